@@ -1,0 +1,381 @@
+"""The words of the wire: every value that agent, hub and client exchange.
+
+Rules kept here: structs are frozen, unknown fields are ignored (an older reader survives a newer writer), absent is
+`None`, a quantity ends with its unit, a stored time is whole Unix seconds. Names follow Slurm where Slurm has one.
+A message is added sooner than changed; a field is never renamed or reused.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+API_VERSION = 1
+"""Goes up only when an old client could misread a new server. Exchanged in `Hello`."""
+
+MAX_SCRIPT_BYTES = 512 * 1024
+"""Largest job script. The body cap is 1 MiB, and the environment travels beside the script."""
+
+MAX_BODY_BYTES = 1024 * 1024
+
+
+class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """Base of all wire values."""
+
+
+# --- GPUs and nodes ---------------------------------------------------------------------------------------------------
+
+
+class GpuState(StrEnum):
+    """Whether the values beside it can be trusted."""
+
+    OK = "ok"
+    HUNG = "hung"
+    """The driver has not answered within the deadline; values are the last ones seen, `sampled_at` says when."""
+    LOST = "lost"
+    """NVML says the GPU fell off the bus (`NVML_ERROR_GPU_IS_LOST`); values are the last ones seen."""
+
+
+class GpuProcess(Wire):
+    """A process that holds a context on a GPU. NVML `nvmlDeviceGetComputeRunningProcesses`."""
+
+    pid: int
+    memory_used_bytes: int | None = None
+    user: str | None = None
+    command: str | None = None
+
+
+class GpuReading(Wire):
+    """One GPU as the sampler saw it. `None` means that the driver does not offer the value."""
+
+    index: int
+    """NVML index: `nvidia-smi`'s order, 0-based; changes between boots. Key on `uuid`."""
+    uuid: str
+    name: str
+    state: GpuState = GpuState.OK
+    state_since: int | None = None
+    """Unix seconds at which `state` was entered; `None` while `ok`."""
+    reason: str | None = None
+    """Why it is not `ok`, in a sentence."""
+    sampled_at: float
+    """Unix seconds of the last successful read on the node's clock."""
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    utilization_percent: int | None = None
+    power_mw: int | None = None
+    power_limit_mw: int | None = None
+    temperature_c: int | None = None
+    sm_clock_mhz: int | None = None
+    memory_clock_mhz: int | None = None
+    processes: tuple[GpuProcess, ...] = ()
+
+
+class Gpu(GpuReading):
+    """A reading joined with what the node knows: who holds the GPU, and whether a seat covers it."""
+
+    age_s: float = 0.0
+    """Seconds since `sampled_at`, by the node's monotonic clock, at the moment the snapshot was made."""
+    job_id: int | None = None
+    seated: bool = False
+
+
+class GpuSource(StrEnum):
+    """Where readings come from."""
+
+    NVML = "nvml"
+    SIMULATED = "simulated"
+    NONE = "none"
+
+
+class Node(Wire):
+    """One node at one moment."""
+
+    name: str
+    version: str
+    time: float
+    """The node's wall clock, Unix seconds; the client shows skew, never computes ages from it."""
+    boot_id: str
+    mode: str
+    """`system` (root, runs jobs as the submitter) or `user` (runs its own user's jobs only)."""
+    key: str
+    """The node's Ed25519 public key, 64 hex digits; leases are made out to it."""
+    gpu_source: GpuSource
+    gpu_reason: str | None = None
+    """Why there are no GPUs or why the source is not NVML, in a sentence."""
+    driver_version: str | None = None
+    gpus: tuple[Gpu, ...] = ()
+    cpu_count: int
+    cpu_percent: float | None = None
+    load_1m: float | None = None
+    memory_total_bytes: int
+    memory_available_bytes: int
+    jobs_running: int = 0
+    jobs_pending: int = 0
+    stage: str | None = None
+    """The licence stage as this node's gate sees it; a `LicenceStage` value."""
+
+
+class LinkState(StrEnum):
+    """How fresh what the hub knows of a node is."""
+
+    CONNECTING = "connecting"
+    UP = "up"
+    STALE = "stale"
+    """No heartbeat for 3 s; values are shown dimmed with their age."""
+    LOST = "lost"
+    """No heartbeat for 15 s, or the link failed; retried with backoff. `reason` says why."""
+
+
+class NodeStatus(Wire):
+    """A node as seen through its link. An agent asked directly answers with itself, always `up`."""
+
+    name: str
+    link: LinkState
+    age_s: float
+    """Seconds since the last heartbeat, by the answering server's monotonic clock."""
+    reason: str | None = None
+    retry_in_s: float | None = None
+    node: Node | None = None
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+class JobState(StrEnum):
+    """Slurm's job states (squeue(1), JOB STATE CODES)."""
+
+    PENDING = "PENDING"
+    CONFIGURING = "CONFIGURING"
+    """Claimed and being started: the claim is stored, `started` is not yet seen."""
+    RUNNING = "RUNNING"
+    COMPLETING = "COMPLETING"
+    """Asked to end (cancel); waiting for the exit record."""
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+    CANCELLED = "CANCELLED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    NODE_FAIL = "NODE_FAIL"
+    """The node rebooted or the record of the run was lost; never a guess at success."""
+    PREEMPTED = "PREEMPTED"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a job in this state will not change again (unless requeued by its user)."""
+        return self in FINAL_STATES
+
+
+FINAL_STATES = frozenset(
+    {
+        JobState.COMPLETED,
+        JobState.FAILED,
+        JobState.TIMEOUT,
+        JobState.CANCELLED,
+        JobState.OUT_OF_MEMORY,
+        JobState.NODE_FAIL,
+        JobState.PREEMPTED,
+    }
+)
+
+
+class Job(Wire):
+    """A job as its users see it. `reason` is a Slurm word (`Resources`, `License`, …), `detail` the sentence."""
+
+    id: int
+    node: str
+    name: str
+    user: str
+    state: JobState
+    reason: str | None = None
+    detail: str | None = None
+    """What happened or what is awaited, and what to do about it."""
+    gpus: int = 0
+    """GPUs asked for."""
+    gpu_uuids: tuple[str, ...] = ()
+    """GPUs held, or held last when the job has ended."""
+    gpu_indexes: tuple[int, ...] = ()
+    cpus_per_task: int = 1
+    memory_bytes: int | None = None
+    time_limit_s: int | None = None
+    submitted_at: int
+    started_at: int | None = None
+    ended_at: int | None = None
+    exit_code: int | None = None
+    """As waitpid(2) gives it: 0–255, `None` when ended by a signal or unknown."""
+    signal: int | None = None
+    attempt: int = 0
+    """Runs begun so far; 0 while never started."""
+    requeue: bool = False
+    work_dir: str
+    output_path: str | None = None
+    """The file that `--output` named, patterns filled in; `None` until started."""
+    error_path: str | None = None
+    log_bytes: int | None = None
+    simulated: bool = False
+    """The GPUs held are simulated ones."""
+
+
+class SubmitRequest(Wire):
+    """What `POST /v1/jobs` takes. The server parses script and flags; a client only finds the script among its words."""
+
+    script: str
+    script_name: str
+    """Shown as the job's name unless the script or a flag names it."""
+    flags: tuple[str, ...] = ()
+    """sbatch flags as typed, e.g. `("--gres=gpu:2", "-t", "10")`; they win over `env`, which wins over the script."""
+    args: tuple[str, ...] = ()
+    """The script's own arguments."""
+    env: dict[str, str] = {}
+    """The submitter's environment; `--export` decides what the job sees. SBATCH_* of it are options."""
+    work_dir: str
+    umask: int = 0o022
+    node: str | None = None
+    """The node to run on; `None` lets the hub place it. An agent accepts only its own name."""
+
+
+class SubmitReply(Wire):
+    """Sent once the job is on disk: accepted means stored."""
+
+    job: Job
+    created: bool
+    """False when the idempotency key was seen before and `job` is the one made then."""
+
+
+class CancelRequest(Wire):
+    """What `POST /v1/jobs/ID/cancel` takes; an empty body is the default."""
+
+    reason: str | None = None
+
+
+# --- licence ----------------------------------------------------------------------------------------------------------
+
+
+class LicenceStage(StrEnum):
+    """`design`: what new jobs may do. Running jobs are never touched in any stage."""
+
+    ACTIVE = "ACTIVE"
+    NOTICE = "NOTICE"
+    GRACE = "GRACE"
+    RESTRICTED = "RESTRICTED"
+    """New jobs are held in the queue with reason `License`; everything else works."""
+
+
+class SeatHolder(Wire):
+    """The seats one node holds now."""
+
+    node: str
+    gpu_uuids: tuple[str, ...]
+    until: int
+    """Unix seconds at which the lease ends unless renewed."""
+
+
+class Licence(Wire):
+    """The licence as the hub sees it; what the licence line and `stoker-license status` print."""
+
+    stage: LicenceStage
+    code: str | None = None
+    """`LIC-4xx` while something is blocked or about to be."""
+    message: str
+    """One sentence: what holds, until when."""
+    fix: str | None = None
+    """The exact command that helps."""
+    licence_id: str | None = None
+    customer: str | None = None
+    plan: str | None = None
+    evaluation: bool = False
+    seats_total: int = 0
+    seats_used: int = 0
+    expires_at: int | None = None
+    restricted_at: int | None = None
+    """Unix seconds at which new jobs stop starting if nothing is done."""
+    holders: tuple[SeatHolder, ...] = ()
+
+
+class ActivateRequest(Wire):
+    """What `POST /v1/licence` takes: the text of a voucher or licence file."""
+
+    document: str
+
+
+class LeaseGrant(Wire):
+    """What the hub puts to `PUT /v1/lease` of a node."""
+
+    token: str
+
+
+class LeaseReply(Wire):
+    """What the node holds now; the hub continues its chain from `seq`."""
+
+    seq: int
+    expires_at: int | None
+    stage: LicenceStage
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+class Hello(Wire, tag="hello"):
+    """First line of every stream."""
+
+    api: int
+    version: str
+    server: str
+    """`agent` or `hub`."""
+    cluster: str
+
+
+class Heartbeat(Wire, tag="heartbeat"):
+    """At least one line a second while nothing else is said. 3 s of silence is stale, 15 s is lost."""
+
+    time: float
+
+
+class NodeUpdate(Wire, tag="node"):
+    """A node's new snapshot or link state."""
+
+    status: NodeStatus
+
+
+class JobUpdate(Wire, tag="job"):
+    """A job was added or changed; the whole job, so that one missed line is healed by the next."""
+
+    job: Job
+
+
+class LicenceUpdate(Wire, tag="licence"):
+    """The licence line changed."""
+
+    licence: Licence
+
+
+class LogChunk(Wire, tag="log"):
+    """Bytes of a job's log as the job wrote them: unsafe text. Base64 in JSON."""
+
+    offset: int
+    """Position of the first byte in everything the job wrote; a jump means that bytes between were cut by the cap."""
+    data: bytes
+
+
+class LogEnd(Wire, tag="end"):
+    """The job has ended and the whole log has been sent."""
+
+    job: Job
+
+
+WatchMessage = Hello | Heartbeat | NodeUpdate | JobUpdate | LicenceUpdate
+"""Lines of `GET /v1/watch`: Hello, then the full state, then changes; each line is one JSON object."""
+
+LogMessage = Hello | Heartbeat | LogChunk | LogEnd
+"""Lines of `GET /v1/jobs/ID/log?follow=1`."""
+
+
+class ErrorBody(Wire):
+    """The body of every answer of 400 and above."""
+
+    code: str
+    """Stable, for programs: `bad_option`, `not_found`, `forbidden`, …"""
+    message: str
+    """For people: what failed, on what, what to do next."""
+    field: str | None = None
+    """Path of the offending value, e.g. `$.flags[2]` or `train.sh:7`."""

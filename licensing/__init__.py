@@ -1,0 +1,1 @@
+"""Licences, leases and seats: documents, verification, the ledger. Knows nobody."""

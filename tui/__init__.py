@@ -1,0 +1,1 @@
+"""The operator side: the terminal UI and the plain commands, over the same client."""
