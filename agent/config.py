@@ -46,7 +46,7 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of the file's tables: a key we do not know is refused."""
 
 
-class NodeTable(_Table):
+class NodeTable(_Table, frozen=True, kw_only=True):
     """`[node]`: this node."""
 
     name: str = ""
@@ -61,7 +61,7 @@ class NodeTable(_Table):
     """Accounts (the hub's) whose requests may name the user they act for."""
 
 
-class GpuTable(_Table):
+class GpuTable(_Table, frozen=True, kw_only=True):
     """`[gpu]`: where readings come from."""
 
     source: str = "auto"
@@ -72,7 +72,7 @@ class GpuTable(_Table):
     """Path of `libnvidia-ml.so.1` when it is not where the loader looks."""
 
 
-class JobsTable(_Table):
+class JobsTable(_Table, frozen=True, kw_only=True):
     """`[jobs]`: limits of the embedded engine."""
 
     grace_s: int = 30
@@ -89,7 +89,7 @@ class JobsTable(_Table):
     """`auto` (a transient unit where systemd is PID 1 and we are root, else fork), `systemd` or `fork`."""
 
 
-class HubNode(_Table):
+class HubNode(_Table, frozen=True, kw_only=True):
     """`[[hub.nodes]]`: one node of the cluster; exactly one of `socket` and `ssh`."""
 
     name: str
@@ -104,7 +104,7 @@ class HubNode(_Table):
     """Remote command that bridges to the agent's socket; ignored by a server with a forced command."""
 
 
-class HubTable(_Table):
+class HubTable(_Table, frozen=True, kw_only=True):
     """`[hub]`: present on the node that runs the hub."""
 
     cluster: str = "stoker"
@@ -112,7 +112,7 @@ class HubTable(_Table):
     """Empty means: this node's own agent, by its socket."""
 
 
-class _File(_Table):
+class _File(_Table, frozen=True, kw_only=True):
     node: NodeTable = NodeTable()
     gpu: GpuTable = GpuTable()
     jobs: JobsTable = JobsTable()
@@ -231,7 +231,9 @@ def _default_dirs(mode: Mode, env: dict[str, str]) -> tuple[Path, Path]:
 
 def _check_name(name: str, key: str, origin: str) -> None:
     if not re.fullmatch(NAME_PATTERN, name):
-        raise ConfigError(f"{origin}: {key} = {name!r} is not a name; use letters, digits, '.', '_' and '-', at most 64")
+        raise ConfigError(
+            f"{origin}: {key} = {name!r} is not a name; use letters, digits, '.', '_' and '-', at most 64"
+        )
 
 
 def _check_values(config: Config, origin: str) -> None:

@@ -37,7 +37,7 @@ class GpuState(StrEnum):
     """NVML says the GPU fell off the bus (`NVML_ERROR_GPU_IS_LOST`); values are the last ones seen."""
 
 
-class GpuProcess(Wire):
+class GpuProcess(Wire, frozen=True, kw_only=True):
     """A process that holds a context on a GPU. NVML `nvmlDeviceGetComputeRunningProcesses`."""
 
     pid: int
@@ -46,7 +46,7 @@ class GpuProcess(Wire):
     command: str | None = None
 
 
-class GpuReading(Wire):
+class GpuReading(Wire, frozen=True, kw_only=True):
     """One GPU as the sampler saw it. `None` means that the driver does not offer the value."""
 
     index: int
@@ -71,7 +71,7 @@ class GpuReading(Wire):
     processes: tuple[GpuProcess, ...] = ()
 
 
-class Gpu(GpuReading):
+class Gpu(GpuReading, frozen=True, kw_only=True):
     """A reading joined with what the node knows: who holds the GPU, and whether a seat covers it."""
 
     age_s: float = 0.0
@@ -88,7 +88,7 @@ class GpuSource(StrEnum):
     NONE = "none"
 
 
-class Node(Wire):
+class Node(Wire, frozen=True, kw_only=True):
     """One node at one moment."""
 
     name: str
@@ -127,7 +127,7 @@ class LinkState(StrEnum):
     """No heartbeat for 15 s, or the link failed; retried with backoff. `reason` says why."""
 
 
-class NodeStatus(Wire):
+class NodeStatus(Wire, frozen=True, kw_only=True):
     """A node as seen through its link. An agent asked directly answers with itself, always `up`."""
 
     name: str
@@ -179,7 +179,7 @@ FINAL_STATES = frozenset(
 )
 
 
-class Job(Wire):
+class Job(Wire, frozen=True, kw_only=True):
     """A job as its users see it. `reason` is a Slurm word (`Resources`, `License`, …), `detail` the sentence."""
 
     id: int
@@ -216,8 +216,8 @@ class Job(Wire):
     """The GPUs held are simulated ones."""
 
 
-class SubmitRequest(Wire):
-    """What `POST /v1/jobs` takes. The server parses script and flags; a client only finds the script among its words."""
+class SubmitRequest(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/jobs` takes. The server parses script and flags; a client only finds the script in its words."""
 
     script: str
     script_name: str
@@ -234,7 +234,7 @@ class SubmitRequest(Wire):
     """The node to run on; `None` lets the hub place it. An agent accepts only its own name."""
 
 
-class SubmitReply(Wire):
+class SubmitReply(Wire, frozen=True, kw_only=True):
     """Sent once the job is on disk: accepted means stored."""
 
     job: Job
@@ -242,7 +242,7 @@ class SubmitReply(Wire):
     """False when the idempotency key was seen before and `job` is the one made then."""
 
 
-class CancelRequest(Wire):
+class CancelRequest(Wire, frozen=True, kw_only=True):
     """What `POST /v1/jobs/ID/cancel` takes; an empty body is the default."""
 
     reason: str | None = None
@@ -261,7 +261,7 @@ class LicenceStage(StrEnum):
     """New jobs are held in the queue with reason `License`; everything else works."""
 
 
-class SeatHolder(Wire):
+class SeatHolder(Wire, frozen=True, kw_only=True):
     """The seats one node holds now."""
 
     node: str
@@ -270,7 +270,7 @@ class SeatHolder(Wire):
     """Unix seconds at which the lease ends unless renewed."""
 
 
-class Licence(Wire):
+class Licence(Wire, frozen=True, kw_only=True):
     """The licence as the hub sees it; what the licence line and `stoker-license status` print."""
 
     stage: LicenceStage
@@ -292,19 +292,19 @@ class Licence(Wire):
     holders: tuple[SeatHolder, ...] = ()
 
 
-class ActivateRequest(Wire):
+class ActivateRequest(Wire, frozen=True, kw_only=True):
     """What `POST /v1/licence` takes: the text of a voucher or licence file."""
 
     document: str
 
 
-class LeaseGrant(Wire):
+class LeaseGrant(Wire, frozen=True, kw_only=True):
     """What the hub puts to `PUT /v1/lease` of a node."""
 
     token: str
 
 
-class LeaseReply(Wire):
+class LeaseReply(Wire, frozen=True, kw_only=True):
     """What the node holds now; the hub continues its chain from `seq`."""
 
     seq: int
@@ -315,7 +315,7 @@ class LeaseReply(Wire):
 # --- streams ----------------------------------------------------------------------------------------------------------
 
 
-class Hello(Wire, tag="hello"):
+class Hello(Wire, frozen=True, kw_only=True, tag="hello"):
     """First line of every stream."""
 
     api: int
@@ -325,31 +325,31 @@ class Hello(Wire, tag="hello"):
     cluster: str
 
 
-class Heartbeat(Wire, tag="heartbeat"):
+class Heartbeat(Wire, frozen=True, kw_only=True, tag="heartbeat"):
     """At least one line a second while nothing else is said. 3 s of silence is stale, 15 s is lost."""
 
     time: float
 
 
-class NodeUpdate(Wire, tag="node"):
+class NodeUpdate(Wire, frozen=True, kw_only=True, tag="node"):
     """A node's new snapshot or link state."""
 
     status: NodeStatus
 
 
-class JobUpdate(Wire, tag="job"):
+class JobUpdate(Wire, frozen=True, kw_only=True, tag="job"):
     """A job was added or changed; the whole job, so that one missed line is healed by the next."""
 
     job: Job
 
 
-class LicenceUpdate(Wire, tag="licence"):
+class LicenceUpdate(Wire, frozen=True, kw_only=True, tag="licence"):
     """The licence line changed."""
 
     licence: Licence
 
 
-class LogChunk(Wire, tag="log"):
+class LogChunk(Wire, frozen=True, kw_only=True, tag="log"):
     """Bytes of a job's log as the job wrote them: unsafe text. Base64 in JSON."""
 
     offset: int
@@ -357,7 +357,7 @@ class LogChunk(Wire, tag="log"):
     data: bytes
 
 
-class LogEnd(Wire, tag="end"):
+class LogEnd(Wire, frozen=True, kw_only=True, tag="end"):
     """The job has ended and the whole log has been sent."""
 
     job: Job
@@ -370,7 +370,7 @@ LogMessage = Hello | Heartbeat | LogChunk | LogEnd
 """Lines of `GET /v1/jobs/ID/log?follow=1`."""
 
 
-class ErrorBody(Wire):
+class ErrorBody(Wire, frozen=True, kw_only=True):
     """The body of every answer of 400 and above."""
 
     code: str

@@ -1,0 +1,172 @@
+"""HTTP/1.1 over a `Conn`: one request, one answer, one deadline.
+
+Rules kept here: a request leaves in one write; the deadline covers the whole of what is waited for, not each piece, so
+that a server which drips bytes is late too; whatever is not HTTP is a `ProtocolError` that shows its first bytes.
+Reading the answer (status line, headers, chunks) is left to the standard library's `http.client`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import time
+from collections.abc import Mapping
+
+from agent.api.errors import DeadlineError, ProtocolError, TransportError
+from agent.api.transport import Conn
+
+READ_BYTES = 64 * 1024
+
+
+class BrokenError(TransportError):
+    """The connection ended before the first byte of an answer; a kept one may simply have been closed meanwhile."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+        """Whether the request may have reached the server."""
+
+
+class Wire(io.RawIOBase):
+    """A `Conn` as the file that `http.client` reads from, with one deadline for all reads until it is set anew."""
+
+    def __init__(self, conn: Conn, where: str) -> None:
+        self.conn = conn
+        self.where = where
+        self.heard_at = time.monotonic()
+        """When the last byte came, monotonic seconds."""
+        self._deadline = self.heard_at
+        self._timeout_s = 0.0
+
+    def allow(self, timeout_s: float) -> None:
+        """Set the deadline for what follows."""
+        self._timeout_s = timeout_s
+        self._deadline = time.monotonic() + timeout_s
+
+    def send(self, data: bytes) -> None:
+        """Write a request.
+
+        Raises:
+            DeadlineError: the server does not take it.
+            OSError: the connection broke.
+        """
+        self.conn.settimeout(self._left_s())
+        try:
+            self.conn.sendall(data)
+        except TimeoutError as error:
+            raise self._late() from error
+
+    def readable(self) -> bool:
+        """A file that can be read."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read what has come, at least one byte; 0 at the end."""
+        self.conn.settimeout(self._left_s())
+        try:
+            count = self.conn.recv_into(buffer)
+        except TimeoutError as error:
+            raise self._late() from error
+        if count:
+            self.heard_at = time.monotonic()
+        return count
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """What `http.client` asks a socket for; closing the file leaves the connection open for the next request."""
+        return io.BufferedReader(_Borrowed(self), READ_BYTES)
+
+    def _left_s(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise self._late()
+        return left
+
+    def _late(self) -> DeadlineError:
+        return DeadlineError(
+            f"{self.where} has not answered within {self._timeout_s:g} s; it hangs or the way to it is cut: try again, "
+            "and look into the service's log if it stays so"
+        )
+
+
+class _Borrowed(io.RawIOBase):
+    """A view of a wire that can be closed without closing the wire."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        return self._wire.readinto(buffer)
+
+
+def exchange(
+    wire: Wire, method: str, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float
+) -> http.client.HTTPResponse:
+    """Send a request and read the answer up to the end of its headers; the body is still to be read.
+
+    Raises:
+        BrokenError: the connection ended without a byte of an answer.
+        DeadlineError: no answer within `timeout_s`.
+        ProtocolError: the answer is not HTTP.
+    """
+    wire.allow(timeout_s)
+    try:
+        wire.send(_request(method, path, headers, body))
+    except OSError as error:
+        raise BrokenError(f"{wire.where} closed the connection; is its service restarting? Try again", sent=False) from error
+    response = http.client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]  # it only asks for makefile
+    try:
+        response.begin()
+    except (http.client.RemoteDisconnected, OSError) as error:
+        raise BrokenError(f"{wire.where} ended the connection without an answer; try again", sent=True) from error
+    except (http.client.HTTPException, ValueError) as error:
+        raise not_ours(wire.where, str(error)) from error
+    return response
+
+
+def read_some(response: http.client.HTTPResponse, where: str) -> bytes:
+    """The next piece of a body, as it comes; empty at its orderly end.
+
+    Raises:
+        DeadlineError: nothing came in time.
+        ProtocolError: the body was cut short or is garbled.
+    """
+    try:
+        piece = response.read1(READ_BYTES)
+    except (http.client.HTTPException, OSError, ValueError) as error:
+        raise ProtocolError(f"the answer of {where} was cut short; its service may have stopped: try again") from error
+    # http.client takes an end before Content-Length for an orderly one when it reads piecewise.
+    if not piece and response.length:
+        raise ProtocolError(f"the answer of {where} was cut short by {response.length} bytes; try again")
+    return piece
+
+
+def read_all(response: http.client.HTTPResponse, where: str, limit_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        DeadlineError, ProtocolError: as `read_some`; also when it is longer than `limit_bytes`.
+    """
+    pieces, size = [], 0
+    while piece := read_some(response, where):
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit_bytes:
+            raise ProtocolError(f"the answer of {where} is over {limit_bytes} bytes; ask for less at once")
+    return b"".join(pieces)
+
+
+def not_ours(where: str, sample: str | bytes) -> ProtocolError:
+    """The error for an answer that Stoker did not write; `sample` is shown escaped and cut."""
+    shown = ascii(sample[:80])
+    return ProtocolError(f"what answers at {where} is not Stoker, or a proxy stands between: it said {shown}")
+
+
+def _request(method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: stoker"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    if body or method in ("POST", "PUT"):
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body

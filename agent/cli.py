@@ -1,0 +1,136 @@
+"""The verbs that concern one machine: run a daemon, bridge stdio to its socket, check the configuration, inject faults.
+
+Everything about jobs and nodes is in `stoker`, over the wire; nothing here opens the daemon's files while it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent import __version__
+from agent.api.errors import StokerError
+from agent.config import Config, load
+
+Run = Callable[[Config], int]
+
+EX_USAGE = 64
+EX_CONFIG = 78
+"""sysexits(3)."""
+
+
+def agent(argv: Sequence[str], *, run: Run) -> int:
+    """`stoker-agent`; `run` starts the daemon."""
+    parser, verbs = _parser("stoker-agent", "The Stoker service of one node.")
+    _common_verbs(verbs, "agent")
+    simulate = _verb(verbs, "simulate", "inject a fault into the simulated GPUs")
+    simulate.add_argument("what", choices=["gpu"])
+    simulate.add_argument("index", help="the GPU's index, from 0")
+    simulate.add_argument("fault", help="lost, hung, hot, or ok to mend it")
+    return _main(parser, argv, lambda args, config: _agent_verb(args, config, run))
+
+
+def hub(argv: Sequence[str], *, run: Run) -> int:
+    """`stoker-hub`; `run` starts the daemon."""
+    parser, verbs = _parser("stoker-hub", "The Stoker hub: all nodes in one place, and the licence's seats.")
+    _common_verbs(verbs, "hub")
+    return _main(parser, argv, lambda args, config: _common_verb(args, config, config.hub_socket, "stoker-hub", run))
+
+
+class HubLicenceCalls:
+    """The hub as `stoker-license` needs it: two calls over its socket, answers as plain JSON values."""
+
+    def licence(self) -> dict[str, Any]:
+        """What `GET /v1/licence` says."""
+        import msgspec
+
+        with _hub_client() as client:
+            return dict(msgspec.to_builtins(client.licence()))
+
+    def activate(self, document: str) -> dict[str, Any]:
+        """Hand a voucher or licence to the hub; its answer is the licence that holds from now on."""
+        import msgspec
+
+        with _hub_client() as client:
+            return dict(msgspec.to_builtins(client.activate(document)))
+
+
+def _hub_client() -> Any:
+    from agent.api.client import Client
+    from agent.api.unix import UnixTransport
+
+    return Client(UnixTransport(load().hub_socket))
+
+
+def _parser(program: str, description: str) -> tuple[argparse.ArgumentParser, Any]:
+    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser.add_argument("--version", action="version", version=f"{program} {__version__}")
+    _add_config(parser)
+    return parser, parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", type=Path, default=argparse.SUPPRESS, metavar="FILE", help="the configuration to use"
+    )
+
+
+def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text.capitalize() + ".")
+    _add_config(parser)
+    return parser
+
+
+def _common_verbs(verbs: Any, what: str) -> None:
+    _verb(verbs, "run", f"run the {what} in the foreground")
+    _verb(verbs, "dial-stdio", f"connect stdin and stdout with the {what}'s socket (what ssh runs)")
+    config = _verb(verbs, "config", "check the configuration and print what holds")
+    config.add_argument("action", choices=["check"])
+
+
+def _main(parser: argparse.ArgumentParser, argv: Sequence[str], act: Callable[[Any, Config], int]) -> int:
+    args = parser.parse_args(argv)
+    try:
+        config = load(getattr(args, "config", None))
+    except StokerError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return EX_CONFIG
+    try:
+        return act(args, config)
+    except StokerError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _agent_verb(args: Any, config: Config, run: Run) -> int:
+    if args.verb == "simulate":
+        from agent.gpu.simulated import inject
+
+        print(inject(config.state_dir, args.index, args.fault, count=config.gpu.simulated_count))
+        return 0
+    return _common_verb(args, config, config.agent_socket, "stoker-agent", run)
+
+
+def _common_verb(args: Any, config: Config, socket: Path, program: str, run: Run) -> int:
+    if args.verb == "dial-stdio":
+        from agent.api.bridge import dial_stdio
+
+        return dial_stdio(socket)
+    if args.verb == "config":
+        _print_config(config)
+        return 0
+    return run(config)
+
+
+def _print_config(config: Config) -> None:
+    print(f"configuration: {config.path or 'none, defaults hold'}")
+    print(f"node:          {config.name} ({config.mode} mode)")
+    print(f"state:         {config.state_dir}")
+    print(f"sockets:       {config.agent_socket}, {config.hub_socket}")
+    print(f"gpu source:    {config.gpu.source}")
+    print(f"cluster:       {config.cluster}: {', '.join(node.name for node in config.hub_nodes)}")

@@ -1,0 +1,177 @@
+"""The two daemons: which parts they have, in which order these start and stop, and what signals do.
+
+Threads and processes of the agent: the event loop (API, timers, scheduling), thread `job-store` (owns the SQLite file),
+the sampler child (owns NVML). Of the hub: the event loop, thread `hub-store`, thread `seats` (owns the licence), one
+thread a node link, and a few workers for blocking calls.
+
+SIGTERM, SIGINT and SIGHUP stop a daemon in order within 5 s. Running jobs are not ours to stop: their shims go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+
+from agent.api.errors import StokerError
+from agent.config import Config
+
+_log = logging.getLogger(__name__)
+
+_Start = Callable[[Config, AsyncExitStack], Awaitable[None]]
+
+_SYSTEMD_FIRST_FD = 3
+"""sd_listen_fds(3)."""
+
+
+def run_agent(config: Config) -> int:
+    """Run the agent until a signal ends it; the exit status."""
+    return _run(config, config.state_dir, "agent", _start_agent)
+
+
+def run_hub(config: Config) -> int:
+    """Run the hub until a signal ends it; the exit status."""
+    return _run(config, config.hub_state_dir, "hub", _start_hub)
+
+
+async def _start_agent(config: Config, stack: AsyncExitStack) -> None:
+    from agent.engine.embedded import EmbeddedEngine
+    from agent.gate import NodeGate
+    from agent.gpu.sampler import Sampler
+    from agent.server import base
+    from agent.server.agent_routes import AgentService
+    from agent.server.peer import Access
+
+    gate = NodeGate(config.state_dir)
+    sampler = Sampler(config.gpu, node_name=config.name, state_dir=config.state_dir)
+    await sampler.start()
+    stack.push_async_callback(sampler.stop)
+    engine = EmbeddedEngine(config, gpus=sampler, gate=gate)
+    await engine.start()
+    stack.push_async_callback(engine.stop)
+    service = AgentService(config, engine=engine, sampler=sampler, gate=gate)
+    await service.start()
+    stack.push_async_callback(service.stop)
+    app = base.make_app(Access.of(config))
+    service.add_routes(app)
+    runner = await base.serve(app, config.agent_socket, _inherited_socket())
+    stack.push_async_callback(runner.cleanup)
+    _log.info("agent node=%s mode=%s listens on %s", config.name, config.mode, config.agent_socket)
+
+
+async def _start_hub(config: Config, stack: AsyncExitStack) -> None:
+    from agent.hub.fleet import Fleet
+    from agent.server import base
+    from agent.server.hub_routes import HubService
+    from agent.server.peer import Access
+
+    fleet = Fleet(config)
+    await fleet.start()
+    stack.push_async_callback(fleet.stop)
+    service = HubService(config, fleet=fleet)
+    await service.start()
+    stack.push_async_callback(service.stop)
+    app = base.make_app(Access.of(config))
+    service.add_routes(app)
+    runner = await base.serve(app, config.hub_socket, _inherited_socket())
+    stack.push_async_callback(runner.cleanup)
+    _log.info("hub cluster=%s nodes=%d listens on %s", config.cluster, len(config.hub_nodes), config.hub_socket)
+
+
+def _run(config: Config, state_dir: Path, what: str, start: _Start) -> int:
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
+    )
+    os.umask(0o077)
+    try:
+        with _only_one(state_dir, what):
+            asyncio.run(_live(config, start))
+    except StokerError as error:
+        _log.error("%s", error)
+        return 1
+    return 0
+
+
+async def _live(config: Config, start: _Start) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        await start(config, stack)
+        _tell_ready()
+        await _wait_and_pat_the_watchdog(stop)
+        _notify_systemd("STOPPING=1")
+        _log.info("stopping; running jobs go on")
+
+
+async def _wait_and_pat_the_watchdog(stop: asyncio.Event) -> None:
+    """Until `stop`; meanwhile tell systemd twice a watchdog period that the loop turns. sd_watchdog_enabled(3)."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    period_s = int(microseconds) / 2e6 if microseconds.isdecimal() else None
+    while not stop.is_set():
+        try:
+            async with asyncio.timeout(period_s):
+                await stop.wait()
+        except TimeoutError:
+            _notify_systemd("WATCHDOG=1")
+
+
+@contextmanager
+def _only_one(state_dir: Path, what: str) -> Iterator[None]:
+    """Hold the state folder's lock while the daemon lives.
+
+    Raises:
+        StokerError: another one holds it (named by its pid), or the folder cannot be made.
+    """
+    path = state_dir / f"{what}.lock"
+    try:
+        state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = path.open("a+", encoding="ascii")
+    except OSError as error:
+        raise StokerError(f"cannot use the state folder {state_dir}: {error}; check node.state_dir") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            pid = lock.read().strip() or "unknown"
+            raise StokerError(
+                f"another {what} (pid {pid}) runs on {state_dir}; stop it, or give this one its own node.state_dir"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+def _inherited_socket() -> int | None:
+    """The descriptor of the socket that systemd made for us; sd_listen_fds(3)."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
+        return None
+    return _SYSTEMD_FIRST_FD
+
+
+def _tell_ready() -> None:
+    """Tell whoever started us that we listen: systemd by sd_notify(3), a parent by one byte on `STOKER_READY_FD`."""
+    _notify_systemd("READY=1")
+    ready_fd = os.environ.pop("STOKER_READY_FD", "")
+    if ready_fd.isdecimal():
+        os.write(int(ready_fd), b"\n")
+        os.close(int(ready_fd))
+
+
+def _notify_systemd(state: str) -> None:
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notify:
+        notify.connect("\0" + address[1:] if address.startswith("@") else address)
+        notify.send(state.encode())

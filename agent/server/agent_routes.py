@@ -1,0 +1,259 @@
+"""The agent's addresses: this node, its jobs, its lease. The hub answers the same ones for the whole cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from agent import __version__
+from agent.api.errors import ApiError
+from agent.api.types import (
+    API_VERSION,
+    CancelRequest,
+    Hello,
+    Job,
+    JobState,
+    JobUpdate,
+    LeaseGrant,
+    LicenceUpdate,
+    LinkState,
+    LogEnd,
+    NodeStatus,
+    NodeUpdate,
+    SubmitReply,
+    SubmitRequest,
+)
+from agent.config import Config
+from agent.server.base import caller_of, json_response, query_int, read_body
+from agent.server.feed import Feed
+from agent.server.node_view import NodeView
+from agent.server.stream import HEARTBEAT_S, NdjsonStream
+from agent.telemetry import openmetrics
+
+if TYPE_CHECKING:
+    from agent.engine.embedded import EmbeddedEngine
+    from agent.gate import NodeGate
+    from agent.gpu.sampler import Sampler
+
+SNAPSHOT_S = 1.0
+RECENT_JOBS = 200
+"""Jobs a new watcher is told of at once: all that have not ended, then the newest that have."""
+
+_LOG_PIECE_BYTES = 256 * 1024
+_LOG_POLL_S = 0.2
+"""How often a followed log is looked at: a file grows without an event that aiohttp could await."""
+
+
+class AgentService:
+    """The handlers and the one-second beat that publishes the node's snapshot."""
+
+    def __init__(self, config: Config, *, engine: EmbeddedEngine, sampler: Sampler, gate: NodeGate) -> None:
+        self._config = config
+        self._engine = engine
+        self._gate = gate
+        self._view = NodeView(config, sampler=sampler, gate=gate, queue=engine.queue_facts)
+        self._feed = Feed()
+        self._hello = Hello(api=API_VERSION, version=__version__, server="agent", cluster=config.name)
+        self._beat: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Begin to publish."""
+        self._engine.listen(lambda job: self._feed.publish(("job", job.node, job.id), JobUpdate(job=job)))
+        self._beat = asyncio.create_task(self._publish_snapshots(), name="snapshots")
+
+    async def stop(self) -> None:
+        """Stop publishing."""
+        if self._beat is not None:
+            self._beat.cancel()
+            await asyncio.gather(self._beat, return_exceptions=True)
+
+    def add_routes(self, app: web.Application) -> None:
+        """Put the addresses on `app`, each also under this node's own name, as a hub would have it."""
+        own = f"/v1/nodes/{self._config.name}"
+        app.router.add_get("/v1/nodes", self._get_nodes)
+        app.router.add_get("/metrics", self._get_metrics)
+        for root in ("/v1", own):
+            app.router.add_get(f"{root}/hello", self._get_hello)
+            app.router.add_get(f"{root}/node", self._get_node)
+            app.router.add_get(f"{root}/watch", self._watch)
+            app.router.add_get(f"{root}/jobs", self._get_jobs)
+            app.router.add_post(f"{root}/jobs", self._submit)
+            app.router.add_get(f"{root}/jobs/{{id:\\d+}}", self._get_job)
+            app.router.add_post(f"{root}/jobs/{{id:\\d+}}/cancel", self._cancel)
+            app.router.add_get(f"{root}/jobs/{{id:\\d+}}/log", self._get_log)
+            app.router.add_get(f"{root}/licence", self._get_licence)
+            app.router.add_post(f"{root}/licence", self._post_licence)
+            app.router.add_get(f"{root}/lease", self._get_lease)
+            app.router.add_put(f"{root}/lease", self._put_lease)
+
+    # --- the node -----------------------------------------------------------------------------------------------------
+
+    async def _get_hello(self, _: web.Request) -> web.Response:
+        return json_response(self._hello)
+
+    async def _get_node(self, _: web.Request) -> web.Response:
+        return json_response(self._view.snapshot())
+
+    async def _get_nodes(self, _: web.Request) -> web.Response:
+        return json_response([self._status()])
+
+    async def _get_metrics(self, _: web.Request) -> web.Response:
+        jobs = await self._engine.jobs(states=None, user=None, limit=RECENT_JOBS)
+        text = openmetrics.render(self._view.snapshot(), jobs, None)
+        return web.Response(body=text.encode(), headers={"Content-Type": openmetrics.CONTENT_TYPE})
+
+    def _status(self) -> NodeStatus:
+        return NodeStatus(name=self._config.name, link=LinkState.UP, age_s=0.0, node=self._view.snapshot())
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        subscription = self._feed.subscribe()
+        try:
+            stream = await NdjsonStream.open(request)
+            jobs = await self._engine.jobs(states=None, user=None, limit=RECENT_JOBS)
+            licence = LicenceUpdate(licence=self._gate.licence(_now()))
+            await stream.send(
+                self._hello,
+                NodeUpdate(status=self._status()),
+                licence,
+                *(JobUpdate(job=job) for job in reversed(jobs)),
+            )
+            while True:
+                messages = await subscription.take(HEARTBEAT_S)
+                await (stream.send(*messages) if messages else stream.heartbeat())
+        except ConnectionResetError:
+            return stream.response
+        finally:
+            self._feed.unsubscribe(subscription)
+
+    async def _publish_snapshots(self) -> None:
+        while True:
+            self._feed.publish(("node", self._config.name), NodeUpdate(status=self._status()))
+            self._feed.publish(("licence",), LicenceUpdate(licence=self._gate.licence(_now())))
+            await asyncio.sleep(SNAPSHOT_S)
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    async def _get_jobs(self, request: web.Request) -> web.Response:
+        limit = query_int(request, "limit", 1000, least=1) or 1000
+        user = request.query.get("user")
+        return json_response(await self._engine.jobs(states=_states(request), user=user, limit=min(limit, 10_000)))
+
+    async def _submit(self, request: web.Request) -> web.Response:
+        caller = caller_of(request)
+        key = request.headers.get("Idempotency-Key", "")
+        if not 1 <= len(key) <= 128 or not key.isascii() or not key.isprintable():
+            raise ApiError(
+                400, "bad_key", "a submit needs a header Idempotency-Key of 1 to 128 printable characters", "Idempotency-Key"
+            )
+        body = await read_body(request, SubmitRequest)
+        if body.node not in (None, self._config.name):
+            raise ApiError(404, "unknown_node", f"this is {self._config.name}, not {body.node}", "$.node")
+        job, created = await self._engine.submit(body, user=caller.user, uid=caller.uid, key=key)
+        return json_response(SubmitReply(job=job, created=created), status=201 if created else 200)
+
+    async def _get_job(self, request: web.Request) -> web.Response:
+        return json_response(await self._engine.job(_job_id(request)))
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        if request.can_read_body:
+            await read_body(request, CancelRequest)
+        job_id = await self._own_job(request, "job")
+        return json_response(await self._engine.cancel(job_id, by=caller_of(request).user))
+
+    async def _get_log(self, request: web.Request) -> web.StreamResponse:
+        job_id = await self._own_job(request, "the log of job")
+        offset = query_int(request, "offset", 0) or 0
+        if request.query.get("follow") in ("1", "true"):
+            return await self._follow(request, job_id, offset)
+        limit = query_int(request, "limit", 8 * 1024 * 1024) or 0
+        read = await self._engine.read_log(job_id, offset, limit)
+        start = read.chunks[0].offset if read.chunks else offset
+        headers = {"Stoker-Log-Offset": str(start), "Stoker-Log-End": str(read.end)}
+        # A gap ends the answer: its bytes are one run from the start offset; the reader asks on from there.
+        return web.Response(body=_first_run(read.chunks), headers=headers, content_type="application/octet-stream")
+
+    async def _follow(self, request: web.Request, job_id: int, offset: int) -> web.StreamResponse:
+        stream = await NdjsonStream.open(request)
+        try:
+            await stream.send(self._hello)
+            silent_since = time.monotonic()
+            while True:
+                job = await self._engine.job(job_id)  # before the read: what a job wrote before its end is then seen
+                read = await self._engine.read_log(job_id, offset, _LOG_PIECE_BYTES)
+                if read.chunks:
+                    await stream.send(*read.chunks)
+                    offset = read.chunks[-1].offset + len(read.chunks[-1].data)
+                    silent_since = time.monotonic()
+                elif job.state.is_final:
+                    await stream.send(LogEnd(job=job))
+                    return await stream.finish()
+                else:
+                    if time.monotonic() - silent_since >= HEARTBEAT_S:
+                        await stream.heartbeat()
+                        silent_since = time.monotonic()
+                    await asyncio.sleep(_LOG_POLL_S)
+        except ConnectionResetError:
+            return stream.response
+
+    async def _own_job(self, request: web.Request, what: str) -> int:
+        job_id = _job_id(request)
+        caller_of(request).require_owner(await self._engine.owner(job_id), f"{what} {job_id}")
+        return job_id
+
+    # --- licence ------------------------------------------------------------------------------------------------------
+
+    async def _get_licence(self, _: web.Request) -> web.Response:
+        return json_response(self._gate.licence(_now()))
+
+    async def _post_licence(self, _: web.Request) -> web.Response:
+        raise ApiError(
+            409, "not_the_hub", "licences are held by the hub, and this is an agent; send the licence to stoker-hub"
+        )
+
+    async def _get_lease(self, request: web.Request) -> web.Response:
+        self._require_hub(request)
+        return json_response(self._gate.lease_reply(_now()))
+
+    async def _put_lease(self, request: web.Request) -> web.Response:
+        self._require_hub(request)
+        grant = await read_body(request, LeaseGrant)
+        reply = self._gate.accept(grant.token, _now())
+        self._engine.wake()
+        return json_response(reply)
+
+    def _require_hub(self, request: web.Request) -> None:
+        if not caller_of(request).trusted:
+            raise ApiError(403, "forbidden", "leases are between the hub and the node; node.act_for names the hub")
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+def _job_id(request: web.Request) -> int:
+    return int(request.match_info["id"][:12])
+
+
+def _states(request: web.Request) -> frozenset[JobState] | None:
+    text = request.query.get("state")
+    if not text:
+        return None
+    try:
+        return frozenset(JobState(word.strip().upper()) for word in text.split(","))
+    except ValueError as error:
+        known = ", ".join(JobState)
+        raise ApiError(400, "bad_query", f"state={text!r} is not a job state; known: {known}", "state") from error
+
+
+def _first_run(chunks: object) -> bytes:
+    run = bytearray()
+    end: int | None = None
+    for chunk in chunks:  # type: ignore[attr-defined]
+        if end is not None and chunk.offset != end:
+            break
+        run += chunk.data
+        end = chunk.offset + len(chunk.data)
+    return bytes(run)

@@ -1,0 +1,58 @@
+"""NDJSON streams: one line is one JSON object is one write, and a heartbeat a second while there is nothing to say."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import msgspec
+from aiohttp import web
+
+from agent.api.types import Heartbeat, Wire
+
+HEARTBEAT_S = 1.0
+WRITE_DEADLINE_S = 15.0
+"""A reader that takes nothing for this long is gone, or no use to anyone."""
+
+_encoder = msgspec.json.Encoder()
+
+
+class NdjsonStream:
+    """An answer that stays open; made by `open`."""
+
+    def __init__(self, response: web.StreamResponse) -> None:
+        self._response = response
+
+    @classmethod
+    async def open(cls, request: web.Request) -> NdjsonStream:
+        """Send the headers."""
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        return cls(response)
+
+    async def send(self, *messages: Wire) -> None:
+        """Write messages, all in one write.
+
+        Raises:
+            ConnectionResetError: the reader is gone, or has taken nothing for `WRITE_DEADLINE_S`.
+        """
+        data = b"".join(_encoder.encode(each) + b"\n" for each in messages)
+        try:
+            async with asyncio.timeout(WRITE_DEADLINE_S):
+                await self._response.write(data)
+        except TimeoutError as error:
+            raise ConnectionResetError("the reader of the stream takes nothing") from error
+
+    async def heartbeat(self) -> None:
+        """Say that we are alive."""
+        await self.send(Heartbeat(time=time.time()))
+
+    async def finish(self) -> web.StreamResponse:
+        """End the answer in order."""
+        await self._response.write_eof()
+        return self._response
+
+    @property
+    def response(self) -> web.StreamResponse:
+        """What the handler returns."""
+        return self._response

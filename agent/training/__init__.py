@@ -1,0 +1,5 @@
+"""Training code that Stoker ships: it runs only inside job processes and is imported by no other part.
+
+The only place for torch. Each module is launched by its #SBATCH script here and keeps the file contract of a job
+folder (`jobdir`), so that it runs the same under Stoker, under Slurm and by hand.
+"""
