@@ -179,9 +179,16 @@ def parse(text: str, origin: str) -> _File:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{origin}: not valid TOML: {error}; nothing was changed") from error
     try:
-        return msgspec.convert(data, _File, strict=True)
+        return msgspec.convert(data, _File, strict=True, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), text, origin)) from error
+
+
+def _decode(kind: type[Any], value: Any) -> Any:
+    """What TOML has no type for: paths, with `~` filled in."""
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value).expanduser()
+    raise ValueError(f"Expected a path, got {value!r}")  # msgspec adds where it stands
 
 
 def _find(path: Path | None, env: dict[str, str]) -> Path | None:

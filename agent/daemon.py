@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 
 _Start = Callable[[Config, AsyncExitStack], Awaitable[None]]
 
+FIRST_SAMPLE_S = 3.0
+"""How long the start waits for the GPUs to be known; a driver that hangs must not keep the agent from answering."""
+
 _SYSTEMD_FIRST_FD = 3
 """sd_listen_fds(3)."""
 
@@ -43,17 +46,22 @@ def run_hub(config: Config) -> int:
 
 async def _start_agent(config: Config, stack: AsyncExitStack) -> None:
     from agent.engine.embedded import EmbeddedEngine
+    from agent.engine.launch import choose_launcher
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
     from agent.server import base
     from agent.server.agent_routes import AgentService
     from agent.server.peer import Access
+    from agent.server.resources import NodeResources
+    from agent.telemetry.host import read_boot_id
 
     gate = NodeGate(config.state_dir)
     sampler = Sampler(config.gpu, node_name=config.name, state_dir=config.state_dir)
     await sampler.start()
     stack.push_async_callback(sampler.stop)
-    engine = EmbeddedEngine(config, gpus=sampler, gate=gate)
+    await sampler.wait_change(FIRST_SAMPLE_S)
+    launcher = choose_launcher(config.jobs.launcher)
+    engine = EmbeddedEngine(config, view=NodeResources(sampler, gate), launcher=launcher, boot_id=read_boot_id())
     await engine.start()
     stack.push_async_callback(engine.stop)
     service = AgentService(config, engine=engine, sampler=sampler, gate=gate)
@@ -67,15 +75,21 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> None:
 
 
 async def _start_hub(config: Config, stack: AsyncExitStack) -> None:
+    from agent.gate import HubLicence
     from agent.hub.fleet import Fleet
+    from agent.hub.seats import Seats
     from agent.server import base
+    from agent.server.feed import Feed
     from agent.server.hub_routes import HubService
     from agent.server.peer import Access
 
-    fleet = Fleet(config)
+    fleet, feed = Fleet(config), Feed()
     await fleet.start()
     stack.push_async_callback(fleet.stop)
-    service = HubService(config, fleet=fleet)
+    seats = Seats(HubLicence(config.hub_state_dir, config.cluster), fleet, feed.publish)
+    await seats.start()
+    stack.push_async_callback(seats.stop)
+    service = HubService(config, fleet=fleet, seats=seats, feed=feed)
     await service.start()
     stack.push_async_callback(service.stop)
     app = base.make_app(Access.of(config))

@@ -60,7 +60,7 @@ def text(value: str | bytes, limit: int = LIMIT) -> str:
 def clean(value: T) -> T:
     """Make every string inside a wire value safe: structs, tuples and lists, however deep. Bytes are left alone."""
     result: object = value
-    if type(value) is str:
+    if isinstance(value, str) and type(value) is str:  # not the words of an enum: those are ours
         result = text(value)
     elif isinstance(value, msgspec.Struct):
         changed = {

@@ -290,6 +290,10 @@ class Licence(Wire, frozen=True, kw_only=True):
     restricted_at: int | None = None
     """Unix seconds at which new jobs stop starting if nothing is done."""
     holders: tuple[SeatHolder, ...] = ()
+    site_key: str | None = None
+    """The hub's Ed25519 public key, 64 hex digits: what the vendor binds a licence to."""
+    development_roots: bool = False
+    """This build trusts development keys, under which anybody can sign; shown so that nobody ships it."""
 
 
 class ActivateRequest(Wire, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -30,10 +31,8 @@ class UnixConn:
 
     def close(self) -> None:
         """End it. The shutdown comes first: closing alone would leave a reader in another thread waiting."""
-        try:
+        with contextlib.suppress(OSError):  # already ended by the other side; the descriptor is still ours to close
             self._sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # already ended by the other side; the descriptor is still ours to close
         self._sock.close()
 
 

@@ -27,16 +27,14 @@ class BrokenError(TransportError):
         """Whether the request may have reached the server."""
 
 
-class Wire(io.RawIOBase):
-    """A `Conn` as the file that `http.client` reads from, with one deadline for all reads until it is set anew."""
+class Wire:
+    """A `Conn` with one deadline for all that is read and written until it is set anew."""
 
     def __init__(self, conn: Conn, where: str) -> None:
         self.conn = conn
         self.where = where
-        self.heard_at = time.monotonic()
-        """When the last byte came, monotonic seconds."""
-        self._deadline = self.heard_at
         self._timeout_s = 0.0
+        self._deadline = time.monotonic()
 
     def allow(self, timeout_s: float) -> None:
         """Set the deadline for what follows."""
@@ -44,7 +42,7 @@ class Wire(io.RawIOBase):
         self._deadline = time.monotonic() + timeout_s
 
     def send(self, data: bytes) -> None:
-        """Write a request.
+        """Write everything.
 
         Raises:
             DeadlineError: the server does not take it.
@@ -56,24 +54,22 @@ class Wire(io.RawIOBase):
         except TimeoutError as error:
             raise self._late() from error
 
-    def readable(self) -> bool:
-        """A file that can be read."""
-        return True
+    def read_into(self, buffer: memoryview) -> int:
+        """Read what has come, at least one byte; 0 at the end.
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Read what has come, at least one byte; 0 at the end."""
+        Raises:
+            DeadlineError: nothing came in time.
+            OSError: the connection broke.
+        """
         self.conn.settimeout(self._left_s())
         try:
-            count = self.conn.recv_into(buffer)
+            return self.conn.recv_into(buffer)
         except TimeoutError as error:
             raise self._late() from error
-        if count:
-            self.heard_at = time.monotonic()
-        return count
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """What `http.client` asks a socket for; closing the file leaves the connection open for the next request."""
-        return io.BufferedReader(_Borrowed(self), READ_BYTES)
+        return io.BufferedReader(_WireFile(self), READ_BYTES)
 
     def _left_s(self) -> float:
         left = self._deadline - time.monotonic()
@@ -83,13 +79,13 @@ class Wire(io.RawIOBase):
 
     def _late(self) -> DeadlineError:
         return DeadlineError(
-            f"{self.where} has not answered within {self._timeout_s:g} s; it hangs or the way to it is cut: try again, "
-            "and look into the service's log if it stays so"
+            f"{self.where} has not answered within {round(self._timeout_s, 1):g} s; it hangs or the way to it is cut: try again, "
+            "and look into its log if it stays so"
         )
 
 
-class _Borrowed(io.RawIOBase):
-    """A view of a wire that can be closed without closing the wire."""
+class _WireFile(io.RawIOBase):
+    """A wire as a file to read from."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
@@ -97,8 +93,8 @@ class _Borrowed(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        return self._wire.readinto(buffer)
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # typeshed: a wider buffer
+        return self._wire.read_into(buffer)
 
 
 def exchange(
@@ -111,12 +107,13 @@ def exchange(
         DeadlineError: no answer within `timeout_s`.
         ProtocolError: the answer is not HTTP.
     """
+    request = _request(method, path, headers, body)
     wire.allow(timeout_s)
     try:
-        wire.send(_request(method, path, headers, body))
+        wire.send(request)
     except OSError as error:
-        raise BrokenError(f"{wire.where} closed the connection; is its service restarting? Try again", sent=False) from error
-    response = http.client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]  # it only asks for makefile
+        raise BrokenError(f"{wire.where} closed the connection; try again once its service runs", sent=False) from error
+    response = http.client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]  # all it uses is makefile
     try:
         response.begin()
     except (http.client.RemoteDisconnected, OSError) as error:
@@ -137,7 +134,7 @@ def read_some(response: http.client.HTTPResponse, where: str) -> bytes:
         piece = response.read1(READ_BYTES)
     except (http.client.HTTPException, OSError, ValueError) as error:
         raise ProtocolError(f"the answer of {where} was cut short; its service may have stopped: try again") from error
-    # http.client takes an end before Content-Length for an orderly one when it reads piecewise.
+    # Read piecewise, http.client takes an end before Content-Length for an orderly one.
     if not piece and response.length:
         raise ProtocolError(f"the answer of {where} was cut short by {response.length} bytes; try again")
     return piece
@@ -160,13 +157,15 @@ def read_all(response: http.client.HTTPResponse, where: str, limit_bytes: int) -
 
 def not_ours(where: str, sample: str | bytes) -> ProtocolError:
     """The error for an answer that Stoker did not write; `sample` is shown escaped and cut."""
-    shown = ascii(sample[:80])
-    return ProtocolError(f"what answers at {where} is not Stoker, or a proxy stands between: it said {shown}")
+    return ProtocolError(
+        f"what answers at {where} does not speak Stoker's protocol: it said {sample[:80]!a}; check the address"
+    )
 
 
 def _request(method: str, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: stoker"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
+    lines = [f"{method} {path} HTTP/1.1", "Host: stoker", *(f"{name}: {value}" for name, value in headers.items())]
     if body or method in ("POST", "PUT"):
         lines.append(f"Content-Length: {len(body)}")
+    if any(ord(character) < 0x20 for line in lines for character in line):
+        raise ValueError(f"a control character in the request's head would forge a header: {lines!r}")
     return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body

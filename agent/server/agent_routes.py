@@ -14,7 +14,6 @@ from agent.api.types import (
     API_VERSION,
     CancelRequest,
     Hello,
-    Job,
     JobState,
     JobUpdate,
     LeaseGrant,
@@ -54,7 +53,7 @@ class AgentService:
         self._config = config
         self._engine = engine
         self._gate = gate
-        self._view = NodeView(config, sampler=sampler, gate=gate, queue=engine.queue_facts)
+        self._view = NodeView(config, sampler=sampler, gate=gate, engine=engine)
         self._feed = Feed()
         self._hello = Hello(api=API_VERSION, version=__version__, server="agent", cluster=config.name)
         self._beat: asyncio.Task[None] | None = None
@@ -146,7 +145,10 @@ class AgentService:
         key = request.headers.get("Idempotency-Key", "")
         if not 1 <= len(key) <= 128 or not key.isascii() or not key.isprintable():
             raise ApiError(
-                400, "bad_key", "a submit needs a header Idempotency-Key of 1 to 128 printable characters", "Idempotency-Key"
+                400,
+                "bad_key",
+                "a submit needs a header Idempotency-Key of 1 to 128 printable characters",
+                "Idempotency-Key",
             )
         body = await read_body(request, SubmitRequest)
         if body.node not in (None, self._config.name):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,36 +13,26 @@ from agent.config import Config
 from agent.telemetry.host import read_boot_id, read_host
 
 if TYPE_CHECKING:
+    from agent.engine.embedded import EmbeddedEngine
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueFacts:
-    """What the engine knows that a node shows."""
-
-    running: int
-    pending: int
-    held_by: Mapping[str, int]
-    """GPU UUID → job id."""
 
 
 class NodeView:
     """Builds the node's snapshot on demand; reads nothing that could block."""
 
-    def __init__(
-        self, config: Config, *, sampler: Sampler, gate: NodeGate, queue: Callable[[], QueueFacts]
-    ) -> None:
+    def __init__(self, config: Config, *, sampler: Sampler, gate: NodeGate, engine: EmbeddedEngine) -> None:
         self._config = config
         self._sampler = sampler
         self._gate = gate
-        self._queue = queue
+        self._engine = engine
         self._boot_id = read_boot_id()
 
     def snapshot(self) -> Node:
         """The node now."""
         now = time.time()
-        view, host, queue = self._sampler.view(), read_host(), self._queue()
+        view, host, held_by = self._sampler.view(), read_host(), self._engine.held_by()
+        running, pending = self._engine.counts()
         seated = self._gate.seated(int(now))
         return Node(
             name=self._config.name,
@@ -57,16 +45,15 @@ class NodeView:
             gpu_reason=view.reason,
             driver_version=view.driver_version,
             gpus=tuple(
-                _join(reading, age_s, queue.held_by.get(reading.uuid), reading.uuid in seated)
-                for reading, age_s in view.gpus
+                _join(reading, age_s, held_by.get(reading.uuid), reading.uuid in seated) for reading, age_s in view.gpus
             ),
             cpu_count=host.cpu_count,
             cpu_percent=host.cpu_percent,
             load_1m=host.load_1m,
             memory_total_bytes=host.memory_total_bytes,
             memory_available_bytes=host.memory_available_bytes,
-            jobs_running=queue.running,
-            jobs_pending=queue.pending,
+            jobs_running=running,
+            jobs_pending=pending,
             stage=self._gate.stage(int(now)),
         )
 

@@ -88,7 +88,9 @@ def test_examples(value: str, shown: str) -> None:
 
 
 def test_stacked_marks_are_cut() -> None:
-    assert safe.text("x" + "\u0336\u0334" * 50).count("\u0336") + safe.text("x" + "\u0336\u0334" * 50).count("\u0334") == 2
+    assert (
+        safe.text("x" + "\u0336\u0334" * 50).count("\u0336") + safe.text("x" + "\u0336\u0334" * 50).count("\u0334") == 2
+    )
 
 
 def test_a_mark_cannot_sit_on_what_is_drawn_before_it() -> None:

@@ -1,0 +1,284 @@
+"""The one client of the API, for the commands, the screen and the hub alike.
+
+Rules kept here: synchronous and safe to use from several threads; every call has a deadline; an answer is decoded into
+the wire's types or is a `ProtocolError`; a refusal is an `ApiError` with the server's own sentence. Streams run on
+connections of their own. Needs no event loop and no ssh: what carries the bytes is the `Transport`.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from agent.api.errors import ApiError, ProtocolError
+from agent.api.pool import Call, Pool
+from agent.api.refs import JobRef
+from agent.api.stream import SILENCE_S, Stream
+from agent.api.transport import Transport
+from agent.api.types import (
+    ActivateRequest,
+    CancelRequest,
+    ErrorBody,
+    Hello,
+    Job,
+    LeaseGrant,
+    LeaseReply,
+    Licence,
+    LogMessage,
+    Node,
+    NodeStatus,
+    SubmitReply,
+    SubmitRequest,
+    WatchMessage,
+)
+from agent.api.wire import Wire, not_ours, read_all, read_some
+
+TIMEOUT_S = 10.0
+ANSWER_MAX_BYTES = 64 * 1024 * 1024
+KEY_HEADER = "Idempotency-Key"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSlice:
+    """A piece of a job's log."""
+
+    offset: int
+    """Position of the first byte of `data`; later than asked for when the bytes before it were cut."""
+    end: int
+    """Bytes the job has written so far."""
+    data: bytes
+
+
+class Client:
+    """Calls to one server. Each raises `TransportError` when no answer comes and `ApiError` when the answer is no."""
+
+    def __init__(self, transport: Transport, *, timeout_s: float = TIMEOUT_S, silence_s: float = SILENCE_S) -> None:
+        self.where = transport.describe()
+        self._transport = transport
+        self._timeout_s = timeout_s
+        self._silence_s = silence_s
+        self._pool = Pool(transport)
+
+    def hello(self) -> Hello:
+        """Who answers, and in which version."""
+        return self._get("/v1/hello", Hello)
+
+    def nodes(self) -> list[NodeStatus]:
+        """All nodes as the server sees them; an agent knows itself only."""
+        return self._get("/v1/nodes", list[NodeStatus])
+
+    def node(self, name: str | None = None) -> Node:
+        """One node's own answer; without a name, of the agent that is asked."""
+        return self._get(f"/v1/nodes/{quote(name, safe='')}/node" if name else "/v1/node", Node)
+
+    def jobs(self, state: str | None = None, user: str | None = None, limit: int | None = None) -> list[Job]:
+        """Jobs, newest first; `state` is a Slurm state, or several joined by commas."""
+        return self._get(_with_query("/v1/jobs", state=state, user=user, limit=limit), list[Job])
+
+    def job(self, ref: JobRef) -> Job:
+        """One job."""
+        return self._get(ref.path, Job)
+
+    def submit(self, request: SubmitRequest, key: str) -> SubmitReply:
+        """Store a job. The same `key` again gives the same job, so a submit without an answer may be repeated."""
+        return self._ask("POST", "/v1/jobs", SubmitReply, request, {KEY_HEADER: key}, repeatable=True)
+
+    def cancel(self, ref: JobRef, reason: str | None = None) -> Job:
+        """Ask a job to end; a job that has ended is left as it is."""
+        return self._ask("POST", f"{ref.path}/cancel", Job, CancelRequest(reason=reason), repeatable=True)
+
+    def log(self, ref: JobRef, offset: int = 0, limit: int | None = None) -> LogSlice:
+        """A piece of a job's log, at most `limit` bytes."""
+        wire, response = self._send("GET", _with_query(f"{ref.path}/log", offset=offset, limit=limit))
+        data = self._finish(wire, response)
+        return LogSlice(
+            offset=_number(response, "Stoker-Log-Offset", self.where),
+            end=_number(response, "Stoker-Log-End", self.where),
+            data=data,
+        )
+
+    def follow_log(self, ref: JobRef, offset: int = 0, *, heartbeats: bool = False) -> Stream[LogMessage]:
+        """A job's log as it grows; the last message is `LogEnd`."""
+        return self._stream(_with_query(f"{ref.path}/log", follow=1, offset=offset), _log_lines(), heartbeats)
+
+    def watch(self, *, heartbeats: bool = False) -> Stream[WatchMessage]:
+        """All nodes and jobs, then every change."""
+        return self._stream("/v1/watch", _watch_lines(), heartbeats)
+
+    def licence(self) -> Licence:
+        """The licence as the server sees it."""
+        return self._get("/v1/licence", Licence)
+
+    def activate(self, document: str) -> Licence:
+        """Install a voucher or licence; for admins, on the hub."""
+        return self._ask("POST", "/v1/licence", Licence, ActivateRequest(document=document))
+
+    def lease(self) -> LeaseReply:
+        """The lease a node holds."""
+        return self._get("/v1/lease", LeaseReply)
+
+    def put_lease(self, token: str) -> LeaseReply:
+        """Hand a node its lease; for the hub."""
+        return self._ask("PUT", "/v1/lease", LeaseReply, LeaseGrant(token=token), repeatable=True)
+
+    def metrics(self) -> str:
+        """OpenMetrics text."""
+        wire, response = self._send("GET", "/metrics")
+        return self._finish(wire, response).decode("utf-8", "replace")
+
+    def request_raw(
+        self, method: str, path: str, *, headers: Mapping[str, str], body: bytes = b"", timeout_s: float | None = None
+    ) -> RawAnswer:
+        """Pass a request on as it is and hand back the answer as it comes, refusals included."""
+        safe = method in ("GET", "HEAD", "PUT") or any(name.lower() == KEY_HEADER.lower() for name in headers)
+        call = Call(method=method, path=path, headers=headers, body=body, repeatable=safe)
+        wire, response = self._pool.send(call, timeout_s or self._timeout_s)
+        return RawAnswer(wire, response, self._pool, self._silence_s)
+
+    def close(self) -> None:
+        """Close kept connections and the transport."""
+        self._pool.close()
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _get(self, path: str, kind: type[_T]) -> _T:
+        return self._ask("GET", path, kind, repeatable=True)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[_T],
+        value: msgspec.Struct | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        repeatable: bool = False,
+    ) -> _T:
+        body = b"" if value is None else msgspec.json.encode(value)
+        wire, response = self._send(method, path, headers, body, repeatable=repeatable)
+        raw = self._finish(wire, response)
+        try:
+            return msgspec.json.decode(raw, type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise not_ours(self.where, raw) from error
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        *,
+        repeatable: bool = True,
+    ) -> tuple[Wire, http.client.HTTPResponse]:
+        given = {"Content-Type": "application/json"} if body else {}
+        call = Call(method=method, path=path, headers=given | dict(headers or {}), body=body, repeatable=repeatable)
+        wire, response = self._pool.send(call, self._timeout_s)
+        if response.status >= 400:
+            raise self._refusal(response.status, self._finish(wire, response))
+        return wire, response
+
+    def _finish(self, wire: Wire, response: http.client.HTTPResponse) -> bytes:
+        """Read the rest of an answer and keep its connection if it may be kept."""
+        try:
+            data = read_all(response, self.where, ANSWER_MAX_BYTES)
+        except BaseException:
+            wire.conn.close()
+            raise
+        _release(self._pool, wire, response)
+        return data
+
+    def _refusal(self, status: int, raw: bytes) -> ApiError | ProtocolError:
+        try:
+            body = msgspec.json.decode(raw, type=ErrorBody)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return not_ours(self.where, f"HTTP {status} ".encode() + raw)
+        return ApiError(status, body.code, body.message, body.field)
+
+    def _stream(self, path: str, decoder: msgspec.json.Decoder[_T], heartbeats: bool) -> Stream[_T]:
+        wire, response = self._send("GET", path)
+        return Stream(wire, response, decoder, silence_s=self._silence_s, heartbeats=heartbeats)
+
+
+class RawAnswer:
+    """An answer passed on: status, headers, and the body in pieces as they come."""
+
+    def __init__(self, wire: Wire, response: http.client.HTTPResponse, pool: Pool, silence_s: float) -> None:
+        self.status = response.status
+        self._wire = wire
+        self._response = response
+        self._pool = pool
+        self._silence_s = silence_s
+        self._released = False
+
+    def header(self, name: str) -> str | None:
+        """A header of the answer."""
+        return self._response.getheader(name)
+
+    def read(self) -> bytes:
+        """The body's next piece, as it comes; empty at its end, where the connection is kept or closed.
+
+        Raises:
+            TransportError: silence, or the body was cut short.
+        """
+        self._wire.allow(self._silence_s)
+        try:
+            piece = read_some(self._response, self._wire.where)
+        except BaseException:
+            self.close()
+            raise
+        if not piece and not self._released:
+            self._released = True
+            _release(self._pool, self._wire, self._response)
+        return piece
+
+    def close(self) -> None:
+        """Stop before the end; may be called from another thread to wake the one that reads."""
+        if not self._released:
+            self._wire.conn.close()
+
+
+def _release(pool: Pool, wire: Wire, response: http.client.HTTPResponse) -> None:
+    if response.will_close:
+        wire.conn.close()
+    else:
+        pool.give_back(wire)
+
+
+def _number(response: http.client.HTTPResponse, header: str, where: str) -> int:
+    text = response.getheader(header, "")
+    if not text.isascii() or not text.isdecimal():
+        raise not_ours(where, f"{header}: {text}")
+    return int(text)
+
+
+def _with_query(path: str, **values: str | int | None) -> str:
+    given = {name: value for name, value in values.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+@functools.cache
+def _watch_lines() -> msgspec.json.Decoder[Any]:
+    # Built at first use: a plain `stoker jobs` never watches and should not pay for it.
+    return msgspec.json.Decoder(WatchMessage)
+
+
+@functools.cache
+def _log_lines() -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(LogMessage)

@@ -1,0 +1,300 @@
+"""sbatch's options, and how its command line is read. Shared by the clients and the server's parser.
+
+Rules kept here: every option of sbatch is known, so that one which this version does not honour is refused by name and
+never mistaken for a typing error; words are read as getopt_long(3) does in POSIX mode: options end at the first word
+that is not one (the script), short ones may be bundled (`-G2`, `-HJ name`), long ones may be cut short while only one
+option begins so. Source: sbatch(1) of Slurm 22.05 to 24.11.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agent.api.errors import StokerError
+
+
+class Takes(StrEnum):
+    """Whether an option has a value."""
+
+    NONE = "none"
+    REQUIRED = "required"
+    OPTIONAL = "optional"
+    """Only when attached: `--nice=100`, never `--nice 100`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option of sbatch."""
+
+    long: str
+    short: str | None = None
+    takes: Takes = Takes.REQUIRED
+    honoured: bool = False
+    """This version does what it says. `nodes` and `ntasks` are honoured for the value 1."""
+    variable: str | None = None
+    """The environment variable that sets it: `SBATCH_TIMELIMIT`."""
+
+    def __str__(self) -> str:
+        return f"--{self.long}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """An option as somebody wrote it."""
+
+    option: Option
+    value: str | None
+    word: str
+    """The word it was read from, for messages: `-G2`, `--mem`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitArgv:
+    """A command line taken apart; `flags` are words as typed, for `SubmitRequest.flags`."""
+
+    flags: tuple[str, ...]
+    script: str | None
+    """`None` when the words end before one; `-` means standard input."""
+    args: tuple[str, ...]
+
+
+class OptionError(StokerError):
+    """A word is not an option of sbatch, or its value is missing or not wanted."""
+
+    def __init__(self, message: str, word: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.word = word
+
+
+def split_argv(words: Sequence[str]) -> SplitArgv:
+    """Find the script among the words after `submit`.
+
+    Raises:
+        OptionError: a word before the script is not an option of sbatch.
+    """
+    _, used = scan(words)
+    flags = words[:used]
+    rest = words[used:]
+    if flags and flags[-1] == "--":
+        flags = flags[:-1]
+    return SplitArgv(flags=tuple(flags), script=rest[0] if rest else None, args=tuple(rest[1:]))
+
+
+def scan(words: Sequence[str]) -> tuple[list[Flag], int]:
+    """Read flags up to the first word that is none; returns them and how many words they took.
+
+    A `--` ends the flags and is counted; `-` alone is a word like any other.
+
+    Raises:
+        OptionError: an unknown, ambiguous or unfinished option.
+    """
+    flags: list[Flag] = []
+    index = 0
+    while index < len(words):
+        word = words[index]
+        if word == "--":
+            return flags, index + 1
+        if not word.startswith("-") or word == "-":
+            break
+        following = words[index + 1] if index + 1 < len(words) else None
+        found, took_next = _read_long(word, following) if word.startswith("--") else _read_short(word, following)
+        flags += found
+        index += 2 if took_next else 1
+    return flags, index
+
+
+def find(name: str) -> Option:
+    """The option called `name`, or the only one that begins so.
+
+    Raises:
+        OptionError: none does, or several do.
+    """
+    exact = _BY_LONG.get(name)
+    if exact is not None:
+        return exact
+    word = f"--{name}"
+    starting = [long for long in _BY_LONG if name and long.startswith(name)]
+    options = {_BY_LONG[long].long: _BY_LONG[long] for long in starting}
+    if len(options) == 1:
+        return next(iter(options.values()))
+    if options:
+        raise OptionError(f"{word!r} could be {_or([f'--{long}' for long in options])}; write it out", word)
+    close = difflib.get_close_matches(name, _BY_LONG, n=1, cutoff=0.6)
+    hint = f"; did you mean --{close[0]}?" if close else "; see sbatch(1) for those that are"
+    raise OptionError(f"{word!r} is not an option of sbatch{hint}", word)
+
+
+def _read_long(word: str, following: str | None) -> tuple[list[Flag], bool]:
+    name, equals, attached = word[2:].partition("=")
+    option = find(name)
+    if equals:
+        if option.takes is Takes.NONE:
+            raise OptionError(f"{option} takes no value, but {word!r} gives one", word)
+        return [Flag(option=option, value=attached, word=f"--{name}")], False
+    if option.takes is not Takes.REQUIRED:
+        return [Flag(option=option, value=None, word=word)], False
+    return [Flag(option=option, value=_required(option, word, following), word=word)], True
+
+
+def _read_short(word: str, following: str | None) -> tuple[list[Flag], bool]:
+    """Read `-G2`, `-HJ name`: letters without a value may be followed by more, the first with one takes the rest."""
+    flags: list[Flag] = []
+    for position, letter in enumerate(word[1:], start=2):
+        option = _BY_SHORT.get(letter)
+        if option is None:
+            raise OptionError(_unknown_letter(word, letter), word)
+        attached = word[position:]
+        if option.takes is Takes.NONE:
+            flags.append(Flag(option=option, value=None, word=f"-{letter}"))
+            continue
+        if attached or option.takes is Takes.OPTIONAL:
+            return [*flags, Flag(option=option, value=attached or None, word=f"-{letter}")], False
+        return [*flags, Flag(option=option, value=_required(option, word, following), word=f"-{letter}")], True
+    return flags, False
+
+
+def _unknown_letter(word: str, letter: str) -> str:
+    close = difflib.get_close_matches(word[1:].partition("=")[0], _BY_LONG, n=1, cutoff=0.75)
+    hint = f"; did you mean --{close[0]}?" if close and len(word) > 2 else ""
+    which = "" if word == f"-{letter}" else f" (in {word!r})"
+    return f"'-{letter}'{which} is not an option of sbatch{hint}"
+
+
+def _required(option: Option, word: str, following: str | None) -> str:
+    if following is None:
+        raise OptionError(f"{word!r} needs a value: {option}=VALUE", word)
+    return following
+
+
+def _or(words: Sequence[str]) -> str:
+    shown = list(words[:4]) + ([f"{len(words) - 4} more"] if len(words) > 4 else [])
+    return " or ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+
+_FLAG = Takes.NONE
+_MAYBE = Takes.OPTIONAL
+
+OPTIONS: tuple[Option, ...] = (
+    # What this version honours.
+    Option("chdir", "D", honoured=True),
+    Option("cpus-per-task", "c", honoured=True),
+    Option("error", "e", honoured=True, variable="SBATCH_ERROR"),
+    Option("export", honoured=True, variable="SBATCH_EXPORT"),
+    Option("gpus", "G", honoured=True, variable="SBATCH_GPUS"),
+    Option("gres", honoured=True, variable="SBATCH_GRES"),
+    Option("job-name", "J", honoured=True, variable="SBATCH_JOB_NAME"),
+    Option("mem", honoured=True, variable="SBATCH_MEM_PER_NODE"),
+    Option("no-requeue", takes=_FLAG, honoured=True, variable="SBATCH_NO_REQUEUE"),
+    Option("nodes", "N", honoured=True),
+    Option("ntasks", "n", honoured=True),
+    Option("open-mode", honoured=True, variable="SBATCH_OPEN_MODE"),
+    Option("output", "o", honoured=True, variable="SBATCH_OUTPUT"),
+    Option("requeue", takes=_FLAG, honoured=True, variable="SBATCH_REQUEUE"),
+    Option("time", "t", honoured=True, variable="SBATCH_TIMELIMIT"),
+    # Known, and refused by name.
+    Option("account", "A", variable="SBATCH_ACCOUNT"),
+    Option("acctg-freq", variable="SBATCH_ACCTG_FREQ"),
+    Option("array", "a", variable="SBATCH_ARRAY_INX"),
+    Option("batch", variable="SBATCH_BATCH"),
+    Option("bb", variable="SBATCH_BURST_BUFFER"),
+    Option("bbf", variable="SBATCH_BURST_BUFFER_FILE"),
+    Option("begin", "b", variable="SBATCH_BEGIN"),
+    Option("cluster-constraint", variable="SBATCH_CLUSTER_CONSTRAINT"),
+    Option("clusters", "M", variable="SBATCH_CLUSTERS"),
+    Option("comment", variable="SBATCH_COMMENT"),
+    Option("constraint", "C", variable="SBATCH_CONSTRAINT"),
+    Option("container", variable="SBATCH_CONTAINER"),
+    Option("container-id", variable="SBATCH_CONTAINER_ID"),
+    Option("contiguous", takes=_FLAG),
+    Option("core-spec", "S", variable="SBATCH_CORE_SPEC"),
+    Option("cores-per-socket"),
+    Option("cpu-freq", variable="SBATCH_CPU_FREQ_REQ"),
+    Option("cpus-per-gpu", variable="SBATCH_CPUS_PER_GPU"),
+    Option("deadline", variable="SBATCH_DEADLINE"),
+    Option("delay-boot", variable="SBATCH_DELAY_BOOT"),
+    Option("dependency", "d", variable="SBATCH_DEPENDENCY"),
+    Option("distribution", "m", variable="SBATCH_DISTRIBUTION"),
+    Option("exclude", "x", variable="SBATCH_EXCLUDE"),
+    Option("exclusive", takes=_MAYBE, variable="SBATCH_EXCLUSIVE"),
+    Option("export-file"),
+    Option("extra"),
+    Option("extra-node-info", "B"),
+    Option("get-user-env", takes=_MAYBE, variable="SBATCH_GET_USER_ENV"),
+    Option("gid"),
+    Option("gpu-bind", variable="SBATCH_GPU_BIND"),
+    Option("gpu-freq", variable="SBATCH_GPU_FREQ"),
+    Option("gpus-per-node", variable="SBATCH_GPUS_PER_NODE"),
+    Option("gpus-per-socket"),
+    Option("gpus-per-task", variable="SBATCH_GPUS_PER_TASK"),
+    Option("gres-flags", variable="SBATCH_GRES_FLAGS"),
+    Option("help", "h", takes=_FLAG),
+    Option("hint", variable="SBATCH_HINT"),
+    Option("hold", "H", takes=_FLAG),
+    Option("ignore-pbs", takes=_FLAG, variable="SBATCH_IGNORE_PBS"),
+    Option("input", "i", variable="SBATCH_INPUT"),
+    Option("kill-on-invalid-dep", variable="SBATCH_KILL_INVALID_DEP"),
+    Option("licenses", "L", variable="SBATCH_LICENSES"),
+    Option("mail-type"),
+    Option("mail-user"),
+    Option("mcs-label"),
+    Option("mem-bind", variable="SBATCH_MEM_BIND"),
+    Option("mem-per-cpu", variable="SBATCH_MEM_PER_CPU"),
+    Option("mem-per-gpu", variable="SBATCH_MEM_PER_GPU"),
+    Option("mincpus"),
+    Option("network", variable="SBATCH_NETWORK"),
+    Option("nice", takes=_MAYBE),
+    Option("no-kill", "k", takes=_MAYBE, variable="SBATCH_NO_KILL"),
+    Option("nodefile", "F"),
+    Option("nodelist", "w"),
+    Option("ntasks-per-core"),
+    Option("ntasks-per-gpu"),
+    Option("ntasks-per-node"),
+    Option("ntasks-per-socket"),
+    Option("oom-kill-step", takes=_MAYBE, variable="SBATCH_OOM_KILL_STEP"),
+    Option("overcommit", "O", takes=_FLAG, variable="SBATCH_OVERCOMMIT"),
+    Option("oversubscribe", "s", takes=_FLAG),
+    Option("parsable", takes=_MAYBE),
+    Option("partition", "p", variable="SBATCH_PARTITION"),
+    Option("power", variable="SBATCH_POWER"),
+    Option("prefer"),
+    Option("priority"),
+    Option("profile", variable="SBATCH_PROFILE"),
+    Option("propagate", takes=_MAYBE),
+    Option("qos", "q", variable="SBATCH_QOS"),
+    Option("quiet", "Q", takes=_FLAG),
+    Option("reboot", takes=_FLAG),
+    Option("reservation", variable="SBATCH_RESERVATION"),
+    Option("resv-ports", takes=_MAYBE),
+    Option("segment", variable="SBATCH_SEGMENT_SIZE"),
+    Option("signal", variable="SBATCH_SIGNAL"),
+    Option("sockets-per-node"),
+    Option("spread-job", takes=_FLAG, variable="SBATCH_SPREAD_JOB"),
+    Option("stepmgr", takes=_FLAG),
+    Option("switches", variable="SBATCH_REQ_SWITCH"),
+    Option("test-only", takes=_FLAG),
+    Option("thread-spec", variable="SBATCH_THREAD_SPEC"),
+    Option("threads-per-core", variable="SBATCH_THREADS_PER_CORE"),
+    Option("time-min"),
+    Option("tmp"),
+    Option("tres-bind", variable="SBATCH_TRES_BIND"),
+    Option("tres-per-task", variable="SBATCH_TRES_PER_TASK"),
+    Option("uid"),
+    Option("usage", takes=_FLAG),
+    Option("use-min-nodes", takes=_FLAG, variable="SBATCH_USE_MIN_NODES"),
+    Option("verbose", "v", takes=_FLAG),
+    Option("version", "V", takes=_FLAG),
+    Option("wait", "W", takes=_FLAG, variable="SBATCH_WAIT"),
+    Option("wait-all-nodes", variable="SBATCH_WAIT_ALL_NODES"),
+    Option("wckey", variable="SBATCH_WCKEY"),
+    Option("wrap"),
+)
+
+_ALIASES = {"share": "oversubscribe", "tasks": "ntasks", "tasks-per-node": "ntasks-per-node"}
+
+_BY_LONG: dict[str, Option] = {option.long: option for option in OPTIONS}
+_BY_LONG |= {alias: _BY_LONG[long] for alias, long in _ALIASES.items()}
+_BY_SHORT: dict[str, Option] = {option.short: option for option in OPTIONS if option.short}

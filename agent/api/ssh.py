@@ -1,0 +1,436 @@
+"""The way to a server on another machine: one ssh connection, and a channel of it for each stream. Door to paramiko.
+
+Rules kept here: the host's key is checked before anything of ours is sent; only keys authenticate, never a password;
+every wait is bounded by the caller's deadline, also where paramiko offers none; it logs nowhere, errors are raised.
+A channel runs `dial-stdio` on the far machine, which says one line on stderr when it is connected to its daemon.
+The figures behind the settings are in the package's README.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import paramiko
+from paramiko.agent import AgentKey
+
+from agent.api.bridge import CONNECTED, NO_SOCKET
+from agent.api.errors import AuthError, ConnectError, DeadlineError, ProtocolError, TransportError
+from agent.api.hostkeys import HostKey, HostKeyPolicy, KnownHosts, host_name
+from agent.api.reach import left_s, reach
+from agent.api.sshconfig import HostConfig, Target, resolve
+
+DIAL = ("stoker-hub dial-stdio", "stoker-agent dial-stdio")
+"""Remote commands tried in this order: a hub shows its cluster, a bare agent its node."""
+
+_KEX = (
+    "mlkem768x25519-sha256",
+    "curve25519-sha256@libssh.org",
+    "ecdh-sha2-nistp256",
+    "ecdh-sha2-nistp384",
+    "ecdh-sha2-nistp521",
+    "diffie-hellman-group16-sha512",
+    "diffie-hellman-group14-sha256",
+)
+"""Fast ones first; the groups at the end cost 25 to 89 ms of CPU and are for servers that know nothing else."""
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
+_DIGESTS = (
+    "hmac-sha2-256-etm@openssh.com",
+    "hmac-sha2-512-etm@openssh.com",
+    "hmac-sha2-256",
+    "hmac-sha2-512",
+)
+_MUTE = "{} accepts connections but does not speak ssh; is its ssh server hung?"
+_AGENT_TIMEOUT_S = 3.0
+_NOT_FOUND = 127
+"""sh(1): the command is not there."""
+
+_T = TypeVar("_T")
+
+
+class SshTransport:
+    """The server behind `dial-stdio` on one host; safe to use from several threads."""
+
+    def __init__(self, host: HostConfig, policy: HostKeyPolicy, *, dial: Sequence[str] = DIAL) -> None:
+        self._host = host
+        self._policy = policy
+        self._dial = tuple(dial)
+        self._lock = threading.Lock()
+        self._link: _Link | None = None
+
+    @classmethod
+    def for_user(
+        cls, target: str, *, dial: Sequence[str] = DIAL, environ: Mapping[str, str] | None = None
+    ) -> SshTransport:
+        """To what a user typed, by the user's ssh_config, keys and known_hosts.
+
+        Raises:
+            StokerError: the target or the configuration cannot be used.
+        """
+        host = resolve(Target.parse(target), os.environ if environ is None else environ, _look_up)
+        return cls(host, KnownHosts(host.known_hosts), dial=dial)
+
+    def describe(self) -> str:
+        """`user@host`, with the port where it is not 22."""
+        return f"{self._host.user}@{host_name(self._host.host, self._host.port)}"
+
+    def open(self, timeout_s: float) -> SshConn:
+        """Start the bridge on a channel of the connection, which is made when there is none.
+
+        Raises:
+            HostKeyError: before anything was sent; `UnknownHostError` when the user may accept the key.
+            AuthError: no key was accepted.
+            ConnectError: the host, the command or the daemon is not there.
+            DeadlineError: no answer in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        refusals: list[str] = []
+        for command in self._dial:
+            try:
+                conn = self._dial_with(command, deadline)
+            except _CommandEndedError as error:
+                refusals.append(str(error))
+                continue
+            self._dial = (command,)
+            return conn
+        raise ConnectError(f"{self.describe()}: {'; '.join(refusals)}")
+
+    def close(self) -> None:
+        """End the connection, and every stream on it."""
+        with self._lock:
+            link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def _dial_with(self, command: str, deadline: float) -> SshConn:
+        link = self._connected(deadline)
+        try:
+            channel = link.run_command(command, deadline)
+        except DeadlineError:
+            self._drop(link)  # sshd itself does not answer any more; what else runs on the connection is dead too
+            raise
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            if isinstance(error, paramiko.ChannelException):  # refused by a server that lives: the connection is sound
+                raise ConnectError(
+                    f"{self.describe()} allows no further session on the connection; close a view, or raise "
+                    "MaxSessions in its sshd_config"
+                ) from error
+            self._drop(link)
+            raise ConnectError(f"the ssh connection to {self.describe()} broke; try again") from error
+        return _await_bridge(channel, command, self.describe(), deadline)
+
+    def _connected(self, deadline: float) -> _Link:
+        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise DeadlineError(f"{self.describe()} is still being connected; try again")
+        try:
+            if self._link is None or not self._link.is_active():
+                self._link = _connect(self._host, self._policy, self.describe(), deadline)
+            return self._link
+        finally:
+            self._lock.release()
+
+    def _drop(self, link: _Link) -> None:
+        with self._lock:
+            if self._link is link:
+                self._link = None
+        link.close()
+
+
+class SshConn:
+    """One channel, as a `Conn`."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self.settimeout = channel.settimeout
+
+    def recv_into(self, buffer: memoryview) -> int:
+        """Read what has come; 0 at the end."""
+        data = self._channel.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        """Write everything; as a view, because paramiko copies what is left of `bytes` after each packet (÷ 10)."""
+        self._channel.sendall(memoryview(data))  # type: ignore[arg-type]  # typeshed: bytes
+
+    def is_stale(self) -> bool:
+        """Whether the channel has ended, or something unasked has come."""
+        return bool(self._channel.closed or self._channel.eof_received or self._channel.recv_ready())
+
+    def close(self) -> None:
+        """End the channel; its reader sees the end at once."""
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            self._channel.close()
+
+
+class _CommandEndedError(TransportError):
+    """The remote command ended before it was connected to its daemon."""
+
+
+class _Link(paramiko.Transport):
+    """A connection with our settings."""
+
+    # Each transport thread wakes this often to see whether it was closed; 0.1 s, the default, costs a hub of 1000 nodes
+    # 30 % of a core. Data and `close` wake it at once in any case.
+    _active_check_timeout = 5.0
+
+    def __init__(self, sock: socket.socket, where: str, types: Sequence[str]) -> None:
+        super().__init__(sock)
+        self.name = f"ssh {where}"
+        options = self.get_security_options()
+        options.kex = _available(_KEX, options.kex)
+        options.ciphers = _available(_CIPHERS, options.ciphers)
+        options.digests = _available(_DIGESTS, options.digests)
+        options.key_types = _known_first(types, options.key_types)
+
+    def run_command(self, command: str, deadline: float) -> paramiko.Channel:
+        """Run a command on a new channel.
+
+        Raises:
+            DeadlineError: the server did not answer.
+            SSHException, OSError, EOFError: as paramiko.
+        """
+        channel: paramiko.Channel | None = None
+        with _deadline(deadline, f"the ssh server of {self.name[4:]} does not answer", self.close):
+            try:
+                channel = self.open_session(timeout=left_s(deadline))
+                channel.exec_command(command)
+            except BaseException:
+                if channel is not None:
+                    channel.close()
+                raise
+        return channel
+
+
+def _await_bridge(channel: paramiko.Channel, command: str, where: str, deadline: float) -> SshConn:
+    """Wait for the bridge's word; what a login shell printed before it is dropped."""
+    said = b""
+    try:
+        while CONNECTED not in said:
+            channel.settimeout(left_s(deadline))
+            piece = channel.recv_stderr(4096)
+            if not piece:
+                raise _CommandEndedError(_why_ended(channel, command, said, deadline))
+            said = (said + piece)[-16384:]
+        while channel.recv_ready():
+            channel.recv(65536)
+    except TimeoutError as error:
+        channel.close()
+        raise DeadlineError(
+            f"`{command}` on {where} does not connect to its daemon in time; the machine is overloaded, or the "
+            "command is not Stoker's: try again"
+        ) from error
+    except BaseException:
+        channel.close()
+        raise
+    return SshConn(channel)
+
+
+def _why_ended(channel: paramiko.Channel, command: str, said: bytes, deadline: float) -> str:
+    channel.status_event.wait(left_s(deadline))
+    status = channel.exit_status
+    last = (said.decode("utf-8", "replace").strip().splitlines() or ["it gave no reason"])[-1]
+    program = command.split()[0]
+    if status == _NOT_FOUND:
+        return f"there is no command {program}; install Stoker there, or put it on the PATH of an ssh command"
+    if status == NO_SOCKET:
+        return f"{last}; start the service there"
+    return f"`{command}` ended with status {status}: {last[:200]!a}"
+
+
+# --- connecting -------------------------------------------------------------------------------------------------------
+
+
+def _connect(host: HostConfig, policy: HostKeyPolicy, where: str, deadline: float) -> _Link:
+    _silence_paramiko()
+    name = host.key_name.lower() if host.has_alias else host_name(host.key_name, host.port)
+    sock = reach(host, deadline)
+    link = _Link(sock, where, policy.types(name))
+    try:
+        _handshake(link, where, deadline)
+        shown = link.get_remote_server_key()
+        policy.check(name, HostKey(type=shown.get_name(), blob=shown.asbytes()))
+        _authenticate(link, host, where, deadline)
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+def _silence_paramiko() -> None:
+    # It reports to its logger what it also raises, and with no handler set Python prints that over the screen.
+    logger = logging.getLogger("paramiko")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+
+
+def _handshake(link: _Link, where: str, deadline: float) -> None:
+    link.banner_timeout = link.handshake_timeout = left_s(deadline)
+    try:
+        link.start_client(timeout=left_s(deadline))
+    except paramiko.ssh_exception.IncompatiblePeer as error:
+        raise ProtocolError(_explain_incompatible(str(error), where)) from error
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        if left_s(deadline) < 0.05:
+            raise DeadlineError(_MUTE.format(where)) from error
+        raise ConnectError(
+            f"{where} closed the connection during the ssh handshake ({error or 'no reason given'}); if many connect "
+            "at once its MaxStartups may be reached: try again"
+        ) from error
+    if not link.initial_kex_done:
+        raise DeadlineError(_MUTE.format(where))
+
+
+def _explain_incompatible(said: str, where: str) -> str:
+    lacks = next((word for word in ("cipher", "mac", "kex", "host key") if word in said), "version")
+    ours = {"cipher": _CIPHERS, "mac": _DIGESTS, "kex": _KEX, "host key": ("ssh-ed25519", "ecdsa", "rsa-sha2-512")}
+    if lacks == "version":
+        return f"{where} does not speak ssh version 2"
+    hint = " (chacha20-poly1305 is not among them)" if lacks == "cipher" else ""
+    return (
+        f"{where} and this program have no {lacks} in common; allow one of {', '.join(ours[lacks])}{hint} "
+        "in its sshd_config"
+    )
+
+
+# --- authentication ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Offer:
+    key: paramiko.PKey
+    label: str
+
+
+def _authenticate(link: _Link, host: HostConfig, where: str, deadline: float) -> None:
+    notes: list[str] = []
+    tried: list[str] = []
+    for offer in _offers(host, notes):
+        link.auth_timeout = left_s(deadline)
+        try:
+            needs = link.auth_publickey(host.user, offer.key)
+        except paramiko.BadAuthenticationType as error:
+            raise AuthError(
+                f"{where} does not take keys, only {', '.join(error.allowed_types)}; allow publickey"
+            ) from error
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            tried.append(offer.label)
+            if left_s(deadline) < 0.05:
+                raise DeadlineError(f"{where} does not answer while it checks our keys; try again") from error
+            if not link.is_active():
+                notes.append("the server then ended the connection")
+                break
+            continue
+        if needs:
+            raise AuthError(f"{where} asks for {', '.join(needs)} beside the key, which Stoker does not offer")
+        return
+    raise AuthError(_explain_refused(host, where, tried, notes))
+
+
+def _offers(host: HostConfig, notes: list[str]) -> Iterator[_Offer]:
+    """Keys in OpenSSH's order: the agent's first, then the identity files."""
+    named = {blob for file in host.identity_files if (blob := _public_blob(file)) is not None}
+    for key in _agent_keys(notes):
+        if key.get_name().startswith("sk-"):
+            notes.append("a security key in the agent cannot be used")
+        elif not host.identities_only or key.asbytes() in named:
+            yield _Offer(key=key, label=f"{key.get_name()} {key.comment or ''} of the ssh-agent".replace("  ", " "))
+    for file in host.identity_files:
+        if not file.exists():
+            continue
+        try:
+            yield _Offer(key=paramiko.PKey.from_path(file), label=str(file))
+        except (paramiko.PasswordRequiredException, TypeError):
+            notes.append(f"{file} has a passphrase: ssh-add {file}")
+        except (paramiko.SSHException, ValueError, OSError) as error:
+            notes.append(f"{file} cannot be used: {error}")
+
+
+def _agent_keys(notes: list[str]) -> Sequence[AgentKey]:
+    if not os.environ.get("SSH_AUTH_SOCK"):
+        return ()
+    found = _within(_AGENT_TIMEOUT_S, lambda: paramiko.Agent().get_keys())
+    if found is None:
+        notes.append("the ssh-agent at SSH_AUTH_SOCK does not answer")
+    return found or ()
+
+
+def _public_blob(file: Path) -> bytes | None:
+    try:
+        return HostKey.parse(file.with_name(file.name + ".pub").read_text(encoding="utf-8")).blob
+    except (OSError, UnicodeDecodeError, TransportError):
+        return None
+
+
+def _explain_refused(host: HostConfig, where: str, tried: Sequence[str], notes: Sequence[str]) -> str:
+    also = f" ({'; '.join(notes)})" if notes else ""
+    if not tried:
+        looked = ", ".join(str(file) for file in host.identity_files) or "nowhere"
+        return f"there is no key to offer to {where}: no ssh-agent key, and none of {looked} can be used{also}"
+    return (
+        f"{where} accepted none of our keys; tried: {', '.join(tried)}{also}; "
+        f"add a public key to ~{host.user}/.ssh/authorized_keys there"
+    )
+
+
+# --- small tools ------------------------------------------------------------------------------------------------------
+
+
+def _look_up(text: str, host: str) -> dict[str, list[str]]:
+    """One host's values of ssh_config text, by paramiko's parser."""
+    found = paramiko.SSHConfig.from_text(text).lookup(host)
+    return {keyword: value if isinstance(value, list) else [value] for keyword, value in found.items()}
+
+
+def _available(wanted: Sequence[str], offered: Sequence[str]) -> tuple[str, ...]:
+    """Ours in our order, as far as this build of paramiko has them."""
+    return tuple(name for name in wanted if name in offered)
+
+
+def _known_first(types: Sequence[str], offered: Sequence[str]) -> tuple[str, ...]:
+    """Ask first for keys of the types known: another one would look like a changed host."""
+
+    def known(algorithm: str) -> bool:
+        return algorithm in types or (algorithm.startswith("rsa-sha2-") and "ssh-rsa" in types)
+
+    return tuple(sorted(offered, key=lambda algorithm: not known(algorithm)))
+
+
+@contextlib.contextmanager
+def _deadline(deadline: float, what: str, give_up: Callable[[], None]) -> Iterator[None]:
+    """Call `give_up` at the deadline, to end a wait for which paramiko takes no timeout, and tell it as one."""
+    timer = threading.Timer(left_s(deadline), give_up)
+    timer.name = "ssh deadline"
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        if time.monotonic() >= deadline - 0.01:
+            raise DeadlineError(f"{what} in time; the machine hangs, or the way to it is cut") from error
+        raise
+    finally:
+        timer.cancel()
+
+
+def _within(timeout_s: float, work: Callable[[], _T]) -> _T | None:
+    """The result of a call that takes no timeout, or None when it takes too long or fails."""
+    results: list[_T] = []
+
+    def run() -> None:
+        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
+            results.append(work())
+
+    thread = threading.Thread(target=run, name="ssh-agent keys", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return results[0] if results else None

@@ -1,0 +1,109 @@
+"""Whether a submission can be taken: the account, the script, the node, the length of the queue. Stores nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.api.errors import ApiError, StokerError
+from agent.api.types import SubmitRequest
+from agent.config import Config, Mode
+from agent.engine.claims import AccountError, account_of
+from agent.jobs import schedule, spec
+from agent.jobs.errors import IllegalMoveError, KeyConflictError, NoSuchJobError, SpecError, StaleJobError
+from agent.jobs.spec import JobSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What the node can give at one moment."""
+
+    gpus: tuple[schedule.GpuFacts, ...]
+    """All GPUs, lost ones too; who holds one is the engine's knowledge."""
+    no_gpus: str | None
+    """Why there are none."""
+    simulated: bool
+    cpu_count: int
+    licence_hold: str | None
+    """Why no new job may start at all, with the command that helps."""
+
+
+class ResourceView(Protocol):
+    """The node's GPUs, CPUs and seats, as the engine is to see them."""
+
+    def resources(self) -> Resources:
+        """What there is now; never blocks."""
+        ...
+
+    def hold(self, uuids: Collection[str]) -> None:
+        """Learn which GPUs running jobs hold."""
+        ...
+
+
+def check_account(config: Config, uid: int) -> tuple[int, int] | None:
+    """Whether `uid` may own a job here; uid and gid that its files shall have, `None` for the agent's own.
+
+    Raises:
+        ApiError: 403, saying who may.
+        AccountError: no such account.
+    """
+    if uid == 0 and not config.allow_root_jobs:
+        raise ApiError(
+            403,
+            "root_job",
+            "root may not own a job; submit as an ordinary user (in a container whose only user is root, set "
+            "node.allow_root_jobs = true)",
+        )
+    account = account_of(uid)
+    if config.mode is Mode.SYSTEM:
+        return account.pw_uid, account.pw_gid
+    if uid != os.geteuid():
+        own = account_of(os.geteuid()).pw_name
+        raise ApiError(403, "forbidden", f"this user-mode agent runs jobs of {own} only; submit as {own}")
+    return None
+
+
+def accept(config: Config, request: SubmitRequest, resources: Resources, *, pending: int) -> JobSpec:
+    """Parse a submission and refuse what no waiting could help.
+
+    Raises:
+        SpecError: script or flags cannot be honoured.
+        ApiError: 400 when the node can never run it, 429 when the queue is full.
+    """
+    parsed = spec.parse(request, default_time_s=config.jobs.default_time_s)
+    gpus = [(gpu.uuid, gpu.name) for gpu in resources.gpus]
+    unfit = spec.check_fits(parsed, gpus, config.name, cpu_count=resources.cpu_count)
+    if unfit is not None:
+        why = f" ({resources.no_gpus})" if parsed.gpus and not gpus and resources.no_gpus else ""
+        raise ApiError(400, "cannot_run", f"{request.script_name} {unfit}{why}; ask for what the node has", "$.script")
+    if pending >= config.jobs.max_pending:
+        raise ApiError(
+            429,
+            "queue_full",
+            f"{pending} jobs wait already, which is jobs.max_pending; submit again when some have run",
+        )
+    return parsed
+
+
+@contextmanager
+def as_api_error() -> Iterator[None]:
+    """Turn what parser, store and records raise into the API's answers."""
+    try:
+        yield
+    except ApiError:
+        raise
+    except SpecError as error:
+        raise ApiError(400, "bad_option", str(error), error.field) from error
+    except NoSuchJobError as error:
+        raise ApiError(404, "no_such_job", f"{error}; see stoker jobs") from error
+    except KeyConflictError as error:
+        raise ApiError(409, "key_conflict", str(error), "Idempotency-Key") from error
+    except (StaleJobError, IllegalMoveError) as error:
+        raise ApiError(409, "changed", f"{error}; look at the job again") from error
+    except AccountError as error:
+        raise ApiError(403, "unknown_user", str(error)) from error
+    except (StokerError, OSError) as error:
+        raise ApiError(503, "not_stored", f"nothing was changed: {error}") from error

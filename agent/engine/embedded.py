@@ -1,0 +1,333 @@
+"""The embedded engine: one node's queue, served by one loop that reads a snapshot, decides, and acts.
+
+Rules kept here: a submit is answered when the job is on disk; a claim is stored before anything is launched; a wish to
+cancel is stored before anything is signalled; what is kept in memory (the jobs that have not ended) is a copy of the
+store's rows and nothing else. All methods run on the event loop; the SQLite file is the store thread's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from agent.api.types import Job, JobState, LogChunk, SubmitRequest
+from agent.config import Config
+from agent.engine import logread
+from agent.engine.accept import ResourceView, accept, as_api_error, check_account
+from agent.engine.claims import attempt_dir, build_claim, make_files_dir
+from agent.engine.launch import Launcher
+from agent.engine.reconcile import reconcile
+from agent.engine.records import AttemptDir
+from agent.engine.runs import Runner
+from agent.engine.storethread import StoreThread
+from agent.jobs import folder, machine, schedule
+from agent.jobs.machine import Event
+from agent.jobs.row import JobRow
+from agent.jobs.spec import JobSpec
+from agent.jobs.store import JobStore
+from agent.jobs.wire import to_wire
+
+TICK_S = 5.0
+"""The longest the queue waits for a look: licences and GPUs change without an event of ours."""
+
+logger = logging.getLogger(__name__)
+
+
+class EmbeddedEngine:
+    """See `agent.engine.base.Engine`."""
+
+    def __init__(self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str) -> None:
+        self._config = config
+        self._view = view
+        self._store = StoreThread()
+        self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._write_claim, apply=self._apply)
+        self._unfinished: dict[int, JobRow] = {}
+        self._waiting: dict[int, tuple[str, str]] = {}
+        self._runs: dict[int, asyncio.Task[None]] = {}
+        self._listeners: list[Callable[[Job], None]] = []
+        self._wake = asyncio.Event()
+        self._loop_task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open the store, take up what runs, begin to serve the queue.
+
+        Raises:
+            StoreError: the store cannot be opened.
+        """
+        config = self._config
+        damaged = await self._store.open(config.state_dir / "agent.db", now=_now())
+        await self._store.call(reconcile, config.state_dir, damaged=damaged, now=_now())
+        for row in await self._store.call(JobStore.active):
+            self._unfinished[row.id] = row
+            self._see_through(row, self._runner.resume(row))
+        for row in await self._store.call(JobStore.pending):
+            self._unfinished[row.id] = row
+        self._hold_gpus()
+        self._loop_task = asyncio.create_task(self._serve_queue(), name="queue")
+
+    async def stop(self) -> None:
+        """Stop serving; running jobs go on without us."""
+        tasks = [*self._runs.values(), *([self._loop_task] if self._loop_task else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._store.close()
+
+    # --- what the server asks -----------------------------------------------------------------------------------------
+
+    async def submit(self, request: SubmitRequest, *, user: str, uid: int, key: str) -> tuple[Job, bool]:
+        """See `Engine.submit`."""
+        resources = self._view.resources()
+        with as_api_error():
+            owner = check_account(self._config, uid)
+            spec = accept(self._config, request, resources, pending=self._count(JobState.PENDING))
+            digest = hashlib.sha256(msgspec.json.encode(request, order="deterministic")).hexdigest()
+            row, created = await self._store.call(
+                _store_submission, self._config, spec, request, user, uid, key, digest, owner
+            )
+        if created:
+            self._keep(row)
+            self.wake()
+        return self._wire(row), created
+
+    async def cancel(self, job_id: int, *, by: str, reason: str | None = None) -> Job:
+        """See `Engine.cancel`."""
+        row = await self._row(job_id)
+        if row.status.state.is_final:
+            return self._wire(row)
+        with as_api_error():
+            row = await self._apply(job_id, machine.CancelAsked(by=by, reason=reason))
+            if row.status.state is JobState.COMPLETING:
+                await self._runner.stop(row, why="cancel", by=by)
+        self.wake()
+        return self._wire(row)
+
+    async def jobs(self, *, states: Collection[JobState] | None, user: str | None, limit: int) -> list[Job]:
+        """See `Engine.jobs`."""
+        rows = await self._store.call(JobStore.find, states=states or (), user=user, limit=limit)
+        return [self._wire(row) for row in rows]
+
+    async def job(self, job_id: int) -> Job:
+        """See `Engine.job`."""
+        return self._wire(await self._row(job_id), with_log=True)
+
+    async def owner(self, job_id: int) -> int:
+        """See `Engine.owner`."""
+        return (await self._row(job_id)).uid
+
+    async def read_log(self, job_id: int, offset: int, limit: int) -> LogPieces:
+        """See `Engine.read_log`."""
+        row = await self._row(job_id)
+        attempt = self._attempt(row)
+        pieces = logread.read(attempt, offset, limit) if row.status.attempt else []
+        chunks = tuple(LogChunk(offset=piece.offset, data=piece.data) for piece in pieces)
+        return LogPieces(chunks=chunks, end=logread.size(attempt) if row.status.attempt else 0)
+
+    def listen(self, listener: Callable[[Job], None]) -> None:
+        """See `Engine.listen`."""
+        self._listeners.append(listener)
+
+    def wake(self) -> None:
+        """Look at the queue now: something that a waiting job waits for may have changed."""
+        self._wake.set()
+
+    def held_by(self) -> dict[str, int]:
+        """GPU UUID → id of the job that holds it."""
+        return {
+            uuid: row.id
+            for row in self._unfinished.values()
+            if row.status.state is not JobState.PENDING
+            for uuid in row.status.gpu_uuids
+        }
+
+    def counts(self) -> tuple[int, int]:
+        """Jobs that run (or start, or end) and jobs that wait."""
+        pending = self._count(JobState.PENDING)
+        return len(self._unfinished) - pending, pending
+
+    # --- the queue ----------------------------------------------------------------------------------------------------
+
+    async def _serve_queue(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                await self._pass()
+            except Exception:  # the rim of a loop that must live: the next pass sees the same facts again
+                logger.exception("the queue could not be served; trying again in %s s", TICK_S)
+            try:
+                async with asyncio.timeout(TICK_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    async def _pass(self) -> None:
+        decision = schedule.decide(self._snapshot())
+        self._tell_why(decision.reasons)
+        if not decision.starts:
+            return
+        rows = await self._store.call(_claim_all, decision.starts, {each.id: each for each in self._pending()}, _now())
+        for row in rows:
+            self._keep(row)
+            self._see_through(row, self._runner.run(row))
+        self._hold_gpus()
+
+    def _snapshot(self) -> schedule.Snapshot:
+        resources, held = self._view.resources(), self.held_by()
+        running = [row for row in self._unfinished.values() if row.status.state is not JobState.PENDING]
+        return schedule.Snapshot(
+            waiting=[
+                schedule.Waiting(id=row.id, gpus=row.spec.gpus, gpu_type=row.spec.gpu_type, cpus=row.spec.cpus_per_task)
+                for row in self._pending()
+            ],
+            gpus=[replace(gpu, held_by=held.get(gpu.uuid)) for gpu in resources.gpus],
+            cpu_count=resources.cpu_count,
+            cpus_used=sum(row.spec.cpus_per_task for row in running if not row.spec.gpus),
+            licence_hold=resources.licence_hold,
+        )
+
+    def _pending(self) -> list[JobRow]:
+        rows = [row for row in self._unfinished.values() if row.status.state is JobState.PENDING]
+        return sorted(rows, key=lambda row: row.id)
+
+    def _tell_why(self, reasons: Mapping[int, tuple[str, str]]) -> None:
+        changed = [job_id for job_id, reason in reasons.items() if self._waiting.get(job_id) != reason]
+        self._waiting = dict(reasons)
+        for job_id in changed:
+            self._announce(self._unfinished[job_id])
+
+    # --- what happens to a job ----------------------------------------------------------------------------------------
+
+    def _see_through(self, row: JobRow, coroutine: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(self._guarded(row.id, coroutine), name=f"job-{row.id}")
+        self._runs[row.id] = task
+
+    async def _guarded(self, job_id: int, coroutine: Coroutine[object, object, None]) -> None:
+        try:
+            await coroutine
+        except Exception:  # the rim of one job's task: the others go on, and a restart takes this one up again
+            logger.exception("job=%d is not watched any more; restart the agent to take it up again", job_id)
+        finally:
+            self._runs.pop(job_id, None)
+            self.wake()
+
+    async def _apply(self, job_id: int, event: Event) -> JobRow:
+        row = await self._store.call(JobStore.apply, job_id, event, _now())
+        if row.status.state is JobState.CANCELLED and not row.status.attempt:
+            note = folder.Cancelled(by=row.status.cancelled_by or "", at=_now())
+            await self._store.call(
+                lambda _: folder.write_cancelled(folder.job_dir(self._config.state_dir, row.id), note)
+            )
+        self._keep(row)
+        return row
+
+    def _keep(self, row: JobRow) -> None:
+        if row.status.state.is_final:
+            self._unfinished.pop(row.id, None)
+            self._waiting.pop(row.id, None)
+            self._hold_gpus()
+        else:
+            self._unfinished[row.id] = row
+        self._announce(row)
+
+    def _hold_gpus(self) -> None:
+        self._view.hold(self.held_by().keys())
+
+    def _announce(self, row: JobRow) -> None:
+        job = self._wire(row)
+        for listener in self._listeners:
+            listener(job)
+
+    async def _write_claim(self, row: JobRow, attempt: AttemptDir) -> None:
+        await self._store.call(_prepare, self._config, row, attempt, self._indexes())
+
+    # --- looking things up --------------------------------------------------------------------------------------------
+
+    async def _row(self, job_id: int) -> JobRow:
+        row = self._unfinished.get(job_id)
+        if row is not None:
+            return row
+        with as_api_error():
+            return await self._store.call(JobStore.get, job_id)
+
+    def _wire(self, row: JobRow, *, with_log: bool = False) -> Job:
+        log_bytes = logread.size(self._attempt(row)) if with_log and row.status.attempt else None
+        return to_wire(
+            row,
+            self._config.name,
+            waiting=self._waiting.get(row.id),
+            gpu_indexes=self._indexes(),
+            log_bytes=log_bytes,
+            simulated=bool(row.spec.gpus) and self._view.resources().simulated,
+        )
+
+    def _attempt(self, row: JobRow) -> AttemptDir:
+        return attempt_dir(self._config.state_dir, row.id, row.status.attempt)
+
+    def _indexes(self) -> dict[str, int]:
+        return {gpu.uuid: gpu.index for gpu in self._view.resources().gpus}
+
+    def _count(self, state: JobState) -> int:
+        return sum(row.status.state is state for row in self._unfinished.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogPieces:
+    """See `agent.engine.base.LogSlice`."""
+
+    chunks: tuple[LogChunk, ...]
+    end: int
+
+
+# --- on the store thread ----------------------------------------------------------------------------------------------
+
+
+def _store_submission(
+    store: JobStore,
+    config: Config,
+    spec: JobSpec,
+    request: SubmitRequest,
+    user: str,
+    uid: int,
+    key: str,
+    digest: str,
+    owner: tuple[int, int] | None,
+) -> tuple[JobRow, bool]:
+    """Row and folder together: the folder is named by the row's id, and must be on disk before the row counts."""
+    now = _now()
+    with store.transaction():
+        row, created = store.add(spec, user=user, uid=uid, key=key, digest=digest, now=now)
+        if created:
+            submission = folder.Submission(
+                id=row.id, user=user, uid=uid, key=key, digest=digest, submitted_at=now, spec=spec, env=request.env
+            )
+            folder.write_spec(folder.job_dir(config.state_dir, row.id), submission, request.script, owner=owner)
+    return row, created
+
+
+def _claim_all(store: JobStore, starts: Sequence[schedule.Start], rows: Mapping[int, JobRow], now: int) -> list[JobRow]:
+    """Store all claims of one pass with one flush."""
+    with store.transaction():
+        return [
+            store.claim(start.job_id, attempt=rows[start.job_id].status.attempt + 1, gpu_uuids=start.gpu_uuids, now=now)
+            for start in starts
+        ]
+
+
+def _prepare(store: JobStore, config: Config, row: JobRow, attempt: AttemptDir, indexes: Mapping[str, int]) -> None:
+    """Write the claim, unless an earlier agent did: a relaunch must not change what a late shim would read."""
+    if attempt.read_claim() is not None:
+        return
+    submission = folder.read_spec(folder.job_dir(config.state_dir, row.id))
+    gpus = [(uuid, indexes.get(uuid, -1)) for uuid in row.status.gpu_uuids]
+    make_files_dir(config, row)
+    attempt.create(build_claim(config, row, submission.env, gpus))
+
+
+def _now() -> int:
+    return int(time.time())

@@ -1,0 +1,193 @@
+"""Starting a shim so that it is nobody's child of ours: by a transient systemd unit, or by a double fork.
+
+Rules kept here: on the command line are the shim's path and the attempt's folder, nothing of the job; the shim gets an
+empty environment; launching the same attempt twice is harmless (the shim's lock, and PID 1 for a unit's name).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Protocol
+
+from agent.api.errors import StokerError
+from agent.engine.records import AttemptDir, Claim
+
+SHIM = Path(__file__).with_name("shim.py")
+
+EXIT_TAKEN = 73
+"""The shim's exit status when the attempt has a shim already, or had one."""
+
+_HAND_OFF_TIMEOUT_S = 30.0
+"""From spawn to hand-off. It takes some 15 ms; the limit is for a machine that swaps or a disk that hangs."""
+
+_SWEEP_S = 70
+"""What a stop may take beyond the grace: the shim gives up on a process that cannot be killed after 60 s."""
+
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+class LaunchError(StokerError):
+    """The shim could not be started, or refused; nothing of the job ran."""
+
+
+class Launcher(Protocol):
+    """Who starts shims."""
+
+    async def launch(self, job_id: int, attempt: AttemptDir) -> None:
+        """Start the attempt's shim; returns when it no longer depends on us.
+
+        Raises:
+            LaunchError: with the sentence to show; nothing of the job ran.
+        """
+
+
+class ForkLauncher:
+    """A shim that forks itself away: for user mode, and for machines where systemd is not PID 1.
+
+    The shim takes its lock, checks its claim, forks and lets the parent end: our child lives some 10 ms, is reaped
+    here, and tells by its exit status whether the shim was handed off.
+    """
+
+    def __init__(self, python: str = sys.executable) -> None:
+        self._python = python
+
+    async def launch(self, job_id: int, attempt: AttemptDir) -> None:
+        """See `Launcher`."""
+        status, said = await _run([*shim_command(self._python), "--detach", os.fspath(attempt.path)])
+        if status not in (0, EXIT_TAKEN):
+            raise LaunchError(f"job {job_id} could not be started: {said or f'its shim ended with status {status}'}")
+
+
+class SystemdLauncher:
+    """A transient unit per job, `stoker-job-ID-ATTEMPT.service` in `stoker-jobs.slice`, with the shim as main process.
+
+    Restarting the agent does not touch it, the limits of the claim are obeyed, and when the shim dies PID 1 ends the
+    rest. `systemctl stop` of the unit is a clean stop: SIGTERM to the shim alone (KillMode=mixed), which gives the job
+    its grace. Not Type=notify: all that would be gained is the rare refusal of a shim, told by `wait_end` anyway.
+    """
+
+    def __init__(self, python: str = sys.executable) -> None:
+        self._python = python
+
+    async def launch(self, job_id: int, attempt: AttemptDir) -> None:
+        """See `Launcher`. The name is taken while the unit lives: a second launch of an attempt changes nothing."""
+        claim = attempt.read_claim()
+        if claim is None:
+            raise LaunchError(f"job {job_id} could not be started: {attempt.path} holds no claim")
+        unit = unit_name(job_id, attempt)
+        shim = [*shim_command(self._python), os.fspath(attempt.path)]
+        # PID 1 fills in $NAME in the arguments of a unit; $$ is a dollar.
+        status, said = await _run([*_systemd_run(unit, claim), "--", *(each.replace("$", "$$") for each in shim)])
+        if status and "already" not in said:  # "already exists" before 248, "already loaded" since
+            raise LaunchError(f"job {job_id} could not be started: systemd refused {unit}: {said}")
+
+
+def choose_launcher(setting: str, python: str = sys.executable) -> Launcher:
+    """The launcher for `jobs.launcher`: `auto` takes units where systemd is PID 1 and we are root.
+
+    Raises:
+        LaunchError: `systemd` was asked for where it cannot be had.
+    """
+    reason = why_no_systemd()
+    if setting == "systemd" and reason is not None:
+        raise LaunchError(f'jobs.launcher = "systemd" cannot be had: {reason}; use "auto" or "fork"')
+    if setting == "fork" or reason is not None:
+        return ForkLauncher(python)
+    return SystemdLauncher(python)
+
+
+def why_no_systemd() -> str | None:
+    """Why jobs cannot be units here; `None` when they can. sd_booted(3) has the same test."""
+    if not Path("/run/systemd/system").is_dir() or Path("/proc/1/comm").read_text().strip() != "systemd":
+        return "systemd is not PID 1 here"
+    if os.geteuid() != 0:
+        return "only root may start units"
+    if shutil.which("systemd-run", path=_PATH) is None:
+        return "systemd-run is not installed"
+    return None
+
+
+def unit_name(job_id: int, attempt: AttemptDir) -> str:
+    """The attempt's unit. Ids only: systemd mangles other names without a word."""
+    return f"stoker-job-{job_id}-{attempt.attempt}.service"
+
+
+def _systemd_run(unit: str, claim: Claim) -> list[str]:
+    properties = {
+        "Description": f"Stoker {unit.removesuffix('.service')}",
+        "Type": "exec",
+        "KillMode": "mixed",
+        "TimeoutStopSec": f"{claim.grace_s + _SWEEP_S:.0f}",
+        "OOMPolicy": "continue",  # a process that ran out of memory is the job's to notice, not the unit's end
+        "OOMScoreAdjust": "-900",
+        "UMask": "0077",
+    }
+    if claim.memory_bytes is not None:
+        properties["MemoryMax"] = str(claim.memory_bytes)
+    if claim.cpus_per_task is not None:
+        properties["CPUQuota"] = f"{claim.cpus_per_task * 100}%"
+    program = shutil.which("systemd-run", path=_PATH) or "systemd-run"
+    options = ["--quiet", "--collect", "--no-ask-password", f"--unit={unit}", "--slice=stoker-jobs.slice"]
+    return [program, *options, *(f"--property={name}={value}" for name, value in properties.items())]
+
+
+def shim_command(python: str) -> list[str]:
+    """The shim's command line without the attempt's folder. `-I -S`: no site packages, no variables, no user paths."""
+    return [python, "-I", "-S", os.fspath(SHIM)]
+
+
+async def _run(command: list[str], timeout_s: float = _HAND_OFF_TIMEOUT_S) -> tuple[int, str]:
+    """Run a short command in its own session with nothing of ours; returns exit status and stderr.
+
+    Not `asyncio.create_subprocess_exec`: before Python 3.12 that costs a thread per child.
+    """
+    child = _spawn(command)
+    assert child.stderr is not None
+    with child.stderr:
+        if not await _ended(child.pid, timeout_s):
+            child.kill()
+            child.wait()
+            raise LaunchError(f"{command[0]} started no job within {timeout_s:.0f} s; see the node's load and disk")
+        # Ended: what it said is in the pipe, and whoever else holds the pipe is not waited for.
+        os.set_blocking(child.stderr.fileno(), False)
+        said = child.stderr.read() or b""
+    return child.wait(), said.decode(errors="replace").strip()
+
+
+def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={},
+            cwd="/",
+            umask=0o077,
+            start_new_session=True,
+        )
+    except OSError as error:
+        sentence = f"cannot run {command[0]}: {error.strerror}; see the node's memory and process limits"
+        raise LaunchError(sentence) from error
+
+
+async def _ended(pid: int, timeout_s: float) -> bool:
+    """Whether our child ends within the time; it stays to be reaped."""
+    loop = asyncio.get_running_loop()
+    pidfd = os.pidfd_open(pid)
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await ended.wait()
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+    return True

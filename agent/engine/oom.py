@@ -1,0 +1,67 @@
+"""The out-of-memory killer: keep it off the shim, and know whether it met the job.
+
+Cheap imports only (see `lean`).
+"""
+
+from __future__ import annotations
+
+import os
+
+_SHIELD = -900
+"""oom_score_adj of a shim, as of the agent: its 4 MB are not what the kernel should free."""
+
+
+def shield() -> int:
+    """Ask the kernel to spare us (root only, else without effect); returns the score that the job is to have."""
+    before = int(_read("/proc/self/oom_score_adj") or "0")
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
+            file.write(str(_SHIELD))
+    except OSError:
+        pass
+    return max(0, before)
+
+
+class OomCounter:
+    """Processes of our cgroup that the kernel killed for memory, since it was made.
+
+    A unit of its own holds nothing but the job. Elsewhere the cgroup is shared with other jobs, so a kill is only
+    believed to be ours when the job also died of a SIGKILL that nobody here sent.
+    """
+
+    def __init__(self) -> None:
+        self._file, self._alone = _events_file()
+        self._before = self._count()
+
+    def happened(self, *, died_of_kill: bool) -> bool:
+        """Whether a process of the job was killed for memory."""
+        return self._count() > self._before and (self._alone or died_of_kill)
+
+    def _count(self) -> int:
+        for line in _read(self._file).splitlines() if self._file else ():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+        return 0
+
+
+def _events_file() -> tuple[str | None, bool]:
+    """Cgroup v2 `memory.events`, or v1 `memory.oom_control`, and whether the cgroup is the job's own unit."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        alone = path.rpartition("/")[2].startswith("stoker-job-")
+        for file in (
+            f"/sys/fs/cgroup{path}/memory.events" if not controllers else "",
+            f"/sys/fs/cgroup/memory{path}/memory.oom_control" if controllers == "memory" else "",
+        ):
+            if file and os.access(file, os.R_OK):
+                return file, alone
+    return None, False
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:  # noqa: PTH123
+            return file.read()
+    except OSError:
+        return ""

@@ -1,0 +1,316 @@
+"""The files that the agent and a job's shim tell each other by, and what they say after a crash.
+
+    jobs/<id>/<attempt>/
+        claim      agent → shim   what to run; written durably before anything is started
+        run.lock   flock          held by the shim from its first moment to its last: at most one run per attempt
+        started    shim → agent   who runs; written durably before the job's first instruction
+        stop       agent → shim   the wish to end it; written durably before anything is signalled
+        exit       shim → agent   how it ended, and that nothing of it is left
+        log, log.* shim → agent   the bounded log (`logread`)
+
+Rules kept here: each record is written as temp → fsync → rename → fsync(folder), so a reader sees a whole record or
+none; a record that is there but makes no sense is an error with its path, never a default; a run whose end nobody
+recorded is `Lost`, never a success.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import msgspec
+
+from agent.api.errors import StokerError
+from agent.engine import procs
+
+MARK_NAMES = ("JOB_DIR", "JOB_ATTEMPT")
+"""Variables of a job's environment by which its runaways are known once its shim is gone."""
+
+_T = TypeVar("_T")
+
+
+class RecordError(StokerError):
+    """A record cannot be written, or is there and cannot be understood."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the records. Unknown fields are ignored: an older agent reads a newer shim."""
+
+
+class Claim(Record, frozen=True, kw_only=True):
+    """What the shim obeys. Texts may hold lone surrogates (surrogateescape): they reach the job as raw bytes."""
+
+    argv: tuple[str, ...]
+    """`argv[0]` is an absolute path; there is no search along PATH and no shell."""
+    env: dict[str, str]
+    """The whole environment of the job; nothing is added."""
+    work_dir: str
+    umask: int = 0o022
+    uid: int | None = None
+    """`None` in user mode: the job runs as the agent's own account."""
+    gid: int | None = None
+    groups: tuple[int, ...] | None = None
+    time_limit_s: int | None = None
+    grace_s: float = 30
+    """Seconds between SIGTERM and SIGKILL."""
+    output_path: str | None = None
+    """Absolute, patterns filled in; `None` keeps the bounded log only."""
+    error_path: str | None = None
+    """`None` or the same as `output_path`: stderr goes where stdout goes, in order."""
+    open_mode: Literal["append", "truncate"] = "truncate"
+    log_head_bytes: int = 16 * 1024 * 1024
+    log_tail_bytes: int = 48 * 1024 * 1024
+    output_max_bytes: int = 1024 * 1024 * 1024
+    cpus_per_task: int | None = None
+    """Obeyed by `SystemdLauncher` (CPUQuota); a fork has no means to."""
+    memory_bytes: int | None = None
+    """Obeyed by `SystemdLauncher` (MemoryMax); a fork has no means to."""
+
+
+class Started(Record, frozen=True, kw_only=True):
+    """Who runs the attempt. Start times are clock ticks after boot, /proc/PID/stat field 22."""
+
+    shim_pid: int
+    shim_start: int
+    job_pid: int
+    job_start: int
+    boot_id: str
+    at: int
+    """Unix seconds."""
+
+
+class Stop(Record, frozen=True, kw_only=True):
+    """The wish that the run ends."""
+
+    why: Literal["cancel", "limit", "preempt"]
+    by: str
+    """The user, or the part of Stoker, that wishes it."""
+
+
+class Exit(Record, frozen=True, kw_only=True):
+    """How the run ended. Written when nothing of it is left, or when the rest cannot be killed (`detail` says so)."""
+
+    code: int | None
+    """0–255 as waitpid(2) gives it; `None` when ended by a signal, or when it never got to run."""
+    signal: int | None
+    why: Literal["cancel", "limit", "preempt", "start"] | None
+    """`None`: it ended by itself. `start`: it could not be started; `detail` says why and what to do."""
+    detail: str | None
+    ended_at: int
+    """Unix seconds."""
+    run_s: float
+    """Seconds from the gate to the end of the job's first process, monotonic clock."""
+    oom: bool
+    """The kernel killed a process of the job for memory."""
+    swept: int
+    """Processes that the job left behind and that were killed."""
+    log_bytes: int
+    """Bytes the job wrote, whether the log still has them or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The exit record is there: that is the outcome."""
+
+    exit: Exit
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """A shim holds the lock. `started` is `None` while it is still starting."""
+
+    started: Started | None
+
+
+@dataclass(frozen=True, slots=True)
+class NeverRan:
+    """Not one instruction of the job was run: safe to launch again, with the same folder and claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebooted:
+    """It ran under another boot of this machine and did not record its end."""
+
+    started: Started
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """It ran, and its shim died without recording the end. What was left of it has been killed."""
+
+    started: Started | None
+    detail: str
+
+
+Found = Ended | Alive | NeverRan | Rebooted | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptDir:
+    """The folder of one attempt, `jobs/<id>/<attempt>`: records in and out."""
+
+    path: Path
+
+    @property
+    def attempt(self) -> int:
+        """The attempt's number, which is the folder's name."""
+        return int(self.path.name)
+
+    def create(self, claim: Claim) -> None:
+        """Make the folder and store the claim; everything durable on return. Twice is as good as once.
+
+        Raises:
+            RecordError: the claim cannot be given to a job, or the disk refuses.
+        """
+        data = _claim_bytes(claim)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync_dir(self.path.parent)
+            _sync_dir(self.path.parent.parent)
+        except OSError as error:
+            raise RecordError(
+                f"cannot make the attempt's folder {self.path}: {error.strerror}; see its disk"
+            ) from error
+        self._write("claim", data)
+
+    def read_claim(self) -> Claim | None:
+        """The claim; `None` when none was stored."""
+        return self._read("claim", Claim)
+
+    def read_started(self) -> Started | None:
+        """Who runs it; `None` when nobody has started yet."""
+        return self._read("started", Started)
+
+    def read_stop(self) -> Stop | None:
+        """The stored wish to end it."""
+        return self._read("stop", Stop)
+
+    def read_exit(self) -> Exit | None:
+        """The outcome; `None` while there is none."""
+        return self._read("exit", Exit)
+
+    def write_stop(self, stop: Stop) -> None:
+        """Store the wish durably. The first wish stands: later ones change nothing.
+
+        Raises:
+            RecordError: the disk refuses.
+        """
+        if not (self.path / "stop").exists():
+            self._write("stop", msgspec.json.encode(stop) + b"\n")
+
+    def locked(self) -> bool:
+        """Whether a shim holds the attempt.
+
+        The probe takes the lock for some microseconds itself; a shim that starts in that moment tries again.
+        """
+        try:
+            fd = os.open(self.path / "run.lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def _read(self, name: str, kind: type[_T]) -> _T | None:
+        path = self.path / name
+        try:
+            return msgspec.convert(json.loads(path.read_bytes()), kind)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RecordError(f"cannot read the record {path}: {error.strerror}; see its disk") from error
+        except (ValueError, msgspec.ValidationError) as error:
+            raise RecordError(f"the record {path} is damaged: {error}; keep the folder for support") from error
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            _write_durably(self.path / name, data)
+        except OSError as error:
+            raise RecordError(f"cannot write the record {self.path / name}: {error.strerror}; see its disk") from error
+
+
+def recover(attempt: AttemptDir, boot_id: str) -> Found:
+    """What became of an attempt. Kills the rest of a lost one, by recorded pid and start time, before it answers.
+
+    The order matters and is the protocol: `exit` first; the lock, which pid reuse cannot fool; `exit` again, because
+    the shim may have ended between the two; only then is `started` asked whether anything ran.
+
+    Raises:
+        RecordError: the folder cannot be read at all.
+    """
+    try:
+        if (ended := attempt.read_exit()) is not None:
+            return Ended(ended)
+        if attempt.locked():
+            return Alive(attempt.read_started())
+        if (ended := attempt.read_exit()) is not None:
+            return Ended(ended)
+        started = attempt.read_started()
+    except RecordError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        return Lost(None, str(error))
+    if started is None:
+        return NeverRan()
+    if started.boot_id != boot_id:
+        return Rebooted(started)
+    killed = procs.kill_left(started.job_pid, started.job_start, _marks(attempt))
+    rest = f"; {killed} processes of it were killed" if killed else "; nothing of it was left"
+    return Lost(started, f"its supervisor (pid {started.shim_pid}) died without recording an end{rest}")
+
+
+def _marks(attempt: AttemptDir) -> list[bytes]:
+    try:
+        claim = attempt.read_claim()
+    except RecordError:
+        return []
+    if claim is None or any(name not in claim.env for name in MARK_NAMES):
+        return []
+    return [f"{name}={claim.env[name]}".encode("utf-8", "surrogateescape") for name in MARK_NAMES]
+
+
+def _claim_bytes(claim: Claim) -> bytes:
+    """The claim as JSON, after everything that execve(2) could refuse was refused here, with its name."""
+    if not claim.argv or not claim.argv[0].startswith("/"):
+        raise RecordError(f"the claim's argv {claim.argv[:1]} does not begin with an absolute path")
+    for path in (claim.work_dir, claim.output_path, claim.error_path):
+        if path is not None and not path.startswith("/"):
+            raise RecordError(f"the claim's path {path!r} is not absolute")
+    for name, text in [*(("argv", each) for each in claim.argv), *claim.env.items(), ("work_dir", claim.work_dir)]:
+        if "\0" in text or "\0" in name or "=" in name or not name:
+            raise RecordError(f"the claim's {name!r} cannot be given to a process (NUL, or an odd name)")
+    try:
+        data = json.dumps(msgspec.to_builtins(claim)).encode()
+        json.dumps(msgspec.to_builtins(claim), ensure_ascii=False).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise RecordError(f"the claim holds text that is no bytes: {error.reason}") from error
+    return data + b"\n"
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    temporary.rename(path)
+    _sync_dir(path.parent)
+
+
+def _sync_dir(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,141 @@
+"""One attempt seen through: launched, watched, its outcome told. The same code runs after a restart of the agent.
+
+Rules kept here: the claim is on disk before anything is launched; what happens to the job is only what its records say;
+an attempt that never ran is launched again with the same folder and claim, so that two shims can never both run it;
+before an attempt is given up for failed, its `stop` is on disk, so that a shim that comes late runs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Literal
+
+from agent.api.errors import StokerError
+from agent.api.types import JobState
+from agent.engine import watch
+from agent.engine.claims import attempt_dir
+from agent.engine.launch import Launcher
+from agent.engine.records import Alive, AttemptDir, Ended, Exit, Lost, NeverRan, Rebooted, recover
+from agent.jobs import machine
+from agent.jobs.machine import Event
+from agent.jobs.row import JobRow
+
+LAUNCHES_AT_MOST = 3
+"""Launches of one attempt whose shim never comes; past that the fault is not a passing one."""
+
+STARTED_DEADLINE_S = 10.0
+_STARTED_STEP_S = 0.01
+"""Between launch and `started` lie some 15 ms: one or two steps."""
+
+Apply = Callable[[int, Event], Awaitable[JobRow]]
+"""Stores what happened to a job and gives its row as it is then."""
+
+Prepare = Callable[[JobRow, AttemptDir], Awaitable[None]]
+"""Writes the claim of a row's current attempt, unless it is there already.
+
+Raises:
+    StokerError: it cannot be written, or the account has gone; the job then fails with this sentence.
+"""
+
+
+class Runner:
+    """Brings claimed jobs to their end."""
+
+    def __init__(self, state_dir: Path, boot_id: str, launcher: Launcher, *, prepare: Prepare, apply: Apply) -> None:
+        self._state_dir = state_dir
+        self._boot_id = boot_id
+        self._launcher = launcher
+        self._prepare = prepare
+        self._apply = apply
+
+    async def run(self, row: JobRow) -> None:
+        """Launch a claimed job and see it through; returns when its outcome is stored."""
+        attempt = attempt_dir(self._state_dir, row.id, row.status.attempt)
+        for _ in range(LAUNCHES_AT_MOST):
+            try:
+                await self._prepare(row, attempt)
+                await self._launcher.launch(row.id, attempt)
+            except StokerError as error:
+                if await self._launch_failed(row, attempt, str(error)):
+                    return
+            row = await self._follow(row, attempt)
+            if row.status.state is not JobState.CONFIGURING:
+                return
+        await self._launch_failed(row, attempt, f"its supervisor did not come in {LAUNCHES_AT_MOST} launches")
+
+    async def resume(self, row: JobRow) -> None:
+        """Take up a job that was claimed before the agent's restart; returns when its outcome is stored."""
+        attempt = attempt_dir(self._state_dir, row.id, row.status.attempt)
+        if row.status.state is JobState.COMPLETING:
+            await self.stop(row, why="cancel", by=row.status.cancelled_by or "stoker")
+        if row.status.state is JobState.CONFIGURING and isinstance(recover(attempt, self._boot_id), NeverRan):
+            await self.run(row)
+            return
+        row = await self._follow(row, attempt)
+        if row.status.state is JobState.CONFIGURING:
+            await self.run(row)
+
+    async def stop(self, row: JobRow, *, why: Literal["cancel", "limit", "preempt"], by: str) -> None:
+        """Ask the current attempt to end; the wish is on disk when this returns, and waits for a shim that is late.
+
+        Raises:
+            RecordError: the wish cannot be stored.
+        """
+        attempt = attempt_dir(self._state_dir, row.id, row.status.attempt)
+        # A cancel may come before the claim was written: the wish then waits for it in the folder.
+        attempt.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await watch.stop(attempt, why, by)
+
+    async def _follow(self, row: JobRow, attempt: AttemptDir) -> JobRow:
+        """Watch a launched attempt to its end and store what its records say."""
+        row = await self._see_started(row, attempt)
+        # A cancelled job that never had a shim will get none: there is nothing to be patient for.
+        patience_s = 0.0 if row.status.state is JobState.COMPLETING and row.status.started_at is None else None
+        found = await watch.wait_end(
+            attempt, self._boot_id, start_timeout_s=watch.START_TIMEOUT_S if patience_s is None else patience_s
+        )
+        match found:
+            case Ended(exit=end):
+                row = await self._note_start(row, attempt)
+                return await self._apply(row.id, machine.Ended(outcome=_outcome(end)))
+            case NeverRan():
+                return await self._apply(row.id, machine.NeverRan())
+            case Rebooted():
+                return await self._apply(row.id, machine.Rebooted())
+            case Lost():
+                return await self._apply(row.id, machine.Lost())
+
+    async def _see_started(self, row: JobRow, attempt: AttemptDir) -> JobRow:
+        """Wait, within bounds, until the attempt has begun, and store that it has."""
+        deadline = time.monotonic() + STARTED_DEADLINE_S
+        while time.monotonic() < deadline:
+            found = recover(attempt, self._boot_id)
+            if isinstance(found, Alive) and found.started is not None:
+                return await self._note_start(row, attempt)
+            if not isinstance(found, Alive | NeverRan):
+                return row
+            await asyncio.sleep(_STARTED_STEP_S)
+        return row
+
+    async def _note_start(self, row: JobRow, attempt: AttemptDir) -> JobRow:
+        started = attempt.read_started()
+        if started is None or row.status.started_at is not None:
+            return row
+        return await self._apply(row.id, machine.Started(at=started.at))
+
+    async def _launch_failed(self, row: JobRow, attempt: AttemptDir, sentence: str) -> bool:
+        """Give an attempt up, unless a shim came after all: then False, and its records tell the rest."""
+        await self.stop(row, why="cancel", by="stoker")
+        if not isinstance(recover(attempt, self._boot_id), NeverRan):
+            return False
+        await self._apply(row.id, machine.Ended(outcome=machine.launch_failed(sentence, int(time.time()))))
+        return True
+
+
+def _outcome(end: Exit) -> machine.Outcome:
+    return machine.outcome_of(
+        code=end.code, signal=end.signal, why=end.why, ended_at=end.ended_at, oom=end.oom, detail=end.detail
+    )

@@ -1,0 +1,404 @@
+"""What a shim does: start the job behind the gate, carry its output, end it when asked or late, sweep, record.
+
+    started ─► gate ─► run ──────────────► sweep ─► drain ─► exit
+                        │ SIGTERM or limit    ▲
+                        └► TERM to all, grace ┘
+
+Rules kept here: one thread, one poll, so no two of its duties can race; a job that was asked to stop keeps its whole
+grace as long as anything of it runs, because a batch shell dies of SIGTERM at once while the training below it saves;
+the pipes are drained after the sweep, so that nobody left behind can hold the end up; time is the monotonic clock.
+Cheap imports only (see `lean`).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from agent.engine import procs
+from agent.engine.folder import EXIT_BAD_CLAIM, EXIT_NO_RECORDS, Folder, Refused, Scalar
+from agent.engine.jobproc import Account, JobProcess, Program
+from agent.engine.lean import become_subreaper, signal
+from agent.engine.oom import OomCounter, shield
+from agent.engine.output import BoundedLog, OutputError, OutputFile
+
+EXIT_CRASHED = 70
+
+UNKILLABLE_S = 60.0
+"""How long a killed process may take to be gone (Slurm's UnkillableStepTimeout); a hung GPU or disk keeps it."""
+
+_READ_BYTES = 256 * 1024
+_PIPE_BYTES = 256 * 1024
+"""Asked of the kernel for each pipe; less is accepted (an account has a budget for pipes)."""
+
+_DRAIN_S = 1.0
+"""Limit for what is still in the pipes after the sweep: only a process that is not of the job can still write."""
+
+_F_SETPIPE_SZ = 1031
+
+
+class Order:
+    """The claim in the shim's words."""
+
+    def __init__(self, claim: dict[str, object]) -> None:
+        """Take the claim apart.
+
+        Raises:
+            KeyError, TypeError, ValueError: something is missing or is not what it should be.
+        """
+        get = claim.__getitem__
+        self.account = Account(get("uid"), get("gid"), get("groups"))  # type: ignore[arg-type]
+        self.program = Program(get("argv"), get("env"), get("work_dir"), get("umask"))  # type: ignore[arg-type]
+        self.limit_s: float | None = _seconds(get("time_limit_s"))
+        self.grace_s: float = _seconds(get("grace_s")) or 0.0
+        self.output_path = _path(get("output_path"))
+        self.error_path = _path(get("error_path"))
+        self.append = get("open_mode") == "append"
+        self.log_head_bytes, self.log_tail_bytes, self.output_max_bytes = (
+            int(str(get(name))) for name in ("log_head_bytes", "log_tail_bytes", "output_max_bytes")
+        )
+
+
+class Supervisor:
+    """One attempt from gate to exit record."""
+
+    def __init__(self, folder: Folder, order: Order) -> None:
+        self._folder = folder
+        self._order = order
+        self._log = BoundedLog(folder.fd, order.log_head_bytes, order.log_tail_bytes)
+        self._files: list[OutputFile] = []
+        self._pipes: dict[int, list[BoundedLog | OutputFile]] = {}
+        self._poll = select.poll()
+        self._oom = OomCounter()
+        self._asked = False
+        """SIGTERM has come."""
+        self._why: str | None = None
+        self._told: list[str] = []
+        """Sentences of the exit record's detail."""
+        self._status: int | None = None
+        """waitpid's, of the job's first process."""
+        self._alone = False
+        """Nothing is left below us."""
+        self._gate_at = self._ended_at = time.monotonic()
+        self._stop_at = self._kill_at = float("inf")
+        self._swept: set[tuple[int, int]] = set()
+
+    def run(self) -> None:
+        """Everything, up to the exit record on disk."""
+        job_oom_score = shield()
+        become_subreaper()
+        self._wake = self._catch_signals()
+        try:
+            stdout, stderr = self._open_output()
+        except OutputError as error:
+            self._record_not_started(1, str(error))
+            return
+        self._job = JobProcess(self._order.program, self._order.account, stdout, stderr, job_oom_score)
+        for fd in {stdout, stderr}:
+            os.close(fd)
+        try:
+            self._write_started()
+        except OSError as error:
+            self._job.give_up()
+            self._record_not_started(None, f"cannot write {self._folder.path}/started: {error.strerror}; see its disk")
+            return
+        if self._asked or self._folder.exists("stop"):
+            self._job.give_up()
+            self._why, _ = self._read_stop()
+            self._told.append("stopped before it began")
+            self._record()
+            return
+        self._supervise()
+
+    def _supervise(self) -> None:
+        self._poll.register(self._job.exec_result, select.POLLIN)
+        self._gate_at = time.monotonic()
+        self._job.open_gate()
+        while not self._over():
+            self._wait(self._patience_s())
+            self._reap()
+            self._mind_the_time()
+        self._sweep()
+        self._drain()
+        self._record()
+
+    # --- before the gate ----------------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> int:
+        """Make SIGTERM and SIGCHLD end a poll; returns the pipe's end that they make readable."""
+        wake, wake_write = os.pipe()
+        os.set_blocking(wake, False)
+        os.set_blocking(wake_write, False)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGCHLD, _on_child)
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        self._poll.register(wake, select.POLLIN)
+        return wake
+
+    def _on_term(self, _number: int, _frame: object) -> None:
+        self._asked = True
+
+    def _open_output(self) -> tuple[int, int]:
+        """Pipes for stdout and stderr, the same one twice when both go to the same place."""
+        order = self._order
+        stdout = self._pipe_to(order.output_path)
+        if order.error_path is None or order.error_path == order.output_path:
+            return stdout, stdout
+        return stdout, self._pipe_to(order.error_path)
+
+    def _pipe_to(self, path: str | None) -> int:
+        sinks: list[BoundedLog | OutputFile] = [self._log]
+        if path is not None:
+            order = self._order
+            file = OutputFile(
+                path, order.account, order.program.umask, append=order.append, max_bytes=order.output_max_bytes
+            )
+            self._files.append(file)
+            sinks.append(file)
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)
+        _widen(read_end)
+        self._pipes[read_end] = sinks
+        self._poll.register(read_end, select.POLLIN)
+        return write_end
+
+    def _write_started(self) -> None:
+        record: dict[str, Scalar] = {
+            "shim_pid": os.getpid(),
+            "shim_start": procs.start_ticks(os.getpid()),
+            "job_pid": self._job.pid,
+            "job_start": procs.start_ticks(self._job.pid),
+            "boot_id": procs.boot_id(),
+            "at": int(time.time()),
+        }
+        self._folder.write("started", record)
+
+    # --- while it runs ------------------------------------------------------------------------------------------------
+
+    def _over(self) -> bool:
+        if self._status is None or time.monotonic() >= self._kill_at:
+            return time.monotonic() >= self._kill_at
+        return self._why is None or self._alone
+
+    def _patience_s(self) -> float | None:
+        """Seconds until something is due; `None` when only an event can change anything."""
+        due = self._kill_at
+        if self._why is None and self._order.limit_s is not None:
+            due = self._gate_at + self._order.limit_s
+        return None if due == float("inf") else max(0.0, due - time.monotonic())
+
+    def _wait(self, timeout_s: float | None) -> None:
+        """Let something happen, and take in output."""
+        timeout_ms = None if timeout_s is None else timeout_s * 1000 + 1
+        for fd, _ in self._poll.poll(timeout_ms):
+            if fd in self._pipes:
+                self._take_in(fd)
+            elif fd == self._wake:
+                os.read(fd, 4096)
+            else:
+                self._poll.unregister(fd)
+                self._hear_exec_result()
+
+    def _take_in(self, fd: int) -> bool:
+        """One read of a pipe to its sinks; False when there is nothing (for now, or for good)."""
+        try:
+            data = os.read(fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._poll.unregister(fd)
+            del self._pipes[fd]
+            os.close(fd)
+            return False
+        for sink in self._pipes[fd]:
+            sink.write(data)
+        return True
+
+    def _hear_exec_result(self) -> None:
+        failure = self._job.exec_failure()
+        if failure is not None and self._why is None:
+            self._why = "start"
+            self._told.append(failure[1])
+
+    def _reap(self) -> None:
+        """Collect whoever has ended: the job's first process, and as the subreaper every orphan of it."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                self._alone = True
+                return
+            if pid == 0:
+                return
+            if pid == self._job.pid:
+                self._status = status
+                self._ended_at = time.monotonic()
+
+    def _mind_the_time(self) -> None:
+        if self._why is not None or self._status is not None:
+            return
+        limit_s = self._order.limit_s
+        if self._asked:
+            why, by = self._read_stop()
+            self._begin_stop(why, f"asked to stop by {by}")
+        elif limit_s is not None and time.monotonic() >= self._gate_at + limit_s:
+            self._begin_stop("limit", f"reached its time limit of {limit_s:g} s")
+
+    def _begin_stop(self, why: str, told: str) -> None:
+        """SIGTERM to everything below us, once; SIGCONT, because a stopped process would not hear it."""
+        self._why = why
+        self._told.append(told)
+        self._stop_at = time.monotonic()
+        self._kill_at = self._stop_at + self._order.grace_s
+        for pid, start in procs.descendants(os.getpid()):
+            procs.signal_exact(pid, start, signal.SIGTERM)
+            procs.signal_exact(pid, start, signal.SIGCONT)
+
+    def _read_stop(self) -> tuple[str, str]:
+        try:
+            stop = self._folder.read("stop")
+        except (OSError, ValueError):
+            stop = None
+        if stop is None:
+            return "cancel", "a SIGTERM to its supervisor (systemctl stop, or a shutdown)"
+        why = stop.get("why")
+        return why if why in ("cancel", "limit", "preempt") else "cancel", str(stop.get("by"))
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """SIGKILL to all that is below us, again and again until nothing is: what hops from pid to pid is met."""
+        me = os.getpid()
+        give_up_at = time.monotonic() + UNKILLABLE_S
+        met: set[tuple[int, int]] = set()
+        self._reap()
+        while not self._alone:
+            left = set(procs.descendants(me))
+            met |= {each for each in left - met if procs.signal_exact(*each, signal.SIGKILL)}
+            if left <= met:
+                self._wait(0.002)
+            if time.monotonic() > give_up_at:
+                pids = ", ".join(str(pid) for pid, _ in sorted(left))
+                self._told.append(f"processes {pids} hang in the kernel and cannot be killed; the node needs a look")
+                break
+            self._reap()
+        self._swept = {(pid, start) for pid, start in met if pid != self._job.pid}
+        self._tell_the_time(met)
+
+    def _tell_the_time(self, met: set[tuple[int, int]]) -> None:
+        if self._stop_at == float("inf"):
+            return
+        if met:
+            self._told.append(f"SIGTERM was ignored for {self._order.grace_s:g} s; SIGKILL ended {len(met)} processes")
+        else:
+            self._told.append(f"ended {time.monotonic() - self._stop_at:.1f} s after SIGTERM")
+
+    def _drain(self) -> None:
+        """What is still in the pipes. Everyone of the job is dead, so empty is the end; a stranger gets `_DRAIN_S`."""
+        give_up_at = time.monotonic() + _DRAIN_S
+        for fd in list(self._pipes):
+            while time.monotonic() < give_up_at and self._take_in(fd):
+                pass
+
+    def _record_not_started(self, code: int | None, told: str) -> None:
+        self._why = "start"
+        self._told.append(told)
+        self._status = None if code is None else code << 8
+        self._record()
+
+    def _record(self) -> None:
+        ended = self._status
+        code = os.WEXITSTATUS(ended) if ended is not None and os.WIFEXITED(ended) else None
+        number = os.WTERMSIG(ended) if ended is not None and os.WIFSIGNALED(ended) else None
+        told = [*self._told, *(file.problem for file in self._files if file.problem)]
+        fields: dict[str, Scalar] = {
+            "code": code,
+            "signal": number,
+            "why": self._why,
+            "detail": "; ".join(told)[:2000] if told else None,
+            "ended_at": int(time.time()),
+            "run_s": round(max(0.0, self._ended_at - self._gate_at), 3),
+            "oom": self._oom.happened(died_of_kill=(number == signal.SIGKILL and self._why is None) or code == 137),
+            "swept": len(self._swept),
+            "log_bytes": self._log.size,
+        }
+        self._folder.write_exit(fields)
+
+
+def main(arguments: list[str]) -> None:
+    """Run a shim; does not return."""
+    detach, path = arguments[:-1] == ["--detach"], arguments[-1]
+    try:
+        folder = Folder(path)
+        order = _read_order(folder)
+    except Refused as refused:
+        os.write(2, f"{refused}\n".encode("utf-8", "backslashreplace"))
+        os._exit(refused.status)
+    if detach:
+        _detach()
+    try:
+        Supervisor(folder, order).run()
+    except BaseException as error:  # noqa: BLE001  (the rim: a crash of ours must be told, and must not look like an end)
+        _tell_crash(folder, error)
+        os._exit(EXIT_CRASHED)
+    os._exit(0)
+
+
+def _read_order(folder: Folder) -> Order:
+    try:
+        claim = folder.read("claim")
+        if claim is None:
+            raise Refused(EXIT_BAD_CLAIM, f"{folder.path}: there is no claim to run")
+        return Order(claim)
+    except OSError as error:
+        raise Refused(EXIT_NO_RECORDS, f"{folder.path}/claim: {error.strerror}; see the disk of the state") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Refused(
+            EXIT_BAD_CLAIM, f"{folder.path}/claim is damaged: {error!r}; keep the folder for support"
+        ) from error
+
+
+def _detach() -> None:
+    """Leave the launcher: the parent ends with 0, we go on as a child of init and let go of its stderr."""
+    if os.fork():
+        os._exit(0)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+
+
+def _tell_crash(folder: Folder, error: BaseException) -> None:
+    """Leave a traceback and nobody of the job. There will be no `exit`: the run counts as lost."""
+    import traceback
+
+    for pid, start in procs.descendants(os.getpid()):
+        procs.signal_exact(pid, start, signal.SIGKILL)
+    fd = os.open("shim.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=folder.fd)
+    os.write(fd, "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace"))
+
+
+def _on_child(_number: int, _frame: object) -> None:
+    """Nothing: that the poll ends is all that is wanted."""
+
+
+def _widen(pipe: int) -> None:
+    import fcntl
+
+    try:
+        fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
+    except OSError:
+        return
+
+
+def _seconds(value: object) -> float | None:
+    return None if value is None else float(str(value))
+
+
+def _path(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise TypeError(f"{value!r} is not a path")

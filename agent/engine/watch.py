@@ -1,0 +1,86 @@
+"""Waiting for the end of a run, and asking for it.
+
+Rules kept here: the wait is on a pidfd, so it costs nothing and ends at once; a process is trusted to be the shim only
+when pid and start time agree; a wish to stop is on disk before anything is signalled, so that between a stop and a
+start there is no moment in which the stop is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from typing import Literal
+
+from agent.engine import procs
+from agent.engine.records import Alive, AttemptDir, Ended, Lost, NeverRan, Rebooted, Stop, recover
+
+START_TIMEOUT_S = 10.0
+"""How long a launched shim may take to be seen at all. It takes some 15 ms; a machine that swaps takes longer."""
+
+_STEP_S = 0.01
+"""Step of the wait between launch and `started`, usually one or two steps long: too short to be worth an inotify."""
+
+_SLOW_STEP_S = 0.5
+"""The same when a shim has held its lock without `started` for `START_TIMEOUT_S`: its disk hangs."""
+
+
+async def wait_end(
+    attempt: AttemptDir, boot_id: str, *, start_timeout_s: float = START_TIMEOUT_S
+) -> Ended | Lost | Rebooted | NeverRan:
+    """Wait until the run is over, however long it runs; what is left of a lost one has been killed by then.
+
+    `NeverRan` is the answer when no shim came within `start_timeout_s`; launching again is safe then.
+
+    Raises:
+        RecordError: the records cannot be read.
+    """
+    loop = asyncio.get_running_loop()
+    patience_ends = loop.time() + start_timeout_s
+    while True:
+        found = recover(attempt, boot_id)
+        if isinstance(found, Alive) and found.started is not None:
+            await _process_end(found.started.shim_pid, found.started.shim_start)
+        elif isinstance(found, Alive):
+            await asyncio.sleep(_STEP_S if loop.time() < patience_ends else _SLOW_STEP_S)
+        elif isinstance(found, NeverRan) and loop.time() < patience_ends:
+            await asyncio.sleep(_STEP_S)
+        else:
+            return found
+
+
+async def stop(attempt: AttemptDir, why: Literal["cancel", "limit", "preempt"], by: str) -> None:
+    """Ask for the end: SIGTERM to all of the job, its grace, SIGKILL. Returns at once; `wait_end` sees it through.
+
+    Twice is as good as once. When no shim is there yet the wish waits for it on disk; when it has gone, nothing
+    happens.
+
+    Raises:
+        RecordError: the wish cannot be stored; nothing was signalled.
+    """
+    attempt.write_stop(Stop(why=why, by=by))
+    started = attempt.read_started()
+    if started is not None and started.boot_id == procs.boot_id():
+        procs.signal_exact(started.shim_pid, started.shim_start, signal.SIGTERM)
+
+
+async def _process_end(pid: int, start: int) -> None:
+    """Until that very process has ended."""
+    pidfd = procs.open_exact(pid, start)
+    if pidfd is None:
+        # Dead or dying, and the lock that says so is released a moment later.
+        await asyncio.sleep(_STEP_S)
+        return
+    loop = asyncio.get_running_loop()
+    ended = loop.create_future()
+    loop.add_reader(pidfd, _settle, ended)
+    try:
+        await ended
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,225 @@
+"""May this job start? The one door to `licensing`, for the node (`NodeGate`) and the hub (`HubLicence`).
+
+Rules kept here: the start of a *new* job is the only thing a licence can hold back; nothing here ever touches a running
+one. Refused documents come out as `ApiError` with licensing's stable code; `now` is the wall clock in Unix seconds and
+is corrected inside, so a clock that is set back gains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.api.errors import ApiError
+from agent.api.types import LeaseReply, Licence, LicenceStage, SeatHolder
+from licensing import clock
+from licensing.errors import LicenceError, OtherSiteError, ReplayError, StoreError
+from licensing.node import NodeLease
+from licensing.roots import Roots
+from licensing.site import NoSeat, Report, Site
+from licensing.stage import EVALUATION
+
+__all__ = ["Admit", "Hold", "HubLicence", "NoSeat", "NodeGate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """The job may start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """The job stays PENDING with reason `License`; `detail` says since when, what still works, and what to run."""
+
+    code: str
+    detail: str
+
+
+class NodeGate:
+    """The node's key, its lease, and the answer to new jobs. Cheap: a lease is verified once, when it arrives."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        roots: Roots | None = None,
+        uptime: clock.UptimeReader = clock.read_uptime,
+    ) -> None:
+        """Load or create what is in `state_dir`.
+
+        Raises:
+            ApiError: the node's key cannot be read or made.
+        """
+        with _translated():
+            self._lease = NodeLease(state_dir, roots, uptime)
+
+    @property
+    def key_hex(self) -> str:
+        """The node's public key, 64 hex digits."""
+        return self._lease.key_hex
+
+    def accept(self, token: str, now: int) -> LeaseReply:
+        """Take the lease that the hub hands out; on disk when this returns.
+
+        Raises:
+            ApiError: it is refused; what is held stays.
+        """
+        with _translated():
+            self._lease.accept(token, now)
+        return self.lease_reply(now)
+
+    def lease_reply(self, now: int) -> LeaseReply:
+        """What is held: number 0 and no end when there is no lease."""
+        held = self._lease.held
+        return LeaseReply(
+            seq=held.lease.seq if held else 0,
+            expires_at=held.lease.exp if held else None,
+            stage=self.stage(now),
+        )
+
+    def admit(self, gpu_uuids: Collection[str], now: int) -> Admit | Hold:
+        """Whether a new job on these GPUs may start now; without GPUs only the lease itself counts."""
+        refusal = self._lease.refusal(frozenset(gpu_uuids), now)
+        return Hold(code=refusal.code, detail=refusal.detail) if refusal else Admit()
+
+    def seated(self, now: int) -> frozenset[str]:
+        """GPUs on which new jobs may start now."""
+        return self._lease.seated(now)
+
+    def stage(self, now: int) -> LicenceStage:
+        """The stage as this node sees it."""
+        return LicenceStage(self._lease.standing(now).stage)
+
+    def licence(self, now: int) -> Licence:
+        """The licence as far as this node's lease tells of it; the hub knows the whole."""
+        standing, held = self._lease.standing(now), self._lease.held
+        terms = held.licence if held else None
+        return Licence(
+            stage=LicenceStage(standing.stage),
+            code=standing.code,
+            message=standing.message,
+            fix=standing.fix,
+            licence_id=terms.id if terms else None,
+            customer=terms.customer if terms else None,
+            plan=terms.plan if terms else None,
+            evaluation=terms is not None and terms.plan == EVALUATION,
+            seats_total=terms.seats if terms else 0,
+            seats_used=len(held.lease.gpus) if held else 0,
+            expires_at=standing.expires_at,
+            restricted_at=standing.restricted_at,
+        )
+
+
+class HubLicence:
+    """The site's licence and seats, in `state_dir` (the hub's own). All calls from the one thread that opened it."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        cluster: str,
+        roots: Roots | None = None,
+        uptime: clock.UptimeReader = clock.read_uptime,
+    ) -> None:
+        self._site = Site(state_dir, cluster, roots, uptime)
+
+    def open(self) -> None:
+        """Open the ledger.
+
+        Raises:
+            ApiError: it is in use by another hub, or damaged.
+        """
+        with _translated():
+            self._site.open()
+
+    def close(self) -> None:
+        """Close the ledger; closing twice is fine."""
+        self._site.close()
+
+    def activate(self, text: str, now: int) -> Licence:
+        """Install the text of a voucher or licence file; lifts the stage at once.
+
+        Raises:
+            ApiError: refused; nothing was changed.
+        """
+        with _translated():
+            return _wire(self._site.activate(text, now))
+
+    def activate_evaluation(self, now: int) -> Licence:
+        """Install this build's evaluation voucher unless a licence is installed already.
+
+        Raises:
+            ApiError: this build has none.
+        """
+        with _translated():
+            return _wire(self._site.activate_evaluation(now))
+
+    def status(self, now: int) -> Licence:
+        """The licence line and who holds the seats.
+
+        Raises:
+            ApiError: the ledger cannot be read.
+        """
+        with _translated():
+            return _wire(self._site.report(now))
+
+    def lease(
+        self, node_name: str, node_key_hex: str, gpu_uuids: Sequence[str], node_seq: int, now: int
+    ) -> str | NoSeat | None:
+        """The token to `PUT /v1/lease` of a node; `None` when the lease it has will do; `NoSeat` when there is none.
+
+        Call it with every snapshot of the node: it writes only when something is due. `node_seq` is what the node's
+        `GET /v1/lease` said last.
+
+        Raises:
+            ApiError: the node's key is no sound key, or the ledger cannot be written.
+        """
+        with _translated():
+            return self._site.lease(node_name, node_key_hex, gpu_uuids, node_seq, now)
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Licensing knows nobody, so its refusals become answers of the API here."""
+    try:
+        yield
+    except LicenceError as error:
+        raise ApiError(_http_status(error), error.code, error.message) from error
+
+
+def _http_status(error: LicenceError) -> int:
+    if isinstance(error, StoreError):
+        return 503
+    return 409 if isinstance(error, OtherSiteError | ReplayError) else 422
+
+
+def _wire(report: Report) -> Licence:
+    standing, licence = report.standing, report.licence
+    return Licence(
+        stage=LicenceStage(standing.stage),
+        code=standing.code,
+        message=standing.message,
+        fix=standing.fix,
+        licence_id=licence.id if licence else None,
+        customer=licence.customer if licence else None,
+        plan=licence.plan if licence else None,
+        evaluation=licence is not None and licence.plan == EVALUATION,
+        seats_total=licence.seats if licence else 0,
+        seats_used=len(report.holds),
+        expires_at=standing.expires_at,
+        restricted_at=standing.restricted_at,
+        holders=_holders(report),
+        site_key=report.site_key,
+        development_roots=report.development,
+    )
+
+
+def _holders(report: Report) -> tuple[SeatHolder, ...]:
+    by_node: dict[str, list[str]] = {}
+    until: dict[str, int] = {}
+    for hold in report.holds:
+        by_node.setdefault(hold.node, []).append(hold.gpu)
+        until[hold.node] = max(hold.until, until.get(hold.node, 0))
+    return tuple(
+        SeatHolder(node=node, gpu_uuids=tuple(gpus), until=until[node]) for node, gpus in sorted(by_node.items())
+    )

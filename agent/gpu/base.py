@@ -1,0 +1,70 @@
+"""What a source of GPU readings is, and how it fails.
+
+    StokerError
+    ├── GpuLostError         one GPU cannot be read; the others can
+    └── NoGpusError          there is nothing to read: no library, no driver, no GPU; worth another try in this process
+        └── DriverGoneError  the driver went away or was exchanged under us: only a fresh process can load the new one
+
+A reader's calls may block for ever: that is what the sampler process and its deadlines are for. Several threads use it
+at the same time, never two for the same GPU. Nothing outside the sampler process calls a reader.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.api.errors import StokerError
+from agent.api.types import GpuReading, GpuSource
+
+
+class GpuLostError(StokerError):
+    """The driver answers, but not about this GPU; the message says what it said and what helps."""
+
+
+class NoGpusError(StokerError):
+    """There are no GPUs to read; the message says why and what to do."""
+
+
+class DriverGoneError(NoGpusError):
+    """The driver we had loaded is no longer the driver that runs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """What a source found when it was opened."""
+
+    count: int
+    """GPUs, indexes 0 to `count - 1`; at least 1."""
+    driver_version: str | None
+
+
+class GpuReader(Protocol):
+    """A source of readings."""
+
+    @property
+    def source(self) -> GpuSource:
+        """Where its readings come from."""
+
+    def open(self) -> Inventory:
+        """Find the GPUs. May block for ever.
+
+        Raises:
+            NoGpusError: there are none.
+        """
+
+    def read(self, index: int, now: float, monotonic: float) -> GpuReading:
+        """Read one GPU, identity included. May block for ever.
+
+        Args:
+            index: 0-based, below the inventory's count.
+            now: Unix seconds, becomes `sampled_at`.
+            monotonic: seconds of a clock that never jumps.
+
+        Raises:
+            GpuLostError: this GPU cannot be read.
+            DriverGoneError: none can.
+        """
+
+    def hold(self, uuids: frozenset[str]) -> None:
+        """Learn which GPUs running jobs hold. Only simulated GPUs care: real ones are busy by themselves."""

@@ -1,0 +1,104 @@
+"""What the sampler process knows of each GPU: who was asked when, what was answered, who is past the deadline.
+
+Pure: no threads, no clock, no I/O. A value is kept with the moment it was read and never stamped again; a GPU that is
+hung or lost keeps its last values beside its state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from agent.api.types import GpuReading, GpuState
+from agent.gpu.frames import UNKNOWN_UUID, Stamped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back from reading one GPU."""
+
+    index: int
+    reading: GpuReading | None
+    """`None` if it could not be read."""
+    state: GpuState = GpuState.OK
+    reason: str | None = None
+
+
+@dataclass(slots=True)
+class _Gpu:
+    stamped: Stamped
+    """The last reading, wearing the present state."""
+    asked_at: float | None = None
+    """Monotonic seconds of the read under way; `None` while the GPU's thread is idle."""
+
+
+class Board:
+    """The GPUs 0 to `count - 1` of one source."""
+
+    def __init__(self, count: int, *, deadline_s: float, now: float) -> None:
+        self._deadline_s = deadline_s
+        self._gpus = [_Gpu(Stamped(reading=_never_read(index, now), at=None)) for index in range(count)]
+
+    def idle(self) -> list[int]:
+        """GPUs that may be asked; one whose read is still under way is not asked twice."""
+        return [index for index, gpu in enumerate(self._gpus) if gpu.asked_at is None]
+
+    def ask(self, index: int, monotonic: float) -> None:
+        """A read begins."""
+        self._gpus[index].asked_at = monotonic
+
+    def answer(self, answer: Answer, now: float) -> None:
+        """A read ended, well or badly."""
+        gpu = self._gpus[answer.index]
+        asked_at, gpu.asked_at = gpu.asked_at, None
+        if answer.reading is not None:
+            gpu.stamped = Stamped(reading=answer.reading, at=asked_at)
+            return
+        gpu.stamped = _with_state(gpu.stamped, answer.state, answer.reason, now)
+
+    def judge(self, monotonic: float, now: float) -> list[int]:
+        """Mark the GPUs that are past their deadline; returns those that newly are."""
+        late = [index for index, gpu in enumerate(self._gpus) if self._is_late(gpu, monotonic)]
+        for index in late:
+            gpu = self._gpus[index]
+            reason = f"the driver has not answered for GPU {index} within {self._deadline_s:g} s; see dmesg for its Xid"
+            gpu.stamped = _with_state(gpu.stamped, GpuState.HUNG, reason, now)
+        return late
+
+    def asked(self) -> int:
+        """How many reads are begun or due and not answered, given up on or not."""
+        return sum(gpu.asked_at is not None for gpu in self._gpus)
+
+    def awaited(self) -> bool:
+        """Whether an answer is under way that is not given up on."""
+        return any(gpu.asked_at is not None and not _is_hung(gpu) for gpu in self._gpus)
+
+    def next_deadline(self) -> float | None:
+        """Monotonic seconds at which `judge` may have something to say."""
+        asked = [gpu.asked_at for gpu in self._gpus if gpu.asked_at is not None and not _is_hung(gpu)]
+        return min(asked) + self._deadline_s if asked else None
+
+    def gpus(self) -> tuple[Stamped, ...]:
+        """All of them, by index."""
+        return tuple(gpu.stamped for gpu in self._gpus)
+
+    def _is_late(self, gpu: _Gpu, monotonic: float) -> bool:
+        return gpu.asked_at is not None and not _is_hung(gpu) and monotonic - gpu.asked_at >= self._deadline_s
+
+
+def _is_hung(gpu: _Gpu) -> bool:
+    return gpu.stamped.reading.state is GpuState.HUNG
+
+
+def _with_state(stamped: Stamped, state: GpuState, reason: str | None, now: float) -> Stamped:
+    """The same values in another state; a state that only goes on keeps its beginning."""
+    old = stamped.reading
+    since = old.state_since if old.state is state else int(now)
+    reading = msgspec.structs.replace(old, state=state, state_since=since, reason=reason)
+    return Stamped(reading=reading, at=stamped.at)
+
+
+def _never_read(index: int, now: float) -> GpuReading:
+    """A GPU of which nothing is known but its index. `sampled_at` is when we began to try; all values are absent."""
+    return GpuReading(index=index, uuid=f"{UNKNOWN_UUID}{index}", name="unknown", sampled_at=now)

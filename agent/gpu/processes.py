@@ -1,0 +1,142 @@
+"""Who runs on a GPU: user and command of the process ids that the driver names.
+
+Both are looked up by one thread of their own, because `/proc/PID/cmdline` blocks while that process is stuck in the
+kernel with its memory map locked (what a sick driver does to it) and the account lookup may ask a directory server.
+Until the thread knows a process, it has a number and no name.
+
+An open file of `/proc/PID` answers ESRCH once that process is gone, even if its number is in use again: so the kept
+descriptor both proves that the cached names still belong to the process and costs 2 us instead of psutil's 100.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import threading
+from dataclasses import dataclass
+from queue import SimpleQueue
+
+import msgspec
+
+from agent.api.types import GpuProcess
+from agent.gpu.frames import Stamped
+
+_COMMAND_MAX_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Process:
+    comm_fd: int
+    comm: bytes
+    """The kernel's short name; changes when the process executes another program."""
+    user: str | None
+    command: str | None
+
+
+class ProcessNames:
+    """Fills in what is known of the processes in readings, and asks for the rest in the background."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, _Process] = {}
+        self._wanted: SimpleQueue[frozenset[int]] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._busy = False
+
+    def fill(self, gpus: tuple[Stamped, ...]) -> tuple[Stamped, ...]:
+        """The same readings with users and commands, as of the last look-up. Never blocks."""
+        pids = frozenset(process.pid for gpu in gpus for process in gpu.reading.processes)
+        if pids or self._known:
+            self._ask(pids)
+        return tuple(self._fill_one(gpu) for gpu in gpus) if pids else gpus
+
+    def _ask(self, pids: frozenset[int]) -> None:
+        if self._busy:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="gpu-processes", daemon=True)
+            self._thread.start()
+        self._busy = True
+        self._wanted.put(pids)
+
+    def _fill_one(self, gpu: Stamped) -> Stamped:
+        if not gpu.reading.processes:
+            return gpu
+        processes = tuple(self._named(process) for process in gpu.reading.processes)
+        return Stamped(reading=msgspec.structs.replace(gpu.reading, processes=processes), at=gpu.at)
+
+    def _named(self, process: GpuProcess) -> GpuProcess:
+        known = self._known.get(process.pid)
+        if known is None:
+            return process
+        return GpuProcess(
+            pid=process.pid, memory_used_bytes=process.memory_used_bytes, user=known.user, command=known.command
+        )
+
+    def _run(self) -> None:
+        while True:
+            self._known = self._look_up(self._wanted.get())
+            self._busy = False
+
+    def _look_up(self, pids: frozenset[int]) -> dict[int, _Process]:
+        for pid, process in self._known.items():
+            if pid not in pids:
+                os.close(process.comm_fd)
+        found = {pid: _still(self._known.get(pid)) or _open(pid) for pid in pids}
+        return {pid: process for pid, process in found.items() if process is not None}
+
+
+def _still(process: _Process | None) -> _Process | None:
+    """The process if it is still the one that was looked up, running the same program; else its file is closed."""
+    if process is None:
+        return None
+    if process.comm and _comm(process.comm_fd) == process.comm:
+        return process
+    os.close(process.comm_fd)
+    return None
+
+
+def _open(pid: int) -> _Process | None:
+    """Look a process up; `None` if it is gone or not ours to see (`hidepid`)."""
+    try:
+        folder = os.open(f"/proc/{pid}", os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return None
+    try:
+        user = _user(os.fstat(folder).st_uid)
+        command = _read(folder, "cmdline")
+        comm_fd = os.open("comm", os.O_RDONLY, dir_fd=folder)
+    except OSError:
+        return None
+    finally:
+        os.close(folder)
+    comm = _comm(comm_fd)
+    return _Process(comm_fd=comm_fd, comm=comm, user=user, command=_text(command or comm))
+
+
+def _comm(fd: int) -> bytes:
+    """What the kernel calls the process now; empty once it is gone."""
+    try:
+        return os.pread(fd, 64, 0)
+    except ProcessLookupError:
+        return b""
+
+
+def _user(uid: int) -> str:
+    """The account's name, or its number when the account is gone."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _read(folder: int, name: str) -> bytes:
+    fd = os.open(name, os.O_RDONLY, dir_fd=folder)
+    try:
+        return os.read(fd, _COMMAND_MAX_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _text(raw: bytes) -> str:
+    """Foreign bytes as text: arguments joined by spaces. Whoever shows it cleans it further."""
+    return raw.replace(b"\0", b" ").decode("utf-8", "replace").strip()

@@ -1,0 +1,172 @@
+"""The agent's side of the sampler: what is known of the node's GPUs at any moment, and how old it is.
+
+    agent ── hold lists ──► child (agent.gpu.sampler_child)
+          ◄──── frames ────
+
+Nothing here waits for the child. What was read last stays, with an age that grows; past `stale_s` a GPU is called hung
+whatever its last state, because a value nobody refreshes is no value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from agent.api.types import GpuReading, GpuSource, GpuState
+from agent.config import GpuTable
+from agent.gpu.child import ChildKeeper
+from agent.gpu.frames import ChildSpec, Frame, Hold, Stamped
+from agent.gpu.rounds import deadline_s
+
+log = logging.getLogger(__name__)
+
+CHILD_ARGV = (sys.executable, "-I", "-m", "agent", "sampler")
+"""How the child is started; its `ChildSpec` is appended."""
+
+_Known = tuple[GpuReading, float]
+"""A reading with the CLOCK_MONOTONIC seconds at which it was taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuView:
+    """What is known of the GPUs at one moment."""
+
+    source: GpuSource
+    reason: str | None
+    """Why there are no GPUs, or why what is known gets no younger."""
+    driver_version: str | None
+    gpus: tuple[tuple[GpuReading, float], ...]
+    """Each with its age in seconds."""
+
+
+def stale_s(period_s: float) -> float:
+    """Age past which a value is not trusted: the next read had its whole deadline and was not heard of."""
+    return period_s + deadline_s(period_s) + 0.5
+
+
+class Sampler:
+    """Reads the node's GPUs from `start` to `stop`."""
+
+    def __init__(
+        self, settings: GpuTable, *, node_name: str, state_dir: Path, child_argv: Sequence[str] = CHILD_ARGV
+    ) -> None:
+        self._settings = settings
+        self._stale_s = stale_s(settings.period_s)
+        spec = ChildSpec(
+            source=settings.source,
+            period_s=settings.period_s,
+            library=settings.library,
+            simulated_count=settings.simulated_count,
+            node_name=node_name,
+            state_dir=str(state_dir),
+        )
+        self._keeper = ChildKeeper(
+            (*child_argv, msgspec.json.encode(spec).decode()),
+            silence_s=2 * self._stale_s,
+            on_frame=self._take,
+            on_trouble=self._complain,
+        )
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._held = Hold(uuids=())
+        self._source = GpuSource.NONE
+        self._reason: str | None = "the sampler is starting"
+        self._driver_version: str | None = None
+        self._known: tuple[_Known, ...] = ()
+
+    async def start(self) -> None:
+        """Start the child and return; its first frame comes a fraction of a second later, see `wait_change`."""
+        if self._settings.source == GpuSource.NONE:
+            self._reason = "gpu.source is none in the configuration"
+        elif self._task is None:
+            self._task = asyncio.create_task(self._keeper.run(), name="gpu-sampler")
+
+    async def stop(self) -> None:
+        """End the child. Takes at most two seconds."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await self._keeper.end()
+
+    def view(self) -> GpuView:
+        """What is known now. Never blocks; without news only the ages change."""
+        now = time.monotonic()
+        return GpuView(
+            source=self._source,
+            reason=self._reason,
+            driver_version=self._driver_version,
+            gpus=tuple(self._aged(reading, now - at) for reading, at in self._known),
+        )
+
+    def hold(self, uuids: Iterable[str]) -> None:
+        """Say which GPUs running jobs hold; simulated ones become busy."""
+        held = Hold(uuids=tuple(sorted(uuids)))
+        if held != self._held:
+            self._held = held
+            self._keeper.hold(held)
+
+    async def wait_change(self, timeout_s: float) -> None:
+        """Return at the next news, a frame or trouble with the child, or quietly when the time is up."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+
+    def _aged(self, reading: GpuReading, age_s: float) -> tuple[GpuReading, float]:
+        if reading.state is not GpuState.OK or age_s <= self._stale_s:
+            return reading, age_s
+        reason = f"not read for more than {self._stale_s:g} s: {self._reason or 'the sampler process is silent'}"
+        since = int(reading.sampled_at + self._stale_s)
+        return msgspec.structs.replace(reading, state=GpuState.HUNG, state_since=since, reason=reason), age_s
+
+    def _take(self, frame: Frame) -> None:
+        if frame.gpus is not None:
+            self._source, self._driver_version = frame.source, frame.driver_version
+            self._known = _merge(self._known, frame.gpus, time.monotonic())
+        if frame.reason != self._reason:
+            log.info("source=%s gpus=%d: %s", self._source, len(self._known), frame.reason or "sampling")
+        self._reason = frame.reason
+        self._announce()
+
+    def _complain(self, reason: str) -> None:
+        log.warning("%s", reason)
+        self._reason = reason
+        self._announce()
+
+    def _announce(self) -> None:
+        """Wake all waiters once; who waits from now on waits for the next news."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _merge(known: tuple[_Known, ...], gpus: tuple[Stamped, ...], monotonic: float) -> tuple[_Known, ...]:
+    before = {reading.index: (reading, at) for reading, at in known}
+    merged = (_merge_one(before.get(gpu.reading.index), gpu, monotonic) for gpu in gpus)
+    return tuple(each for each in merged if each is not None)
+
+
+def _merge_one(before: _Known | None, gpu: Stamped, monotonic: float) -> _Known | None:
+    """A GPU that a new child has not read yet keeps what the last child knew of it, and then its age.
+
+    Returns `None` for one of which nothing is known at all: not its UUID, and not that it is ill.
+    """
+    new = gpu.reading
+    if gpu.at is not None:
+        return new, gpu.at
+    if new.state is GpuState.OK:
+        return before
+    if before is None:
+        return new, monotonic
+    reading, at = before
+    since = reading.state_since if reading.state is new.state else new.state_since
+    return msgspec.structs.replace(reading, state=new.state, state_since=since, reason=new.reason), at

@@ -1,0 +1,232 @@
+"""All nodes in one place: the latest status and jobs of each, and who wants to hear of changes.
+
+Rules kept here: lives on the event loop; links deliver from their threads into a mailbox that keeps only the newest
+value of each thing, so that a burst costs one turn of the loop; a node that hangs or floods delays nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pwd
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+
+from agent.api.client import Client
+from agent.api.hostkeys import HostKey, PinnedKey
+from agent.api.sshconfig import HostConfig, Target
+from agent.api.transport import Transport
+from agent.api.types import Hello, Job, JobUpdate, LinkState, Node, NodeStatus, NodeUpdate, Wire
+from agent.api.unix import UnixTransport
+from agent.config import Config, HubNode
+from agent.hub.calls import NodeCalls
+from agent.hub.link import NodeLink
+from agent.hub.linkstate import Gone, Heard, Link
+from agent.hub.placement import find, require_answering
+
+CALL_TIMEOUT_S = 8.0
+"""Below the 10 s of a client of ours, so that it is told which node hangs."""
+TICK_S = 0.5
+JOBS_KEPT = 2000
+"""Ended jobs remembered of each node, for watchers and for when it is lost; the node itself has them all."""
+HANDSHAKES = 8
+"""Connections being made at once."""
+
+_JOIN_S = 2.0
+
+_log = logging.getLogger(__name__)
+
+Listener = Callable[[Hashable, Wire], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Member:
+    """A node of the cluster."""
+
+    name: str
+    calls: NodeCalls
+    thread: NodeLink
+    link: Link
+    node: Node | None = None
+    jobs: dict[int, Job] = field(default_factory=dict)
+
+    def status(self, now: float) -> NodeStatus:
+        """The node as watchers see it."""
+        return NodeStatus(
+            name=self.name,
+            link=self.link.state,
+            age_s=round(self.link.age_s(now), 3),
+            reason=self.link.reason,
+            retry_in_s=self.link.retry_in_s(now),
+            node=self.node,
+        )
+
+
+class Fleet:
+    """The nodes that the configuration names."""
+
+    def __init__(self, config: Config) -> None:
+        admission = threading.Semaphore(HANDSHAKES)
+        now = time.monotonic()
+        self._members = {node.name: self._member(node, config, admission, now) for node in config.hub_nodes}
+        self._listeners: list[Listener] = []
+        self._mail: dict[Hashable, tuple[str, Wire | Gone, float]] = {}
+        self._mail_lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Connect to all nodes."""
+        self._loop = asyncio.get_running_loop()
+        self._ticker = asyncio.create_task(self._tick(), name="fleet clock")
+        for member in self._members.values():
+            member.thread.start()
+
+    async def stop(self) -> None:
+        """Disconnect; running jobs do not notice."""
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        for member in self._members.values():
+            member.thread.stop()
+            member.calls.close()
+        await asyncio.to_thread(self._join)
+
+    def listen(self, listener: Listener) -> None:
+        """Be told of every change: key `("node", name)` or `("job", name, id)`, and the message for watchers."""
+        self._listeners.append(listener)
+
+    def statuses(self) -> list[NodeStatus]:
+        """All nodes, in the configuration's order."""
+        now = time.monotonic()
+        return [member.status(now) for member in self._members.values()]
+
+    def jobs(self) -> list[Job]:
+        """Jobs as last heard of, oldest first."""
+        found = (job for member in self._members.values() for job in member.jobs.values())
+        return sorted(found, key=lambda job: (job.submitted_at, job.node, job.id))
+
+    def members(self) -> list[Member]:
+        """All members, in the configuration's order."""
+        return list(self._members.values())
+
+    def calls(self, name: str) -> NodeCalls:
+        """Calls to the node of that name.
+
+        Raises:
+            ApiError: there is no such node (with the one probably meant), or it is lost.
+        """
+        require_answering(find(name, self.statuses()))
+        return self._members[name].calls
+
+    # --- what the links deliver ---------------------------------------------------------------------------------------
+
+    def _deliver(self, name: str, message: Wire | Gone, at: float) -> None:
+        """In a link's thread: put into the mailbox what is newer than what lies there, and wake the loop once."""
+        with self._mail_lock:
+            wake = not self._mail
+            key = _mail_key(name, message)
+            self._mail.pop(key, None)  # to the end: what comes last must be handled last
+            self._mail[key] = (name, message, at)
+        if wake and self._loop is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._read_mail)
+            except RuntimeError:
+                return  # the loop is closed: the hub stops
+
+    def _read_mail(self) -> None:
+        with self._mail_lock:
+            mail, self._mail = self._mail, {}
+        for name, message, at in mail.values():
+            member = self._members[name]
+            event = message if isinstance(message, Gone) else Heard(at=at)
+            self._note(member, member.link.handle(event))
+            if not isinstance(message, Gone):
+                self._take(member, message)
+
+    def _take(self, member: Member, message: Wire) -> None:
+        if isinstance(message, Hello):
+            # All jobs that have not ended follow; one that is not among them exists no more.
+            member.jobs = {id_: job for id_, job in member.jobs.items() if job.state.is_final}
+        elif isinstance(message, NodeUpdate):
+            member.node = message.status.node
+            self._publish_status(member)
+        elif isinstance(message, JobUpdate):
+            member.jobs.pop(message.job.id, None)  # to the end: the dict is in order of last change
+            member.jobs[message.job.id] = message.job
+            self._publish(("job", member.name, message.job.id), message)
+
+    def _note(self, member: Member, changed: bool) -> None:
+        if changed:
+            _log.info("node=%s link=%s reason=%s", member.name, member.link.state, member.link.reason)
+            self._publish_status(member)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = time.monotonic()
+            for member in self._members.values():
+                self._note(member, member.link.tick(now))
+                if member.link.state is not LinkState.UP:
+                    self._publish_status(member)  # its age and the next attempt
+                _forget_oldest(member)
+
+    def _publish_status(self, member: Member) -> None:
+        self._publish(("node", member.name), NodeUpdate(status=member.status(time.monotonic())))
+
+    def _publish(self, key: Hashable, message: Wire) -> None:
+        for listener in self._listeners:
+            listener(key, message)
+
+    def _member(self, node: HubNode, config: Config, admission: threading.Semaphore, now: float) -> Member:
+        transport = _transport(node, config)
+        client = Client(transport, timeout_s=CALL_TIMEOUT_S)
+        return Member(
+            name=node.name,
+            calls=NodeCalls(node.name, client),
+            thread=NodeLink(node.name, client, transport, self._deliver, admission),
+            link=Link(now),
+        )
+
+    def _join(self) -> None:
+        deadline = time.monotonic() + _JOIN_S
+        for member in self._members.values():
+            member.thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _mail_key(name: str, message: Wire | Gone) -> Hashable:
+    if isinstance(message, JobUpdate):
+        return ("job", name, message.job.id)
+    return (type(message), name)
+
+
+def _forget_oldest(member: Member) -> None:
+    excess = len(member.jobs) - JOBS_KEPT
+    if excess <= 0:
+        return
+    ended = [id_ for id_, job in member.jobs.items() if job.state.is_final]
+    for id_ in ended[:excess]:
+        del member.jobs[id_]
+
+
+def _transport(node: HubNode, config: Config) -> Transport:
+    """The way to a node. paramiko is loaded only where a node needs it: it is a third of a small hub's memory."""
+    if node.socket is not None:
+        return UnixTransport(node.socket)
+    from agent.api.ssh import SshTransport
+
+    assert node.ssh is not None and node.host_key is not None  # the configuration was checked
+    target = Target.parse(node.ssh)
+    host = HostConfig(
+        host=target.host,
+        port=target.port or 22,
+        user=target.user or pwd.getpwuid(os.geteuid()).pw_name,
+        key_name=target.host,
+        identity_files=(node.identity_file or config.hub_state_dir / "ssh_key",),
+        identities_only=True,
+    )
+    pinned = PinnedKey(HostKey.parse(node.host_key), f"hub.nodes {node.name} in {config.path}")
+    return SshTransport(host, pinned, dial=(node.dial,))

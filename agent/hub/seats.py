@@ -1,0 +1,167 @@
+"""Seats to nodes: asks the licence for a lease for every node that is up, and puts it there.
+
+Rules kept here: the licence's file belongs to thread `seats`; nothing slow happens in it, nodes are called from their
+own workers, so that one which hangs delays neither another's lease nor an activation. When a lease is due is the
+licence's own rule (`HubLicence.lease` says None until then); we only offer often, and at once when something changed.
+A licence that fails stops nothing: nodes run on with the lease they hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from agent.api.errors import ApiError
+from agent.api.types import Licence, LicenceUpdate, LinkState, Node, NodeUpdate, Wire
+from agent.gate import HubLicence, NoSeat
+from agent.hub.fleet import Fleet, Member
+
+OFFER_S = 30.0
+"""How often leases are offered when nothing happens; they are renewed after hours."""
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class Seats:
+    """Hands out leases; used from the event loop."""
+
+    def __init__(self, licence: HubLicence, fleet: Fleet, publish: Callable[[Hashable, Wire], None]) -> None:
+        self._licence = licence
+        self._fleet = fleet
+        self._publish = publish
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="seats")
+        self._due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._opened = False
+        self._seen: dict[str, Hashable] = {}
+        """What a node was when it was last seen, as far as its lease depends on it."""
+        self._seq: dict[str, int] = {}
+        """Number of the lease that each node holds; asked for anew whenever the node is another one or was away."""
+        self._said: dict[str, str] = {}
+        self._offers: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        """Open the licence and begin to offer."""
+        try:
+            await self._in_thread(lambda licence: None)
+        except ApiError as error:
+            _log.error("licence: %s; nodes run on with the leases they hold", error)
+        self._fleet.listen(self._hear)
+        self._task = asyncio.create_task(self._run(), name="seats")
+
+    async def stop(self) -> None:
+        """Stop offering, and close the licence."""
+        tasks = [*([self._task] if self._task else []), *self._offers.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._licence.close)
+        self._thread.shutdown()
+
+    async def licence(self) -> Licence:
+        """The licence as it stands.
+
+        Raises:
+            ApiError: its file cannot be read.
+        """
+        return await self._in_thread(lambda licence: licence.status(int(time.time())))
+
+    async def activate(self, document: str) -> Licence:
+        """Install a voucher or licence, and offer leases of it at once.
+
+        Raises:
+            ApiError: it was refused; nothing was changed.
+        """
+        installed = await self._in_thread(lambda licence: licence.activate(document, int(time.time())))
+        _log.info(
+            "licence=%s stage=%s seats=%d activated", installed.licence_id, installed.stage, installed.seats_total
+        )
+        self._publish(("licence",), LicenceUpdate(licence=installed))
+        self._due.set()
+        return installed
+
+    # --- offering -----------------------------------------------------------------------------------------------------
+
+    def _hear(self, _: Hashable, message: Wire) -> None:
+        """Notice a node that came, or whose GPUs or key changed."""
+        if not isinstance(message, NodeUpdate):
+            return
+        status = message.status
+        if status.link is not LinkState.UP or status.node is None:
+            if self._seen.pop(status.name, None) is not None:
+                self._seq.pop(status.name, None)
+            return
+        now = (status.node.key, status.node.boot_id, _uuids(status.node))
+        if self._seen.get(status.name) != now:
+            self._seen[status.name] = now
+            self._due.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(OFFER_S):
+                    await self._due.wait()
+            except TimeoutError:
+                pass
+            self._due.clear()
+            for member in self._fleet.members():
+                # A node that still hangs in the last offer is left to it, and the others are not.
+                if member.link.state is LinkState.UP and member.node is not None and member.name not in self._offers:
+                    self._offers[member.name] = asyncio.create_task(self._offer(member, member.node))
+            await self._tell()
+
+    async def _offer(self, member: Member, node: Node) -> None:
+        try:
+            outcome = await self._lease(member, node)
+        except ApiError as error:
+            self._seq.pop(member.name, None)
+            outcome = str(error)
+        except Exception:  # noqa: BLE001 — the rim: a fault with one node must not end the offers to all
+            _log.exception("node=%s: its lease failed", member.name)
+            outcome = None
+        finally:
+            del self._offers[member.name]
+        if outcome is not None and self._said.get(member.name) != outcome:
+            self._said[member.name] = outcome
+            _log.info("node=%s lease: %s", member.name, outcome)
+            await self._tell()
+
+    async def _lease(self, member: Member, node: Node) -> str | None:
+        """Bring one node's lease up to date; what is to be said about it."""
+        name = member.name
+        if name not in self._seq:
+            self._seq[name] = (await member.calls.call(lambda client: client.lease())).seq
+        seq = self._seq[name]
+        uuids = _uuids(node)
+        token = await self._in_thread(lambda licence: licence.lease(name, node.key, uuids, seq, int(time.time())))
+        if token is None:
+            return None
+        if isinstance(token, NoSeat):
+            return f"none, {token.code}: {token.message}"
+        held = await member.calls.call(lambda client: client.put_lease(token))
+        self._seq[name] = held.seq
+        return f"number {held.seq} until {held.expires_at}, stage {held.stage}"
+
+    async def _tell(self) -> None:
+        try:
+            self._publish(("licence",), LicenceUpdate(licence=await self.licence()))
+        except ApiError as error:
+            _log.error("licence: %s", error)
+
+    async def _in_thread(self, work: Callable[[HubLicence], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._with_licence, work)
+
+    def _with_licence(self, work: Callable[[HubLicence], _T]) -> _T:
+        if not self._opened:
+            self._licence.open()  # again at each call while it fails: whoever mends the file need not restart the hub
+            self._opened = True
+        return work(self._licence)
+
+
+def _uuids(node: Node) -> tuple[str, ...]:
+    return tuple(gpu.uuid for gpu in node.gpus)

@@ -1,0 +1,184 @@
+"""Opening a SQLite file that must be sound: ours, of a schema we know, whole, and nobody else's.
+
+Rules kept here: one process at a time (locking_mode=EXCLUSIVE, which also spares the -shm file and so opens on a full
+disk); a commit survives a power cut (WAL, synchronous=FULL); a file that fails a check is moved aside under
+`NAME.damaged-TIME` with its -wal, and a new one is begun: loud, and nothing thrown away; before an older schema is
+changed the file is copied to `NAME.schema-N`; a newer schema is left alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.jobs.errors import NewerSchemaError, StoreError, StoreLockedError
+
+_LOCK_WAIT_S = 1.0
+"""An agent that is just going away may still hold the file."""
+_CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schema:
+    """What the file must be."""
+
+    application_id: int
+    """Kept in the file's header; tells our files from others."""
+    migrations: tuple[Callable[[sqlite3.Connection], None], ...]
+    """Number N leads from schema N to N+1. Each may be run again after it was cut short."""
+    check: Callable[[sqlite3.Connection], str | None]
+    """What quick_check does not see: says what is wrong with the contents, or `None`."""
+
+    @property
+    def version(self) -> int:
+        """The schema that this program writes."""
+        return len(self.migrations)
+
+
+class _DamagedError(Exception):
+    """The file is not to be trusted; the message says why."""
+
+
+def open_database(path: Path, schema: Schema, *, now: int) -> tuple[sqlite3.Connection, Path | None]:
+    """Open or make the file; a damaged one is moved aside first.
+
+    Args:
+        path: the file.
+        schema: what it must be.
+        now: Unix seconds, for the name of a file moved aside.
+
+    Returns:
+        The connection, and where a damaged file was moved to.
+
+    Raises:
+        StoreLockedError, NewerSchemaError, StoreError: it cannot be used, and was not touched.
+    """
+    try:
+        return _open(path, schema, is_new=not path.exists()), None
+    except _DamagedError:
+        aside = _move_aside(path, now)
+        return _open(path, schema, is_new=True), aside
+
+
+def _open(path: Path, schema: Schema, *, is_new: bool) -> sqlite3.Connection:
+    if not is_new and path.stat().st_size == 0:
+        raise _DamagedError("zero length")  # quick_check calls that "ok"
+    try:
+        connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None)
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot open {path}: {error}; see whether its folder exists and is writable") from error
+    try:
+        _lock(connection)
+        _bring_up(connection, path, schema, is_new=is_new)
+    except sqlite3.Error as error:
+        connection.close()
+        raise _explained(error, path) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _lock(connection: sqlite3.Connection) -> None:
+    connection.row_factory = sqlite3.Row
+    for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "trusted_schema=OFF"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("BEGIN IMMEDIATE")  # from the first write on, EXCLUSIVE holds the lock until close
+    connection.execute("COMMIT")
+
+
+def _bring_up(connection: sqlite3.Connection, path: Path, schema: Schema, *, is_new: bool) -> None:
+    version = 0 if is_new else _existing_version(connection, path, schema)
+    if version not in (0, schema.version):
+        _back_up(connection, path.with_name(f"{path.name}.schema-{version}"))
+    for number in range(version, schema.version):
+        connection.execute("BEGIN IMMEDIATE")
+        schema.migrations[number](connection)
+        connection.execute(f"PRAGMA application_id = {schema.application_id}")
+        connection.execute(f"PRAGMA user_version = {number + 1}")
+        connection.execute("COMMIT")
+
+
+def _existing_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> int:
+    version = int(_pragma(connection, "user_version"))
+    application_id = int(_pragma(connection, "application_id"))
+    if application_id == 0 and version == 0 and int(_pragma(connection, "schema_version")) <= 1:
+        return 0  # making it was cut short before the first table
+    if application_id != schema.application_id:
+        raise _DamagedError(f"application_id {application_id:#x} is not ours")
+    if version > schema.version:
+        raise NewerSchemaError(_newer(path, version, schema.version))
+    verdict = _pragma(connection, "quick_check(1)")
+    if verdict != "ok":
+        raise _DamagedError(str(verdict))
+    problem = schema.check(connection) if version == schema.version else None
+    if problem is not None:
+        raise _DamagedError(problem)
+    return version
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> str | int:
+    value: str | int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
+
+
+def _newer(path: Path, version: int, known: int) -> str:
+    backup = path.with_name(f"{path.name}.schema-{known}")
+    restore = f"restore the backup {backup}" if backup.exists() else f"there is no backup {backup} to go back to"
+    return (
+        f"{path} has schema {version}, and this version of Stoker knows up to {known}: "
+        f"install the newer version again, or {restore}"
+    )
+
+
+def _back_up(connection: sqlite3.Connection, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    with closing(sqlite3.connect(temporary)) as copy:
+        connection.backup(copy)
+    temporary.rename(target)
+
+
+def _explained(error: sqlite3.Error, path: Path) -> Exception:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in _CORRUPT:
+        return _DamagedError(str(error))
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        holder = _holder(path)
+        who = f"process {holder}" if holder else "another process"
+        return StoreLockedError(
+            f"{path} is in use by {who}; only one agent may run on a state folder, stop the other one"
+        )
+    return StoreError(f"cannot use {path}: {error}; see whether the disk is full or read-only")
+
+
+def _holder(path: Path) -> int | None:
+    """The process that holds a lock on the file, from /proc/locks; `None` where that cannot be told."""
+    try:
+        inode = str(path.stat().st_ino)
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        # 1: POSIX  ADVISORY  WRITE 4711 08:01:131 1073741824 1073742335
+        words = line.split()
+        if len(words) > 5 and words[5].rpartition(":")[2] == inode and int(words[4]) > 0:
+            return int(words[4])
+    return None
+
+
+def _move_aside(path: Path, now: int) -> Path:
+    aside = path.with_name(f"{path.name}.damaged-{now}")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{now}.{number}")
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):
+        beside = path.with_name(path.name + suffix)
+        if beside.exists():
+            beside.rename(aside.with_name(aside.name + suffix))
+    return aside

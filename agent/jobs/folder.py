@@ -1,0 +1,158 @@
+"""The job folder `jobs/ID`: what was submitted, kept where a damaged database cannot take it along.
+
+    jobs/ID/script     the script's bytes, which the shim executes
+    jobs/ID/spec       a `Submission` as JSON; there once the submission is complete
+    jobs/ID/cancelled  who cancelled it while it waited; an attempt's own end is told by its `exit`
+
+Rules kept here: a file appears whole or not at all (temporary name → fsync → rename → fsync of the folder); `spec`
+comes last, so a folder without it was never answered for; names are ids, never text from outside; nothing that stands
+at a name already is followed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from agent.jobs.errors import FolderError
+from agent.jobs.spec import JobSpec
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as it was accepted; all that is needed to make its row again."""
+
+    id: int
+    user: str
+    uid: int
+    key: str | None
+    digest: str
+    submitted_at: int
+    spec: JobSpec
+    env: dict[str, str]
+    """The submitter's environment, whole; kept here and not in the database, where it would be most of its bytes."""
+
+
+def job_dir(state_dir: Path, job_id: int) -> Path:
+    """The folder of a job."""
+    return state_dir / "jobs" / str(job_id)
+
+
+def write_spec(folder: Path, submission: Submission, script: str, *, owner: tuple[int, int] | None = None) -> None:
+    """Store a submission durably. Done again, it replaces what a first try left.
+
+    Args:
+        folder: `job_dir(…)`; made when missing.
+        submission: goes to `spec`, readable by the agent alone: it holds the user's environment.
+        script: goes to `script`, executable.
+        owner: uid and gid of the script; `None` leaves it to the caller's own account.
+
+    Raises:
+        OSError: the disk is full or read-only; nothing was accepted.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o755, exist_ok=True)
+    write_durably(folder / "script", script.encode(), mode=0o500, owner=owner, sync_folder=False)
+    write_durably(folder / "spec", msgspec.json.encode(submission), mode=0o600)
+    _sync_folder(folder.parent)
+
+
+def read_spec(folder: Path) -> Submission:
+    """Read a submission back.
+
+    Raises:
+        FolderError: there is none, or it is damaged.
+    """
+    try:
+        return msgspec.json.decode((folder / "spec").read_bytes(), type=Submission)
+    except (OSError, msgspec.DecodeError) as error:
+        raise FolderError(f"cannot read the stored submission {folder / 'spec'}: {error}") from error
+
+
+class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
+    """A job that was cancelled while it waited."""
+
+    by: str
+    at: int
+    reason: str | None = None
+
+
+def write_cancelled(folder: Path, cancelled: Cancelled) -> None:
+    """Note durably that a waiting job must never start, should the database be lost.
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    write_durably(folder / "cancelled", msgspec.json.encode(cancelled), mode=0o600)
+
+
+def read_cancelled(folder: Path) -> Cancelled | None:
+    """The note of `write_cancelled`, if there is one.
+
+    Raises:
+        FolderError: it is damaged.
+    """
+    try:
+        return msgspec.json.decode((folder / "cancelled").read_bytes(), type=Cancelled)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise FolderError(f"cannot read {folder / 'cancelled'}: {error}") from error
+
+
+def submissions(state_dir: Path) -> Iterator[Submission | FolderError]:
+    """Every stored submission in the order of ids; what cannot be read comes as the error that says why."""
+    for folder in sorted((each for each in _entries(state_dir / "jobs") if each.name.isdecimal()), key=_id_of):
+        if not (folder / "spec").exists():
+            continue
+        try:
+            yield read_spec(folder)
+        except FolderError as error:
+            yield error
+
+
+def write_durably(
+    path: Path, data: bytes, *, mode: int, owner: tuple[int, int] | None = None, sync_folder: bool = True
+) -> None:
+    """Put a file in place so that after a power cut it is whole or absent.
+
+    Raises:
+        OSError: it could not be written; the name holds what it held before.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, _NEW, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # the umask must not decide
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.rename(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync_folder:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _id_of(folder: Path) -> int:
+    return int(folder.name)

@@ -1,0 +1,248 @@
+"""The hub's addresses: the same as an agent's, for the whole cluster, and `/v1/nodes/NAME/…` passed on to that node.
+
+Rules kept here: the loop never blocks, nodes are called from their own workers; a node decides who may do what, told by
+`Stoker-User` whom the hub acts for; a submit's node is on disk before the submit is passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+from aiohttp import web
+
+from agent import __version__
+from agent.api.client import KEY_HEADER, Client
+from agent.api.errors import ApiError
+from agent.api.refs import JobRef
+from agent.api.types import (
+    API_VERSION,
+    ActivateRequest,
+    Hello,
+    Job,
+    JobState,
+    JobUpdate,
+    LicenceUpdate,
+    LinkState,
+    NodeUpdate,
+    SubmitRequest,
+)
+from agent.config import Config
+from agent.hub.fleet import Fleet, Member
+from agent.hub.placement import place
+from agent.hub.seats import Seats
+from agent.hub.store import PlacementStore
+from agent.jobs import spec
+from agent.jobs.errors import SpecError
+from agent.server.base import caller_of, json_response, query_int, read_body
+from agent.server.feed import Feed
+from agent.server.passthrough import pass_on
+from agent.server.stream import HEARTBEAT_S, NdjsonStream
+
+LIST_WAIT_S = 3.0
+"""A list waits this long for a node, then shows what was last heard of it."""
+LIST_DEFAULT, LIST_MAX = 1000, 10_000
+
+
+class HubService:
+    """The handlers."""
+
+    def __init__(self, config: Config, *, fleet: Fleet, seats: Seats, feed: Feed) -> None:
+        self._fleet = fleet
+        self._seats = seats
+        self._feed = feed
+        self._hello = Hello(api=API_VERSION, version=__version__, server="hub", cluster=config.cluster)
+        self._store_path = config.hub_state_dir / "hub.db"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hub-store")
+        self._store: PlacementStore | None = None
+
+    async def start(self) -> None:
+        """Open the placements, and begin to publish.
+
+        Raises:
+            StokerError: `hub.db` cannot be used.
+        """
+        run = asyncio.get_running_loop().run_in_executor
+        self._store = await run(self._thread, PlacementStore.open, self._store_path, int(time.time()))
+        self._fleet.listen(self._feed.publish)
+
+    async def stop(self) -> None:
+        """Close the placements."""
+        if self._store is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
+        self._thread.shutdown()
+
+    def add_routes(self, app: web.Application) -> None:
+        """Put the addresses on `app`."""
+        app.router.add_get("/v1/hello", self._get_hello)
+        app.router.add_get("/v1/nodes", self._get_nodes)
+        app.router.add_get("/v1/watch", self._watch)
+        app.router.add_get("/v1/jobs", self._get_jobs)
+        app.router.add_post("/v1/jobs", self._submit)
+        app.router.add_get("/v1/licence", self._get_licence)
+        app.router.add_post("/v1/licence", self._activate)
+        app.router.add_route("*", "/v1/jobs/{id:\\d{1,12}}{rest:(/.*)?}", self._bare_job)
+        app.router.add_route("*", "/v1/nodes/{name}/{rest:.+}", self._node)
+
+    # --- the cluster --------------------------------------------------------------------------------------------------
+
+    async def _get_hello(self, _: web.Request) -> web.Response:
+        return json_response(self._hello)
+
+    async def _get_nodes(self, _: web.Request) -> web.Response:
+        return json_response(self._fleet.statuses())
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        subscription = self._feed.subscribe()
+        try:
+            stream = await NdjsonStream.open(request)
+            try:
+                await stream.send(
+                    self._hello,
+                    *(NodeUpdate(status=status) for status in self._fleet.statuses()),
+                    *(JobUpdate(job=job) for job in self._fleet.jobs()),
+                )
+                await self._send_licence(stream)
+                while True:
+                    messages = await subscription.take(HEARTBEAT_S)
+                    await (stream.send(*messages) if messages else stream.heartbeat())
+            except ConnectionResetError:
+                return stream.response
+        finally:
+            self._feed.unsubscribe(subscription)
+
+    async def _send_licence(self, stream: NdjsonStream) -> None:
+        try:
+            licence = await self._seats.licence()
+        except ApiError:
+            return  # logged where it arose; nodes and jobs are shown all the same
+        await stream.send(LicenceUpdate(licence=licence))
+
+    async def _get_licence(self, _: web.Request) -> web.Response:
+        return json_response(await self._seats.licence())
+
+    async def _activate(self, request: web.Request) -> web.Response:
+        caller_of(request).require_admin("activating a licence")
+        body = await read_body(request, ActivateRequest)
+        return json_response(await self._seats.activate(body.document))
+
+    async def _node(self, request: web.Request) -> web.StreamResponse:
+        calls = self._fleet.calls(request.match_info["name"])
+        # The path as it was sent, not as it was decoded: /v1/nodes/NAME/REST.
+        rest = request.rel_url.raw_path.split("/", 4)[4]
+        return await pass_on(request, calls, f"/v1/{rest}")
+
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    async def _get_jobs(self, request: web.Request) -> web.Response:
+        limit = min(query_int(request, "limit", LIST_DEFAULT, least=1) or LIST_DEFAULT, LIST_MAX)
+        user, states = request.query.get("user"), request.query.get("state")
+        wanted = _states(states)
+
+        async def of(member: Member) -> list[Job]:
+            if member.link.state is LinkState.UP:
+                try:
+                    async with asyncio.timeout(LIST_WAIT_S):
+                        return await member.calls.call(lambda client: client.jobs(states, user, limit))
+                except (TimeoutError, ApiError):
+                    pass  # it stays in the list with what was last heard; its link will show what is wrong
+            jobs = member.jobs.values()
+            return [job for job in jobs if user in (None, job.user) and (not wanted or job.state in wanted)]
+
+        lists = await asyncio.gather(*(of(member) for member in self._fleet.members()))
+        jobs = [job for each in lists for job in each]
+        jobs.sort(key=lambda job: (job.submitted_at, job.node, job.id), reverse=True)
+        return json_response(jobs[:limit])
+
+    async def _submit(self, request: web.Request) -> web.StreamResponse:
+        caller = caller_of(request)
+        key = request.headers.get(KEY_HEADER, "")
+        if not 1 <= len(key) <= 128 or not key.isascii() or not key.isprintable():
+            raise ApiError(
+                400, "bad_key", f"a submit needs a header {KEY_HEADER} of 1 to 128 printable characters", KEY_HEADER
+            )
+        body = await read_body(request, SubmitRequest)
+        node = await self._placed(caller.uid, key, body)
+        if body.node not in (None, node):
+            raise ApiError(
+                409,
+                "key_reused",
+                f"this {KEY_HEADER} was used for a job on {node}; use a new one for {body.node}",
+                KEY_HEADER,
+            )
+        forwarded = msgspec.json.encode(msgspec.structs.replace(body, node=node))
+        return await pass_on(request, self._fleet.calls(node), "/v1/jobs", forwarded)
+
+    async def _placed(self, uid: int, key: str, body: SubmitRequest) -> str:
+        """The node of this submit: the one it was sent to before, or the best one now, on disk before it is sent."""
+        store, run = self._store, asyncio.get_running_loop().run_in_executor
+        assert store is not None
+        node = await run(self._thread, store.find, uid, key)
+        if node is not None:
+            return node
+        node = place(body.node, 0 if body.node else _gpus(body), self._fleet.statuses())
+        return await run(self._thread, store.add, uid, key, node, int(time.time()))
+
+    async def _bare_job(self, request: web.Request) -> web.StreamResponse:
+        member = await self._member_with(JobRef(id=int(request.match_info["id"])))
+        return await pass_on(request, self._fleet.calls(member.name), request.rel_url.raw_path)
+
+    async def _member_with(self, ref: JobRef) -> Member:
+        """The one node that has a job of this number.
+
+        Raises:
+            ApiError: 404 none has, or 409 several have: names them.
+        """
+        members = self._fleet.members()
+        if len(members) == 1:
+            return members[0]
+        has = await asyncio.gather(*(_has(member, ref) for member in members))
+        found = [member for member, yes in zip(members, has, strict=True) if yes]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = " or ".join(f"{member.name}:{ref.id}" for member in found)
+            raise ApiError(409, "ambiguous_job", f"more than one node has a job {ref.id}; write {names}")
+        away = [member.name for member in members if member.link.state is not LinkState.UP]
+        hint = f"; {', '.join(away)} cannot be asked now" if away else ""
+        raise ApiError(404, "not_found", f"no node has a job {ref.id}{hint}; `stoker jobs` lists them")
+
+
+async def _has(member: Member, ref: JobRef) -> bool:
+    if member.link.state is LinkState.UP:
+
+        def ask(client: Client) -> bool:
+            try:
+                client.job(ref)
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                return False
+            return True
+
+        try:
+            async with asyncio.timeout(LIST_WAIT_S):
+                return await member.calls.call(ask)
+        except (TimeoutError, ApiError):
+            pass
+    return ref.id in member.jobs
+
+
+def _gpus(body: SubmitRequest) -> int:
+    """GPUs that a submit asks for; the node that gets it reads it again and has the last word."""
+    try:
+        return spec.parse(body).gpus
+    except SpecError as error:
+        raise ApiError(400, "bad_option", error.message, error.field) from error
+
+
+def _states(text: str | None) -> frozenset[JobState]:
+    if not text:
+        return frozenset()
+    try:
+        return frozenset(JobState(word.strip().upper()) for word in text.split(","))
+    except ValueError as error:
+        known = ", ".join(JobState)
+        raise ApiError(400, "bad_query", f"state={text!r} is not a job state; known: {known}", "state") from error

@@ -1,0 +1,62 @@
+"""The node's GPUs, CPUs and seats joined for the engine: what may be given to a job now, and why not."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from agent.api.types import GpuReading, GpuSource, GpuState
+from agent.engine.accept import Resources
+from agent.gate import Hold
+from agent.jobs.schedule import GpuFacts
+
+if TYPE_CHECKING:
+    from agent.gate import NodeGate
+    from agent.gpu.sampler import Sampler
+
+
+class NodeResources:
+    """See `agent.engine.accept.ResourceView`."""
+
+    def __init__(self, sampler: Sampler, gate: NodeGate) -> None:
+        self._sampler = sampler
+        self._gate = gate
+
+    def resources(self) -> Resources:
+        """What there is now; never blocks."""
+        view, now = self._sampler.view(), int(time.time())
+        seated = self._gate.seated(now)
+        held_back = self._gate.admit((), now)
+        return Resources(
+            gpus=tuple(_facts(reading, reading.uuid in seated) for reading, _ in view.gpus),
+            no_gpus=view.reason,
+            simulated=view.source is GpuSource.SIMULATED,
+            cpu_count=len(os.sched_getaffinity(0)),
+            licence_hold=held_back.detail if isinstance(held_back, Hold) else None,
+        )
+
+    def hold(self, uuids: Collection[str]) -> None:
+        """Tell the sampler which GPUs running jobs hold."""
+        self._sampler.hold(uuids)
+
+
+def _facts(reading: GpuReading, seated: bool) -> GpuFacts:
+    return GpuFacts(
+        uuid=reading.uuid,
+        index=reading.index,
+        name=reading.name,
+        healthy=reading.state is GpuState.OK,
+        seated=seated,
+        foreign=_first_user(reading),
+    )
+
+
+def _first_user(reading: GpuReading) -> str | None:
+    """Who is on the GPU. Where no job holds it, that is a stranger, or what a job just left behind."""
+    if not reading.processes:
+        return None
+    process = reading.processes[0]
+    who = f" of {process.user}" if process.user else ""
+    return f"pid {process.pid}{who}"

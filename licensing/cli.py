@@ -1,0 +1,129 @@
+"""`stoker-license`: what a buyer types. The vendor's verbs are in `vendor_cli`.
+
+The hub owns the ledger, so the buyer's verbs only talk to it, through the `Hub` that the composition root passes in;
+the vendor's need none. Results go to stdout, refusals to stderr: what failed, on what, what to do next.
+
+    exit  0 fine   3 notice or grace   4 restricted   5 bad file   6 other site   7 replayed or old   8 clock
+         64 usage  69 the hub does not answer
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from licensing import vendor_cli
+from licensing.armour import MAX_FILE_CHARS
+from licensing.errors import FormatError, LicenceError, UsageError
+from licensing.stage import Stage, when
+
+_EXIT = {Stage.ACTIVE: 0, Stage.NOTICE: 3, Stage.GRACE: 3, Stage.RESTRICTED: 4}
+
+
+class Hub(Protocol):
+    """The hub, as far as a licence goes. Both give the wire's `Licence` as plain JSON values.
+
+    Both raise `LicenceError`: the hub's refusal by `errors.from_code`, or `HubError` when it does not answer.
+    """
+
+    def licence(self) -> dict[str, Any]:
+        """The licence as it stands."""
+
+    def activate(self, text: str) -> dict[str, Any]:
+        """Install a voucher or licence file; gives the licence as it stands then."""
+
+
+def main(argv: Sequence[str], hub: Hub) -> int:
+    """Run one command; gives the exit code."""
+    try:
+        args = _parser().parse_args(argv)
+        if args.verb == "status":
+            return _show(hub.licence(), as_json=args.json)
+        if args.verb == "activate":
+            return _show(hub.activate(read_text(args.file)), as_json=False)
+        return vendor_cli.run(args, now=int(time.time()))
+    except LicenceError as error:
+        print(f"stoker-license: {_plain(error.message)}", file=sys.stderr)
+        return error.exit_code
+
+
+def read_text(name: str) -> str:
+    """The text of a file, or of standard input for `-`.
+
+    Raises:
+        FormatError: it cannot be read or is no text.
+    """
+    origin = "standard input" if name == "-" else name
+    try:
+        if name == "-":
+            data = sys.stdin.buffer.read(MAX_FILE_CHARS + 1)
+        else:
+            with Path(name).open("rb") as file:
+                data = file.read(MAX_FILE_CHARS + 1)
+        return data.decode("utf-8")
+    except OSError as error:
+        raise FormatError(f"cannot read {origin}: {error.strerror}; name a voucher or licence file") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{origin} is not text; a licence file begins with -----BEGIN STOKER LICENCE-----") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse ends with 2 on a usage error; ours is 64, as sysexits(3) has it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see: {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="stoker-license",
+        description="Install and inspect the licence of this cluster.",
+        epilog="Exit codes: 0 fine, 3 notice or grace, 4 restricted, 5 bad file, 6 other site, 7 replayed or old, "
+        "8 clock, 64 usage, 69 the hub does not answer.",
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
+    status = verbs.add_parser("status", help="stage, seats, who holds them, and when it ends")
+    status.add_argument("--json", action="store_true", help="print the whole record as one JSON object")
+    activate = verbs.add_parser("activate", help="install a voucher or licence file; works without a network")
+    activate.add_argument("file", metavar="FILE", help="the file, or - to paste it on standard input")
+    vendor_cli.add_verbs(verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)"))
+    return parser
+
+
+def _show(licence: dict[str, Any], *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(licence, indent=2))
+    else:
+        for label, text in _lines(licence):
+            print(f"{label:<11}{_plain(text)}")
+    try:
+        return _EXIT[Stage(licence["stage"])]
+    except ValueError:
+        return 3  # a newer hub's stage: it is shown above as it came, and it is not certain that all is well
+
+
+def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
+    head = f"{licence['code']}: " if licence.get("code") else ""
+    lines = [(licence["stage"], head + licence["message"])]
+    if licence.get("fix"):
+        lines.append(("run", licence["fix"]))
+    if licence.get("licence_id"):
+        lines.append(("licence", f"{licence['licence_id']}, {licence['plan']}, for {licence['customer']}"))
+        lines.append(("seats", f"{licence['seats_used']} of {licence['seats_total']} GPUs"))
+    for holder in licence.get("holders", ()):
+        lines.append(("", f"{holder['node']}: {len(holder['gpu_uuids'])}, until {when(holder['until'])}"))
+    if licence.get("site_key"):
+        lines.append(("site key", licence["site_key"]))
+    if licence.get("development_roots"):
+        lines.append(("roots", "DEVELOPMENT: anybody can sign licences for this build; not for customers"))
+    return lines
+
+
+def _plain(text: str) -> str:
+    """What came from elsewhere must not act on the terminal."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

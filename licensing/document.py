@@ -1,0 +1,163 @@
+"""The signed documents, and the one way from a token to a document: verify, then parse, then check.
+
+Rules kept here: the document's kind is the token's implicit assertion; the footer is exactly `{"kid": KEY}` with the
+signer's public key; content is read by `strictjson`; unknown fields are allowed and stay under the signature, because
+a document is kept and passed on as the token it came in and is never encoded again. Times are whole Unix seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from msgspec import Meta
+
+from licensing import keys, paseto, strictjson
+from licensing.errors import ContentError, TokenError
+
+PRODUCT = "stoker"
+"""The product whose licences this program takes."""
+
+Time = Annotated[int, Meta(ge=0, le=2**40)]
+Duration = Annotated[int, Meta(ge=1, le=2**33)]
+Count = Annotated[int, Meta(ge=0, le=1_000_000)]
+Number = Annotated[int, Meta(ge=0, le=strictjson.MAX_INTEGER)]
+Key = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+Digest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+GpuUuid = Annotated[str, Meta(min_length=1, max_length=96)]
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of the documents."""
+
+    kind: ClassVar[str]
+    """The implicit assertion under which it is signed."""
+
+    v: Literal[1] = msgspec.field(default=1)
+    id: Id
+    iat: Time
+    """When it was signed."""
+
+
+class Issuer(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """Signed by a root key: who may sign licences, for what, and how many."""
+
+    kind = "issuer"
+
+    nbf: Time
+    exp: Time
+    """No licence of this issuer reaches beyond it."""
+    key: Key
+    name: Name
+    products: Annotated[tuple[Name, ...], Meta(max_length=32)]
+    max_seats: Count
+    max_term_s: Duration
+    features: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    delegate: Annotated[int, Meta(ge=0, le=1)] = 0
+    """How many further issuers may stand below this one."""
+
+
+class Licence(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """Signed by an issuer: the terms. Without `site` it is a voucher, good for anybody's first 14 days."""
+
+    kind = "licence"
+
+    rev: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    """Goes up when the same licence is changed; a lower one is refused where a higher one was seen."""
+    nbf: Time
+    exp: Time
+    customer: Name
+    plan: Name
+    product: Name = PRODUCT
+    seats: Count
+    """Physical GPUs that may be schedulable at the same time."""
+    features: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    site: Key | None = None
+    """The public key of the site it is bound to."""
+    term_s: Duration | None = None
+    """Counted from activation, where that ends before `exp`."""
+    lease_s: Annotated[int, Meta(ge=3600, le=7 * 86400)] = 86400
+
+
+class Lease(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """Signed by the hub's site key: the GPUs of one node that hold a seat, for a day."""
+
+    kind = "lease"
+
+    exp: Time
+    cluster: Name
+    node: Name
+    key: Key
+    """The node's own public key; no other node may use this lease."""
+    site: Key
+    licence: Id
+    rev: Annotated[int, Meta(ge=1, le=1_000_000)]
+    activated_at: Time
+    """When this site activated the licence; what `term_s` and a voucher's days count from."""
+    gpus: Annotated[tuple[GpuUuid, ...], Meta(max_length=256)]
+    epoch: Number
+    seq: Annotated[int, Meta(ge=1, le=strictjson.MAX_INTEGER)]
+    prev: Digest
+    """SHA-256 of the content of the lease before this one; empty for a node's first."""
+
+
+D = TypeVar("D", bound=Document)
+
+
+def sign(key: Ed25519PrivateKey, document: Document) -> str:
+    """Make the token of a document."""
+    return sign_content(key, type(document), encode(document))
+
+
+def sign_content(key: Ed25519PrivateKey, kind: type[Document], content: bytes) -> str:
+    """Make the token of content that was encoded before, as a grant is: stored first, signed afterwards."""
+    footer = f'{{"kid":"{keys.public_hex(key)}"}}'.encode()
+    return paseto.sign(key, content, footer=footer, implicit=kind.kind.encode())
+
+
+def encode(document: Document) -> bytes:
+    """The content that is signed: JSON in the order of the fields, the version always said."""
+    return msgspec.json.encode({"v": document.v, **msgspec.to_builtins(document)})
+
+
+def signer(token: str) -> str:
+    """The public key that the footer names. Not verified: it only chooses among keys that are trusted already.
+
+    Raises:
+        TokenError: the footer is not exactly `{"kid":"…"}`.
+    """
+    found = re.fullmatch(rb'\{"kid":"([0-9a-f]{64})"\}', paseto.split(token).footer)
+    if found is None:
+        raise TokenError("the token's footer does not name the key that signed it")
+    return found.group(1).decode()
+
+
+def open_token(kind: type[D], token: str, key: Ed25519PublicKey) -> D:
+    """Verify a token, then read its document.
+
+    Raises:
+        FormatError, SignatureError: see `errors`.
+    """
+    content = paseto.verify(key, token, implicit=kind.kind.encode())
+    return decode(kind, content)
+
+
+def decode(kind: type[D], content: bytes) -> D:
+    """Read content whose signature held.
+
+    Raises:
+        ContentError: with the path of the field.
+    """
+    fields = strictjson.loads(content)
+    if fields.get("v") != 1:
+        raise ContentError(
+            f"the {kind.kind} is of version {fields.get('v', 'none')}, this program reads version 1; upgrade Stoker"
+        )
+    try:
+        return msgspec.convert(fields, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ContentError(f"the {kind.kind} cannot be used: {error}") from error

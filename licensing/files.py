@@ -1,0 +1,59 @@
+"""Writing a file so that after a crash it is either the old one or the new one, whole."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Put `data` at `path`: temp → fsync → rename → fsync(dir).
+
+    Raises:
+        OSError: nothing was changed.
+    """
+    temp = _write_temp(path, data, mode)
+    try:
+        temp.replace(path)
+    except OSError:
+        temp.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def create_new(path: Path, data: bytes, *, mode: int) -> None:
+    """Put `data` at `path` unless something is there; the file appears whole or not at all.
+
+    Raises:
+        FileExistsError: something is there.
+        OSError: nothing was changed.
+    """
+    temp = _write_temp(path, data, mode)
+    try:
+        path.hardlink_to(temp)
+    finally:
+        temp.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _write_temp(path: Path, data: bytes, mode: int) -> Path:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return Path(name)
+
+
+def _sync_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,113 @@
+"""Ed25519 keys: the files they live in, and which public keys may be enrolled.
+
+A private key file is PKCS#8 PEM, created with mode 0600 and never overwritten. A public key is written as 64
+lower-case hex digits. OpenSSL verifies forged signatures under small-order public keys, so such a key is refused here,
+where it enters, together with encodings that are not canonical or not a point of the curve (RFC 8032, 5.1.3).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from licensing.errors import KeyFileError, WeakKeyError
+from licensing.files import create_new
+
+_P = 2**255 - 19
+_D = (-121665 * pow(121666, -1, _P)) % _P
+_SQRT_M1 = pow(2, (_P - 1) // 4, _P)
+_Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+"""The y of the points of order 8; with its negative, 0, 1 and -1 these are the y of all eight small-order points."""
+_SMALL_ORDER_Y = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
+
+
+def public_key(text: str) -> Ed25519PublicKey:
+    """Read 64 hex digits as a key that may be trusted to identify somebody.
+
+    Raises:
+        WeakKeyError: not 64 lower-case hex digits, not canonical, not on the curve, or of small order.
+    """
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise WeakKeyError(f"{text[:80]!r} is not a public key; a key is 64 lower-case hex digits")
+    data = bytes.fromhex(text)
+    y = int.from_bytes(data, "little") & (2**255 - 1)
+    if y >= _P:
+        raise WeakKeyError(f"the public key {text} is not in its canonical encoding; make a new key")
+    if y in _SMALL_ORDER_Y:
+        raise WeakKeyError(f"the public key {text} is of small order: anybody can sign under it; make a new key")
+    if not _is_on_curve(y):
+        raise WeakKeyError(f"the public key {text} is not a point of the curve; copy it again in full")
+    return Ed25519PublicKey.from_public_bytes(data)
+
+
+def public_hex(key: Ed25519PrivateKey) -> str:
+    """The public half as 64 hex digits."""
+    return key.public_key().public_bytes_raw().hex()
+
+
+def load_or_create(path: Path) -> Ed25519PrivateKey:
+    """Read the key at `path`, or make one there (0600) if there is none; two processes starting at once get the same.
+
+    Raises:
+        KeyFileError: the file is there and is not such a key, or cannot be read or made.
+    """
+    if not path.exists():
+        key = Ed25519PrivateKey.generate()
+        try:
+            create_new(path, _pem(key), mode=0o600)
+        except FileExistsError:
+            return load(path)
+        except OSError as error:
+            raise KeyFileError(f"cannot create the key {path}: {error.strerror}; check the folder's owner") from error
+        return key
+    return load(path)
+
+
+def create(path: Path) -> Ed25519PrivateKey:
+    """Make a new key at `path` (0600).
+
+    Raises:
+        KeyFileError: something is there already, or the folder cannot be written.
+    """
+    key = Ed25519PrivateKey.generate()
+    try:
+        create_new(path, _pem(key), mode=0o600)
+    except FileExistsError as error:
+        raise KeyFileError(f"{path} exists; a key is never overwritten. Name another file or folder") from error
+    except OSError as error:
+        raise KeyFileError(f"cannot create the key {path}: {error.strerror}") from error
+    return key
+
+
+def load(path: Path) -> Ed25519PrivateKey:
+    """Read a private key.
+
+    Raises:
+        KeyFileError: missing, unreadable, or not an unencrypted Ed25519 key in PEM.
+    """
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise KeyFileError(f"cannot read the key {path}: {error.strerror}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KeyFileError(f"{path} is not an Ed25519 private key in PEM; restore it from a backup") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFileError(f"{path} holds another kind of key; an Ed25519 key is needed")
+    return key
+
+
+def _pem(key: Ed25519PrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _is_on_curve(y: int) -> bool:
+    """Whether x² = (y² - 1) / (d·y² + 1) has a root modulo p."""
+    x2 = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
+    root = pow(x2, (_P + 3) // 8, _P)
+    return root * root % _P == x2 or (root * _SQRT_M1) ** 2 % _P == x2

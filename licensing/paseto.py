@@ -1,0 +1,96 @@
+"""PASETO v4.public: Ed25519 signatures over exactly the bytes that are read afterwards.
+
+Source: github.com/paseto-standard/paseto-spec, Version4 (public) and Common (PAE). Checked against the standard's own
+vectors in tests/data/paseto. Rules kept here: a token has one spelling (base64 is decoded, encoded again and
+compared); nothing of the payload is returned before its signature held; there is no algorithm field to choose from.
+The implicit assertion is the document's type, so a lease shown as a licence does not verify.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from licensing.errors import SignatureError, TokenError
+
+HEADER = "v4.public."
+MAX_TOKEN_CHARS = 64 * 1024
+_SIGNATURE_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A token taken apart and not yet verified: good for choosing a key by the footer, and for nothing else."""
+
+    payload: bytes
+    signature: bytes
+    footer: bytes
+
+
+def sign(key: Ed25519PrivateKey, payload: bytes, *, footer: bytes = b"", implicit: bytes = b"") -> str:
+    """Make the token. Ed25519 is deterministic: the same call gives the same text."""
+    signature = key.sign(pae(HEADER.encode(), payload, footer, implicit))
+    token = HEADER + _encode(payload + signature)
+    return f"{token}.{_encode(footer)}" if footer else token
+
+
+def verify(key: Ed25519PublicKey, token: str, *, implicit: bytes = b"") -> bytes:
+    """Give the payload if `key` signed it under `implicit`.
+
+    Raises:
+        TokenError: not a v4.public token in canonical spelling.
+        SignatureError: the signature does not hold.
+    """
+    parts = split(token)
+    try:
+        key.verify(parts.signature, pae(HEADER.encode(), parts.payload, parts.footer, implicit))
+    except InvalidSignature as error:
+        raise SignatureError("the signature does not hold: the text was changed on its way; fetch the file again") from error
+    return parts.payload
+
+
+def split(token: str) -> Parts:
+    """Take a token apart.
+
+    Raises:
+        TokenError: too long, another version or purpose, not base64url in its one canonical spelling, or too short.
+    """
+    if len(token) > MAX_TOKEN_CHARS:
+        raise TokenError(f"the token has {len(token)} characters; at most {MAX_TOKEN_CHARS} are read")
+    if not token.startswith(HEADER):
+        raise TokenError(f"not a {HEADER.rstrip('.')} token; the file is cut short or of another kind")
+    body, dot, footer = token[len(HEADER) :].partition(".")
+    if dot and not footer:
+        raise TokenError("the token ends with an empty footer, which is not its canonical spelling")
+    signed = _decode(body)
+    if len(signed) < _SIGNATURE_BYTES:
+        raise TokenError("the token is too short to hold a signature; the file is cut short")
+    return Parts(payload=signed[:-_SIGNATURE_BYTES], signature=signed[-_SIGNATURE_BYTES:], footer=_decode(footer))
+
+
+def pae(*pieces: bytes) -> bytes:
+    """Pre-authentication encoding: the count, then each piece behind its length, as 64-bit little-endian numbers."""
+    return b"".join([_le64(len(pieces)), *(part for piece in pieces for part in (_le64(len(piece)), piece))])
+
+
+def _le64(number: int) -> bytes:
+    return number.to_bytes(8, "little")
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def _decode(text: str) -> bytes:
+    """Decode base64url without padding; compare, because Python accepts stray trailing bits and foreign characters."""
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise TokenError("the token is not base64url; the file was damaged on its way") from error
+    if _encode(data) != text:
+        raise TokenError("the token is not in the canonical spelling of base64url; the file was altered")
+    return data

@@ -1,0 +1,43 @@
+"""Who gets a seat: pure counting over the holds of the moment.
+
+A seat is one physical GPU made schedulable, known by its UUID, and counted once wherever it is seen: a UUID that
+turns up on a second node goes to the newest claim. Short of seats, a node gets a part of what it asked for, the GPUs
+it has held longest first; an empty part is still a lease, so jobs without GPUs run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """One seat that is taken."""
+
+    gpu: str
+    node: str
+    since: int
+    until: int
+    """Unix seconds; free from then on unless renewed."""
+
+
+def share(wanted: Sequence[str], holds: Iterable[Hold], *, node: str, seats: int, may_grow: bool) -> tuple[str, ...]:
+    """The GPUs of `wanted` that get a seat, in the order of `wanted`.
+
+    Args:
+        wanted: every schedulable GPU of the node.
+        holds: all unexpired holds of the site, this node's among them.
+        node: who asks.
+        seats: what the licence allows for the whole site.
+        may_grow: whether GPUs without a seat may get one; not in GRACE.
+    """
+    holder = {hold.gpu: hold for hold in holds}
+    asked = tuple(dict.fromkeys(wanted))
+    elsewhere = sum(1 for hold in holder.values() if hold.node != node)
+    mine = [gpu for gpu in asked if gpu in holder and holder[gpu].node == node]
+    moved = [gpu for gpu in asked if gpu in holder and holder[gpu].node != node]  # changes hands, costs no seat
+    fresh = [gpu for gpu in asked if gpu not in holder] if may_grow else []
+    paid = [*sorted(mine, key=lambda gpu: holder[gpu].since), *fresh][: max(0, seats - elsewhere)]
+    chosen = set([*moved, *paid][:seats])
+    return tuple(gpu for gpu in asked if gpu in chosen)

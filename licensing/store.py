@@ -1,0 +1,250 @@
+"""The hub's ledger: licences, seats held, the last grant of each node, the audit trail, and the highest time seen.
+
+One SQLite file with one writer: WAL, synchronous=FULL, locking_mode=EXCLUSIVE, so a second hub on the same state is
+told so at once. Every change runs inside `transaction()` (BEGIN IMMEDIATE) together with the audit row that records it,
+and each audit row carries the SHA-256 of the row before it. Used from the one thread that called `open()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlite_utils import Database, Migrations
+
+from licensing.clock import HighWater
+from licensing.errors import StoreError
+from licensing.seats import Hold
+
+_GENESIS = "0" * 64
+_migrations = Migrations("licence")
+
+
+@_migrations()
+def m001_first(db: Database) -> None:
+    """The tables of the first version."""
+    db.table("meta").create({"name": str, "value": str}, pk="name")
+    db.table("licence").create(
+        {"id": str, "rev": int, "text": str, "activated_at": int, "installed": int}, pk="id", not_null={"text"}
+    )
+    db.table("hold").create(
+        {"unit": str, "subject": str, "node": str, "since": int, "until": int, "gen": int},
+        pk=("unit", "subject"),
+        not_null={"node", "since", "until", "gen"},
+    )
+    db.table("hold").create_index(["node"])
+    db.table("grant").create(
+        {"node": str, "key": str, "seq": int, "wanted": str, "content": bytes}, pk="node", not_null={"content"}
+    )
+    db.table("audit").create(
+        {"n": int, "at": int, "event": str, "subject": str, "detail": str, "prev": str, "hash": str}, pk="n"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """A licence that was activated here."""
+
+    id: str
+    rev: int
+    text: str
+    """Its chain of tokens, verified again whenever it is loaded."""
+    activated_at: int
+    """First activation of this licence id at this site; a later one does not move it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """The last lease made out to a node, as content: signing it again gives the same token."""
+
+    node: str
+    key: str
+    seq: int
+    wanted: tuple[str, ...]
+    content: bytes
+
+
+class Ledger:
+    """The open file. Every method raises `StoreError` when SQLite cannot do what is asked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._conn: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Open or create the file, check it, bring its tables up to date.
+
+        Raises:
+            StoreError: another process has it open, or it is damaged; says what to do.
+        """
+        try:
+            self._conn = sqlite3.connect(self.path, isolation_level=None, timeout=2)
+            for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                self._conn.execute(f"PRAGMA {pragma}")
+            check = self._conn.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if check != "ok":
+                raise sqlite3.DatabaseError(check)
+            _migrations.apply(Database(self._conn))
+        except sqlite3.Error as error:
+            self.close()
+            raise StoreError(self._explain(error)) from error
+
+    def close(self) -> None:
+        """Close the file; closing twice is fine."""
+        if self._conn is not None:
+            self._conn.close()
+            self._conn = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing. Committed when the block ends: only then may anything be signed or sent."""
+        self._run("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._run("COMMIT")
+        except BaseException:
+            if self._open.in_transaction:
+                self._open.execute("ROLLBACK")
+            raise
+
+    # --- licences ---
+
+    def put_licence(self, licence: Installed) -> None:
+        """Make it the installed one. A known id keeps the moment of its first activation."""
+        self._run(
+            "INSERT INTO licence (id, rev, text, activated_at, installed) "
+            "VALUES (?, ?, ?, ?, (SELECT coalesce(max(installed), 0) + 1 FROM licence)) "
+            "ON CONFLICT (id) DO UPDATE SET rev = excluded.rev, text = excluded.text, installed = excluded.installed",
+            (licence.id, licence.rev, licence.text, licence.activated_at),
+        )
+
+    def installed(self) -> Installed | None:
+        """The licence installed last."""
+        row = self._one("SELECT id, rev, text, activated_at FROM licence ORDER BY installed DESC LIMIT 1")
+        return Installed(id=row[0], rev=row[1], text=row[2], activated_at=row[3]) if row else None
+
+    def known(self, licence_id: str) -> Installed | None:
+        """What is remembered of a licence id, installed now or earlier."""
+        row = self._one("SELECT id, rev, text, activated_at FROM licence WHERE id = ?", (licence_id,))
+        return Installed(id=row[0], rev=row[1], text=row[2], activated_at=row[3]) if row else None
+
+    # --- seats ---
+
+    def holds(self, now: int) -> list[Hold]:
+        """The seats taken at effective time `now`."""
+        rows = self._run(
+            'SELECT subject, node, since, "until" FROM hold '
+            "WHERE unit = 'gpu' AND \"until\" > ? ORDER BY node, since, subject",
+            (now,),
+        )
+        return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]
+
+    def hold(self, node: str, gpus: Sequence[str], *, since: int, until: int, gen: int) -> None:
+        """Let `node` hold exactly these GPUs: what it held besides is free, what another held is now its own."""
+        marks = ", ".join("?" * len(gpus))
+        self._run(f"DELETE FROM hold WHERE unit = 'gpu' AND node = ? AND subject NOT IN ({marks})", (node, *gpus))  # noqa: S608
+        self._open.executemany(
+            "INSERT INTO hold (unit, subject, node, since, \"until\", gen) VALUES ('gpu', ?, ?, ?, ?, ?) "
+            "ON CONFLICT (unit, subject) DO UPDATE SET since = iif(node = excluded.node, since, excluded.since), "
+            'node = excluded.node, "until" = excluded."until", gen = excluded.gen',
+            [(gpu, node, since, until, gen) for gpu in gpus],
+        )
+
+    def expire(self, now: int) -> list[Hold]:
+        """Free the seats whose time is over; gives what was freed."""
+        rows = self._run(
+            'DELETE FROM hold WHERE unit = \'gpu\' AND "until" <= ? RETURNING subject, node, since, "until"', (now,)
+        )
+        return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]
+
+    def grant(self, node: str) -> Grant | None:
+        """The last grant of a node."""
+        row = self._one('SELECT key, seq, wanted, content FROM "grant" WHERE node = ?', (node,))
+        if row is None:
+            return None
+        return Grant(node=node, key=row[0], seq=row[1], wanted=tuple(json.loads(row[2])), content=row[3])
+
+    def put_grant(self, grant: Grant) -> None:
+        """Remember the last grant of a node."""
+        self._run(
+            'INSERT OR REPLACE INTO "grant" (node, key, seq, wanted, content) VALUES (?, ?, ?, ?, ?)',
+            (grant.node, grant.key, grant.seq, json.dumps(grant.wanted), grant.content),
+        )
+
+    # --- time and trail ---
+
+    def clock(self) -> HighWater | None:
+        """The highest time seen."""
+        row = self._one("SELECT value FROM meta WHERE name = 'clock'")
+        return msgspec.json.decode(row[0], type=HighWater) if row else None
+
+    def put_clock(self, mark: HighWater) -> None:
+        """Note the highest time seen."""
+        self._run(
+            "INSERT OR REPLACE INTO meta (name, value) VALUES ('clock', ?)", (msgspec.json.encode(mark).decode(),)
+        )
+
+    def audit(self, at: int, event: str, subject: str, **detail: object) -> None:
+        """Record what this transaction does; belongs inside `transaction()`."""
+        last = self._one("SELECT n, hash FROM audit ORDER BY n DESC LIMIT 1") or (0, _GENESIS)
+        row = (last[0] + 1, at, event, subject, json.dumps(detail, sort_keys=True))
+        self._run(
+            "INSERT INTO audit (n, at, event, subject, detail, prev, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (*row, last[1], _digest(last[1], row)),
+        )
+
+    def verify_audit(self) -> int:
+        """Walk the trail from its first row; gives the number of rows.
+
+        Raises:
+            StoreError: a row is missing or was changed.
+        """
+        prev, count = _GENESIS, 0
+        for *row, stored_prev, stored in self._run(
+            "SELECT n, at, event, subject, detail, prev, hash FROM audit ORDER BY n"
+        ):
+            if row[0] != count + 1 or stored_prev != prev or stored != _digest(prev, tuple(row)):
+                raise StoreError(
+                    f"{self.path}: audit row {count + 1} is missing or was changed; keep the file, tell the vendor"
+                )
+            prev, count = stored, count + 1
+        return count
+
+    # --- underneath ---
+
+    @property
+    def _open(self) -> sqlite3.Connection:
+        if self._conn is None:
+            raise StoreError(f"{self.path} is not open")
+        return self._conn
+
+    def _run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._open.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(self._explain(error)) from error
+
+    def _one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        rows = self._run(sql, values)
+        return rows[0] if rows else None
+
+    def _explain(self, error: sqlite3.Error) -> str:
+        if "locked" in str(error):
+            return f"{self.path} is in use by another process; is a second hub running on this state folder?"
+        if "full" in str(error):
+            return f"{self.path} cannot be written: the disk is full; running jobs and given leases are not touched"
+        return (
+            f"{self.path} cannot be used ({error}); given leases go on for up to 96 h. Stop the hub, move the "
+            "file away, start the hub and activate the licence file again"
+        )
+
+
+def _digest(prev: str, row: tuple[Any, ...]) -> str:
+    return hashlib.sha256((prev + json.dumps(row)).encode()).hexdigest()

@@ -1,0 +1,35 @@
+"""`python -m tests.bench [PART …]`: measures what the project promises and prints tables. Never part of the suite.
+
+Parts: sampler, daemons (resident memory), jobs (throughput), commands (wall times), tui (first paint). The machines are
+shared and noisy: every time is a median of repeats, beside the same machine's bare `python -c pass`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from tests.bench import commands, daemons, jobs, sampler
+from tests.bench.table import print_table
+
+PARTS = {
+    "sampler": sampler.rows,
+    "daemons": daemons.rows,
+    "jobs": jobs.rows,
+    "commands": commands.rows,
+}
+
+
+def main(words: list[str]) -> int:
+    """Run the named parts, or all."""
+    unknown = [word for word in words if word not in PARTS]
+    if unknown:
+        print(f"no bench part {unknown[0]!r}; there are: {', '.join(PARTS)}", file=sys.stderr)
+        return 64
+    for name in words or PARTS:
+        print(f"\n## {name}\n", flush=True)
+        print_table(PARTS[name]())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,54 @@
+"""500 trivial jobs through the real agent: submitted one by one on one connection, each a script that does nothing."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from agent.api.types import JobState, SubmitRequest
+from tests.bench.table import Row
+from tests.fakes.daemons import Box, box, wait_until
+
+JOBS = 500
+REPEATS = 3
+
+
+def rows() -> list[Row]:
+    """Jobs a second from the first submit to the last outcome, and the submits alone."""
+    submits, totals = [], []
+    for _ in range(REPEATS):
+        with tempfile.TemporaryDirectory(prefix="stoker-bench-") as folder, box(Path(folder), hub=True) as made:
+            submit_s, total_s = _five_hundred(made)
+            submits.append(JOBS / submit_s)
+            totals.append(JOBS / total_s)
+    return [
+        _row(f"{JOBS} trivial jobs, submitted and finished", totals, "≥ 20"),
+        _row(f"{JOBS} submits alone, one connection, while jobs run", submits, ""),
+    ]
+
+
+def _five_hundred(made: Box) -> tuple[float, float]:
+    body = SubmitRequest(
+        script="#!/bin/sh\n#SBATCH --gpus=1 --output=/dev/null\nexit 0\n",
+        script_name="true.sh",
+        work_dir=str(made.work_dir),
+        env={"PATH": os.environ["PATH"]},
+    )
+    begin = time.perf_counter()
+    with made.agent.client() as client:
+        for number in range(JOBS):
+            client.submit(body, f"bench-{number}")
+        submitted = time.perf_counter() - begin
+        wait_until(lambda: not client.jobs(state="PENDING,CONFIGURING,RUNNING,COMPLETING"), "all have ended", 300)
+        total = time.perf_counter() - begin
+        done = client.jobs(state=JobState.COMPLETED, limit=JOBS)
+    assert len(done) == JOBS, f"only {len(done)} of {JOBS} COMPLETED"
+    return submitted, total
+
+
+def _row(name: str, values: list[float], aim: str) -> Row:
+    spread = f"{min(values):.3g} – {max(values):.3g}"
+    return Row(name=name, value=statistics.median(values), unit="jobs/s", aim=aim, spread=spread)

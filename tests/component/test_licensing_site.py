@@ -1,0 +1,329 @@
+"""The hub's side over a real ledger: activation, the voucher's days, expiry, renewal, leases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from licensing import armour, clock, verify
+from licensing.errors import (
+    ClockError,
+    ExpiredError,
+    LicenceError,
+    OtherSiteError,
+    ReplayError,
+    StoreError,
+    WeakKeyError,
+)
+from licensing.keys import public_hex
+from licensing.site import NoSeat, Report, Site
+from licensing.stage import Stage
+from tests.fakes import vendor
+from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
+
+NODE_KEY = public_hex(vendor.NODE)
+EVALUATION = changed(VOUCHER, id="lic-evaluation", plan="evaluation", term_s=14 * DAY)
+
+
+@pytest.fixture
+def boot() -> Boot:
+    return Boot()
+
+
+@pytest.fixture
+def site(tmp_path: Path, boot: Boot) -> Iterator[Site]:
+    site = Site(tmp_path, "test", ROOTS, boot)
+    site.open()
+    yield site
+    site.close()
+
+
+def token(site: Site, node: str = "n1", gpus: tuple[str, ...] = ("GPU-0",), seq: int = 0, now: int = NOW) -> str:
+    """A lease that must be granted."""
+    answer = site.lease(node, NODE_KEY, gpus, seq, now)
+    assert isinstance(answer, str)
+    return answer
+
+
+def read(text: str) -> verify.LeaseChain:
+    """A lease as the node reads it."""
+    return verify.lease_chain(text, ROOTS, NODE_KEY)
+
+
+def bound(site: Site, **fields: object) -> str:
+    """A licence bound to this site."""
+    return file(changed(VOUCHER, site=site.key_hex, **fields))
+
+
+# --- activation ---
+
+
+def test_without_a_licence_nothing_is_leased_and_it_says_why(site: Site) -> None:
+    answer = site.lease("n1", NODE_KEY, ["GPU-0"], 0, NOW)
+    assert isinstance(answer, NoSeat)
+    assert answer.code == "LIC-401"
+    assert site.report(NOW).standing.stage is Stage.RESTRICTED
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("bound-to-another-site", OtherSiteError, "made out to [0-9a-f]{64}"),
+        ("ended-last-month", ExpiredError, "ask for a renewal"),
+        ("begins-next-month", ClockError, "begins 2027-02-14"),
+    ],
+)
+def test_a_genuine_file_that_does_not_fit_here(site: Site, name: str, kind: type[LicenceError], words: str) -> None:
+    before = site.report(NOW)
+    with pytest.raises(kind, match=words):
+        site.activate((FOLDER / f"{name}.licence").read_text(), NOW)
+    assert site.report(NOW) == before
+
+
+def test_every_bad_file_leaves_the_licence_as_it_was(site: Site) -> None:
+    before = site.activate(file(), NOW)
+    for path in sorted(FOLDER.glob("*.licence")):
+        if path.stem != "good":
+            with pytest.raises(LicenceError):
+                site.activate(path.read_text("utf-8"), NOW)
+    assert site.report(NOW) == before
+
+
+def test_activating_twice_is_activating_once(site: Site) -> None:
+    first = site.activate(file(), NOW)
+    later = site.activate(file(), NOW + 3 * DAY)
+    assert (first.activated_at, later.activated_at) == (NOW, NOW)
+    assert later.standing.expires_at == NOW + 14 * DAY
+
+
+def test_the_voucher_runs_14_days_and_never_again(site: Site, tmp_path: Path, boot: Boot) -> None:
+    stages = {
+        day: stage_on(site.activate(file(EVALUATION), NOW) if day == 0 else site.report(NOW + day * DAY))
+        for day in range(16)
+    }
+    assert [stages[day] for day in (0, 6, 7, 13)] == [Stage.ACTIVE, Stage.ACTIVE, Stage.NOTICE, Stage.NOTICE]
+    assert stages[14] is stages[15] is Stage.RESTRICTED
+    with pytest.raises(ReplayError, match="works once"):
+        site.activate(file(EVALUATION), NOW + 15 * DAY)
+    site.close()
+    again = Site(tmp_path, "test", ROOTS, boot)
+    again.open()
+    assert again.report(NOW + 15 * DAY).standing.code == "LIC-405"
+    again.close()
+
+
+def stage_on(report: Report) -> Stage:
+    return report.standing.stage
+
+
+def test_a_short_voucher_ends_and_a_licence_lifts_it_at_once(site: Site) -> None:
+    site.activate(file(changed(VOUCHER, exp=NOW + 5)), NOW)
+    assert isinstance(site.lease("n1", NODE_KEY, ["GPU-0"], 0, NOW), str)
+    refused = site.lease("n1", NODE_KEY, ["GPU-0"], 1, NOW + 5)
+    assert isinstance(refused, NoSeat)
+    assert refused.code == "LIC-406"
+    assert site.activate(bound(site, id="lic-real"), NOW + 6).standing.stage is Stage.ACTIVE
+    assert read(token(site, seq=1, now=NOW + 6)).lease.licence == "lic-real"
+
+
+def test_an_older_revision_is_refused(site: Site) -> None:
+    site.activate(bound(site, rev=2, seats=9), NOW)
+    with pytest.raises(ReplayError, match="older than rev 2"):
+        site.activate(bound(site, rev=1, seats=64), NOW)
+    report = site.report(NOW)
+    assert report.licence is not None
+    assert report.licence.seats == 9
+
+
+def test_the_evaluation_does_not_replace_a_licence(site: Site) -> None:
+    site.activate(bound(site), NOW)
+    report = site.activate_evaluation(NOW)
+    assert report.licence is not None
+    assert report.licence.id == "lic-test"
+
+
+def test_the_shipped_evaluation_works_with_the_pinned_roots(tmp_path: Path) -> None:
+    site = Site(tmp_path, "test", uptime=Boot())
+    site.open()
+    report = site.activate_evaluation(NOW)
+    assert report.licence is not None
+    assert (report.licence.seats, report.standing.stage) == (16, Stage.ACTIVE)
+    assert report.standing.expires_at == NOW + 14 * DAY
+    assert report.development
+    site.close()
+
+
+def test_setting_the_clock_back_gains_nothing(site: Site, boot: Boot) -> None:
+    site.activate(file(EVALUATION), NOW)
+    for day in range(15):
+        boot.seconds += DAY
+        site.report(NOW + day * DAY)
+    assert site.report(NOW).standing.code == "LIC-405"
+    assert isinstance(site.lease("n1", NODE_KEY, ["GPU-0"], 0, NOW), NoSeat)
+
+
+def test_nor_does_a_restart_with_the_clock_set_back(site: Site, tmp_path: Path, boot: Boot) -> None:
+    site.activate(file(EVALUATION), NOW)
+    for day in range(15):
+        site.report(NOW + day * DAY)
+    site.close()
+    again = Site(tmp_path, "test", ROOTS, Boot(seconds=5, boot_id="boot-2"))
+    again.open()
+    assert again.report(NOW).standing.code == "LIC-405"
+    again.close()
+
+
+def test_a_clock_that_is_behind_learns_from_the_signed_file(site: Site) -> None:
+    report = site.activate(file(), 1000)
+    assert report.activated_at == NOW
+    assert read(token(site, now=1000)).lease.iat == NOW
+
+
+def test_a_jump_ahead_does_not_poison(site: Site) -> None:
+    site.activate(bound(site), NOW)
+    assert site.report(NOW + 9000 * DAY).standing.stage is Stage.RESTRICTED
+    assert site.report(NOW + 60).standing.stage is Stage.ACTIVE
+
+
+# --- leases ---
+
+
+def test_a_lost_reply_is_answered_with_the_same_lease(site: Site) -> None:
+    site.activate(file(), NOW)
+    first = token(site)
+    assert token(site, now=NOW + 60) == first
+    assert len(site.report(NOW).holds) == 1
+
+
+def test_nothing_is_sent_until_it_is_due(site: Site) -> None:
+    site.activate(bound(site), NOW)
+    token(site)
+    assert site.lease("n1", NODE_KEY, ["GPU-0"], 1, NOW + 8 * 3600 - 1) is None
+    renewed = read(token(site, seq=1, now=NOW + 8 * 3600)).lease
+    assert (renewed.seq, renewed.exp) == (2, NOW + 8 * 3600 + DAY)
+
+
+def test_each_lease_names_the_one_before(site: Site) -> None:
+    import hashlib
+
+    from licensing.paseto import split
+
+    site.activate(bound(site), NOW)
+    first = token(site)
+    content = split(first.split(armour.LINK)[2]).payload
+    second = read(token(site, gpus=("GPU-0", "GPU-1"), seq=1)).lease
+    assert read(first).lease.prev == ""
+    assert second.prev == hashlib.sha256(content).hexdigest()
+
+
+def test_short_of_seats_a_node_gets_a_part_and_more_when_they_are_free(site: Site) -> None:
+    site.activate(bound(site, seats=3), NOW)
+    token(site, "n1", ("A", "B"))
+    assert read(token(site, "n2", ("C", "D"))).lease.gpus == ("C",)
+    assert site.lease("n2", NODE_KEY, ["C", "D"], 1, NOW) is None
+    token(site, "n1", ("A",), seq=1)
+    assert read(token(site, "n2", ("C", "D"), seq=1)).lease.gpus == ("C", "D")
+
+
+def test_a_node_without_gpus_gets_a_lease(site: Site) -> None:
+    site.activate(bound(site, seats=0), NOW)
+    assert read(token(site, gpus=())).lease.gpus == ()
+
+
+def test_an_expired_hold_frees_its_seat(site: Site) -> None:
+    site.activate(bound(site, seats=1), NOW)
+    token(site, "n1", ("A",))
+    assert read(token(site, "n2", ("B",), now=NOW + DAY - 1)).lease.gpus == ()
+    assert read(token(site, "n2", ("B",), seq=1, now=NOW + DAY)).lease.gpus == ("B",)
+
+
+def test_a_gpu_that_moved_is_counted_at_its_new_node(site: Site) -> None:
+    site.activate(bound(site, seats=1), NOW)
+    token(site, "n1", ("A",))
+    assert read(token(site, "n2", ("A",))).lease.gpus == ("A",)
+    assert [(hold.gpu, hold.node) for hold in site.report(NOW).holds] == [("A", "n2")]
+
+
+def test_a_smaller_licence_is_carried_not_refused(site: Site) -> None:
+    site.activate(bound(site, seats=3), NOW)
+    token(site, gpus=("A", "B", "C"))
+    site.activate(bound(site, rev=2, seats=1), NOW + 10)
+    renewed = read(token(site, gpus=("A", "B", "C"), seq=1, now=NOW + 10))
+    assert renewed.lease.gpus == ("A",)
+    assert renewed.lease.rev == 2
+
+
+def test_a_lease_never_outlives_its_licence(site: Site) -> None:
+    site.activate(file(changed(VOUCHER, exp=NOW + 100)), NOW)
+    assert read(token(site)).lease.exp == NOW + 100
+    assert site.lease("n1", NODE_KEY, ["GPU-0"], 1, NOW + 99) is None
+
+
+def test_grace_renews_what_there_is_and_adds_nothing(site: Site) -> None:
+    end = NOW + 100 * DAY
+    site.activate(bound(site, exp=end), NOW)
+    token(site, gpus=("A",), now=end - 3600)
+    kept = read(token(site, gpus=("A", "B"), seq=1, now=end + 60))
+    assert kept.lease.gpus == ("A",)
+    new = site.lease("n9", NODE_KEY, ["Z"], 0, end + 60)
+    assert isinstance(new, NoSeat)
+    assert new.code == "LIC-421"
+
+
+def test_a_restored_ledger_jumps_past_its_nodes(site: Site) -> None:
+    site.activate(bound(site), NOW)
+    assert read(token(site, seq=41)).lease.seq == 42
+
+
+def test_a_weak_node_key_is_not_enrolled(site: Site) -> None:
+    site.activate(bound(site), NOW)
+    with pytest.raises(WeakKeyError):
+        site.lease("n1", "00" * 32, ["GPU-0"], 0, NOW)
+    assert site.report(NOW).holds == ()
+
+
+def test_a_node_with_a_new_key_gets_a_lease_of_its_own(site: Site) -> None:
+    site.activate(bound(site), NOW)
+    token(site)
+    other = public_hex(seeded("reinstalled"))
+    answer = site.lease("n1", other, ["GPU-0"], 0, NOW)
+    assert isinstance(answer, str)
+    assert verify.lease_chain(answer, ROOTS, other).lease.seq == 2
+    assert len(site.report(NOW).holds) == 1
+
+
+# --- the file ---
+
+
+def test_a_second_hub_on_the_same_state_is_told(site: Site, tmp_path: Path) -> None:
+    site.activate(file(), NOW)
+    with pytest.raises(StoreError, match="in use by another process"):
+        Site(tmp_path, "test", ROOTS, Boot()).open()
+
+
+def test_a_damaged_ledger_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "licence.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    with pytest.raises(StoreError, match="move the file away"):
+        Site(tmp_path, "test", ROOTS, Boot()).open()
+
+
+def test_a_licence_of_other_roots_is_not_trusted_after_an_upgrade(site: Site, tmp_path: Path) -> None:
+    site.activate(file(), NOW)
+    site.close()
+    upgraded = Site(tmp_path, "test", uptime=Boot())
+    upgraded.open()
+    assert upgraded.report(NOW).standing.code == "LIC-401"
+    upgraded.close()
+
+
+def test_the_high_water_mark_is_kept_while_nothing_is_leased(site: Site, tmp_path: Path, boot: Boot) -> None:
+    site.report(NOW)
+    site.report(NOW + 3600)
+    site.close()
+    again = Site(tmp_path, "test", ROOTS, boot)
+    again.open()
+    mark = again._ledger.clock()
+    assert mark == clock.HighWater(time=NOW + 3600, boot_id="boot-1", uptime=1000)
+    again.close()

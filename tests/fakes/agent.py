@@ -1,0 +1,221 @@
+"""A small agent for tests of client and hub: the API of one node, kept in memory, in a process of its own.
+
+`python -m tests.fakes.agent SOCKET NAME GPUS` answers like an agent whose jobs run for ever; it prints `ready`.
+Job 1 exists from the start. `GET /v1/seen` tells which requests came, with the headers that matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from agent.api.types import (
+    API_VERSION,
+    ErrorBody,
+    Gpu,
+    GpuSource,
+    Hello,
+    Job,
+    JobState,
+    JobUpdate,
+    LeaseReply,
+    LicenceStage,
+    LinkState,
+    LogChunk,
+    Node,
+    NodeStatus,
+    NodeUpdate,
+    SubmitReply,
+    SubmitRequest,
+)
+from agent.server.stream import NdjsonStream
+
+BEAT_S = 0.2
+KEY = "ab" * 32
+
+
+def job(number: int, node: str, state: JobState = JobState.RUNNING, **more: Any) -> Job:
+    values = {"name": "train.sh", "user": "alice", "submitted_at": number, "work_dir": "/w"} | more
+    return Job(id=number, node=node, state=state, **values)
+
+
+def node(name: str, gpus: int = 8, **more: Any) -> Node:
+    values: dict[str, Any] = {
+        "version": "0",
+        "time": time.time(),
+        "boot_id": "b",
+        "mode": "user",
+        "key": KEY,
+        "gpu_source": GpuSource.SIMULATED,
+        "cpu_count": 1,
+        "memory_total_bytes": 1,
+        "memory_available_bytes": 1,
+        "gpus": tuple(Gpu(index=i, uuid=f"GPU-{name}-{i}", name="S", sampled_at=0.0, seated=True) for i in range(gpus)),
+    }
+    return Node(name=name, **(values | more))
+
+
+class FakeAgent:
+    def __init__(self, name: str, gpus: int) -> None:
+        self.name = name
+        self.node = node(name, gpus)
+        self.jobs = {1: job(1, name)}
+        self.keys: dict[str, int] = {}
+        self.log = bytes(range(256)) * 4
+        self.lease_seq = 0
+        self.seen: list[dict[str, str]] = []
+        self.streams = 0
+
+    def app(self) -> web.Application:
+        @web.middleware
+        async def note(request: web.Request, handler: Any) -> web.StreamResponse:
+            wanted = ("Stoker-User", "Idempotency-Key")
+            self.seen.append(
+                {"what": f"{request.method} {request.raw_path}"} | {h: request.headers.get(h, "") for h in wanted}
+            )
+            return await handler(request)  # type: ignore[no-any-return]
+
+        app = web.Application(middlewares=[note])
+        add = app.router.add_route
+        add("GET", "/v1/seen", self.get_seen)
+        add("GET", "/v1/hello", self.get_hello)
+        add("GET", "/v1/node", self.get_node)
+        add("GET", "/v1/nodes", self.get_nodes)
+        add("GET", "/v1/watch", self.watch)
+        add("GET", "/v1/jobs", self.get_jobs)
+        add("POST", "/v1/jobs", self.submit)
+        add("GET", r"/v1/jobs/{id:\d+}", self.get_job)
+        add("POST", r"/v1/jobs/{id:\d+}/cancel", self.cancel)
+        add("GET", r"/v1/jobs/{id:\d+}/log", self.get_log)
+        add("GET", "/v1/lease", self.get_lease)
+        add("PUT", "/v1/lease", self.put_lease)
+        add("GET", "/metrics", self.get_metrics)
+        return app
+
+    @property
+    def hello(self) -> Hello:
+        return Hello(api=API_VERSION, version="0", server="agent", cluster=self.name)
+
+    async def get_seen(self, _: web.Request) -> web.Response:
+        return answer({"seen": self.seen, "streams": self.streams})
+
+    async def get_hello(self, _: web.Request) -> web.Response:
+        return answer(self.hello)
+
+    async def get_node(self, _: web.Request) -> web.Response:
+        return answer(self.node)
+
+    def status(self) -> NodeStatus:
+        return NodeStatus(name=self.name, link=LinkState.UP, age_s=0.0, node=self.node)
+
+    async def get_nodes(self, _: web.Request) -> web.Response:
+        return answer([self.status()])
+
+    async def watch(self, request: web.Request) -> web.StreamResponse:
+        stream = await NdjsonStream.open(request)
+        await stream.send(self.hello, NodeUpdate(status=self.status()), *(JobUpdate(job=j) for j in self.jobs.values()))
+        told = len(self.jobs)
+        while True:
+            await asyncio.sleep(BEAT_S)
+            new = list(self.jobs.values())[told:]
+            told += len(new)
+            await stream.send(NodeUpdate(status=self.status()), *(JobUpdate(job=j) for j in new))
+
+    async def get_jobs(self, request: web.Request) -> web.Response:
+        limit = int(request.query.get("limit", "1000"))
+        found = [j for j in self.jobs.values() if request.query.get("user") in (None, j.user)]
+        return answer(found[:limit])
+
+    async def submit(self, request: web.Request) -> web.Response:
+        key = request.headers["Idempotency-Key"]
+        body = msgspec.json.decode(await request.read(), type=SubmitRequest)
+        if body.node not in (None, self.name):
+            return refuse(404, "unknown_node", f"this is {self.name}")
+        created = key not in self.keys
+        if created:
+            number = len(self.jobs) + 1
+            self.keys[key] = number
+            self.jobs[number] = job(number, self.name, user=request.headers.get("Stoker-User", "alice"))
+        return answer(SubmitReply(job=self.jobs[self.keys[key]], created=created), 201 if created else 200)
+
+    async def get_job(self, request: web.Request) -> web.Response:
+        found = self.jobs.get(int(request.match_info["id"]))
+        return answer(found) if found else refuse(404, "not_found", "no such job; see stoker jobs")
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        number = int(request.match_info["id"])
+        self.jobs[number] = msgspec.structs.replace(self.jobs[number], state=JobState.CANCELLED)
+        return answer(self.jobs[number])
+
+    async def get_log(self, request: web.Request) -> web.StreamResponse:
+        offset = int(request.query.get("offset", "0"))
+        if request.query.get("follow") == "1":
+            return await self.follow(request, offset)
+        limit = int(request.query.get("limit", "1048576"))
+        headers = {"Stoker-Log-Offset": str(offset), "Stoker-Log-End": str(len(self.log))}
+        return web.Response(body=self.log[offset : offset + limit], headers=headers)
+
+    async def follow(self, request: web.Request, offset: int) -> web.StreamResponse:
+        self.streams += 1
+        try:
+            stream = await NdjsonStream.open(request)
+            await stream.send(self.hello, LogChunk(offset=offset, data=self.log[offset:]))
+            while True:
+                await asyncio.sleep(BEAT_S)
+                await stream.heartbeat()
+        finally:
+            self.streams -= 1
+
+    async def get_lease(self, _: web.Request) -> web.Response:
+        return answer(LeaseReply(seq=self.lease_seq, expires_at=None, stage=LicenceStage.ACTIVE))
+
+    async def put_lease(self, request: web.Request) -> web.Response:
+        self.lease_seq += 1
+        return answer(LeaseReply(seq=self.lease_seq, expires_at=99, stage=LicenceStage.ACTIVE))
+
+    async def get_metrics(self, _: web.Request) -> web.Response:
+        return web.Response(text="# EOF\n")
+
+
+def answer(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+def refuse(status: int, code: str, message: str) -> web.Response:
+    return answer(ErrorBody(code=code, message=message), status)
+
+
+@contextmanager
+def fake_agent(path: Path, name: str = "n1", gpus: int = 8) -> Iterator[subprocess.Popen[str]]:
+    """A fake agent in a child process, listening on `path` when this returns."""
+    argv = [sys.executable, "-m", "tests.fakes.agent", str(path), name, str(gpus)]
+    child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        yield child
+    finally:
+        child.kill()
+        child.communicate(timeout=10)
+
+
+async def _main(path: str, name: str, gpus: int) -> None:
+    runner = web.AppRunner(FakeAgent(name, gpus).app(), access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    Path(path).unlink(missing_ok=True)
+    await web.UnixSite(runner, path).start()
+    print("ready", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

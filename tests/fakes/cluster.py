@@ -1,0 +1,335 @@
+"""A cluster in memory: what `agent.api.client.Client` offers, over simulated nodes whose values stand still.
+
+For screens and commands that need states one cannot bring about with real daemons on demand: a node that is lost, a GPU
+that hangs, a hostile name, a link that breaks in the middle of a log. Every call is recorded in `calls`.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+
+from agent.api.client import LogSlice
+from agent.api.errors import ApiError, ConnectError
+from agent.api.refs import JobRef
+from agent.api.types import (
+    API_VERSION,
+    Gpu,
+    GpuProcess,
+    GpuSource,
+    GpuState,
+    Heartbeat,
+    Hello,
+    Job,
+    JobState,
+    JobUpdate,
+    Licence,
+    LicenceStage,
+    LicenceUpdate,
+    LinkState,
+    LogChunk,
+    LogEnd,
+    LogMessage,
+    Node,
+    NodeStatus,
+    NodeUpdate,
+    SeatHolder,
+    SubmitReply,
+    SubmitRequest,
+    WatchMessage,
+)
+
+NOW = 1_795_000_000
+"""Unix seconds at which the simulated cluster stands still: 2026-11-18 11:06:40 UTC."""
+GIB = 2**30
+DAY = 86_400
+
+T = TypeVar("T")
+
+
+def gpu(index: int, *, node: str = "n1", job: int | None = None, load: int = 0, used_gib: float = 0.5, **more: object) -> Gpu:
+    """A simulated H100."""
+    values: dict[str, object] = {
+        "index": index,
+        "uuid": f"GPU-{node}-{index}",
+        "name": "Simulated H100 80GB",
+        "sampled_at": float(NOW),
+        "memory_total_bytes": 80 * GIB,
+        "memory_used_bytes": int(used_gib * GIB),
+        "utilization_percent": load,
+        "power_mw": 70_000 + load * 6_000,
+        "power_limit_mw": 700_000,
+        "temperature_c": 34 + load // 3,
+        "job_id": job,
+        "seated": True,
+        "age_s": 0.4,
+    }
+    return msgspec.convert(values | more, Gpu)
+
+
+def node(name: str, gpus: tuple[Gpu, ...], **more: object) -> Node:
+    """A node of simulated GPUs."""
+    values: dict[str, object] = {
+        "name": name,
+        "version": "0.1.0",
+        "time": float(NOW),
+        "boot_id": "b",
+        "mode": "system",
+        "key": "00" * 32,
+        "gpu_source": GpuSource.SIMULATED,
+        "gpus": gpus,
+        "cpu_count": 64,
+        "cpu_percent": 31.0,
+        "load_1m": 12.4,
+        "memory_total_bytes": 512 * GIB,
+        "memory_available_bytes": 380 * GIB,
+        "jobs_running": len({each.job_id for each in gpus if each.job_id is not None}),
+        "stage": "ACTIVE",
+    }
+    return msgspec.convert(values | more, Node, from_attributes=True)
+
+
+def up(described: Node, age_s: float = 0.3) -> NodeStatus:
+    """A node that is heard of."""
+    return NodeStatus(name=described.name, link=LinkState.UP, age_s=age_s, node=described)
+
+
+def job(number: int, state: JobState = JobState.RUNNING, **more: object) -> Job:
+    """A job of alice's on n1."""
+    values: dict[str, object] = {
+        "id": number,
+        "node": "n1",
+        "name": "train.sh",
+        "user": "alice",
+        "state": state,
+        "gpus": 1,
+        "submitted_at": NOW - 600,
+        "started_at": None if state is JobState.PENDING else NOW - 300,
+        "ended_at": NOW - 60 if state.is_final else None,
+        "exit_code": {JobState.COMPLETED: 0, JobState.FAILED: 1}.get(state),
+        "attempt": 0 if state is JobState.PENDING else 1,
+        "work_dir": "/home/alice/run",
+        "simulated": True,
+    }
+    return msgspec.convert(values | more, Job)
+
+
+def evaluation(left_s: int = 13 * DAY + 23 * 3600 + 60) -> Licence:
+    """The built-in voucher with some days left."""
+    return Licence(
+        stage=LicenceStage.ACTIVE,
+        message="evaluation of 64 seats",
+        licence_id="eval",
+        plan="evaluation",
+        evaluation=True,
+        seats_total=64,
+        seats_used=24,
+        expires_at=NOW + left_s,
+        holders=(
+            SeatHolder(node="gpu-a1", gpu_uuids=tuple(f"GPU-gpu-a1-{i}" for i in range(8)), until=NOW + DAY),
+            SeatHolder(node="gpu-a2", gpu_uuids=tuple(f"GPU-gpu-a2-{i}" for i in range(8)), until=NOW + DAY),
+            SeatHolder(node="gpu-b1", gpu_uuids=tuple(f"GPU-gpu-b1-{i}" for i in range(8)), until=NOW + DAY),
+        ),
+    )
+
+
+class Feed(Generic[T]):
+    """A stream that the test feeds."""
+
+    def __init__(self, first: list[T]) -> None:
+        self._queue: queue.Queue[T | Exception | None] = queue.Queue()
+        for message in first:
+            self._queue.put(message)
+
+    def push(self, message: T | Exception | None) -> None:
+        """Say something; an exception breaks the stream, `None` ends it."""
+        self._queue.put(message)
+
+    def __iter__(self) -> Iterator[T]:
+        while (message := self._queue.get(timeout=60)) is not None:
+            if isinstance(message, Exception):
+                raise message
+            yield message
+
+    def close(self) -> None:
+        self._queue.put(None)
+
+
+class FakeCluster:
+    """The server's side: its state, and what was asked of it."""
+
+    def __init__(
+        self,
+        statuses: list[NodeStatus] | None = None,
+        jobs: list[Job] | None = None,
+        licence: Licence | None = None,
+        *,
+        server: str = "hub",
+    ) -> None:
+        self.hello = Hello(api=API_VERSION, version="0.1.0", server=server, cluster="acme-lab")
+        self.statuses = {status.name: status for status in statuses or []}
+        self.all_jobs = {(each.node, each.id): each for each in jobs or []}
+        self.the_licence = licence
+        self.logs: dict[tuple[str, int], bytes] = {}
+        self.calls: list[tuple[str, object]] = []
+        self.refusal: Exception | None = None
+        """Raised by the next submit or cancel."""
+        self.down: Exception | None = None
+        """Raised by every new stream while it is set."""
+        self.watches: list[Feed[WatchMessage]] = []
+        self.follows: list[Feed[LogMessage]] = []
+        self.followed = threading.Event()
+
+    def client(self) -> FakeClient:
+        return FakeClient(self)
+
+    def full_state(self) -> list[WatchMessage]:
+        licence = [LicenceUpdate(licence=self.the_licence)] if self.the_licence else []
+        return [
+            self.hello,
+            *(NodeUpdate(status=status) for status in self.statuses.values()),
+            *(JobUpdate(job=each) for each in self.all_jobs.values()),
+            *licence,
+            Heartbeat(time=float(NOW)),
+        ]
+
+    def say(self, message: WatchMessage | Exception | None) -> None:
+        """Send to everybody who watches."""
+        for feed in self.watches:
+            feed.push(message)
+
+    def find(self, ref: JobRef) -> Job:
+        for (on, number), each in self.all_jobs.items():
+            if number == ref.id and ref.node in (None, on):
+                return each
+        raise ApiError(404, "not_found", f"there is no job {ref}; stoker jobs lists them")
+
+
+class FakeClient:
+    """The client's side."""
+
+    where = "memory"
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        self._cluster = cluster
+
+    def nodes(self) -> list[NodeStatus]:
+        return list(self._cluster.statuses.values())
+
+    def jobs(self, state: str | None = None, user: str | None = None, limit: int | None = None) -> list[Job]:
+        found = sorted(self._cluster.all_jobs.values(), key=lambda each: -each.submitted_at)
+        wanted = state.split(",") if state else None
+        found = [j for j in found if (not wanted or j.state in wanted) and user in (None, j.user)]
+        return found[:limit]
+
+    def job(self, ref: JobRef) -> Job:
+        return self._cluster.find(ref)
+
+    def submit(self, request: SubmitRequest, key: str) -> SubmitReply:
+        self._cluster.calls.append(("submit", (request, key)))
+        self._refuse()
+        stored = job(18, JobState.PENDING, name=request.script_name, reason="Resources", submitted_at=NOW)
+        self._cluster.all_jobs["n1", 18] = stored
+        self._cluster.say(JobUpdate(job=stored))
+        return SubmitReply(job=stored, created=True)
+
+    def cancel(self, ref: JobRef, reason: str | None = None) -> Job:
+        self._cluster.calls.append(("cancel", ref))
+        self._refuse()
+        ended = msgspec.structs.replace(self._cluster.find(ref), state=JobState.CANCELLED, ended_at=NOW)
+        self._cluster.all_jobs[ended.node, ended.id] = ended
+        self._cluster.say(JobUpdate(job=ended))
+        return ended
+
+    def log(self, ref: JobRef, offset: int = 0, limit: int | None = None) -> LogSlice:
+        found = self._cluster.find(ref)
+        data = self._cluster.logs.get((found.node, found.id), b"")
+        end = len(data) if limit is None else offset + limit
+        return LogSlice(offset=offset, end=len(data), data=data[offset:end])
+
+    def follow_log(self, ref: JobRef, offset: int = 0, *, heartbeats: bool = False) -> Feed[LogMessage]:
+        self._cluster.calls.append(("follow", (ref, offset)))
+        if self._cluster.down:
+            raise self._cluster.down
+        found = self._cluster.find(ref)
+        data = self._cluster.logs.get((found.node, found.id), b"")[offset:]
+        first: list[LogMessage] = [self._cluster.hello]
+        first += [LogChunk(offset=offset, data=data)] if data else []
+        first += [LogEnd(job=found)] if found.state.is_final else []
+        feed = Feed(first)
+        self._cluster.follows.append(feed)
+        self._cluster.followed.set()
+        return feed
+
+    def watch(self, *, heartbeats: bool = False) -> Feed[WatchMessage]:
+        if self._cluster.down:
+            raise self._cluster.down
+        feed = Feed(self._cluster.full_state())
+        self._cluster.watches.append(feed)
+        return feed
+
+    def licence(self) -> Licence:
+        if self._cluster.the_licence is None:
+            raise ApiError(404, "not_found", "an agent has no licence; ask the hub")
+        return self._cluster.the_licence
+
+    def close(self) -> None:
+        for feed in self._cluster.watches + self._cluster.follows:
+            feed.close()
+
+    def _refuse(self) -> None:
+        if self._cluster.refusal is not None:
+            refusal, self._cluster.refusal = self._cluster.refusal, None
+            raise refusal
+
+
+def lab() -> FakeCluster:
+    """Four nodes, some trouble, a queue: what the pictures show."""
+    loads = (97, 96, 98, 95, 88, 91, 0, 0)
+    a1 = [gpu(i, node="gpu-a1", job=41 if i < 4 else 42 if i < 6 else None, load=load, used_gib=71.4 if i < 4 else 33.0)
+          for i, load in enumerate(loads)]  # fmt: skip
+    a1[6:] = [gpu(i, node="gpu-a1") for i in (6, 7)]
+    a2 = [gpu(i, node="gpu-a2", job=43, load=60 + 5 * i, used_gib=52 + i) for i in range(7)]
+    a2[3] = msgspec.structs.replace(a2[3], temperature_c=89)
+    hung = gpu(7, node="gpu-a2", load=12, state=GpuState.HUNG, age_s=74.0, reason="the driver does not answer", state_since=NOW)
+    b1 = [gpu(i, node="gpu-b1") for i in range(8)]
+    b1[5] = gpu(5, node="gpu-b1", load=34, used_gib=11, processes=(GpuProcess(pid=4242, user="mallory", command="python"),))
+    statuses = [
+        up(node("gpu-a1", tuple(a1))),
+        up(node("gpu-a2", (*a2, hung), cpu_percent=64.0, jobs_pending=1)),
+        up(node("gpu-b1", tuple(b1), cpu_percent=3.0), age_s=7.0),
+        NodeStatus(name="gpu-b2", link=LinkState.LOST, age_s=95.0, reason="no route to host", retry_in_s=8.0),
+    ]
+    return FakeCluster(statuses, _lab_jobs(), evaluation())
+
+
+def _lab_jobs() -> list[Job]:
+    here = {"node": "gpu-a1"}
+    return [
+        job(41, name="llama-ft-70b", gpus=4, gpu_indexes=(0, 1, 2, 3), gpu_uuids=tuple(f"GPU-gpu-a1-{i}" for i in range(4)),
+            started_at=NOW - 11564, submitted_at=NOW - 11600, time_limit_s=DAY, cpus_per_task=16, memory_bytes=256 * GIB,
+            output_path="/home/alice/run/slurm-41.out", **here),
+        job(42, name="vit-sweep", user="bob", gpus=2, gpu_indexes=(4, 5), gpu_uuids=("GPU-gpu-a1-4", "GPU-gpu-a1-5"),
+            started_at=NOW - 2463, submitted_at=NOW - 2500, time_limit_s=8 * 3600, **here),
+        job(43, name="moe-pretrain", user="carol", gpus=7, gpu_indexes=tuple(range(7)), node="gpu-a2",
+            gpu_uuids=tuple(f"GPU-gpu-a2-{i}" for i in range(7)), started_at=NOW - 4 * DAY - 3723, submitted_at=NOW - 5 * DAY),
+        job(44, JobState.PENDING, name="eval-suite", user="eve", gpus=8, reason="Resources", submitted_at=NOW - 1800,
+            detail="8 GPUs wanted, 2 free", simulated=False, **here),
+        job(45, JobState.PENDING, name="moe-pretrain-2", user="carol", gpus=7, reason="Priority", submitted_at=NOW - 900,
+            simulated=False, node="gpu-a2"),
+        job(40, JobState.COMPLETED, name="digits", user="alice", started_at=NOW - 900, **here),
+        job(39, JobState.FAILED, name="digits", user="alice", detail="exit code 1", ended_at=NOW - 1200,
+            started_at=NOW - 1230, **here),
+        job(38, JobState.TIMEOUT, name="tokenise", user="dan", gpus=0, simulated=False, started_at=NOW - 8000,
+            ended_at=NOW - 4400, detail="ran into its limit of 01:00:00", node="gpu-a2"),
+        job(37, JobState.CANCELLED, name="vit-sweep", user="bob", ended_at=NOW - 5000, started_at=NOW - 5400, **here),
+    ]  # fmt: skip
+
+
+def no_server() -> ConnectError:
+    """What a client raises when nobody listens."""
+    return ConnectError("nobody listens on /run/stoker/hub.sock; the service has stopped: start it")

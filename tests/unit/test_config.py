@@ -1,0 +1,109 @@
+"""The configuration: what holds without a file, and that a mistake in one is named by file, line and remedy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent import config
+from agent.config import ConfigError, Mode
+
+
+def load(tmp_path: Path, text: str) -> config.Config:
+    path = tmp_path / "stoker.toml"
+    path.write_text(text, encoding="utf-8")
+    return config.load(path, environ={"HOME": str(tmp_path)})
+
+
+def test_without_a_file_the_defaults_are_a_user_mode_agent_in_the_home(tmp_path: Path) -> None:
+    made = config.load(None, environ={"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path / "run")})
+    assert made.mode is Mode.USER
+    assert made.state_dir == tmp_path / ".local/state/stoker"
+    assert made.agent_socket == tmp_path / "run/stoker/agent.sock"
+    assert [node.socket for node in made.hub_nodes] == [made.agent_socket]
+
+
+def test_every_key_reaches_the_config(tmp_path: Path) -> None:
+    made = load(
+        tmp_path,
+        f'[node]\nname = "n7"\nmode = "system"\nstate_dir = "{tmp_path}/s"\nrun_dir = "{tmp_path}/r"\n'
+        'act_for = ["stoker-hub"]\nallow_root_jobs = true\n'
+        '[gpu]\nsource = "simulated"\nsimulated_count = 3\n[jobs]\ngrace_s = 5\nlauncher = "fork"\n'
+        '[hub]\ncluster = "lab"\n[[hub.nodes]]\nname = "n8"\nssh = "stoker@n8"\nhost_key = "ssh-ed25519 AAAA"\n',
+    )
+    assert (made.name, made.mode, made.act_for, made.allow_root_jobs) == ("n7", Mode.SYSTEM, ("stoker-hub",), True)
+    assert (made.state_dir, made.run_dir) == (tmp_path / "s", tmp_path / "r")
+    assert (made.gpu.source, made.gpu.simulated_count, made.jobs.grace_s, made.jobs.launcher) == (
+        "simulated",
+        3,
+        5,
+        "fork",
+    )
+    assert (made.cluster, made.hub_nodes[0].ssh) == ("lab", "stoker@n8")
+
+
+def test_a_tilde_in_a_path_is_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load(tmp_path, '[node]\nstate_dir = "~/stoker"\n').state_dir == tmp_path / "stoker"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ('[node]\nnam = "x"\n', 2, "did you mean 'name'?"),
+        ('[nod]\nname = "x"\n', 1, "did you mean 'node'?"),
+        ('# c\n\n[gpu]\nsimulated_cuont = 4\n', 4, "did you mean 'simulated_count'?"),
+        ('[[hub.nodes]]\nname = "a"\nsoket = "/x"\n', 3, "did you mean 'socket'?"),
+        ('[jobs]\ngrace_s = "ten"\n', 2, "expected `int`, got `str`"),
+        ("[node]\nname = 3\n", 2, "expected `str`, got `int`"),
+        ("[node]\nstate_dir = 3\n", 2, "expected a path"),
+        ("zzz = 1\n", 1, "known here: gpu, hub, jobs, node"),
+    ],
+)
+def test_a_mistake_is_named_with_file_line_and_remedy(tmp_path: Path, text: str, line: int, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path}/stoker.toml:{line}: ")
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[node\n", "not valid TOML"),
+        ('[node]\nname = "a b"\n', "is not a name"),
+        ('[node]\nname = "../x"\n', "is not a name"),
+        ('[gpu]\nsource = "cuda"\n', "use auto, nvml, simulated or none"),
+        ("[gpu]\nsimulated_count = -1\n", "use 0 to 64"),
+        ("[gpu]\nperiod_s = 0.0\n", "use 0.05 to 60 seconds"),
+        ("[jobs]\ngrace_s = -1\n", "is negative"),
+        ('[jobs]\nlauncher = "docker"\n', "use auto, systemd or fork"),
+        ('[[hub.nodes]]\nname = "a"\n', "either socket = … or ssh = …"),
+        ('[[hub.nodes]]\nname = "a"\nssh = "u@h"\n', "ssh-keyscan -t ed25519 h"),
+        ('[[hub.nodes]]\nname = "a"\nsocket = "/a"\n[[hub.nodes]]\nname = "a"\nsocket = "/b"\n', "names a twice"),
+        (f'[node]\nrun_dir = "/{"x" * 120}"\n', "longer than the 107 bytes"),
+    ],
+)
+def test_a_value_that_cannot_hold_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError, match="stoker.toml") as caught:
+        load(tmp_path, text)
+    assert says in str(caught.value)
+
+
+def test_a_named_file_that_is_missing_or_binary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        config.load(tmp_path / "none.toml", environ={})
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot read the configuration"):
+        config.load(tmp_path / "binary.toml", environ={})
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_configuration_or_a_config_error(text: str) -> None:
+    try:
+        config.parse(text, "x.toml")
+    except ConfigError as error:
+        assert str(error).startswith("x.toml")

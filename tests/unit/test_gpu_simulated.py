@@ -1,0 +1,117 @@
+"""The simulated source: values, holds, faults and the verb that injects them."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.api.errors import StokerError
+from agent.gpu.base import GpuLostError, NoGpusError
+from agent.gpu.simulated import SimulatedReader, simulate_gpu, simulated_uuid
+
+
+def reader(state_dir: Path, count: int = 8) -> SimulatedReader:
+    return SimulatedReader(count, node_name="n1", state_dir=state_dir)
+
+
+def test_uuids_are_stable_for_a_node_and_differ_between_nodes_and_gpus() -> None:
+    uuids = {simulated_uuid(node, index) for node in ("n1", "n2") for index in range(64)}
+    assert len(uuids) == 128
+    assert all(uuid.startswith("GPU-51a0") and len(uuid) == len("GPU-" + "0" * 32) + 4 for uuid in uuids)
+    assert simulated_uuid("n1", 0) == simulated_uuid("n1", 0)
+
+
+def test_a_held_gpu_becomes_busy_and_calms_down_again(tmp_path: Path) -> None:
+    source = reader(tmp_path)
+    idle = source.read(2, 1000.0, 0.0)
+    source.hold(frozenset({idle.uuid}))
+    warming = source.read(2, 1003.0, 3.0)
+    busy = source.read(2, 1060.0, 60.0)
+    source.hold(frozenset())
+    calm = source.read(2, 1200.0, 200.0)
+    assert idle.utilization_percent == calm.utilization_percent == 0
+    assert (busy.utilization_percent or 0) > 80
+    for value in ("utilization_percent", "power_mw", "temperature_c", "memory_used_bytes"):
+        assert getattr(idle, value) < getattr(warming, value) < getattr(busy, value)
+    assert source.read(3, 1060.0, 60.0).utilization_percent == 0
+
+
+@given(st.floats(0, 4e9), st.integers(0, 7), st.booleans())
+def test_values_are_always_plausible(now: float, index: int, held: bool) -> None:
+    source = reader(Path("/nonexistent"))
+    if held:
+        source.hold(frozenset({simulated_uuid("n1", index)}))
+    gpu = source.read(index, now, 0.0)
+    assert 0 <= (gpu.utilization_percent or 0) <= 100
+    assert 0 < (gpu.memory_used_bytes or 0) < (gpu.memory_total_bytes or 0)
+    assert 60_000 < (gpu.power_mw or 0) < (gpu.power_limit_mw or 0)
+    assert 20 < (gpu.temperature_c or 0) < 90
+
+
+def test_no_simulated_gpus_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(NoGpusError, match="simulated_count"):
+        reader(tmp_path, count=0).open()
+
+
+def test_lost_hot_and_ok(tmp_path: Path) -> None:
+    source = reader(tmp_path)
+    assert simulate_gpu(tmp_path, 8, "3", "lost") == "simulated GPU 3 is now lost"
+    simulate_gpu(tmp_path, 8, "4", "hot")
+    with pytest.raises(GpuLostError, match="simulate gpu 3 ok"):
+        source.read(3, 0.0, 0.0)
+    assert source.read(4, 0.0, 0.0).temperature_c == 94
+    assert source.read(5, 0.0, 0.0).temperature_c != 94
+    simulate_gpu(tmp_path, 8, "3", "ok")
+    assert source.read(3, 0.0, 0.0).index == 3
+    assert source.read(4, 0.0, 0.0).temperature_c == 94
+
+
+def test_hung_blocks_the_thread_that_reads_and_lets_go_when_lifted(tmp_path: Path) -> None:
+    source = reader(tmp_path)
+    simulate_gpu(tmp_path, 8, "0", "hung")
+    answered = threading.Event()
+    thread = threading.Thread(target=lambda: (source.read(0, 0.0, 0.0), answered.set()), daemon=True)
+    thread.start()
+    assert not answered.wait(0.3)
+    assert source.read(1, 0.0, 0.0).index == 1
+    simulate_gpu(tmp_path, 8, "0", "ok")
+    assert answered.wait(10)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\x00", b"[]", b'{"3": "melted"}', b'{"three": "lost"}', b'{"3": 7}', b'{"3": ["lost"]}', b"null"]
+)
+def test_a_fault_file_that_makes_no_sense_injects_nothing_and_is_repaired_by_the_verb(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "simulated.json").write_bytes(content)
+    source = reader(tmp_path)
+    assert source.read(3, 0.0, 0.0).index == 3
+    simulate_gpu(tmp_path, 8, "3", "lost")
+    with pytest.raises(GpuLostError):
+        source.read(3, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("index", ["8", "-1", "", "x", "1e0", "²", "0x1", "99999999999999999999", "3\n", "\x1b[2J"])
+def test_a_wrong_index_is_refused_and_nothing_is_written(tmp_path: Path, index: str) -> None:
+    with pytest.raises(StokerError, match="this node's are 0 to 7") as caught:
+        simulate_gpu(tmp_path, 8, index, "lost")
+    assert "\x1b" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_word_is_refused_and_the_right_ones_named(tmp_path: Path) -> None:
+    with pytest.raises(StokerError, match="'dead' is no simulated fault; use one of: lost, hung, hot, ok"):
+        simulate_gpu(tmp_path, 8, "1", "dead")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_simulated_gpus_and_no_folder_are_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(StokerError, match="no simulated GPUs"):
+        simulate_gpu(tmp_path, 0, "0", "lost")
+    with pytest.raises(StokerError, match=r"cannot write .*simulated\.json"):
+        simulate_gpu(tmp_path / "missing", 8, "0", "lost")

@@ -1,0 +1,159 @@
+"""What a job finds around it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.jobs import environ
+from agent.jobs.environ import Account, Run
+from agent.jobs.spec import Export, JobSpec
+
+ADA = Account(name="ada", uid=1001, home="/home/ada", shell="/bin/bash")
+RUN = Run(
+    job_id=17,
+    attempt=2,
+    node="n1",
+    cluster="lab",
+    job_dir="/var/lib/stoker/jobs/17/2",
+    gpus=(("GPU-a", 3), ("GPU-b", 5)),
+)
+
+
+def spec(**fields: object) -> JobSpec:
+    known = {"name": "nm", "script_name": "s.sh", "submit_dir": "/home/ada", "work_dir": "/data", "gpus": 2}
+    return JobSpec(**{**known, **fields})  # type: ignore[arg-type]
+
+
+def test_slurms_variables() -> None:
+    env = environ.build(spec(cpus_per_task=4, memory_bytes=16 * 2**30), {}, ADA, RUN)
+    assert env == {
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b",
+        "HOME": "/home/ada",
+        "JOB_ATTEMPT": "2",
+        "JOB_DIR": "/var/lib/stoker/jobs/17/2",
+        "LOGNAME": "ada",
+        "PATH": environ.DEFAULT_PATH,
+        "SHELL": "/bin/bash",
+        "SLURMD_NODENAME": "n1",
+        "SLURM_CLUSTER_NAME": "lab",
+        "SLURM_CPUS_ON_NODE": "4",
+        "SLURM_CPUS_PER_TASK": "4",
+        "SLURM_GPUS": "2",
+        "SLURM_GPUS_ON_NODE": "2",
+        "SLURM_JOBID": "17",
+        "SLURM_JOB_CPUS_PER_NODE": "4",
+        "SLURM_JOB_GPUS": "3,5",
+        "SLURM_JOB_ID": "17",
+        "SLURM_JOB_NAME": "nm",
+        "SLURM_JOB_NODELIST": "n1",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_UID": "1001",
+        "SLURM_JOB_USER": "ada",
+        "SLURM_LOCALID": "0",
+        "SLURM_MEM_PER_NODE": "16384",
+        "SLURM_NNODES": "1",
+        "SLURM_NODEID": "0",
+        "SLURM_NODELIST": "n1",
+        "SLURM_NPROCS": "1",
+        "SLURM_NTASKS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_RESTART_COUNT": "1",
+        "SLURM_SUBMIT_DIR": "/home/ada",
+        "SLURM_TASKS_PER_NODE": "1",
+        "USER": "ada",
+    }
+
+
+def test_without_gpus_none_is_visible() -> None:
+    env = environ.build(
+        spec(gpus=0),
+        {"CUDA_VISIBLE_DEVICES": "0,1"},
+        ADA,
+        Run(job_id=1, attempt=1, node="n", cluster="c", job_dir="/j"),
+    )
+    assert env["CUDA_VISIBLE_DEVICES"] == ""
+    assert env["SLURM_GPUS"] == "0"
+    assert "SLURM_MEM_PER_NODE" not in env
+
+
+SUBMITTED = {"PATH": "/opt/bin", "LANG": "C.UTF-8", "SEED": "1", "HOME": "/tmp", "LD_PRELOAD": "/x.so"}
+
+
+@pytest.mark.parametrize(
+    ("export", "seen"),
+    [
+        (Export(), {"PATH": "/opt/bin", "LANG": "C.UTF-8", "SEED": "1", "HOME": "/tmp", "LD_PRELOAD": "/x.so"}),
+        (Export(everything=False), {"PATH": environ.DEFAULT_PATH, "HOME": "/home/ada"}),
+        (Export(everything=False, names=("SEED", "MISSING")), {"PATH": environ.DEFAULT_PATH, "SEED": "1"}),
+        (Export(values={"SEED": "7"}), {"PATH": "/opt/bin", "SEED": "7"}),
+        (Export(everything=False, values={"A": ""}), {"A": "", "PATH": environ.DEFAULT_PATH}),
+    ],
+)
+def test_export_decides_what_of_the_submitter_goes_in(export: Export, seen: dict[str, str]) -> None:
+    env = environ.build(spec(export=export), SUBMITTED, ADA, RUN)
+    assert seen.items() <= env.items()
+    extra = set(env) & (set(SUBMITTED) - {"PATH", "HOME"}) - set(seen)
+    assert not extra or export.everything
+
+
+def test_options_of_this_submission_and_facts_of_another_job_stay_out() -> None:
+    env = environ.build(spec(), {"SBATCH_GPUS": "8", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "1"}, ADA, RUN)
+    assert "SBATCH_GPUS" not in env
+    assert "SLURM_ARRAY_TASK_ID" not in env
+    assert env["SLURM_JOB_ID"] == "17"
+
+
+@given(st.dictionaries(st.sampled_from(["SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES", "JOB_DIR", "SLURM_GPUS"]), st.text()))
+def test_nobody_overrides_what_the_agent_says(values: dict[str, str]) -> None:
+    plain = environ.build(spec(), {}, ADA, RUN)
+    assert environ.build(spec(export=Export(values=values)), values, ADA, RUN) == plain
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("slurm-%j.out", "slurm-17.out"),
+        ("%x-%u-%N.log", "nm-ada-n1.log"),
+        ("%A_%a", "17_4294967294"),
+        ("%5j", "00017"),
+        ("%99j", "0000000017"),
+        ("%0j", "17"),
+        ("%%j", "%j"),
+        ("%n%t%s", "00batch"),
+        ("%J", "17"),
+        ("%b", "4"),
+        ("%q%", "%q%"),
+        (r"\%j", "%j"),
+        (r"a\%j-%j", "a%j-%j"),
+        ("100%", "100%"),
+    ],
+)
+def test_patterns(pattern: str, path: str) -> None:
+    names = environ.pattern_names(spec(), job_id=17, user="ada", node="n1.lab.example")
+    assert environ.expand(pattern, names) == path
+
+
+def test_files_of_a_job() -> None:
+    names = environ.pattern_names(spec(), job_id=17, user="ada", node="n1")
+    assert environ.output_path(spec(), names) == "/data/slurm-17.out"
+    assert environ.error_path(spec(), names) == "/data/slurm-17.out"
+    apart = spec(output="/logs/%j", error="e/%j")
+    assert environ.output_path(apart, names) == "/logs/17"
+    assert environ.error_path(apart, names) == "/data/e/17"
+
+
+@pytest.mark.parametrize(
+    ("said", "attempt", "mode"),
+    [(None, 1, "truncate"), (None, 2, "append"), ("append", 1, "append"), ("truncate", 2, "truncate")],
+)
+def test_a_second_run_does_not_wipe_what_the_first_said(said: str | None, attempt: int, mode: str) -> None:
+    assert environ.open_mode(spec(open_mode=said), attempt) == mode
+
+
+@given(st.text())
+def test_any_pattern_expands(pattern: str) -> None:
+    names = environ.pattern_names(spec(), job_id=17, user="ada", node="n1")
+    environ.expand(pattern, names)

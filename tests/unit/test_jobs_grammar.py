@@ -1,0 +1,207 @@
+"""The values of options: times, sizes, GPUs, exports, names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.jobs import grammar
+from agent.jobs.grammar import ExportRequest, GpuRequest, GrammarError
+
+MIB = 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400),
+        ("1:30", 120),  # rounded up to whole minutes
+        ("2:00", 120),
+        ("0:0:1", 60),
+        ("1:2:3", 3780),
+        ("2-12", 216_000),
+        ("2-12:30", 217_800),
+        ("1-2:3:4", 93_840),
+        ("0", None),
+        ("0:0", None),
+        ("0-0", None),
+        ("unlimited", None),
+        ("INFINITE", None),
+        ("-1", None),
+        ("90:90:90", 329_520),
+        ("4294967293", 4294967293 * 60),
+    ],
+)
+def test_times(text: str, seconds: int | None) -> None:
+    assert grammar.time_limit_s(text) == seconds
+
+
+@given(st.integers(1, 10**9))
+def test_a_shown_time_reads_back(minutes: int) -> None:
+    assert grammar.time_limit_s(grammar.format_time_limit(minutes * 60)) == minutes * 60
+
+
+def test_no_limit_reads_back() -> None:
+    assert grammar.time_limit_s(grammar.format_time_limit(None)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512", 512 * MIB),
+        ("1K", MIB),
+        ("1025k", 2 * MIB),
+        ("16G", 16384 * MIB),
+        ("1T", MIB * MIB),
+        ("500gb", 500 * 1024 * MIB),
+        ("0", None),
+    ],
+)
+def test_memory(text: str, size: int | None) -> None:
+    assert grammar.memory_bytes(text) == size
+
+
+@given(st.integers(1, 2**40))
+def test_a_shown_size_reads_back(mebibytes: int) -> None:
+    assert grammar.memory_bytes(grammar.format_memory(mebibytes * MIB)) == mebibytes * MIB
+
+
+@pytest.mark.parametrize(
+    ("text", "request_"),
+    [
+        ("gpu", GpuRequest(count=1)),
+        ("gpu:2", GpuRequest(count=2)),
+        ("gpu:0", GpuRequest(count=0)),
+        ("gpu:h100", GpuRequest(count=1, type="h100")),
+        ("gpu:h100:2", GpuRequest(count=2, type="h100")),
+        ("gres:gpu:2", GpuRequest(count=2)),
+        ("gres/gpu:2", GpuRequest(count=2)),
+        ("none", GpuRequest(count=0)),
+        ("NONE", GpuRequest(count=0)),
+    ],
+)
+def test_gres(text: str, request_: GpuRequest) -> None:
+    assert grammar.gres(text) == request_
+
+
+@pytest.mark.parametrize(
+    ("text", "request_"),
+    [
+        ("2", GpuRequest(count=2)),
+        ("h100:2", GpuRequest(count=2, type="h100")),
+        ("a100-sxm", GpuRequest(count=1, type="a100-sxm")),
+    ],
+)
+def test_gpus(text: str, request_: GpuRequest) -> None:
+    assert grammar.gpus(text) == request_
+
+
+@pytest.mark.parametrize(
+    ("gpu_type", "name", "fits"),
+    [
+        ("h100", "NVIDIA H100 80GB HBM3", True),
+        ("H100", "NVIDIA H100 PCIe", True),
+        ("a100-sxm4-80gb", "NVIDIA A100-SXM4-80GB", True),
+        ("rtx_4090", "NVIDIA GeForce RTX 4090", True),
+        ("h100", "NVIDIA H200", False),
+        ("h100", "", False),
+    ],
+)
+def test_a_type_is_part_of_the_gpus_name(gpu_type: str, name: str, fits: bool) -> None:
+    assert grammar.matches_type(gpu_type, name) is fits
+
+
+@pytest.mark.parametrize(
+    ("text", "request_"),
+    [
+        ("ALL", ExportRequest(everything=True)),
+        ("all", ExportRequest(everything=True)),
+        ("NONE", ExportRequest(everything=False)),
+        ("A,B=1", ExportRequest(everything=False, names=("A",), values=(("B", "1"),))),
+        ("ALL,A=", ExportRequest(everything=True, values=(("A", ""),))),
+        ("A='x,y',B", ExportRequest(everything=False, names=("B",), values=(("A", "x,y"),))),
+        ("A=b=c", ExportRequest(everything=False, values=(("A", "b=c"),))),
+    ],
+)
+def test_exports(text: str, request_: ExportRequest) -> None:
+    assert grammar.export(text) == request_
+
+
+@given(
+    st.dictionaries(
+        st.from_regex(r"[A-Z_][A-Z0-9_]{0,5}", fullmatch=True).filter(lambda name: name != "ALL"),
+        st.text("ab,= é", max_size=5),
+        min_size=1,
+    )
+)
+def test_exported_values_read_back(values: dict[str, str]) -> None:
+    text = ",".join(f"{name}='{value}'" for name, value in values.items())
+    assert dict(grammar.export(text).values) == values
+
+
+BAD: list[tuple[Callable[[str], Any], list[str]]] = [
+    (
+        grammar.time_limit_s,
+        ["", "abc", "-5", "1:2:3:4", "1-", "-", "1-2:3:4:5", "5m", "1.5", " 5", "٣", "9" * 5000, "4294967294"],
+    ),
+    (grammar.memory_bytes, ["", "-1", "1.5G", "16X", "G", "1e3", "9" * 19 + "T", "9" * 5000, "16 G", "٣"]),
+    (
+        grammar.gres,
+        [
+            "",
+            "gpu:",
+            "gpu:-1",
+            "gpu::2",
+            "shard:1",
+            "gpu:h100:x",
+            "gpu:1,gpu:2",
+            "gpu:h100:2:3",
+            "gpu:" + "9" * 5000,
+            "GPU:1",
+            "gpu:1k",
+        ],
+    ),
+    (grammar.gpus, ["", "-1", ":2", "h100:", "h100:-1", "2x", "\x1b[31m", "h 100:1", "9" * 5000]),
+    (grammar.positive, ["", "0", "-1", "1.0", "x", "9" * 5000]),
+    (grammar.only_one, ["", "0", "2", "1-2", "2-2", "-1", "1-", "1-1-1"]),
+    (grammar.export, ["", "A,,B", "1A=2", "A='x", "A B", ",", "A\0=1"]),
+    (
+        grammar.job_name,
+        ["", "a\0b", "a\nb", "\x1b[2J", "a\u202eb", "a\u200bb", "a\tb", "x" * 257, "é" * 129, "\ud800", "\u2028"],
+    ),
+    (grammar.path, ["", "a\0b", "x" * 4096, "\ud800"]),
+    (grammar.open_mode, ["", "w", "x"]),
+]
+
+
+@pytest.mark.parametrize(("reader", "text"), [(reader, text) for reader, texts in BAD for text in texts], ids=repr)
+def test_bad_values_are_refused(reader: Callable[[str], Any], text: str) -> None:
+    with pytest.raises(GrammarError):
+        reader(text)
+
+
+@pytest.mark.parametrize("name", ["train", "träining", "実験 7", "a/b", "x" * 256, "-x", "%j", "[red]", "🚀"])
+def test_printable_names_are_kept(name: str) -> None:
+    assert grammar.job_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"), [("append", "append"), ("truncate", "truncate"), ("A", "append"), ("t", "truncate")]
+)
+def test_open_modes(text: str, mode: str) -> None:
+    assert grammar.open_mode(text) == mode
+
+
+READERS = [reader for reader, _ in BAD] + [grammar.output]
+
+
+@given(st.sampled_from(READERS), st.text())
+def test_any_text_is_read_or_refused(reader: Callable[[str], Any], text: str) -> None:
+    try:
+        reader(text)
+    except GrammarError as error:
+        assert str(error)

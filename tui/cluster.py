@@ -1,0 +1,304 @@
+"""What is known of the cluster: the one model that screens draw and tests ask, without Textual and without a clock.
+
+Rules kept here: `now` is a parameter, monotonic seconds of this machine, and so is the moment a message arrived; ages
+are counted from there and never from a node's wall clock. Values stay when a link drops, only their age grows: 3 s
+without a word is stale, 15 s is lost, and what is lost is shown as dashes. Every message has passed `safe.clean`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agent.api.types import (
+    Gpu,
+    GpuSource,
+    GpuState,
+    Heartbeat,
+    Hello,
+    Job,
+    JobState,
+    JobUpdate,
+    Licence,
+    LicenceUpdate,
+    LinkState,
+    Node,
+    NodeStatus,
+    NodeUpdate,
+    WatchMessage,
+)
+
+STALE_S = 3.0
+LOST_S = 15.0
+KEEP_ENDED = 2000
+"""Jobs that have ended and are kept for looking at; the server keeps them all."""
+
+JobKey = tuple[str, int]
+"""Node and id: two nodes may both have a job 17."""
+
+
+class Freshness(StrEnum):
+    """Whether a value may be shown as the present one."""
+
+    CONNECTING = "connecting"
+    LIVE = "up"
+    STALE = "stale"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkDown:
+    """The link thread's word that its stream ended; it retries by itself."""
+
+    reason: str
+    retry_at: float | None = None
+    """Monotonic seconds; `None` while it waits for the operator (an unknown host key)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkView:
+    """Our own link at one moment."""
+
+    freshness: Freshness
+    age_s: float | None
+    """Seconds since the last message; `None` when there never was one."""
+    reason: str | None
+    retry_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeView:
+    """A node at one moment, with the age that its values really have."""
+
+    name: str
+    freshness: Freshness
+    age_s: float
+    """Seconds since the node was last heard by the server, plus since the server told us."""
+    reason: str | None
+    retry_in_s: float | None
+    node: Node | None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its GPUs are simulated ones."""
+        return self.node is not None and self.node.gpu_source is GpuSource.SIMULATED
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...]:
+        """Its GPUs as last heard of."""
+        return self.node.gpus if self.node else ()
+
+    def gpu_age_s(self, gpu: Gpu) -> float:
+        """Seconds since the driver last answered for this GPU."""
+        return gpu.age_s + self.age_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """The counts of the header."""
+
+    nodes: int
+    nodes_up: int
+    nodes_stale: int
+    nodes_lost: int
+    gpus: int
+    gpus_busy: int
+    gpus_bad: int
+    """GPUs that hang or were lost, on nodes that are heard of."""
+    utilization_percent: float | None
+    running: int
+    pending: int
+
+
+@dataclass(slots=True)
+class _Heard:
+    status: NodeStatus
+    arrived: float
+    epoch: int
+
+
+class Cluster:
+    """The state, fed by `apply` and read by everything that draws."""
+
+    def __init__(self) -> None:
+        self.hello: Hello | None = None
+        self.licence: Licence | None = None
+        self._nodes: dict[str, _Heard] = {}
+        self._jobs: dict[JobKey, tuple[Job, int]] = {}
+        self._heard_at: float | None = None
+        self._server_time: tuple[float, float] | None = None
+        self._down: LinkDown | None = None
+        self._epoch = 0
+        self._beats = 0
+
+    def apply(self, message: WatchMessage | LinkDown, arrived: float) -> None:
+        """Take in one message that arrived at `arrived`."""
+        if isinstance(message, LinkDown):
+            self._down = message
+            return
+        self._heard_at, self._down = arrived, None
+        if isinstance(message, Hello):
+            self.hello, self._epoch, self._beats = message, self._epoch + 1, 0
+        elif isinstance(message, Heartbeat):
+            self._server_time = message.time, arrived
+            self._beat()
+        elif isinstance(message, NodeUpdate):
+            self._nodes[message.status.name] = _Heard(message.status, arrived, self._epoch)
+        elif isinstance(message, JobUpdate):
+            self._jobs[job_key(message.job)] = message.job, self._epoch
+            self._forget_old_jobs()
+        elif isinstance(message, LicenceUpdate):
+            self.licence = message.licence
+
+    def link(self, now: float) -> LinkView:
+        """How our own link is."""
+        age = None if self._heard_at is None else max(0.0, now - self._heard_at)
+        if self._down is not None:
+            retry = None if self._down.retry_at is None else max(0.0, self._down.retry_at - now)
+            fresh = Freshness.LOST if age is None or age >= LOST_S else Freshness.STALE
+            return LinkView(freshness=fresh, age_s=age, reason=self._down.reason, retry_in_s=retry)
+        fresh = Freshness.CONNECTING if age is None else _freshness(age)
+        return LinkView(freshness=fresh, age_s=age, reason=None, retry_in_s=None)
+
+    def wall(self, now: float) -> float | None:
+        """The server's clock, Unix seconds: what times of jobs and of the licence are compared with."""
+        return None if self._server_time is None else self._server_time[0] + now - self._server_time[1]
+
+    def nodes(self, now: float) -> list[NodeView]:
+        """All nodes in the order of their names, numbers in them counted as numbers."""
+        return [_view(self._nodes[name], now) for name in sorted(self._nodes, key=natural)]
+
+    def node(self, name: str, now: float) -> NodeView | None:
+        """One node."""
+        heard = self._nodes.get(name)
+        return _view(heard, now) if heard else None
+
+    def jobs(self) -> list[Job]:
+        """All jobs: those that run, then those that wait, then the ended, newest first."""
+        return sorted((job for job, _ in self._jobs.values()), key=_job_order)
+
+    def job(self, key: JobKey) -> Job | None:
+        """One job."""
+        found = self._jobs.get(key)
+        return found[0] if found else None
+
+    def job_on(self, node: str, job_id: int | None) -> Job | None:
+        """The job that a GPU of `node` says it works for."""
+        return None if job_id is None else self.job((node, job_id))
+
+    def find_job(self, job_id: int, node: str | None = None) -> Job | None:
+        """The job a user means by its number; the newest where several nodes have one."""
+        named = [job for (on, number), (job, _) in self._jobs.items() if number == job_id and node in (None, on)]
+        return max(named, key=lambda job: job.submitted_at, default=None)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any GPU known is a simulated one."""
+        return any(heard.status.node and _is_simulated(heard.status.node) for heard in self._nodes.values())
+
+    def stages(self) -> list[tuple[str, str]]:
+        """The licence stage as each node's own gate sees it."""
+        known = ((name, heard.status.node) for name, heard in self._nodes.items())
+        return [(name, node.stage) for name, node in known if node and node.stage]
+
+    def totals(self, now: float) -> Totals:
+        """The counts of the header. Values of lost nodes are not counted as if they were present."""
+        views = self.nodes(now)
+        heard = [view for view in views if view.freshness in (Freshness.LIVE, Freshness.STALE)]
+        gpus = [gpu for view in heard for gpu in view.gpus]
+        loads = [g.utilization_percent for g in gpus if g.state is GpuState.OK and g.utilization_percent is not None]
+        states = [job.state for job, _ in self._jobs.values()]
+        return Totals(
+            nodes=len(views),
+            nodes_up=sum(view.freshness is Freshness.LIVE for view in views),
+            nodes_stale=sum(view.freshness is Freshness.STALE for view in views),
+            nodes_lost=sum(view.freshness is Freshness.LOST for view in views),
+            gpus=sum(len(view.gpus) for view in views),
+            gpus_busy=sum(gpu.job_id is not None for gpu in gpus),
+            gpus_bad=sum(gpu.state is not GpuState.OK for gpu in gpus),
+            utilization_percent=sum(loads) / len(loads) if loads else None,
+            running=sum(not state.is_final and state is not JobState.PENDING for state in states),
+            pending=sum(state is JobState.PENDING for state in states),
+        )
+
+    def _beat(self) -> None:
+        """After a reconnect drop what the new stream did not mention.
+
+        The full state comes between Hello and the first quiet moment. One heartbeat more is waited for, since a server
+        busy with a long state may beat in the middle of it.
+        """
+        self._beats += 1
+        if self._beats != 2:
+            return
+        self._nodes = {name: heard for name, heard in self._nodes.items() if heard.epoch == self._epoch}
+        self._jobs = {key: pair for key, pair in self._jobs.items() if pair[1] == self._epoch}
+
+    def _forget_old_jobs(self) -> None:
+        if len(self._jobs) <= 2 * KEEP_ENDED:
+            return
+        ended = sorted((job for job, _ in self._jobs.values() if job.state.is_final), key=_job_order)
+        for job in ended[KEEP_ENDED:]:
+            del self._jobs[job_key(job)]
+
+
+def job_key(job: Job) -> JobKey:
+    """How the state names a job."""
+    return job.node, job.id
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts n2 before n10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name[:256])]
+
+
+def gpu_label(view: NodeView, gpu: Gpu) -> str:
+    """The model of a GPU, short; a simulated one always says so."""
+    name = re.sub(r"^(NVIDIA|Tesla)\s+", "", gpu.name).strip()
+    if not view.simulated:
+        return name
+    model = re.sub(r"\s*\(?simulated\)?\s*", " ", name, flags=re.IGNORECASE).strip()
+    return f"simulated {model}".strip()
+
+
+def _freshness(age_s: float) -> Freshness:
+    if age_s >= LOST_S:
+        return Freshness.LOST
+    return Freshness.STALE if age_s >= STALE_S else Freshness.LIVE
+
+
+_FROM_LINK = {
+    LinkState.CONNECTING: Freshness.CONNECTING,
+    LinkState.UP: Freshness.LIVE,
+    LinkState.STALE: Freshness.STALE,
+    LinkState.LOST: Freshness.LOST,
+}
+_WORSE: tuple[Freshness, ...] = (Freshness.LIVE, Freshness.STALE, Freshness.LOST)
+
+
+def _view(heard: _Heard, now: float) -> NodeView:
+    """Join what the server says of its link to the node with the age of that word."""
+    status, since = heard.status, max(0.0, now - heard.arrived)
+    told, counted = _FROM_LINK[status.link], _freshness(status.age_s + since)
+    fresh = told
+    if told is not Freshness.CONNECTING or since >= LOST_S:
+        fresh = max(counted, told, key=lambda each: _WORSE.index(each) if each in _WORSE else 0)
+    retry = None if status.retry_in_s is None else max(0.0, status.retry_in_s - since)
+    return NodeView(
+        name=status.name,
+        freshness=fresh,
+        age_s=status.age_s + since,
+        reason=status.reason,
+        retry_in_s=retry,
+        node=status.node,
+    )
+
+
+def _is_simulated(node: Node) -> bool:
+    return node.gpu_source is GpuSource.SIMULATED
+
+
+def _job_order(job: Job) -> tuple[int, int, int, list[tuple[int, str]]]:
+    if job.state.is_final:
+        return 2, -(job.ended_at or job.submitted_at), -job.id, natural(job.node)
+    return int(job.state is JobState.PENDING), job.submitted_at, job.id, natural(job.node)

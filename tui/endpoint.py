@@ -1,0 +1,73 @@
+"""Which server the operator means, and the client for it.
+
+Order: `-H user@host`; `--socket PATH`; `$STOKER_SOCKET`; then in `/run/stoker`, `$XDG_RUNTIME_DIR/stoker` and
+`~/.local/state/stoker/run` the hub's socket, and after it the agent's beside it. The first that exists is taken. The ssh
+code, and with it paramiko, is imported when a host is dialled and not before: `stoker jobs` on a node starts at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.api.client import Client
+from agent.api.errors import ConnectError
+from agent.api.unix import UnixTransport
+from tui import safe
+
+SYSTEM_DIR = Path("/run/stoker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A server; exactly one of the two is set."""
+
+    socket: Path | None = None
+    host: str | None = None
+    """`[user@]host[:port]`, as ssh_config may rename it."""
+
+    def open(self) -> Client:
+        """The client. Over ssh nothing is dialled yet: the first call does that.
+
+        Raises:
+            StokerError: the host cannot be used as it is written, or as ssh_config says.
+        """
+        if self.host is None:
+            assert self.socket is not None
+            return Client(UnixTransport(self.socket))
+        from agent.api.ssh import SshTransport
+
+        return Client(SshTransport.for_user(self.host))
+
+    def __str__(self) -> str:
+        return safe.text(self.host or str(self.socket))
+
+
+def choose(host: str | None, socket: Path | None, environ: Mapping[str, str]) -> Endpoint:
+    """The server meant by the flags and the environment.
+
+    Raises:
+        ConnectError: nothing was named and no daemon has a socket on this machine; names the places looked at.
+    """
+    if host:
+        return Endpoint(host=host)
+    named = socket or (Path(environ["STOKER_SOCKET"]) if environ.get("STOKER_SOCKET") else None)
+    if named is not None:
+        return Endpoint(socket=named)
+    tried = [folder / name for folder in _folders(environ) for name in ("hub.sock", "agent.sock")]
+    for path in tried:
+        if path.is_socket():
+            return Endpoint(socket=path)
+    raise ConnectError(
+        "no Stoker runs on this machine; looked for " + ", ".join(map(str, tried)) + ". "
+        "Start one with: stoker-agent run   or name another: stoker -H user@host, or --socket PATH"
+    )
+
+
+def _folders(environ: Mapping[str, str]) -> list[Path]:
+    """Where the daemons put their sockets, as `agent.config` does for the system and for a user's own."""
+    home = Path(environ.get("HOME") or "/")
+    state = Path(environ.get("XDG_STATE_HOME") or home / ".local" / "state") / "stoker" / "run"
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    return [SYSTEM_DIR, *([Path(runtime) / "stoker"] if runtime else []), state]

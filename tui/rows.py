@@ -1,0 +1,279 @@
+"""What the screens write about nodes, GPUs and jobs: rows of cells, as values.
+
+Rules kept here: colour is never the only sign, a glyph or a word stands beside it; a stale row is faded and says its
+age, a lost one shows dashes and never an old number; simulated GPUs say so on every line. Pure: `now` and the wall clock
+are parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from agent.api.types import Gpu, GpuState, Job, JobState
+from tui import units
+from tui.cluster import Cluster, Freshness, JobKey, NodeView, gpu_label, job_key
+from tui.spans import Cell, Column, Role, Row, bar, cell, spark
+
+HOT_C, TOO_HOT_C = 80, 88
+"""Where a data-centre GPU is warm, and where it is about to throttle (NVIDIA's slowdown thresholds start at 90)."""
+
+GPU_COLUMNS = (
+    Column(title="NODE / GPU", least=13, most=27),
+    Column(title="UTIL", least=13),
+    Column(title="MEMORY", least=15),
+    Column(title="TEMP", least=5, right=True),
+    Column(title="POWER", least=6, most=7, right=True, firm=True),
+    Column(title="JOB", least=8, grow=True),
+    Column(title="AGE", least=4, most=6, right=True, firm=True),
+)
+NODE_COLUMNS = (
+    Column(title="NODE", least=8, most=24),
+    Column(title="STATE", least=7, most=12, firm=True),
+    Column(title="AGE", least=4, most=6, right=True, firm=True),
+    Column(title="GPUS", least=4, most=12, firm=True),
+    Column(title="UTIL", least=4, right=True),
+    Column(title="EACH", least=8, most=16, firm=True),
+    Column(title="MEMORY", least=8, most=10, right=True, firm=True, drop=2),
+    Column(title="MAX", least=5, right=True),
+    Column(title="POWER", least=6, most=7, right=True, firm=True, drop=3),
+    Column(title="RUN", least=3, right=True, drop=4),
+    Column(title="CPU", least=4, right=True, drop=5),
+    Column(title="RAM", least=9, most=11, right=True, firm=True, drop=6),
+    Column(title="NOTE", least=8, grow=True),
+)
+JOB_COLUMNS = (
+    Column(title="JOB", least=5, most=8, right=True, firm=True),
+    Column(title="USER", least=4, most=12),
+    Column(title="NAME", least=8, most=28),
+    Column(title="STATE", least=11, most=16, firm=True),
+    Column(title="GPUS", least=4, most=14, firm=True),
+    Column(title="TIME", least=5, most=11, right=True, firm=True),
+    Column(title="NODE", least=4, most=14, drop=1),
+    Column(title="REASON", least=11, grow=True),
+)
+
+_FRESH = {
+    Freshness.LIVE: ("●", Role.OK),
+    Freshness.STALE: ("~", Role.WARN),
+    Freshness.LOST: ("x", Role.BAD),
+    Freshness.CONNECTING: ("…", Role.DIM),
+}
+_JOB = {
+    JobState.PENDING: ("○", Role.WARN),
+    JobState.CONFIGURING: ("◌", Role.ACCENT),
+    JobState.RUNNING: ("●", Role.OK),
+    JobState.COMPLETING: ("◌", Role.ACCENT),
+    JobState.COMPLETED: ("✓", Role.DIM),
+    JobState.CANCELLED: ("-", Role.DIM),
+    JobState.PREEMPTED: ("-", Role.WARN),
+}
+
+
+def overview_rows(cluster: Cluster, now: float, room: int) -> list[Row]:
+    """Nodes with their GPUs under them where all fit into `room` lines, else one line a node."""
+    views = cluster.nodes(now)
+    if sum(1 + len(view.gpus) for view in views) > room:
+        return [summary_row(view) for view in views]
+    return [row for view in views for row in (summary_row(view), *gpu_rows(cluster, view))]
+
+
+def summary_row(view: NodeView) -> Row:
+    """A node in the columns of its GPUs: mean load, all memory, the hottest, all power."""
+    glyph, role = _FRESH[view.freshness]
+    name: Cell = ((f"{glyph} ", role), (view.name, Role.STRONG))
+    if view.freshness in (Freshness.LOST, Freshness.CONNECTING) or not view.node:
+        dash = cell(units.UNKNOWN, Role.DIM)
+        note = cell(_note(view), Role.WARN)
+        return Row(key=(view.name, None), cells=(name, dash, dash, dash, dash, note, _age(view.age_s)), faded=False)
+    gpus = view.gpus
+    cells = (
+        name,
+        (
+            *((spark_of(gpu), _load_role(gpu)) for gpu in gpus[:10]),
+            (f" {units.percent(_mean_load(gpus)):>4}", Role.TEXT),
+        ),
+        cell(units.gib_of(_sum(g.memory_used_bytes for g in gpus), _sum(g.memory_total_bytes for g in gpus))),
+        _temperature(max((g.temperature_c for g in gpus if g.temperature_c is not None), default=None)),
+        cell(units.watts(_sum(g.power_mw for g in gpus))),
+        cell(_note(view) or _busy_words(view), Role.WARN if _note(view) else Role.DIM),
+        _age(view.age_s),
+    )
+    return Row(key=(view.name, None), cells=cells, faded=view.freshness is Freshness.STALE)
+
+
+def gpu_rows(cluster: Cluster, view: NodeView) -> list[Row]:
+    """One line for each GPU of a node."""
+    return [_gpu_row(cluster, view, gpu) for gpu in view.gpus]
+
+
+def node_rows(views: Iterable[NodeView]) -> list[Row]:
+    """The list of nodes."""
+    return [_node_row(view) for view in views]
+
+
+def job_rows(jobs: Iterable[Job], wall: float, marked: Collection[JobKey] = ()) -> list[Row]:
+    """The list of jobs; `wall` is the time in Unix seconds."""
+    return [_job_row(job, wall, job_key(job) in marked) for job in jobs]
+
+
+def job_state(job: Job) -> Cell:
+    """Glyph and word of a job's state."""
+    glyph, role = _JOB.get(job.state, ("x", Role.BAD))
+    return ((f"{glyph} {job.state.value}", role),)
+
+
+def run_time_s(job: Job, wall: float) -> float | None:
+    """Seconds a job has run, or ran. Both ends are the node's clock, so a skewed one only bends a running job's."""
+    if job.started_at is None:
+        return None
+    return max(0.0, (job.ended_at if job.ended_at is not None else wall) - job.started_at)
+
+
+def job_gpus(job: Job) -> str:
+    """How many GPUs; simulated ones say so."""
+    return f"{job.gpus} simulated" if job.simulated else str(job.gpus)
+
+
+def job_why(job: Job) -> str:
+    """Why it waits, or how it ended."""
+    said = ": ".join(part for part in (job.reason, job.detail) if part)
+    if job.state in (JobState.FAILED, JobState.TIMEOUT, JobState.CANCELLED) and not said:
+        return f"signal {job.signal}" if job.signal else f"exit code {job.exit_code}" if job.exit_code else ""
+    return said
+
+
+def spark_of(gpu: Gpu) -> str:
+    """One GPU in one cell: its load as a height, `!` when it hangs, `x` when it is lost."""
+    if gpu.state is GpuState.LOST:
+        return "x"
+    if gpu.state is GpuState.HUNG:
+        return "!"
+    return spark(None if gpu.utilization_percent is None else gpu.utilization_percent / 100)
+
+
+def freshness(view: NodeView) -> Cell:
+    """Glyph and word of a node's state."""
+    glyph, role = _FRESH[view.freshness]
+    return ((f"{glyph} {view.freshness.value}", role),)
+
+
+def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu) -> Row:
+    bad = gpu.state is not GpuState.OK
+    glyph = {GpuState.OK: " ", GpuState.HUNG: "!", GpuState.LOST: "x"}[gpu.state]
+    name: Cell = ((f" {glyph}", Role.BAD), (f"{gpu.index:>2} ", Role.TEXT), (gpu_label(view, gpu), Role.DIM))
+    age = _age(view.gpu_age_s(gpu))
+    if view.freshness is Freshness.LOST or gpu.state is GpuState.LOST:
+        dash = cell(units.UNKNOWN, Role.DIM)
+        return Row(key=(view.name, gpu.uuid), cells=(name, dash, dash, dash, dash, _owner(cluster, view, gpu), age))
+    load, used = gpu.utilization_percent, gpu.memory_used_bytes
+    share = None if used is None or not gpu.memory_total_bytes else used / gpu.memory_total_bytes
+    cells = (
+        name,
+        (*bar(None if load is None else load / 100, 8), (f" {units.percent(load):>4}", Role.TEXT)),
+        (*bar(share, 6, Role.MEMORY), (f" {units.gib_of(used, gpu.memory_total_bytes):>8}", Role.TEXT)),
+        _temperature(gpu.temperature_c),
+        cell(units.watts(gpu.power_mw)),
+        _owner(cluster, view, gpu),
+        age,
+    )
+    return Row(key=(view.name, gpu.uuid), cells=cells, faded=bad or view.freshness is Freshness.STALE)
+
+
+def _owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
+    """Who uses a GPU, or why nobody can."""
+    if gpu.state is not GpuState.OK:
+        return cell(gpu.reason or f"the GPU is {gpu.state.value}", Role.BAD)
+    if gpu.job_id is not None:
+        job = cluster.job_on(view.name, gpu.job_id)
+        return ((str(gpu.job_id), Role.STRONG), (f" {job.user} {job.name}" if job else "", Role.TEXT))
+    if gpu.processes:
+        first = gpu.processes[0]
+        return cell(f"! not a job: {first.user or '?'} pid {first.pid}", Role.WARN)
+    return cell("free" if gpu.seated else "free, no seat", Role.DIM)
+
+
+def _node_row(view: NodeView) -> Row:
+    name, age = cell(view.name, Role.STRONG), _age(view.age_s)
+    note = cell(_note(view), Role.WARN)
+    node = view.node
+    if node is None or view.freshness is Freshness.LOST:
+        dash = cell(units.UNKNOWN, Role.DIM)
+        return Row(key=view.name, cells=(name, freshness(view), age, *[dash] * 9, note))
+    gpus = node.gpus
+    used = node.memory_total_bytes - node.memory_available_bytes
+    cells = (
+        name,
+        freshness(view),
+        age,
+        cell(f"{len(gpus)} simulated" if view.simulated else str(len(gpus))),
+        cell(units.percent(_mean_load(gpus))),
+        tuple((spark_of(gpu), _load_role(gpu)) for gpu in gpus[:16]),
+        cell(units.gib_of(_sum(g.memory_used_bytes for g in gpus), _sum(g.memory_total_bytes for g in gpus))),
+        _temperature(max((g.temperature_c for g in gpus if g.temperature_c is not None), default=None)),
+        cell(units.watts(_sum(g.power_mw for g in gpus))),
+        cell(str(node.jobs_running)),
+        cell(units.percent(node.cpu_percent)),
+        cell(units.gib_of(used, node.memory_total_bytes)),
+        note if _note(view) else cell(f"{node.jobs_pending} pending" if node.jobs_pending else "", Role.DIM),
+    )
+    return Row(key=view.name, cells=cells, faded=view.freshness is Freshness.STALE)
+
+
+def _job_row(job: Job, wall: float, marked: bool) -> Row:
+    time = run_time_s(job, wall)
+    cells = (
+        ((("*" if marked else "") + str(job.id), Role.WARN if marked else Role.STRONG),),
+        cell(job.user),
+        cell(job.name),
+        job_state(job),
+        cell(job_gpus(job)),
+        cell(units.elapsed(time) if time is not None else units.UNKNOWN),
+        cell(job.node),
+        cell(job_why(job), Role.DIM),
+    )
+    return Row(key=job_key(job), cells=cells)
+
+
+def _note(view: NodeView) -> str:
+    """What an operator must know of a node, first things first."""
+    retry = f"; next try in {units.age(view.retry_in_s)}" if view.retry_in_s is not None else ""
+    if view.freshness is Freshness.LOST:
+        return (view.reason or "not heard of") + retry
+    if view.freshness is Freshness.STALE:
+        return f"last heard {units.age(view.age_s)} ago"
+    if view.node is None:
+        return (view.reason or "connecting") + retry
+    if not view.node.gpus:
+        return f"no GPUs: {view.node.gpu_reason or 'no reason given'}"
+    bad = sum(gpu.state is not GpuState.OK for gpu in view.node.gpus)
+    return f"{units.count(bad, 'GPU')} not working" if bad else ""
+
+
+def _busy_words(view: NodeView) -> str:
+    busy = sum(gpu.job_id is not None for gpu in view.gpus)
+    words = f"{busy} of {len(view.gpus)} busy"
+    return f"{words}, simulated" if view.simulated else words
+
+
+def _temperature(value: int | None) -> Cell:
+    if value is not None and value >= TOO_HOT_C:
+        return cell(f"!{value}°C", Role.BAD)
+    return cell(units.celsius(value), Role.WARN if value is not None and value >= HOT_C else Role.TEXT)
+
+
+def _age(seconds: float) -> Cell:
+    return cell(units.age(seconds), Role.WARN if seconds >= 3 else Role.DIM)
+
+
+def _load_role(gpu: Gpu) -> Role:
+    return Role.BAD if gpu.state is not GpuState.OK else Role.LOAD
+
+
+def _mean_load(gpus: Collection[Gpu]) -> float | None:
+    known = [g.utilization_percent for g in gpus if g.state is GpuState.OK and g.utilization_percent is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None

@@ -1,0 +1,205 @@
+"""The form that hands in a job script: a path with a list of what is there, sbatch flags, arguments, and the answer.
+
+Rules kept here: the server parses the script and the flags, and its own sentence is shown, in the form, with the text
+still there to mend; one key belongs to one text, so sending the same again after a lost link cannot make two jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shlex
+from pathlib import Path
+from typing import ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input
+
+from agent.api.errors import ApiError, StokerError
+from agent.api.types import Job, SubmitRequest
+from tui import safe, submit, units
+from tui.keymap import Scope
+from tui.session import Session
+from tui.spans import Column, Role, Row, cell
+from tui.widgets.keys import bindings
+from tui.widgets.panel import Panel
+from tui.widgets.table import Table
+
+_LISTED = 500
+"""Entries of a folder that are offered; typing narrows them."""
+_COLUMNS = (Column(title="FILE", least=20, grow=True), Column(title="SIZE", least=9, right=True))
+
+
+class SubmitForm(ModalScreen[Job | None]):
+    """Ends with the job that was stored, or with nothing."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.FORM)
+
+    def __init__(self, session: Session, folder: Path) -> None:
+        super().__init__()
+        self._session = session
+        self._folder = folder
+        self._sent: SubmitRequest | None = None
+        self._key = ""
+        self._busy = False
+
+    def compose(self) -> ComposeResult:
+        """Three lines to type in, the files under the first."""
+        with Vertical(id="box"):
+            yield Input(placeholder="path of the job script", id="path", compact=True, select_on_focus=False)
+            yield Table(_COLUMNS, empty="nothing here begins so", id="files")
+            yield Input(placeholder="sbatch flags: --gres=gpu:2 -t 2:00:00", id="flags", compact=True)
+            yield Input(placeholder="arguments of the script", id="args", compact=True)
+            yield Input(placeholder="node, empty lets the server choose", id="node", compact=True)
+            yield Panel(id="answer")
+
+    def on_mount(self) -> None:
+        """The path comes first."""
+        box = self.query_one("#box")
+        box.border_title = "Submit a job"
+        box.border_subtitle = "tab next line · enter opens or sends · F2 sends · esc closes"
+        path = self.query_one("#path", Input)
+        path.value = f"{_shortened(self._folder)}/"
+        path.cursor_position = len(path.value)
+        path.focus()
+        self._say("Choose a script. Its #SBATCH lines are honoured; flags here win over them.", Role.DIM)
+
+    @on(Input.Changed, "#path")
+    def list_files(self) -> None:
+        """Show what the path may become."""
+        self.query_one("#files", Table).show(_entries(self._path()))
+
+    @on(Input.Submitted, "#path")
+    def to_flags(self) -> None:
+        """Into a folder, or on to the flags."""
+        table = self.query_one("#files", Table)
+        if not self._path().is_file() and table.key is not None:
+            self._pick(str(table.key))
+        else:
+            self.query_one("#flags", Input).focus()
+
+    @on(Table.Opened, "#files")
+    def pick(self, event: Table.Opened) -> None:
+        """Enter on a file of the list."""
+        self._pick(str(event.key))
+
+    @on(Input.Submitted, "#flags,#args,#node")
+    def send_on_enter(self) -> None:
+        """Enter in the other lines sends."""
+        self.action_send()
+
+    def action_send(self) -> None:
+        """Read the script and hand it in."""
+        if self._busy:
+            return
+        try:
+            request = self._request()
+        except (StokerError, ValueError) as error:
+            self._say(str(error), Role.BAD)
+            return
+        if request != self._sent:
+            self._sent, self._key = request, secrets.token_hex(16)
+        self._busy = True
+        self._say("sending …", Role.WARN)
+        self._send(request, self._key)
+
+    @work(thread=True, exit_on_error=False)
+    def _send(self, request: SubmitRequest, key: str) -> None:
+        """Wait for the server, off the screen's thread."""
+        try:
+            reply = self._session.submit(request, key)
+        except StokerError as error:
+            where = f"{error.field}: " if isinstance(error, ApiError) and error.field else ""
+            self.app.call_from_thread(self._refused, safe.text(f"{where}{error}"))
+        else:
+            self.app.call_from_thread(self._stored, reply.job)
+
+    def _refused(self, sentence: str) -> None:
+        self._busy = False
+        self._say(sentence, Role.BAD)
+
+    def _stored(self, job: Job) -> None:
+        if self.is_attached:
+            self.dismiss(job)
+
+    def _request(self) -> SubmitRequest:
+        """The request the form describes. Raises what `submit.request` and `shlex.split` raise."""
+        flags, args = (shlex.split(self.query_one(name, Input).value) for name in ("#flags", "#args"))
+        return submit.request(
+            [*flags, str(self._path()), *args],
+            environ=os.environ,
+            work_dir=self._folder,
+            umask=submit.current_umask(),
+            node=self.query_one("#node", Input).value.strip() or None,
+        )
+
+    def _path(self) -> Path:
+        typed = self.query_one("#path", Input).value.replace("\0", "")
+        path = self._folder / Path(typed).expanduser()
+        return path / "" if typed.endswith("/") else path
+
+    def _pick(self, name: str) -> None:
+        """Take an entry into the path; a folder goes on, a script goes to the flags."""
+        box = self.query_one("#path", Input)
+        typed = box.value
+        base = typed if typed.endswith("/") else typed[: typed.rfind("/") + 1]
+        box.value = f"{base}{name}"
+        box.cursor_position = len(box.value)
+        (box if name.endswith("/") else self.query_one("#flags", Input)).focus()
+
+    def _say(self, sentence: str, role: Role) -> None:
+        width = max(20, self.query_one("#answer", Panel).size.width - 2)
+        self.query_one("#answer", Panel).show(
+            [[(f" {line}", role)] for line in _folded(safe.text(sentence), width)[:4]]
+        )
+
+
+def _entries(path: Path) -> list[Row]:
+    """What stands beside a half-typed path and begins like it: folders first, hidden ones only when asked for."""
+    typed_folder = str(path).endswith("/") or path.is_dir()
+    folder, start = (path, "") if typed_folder else (path.parent, path.name)
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(start) and (start or not entry.name.startswith(".")):
+                    found.append((not entry.is_dir(), entry.name, _size(entry)))
+    except OSError:
+        return []
+    return [
+        Row(
+            key=name if is_file else f"{name}/",
+            cells=(
+                cell(safe.text(name) + ("" if is_file else "/"), Role.TEXT if is_file else Role.ACCENT),
+                cell(units.size(size) if is_file else "", Role.DIM),
+            ),
+        )
+        for is_file, name, size in sorted(found)[:_LISTED]
+    ]
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    try:
+        return entry.stat().st_size
+    except OSError:
+        return None
+
+
+def _shortened(folder: Path) -> str:
+    home = Path.home()
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) and folder != home else str(folder)
+
+
+def _folded(sentence: str, width: int) -> list[str]:
+    lines = [""]
+    for word in sentence.split(" "):
+        joined = f"{lines[-1]} {word}".strip()
+        if safe.width(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return lines

@@ -1,0 +1,125 @@
+"""The lines that every screen has: the top line, the licence, the trouble with the link, the keys. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agent.api.types import Licence, LicenceStage
+from tui import units
+from tui.cluster import Cluster, Freshness, LinkView
+from tui.spans import Role, Span
+
+_STAGE = {
+    LicenceStage.ACTIVE: ("●", Role.OK),
+    LicenceStage.NOTICE: ("!", Role.WARN),
+    LicenceStage.GRACE: ("!", Role.BAD),
+    LicenceStage.RESTRICTED: ("x", Role.BAD),
+}
+_LINK = {
+    Freshness.LIVE: ("●", Role.OK),
+    Freshness.STALE: ("~", Role.WARN),
+    Freshness.LOST: ("x", Role.BAD),
+    Freshness.CONNECTING: ("…", Role.WARN),
+}
+
+
+def place(cluster: Cluster, trail: Sequence[str]) -> list[Span]:
+    """Cluster and screen: ` acme ▸ Jobs ▸ 17`."""
+    name = cluster.hello.cluster if cluster.hello else "stoker"
+    spans: list[Span] = [(f" {name}", Role.STRONG)]
+    for step in trail:
+        spans += [(" ▸ ", Role.DIM), (step, Role.ACCENT)]
+    return spans
+
+
+def counts(cluster: Cluster, now: float, wide: bool) -> list[Span]:
+    """What there is and how much of it works."""
+    totals = cluster.totals(now)
+    if not totals.nodes:
+        return []
+    spans: list[Span] = [("   ", Role.TEXT), (f"{totals.nodes_up}/{totals.nodes}", Role.STRONG)]
+    spans.append((" nodes up" if wide else " up", Role.DIM))
+    if totals.nodes_stale:
+        spans.append((f" ~{totals.nodes_stale}" + (" stale" if wide else ""), Role.WARN))
+    if totals.nodes_lost:
+        spans.append((f" x{totals.nodes_lost}" + (" lost" if wide else ""), Role.BAD))
+    spans += [("  GPUs ", Role.DIM), (f"{totals.gpus_busy}/{totals.gpus}", Role.STRONG)]
+    spans.append((" busy" if wide else "", Role.DIM))
+    if totals.gpus_bad:
+        spans.append((f" !{totals.gpus_bad}" + (" not working" if wide else ""), Role.BAD))
+    return spans
+
+
+def queue_words(cluster: Cluster, now: float) -> str:
+    """`3 running, 2 pending`."""
+    totals = cluster.totals(now)
+    return f"{totals.running} running, {totals.pending} pending"
+
+
+def link_words(cluster: Cluster, link: LinkView, time_of_day: str) -> list[Span]:
+    """The right end of the top line."""
+    glyph, role = _LINK[link.freshness]
+    server = cluster.hello.server if cluster.hello else "server"
+    words = server if link.freshness is Freshness.LIVE else f"{server} {link.freshness.value}"
+    if link.freshness in (Freshness.STALE, Freshness.LOST) and link.age_s is not None:
+        words += f" {units.age(link.age_s)}"
+    simulated: list[Span] = [(" simulated ", Role.MATCH), ("  ", Role.TEXT)] if cluster.simulated else []
+    return [("  ", Role.TEXT), *simulated, (f"{glyph} {words}", role), (f"  {time_of_day} ", Role.DIM)]
+
+
+def trouble(link: LinkView, where: str) -> list[Span]:
+    """Why nothing new comes, in a line; empty while all is well."""
+    if link.freshness is Freshness.LIVE:
+        return []
+    if link.freshness is Freshness.CONNECTING and link.reason is None:
+        return [(f" … connecting to {where}", Role.WARN)]
+    heard = f"last heard {units.age(link.age_s)} ago" if link.age_s is not None else f"no connection to {where}"
+    again = f" · next try in {units.age(link.retry_in_s)}, r tries now" if link.retry_in_s is not None else ""
+    said = f" · {link.reason}" if link.reason else ""
+    return [(f" x {heard}{again}{said}", Role.BAD)]
+
+
+def licence_line(cluster: Cluster, wall: float) -> tuple[list[Span], list[Span]]:
+    """The licence with its countdown: left what holds, right the seats."""
+    licence = cluster.licence
+    if licence is None:
+        return _stage_of_node(cluster), []
+    glyph, role = _STAGE.get(licence.stage, ("!", Role.WARN))
+    left: list[Span] = [(f" {glyph} ", role), ("Licence ", Role.DIM), (_terms(licence, wall), Role.TEXT)]
+    if licence.stage is not LicenceStage.ACTIVE:
+        code = f" {licence.code}" if licence.code else ""
+        fix = f" · run: {licence.fix}" if licence.fix else ""
+        left.append((f"  {licence.stage.value}{code}: {licence.message}{fix}", role))
+    seats: list[Span] = [("  seats ", Role.DIM), (f"{licence.seats_used}/{licence.seats_total} ", Role.STRONG)]
+    return left, seats
+
+
+def keys_line(keys: Sequence[tuple[str, str]]) -> list[Span]:
+    """The keys of a screen."""
+    spans: list[Span] = []
+    for written, label in keys:
+        spans += [(f" {written}", Role.ACCENT), (f" {label}", Role.TEXT)]
+    return spans
+
+
+def _terms(licence: Licence, wall: float) -> str:
+    """`evaluation, 13 d 23 h left`."""
+    who = "evaluation" if licence.evaluation else licence.customer or licence.plan or ""
+    if licence.licence_id is None and not who:
+        return "none"
+    if licence.expires_at is None:
+        return f"{who}, no end" if who else "no end"
+    left = licence.expires_at - wall
+    term = f"{units.countdown(left)} left" if left > 0 else f"ended {units.countdown(-left)} ago"
+    return f"{who}, {term}" if who else term
+
+
+def _stage_of_node(cluster: Cluster) -> list[Span]:
+    """A bare agent knows the stage of its lease and no more."""
+    stages = cluster.stages()
+    if not stages:
+        return [(" … Licence not known yet", Role.DIM)]
+    words = ", ".join(f"{name} {stage}" for name, stage in stages)
+    known = [stage for _, stage in stages]
+    role = Role.OK if all(stage == LicenceStage.ACTIVE for stage in known) else Role.WARN
+    return [(" ● " if role is Role.OK else " ! ", role), ("Licence ", Role.DIM), (words, Role.TEXT)]

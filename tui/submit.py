@@ -1,0 +1,114 @@
+"""From words and a file to a `SubmitRequest`, for the form and for `stoker submit`.
+
+Rules kept here: what cannot be a job script is refused here with a sentence, before anything is sent: no such file, a
+folder, no permission, over 512 KiB, a NUL or bytes that are not UTF-8. What sbatch would say about its content (no `#!`,
+carriage returns, a wrong option) is the server's to say.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agent.api.errors import StokerError
+from agent.api.options import split_argv
+from agent.api.types import MAX_SCRIPT_BYTES, SubmitRequest
+
+_FROM_STDIN = "stdin"
+
+
+def request(
+    words: Sequence[str],
+    *,
+    environ: Mapping[str, str],
+    work_dir: Path,
+    umask: int,
+    node: str | None = None,
+) -> SubmitRequest:
+    """Read `[sbatch flags] SCRIPT [ARGS]`; the script is found as sbatch finds it.
+
+    Raises:
+        StokerError: a flag is none of sbatch's, no script is named, or it cannot be one.
+    """
+    split = split_argv(words)
+    if split.script is None:
+        raise StokerError("no job script is named; write: stoker submit [sbatch flags] SCRIPT [ARGS]")
+    if split.script == "-":
+        name, script = _FROM_STDIN, check(sys.stdin.buffer.read(MAX_SCRIPT_BYTES + 1), "standard input")
+    else:
+        path = work_dir / Path(split.script).expanduser()
+        name, script = path.name, read_script(path)
+    return SubmitRequest(
+        script=script,
+        script_name=name,
+        flags=split.flags,
+        args=split.args,
+        env=sendable(environ),
+        work_dir=str(work_dir),
+        umask=umask,
+        node=node,
+    )
+
+
+def read_script(path: Path) -> str:
+    """The text of a job script.
+
+    Raises:
+        StokerError: it cannot be read, or cannot be a script.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe would make us wait for ever
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise StokerError(f"{path} is {_kind(os.fstat(fd).st_mode)}; name the job script itself")
+            return check(file.read(MAX_SCRIPT_BYTES + 1), str(path))
+    except FileNotFoundError as error:
+        raise StokerError(f"there is no job script {path}; check the path, it is seen from this machine") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise StokerError(f"cannot read the job script {path}: {why}; check its permissions") from error
+
+
+def check(data: bytes, origin: str) -> str:
+    """The bytes as text.
+
+    Raises:
+        StokerError: they cannot be a script.
+    """
+    if len(data) > MAX_SCRIPT_BYTES:
+        raise StokerError(
+            f"{origin} is larger than {MAX_SCRIPT_BYTES // 1024} KiB, which no job script may be; keep data and programs "
+            "in files that the script names"
+        )
+    if not data:
+        raise StokerError(f"{origin} is empty; a job script begins with #! and the path of its shell")
+    if b"\0" in data:
+        raise StokerError(f"{origin} is a binary file, not a script; submit a script that starts it")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise StokerError(f"{origin}:{line}: a byte that is not UTF-8; save the script as UTF-8") from error
+
+
+def sendable(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that JSON can carry; one with bytes that are not UTF-8 cannot."""
+    return {name: value for name, value in environ.items() if _is_text(name) and _is_text(value)}
+
+
+def current_umask() -> int:
+    """The process's umask. There is no call that only reads it, so it is set and set back."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _kind(mode: int) -> str:
+    return "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+
+
+def _is_text(value: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in value)

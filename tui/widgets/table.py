@@ -1,0 +1,216 @@
+"""A table of live rows with a cursor.
+
+Rules kept here: the cursor stays on its key while rows come, go and change their order; a filter works on what is
+already here, without asking the server; a changed value refreshes its line and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from textual import events
+from textual.binding import BindingType
+from textual.geometry import Size
+from textual.message import Message
+from textual.strip import Strip
+
+from tui.keymap import Scope
+from tui.spans import GAP, Cell, Column, Role, Row, Span, cell, fit, lay_out, plain
+from tui.widgets.keys import bindings
+from tui.widgets.lines import Lines
+
+_MARGIN = 1
+"""Cells left and right of a row: the cursor bar shows that it is one."""
+
+
+class Table(Lines):
+    """Rows under a fixed line of titles."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.LIST)
+
+    class _About(Message):
+        """Something about the row that `key` names."""
+
+        def __init__(self, table: Table, key: object) -> None:
+            super().__init__()
+            self.table = table
+            self.key = key
+
+        @property
+        def control(self) -> Table:
+            """The table, for handlers that name one."""
+            return self.table
+
+    class Opened(_About):
+        """Enter, or a second click, on a row."""
+
+    class Moved(_About):
+        """The cursor stands on another row."""
+
+    class FilterWanted(Message):
+        """The filter key was pressed."""
+
+    def __init__(self, columns: Sequence[Column], *, empty: str, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._columns = tuple(columns)
+        self._empty = empty
+        self._all: tuple[Row, ...] = ()
+        self._rows: tuple[Row, ...] = ()
+        self._widths: list[int] = []
+        self._cursor = 0
+        self._word = ""
+
+    @property
+    def key(self) -> object | None:
+        """The key under the cursor."""
+        return self._rows[self._cursor].key if self._rows else None
+
+    @property
+    def word(self) -> str:
+        """The filter; empty when all rows are shown."""
+        return self._word
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Rows shown, and rows there are."""
+        return len(self._rows), len(self._all)
+
+    def show(self, rows: Iterable[Row]) -> None:
+        """Set all rows."""
+        self._all = tuple(rows)
+        self._update()
+
+    def narrow(self, word: str) -> None:
+        """Show only rows that hold `word`, in whatever case."""
+        self._word = word
+        self._update()
+
+    def select(self, key: object) -> None:
+        """Put the cursor on a key, if it is shown."""
+        for index, row in enumerate(self._rows):
+            if row.key == key:
+                self._go(index)
+
+    def render_line(self, y: int) -> Strip:
+        """Textual's hook: the titles in line 0, then the rows."""
+        width = self.size.width
+        if y == 0:
+            return self.strip(self._titles(), width)
+        index = y - 1 + self.scroll_offset.y
+        if index < len(self._rows):
+            row = self._rows[index]
+            over = "cursor" if index == self._cursor and self.has_focus else "faded" if row.faded else None
+            return self.strip(self._line(row, index == self._cursor), width, over)
+        if not self._rows and y == 2:
+            words = f"nothing matches “{self._word}”; esc clears the filter" if self._all else self._empty
+            return self.strip([("  " + words, Role.DIM)], width)
+        return self.strip((), width)
+
+    def action_move(self, lines: int) -> None:
+        """Move the cursor by lines."""
+        self._go(self._cursor + lines)
+
+    def action_page(self, direction: int) -> None:
+        """Move the cursor by half a page."""
+        self._go(self._cursor + direction * max(1, self.size.height // 2))
+
+    def action_move_to(self, index: int) -> None:
+        """Move the cursor to a row, counted from the end when negative."""
+        self._go(len(self._rows) + index if index < 0 else index)
+
+    def action_open(self) -> None:
+        """Tell whoever listens that the row is wanted."""
+        if self.key is not None:
+            self.post_message(self.Opened(self, self.key))
+
+    def action_filter(self) -> None:
+        """Ask the screen for its filter line."""
+        self.post_message(self.FilterWanted())
+
+    def on_click(self, event: events.Click) -> None:
+        """Move to the clicked row; open it when the cursor was there."""
+        offset = event.get_content_offset(self)
+        if offset is None or offset.y == 0:
+            return
+        index = offset.y - 1 + self.scroll_offset.y
+        if index == self._cursor:
+            self.action_open()
+        elif index < len(self._rows):
+            self._go(index)
+
+    def on_resize(self) -> None:
+        """Lay the columns out anew."""
+        self._update()
+
+    def on_focus(self) -> None:
+        """The cursor is drawn while the table has the focus."""
+        self.refresh()
+
+    def on_blur(self) -> None:
+        """The cursor fades."""
+        self.refresh()
+
+    def _update(self) -> None:
+        key, old = self.key, self._rows
+        wanted = self._word.casefold()
+        self._rows = tuple(row for row in self._all if not wanted or wanted in _words(row))
+        widths = lay_out(self._columns, self._rows, self.size.width - 2 * _MARGIN)
+        self.virtual_size = Size(self.size.width, len(self._rows) + 1)
+        self._follow_key(key)
+        if widths != self._widths or len(old) != len(self._rows):
+            self._widths = widths
+            self.refresh()
+            return
+        for index, (before, after) in enumerate(zip(old, self._rows, strict=True)):
+            if before != after:
+                self.refresh_line(index + 1)
+
+    def _follow_key(self, key: object) -> None:
+        """Keep the cursor on its key; on its place when the key has gone."""
+        before = self._cursor
+        index = next((index for index, row in enumerate(self._rows) if row.key == key), self._cursor)
+        self._cursor = max(0, min(index, len(self._rows) - 1))
+        if self._cursor != before:
+            self._show_cursor(before)
+        if self.key != key:
+            self.post_message(self.Moved(self, self.key))
+
+    def _go(self, index: int) -> None:
+        before = self._cursor
+        self._cursor = max(0, min(index, len(self._rows) - 1))
+        if self._cursor != before:
+            self._show_cursor(before)
+            self.post_message(self.Moved(self, self.key))
+
+    def _show_cursor(self, before: int) -> None:
+        """Redraw both lines and scroll the cursor into view."""
+        self.refresh_line(before + 1)
+        self.refresh_line(self._cursor + 1)
+        room, top = self.size.height - 1, self.scroll_offset.y
+        if room <= 0:
+            return
+        if self._cursor < top:
+            self.scroll_to(y=self._cursor, animate=False, immediate=True)
+        elif self._cursor >= top + room:
+            self.scroll_to(y=self._cursor - room + 1, animate=False, immediate=True)
+
+    def _titles(self) -> list[Span]:
+        titles = tuple(cell(column.title, Role.HEAD) for column in self._columns)
+        return [(" " * _MARGIN, Role.HEAD), *self._joined(titles)]
+
+    def _line(self, row: Row, here: bool) -> list[Span]:
+        return [(("▌" if here else " ") * _MARGIN, Role.ACCENT), *self._joined(row.cells)]
+
+    def _joined(self, cells: tuple[Cell, ...]) -> list[Span]:
+        """Cells side by side in the widths that were laid out."""
+        spans: list[Span] = []
+        for column, content, width in zip(self._columns, cells, self._widths, strict=False):
+            if width:
+                gap = [(" " * GAP, Role.TEXT)] if spans else []
+                spans += [*gap, *fit(content, width, right=column.right)]
+        return spans
+
+
+def _words(row: Row) -> str:
+    return " ".join(plain(content) for content in row.cells).casefold()
