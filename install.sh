@@ -251,7 +251,8 @@ install_appliance() {
 Stoker $version is installed and runs. What comes next:
   usermod -aG stoker NAME                  let NAME submit jobs (log in again to make it hold)
   usermod -aG stoker,stoker-admin NAME     let NAME see and end everybody's jobs
-  stoker-license activate FILE             activate a licence
+  stoker-license activate FILE             activate a licence, or to try it for 14 days:
+  stoker-license activate /opt/stoker/current/evaluation.voucher
   stoker                                   the screen;  stoker nodes  the same as plain lines
 TEXT
 }
@@ -299,6 +300,10 @@ build_release() {
     step 'locked packages' release_pip --require-hashes -r requirements.lock
     step 'the project' release_pip --no-deps --no-build-isolation .
     rm -rf "$release.new/tmp"
+    # At a path that can be typed. A build for customers may ship none.
+    for voucher in "$release.new"/lib/python*/site-packages/licensing/data/evaluation.voucher; do
+        [ ! -e "$voucher" ] || ln -s "${voucher#"$release.new/"}" "$release.new/evaluation.voucher"
+    done
     # Scripts name their interpreter by its full path.
     grep -rlF "$release.new" "$release.new/bin" "$release.new/pyvenv.cfg" | xargs sed -i "s|$release\.new|$release|g"
     echo "$stamp" >"$release.new/stamp"

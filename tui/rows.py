@@ -20,7 +20,7 @@ HOT_C, TOO_HOT_C = 80, 88
 GPU_COLUMNS = (
     Column(title="NODE / GPU", least=13, most=27),
     Column(title="UTIL", least=13),
-    Column(title="MEMORY", least=15),
+    Column(title="MEMORY", least=8, most=15, firm=True),
     Column(title="TEMP", least=5, right=True),
     Column(title="POWER", least=6, most=7, right=True, firm=True),
     Column(title="JOB", least=8, grow=True),
@@ -95,7 +95,7 @@ def summary_row(view: NodeView) -> Row:
         cell(units.gib_of(_sum(g.memory_used_bytes for g in gpus), _sum(g.memory_total_bytes for g in gpus))),
         _temperature(max((g.temperature_c for g in gpus if g.temperature_c is not None), default=None)),
         cell(units.watts(_sum(g.power_mw for g in gpus))),
-        cell(_note(view) or _busy_words(view), Role.WARN if _note(view) else Role.DIM),
+        _summary(view),
         _age(view.age_s),
     )
     return Row(key=(view.name, None), cells=cells, faded=view.freshness is Freshness.STALE)
@@ -249,10 +249,13 @@ def _note(view: NodeView) -> str:
     return f"{units.count(bad, 'GPU')} not working" if bad else ""
 
 
-def _busy_words(view: NodeView) -> str:
+def _summary(view: NodeView) -> Cell:
+    """What stands in the place of a GPU's job on the line of its node."""
+    simulated: Cell = (("simulated, ", Role.DIM),) if view.simulated else ()
+    if note := _note(view):
+        return (*simulated, (note, Role.WARN))
     busy = sum(gpu.job_id is not None for gpu in view.gpus)
-    words = f"{busy} of {len(view.gpus)} busy"
-    return f"{words}, simulated" if view.simulated else words
+    return (*simulated, (f"{busy} of {len(view.gpus)} busy", Role.DIM))
 
 
 def _temperature(value: int | None) -> Cell:

@@ -118,14 +118,14 @@ def lay_out(columns: Sequence[Column], rows: Sequence[Row], room: int) -> list[i
 
 
 def bar(fraction: float | None, cells: int, role: Role = Role.LOAD) -> Cell:
-    """A bar in eighths of a cell on a visible track; unknown draws the track alone."""
+    """A bar in half cells on a thin track, to be told apart without colour; unknown draws dots."""
     if fraction is None:
         return (("·" * cells, Role.DIM),)
-    eighths = round(max(0.0, min(1.0, fraction)) * cells * 8)
-    full, rest = divmod(eighths, 8)
-    drawn = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
-    track = "░" * (cells - len(drawn))
-    return tuple(span for span in ((drawn, role), (track, Role.TRACK)) if span[0])
+    halves = round(max(0.0, min(1.0, fraction)) * cells * 2)
+    if halves == 0 and fraction > 0:
+        halves = 1  # a little is not nothing
+    drawn = "━" * (halves // 2) + "╸" * (halves % 2)
+    return tuple(span for span in ((drawn, role), ("─" * (cells - len(drawn)), Role.TRACK)) if span[0])
 
 
 def spark(fraction: float | None) -> str:

@@ -37,7 +37,7 @@ def counts(cluster: Cluster, now: float, wide: bool) -> list[Span]:
     totals = cluster.totals(now)
     if not totals.nodes:
         return []
-    spans: list[Span] = [("   ", Role.TEXT), (f"{totals.nodes_up}/{totals.nodes}", Role.STRONG)]
+    spans: list[Span] = [("  ", Role.TEXT), (f"{totals.nodes_up}/{totals.nodes}", Role.STRONG)]
     spans.append((" nodes up" if wide else " up", Role.DIM))
     if totals.nodes_stale:
         spans.append((f" ~{totals.nodes_stale}" + (" stale" if wide else ""), Role.WARN))
@@ -63,8 +63,8 @@ def link_words(cluster: Cluster, link: LinkView, time_of_day: str) -> list[Span]
     words = server if link.freshness is Freshness.LIVE else f"{server} {link.freshness.value}"
     if link.freshness in (Freshness.STALE, Freshness.LOST) and link.age_s is not None:
         words += f" {units.age(link.age_s)}"
-    simulated: list[Span] = [(" simulated ", Role.MATCH), ("  ", Role.TEXT)] if cluster.simulated else []
-    return [("  ", Role.TEXT), *simulated, (f"{glyph} {words}", role), (f"  {time_of_day} ", Role.DIM)]
+    simulated: list[Span] = [("simulated  ", Role.WARN)] if cluster.simulated else []
+    return [(" ", Role.TEXT), *simulated, (f"{glyph} {words}", role), (f"  {time_of_day} ", Role.DIM)]
 
 
 def trouble(link: LinkView, where: str) -> list[Span]:

@@ -266,11 +266,9 @@ def _connect(host: HostConfig, policy: HostKeyPolicy, where: str, deadline: floa
 
 
 def _silence_paramiko() -> None:
-    # It reports to its logger what it also raises, and with no handler set Python prints that over the screen.
-    logger = logging.getLogger("paramiko")
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
-        logger.propagate = False
+    # It reports to its logger, with tracebacks, what it also raises: that must not reach a screen or a service's log.
+    # Whoever wants to see it adds a handler to this logger.
+    logging.getLogger("paramiko").propagate = False
 
 
 def _handshake(link: _Link, where: str, deadline: float) -> None:

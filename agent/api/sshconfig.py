@@ -2,7 +2,7 @@
 
 Rules kept here: `ssh -G` answers wherever an ssh client is installed, because it alone knows Include and every Match;
 without one, a configuration that uses what the other parser gets wrong is refused sooner than read wrongly. `~` is
-`$HOME`, also where OpenSSH would ask the password file.
+`$HOME`, also where OpenSSH would ask the password file (only a relative Include is still looked up there).
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ Fallback = Callable[[str, str], Mapping[str, list[str]]]
 
 _ASK_TIMEOUT_S = 5.0
 _MATCH_WORDS = {"all", "host", "originalhost", "user", "localuser", "exec", "canonical", "final"}
-_SYSTEM_CONFIG = Path("/etc/ssh/ssh_config")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,15 +111,14 @@ def _ask_client(client: str, target: Target, home: Path) -> dict[str, list[str]]
 
 
 def _ask_files(target: Target, home: Path, fallback: Fallback) -> dict[str, list[str]]:
-    values: dict[str, list[str]] = {}
-    for file in (home / ".ssh" / "config", _SYSTEM_CONFIG):
-        try:
-            text = file.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        refuse_unreadable(text, str(file))
-        for keyword, found in fallback(text, target.host).items():
-            values.setdefault(keyword, found)  # ssh_config(5): the first value obtained holds
+    """Read the user's own file. The system's belongs to the ssh client, and where that is missing it says nothing."""
+    file = home / ".ssh" / "config"
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    refuse_unreadable(text, str(file))
+    values = dict(fallback(text, target.host))
     if target.user:
         values["user"] = [target.user]
     if target.port:

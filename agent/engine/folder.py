@@ -98,9 +98,9 @@ class Folder:
         """Write `exit` into the space set aside for it. Does not give up: see `_RETRY_S`.
 
         A file system that turned read-only may be mended, and an outcome is worth a waiting process of 4 MB; this is
-        the one wait of ours without an end. Meanwhile the lock says that the attempt is not over.
+        the one wait of ours without an end but the folder's own. Meanwhile the lock says that the attempt is not over.
         """
-        while True:
+        while os.fstat(self.fd).st_nlink:
             try:
                 os.pwrite(self._reserved, to_json(fields), 0)
                 os.ftruncate(self._reserved, len(to_json(fields)))

@@ -123,7 +123,9 @@ def _become_job(
     except OSError as error:
         if isinstance(error, FileNotFoundError) and code == EXIT_NOT_EXECUTABLE:
             code = EXIT_NOT_FOUND
-        os.write(result, f"{code} cannot {doing}: {_reason(program.argv[0], error, doing)}".encode())
+        os.write(result, f"{code} cannot {doing}: {_reason(program.argv[0], error, doing)}".encode("utf-8", "replace"))
+    except Exception as error:  # noqa: BLE001  (a rim: between fork and exec nobody else could tell it)
+        os.write(result, f"{code} cannot {doing}: {error!r}".encode("utf-8", "backslashreplace"))
     finally:
         os._exit(code)
 

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.api.errors import StokerError
-from agent.engine.records import AttemptDir, Claim
+from agent.engine.folder import EXIT_TAKEN
+from agent.engine.records import AttemptDir, Claim, RecordError
 
 SHIM = Path(__file__).with_name("shim.py")
-
-EXIT_TAKEN = 73
-"""The shim's exit status when the attempt has a shim already, or had one."""
 
 _HAND_OFF_TIMEOUT_S = 30.0
 """From spawn to hand-off. It takes some 15 ms; the limit is for a machine that swaps or a disk that hangs."""
@@ -76,9 +74,7 @@ class SystemdLauncher:
 
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """See `Launcher`. The name is taken while the unit lives: a second launch of an attempt changes nothing."""
-        claim = attempt.read_claim()
-        if claim is None:
-            raise LaunchError(f"job {job_id} could not be started: {attempt.path} holds no claim")
+        claim = _claim_of(job_id, attempt)
         unit = unit_name(job_id, attempt)
         shim = [*shim_command(self._python), os.fspath(attempt.path)]
         # PID 1 fills in $NAME in the arguments of a unit; $$ is a dollar.
@@ -115,6 +111,16 @@ def why_no_systemd() -> str | None:
 def unit_name(job_id: int, attempt: AttemptDir) -> str:
     """The attempt's unit. Ids only: systemd mangles other names without a word."""
     return f"stoker-job-{job_id}-{attempt.attempt}.service"
+
+
+def _claim_of(job_id: int, attempt: AttemptDir) -> Claim:
+    try:
+        claim = attempt.read_claim()
+    except RecordError as error:
+        raise LaunchError(f"job {job_id} could not be started: {error}") from error
+    if claim is None:
+        raise LaunchError(f"job {job_id} could not be started: {attempt.path} holds no claim")
+    return claim
 
 
 def _systemd_run(unit: str, claim: Claim) -> list[str]:

@@ -38,7 +38,7 @@ class BoundedLog:
         """Bytes written by the job so far, kept or not."""
         self._dir_fd = dir_fd
         self._tail_bytes = tail_bytes
-        self._segment_bytes = -(-tail_bytes // TAIL_SEGMENTS)
+        self._segment_bytes = max(1, tail_bytes // TAIL_SEGMENTS)
         self._segments: list[tuple[str, int]] = []
         """Name and reserved length of the tail's files, oldest first."""
         self._fd = self._create("log")
@@ -76,12 +76,12 @@ class BoundedLog:
         """Begin the next segment of the tail; the oldest make room for it first."""
         while self._segments and sum(length for _, length in self._segments) + self._segment_bytes > self._tail_bytes:
             self._remove(self._segments.pop(0)[0])
-        self._close()
+        self.close()
         name = f"log.{self.size:020d}"
         self._fd = self._create(name)
         if self._fd is None:
             return False
-        self._room = min(self._segment_bytes, self._tail_bytes)
+        self._room = self._segment_bytes
         self._segments.append((name, self._room))
         return True
 
@@ -108,7 +108,8 @@ class BoundedLog:
         except OSError:
             return
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the file; a later write begins a new one, or is dropped."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -149,7 +150,7 @@ class OutputFile:
                 "the end of the output is in the job's log: stoker logs]\n".encode()
             )
         )
-        self._close()
+        self.close()
 
     def _put(self, rest: memoryview) -> None:
         while rest and self._fd is not None:
@@ -157,9 +158,10 @@ class OutputFile:
                 rest = rest[os.write(self._fd, rest) :]
             except OSError as error:
                 self.problem = f"{self._path} is not whole: {error.strerror}; the job's log goes on"
-                self._close()
+                self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Let go of the file; a later write begins a new one, or is dropped."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

@@ -73,13 +73,13 @@ def open_exact(pid: int, start: int) -> int | None:
 
 
 def signal_exact(pid: int, start: int, number: int) -> bool:
-    """Send a signal to that very process; False when it had ended."""
+    """Send a signal to that very process; False when it had ended, or is not ours to signal (a set-uid program)."""
     pidfd = open_exact(pid, start)
     if pidfd is None:
         return False
     try:
         signal.pidfd_send_signal(pidfd, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):
         return False
     finally:
         os.close(pidfd)

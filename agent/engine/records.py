@@ -284,6 +284,11 @@ def _claim_bytes(claim: Claim) -> bytes:
     for path in (claim.work_dir, claim.output_path, claim.error_path):
         if path is not None and not path.startswith("/"):
             raise RecordError(f"the claim's path {path!r} is not absolute")
+    if claim.uid is not None and (claim.gid is None or claim.groups is None):
+        raise RecordError(f"the claim names uid {claim.uid} without a gid and groups")
+    for name in ("time_limit_s", "grace_s", "log_head_bytes", "log_tail_bytes", "output_max_bytes", "umask"):
+        if (getattr(claim, name) or 0) < 0:
+            raise RecordError(f"the claim's {name} {getattr(claim, name)} is negative")
     for name, text in [*(("argv", each) for each in claim.argv), *claim.env.items(), ("work_dir", claim.work_dir)]:
         if "\0" in text or "\0" in name or "=" in name or not name:
             raise RecordError(f"the claim's {name!r} cannot be given to a process (NUL, or an odd name)")

@@ -17,10 +17,11 @@ import select
 import time
 
 from agent.engine import procs
-from agent.engine.folder import EXIT_BAD_CLAIM, EXIT_NO_RECORDS, Folder, Refused, Scalar
-from agent.engine.jobproc import Account, JobProcess, Program
+from agent.engine.folder import Folder, Refused, Scalar
+from agent.engine.jobproc import JobProcess
 from agent.engine.lean import become_subreaper, signal
 from agent.engine.oom import OomCounter, shield
+from agent.engine.order import Order, read_order
 from agent.engine.output import BoundedLog, OutputError, OutputFile
 
 EXIT_CRASHED = 70
@@ -32,32 +33,13 @@ _READ_BYTES = 256 * 1024
 _PIPE_BYTES = 256 * 1024
 """Asked of the kernel for each pipe; less is accepted (an account has a budget for pipes)."""
 
+_SWEEP_PAUSE_S = 0.002
+_LONGEST_WAIT_S = 86400.0
+
 _DRAIN_S = 1.0
 """Limit for what is still in the pipes after the sweep: only a process that is not of the job can still write."""
 
 _F_SETPIPE_SZ = 1031
-
-
-class Order:
-    """The claim in the shim's words."""
-
-    def __init__(self, claim: dict[str, object]) -> None:
-        """Take the claim apart.
-
-        Raises:
-            KeyError, TypeError, ValueError: something is missing or is not what it should be.
-        """
-        get = claim.__getitem__
-        self.account = Account(get("uid"), get("gid"), get("groups"))  # type: ignore[arg-type]
-        self.program = Program(get("argv"), get("env"), get("work_dir"), get("umask"))  # type: ignore[arg-type]
-        self.limit_s: float | None = _seconds(get("time_limit_s"))
-        self.grace_s: float = _seconds(get("grace_s")) or 0.0
-        self.output_path = _path(get("output_path"))
-        self.error_path = _path(get("error_path"))
-        self.append = get("open_mode") == "append"
-        self.log_head_bytes, self.log_tail_bytes, self.output_max_bytes = (
-            int(str(get(name))) for name in ("log_head_bytes", "log_tail_bytes", "output_max_bytes")
-        )
 
 
 class Supervisor:
@@ -91,10 +73,13 @@ class Supervisor:
         self._wake = self._catch_signals()
         try:
             stdout, stderr = self._open_output()
+            self._job = JobProcess(self._order.program, self._order.account, stdout, stderr, job_oom_score)
         except OutputError as error:
             self._record_not_started(1, str(error))
             return
-        self._job = JobProcess(self._order.program, self._order.account, stdout, stderr, job_oom_score)
+        except OSError as error:
+            self._record_not_started(1, f"cannot start a process: {error.strerror}; see the node's limits and load")
+            return
         for fd in {stdout, stderr}:
             os.close(fd)
         try:
@@ -105,8 +90,8 @@ class Supervisor:
             return
         if self._asked or self._folder.exists("stop"):
             self._job.give_up()
-            self._why, _ = self._read_stop()
-            self._told.append("stopped before it began")
+            self._why, by = self._read_stop()
+            self._told.append(f"asked to stop by {by} before it began")
             self._record()
             return
         self._supervise()
@@ -193,7 +178,8 @@ class Supervisor:
 
     def _wait(self, timeout_s: float | None) -> None:
         """Let something happen, and take in output."""
-        timeout_ms = None if timeout_s is None else timeout_s * 1000 + 1
+        # poll(2) takes 24.8 days of milliseconds at most, which is less than some time limits.
+        timeout_ms = None if timeout_s is None else min(timeout_s, _LONGEST_WAIT_S) * 1000 + 1
         for fd, _ in self._poll.poll(timeout_ms):
             if fd in self._pipes:
                 self._take_in(fd)
@@ -278,9 +264,11 @@ class Supervisor:
         self._reap()
         while not self._alone:
             left = set(procs.descendants(me))
-            met |= {each for each in left - met if procs.signal_exact(*each, signal.SIGKILL)}
-            if left <= met:
-                self._wait(0.002)
+            for each in left - met:
+                procs.signal_exact(*each, signal.SIGKILL)
+            if left <= met:  # nobody new: let them die
+                self._wait(_SWEEP_PAUSE_S)
+            met |= left
             if time.monotonic() > give_up_at:
                 pids = ", ".join(str(pid) for pid, _ in sorted(left))
                 self._told.append(f"processes {pids} hang in the kernel and cannot be killed; the node needs a look")
@@ -334,7 +322,7 @@ def main(arguments: list[str]) -> None:
     detach, path = arguments[:-1] == ["--detach"], arguments[-1]
     try:
         folder = Folder(path)
-        order = _read_order(folder)
+        order = read_order(folder)
     except Refused as refused:
         os.write(2, f"{refused}\n".encode("utf-8", "backslashreplace"))
         os._exit(refused.status)
@@ -346,20 +334,6 @@ def main(arguments: list[str]) -> None:
         _tell_crash(folder, error)
         os._exit(EXIT_CRASHED)
     os._exit(0)
-
-
-def _read_order(folder: Folder) -> Order:
-    try:
-        claim = folder.read("claim")
-        if claim is None:
-            raise Refused(EXIT_BAD_CLAIM, f"{folder.path}: there is no claim to run")
-        return Order(claim)
-    except OSError as error:
-        raise Refused(EXIT_NO_RECORDS, f"{folder.path}/claim: {error.strerror}; see the disk of the state") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Refused(
-            EXIT_BAD_CLAIM, f"{folder.path}/claim is damaged: {error!r}; keep the folder for support"
-        ) from error
 
 
 def _detach() -> None:
@@ -375,8 +349,10 @@ def _tell_crash(folder: Folder, error: BaseException) -> None:
     """Leave a traceback and nobody of the job. There will be no `exit`: the run counts as lost."""
     import traceback
 
-    for pid, start in procs.descendants(os.getpid()):
-        procs.signal_exact(pid, start, signal.SIGKILL)
+    give_up_at = time.monotonic() + _DRAIN_S
+    while (left := procs.descendants(os.getpid())) and time.monotonic() < give_up_at:
+        for each in left:
+            procs.signal_exact(*each, signal.SIGKILL)
     fd = os.open("shim.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=folder.fd)
     os.write(fd, "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace"))
 
@@ -392,13 +368,3 @@ def _widen(pipe: int) -> None:
         fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
     except OSError:
         return
-
-
-def _seconds(value: object) -> float | None:
-    return None if value is None else float(str(value))
-
-
-def _path(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    raise TypeError(f"{value!r} is not a path")

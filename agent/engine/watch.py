@@ -38,7 +38,7 @@ async def wait_end(
     loop = asyncio.get_running_loop()
     patience_ends = loop.time() + start_timeout_s
     while True:
-        found = recover(attempt, boot_id)
+        found = await asyncio.to_thread(recover, attempt, boot_id)  # a disk that hangs must not hang the loop
         if isinstance(found, Alive) and found.started is not None:
             await _process_end(found.started.shim_pid, found.started.shim_start)
         elif isinstance(found, Alive):

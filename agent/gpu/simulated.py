@@ -155,14 +155,14 @@ class FaultFile:
             return {}
 
 
-def simulate_gpu(state_dir: Path, count: int, index: str, word: str) -> str:
+def inject(state_dir: Path, index: str, word: str, *, count: int) -> str:
     """The verb `stoker-agent simulate gpu INDEX lost|hung|hot|ok`: inject or lift a fault.
 
     Args:
         state_dir: the agent's state folder.
-        count: how many simulated GPUs the node has.
         index: as typed.
         word: as typed.
+        count: how many simulated GPUs the node has.
 
     Returns:
         A sentence that says what now holds.

@@ -22,6 +22,7 @@ from aiohttp import web
 from agent.api.errors import ApiError, StokerError
 from agent.api.types import MAX_BODY_BYTES, ErrorBody
 from agent.server.peer import CALLER, Access, Caller
+from agent.server.stream import keep_streams
 
 BODY_DEADLINE_S = 10.0
 SHUTDOWN_S = 2.0
@@ -52,7 +53,9 @@ def make_app(access: Access) -> web.Application:
             sentence = f"the service failed at this call; its log has the reason under fault={fault}"
             return error_response(ApiError(500, "internal", sentence))
 
-    return web.Application(middlewares=[rim], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[rim], client_max_size=MAX_BODY_BYTES)
+    keep_streams(app)
+    return app
 
 
 def caller_of(request: web.Request) -> Caller:
@@ -110,7 +113,6 @@ async def serve(app: web.Application, path: Path, listen_fd: int | None = None) 
     Raises:
         StokerError: the folder or the socket cannot be made, or another server already answers there.
     """
-    # A request handler of a long stream ends when the server stops, so the wait for handlers is short.
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, keepalive_timeout=75.0)
     await runner.setup()
     sock = socket.socket(fileno=listen_fd) if listen_fd is not None else _bind(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 
 import msgspec
 from aiohttp import web
@@ -14,7 +15,22 @@ HEARTBEAT_S = 1.0
 WRITE_DEADLINE_S = 15.0
 """A reader that takes nothing for this long is gone, or no use to anyone."""
 
+STREAMS: web.AppKey[weakref.WeakSet[asyncio.Task[object]]] = web.AppKey("streams", weakref.WeakSet)
+"""Tasks of the handlers that stream."""
+
 _encoder = msgspec.json.Encoder()
+
+
+def keep_streams(app: web.Application) -> None:
+    """Let `app` have streams, and end them first when it stops."""
+    streams: weakref.WeakSet[asyncio.Task[object]] = weakref.WeakSet()
+    app[STREAMS] = streams
+    app.on_shutdown.append(_end_streams)
+
+
+async def _end_streams(app: web.Application) -> None:
+    for task in list(app[STREAMS]):
+        task.cancel()
 
 
 class NdjsonStream:
@@ -25,7 +41,10 @@ class NdjsonStream:
 
     @classmethod
     async def open(cls, request: web.Request) -> NdjsonStream:
-        """Send the headers."""
+        """Send the headers. The handler ends, cancelled, when the server stops: a stream would else hold it up."""
+        task = asyncio.current_task()
+        if task is not None:
+            request.app[STREAMS].add(task)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
         await response.prepare(request)
         return cls(response)

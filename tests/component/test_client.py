@@ -109,7 +109,7 @@ class TestCalls:
 
 class TestConnecting:
     def test_no_socket(self, tmp_path: Path) -> None:
-        with pytest.raises(ConnectError, match="there is no socket .*nothing"):
+        with pytest.raises(ConnectError, match=r"there is no socket .*nothing"):
             Client(UnixTransport(tmp_path / "nothing")).hello()
 
     def test_nobody_listening(self, tmp_path: Path) -> None:

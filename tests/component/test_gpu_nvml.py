@@ -178,4 +178,3 @@ def test_an_old_driver_lacks_functions_and_is_read_all_the_same(tmp_path: Path) 
         check=False,
     )
     assert done.stdout.split(maxsplit=2) == [str(80 * GIB), str(GIB), "[4711]\n"], done.stderr
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from licensing.errors import (
     WeakKeyError,
 )
 from licensing.keys import public_hex
+from licensing.paseto import split
 from licensing.site import NoSeat, Report, Site
 from licensing.stage import Stage
 from tests.fakes import vendor
@@ -206,10 +208,6 @@ def test_nothing_is_sent_until_it_is_due(site: Site) -> None:
 
 
 def test_each_lease_names_the_one_before(site: Site) -> None:
-    import hashlib
-
-    from licensing.paseto import split
-
     site.activate(bound(site), NOW)
     first = token(site)
     content = split(first.split(armour.LINK)[2]).payload

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from agent.engine import procs
-from tests.fakes.attempts import Bench, finish, left, log, program, shim, started, until
+from agent.engine.launch import SHIM
+from tests.fakes.attempts import Bench, crash, finish, left, log, program, shim, started, until
 
 
 @pytest.fixture
@@ -238,3 +240,39 @@ def test_the_shim_imports_nothing_from_outside_the_standard_library(bench: Bench
     modules = subprocess.run([sys.executable, "-I", "-S", "-c", check], capture_output=True, text=True).stdout
     for heavy in ("json", "typing", "enum", "re", "ctypes", "msgspec", "pathlib", "subprocess", "dataclasses"):
         assert f"'{heavy}'" not in modules
+
+
+def test_a_shim_that_cannot_fork_says_so(bench: Bench) -> None:
+    """Too few descriptors for the job's pipes: a start failure, not a lost run."""
+    attempt = bench.attempt("echo never")
+    command = f"ulimit -n 10; exec {sys.executable} -I -S {SHIM} {attempt.path}"
+    subprocess.run(["/bin/sh", "-c", command], check=True, timeout=30)
+    ended = attempt.read_exit()
+    assert ended is not None
+    assert ended.why == "start"
+    assert ended.detail == "cannot start a process: Too many open files; see the node's limits and load"
+
+
+def test_a_crash_of_the_shim_is_told_and_is_no_end(bench: Bench, tmp_path: Path) -> None:
+    """A claim that passes all checks and is still nonsense stands for a bug of ours: a traceback, and no outcome."""
+    attempt = bench.attempt("echo never", output_path=str(tmp_path / "out"))
+    path = attempt.path / "claim"
+    path.write_text(path.read_text().replace('"umask": 18', '"umask": "x"'))
+    child = shim(attempt)
+    assert child.stderr is not None
+    child.stderr.close()
+    assert child.wait(timeout=30) == 70
+    assert "TypeError" in crash(attempt)
+    assert attempt.read_exit() is None
+
+
+def test_a_time_limit_of_a_year_is_no_trouble(bench: Bench) -> None:
+    """poll(2) counts milliseconds in an int: 24.8 days."""
+    assert bench.run("sleep 0.05; exit 3", time_limit_s=365 * 86400).code == 3
+
+
+def test_an_attempts_folder_that_is_removed_does_not_keep_the_shim(bench: Bench) -> None:
+    attempt = bench.running("echo READY; sleep 0.2")
+    who = started(attempt)
+    shutil.rmtree(attempt.path)
+    until(lambda: procs.open_exact(who.shim_pid, who.shim_start) is None)

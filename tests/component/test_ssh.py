@@ -68,12 +68,11 @@ def transport(server: Sshd, *dial: str, **more: object) -> SshTransport:
 class TestStreams:
     def test_calls_and_a_stream_share_one_connection(self, server: Sshd, agent_socket: Path) -> None:
         before = server.log().count("Accepted publickey")
-        with Client(transport(server, bridge(agent_socket))) as client:
-            with client.follow_log(JobRef(id=1)) as stream:
-                next(stream)
-                assert client.job(JobRef(id=1)).name == "train.sh"
-                assert client.hello().server == "agent"
-                next(stream)
+        with Client(transport(server, bridge(agent_socket))) as client, client.follow_log(JobRef(id=1)) as stream:
+            next(stream)
+            assert client.job(JobRef(id=1)).name == "train.sh"
+            assert client.hello().server == "agent"
+            next(stream)
         assert server.log().count("Accepted publickey") == before + 1
 
     def test_bytes_pass_unchanged_in_both_directions(self, server: Sshd, tmp_path: Path) -> None:
@@ -226,7 +225,7 @@ class TestErrors:
             keeper.wait(10)
 
     def test_a_name_that_does_not_resolve(self, server: Sshd) -> None:
-        with pytest.raises(ConnectError, match="cannot resolve nowhere.invalid"):
+        with pytest.raises(ConnectError, match=r"cannot resolve nowhere.invalid"):
             transport(server, "x", host="nowhere.invalid").open(20)
 
     def test_a_port_nobody_listens_on(self, server: Sshd) -> None:
@@ -255,7 +254,7 @@ class TestErrors:
                     sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
             threading.Thread(target=answer, daemon=True).start()
-            with pytest.raises(TransportError, match="handshake|ssh version"):
+            with pytest.raises(TransportError, match=r"handshake|ssh version"):
                 transport(server, "x", port=other.getsockname()[1]).open(5)
 
     def test_a_command_that_is_not_there(self, server: Sshd) -> None:
@@ -263,7 +262,7 @@ class TestErrors:
             transport(server, "stoker-not-installed dial-stdio").open(20)
 
     def test_a_daemon_that_is_not_there(self, server: Sshd, tmp_path: Path) -> None:
-        with pytest.raises(ConnectError, match="stoker-agent does not answer at .*agent.sock.*start the service there"):
+        with pytest.raises(ConnectError, match=r"stoker-agent does not answer at .*agent.sock.*start the service there"):
             transport(server, bridge(tmp_path / "agent.sock")).open(20)
 
     def test_a_command_that_says_nothing(self, server: Sshd, agent_socket: Path) -> None:
@@ -275,7 +274,7 @@ class TestErrors:
     def test_a_server_with_only_a_cipher_that_we_lack(self, tmp_path: Path) -> None:
         with (
             sshd(tmp_path / "d", settings=["Ciphers chacha20-poly1305@openssh.com"]) as server,
-            pytest.raises(ProtocolError, match="no cipher in common.*aes128-gcm.*chacha20-poly1305 is not among them"),
+            pytest.raises(ProtocolError, match=r"no cipher in common.*aes128-gcm.*chacha20-poly1305 is not among them"),
         ):
             transport(server, "x").open(20)
 
@@ -338,7 +337,7 @@ class TestUserConfig:
         home = tmp_path / "home"
         (home / ".ssh").mkdir(parents=True)
         (home / ".ssh" / "config").write_text(
-            f"Include extra\nHost head\n  HostName 127.0.0.1\n  Port {server.port}\n  User {USER}\n"
+            f"Include {home}/.ssh/extra\nHost head\n  HostName 127.0.0.1\n  Port {server.port}\n  User {USER}\n"
         )
         (home / ".ssh" / "extra").write_text(f"IdentityFile {server.identity}\n")
         (home / ".ssh" / "known_hosts").write_text(server.known_hosts_line)

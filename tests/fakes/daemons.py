@@ -127,7 +127,7 @@ def box(root: Path, name: str = "n1", *, hub: bool = True, voucher: bool = True,
 
 def activate_evaluation(made: Box) -> None:
     """Install the built-in voucher through the hub and wait until the node holds its seats."""
-    from agent.gate import evaluation_voucher
+    from licensing.site import evaluation_voucher
 
     with made.hub.client() as hub, made.agent.client() as agent:
         hub.activate(evaluation_voucher())

@@ -41,4 +41,3 @@ async def view_when(sampler: Sampler, wanted: Callable[[GpuView], bool], timeout
             return view
         assert time.monotonic() < until, f"not seen within {timeout_s} s; last seen: {view}"
         await sampler.wait_change(0.05)
-

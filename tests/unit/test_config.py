@@ -88,7 +88,7 @@ def test_a_mistake_is_named_with_file_line_and_remedy(tmp_path: Path, text: str,
     ],
 )
 def test_a_value_that_cannot_hold_is_refused(tmp_path: Path, text: str, says: str) -> None:
-    with pytest.raises(ConfigError, match="stoker.toml") as caught:
+    with pytest.raises(ConfigError, match=r"stoker\.toml") as caught:
         load(tmp_path, text)
     assert says in str(caught.value)
 

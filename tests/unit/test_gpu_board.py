@@ -43,7 +43,12 @@ def test_past_its_deadline_a_gpu_is_hung_with_its_last_values_and_their_moment()
     assert b.next_deadline() == 12.5
     assert b.judge(12.5, 1002.5) == [0]
     gpu = b.gpus()[0]
-    assert (gpu.reading.state, gpu.reading.state_since, gpu.reading.power_mw, gpu.at) == (GpuState.HUNG, 1002, 777, 10.0)
+    assert (gpu.reading.state, gpu.reading.state_since, gpu.reading.power_mw, gpu.at) == (
+        GpuState.HUNG,
+        1002,
+        777,
+        10.0,
+    )
     assert "GPU 0" in (gpu.reading.reason or "")
     assert b.judge(13.0, 1003.0) == []  # named once
     assert not b.awaited()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.api.errors import StokerError
 from agent.gpu.base import GpuLostError, NoGpusError
-from agent.gpu.simulated import SimulatedReader, simulate_gpu, simulated_uuid
+from agent.gpu.simulated import SimulatedReader, inject, simulated_uuid
 
 
 def reader(state_dir: Path, count: int = 8) -> SimulatedReader:
@@ -59,31 +59,32 @@ def test_no_simulated_gpus_is_said_so(tmp_path: Path) -> None:
 
 def test_lost_hot_and_ok(tmp_path: Path) -> None:
     source = reader(tmp_path)
-    assert simulate_gpu(tmp_path, 8, "3", "lost") == "simulated GPU 3 is now lost"
-    simulate_gpu(tmp_path, 8, "4", "hot")
+    assert inject(tmp_path, "3", "lost", count=8) == "simulated GPU 3 is now lost"
+    inject(tmp_path, "4", "hot", count=8)
     with pytest.raises(GpuLostError, match="simulate gpu 3 ok"):
         source.read(3, 0.0, 0.0)
     assert source.read(4, 0.0, 0.0).temperature_c == 94
     assert source.read(5, 0.0, 0.0).temperature_c != 94
-    simulate_gpu(tmp_path, 8, "3", "ok")
+    inject(tmp_path, "3", "ok", count=8)
     assert source.read(3, 0.0, 0.0).index == 3
     assert source.read(4, 0.0, 0.0).temperature_c == 94
 
 
 def test_hung_blocks_the_thread_that_reads_and_lets_go_when_lifted(tmp_path: Path) -> None:
     source = reader(tmp_path)
-    simulate_gpu(tmp_path, 8, "0", "hung")
+    inject(tmp_path, "0", "hung", count=8)
     answered = threading.Event()
     thread = threading.Thread(target=lambda: (source.read(0, 0.0, 0.0), answered.set()), daemon=True)
     thread.start()
     assert not answered.wait(0.3)
     assert source.read(1, 0.0, 0.0).index == 1
-    simulate_gpu(tmp_path, 8, "0", "ok")
+    inject(tmp_path, "0", "ok", count=8)
     assert answered.wait(10)
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\xff\x00", b"[]", b'{"3": "melted"}', b'{"three": "lost"}', b'{"3": 7}', b'{"3": ["lost"]}', b"null"]
+    "content",
+    [b"", b"\xff\x00", b"[]", b'{"3": "melted"}', b'{"three": "lost"}', b'{"3": 7}', b'{"3": ["lost"]}', b"null"],
 )
 def test_a_fault_file_that_makes_no_sense_injects_nothing_and_is_repaired_by_the_verb(
     tmp_path: Path, content: bytes
@@ -91,7 +92,7 @@ def test_a_fault_file_that_makes_no_sense_injects_nothing_and_is_repaired_by_the
     (tmp_path / "simulated.json").write_bytes(content)
     source = reader(tmp_path)
     assert source.read(3, 0.0, 0.0).index == 3
-    simulate_gpu(tmp_path, 8, "3", "lost")
+    inject(tmp_path, "3", "lost", count=8)
     with pytest.raises(GpuLostError):
         source.read(3, 0.0, 0.0)
 
@@ -99,19 +100,19 @@ def test_a_fault_file_that_makes_no_sense_injects_nothing_and_is_repaired_by_the
 @pytest.mark.parametrize("index", ["8", "-1", "", "x", "1e0", "²", "0x1", "99999999999999999999", "3\n", "\x1b[2J"])
 def test_a_wrong_index_is_refused_and_nothing_is_written(tmp_path: Path, index: str) -> None:
     with pytest.raises(StokerError, match="this node's are 0 to 7") as caught:
-        simulate_gpu(tmp_path, 8, index, "lost")
+        inject(tmp_path, index, "lost", count=8)
     assert "\x1b" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_word_is_refused_and_the_right_ones_named(tmp_path: Path) -> None:
     with pytest.raises(StokerError, match="'dead' is no simulated fault; use one of: lost, hung, hot, ok"):
-        simulate_gpu(tmp_path, 8, "1", "dead")
+        inject(tmp_path, "1", "dead", count=8)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_simulated_gpus_and_no_folder_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(StokerError, match="no simulated GPUs"):
-        simulate_gpu(tmp_path, 0, "0", "lost")
+        inject(tmp_path, "0", "lost", count=0)
     with pytest.raises(StokerError, match=r"cannot write .*simulated\.json"):
-        simulate_gpu(tmp_path / "missing", 8, "0", "lost")
+        inject(tmp_path / "missing", "0", "lost", count=8)

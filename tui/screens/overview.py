@@ -76,7 +76,7 @@ class OverviewScreen(JobActions, BaseScreen):
             self.open_node_screen(str(event.key[0]))
 
     def _update_side(self) -> None:
-        self.query_one(Chart).entitle("Cluster load, last minutes")
+        self.query_one(Chart).entitle("GPU load, last 10 min")
         users, seats = self.query_one("#users", Panel), self.query_one("#seats", Panel)
         users.entitle("GPUs by user")
         users.show(_user_lines(self.session.cluster.jobs()))

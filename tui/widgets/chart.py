@@ -1,8 +1,12 @@
-"""A line over time in braille dots, two samples a cell wide and four a cell high."""
+"""A share over time, as an area of blocks: eight steps a line, and each cell the mean of some seconds.
+
+Blocks and not braille dots, which are missing in common terminal fonts.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from textual.strip import Strip
 
@@ -11,47 +15,56 @@ from tui.widgets.lines import Styled
 
 KEEP = 600
 """Samples held; one a second makes ten minutes."""
-_DOTS = ((0x40, 0x04, 0x02, 0x01), (0x80, 0x20, 0x10, 0x08))
-"""Braille dots of the left and the right half of a cell, from the bottom up (Unicode 2800-28FF)."""
-_BOTTOM = (0x40, 0x80)
+_BLOCKS = " ▁▂▃▄▅▆▇█"
 
 
 class Chart(Styled):
-    """Percentages of the last minutes, the newest at the right."""
+    """Percentages of the last ten minutes, the newest at the right."""
 
     DEFAULT_CSS = "Chart { height: 6; }"
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._samples: deque[float | None] = deque(maxlen=KEEP)
+        self._added = 0
 
     def add(self, percent: float | None) -> None:
         """One more sample; `None` leaves a gap."""
         self._samples.append(percent)
+        self._added += 1
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """Textual's hook: one row of the chart with its scale."""
+        """Textual's hook: one line of the area with its scale."""
         width, height = self.size.width, self.size.height
         label = {0: "100 ┤", height - 1: "  0 ┤"}.get(y, "    │")
-        cells = max(0, width - len(label))
-        spans: list[Span] = [(label, Role.DIM), (self._row(height - 1 - y, height, cells), Role.LOAD)]
+        level = height - 1 - y
+        blocks = "".join(_block(mean, level, height) for mean in self._means(max(1, width - len(label))))
+        spans: list[Span] = [(label, Role.DIM), (blocks, Role.LOAD)]
         return self.strip(spans, width)
 
-    def _row(self, level: int, height: int, cells: int) -> str:
-        """The dots of the row `level` (0 is the lowest) for the newest `2 * cells` samples."""
-        newest = list(self._samples)[-2 * cells :]
-        missing: list[float | None] = [None] * (2 * cells - len(newest))
-        samples = missing + newest
-        return "".join(
-            chr(0x2800 + _column(left, level, height, 0) + _column(right, level, height, 1))
-            for left, right in zip(samples[::2], samples[1::2], strict=True)
-        )
+    def _means(self, cells: int) -> list[float | None]:
+        """One value a cell. Borders between cells stand still as samples come, so the picture moves and does not flicker."""
+        each = -(-KEEP // cells)
+        newest = self._added % each or each
+        values = list(self._samples)
+        groups = [values[-newest:]]
+        values = values[:-newest]
+        while values and len(groups) < cells:
+            groups.append(values[-each:])
+            values = values[:-each]
+        means = [_mean(group) for group in reversed(groups)]
+        return [None] * (cells - len(means)) + means
 
 
-def _column(percent: float | None, level: int, height: int, side: int) -> int:
+def _mean(samples: Sequence[float | None]) -> float | None:
+    known = [sample for sample in samples if sample is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _block(percent: float | None, level: int, height: int) -> str:
+    """What one value draws in the line `level`, counted from the lowest."""
     if percent is None:
-        return 0
-    dots = round(percent / 100 * height * 4) - level * 4
-    drawn = sum(_DOTS[side][index] for index in range(max(0, min(4, dots))))
-    return drawn or (_BOTTOM[side] if level == 0 else 0)
+        return " "
+    steps = round(percent / 100 * height * 8) - level * 8
+    return _BLOCKS[max(0, min(8, steps), 1 if level == 0 else 0)]

@@ -49,12 +49,13 @@ class Styled(Widget):
     def strip(self, spans: Iterable[Span], width: int, over: str | None = None) -> Strip:
         """Draw spans exactly `width` wide; `over` names a line style laid over all of them."""
         upper = self.get_component_rich_style(f"line--{over}", partial=True) if over else Style.null()
-        segments = [
-            Segment(value, self.get_component_rich_style(f"line--{role.value}") + upper)
-            for value, role in fit(tuple(spans), width)
-            if value
-        ]
+        segments = [Segment(value, self._style(role, upper)) for value, role in fit(tuple(spans), width) if value]
         return Strip(segments, width)
+
+    def _style(self, role: Role, upper: Style) -> Style:
+        own = self.get_component_rich_style(f"line--{role.value}")
+        # The track of a bar keeps its colour: lit like the text of a faded row it would look like a full bar.
+        return own + Style(bgcolor=upper.bgcolor) if role is Role.TRACK else own + upper
 
     def entitle(self, title: str, subtitle: str = "") -> None:
         """Set the words in the frame. As `Content`, because a plain string would be read as markup."""

@@ -1,0 +1,487 @@
+"""The job store over a real SQLite file: what it keeps, what it refuses, what survives."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from agent.api.types import JobState
+from agent.jobs import machine
+from agent.jobs.errors import (
+    GpuHeldError,
+    IllegalMoveError,
+    KeyConflictError,
+    NoSuchJobError,
+    StaleJobError,
+    StoreError,
+    StoreLockedError,
+)
+from agent.jobs.machine import CancelAsked, Claimed, Ended, Event, Lost, NeverRan, Rebooted, Started, Status, outcome_of
+from agent.jobs.row import JobRow
+from agent.jobs.spec import JobSpec
+from agent.jobs.store import JobStore
+from agent.jobs.wire import to_wire
+
+
+def spec(**fields: object) -> JobSpec:
+    known = {"name": "nm", "script_name": "s.sh", "submit_dir": "/home/ada", "work_dir": "/home/ada"}
+    return JobSpec(**{**known, **fields})  # type: ignore[arg-type]
+
+
+def add(store: JobStore, key: str | None = None, *, user: str = "ada", uid: int = 1001, **fields: object) -> JobRow:
+    return store.add(spec(**fields), user=user, uid=uid, key=key, digest="d", now=100)[0]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agent.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[JobStore]:
+    opened = JobStore.open(path, now=1)
+    yield opened
+    opened.close()
+
+
+def reopened(store: JobStore, path: Path) -> JobStore:
+    store.close()
+    again = JobStore.open(path, now=2)
+    assert again.damaged is None
+    return again
+
+
+# --- taking in --------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_kept_as_it_was_taken_in(path: Path, store: JobStore) -> None:
+    asked = spec(name="実験", gpus=2, gpu_type="h100", args=("\n", "$x"), requeue=True)
+    row, created = store.add(asked, user="ada", uid=1001, key="k", digest="d", now=100)
+    assert created
+    assert row == JobRow(
+        id=1, user="ada", uid=1001, key="k", digest="d", submitted_at=100, spec=asked, status=Status(requeue=True)
+    )
+    assert reopened(store, path).get(1) == row
+
+
+def test_the_same_key_gives_the_same_job(store: JobStore) -> None:
+    first, created = store.add(spec(), user="ada", uid=1001, key="k", digest="d", now=100)
+    again, created_again = store.add(spec(), user="ada", uid=1001, key="k", digest="d", now=200)
+    assert (created, created_again) == (True, False)
+    assert again == first
+    with pytest.raises(KeyConflictError, match=f"was used for job {first.id} with another request"):
+        store.add(spec(), user="ada", uid=1001, key="k", digest="other", now=300)
+    bobs, bobs_created = store.add(spec(), user="bob", uid=1002, key="k", digest="d", now=100)
+    assert (bobs.id, bobs_created) == (first.id + 1, True), "keys are each user's own"
+    assert [add(store).id, add(store).id] == [3, 4], "no key, no memory"
+
+
+def test_ids_ascend_over_restarts(path: Path, store: JobStore) -> None:
+    ids = [add(store).id for _ in range(3)]
+    store.apply(ids[-1], CancelAsked(by="ada"), 101)
+    again = reopened(store, path)
+    ids.append(add(again).id)
+    assert ids == [1, 2, 3, 4]
+
+
+def test_the_queue_keeps_its_order(path: Path, store: JobStore) -> None:
+    for _ in range(5):
+        add(store)
+    store.claim(2, attempt=1, gpu_uuids=(), now=101)
+    again = reopened(store, path)
+    assert [row.id for row in again.pending()] == [1, 3, 4, 5]
+    assert [row.id for row in again.active()] == [2]
+    assert again.counts() == {JobState.PENDING: 4, JobState.CONFIGURING: 1}
+
+
+def test_finding(store: JobStore) -> None:
+    for number in range(6):
+        add(store, user="ada" if number % 2 else "bob")
+    store.apply(2, CancelAsked(by="ada"), 101)
+    store.apply(5, CancelAsked(by="bob"), 101)
+    assert [row.id for row in store.find()] == [6, 5, 4, 3, 2, 1]
+    assert [row.id for row in store.find(limit=2)] == [6, 5]
+    assert [row.id for row in store.find(user="ada")] == [6, 4, 2]
+    assert [row.id for row in store.find(states=[JobState.CANCELLED])] == [5, 2]
+    assert [row.id for row in store.find(states=[JobState.CANCELLED, JobState.PENDING], user="bob", limit=1)] == [5]
+    assert store.find(user="'; DROP TABLE jobs; --") == []
+    with pytest.raises(NoSuchJobError, match="there is no job 99"):
+        store.get(99)
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_life_and_its_history(path: Path, store: JobStore) -> None:
+    job = add(store, gpus=1).id
+    store.claim(job, attempt=1, gpu_uuids=["GPU-a"], now=110)
+    store.apply(job, Started(at=111), 112)
+    done = outcome_of(code=3, signal=None, why=None, ended_at=120)
+    row = store.apply(job, Ended(outcome=done), 121)
+    assert row.revision == 3
+    assert row.status == Status(
+        state=JobState.FAILED,
+        reason="NonZeroExitCode",
+        detail="exited with code 3",
+        attempt=1,
+        gpu_uuids=("GPU-a",),
+        started_at=111,
+        ended_at=120,
+        exit_code=3,
+    )
+    again = reopened(store, path)
+    assert again.get(job) == row
+    assert [str(event) for event in again.history(job)] == [
+        "Submitted at 100 -> PENDING",
+        "Claimed at 110 -> CONFIGURING (attempt 1)",
+        "Started at 112 -> RUNNING (attempt 1)",
+        "Ended at 121 -> FAILED (exited with code 3)",
+    ]
+
+
+def test_an_illegal_move_tells_the_history_and_changes_nothing(store: JobStore) -> None:
+    job = add(store).id
+    before = store.apply(job, CancelAsked(by="ada"), 101)
+    with pytest.raises(IllegalMoveError) as caught:
+        store.claim(job, attempt=1, gpu_uuids=(), now=102)
+    assert "Claimed cannot happen to a job that is CANCELLED" in str(caught.value)
+    assert "Submitted at 100 -> PENDING; CancelAsked at 101 -> CANCELLED" in str(caught.value)
+    assert store.get(job) == before
+    assert len(store.history(job)) == 2
+
+
+def test_an_old_view_is_refused(store: JobStore) -> None:
+    seen = add(store)
+    store.claim(seen.id, attempt=1, gpu_uuids=(), now=101)
+    with pytest.raises(StaleJobError) as caught:
+        store.apply(seen.id, CancelAsked(by="ada"), 102, revision=seen.revision)
+    assert caught.value.revision == 1
+    assert store.apply(seen.id, CancelAsked(by="ada"), 102, revision=1).status.state is JobState.COMPLETING
+
+
+def test_a_gpu_is_not_claimed_twice(store: JobStore) -> None:
+    first, second = add(store, gpus=2).id, add(store, gpus=1).id
+    store.claim(first, attempt=1, gpu_uuids=["GPU-a", "GPU-b"], now=101)
+    with pytest.raises(GpuHeldError, match=f"job {second} cannot have GPU GPU-b: job {first} holds it"):
+        store.claim(second, attempt=1, gpu_uuids=["GPU-b"], now=102)
+    assert store.get(second).status.state is JobState.PENDING
+    store.apply(first, CancelAsked(by="ada"), 103)
+    with pytest.raises(GpuHeldError):
+        store.claim(second, attempt=1, gpu_uuids=["GPU-b"], now=104)  # COMPLETING still holds it
+    store.apply(first, Ended(outcome=outcome_of(code=0, signal=None, why="cancel", ended_at=105)), 105)
+    assert store.claim(second, attempt=1, gpu_uuids=["GPU-b"], now=106).status.gpu_uuids == ("GPU-b",)
+
+
+def test_each_transition_is_one_line_in_the_log(store: JobStore, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="agent.jobs.store")
+    with store.transaction():
+        job = add(store, gpus=1).id
+        assert caplog.messages == [], "nothing is said before it is stored"
+    store.claim(job, attempt=1, gpu_uuids=["GPU-a"], now=101)
+    assert caplog.messages == [
+        "job=1 -> PENDING user=ada gpus=1",
+        "job=1 PENDING -> CONFIGURING on=Claimed gpus=GPU-a",
+    ]
+
+
+# --- transactions -----------------------------------------------------------------------------------------------------
+
+
+def test_a_burst_is_stored_whole_or_not_at_all(path: Path, store: JobStore, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="agent.jobs.store")
+    with pytest.raises(RuntimeError), store.transaction():
+        add(store)
+        add(store)
+        raise RuntimeError("no folder")
+    assert store.find() == []
+    assert caplog.messages == []
+    with store.transaction():
+        for _ in range(500):
+            add(store)
+    assert len(reopened(store, path).pending()) == 500
+
+
+def test_a_part_can_fail_alone(store: JobStore) -> None:
+    with store.transaction():
+        kept = add(store, "a").id
+        with pytest.raises(OSError, match="disk"), store.transaction():
+            add(store, "b")
+            raise OSError("disk full for this folder")
+        with pytest.raises(KeyConflictError):
+            store.add(spec(), user="ada", uid=1001, key="a", digest="other", now=1)
+        also = add(store, "c").id
+    assert [row.key for row in store.find()] == ["c", "a"]
+    assert also == kept + 1, "an id never answered for is free"
+
+
+def test_a_rebuild_takes_in_what_is_missing(store: JobStore) -> None:
+    from agent.jobs.folder import Submission
+
+    def submission(job_id: int, key: str | None) -> Submission:
+        return Submission(
+            id=job_id,
+            user="ada",
+            uid=1001,
+            key=key,
+            digest="d",
+            submitted_at=50,
+            spec=spec(requeue=True),
+            env={"A": "b"},
+        )
+
+    kept = add(store, "kept")
+    assert (
+        store.rebuild([submission(kept.id, "x"), submission(40, None), submission(41, "k"), submission(7, "kept")]) == 2
+    )
+    assert store.get(kept.id) == kept
+    assert [row.id for row in store.pending()] == [kept.id, 40, 41]
+    assert store.get(41).status == Status(requeue=True)
+    assert add(store, "k").id == 41, "the key is remembered"
+    assert add(store, "new").id == 42, "ids go on above the highest"
+    row = store.claim(40, attempt=3, gpu_uuids=("GPU-a",), now=60)
+    assert row.status.attempt == 3, "an attempt that a folder knows of is taken up as it is"
+
+
+# --- one process, one thread ------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys
+from pathlib import Path
+from agent.jobs.store import JobStore
+store = JobStore.open(Path(sys.argv[1]), now=1)
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_second_agent_is_refused_and_told_who_holds_the_store(path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin and holder.stdout
+        assert holder.stdout.readline() == "open\n"
+        with pytest.raises(StoreLockedError, match=rf"is in use by process {holder.pid}; only one agent"):
+            JobStore.open(path, now=2)
+        holder.stdin.close()
+        assert holder.wait(timeout=20) == 0
+    JobStore.open(path, now=3).close()
+
+
+def test_another_thread_is_refused(store: JobStore) -> None:
+    caught: list[BaseException] = []
+
+    def trespass() -> None:
+        try:
+            store.find()
+        except BaseException as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=trespass)
+    thread.start()
+    thread.join(timeout=10)
+    assert [type(error) for error in caught] == [StoreError]
+
+
+def test_the_file_survives_a_power_cut_by_its_settings(path: Path, store: JobStore) -> None:
+    add(store)
+    assert not path.with_name("agent.db-shm").exists(), "EXCLUSIVE needs no shared memory"
+    assert path.with_name("agent.db-wal").exists()
+    assert store._connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
+
+
+# --- kill -9 and full disks -------------------------------------------------------------------------------------------
+
+SUBMIT_FOR_EVER = """
+import sys
+from pathlib import Path
+from agent.jobs.spec import JobSpec
+from agent.jobs.store import JobStore
+store = JobStore.open(Path(sys.argv[1]), now=1)
+assert store.damaged is None
+spec = JobSpec(name="n", script_name="s", submit_dir="/", work_dir="/")
+while True:
+    row, _ = store.add(spec, user="ada", uid=1, key=None, digest="d", now=1)
+    print(row.id, flush=True)
+"""
+
+
+def test_what_was_answered_survives_kill_9(path: Path) -> None:
+    answered = 0
+    for count in (1, 40, 7):
+        with subprocess.Popen(
+            [sys.executable, "-c", SUBMIT_FOR_EVER, str(path)], stdout=subprocess.PIPE, text=True
+        ) as child:
+            assert child.stdout
+            for _ in range(count):
+                answered = int(child.stdout.readline())
+            os.kill(child.pid, signal.SIGKILL)
+            rest = child.stdout.read().split("\n")
+            answered = max([answered, *(int(line) for line in rest[:-1])])
+            child.wait(timeout=20)
+    store = JobStore.open(path, now=2)
+    assert store.damaged is None
+    ids = [row.id for row in store.pending()]
+    assert ids == list(range(1, len(ids) + 1))
+    assert len(ids) - answered in (0, 1, 2), "at most the one whose answer was under way, each time"
+    assert answered >= 48
+    store.close()
+
+
+FILL = """
+import json, os, resource, signal, sys
+from pathlib import Path
+from agent.jobs.errors import StoreError
+from agent.jobs.machine import CancelAsked
+from agent.jobs.spec import JobSpec
+from agent.jobs.store import JobStore
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path = Path(sys.argv[1])
+store = JobStore.open(path, now=1)
+spec = JobSpec(name="n", script_name="s", submit_dir="/", work_dir="/", args=("x" * 4000,))
+def add():
+    return store.add(spec, user="ada", uid=1, key=None, digest="d", now=1)[0].id
+before = [add() for _ in range(3)]
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+wal = path.with_name(path.name + "-wal").stat().st_size
+resource.setrlimit(resource.RLIMIT_FSIZE, (wal + 10_000, hard))
+refused = None
+while refused is None:
+    try:
+        before.append(add())
+    except StoreError as error:
+        refused = str(error)
+reads = [row.id for row in store.pending()]
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+after = add()
+store.close()
+print(json.dumps({"before": before, "refused": refused, "reads": reads, "after": after}))
+"""
+
+
+def test_a_full_disk_refuses_and_recovers_by_itself(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FILL, str(path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    told = json.loads(done.stdout)
+    assert "disk of the state folder is full" in told["refused"]
+    assert told["reads"] == told["before"], "reads work, and nothing half-stored is seen"
+    assert told["after"] == told["before"][-1] + 1
+    store = JobStore.open(path, now=2)
+    assert store.damaged is None
+    assert [row.id for row in store.pending()] == [*told["before"], told["after"]]
+    store.close()
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"cannot open .*/nowhere/agent\.db"):
+        JobStore.open(tmp_path / "nowhere" / "agent.db", now=1)
+
+
+# --- over the wire ----------------------------------------------------------------------------------------------------
+
+
+def test_a_row_over_the_wire(store: JobStore) -> None:
+    job = add(store, gpus=2, output="%j-%x.out", time_limit_s=600, requeue=True).id
+    waiting = to_wire(store.get(job), "n1", waiting=("Resources", "asks for 2 GPUs; 1 of 2 free"))
+    assert (waiting.reason, waiting.detail) == ("Resources", "asks for 2 GPUs; 1 of 2 free")
+    assert (waiting.output_path, waiting.gpu_indexes, waiting.attempt) == (None, (), 0)
+    row = store.claim(job, attempt=1, gpu_uuids=["GPU-b", "GPU-a"], now=101)
+    wire = to_wire(row, "n1", waiting=("Priority", "old news"), gpu_indexes={"GPU-a": 3, "GPU-b": 1}, simulated=True)
+    assert wire.state is JobState.CONFIGURING
+    assert (wire.reason, wire.detail) == (None, None)
+    assert (wire.gpu_uuids, wire.gpu_indexes) == (("GPU-b", "GPU-a"), (1, 3))
+    assert (wire.output_path, wire.error_path) == ("/home/ada/1-nm.out", "/home/ada/1-nm.out")
+    assert (wire.id, wire.node, wire.user, wire.time_limit_s, wire.requeue, wire.simulated) == (
+        job,
+        "n1",
+        "ada",
+        600,
+        True,
+        True,
+    )
+
+
+# --- the store against the machine alone ------------------------------------------------------------------------------
+
+EVENTS: list[Event] = [
+    Claimed(attempt=1, gpu_uuids=()),
+    Claimed(attempt=2, gpu_uuids=()),
+    Started(at=7),
+    Ended(outcome=outcome_of(code=0, signal=None, why=None, ended_at=8)),
+    CancelAsked(by="ada"),
+    NeverRan(),
+    Rebooted(),
+    Lost(),
+]
+
+
+class StoreWalk(RuleBasedStateMachine):
+    """Whatever happens, in whatever transactions, with restarts between: the file holds what the machine says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "agent.db"
+        self.store = JobStore.open(self.path, now=1)
+        self.model: dict[int, Status] = {}
+
+    @rule(requeue=st.booleans())
+    def submit(self, requeue: bool) -> None:
+        row = add(self.store, requeue=requeue)
+        assert row.id == len(self.model) + 1
+        self.model[row.id] = row.status
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), batch=st.lists(st.sampled_from(EVENTS), min_size=1, max_size=3), fail=st.booleans())
+    def events(self, data: st.DataObject, batch: list[Event], fail: bool) -> None:
+        job = data.draw(st.sampled_from(sorted(self.model)))
+        status = self.model[job]
+        try:
+            with self.store.transaction():
+                for event in batch:
+                    self.store.apply(job, event, 9)
+                    status = machine.handle(status, event, 9)
+                if fail:
+                    raise RuntimeError
+        except (IllegalMoveError, RuntimeError):
+            return
+        self.model[job] = status
+
+    @rule()
+    def restart(self) -> None:
+        self.store.close()
+        self.store = JobStore.open(self.path, now=2)
+        assert self.store.damaged is None
+
+    @invariant()
+    def same(self) -> None:
+        assert {row.id: row.status for row in self.store.find()} == self.model
+        for row in self.store.find():
+            assert self.store.history(row.id)[-1].state is row.status.state
+            assert len(self.store.history(row.id)) == row.revision + 1
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.folder.cleanup()
+
+
+TestStoreWalk = StoreWalk.TestCase
+TestStoreWalk.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
+
+
+def test_sqlite_is_new_enough() -> None:
+    assert sqlite3.sqlite_version_info >= (3, 37), "STRICT tables"

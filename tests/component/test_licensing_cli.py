@@ -1,0 +1,253 @@
+"""`stoker-license` as it is typed, before a real ledger."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.api.errors import ApiError
+from agent.gate import HubLicence
+from licensing import cli, errors, roots
+from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file
+
+
+class LocalHub:
+    """The hub without its socket: the same ledger, the same errors."""
+
+    def __init__(self, licence: HubLicence, now: int) -> None:
+        self.state, self.now = licence, now
+
+    def licence(self) -> dict[str, Any]:
+        return plain(self.state.status(self.now))
+
+    def activate(self, text: str) -> dict[str, Any]:
+        try:
+            return plain(self.state.activate(text, self.now))
+        except ApiError as error:
+            raise errors.from_code(error.code, error.message) from error
+
+
+class NoHub:
+    """Nothing answers; the vendor's verbs must not even ask."""
+
+    def licence(self) -> dict[str, Any]:
+        raise errors.HubError("no hub answers at /run/stoker/hub.sock; start it: systemctl start stoker-hub")
+
+    def activate(self, text: str) -> dict[str, Any]:
+        return self.licence()
+
+
+def plain(licence: Any) -> dict[str, Any]:
+    return dict(msgspec.to_builtins(licence))
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    state = HubLicence(tmp_path / "hub", "test", ROOTS, Boot())
+    state.open()
+    yield LocalHub(state, NOW)
+    state.close()
+
+
+def desk(tmp_path: Path) -> list[str]:
+    """A vendor's desk made by its own verbs; gives the flags that sign with it."""
+    folder = ["-o", str(tmp_path)]
+    assert cli.main(["vendor", "keys", "root", "--name", "ACME", *folder], NoHub()) == 0
+    root = str(tmp_path / "ACME-root-current.key")
+    assert cli.main(["vendor", "keys", "issuer", "--name", "desk", "--root-key", root, *folder], NoHub()) == 0
+    return ["--issuer-key", str(tmp_path / "desk.key"), "--issuer-cert", str(tmp_path / "desk.cert")]
+
+
+# --- the buyer's verbs ---
+
+
+def test_status_without_a_licence(hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"], hub) == 4
+    out = capsys.readouterr().out
+    assert "RESTRICTED LIC-401: No licence is installed" in out
+    assert "stoker-license activate FILE" in out
+    assert "site key" in out
+
+
+def test_activate_from_a_file(hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "v").write_text(file())
+    assert cli.main(["activate", str(tmp_path / "v")], hub) == 0
+    assert "ACTIVE     Voucher lic-test of ACME, yearly, 8 GPU seats: 14 days left" in capsys.readouterr().out
+
+
+def test_activate_from_a_paste(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(file().replace("\n", "\r\n").encode())))
+    assert cli.main(["activate", "-"], hub) == 0
+    assert "ACTIVE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("days", "code"), [(0, 0), (7, 3), (13, 3), (14, 4)])
+def test_the_exit_code_follows_the_stage(hub: LocalHub, tmp_path: Path, days: int, code: int) -> None:
+    hub.activate(file())
+    hub.now = NOW + days * DAY
+    assert cli.main(["status"], hub) == code
+
+
+def test_status_as_json_is_the_whole_record(hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.activate(file())
+    cli.main(["status", "--json"], hub)
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(hub.licence()))
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("empty", 5),
+        ("signature-bit-flipped", 5),
+        ("more-seats-than-issuer", 5),
+        ("ended-last-month", 5),
+        ("bound-to-another-site", 6),
+        ("begins-next-month", 8),
+    ],
+)
+def test_a_refused_file_has_its_exit_code(
+    hub: LocalHub, capsys: pytest.CaptureFixture[str], name: str, code: int
+) -> None:
+    assert cli.main(["activate", str(FOLDER / f"{name}.licence")], hub) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("stoker-license: ")
+    assert cli.main(["status"], hub) == 4
+
+
+def test_an_old_revision_exits_7(hub: LocalHub, tmp_path: Path) -> None:
+    hub.activate(file(changed(VOUCHER, rev=3)))
+    (tmp_path / "old").write_text(file(changed(VOUCHER, rev=2)))
+    assert cli.main(["activate", str(tmp_path / "old")], hub) == 7
+
+
+def test_files_that_are_none(hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "binary").write_bytes(b"\x7fELF\xff")
+    assert cli.main(["activate", str(tmp_path / "binary")], hub) == 5
+    assert "is not text" in capsys.readouterr().err
+    assert cli.main(["activate", str(tmp_path / "missing")], hub) == 5
+    assert "No such file" in capsys.readouterr().err
+    assert cli.main(["activate", str(tmp_path)], hub) == 5
+
+
+def test_a_hub_that_is_away_exits_69(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status"], NoHub()) == 69
+    assert "systemctl start stoker-hub" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["stats"],
+        ["activate"],
+        ["vendor"],
+        ["vendor", "keys"],
+        ["vendor", "issue", "--customer", "x"],
+        ["vendor", "issue", "--seats", "-1"],
+        ["vendor", "keys", "root", "--name", "../x"],
+    ],
+)
+def test_usage_errors_exit_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv, NoHub()) == 64
+    assert "--help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [[], ["status"], ["activate"], ["vendor"], ["vendor", "keys", "issuer"]])
+def test_help_is_there(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([*verb, "--help"], NoHub())
+    assert end.value.code == 0
+    assert "usage: stoker-license" in capsys.readouterr().out
+
+
+def test_nothing_from_outside_acts_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    class Loud(NoHub):
+        def licence(self) -> dict[str, Any]:
+            return {"stage": "ACTIVE", "message": "\x1b[2Jcleared", "site_key": "a\nb"}
+
+    assert cli.main(["status"], Loud()) == 0
+    assert "\x1b" not in (out := capsys.readouterr().out)
+    assert len(out.splitlines()) == 2
+
+
+# --- the vendor's verbs, up to a buyer's hub ---
+
+
+def test_from_keys_to_an_activated_licence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    signing = desk(tmp_path)
+    trusted = roots.parse((tmp_path / "ACME-roots.json").read_bytes(), "test")
+    state = HubLicence(tmp_path / "hub", "test", trusted, Boot())
+    state.open()
+    hub = LocalHub(state, int(time.time()))
+    out = str(tmp_path / "a.licence")
+    argv = ["vendor", "issue", "--customer", "X Corp", "--plan", "yearly", "--seats", "12", "--days", "365"]
+    assert cli.main([*argv, "--site", hub.licence()["site_key"], *signing, "-o", out], NoHub()) == 0
+    assert cli.main(["vendor", "inspect", out, "--roots", str(tmp_path / "ACME-roots.json")], NoHub()) == 0
+    assert "12 GPU seats, for X Corp" in capsys.readouterr().out
+    assert cli.main(["activate", out], hub) == 0
+    assert hub.licence()["seats_total"] == 12
+    state.close()
+
+
+def test_private_keys_are_private_and_never_overwritten(tmp_path: Path) -> None:
+    desk(tmp_path)
+    for path in tmp_path.glob("*.key"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    root = ["--root-key", str(tmp_path / "ACME-root-next.key")]
+    assert cli.main(["vendor", "keys", "root", "--name", "ACME", "-o", str(tmp_path)], NoHub()) == 5
+    assert cli.main(["vendor", "keys", "issuer", "--name", "desk", *root, "-o", str(tmp_path)], NoHub()) == 5
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "words"),
+    [
+        (["--seats", "10001"], 5, "may give 10000"),
+        (["--date", "2027-13-01"], 64, "not a date"),
+        (["--expires-at", "5"], 64, "would have ended"),
+        (["--site", "00" * 32], 5, "small order"),
+        (["--customer", "a\nb"], 5, "U\\+000A"),
+        (["--issuer-key", "/nonexistent"], 5, "cannot read the key"),
+    ],
+)
+def test_a_licence_that_cannot_be_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: list[str], code: int, words: str
+) -> None:
+    flags = {"--customer": "X", "--plan": "yearly", "--seats": "8", "--days": "30"}
+    if wrong[0] in ("--date", "--expires-at"):
+        del flags["--days"]
+    signing = desk(tmp_path)
+    flags |= dict(zip(signing[::2], signing[1::2], strict=True)) | {wrong[0]: wrong[1]}
+    to = [] if "--site" in flags else ["--voucher"]
+    argv = [word for pair in flags.items() for word in pair]
+    assert cli.main(["vendor", "issue", *argv, *to, "-o", str(tmp_path / "out")], NoHub()) == code
+    assert re.search(words, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_issuer_certificate_lives_25_months_at_most(tmp_path: Path) -> None:
+    desk(tmp_path)
+    argv = ["vendor", "keys", "issuer", "--name", "long", "--root-key", str(tmp_path / "ACME-root-next.key")]
+    assert cli.main([*argv, "--months", "26", "-o", str(tmp_path)], NoHub()) == 64
+    assert not (tmp_path / "long.key").exists()
+
+
+def test_a_key_that_is_not_the_certificates_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    signing = desk(tmp_path)
+    signing[1] = str(tmp_path / "ACME-root-spare.key")
+    argv = ["vendor", "issue", "--voucher", "--customer", "X", "--plan", "yearly", "--seats", "8", "--days", "3"]
+    assert cli.main([*argv, *signing, "-o", str(tmp_path / "out")], NoHub()) == 5
+    assert "name the matching pair" in capsys.readouterr().err

@@ -1,0 +1,123 @@
+"""The job folder on a real disk: whole or absent, never through a link."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from agent.jobs.errors import FolderError
+from agent.jobs.folder import (
+    Cancelled,
+    Submission,
+    job_dir,
+    read_cancelled,
+    read_spec,
+    submissions,
+    write_cancelled,
+    write_durably,
+    write_spec,
+)
+from agent.jobs.spec import JobSpec
+
+SCRIPT = "#!/bin/sh\necho 'grüße' \t$x\n"
+
+
+def submission(job_id: int = 7) -> Submission:
+    spec = JobSpec(name="実験", script_name="s.sh", submit_dir="/", work_dir="/", args=("\n",), gpus=2)
+    return Submission(
+        id=job_id, user="ada", uid=1001, key="k", digest="d", submitted_at=5, spec=spec, env={"A": "b\nc", "É": ""}
+    )
+
+
+def test_a_submission_reads_back(tmp_path: Path) -> None:
+    folder = job_dir(tmp_path, 7)
+    write_spec(folder, submission(), SCRIPT)
+    assert folder == tmp_path / "jobs" / "7"
+    assert read_spec(folder) == submission()
+    assert (folder / "script").read_bytes() == SCRIPT.encode()
+    assert sorted(each.name for each in folder.iterdir()) == ["script", "spec"]
+
+
+def test_the_environment_is_the_agents_alone_and_the_script_can_be_run(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        write_spec(job_dir(tmp_path, 7), submission(), SCRIPT)
+    finally:
+        os.umask(old)
+    folder = job_dir(tmp_path, 7)
+    assert stat.S_IMODE((folder / "spec").stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / "script").stat().st_mode) == 0o500
+
+
+def test_the_script_belongs_to_whom_it_runs_as(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file away")
+    write_spec(job_dir(tmp_path, 7), submission(), SCRIPT, owner=(12345, 12346))
+    script, spec = job_dir(tmp_path, 7) / "script", job_dir(tmp_path, 7) / "spec"
+    assert (script.stat().st_uid, script.stat().st_gid) == (12345, 12346)
+    assert spec.stat().st_uid == 0
+
+
+def test_a_first_try_is_replaced(tmp_path: Path) -> None:
+    folder = job_dir(tmp_path, 7)
+    folder.mkdir(parents=True)
+    (folder / ".spec.tmp").write_text("torn")
+    (folder / "script").write_text("old")
+    write_spec(folder, submission(), SCRIPT)
+    assert read_spec(folder) == submission()
+    assert (folder / "script").read_bytes() == SCRIPT.encode()
+
+
+@pytest.mark.parametrize("name", ["spec", ".spec.tmp"])
+def test_a_planted_link_is_replaced_and_never_followed(tmp_path: Path, name: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    folder = job_dir(tmp_path, 7)
+    folder.mkdir(parents=True)
+    (folder / name).symlink_to(victim)
+    write_spec(folder, submission(), SCRIPT)
+    assert victim.read_text() == "untouched"
+    assert not (folder / "spec").is_symlink()
+    assert read_spec(folder) == submission()
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "dir-in-the-way"
+    target.mkdir()
+    with pytest.raises(OSError):
+        write_durably(target, b"x", mode=0o600)
+    assert [each.name for each in tmp_path.iterdir()] == ["dir-in-the-way"]
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b'{"id": 7}', b"\xff\xfe", b"[]", b'{"id": "x"}'])
+def test_a_damaged_spec_is_named(tmp_path: Path, data: bytes) -> None:
+    folder = job_dir(tmp_path, 7)
+    folder.mkdir(parents=True)
+    (folder / "spec").write_bytes(data)
+    with pytest.raises(FolderError, match=r"jobs/7/spec"):
+        read_spec(folder)
+
+
+def test_all_submissions_in_order_with_the_bad_ones_told(tmp_path: Path) -> None:
+    for job_id in (10, 9, 2):
+        write_spec(job_dir(tmp_path, job_id), submission(job_id), SCRIPT)
+    (job_dir(tmp_path, 9) / "spec").write_bytes(b"torn")
+    job_dir(tmp_path, 11).mkdir()  # never answered for: no spec
+    (tmp_path / "jobs" / "lost+found").mkdir()
+    found = list(submissions(tmp_path))
+    assert [each.id if isinstance(each, Submission) else "bad" for each in found] == [2, "bad", 10]
+    assert list(submissions(tmp_path / "nowhere")) == []
+
+
+def test_the_note_of_a_cancel(tmp_path: Path) -> None:
+    folder = job_dir(tmp_path, 7)
+    write_spec(folder, submission(), SCRIPT)
+    assert read_cancelled(folder) is None
+    write_cancelled(folder, Cancelled(by="ada", at=9, reason="wrong data"))
+    assert read_cancelled(folder) == Cancelled(by="ada", at=9, reason="wrong data")
+    (folder / "cancelled").write_bytes(b"torn")
+    with pytest.raises(FolderError, match="cancelled"):
+        read_cancelled(folder)
