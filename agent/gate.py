@@ -16,9 +16,10 @@ from agent.api.errors import ApiError
 from agent.api.types import LeaseReply, Licence, LicenceStage, SeatHolder
 from licensing import clock
 from licensing.errors import LicenceError, OtherSiteError, ReplayError, StoreError
+from licensing.leases import NoSeat
 from licensing.node import NodeLease
 from licensing.roots import Roots
-from licensing.site import NoSeat, Report, Site
+from licensing.site import Report, Site
 from licensing.stage import EVALUATION
 
 __all__ = ["Admit", "Hold", "HubLicence", "NoSeat", "NodeGate"]

@@ -8,6 +8,7 @@ where it enters, together with encodings that are not canonical or not a point o
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -19,12 +20,12 @@ from licensing.files import create_new
 
 _P = 2**255 - 19
 _D = (-121665 * pow(121666, -1, _P)) % _P
-_SQRT_M1 = pow(2, (_P - 1) // 4, _P)
 _Y8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
 """The y of the points of order 8; with its negative, 0, 1 and -1 these are the y of all eight small-order points."""
 _SMALL_ORDER_Y = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
 
 
+@lru_cache(maxsize=256)
 def public_key(text: str) -> Ed25519PublicKey:
     """Read 64 hex digits as a key that may be trusted to identify somebody.
 
@@ -107,7 +108,6 @@ def _pem(key: Ed25519PrivateKey) -> bytes:
 
 
 def _is_on_curve(y: int) -> bool:
-    """Whether x² = (y² - 1) / (d·y² + 1) has a root modulo p."""
-    x2 = (y * y - 1) * pow(_D * y * y + 1, -1, _P) % _P
-    root = pow(x2, (_P + 3) // 8, _P)
-    return root * root % _P == x2 or (root * _SQRT_M1) ** 2 % _P == x2
+    """Whether x² = (y² - 1) / (d·y² + 1) has a root modulo p: by Euler's criterion on the product, u/v = u·v / v²."""
+    product = (y * y - 1) * (_D * y * y + 1) % _P
+    return pow(product, (_P - 1) // 2, _P) == 1

@@ -49,7 +49,9 @@ def verify(key: Ed25519PublicKey, token: str, *, implicit: bytes = b"") -> bytes
     try:
         key.verify(parts.signature, pae(HEADER.encode(), parts.payload, parts.footer, implicit))
     except InvalidSignature as error:
-        raise SignatureError("the signature does not hold: the text was changed on its way; fetch the file again") from error
+        raise SignatureError(
+            "the signature does not hold: the text was changed on its way; fetch the file again"
+        ) from error
     return parts.payload
 
 

@@ -3,12 +3,13 @@
 Pure: terms and time in, a `Standing` out. The only thing a stage ever changes is whether *new* jobs start; what is
 running runs to its end, and everything else works in every stage.
 
-    LIC-401  no licence is installed                  LIC-411  hub not heard since the lease ended; 72 h are granted
-    LIC-402  ends soon                                LIC-412  … and those 72 h are over
-    LIC-403  ended, grace runs                        LIC-420  no seat for a GPU of this job
-    LIC-404  ended, grace is over                     LIC-421  grace: no new nodes, no further seats
-    LIC-405  the evaluation is over                   LIC-410  this node was never given a lease
-    LIC-406  the voucher's first days are over        LIC-413  the only lease there is was refused
+    LIC-401  no licence is installed                  LIC-410  this node was never given a lease
+    LIC-402  ends soon                                LIC-411  hub not heard since the lease ended; 72 h are granted
+    LIC-403  ended, grace runs                        LIC-412  … and those 72 h are over
+    LIC-404  ended, grace is over                     LIC-413  the only lease there is was refused
+    LIC-405  the evaluation is over                   LIC-420  no seat for a GPU of this job
+    LIC-406  the voucher's first days are over        LIC-421  grace: no new nodes, no further seats
+    LIC-407  the stored licence no longer verifies
 """
 
 from __future__ import annotations
@@ -92,6 +93,17 @@ def no_licence() -> Standing:
         stage=Stage.RESTRICTED,
         code="LIC-401",
         message=f"No licence is installed, so new jobs are held in the queue. {STILL_WORKS}.",
+        fix=FIX,
+    )
+
+
+def unusable(licence_id: str, problem: str) -> Standing:
+    """The stored licence no longer verifies: another build with other roots, or a damaged ledger."""
+    return Standing(
+        stage=Stage.RESTRICTED,
+        code="LIC-407",
+        message=f"The installed licence {licence_id} cannot be used with this version: {problem}. "
+        f"New jobs are held in the queue. {STILL_WORKS}.",
         fix=FIX,
     )
 

@@ -90,7 +90,7 @@ def lease_chain(text: str, roots: Roots, node_key: str) -> LeaseChain:
     issuer = _issuer(issuer_token, roots)
     licence = _licence(licence_token, issuer)
     lease = _lease(lease_token, licence)
-    if False:  # 8
+    if lease.key != node_key:  # 8
         raise OtherSiteError(
             f"the lease {lease.id} is made out to {lease.node} with key {lease.key[:16]}…, this node's key is "
             f"{node_key[:16]}…; the hub hands every node a lease of its own"

@@ -29,10 +29,9 @@ def choose_source() -> Source:
     frame = _ask_nvml()
     if frame is not None and frame.source is GpuSource.NVML and frame.gpus:
         return Source(name="nvml", sentence=f"GPUs: this machine's {len(frame.gpus)}, driver {frame.driver_version}.")
-    reason = frame.reason if frame is not None else "the driver does not answer"
-    return Source(
-        name="simulated", sentence=f"GPUs: 8 simulated ones ({reason}). The training is real, on this machine's CPU."
-    )
+    reason = (frame.reason or "").partition(";")[0] if frame is not None else "the driver does not answer"
+    sentence = f"GPUs: 8 simulated ones ({reason}). The training is real, on the CPU."
+    return Source(name="simulated", sentence=sentence)
 
 
 def _ask_nvml() -> Frame | None:

@@ -48,14 +48,15 @@ class Board:
         """A read begins."""
         self._gpus[index].asked_at = monotonic
 
-    def answer(self, answer: Answer, now: float) -> None:
-        """A read ended, well or badly."""
+    def answer(self, answer: Answer, now: float) -> tuple[GpuState, GpuState]:
+        """A read ended, well or badly. Returns the state before and after."""
         gpu = self._gpus[answer.index]
-        asked_at, gpu.asked_at = gpu.asked_at, None
+        before, asked_at, gpu.asked_at = gpu.stamped.reading.state, gpu.asked_at, None
         if answer.reading is not None:
             gpu.stamped = Stamped(reading=answer.reading, at=asked_at)
-            return
-        gpu.stamped = _with_state(gpu.stamped, answer.state, answer.reason, now)
+        else:
+            gpu.stamped = _with_state(gpu.stamped, answer.state, answer.reason, now)
+        return before, gpu.stamped.reading.state
 
     def judge(self, monotonic: float, now: float) -> list[int]:
         """Mark the GPUs that are past their deadline; returns those that newly are."""

@@ -63,6 +63,11 @@ class ChildKeeper:
             await self._wait_for_stuck()
             pause_s = min(pause_s * 2, PAUSE_S[1])
 
+    @property
+    def pid(self) -> int | None:
+        """The running child's."""
+        return self._child.pid if self._child else None
+
     async def end(self) -> None:
         """End the child after `run` was cancelled; one that cannot be killed is left to the kernel."""
         child, self._child = self._child, None

@@ -26,7 +26,7 @@ from agent.gpu.frames import Stamped
 log = logging.getLogger(__name__)
 
 STEP_S = 0.05
-"""How long one GPU may keep the others waiting; a healthy driver takes a few milliseconds for all questions."""
+"""How long one GPU may keep the others waiting, or a quarter of the period; a healthy driver takes a few ms for all."""
 
 
 def deadline_s(period_s: float) -> float:
@@ -47,6 +47,7 @@ class Rounds:
     ) -> None:
         self._reader = reader
         self._period_s = period_s
+        self._step_s = min(STEP_S, period_s / 4)
         self._send = send
         self._board = Board(count, deadline_s=deadline_s(period_s), now=time.time())
         self._threads: list[threading.Thread] = []
@@ -69,6 +70,7 @@ class Rounds:
         while True:
             self._ask()
             self._gather()
+            self._judge()
             self._send(self._board.gpus())
             begin = max(begin + self._period_s, time.monotonic())
             self._wait(begin)
@@ -83,7 +85,7 @@ class Rounds:
         """Take answers until none is awaited; a slow GPU holds the others up for one step, and the frame for two."""
         slow = 0
         while self._board.awaited() and (self._due or slow < 2):
-            if not self._take(STEP_S):
+            if not self._take(self._step_s):
                 slow += 1
                 self._wake_reader()
 
@@ -92,11 +94,15 @@ class Rounds:
         while (now := time.monotonic()) < until:
             deadline = self._board.next_deadline()
             self._take((until if deadline is None else min(until, max(deadline, now))) - now)
-            late = self._board.judge(time.monotonic(), time.time())
-            for index in late:
-                log.warning("gpu=%d ok -> hung", index)
-            if late:
+            if self._judge():
                 self._send(self._board.gpus())
+
+    def _judge(self) -> bool:
+        """Name who is past the deadline; whether anybody newly is."""
+        late = self._board.judge(time.monotonic(), time.time())
+        for index in late:
+            log.warning("gpu=%d -> hung: no answer within %g s", index, deadline_s(self._period_s))
+        return bool(late)
 
     def _take(self, timeout_s: float) -> bool:
         """Wait for news and put what has come on the board; whether anything had."""
@@ -107,7 +113,9 @@ class Rounds:
             answer = self._answers.popleft()
             if isinstance(answer, DriverGoneError):
                 raise answer
-            self._board.answer(answer, time.time())
+            old, new = self._board.answer(answer, time.time())
+            if old is not new:
+                log.warning("gpu=%d %s -> %s: %s", answer.index, old, new, answer.reason or "it answers again")
         return took
 
     def _wake_reader(self) -> None:

@@ -109,6 +109,11 @@ class Sampler:
             gpus=tuple(self._aged(reading, now - at) for reading, at in self._known),
         )
 
+    @property
+    def child_pid(self) -> int | None:
+        """The sampler process now, for diagnosis; `None` between two of them."""
+        return self._keeper.pid
+
     def hold(self, uuids: Iterable[str]) -> None:
         """Say which GPUs running jobs hold; simulated ones become busy."""
         held = Hold(uuids=tuple(sorted(uuids)))

@@ -162,7 +162,7 @@ def inject(state_dir: Path, index: str, word: str, *, count: int) -> str:
         state_dir: the agent's state folder.
         index: as typed.
         word: as typed.
-        count: how many simulated GPUs the node has.
+        count: how many simulated GPUs the node has; 0 where the source is another.
 
     Returns:
         A sentence that says what now holds.
@@ -184,7 +184,7 @@ def inject(state_dir: Path, index: str, word: str, *, count: int) -> str:
 
 def _check_index(index: str, count: int) -> int:
     if count == 0:
-        raise StokerError("this node has no simulated GPUs; set gpu.simulated_count to 1 or more")
+        raise StokerError('this node has no simulated GPUs; they come with gpu.source = "simulated"')
     if not (index.isascii() and index.isdigit() and len(index) <= 4) or int(index) >= count:
         raise StokerError(f"there is no simulated GPU {index!r}; this node's are 0 to {count - 1}")
     return int(index)

@@ -18,6 +18,7 @@ from agent.jobs.errors import NewerSchemaError, StoreError, StoreLockedError
 
 _LOCK_WAIT_S = 1.0
 """An agent that is just going away may still hold the file."""
+_MAGIC = b"SQLite format 3\0"
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -64,14 +65,13 @@ def open_database(path: Path, schema: Schema, *, now: int) -> tuple[sqlite3.Conn
 
 
 def _open(path: Path, schema: Schema, *, is_new: bool) -> sqlite3.Connection:
-    if not is_new and path.stat().st_size == 0:
-        raise _DamagedError("zero length")  # quick_check calls that "ok"
+    if not is_new:
+        _check_header(path)
     try:
         connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None)
     except sqlite3.Error as error:
         raise StoreError(f"cannot open {path}: {error}; see whether its folder exists and is writable") from error
     try:
-        _lock(connection)
         _bring_up(connection, path, schema, is_new=is_new)
     except sqlite3.Error as error:
         connection.close()
@@ -82,16 +82,28 @@ def _open(path: Path, schema: Schema, *, is_new: bool) -> sqlite3.Connection:
     return connection
 
 
-def _lock(connection: sqlite3.Connection) -> None:
-    connection.row_factory = sqlite3.Row
-    for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "trusted_schema=OFF"):
-        connection.execute(f"PRAGMA {pragma}")
-    connection.execute("BEGIN IMMEDIATE")  # from the first write on, EXCLUSIVE holds the lock until close
-    connection.execute("COMMIT")
+def _check_header(path: Path) -> None:
+    """Look before SQLite does: it calls an empty file sound, and throws away the -wal of one it cannot read."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(len(_MAGIC))
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}; see who owns it") from error
+    if header == _MAGIC:
+        return
+    if _holder(path) is not None:  # another agent is just making it
+        raise _locked(path)
+    raise _DamagedError("no header of a SQLite file")
 
 
 def _bring_up(connection: sqlite3.Connection, path: Path, schema: Schema, *, is_new: bool) -> None:
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
     version = 0 if is_new else _existing_version(connection, path, schema)
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "trusted_schema=OFF"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("BEGIN IMMEDIATE")  # from the first write on, EXCLUSIVE holds the lock until close
+    connection.execute("COMMIT")
     if version not in (0, schema.version):
         _back_up(connection, path.with_name(f"{path.name}.schema-{version}"))
     for number in range(version, schema.version):
@@ -147,12 +159,14 @@ def _explained(error: sqlite3.Error, path: Path) -> Exception:
     if code in _CORRUPT:
         return _DamagedError(str(error))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        holder = _holder(path)
-        who = f"process {holder}" if holder else "another process"
-        return StoreLockedError(
-            f"{path} is in use by {who}; only one agent may run on a state folder, stop the other one"
-        )
+        return _locked(path)
     return StoreError(f"cannot use {path}: {error}; see whether the disk is full or read-only")
+
+
+def _locked(path: Path) -> StoreLockedError:
+    holder = _holder(path)
+    who = f"process {holder}" if holder else "another process"
+    return StoreLockedError(f"{path} is in use by {who}; only one agent may run on a state folder, stop the other one")
 
 
 def _holder(path: Path) -> int | None:

@@ -60,15 +60,6 @@ def time_limit_s(text: str) -> int | None:
     return minutes * 60 or None
 
 
-def format_time_limit(seconds: int | None) -> str:
-    """Write a time limit as Slurm shows it: `1-02:04:00`, `UNLIMITED`. `time_limit_s` reads it back."""
-    if seconds is None:
-        return "UNLIMITED"
-    days, rest = divmod(seconds, 86_400)
-    clock = f"{rest // 3600:02}:{rest % 3600 // 60:02}:{rest % 60:02}"
-    return f"{days}-{clock}" if days else clock
-
-
 def memory_bytes(text: str) -> int | None:
     """Read a memory size: a number with K, M (the default), G or T. `None` for 0, which means all of the node's."""
     match = _SIZE.fullmatch(text)
@@ -80,15 +71,6 @@ def memory_bytes(text: str) -> int | None:
     if mebibytes * 1024 * 1024 > _MAX_BYTES:
         raise GrammarError("is more memory than a machine can have; write a number with K, M, G or T such as 16G")
     return mebibytes * 1024 * 1024 or None
-
-
-def format_memory(size_bytes: int) -> str:
-    """Write a size as Slurm shows it, in the largest unit that keeps it whole: `512M`, `1T`."""
-    size, units = size_bytes // (1024 * 1024), iter("MGT")
-    unit = next(units)
-    while size and size % 1024 == 0 and (larger := next(units, None)):
-        size, unit = size // 1024, larger
-    return f"{size}{unit}"
 
 
 def positive(text: str) -> int:

@@ -121,11 +121,6 @@ def handle(status: Status, event: Event, now: int, history: Sequence[str] = ()) 
     return move(status, event, now)
 
 
-def is_legal(state: JobState, event: type[Event]) -> bool:
-    """Whether `event` may happen in `state`."""
-    return (state, event) in _MOVES
-
-
 # --- outcomes ---------------------------------------------------------------------------------------------------------
 
 

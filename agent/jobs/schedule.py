@@ -1,6 +1,7 @@
 """Which waiting jobs start now, on which GPUs, and why the others wait. Pure: facts in, decision out.
 
 Rules kept here:
+0. While the licence allows no new job, none starts, with GPUs or without (`License`): all keep their places.
 1. Jobs that ask for GPUs start in the order they came. The first one that must wait for others to end (`Resources`)
    holds up all GPU jobs behind it (`Priority`): nothing overtakes it, so it cannot starve.
 2. A job that no waiting helps steps aside and holds up nobody: too few seats (`License`), or too few healthy GPUs of
@@ -54,7 +55,7 @@ class Snapshot:
     cpus_used: int = 0
     """CPUs of the running jobs that hold no GPU."""
     licence_hold: str | None = None
-    """Why no job may take a GPU at all, with the command that helps; `None` while the licence allows it."""
+    """Why no new job may start at all, with the command that helps; `None` while the licence allows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,8 @@ class Decision:
 
 def decide(snapshot: Snapshot) -> Decision:
     """One pass over the queue. The same snapshot always gives the same decision."""
+    if snapshot.licence_hold is not None:
+        return Decision(starts=(), reasons={job.id: ("License", snapshot.licence_hold) for job in snapshot.waiting})
     gpu_line, cpu_line = _GpuLine(snapshot), _CpuLine(snapshot)
     for job in snapshot.waiting:
         (gpu_line if job.gpus else cpu_line).serve(job)
@@ -120,7 +123,6 @@ class _CpuLine(_Line):
 class _GpuLine(_Line):
     def __init__(self, snapshot: Snapshot) -> None:
         super().__init__()
-        self._hold = snapshot.licence_hold
         self._gpus = sorted(snapshot.gpus, key=lambda gpu: gpu.index)
         self._given: set[str] = set()
         self._obstacles: dict[tuple[int, str | None], tuple[str, str] | None] = {}
@@ -143,8 +145,6 @@ class _GpuLine(_Line):
 
     def _obstacle(self, job: Waiting) -> tuple[str, str] | None:
         """What no waiting helps against."""
-        if self._hold is not None:
-            return "License", self._hold
         suited = self._suited(job)
         healthy = [gpu for gpu in suited if gpu.healthy]
         asked = f"asks for {_many(job.gpus, 'GPU')}{f' of type {job.gpu_type}' if job.gpu_type else ''}"

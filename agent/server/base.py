@@ -22,7 +22,7 @@ from aiohttp import web
 from agent.api.errors import ApiError, StokerError
 from agent.api.types import MAX_BODY_BYTES, ErrorBody
 from agent.server.peer import CALLER, Access, Caller
-from agent.server.stream import keep_streams
+from agent.server.stream import STREAMS, Streams
 
 BODY_DEADLINE_S = 10.0
 SHUTDOWN_S = 2.0
@@ -54,7 +54,8 @@ def make_app(access: Access) -> web.Application:
             return error_response(ApiError(500, "internal", sentence))
 
     app = web.Application(middlewares=[rim], client_max_size=MAX_BODY_BYTES)
-    keep_streams(app)
+    app[STREAMS] = streams = Streams()
+    app.on_shutdown.append(streams.end)
     return app
 
 

@@ -18,6 +18,7 @@ from agent.api.errors import ApiError, TransportError
 from agent.hub.calls import NodeCalls
 from agent.server.base import BODY_DEADLINE_S, caller_of
 from agent.server.peer import USER_HEADER
+from agent.server.stream import STREAMS
 
 _REQUEST_HEADERS = ("Content-Type", KEY_HEADER)
 _ANSWER_HEADERS = ("Content-Type", "Content-Length", "Cache-Control", "Stoker-Log-Offset", "Stoker-Log-End")
@@ -56,6 +57,7 @@ async def _read(request: web.Request) -> bytes:
 
 
 async def _pass_stream(request: web.Request, calls: NodeCalls, answer: RawAnswer) -> web.StreamResponse:
+    request.app[STREAMS].add_current()
     calls.begin_stream()
     try:
         return await _pass_back(request, answer, lambda: calls.next_piece(answer))

@@ -15,22 +15,28 @@ HEARTBEAT_S = 1.0
 WRITE_DEADLINE_S = 15.0
 """A reader that takes nothing for this long is gone, or no use to anyone."""
 
-STREAMS: web.AppKey[weakref.WeakSet[asyncio.Task[object]]] = web.AppKey("streams", weakref.WeakSet)
-"""Tasks of the handlers that stream."""
-
 _encoder = msgspec.json.Encoder()
 
 
-def keep_streams(app: web.Application) -> None:
-    """Let `app` have streams, and end them first when it stops."""
-    streams: weakref.WeakSet[asyncio.Task[object]] = weakref.WeakSet()
-    app[STREAMS] = streams
-    app.on_shutdown.append(_end_streams)
+class Streams:
+    """The handlers that stream, so that a server that stops can end them first."""
+
+    def __init__(self) -> None:
+        self._tasks: weakref.WeakSet[asyncio.Task[object]] = weakref.WeakSet()
+
+    def add_current(self) -> None:
+        """Count the handler that calls this among them."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+
+    async def end(self, _: web.Application) -> None:
+        """Cancel them all."""
+        for task in list(self._tasks):
+            task.cancel()
 
 
-async def _end_streams(app: web.Application) -> None:
-    for task in list(app[STREAMS]):
-        task.cancel()
+STREAMS = web.AppKey("streams", Streams)
 
 
 class NdjsonStream:
@@ -42,9 +48,7 @@ class NdjsonStream:
     @classmethod
     async def open(cls, request: web.Request) -> NdjsonStream:
         """Send the headers. The handler ends, cancelled, when the server stops: a stream would else hold it up."""
-        task = asyncio.current_task()
-        if task is not None:
-            request.app[STREAMS].add(task)
+        request.app[STREAMS].add_current()
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
         await response.prepare(request)
         return cls(response)

@@ -172,7 +172,7 @@ def main() -> int:
         accuracy = trainer.accuracy(test)
         job.result("done" if finished else "stopped", step=trainer.step, metrics={"test_accuracy": round(accuracy, 5)})
         verdict = "done" if finished else f"stopped at step {trainer.step} of {trainer.total}"
-        print(f"{verdict}: test accuracy {accuracy:.4f}; job folder {job.path}")
+        print(f"{verdict}: test accuracy {accuracy:.4f}")
     return 0
 
 

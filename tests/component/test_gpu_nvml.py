@@ -33,7 +33,8 @@ def test_every_value_arrives_in_its_field_and_unit(nvml: NvmlStandIn) -> None:
     nvml.write(
         "gpus 2",
         "driver 575.51.03",
-        "value gpu=1 util=37 power_mw=251000 limit_mw=650000 temp=61 sm_mhz=1755 mem_mhz=2619 total=85899345920 used=4096",
+        "value gpu=1 util=37 power_mw=251000 limit_mw=650000 temp=61 sm_mhz=1755 mem_mhz=2619",
+        "value gpu=1 total=85899345920 used=4096",
         "process gpu=1 pid=4711 memory=2048",
         "process gpu=1 pid=4712 memory=18446744073709551615",
     )
@@ -166,7 +167,8 @@ def test_an_old_driver_lacks_functions_and_is_read_all_the_same(tmp_path: Path) 
     control = tmp_path / "control"
     control.write_text("process gpu=0 pid=4711 memory=2048\n")
     script = (
-        "import sys; from agent.gpu.nvml import NvmlReader; r = NvmlReader(sys.argv[1]); r.open(); g = r.read(0, 0., 0.);"
+        "import sys; from agent.gpu.nvml import NvmlReader;"
+        "r = NvmlReader(sys.argv[1]); r.open(); g = r.read(0, 0., 0.);"
         "print(g.memory_total_bytes, g.memory_used_bytes, [p.pid for p in g.processes])"
     )
     done = subprocess.run(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from agent.jobs import dbfile
 from agent.jobs.dbfile import Schema, open_database
 from agent.jobs.errors import NewerSchemaError, StoreError, StoreLockedError
 from agent.jobs.folder import Submission, job_dir, submissions, write_spec
@@ -234,5 +235,34 @@ def test_a_lock_is_not_taken_for_damage(path: Path) -> None:
     assert not list(path.parent.glob("*.damaged-*"))
 
 
-def test_the_holder_is_told_only_where_it_is_known(tmp_path: Path) -> None:
-    assert dbfile._holder(tmp_path / "nothing") is None
+MAKING = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_file_that_another_agent_is_just_making_is_not_taken_for_damage(tmp_path: Path) -> None:
+    path = tmp_path / "agent.db"
+    with subprocess.Popen(
+        [sys.executable, "-c", MAKING, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as maker:
+        assert maker.stdin and maker.stdout
+        assert maker.stdout.readline() == "locked\n"
+        assert path.stat().st_size == 0
+        with pytest.raises(StoreLockedError, match=f"in use by process {maker.pid}"):
+            JobStore.open(path, now=9)
+        maker.stdin.close()
+        maker.wait(timeout=20)
+    assert not list(tmp_path.glob("*.damaged-*"))
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_damage(tmp_path: Path) -> None:
+    path = tmp_path / "agent.db"
+    path.mkdir()
+    with pytest.raises(StoreError, match="see who owns it"):
+        JobStore.open(path, now=9)
+    assert path.is_dir()

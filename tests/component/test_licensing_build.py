@@ -14,14 +14,16 @@ from licensing import keys, roots, vendor, verify
 from licensing.document import Issuer
 from tests.fakes.vendor import DAY, ISSUER_TERMS, NOW, VOUCHER, changed
 
+pytest.importorskip("hatchling", reason="hatchling builds the wheels; it is a build requirement of the project")
+
 PROJECT = Path(__file__).parent.parent.parent
 
 
-def build(folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+def build(folder: Path, target: str = "wheel", **variables: str) -> subprocess.CompletedProcess[str]:
     """Run the real build into `folder`."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("STOKER_")}
     return subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)],
         cwd=PROJECT,
         env={**env, **variables},
         capture_output=True,
@@ -95,3 +97,11 @@ def test_the_development_roots_cannot_be_passed_off_as_a_vendors(tmp_path: Path)
     done = build(tmp_path, STOKER_VENDOR_ROOTS=str(PROJECT / "licensing" / "roots.json"))
     assert done.returncode != 0
     assert '"development": false' in done.stderr
+
+
+def test_an_editable_install_is_the_checkout_itself(tmp_path: Path) -> None:
+    done = build(tmp_path, "wheel:editable", STOKER_VENDOR_ROOTS="/nonexistent")
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        assert not any(name.startswith("licensing/") for name in archive.namelist())

@@ -19,8 +19,9 @@ from licensing.errors import (
     WeakKeyError,
 )
 from licensing.keys import public_hex
+from licensing.leases import NoSeat
 from licensing.paseto import split
-from licensing.site import NoSeat, Report, Site
+from licensing.site import Report, Site, evaluation_voucher
 from licensing.stage import Stage
 from tests.fakes import vendor
 from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
@@ -312,7 +313,12 @@ def test_a_licence_of_other_roots_is_not_trusted_after_an_upgrade(site: Site, tm
     site.close()
     upgraded = Site(tmp_path, "test", uptime=Boot())
     upgraded.open()
-    assert upgraded.report(NOW).standing.code == "LIC-401"
+    assert upgraded.report(NOW).standing.code == "LIC-407"
+    assert upgraded.activate_evaluation(NOW).standing.code == "LIC-407"
+    refused = upgraded.lease("n1", NODE_KEY, [], 0, NOW)
+    assert isinstance(refused, NoSeat)
+    assert refused.code == "LIC-407"
+    assert upgraded.activate(evaluation_voucher(), NOW).standing.stage is Stage.ACTIVE
     upgraded.close()
 
 

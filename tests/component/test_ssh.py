@@ -262,7 +262,7 @@ class TestErrors:
             transport(server, "stoker-not-installed dial-stdio").open(20)
 
     def test_a_daemon_that_is_not_there(self, server: Sshd, tmp_path: Path) -> None:
-        with pytest.raises(ConnectError, match=r"stoker-agent does not answer at .*agent.sock.*start the service there"):
+        with pytest.raises(ConnectError, match=r"stoker-agent does not answer at .*agent.sock.*start the service"):
             transport(server, bridge(tmp_path / "agent.sock")).open(20)
 
     def test_a_command_that_says_nothing(self, server: Sshd, agent_socket: Path) -> None:

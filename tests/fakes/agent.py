@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.api.types import (
     API_VERSION,
@@ -40,11 +41,11 @@ from agent.api.types import (
 from agent.server.stream import NdjsonStream
 
 BEAT_S = 0.2
-KEY = "ab" * 32
+KEY = Ed25519PrivateKey.from_private_bytes(b"a fake agent's own private key..").public_key().public_bytes_raw().hex()
 
 
 def job(number: int, node: str, state: JobState = JobState.RUNNING, **more: Any) -> Job:
-    values = {"name": "train.sh", "user": "alice", "submitted_at": number, "work_dir": "/w"} | more
+    values: dict[str, Any] = {"name": "train.sh", "user": "alice", "submitted_at": number, "work_dir": "/w"} | more
     return Job(id=number, node=node, state=state, **values)
 
 

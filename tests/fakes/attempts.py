@@ -31,9 +31,9 @@ DEADLINE_S = 30.0
 class Bench:
     """A state folder with jobs in it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, first_job: int = 1) -> None:
         self.path = path
-        self._jobs = 0
+        self._jobs = first_job - 1
         self.last = AttemptDir(path)
         """The attempt made last."""
 

@@ -188,7 +188,7 @@ class Systemd:
         raise AssertionError(f"systemd did not boot: {self._log.read_text()[-2000:]}")
 
     def _enter(self, command: tuple[str, ...]) -> list[str]:
-        return ["nsenter", "--target", str(self.pid), *_NAMESPACES.split(), "--root", "--wd=/", "--", *command]
+        return ["nsenter", "--target", str(self.pid), *_NAMESPACES.split(), "--root", "--", "env", "-C", "/", *command]
 
 
 _NAMESPACES = "--mount --uts --ipc --net --pid --cgroup"

@@ -74,8 +74,12 @@ def test_hung_blocks_the_thread_that_reads_and_lets_go_when_lifted(tmp_path: Pat
     source = reader(tmp_path)
     inject(tmp_path, "0", "hung", count=8)
     answered = threading.Event()
-    thread = threading.Thread(target=lambda: (source.read(0, 0.0, 0.0), answered.set()), daemon=True)
-    thread.start()
+
+    def read() -> None:
+        source.read(0, 0.0, 0.0)
+        answered.set()
+
+    threading.Thread(target=read, daemon=True).start()
     assert not answered.wait(0.3)
     assert source.read(1, 0.0, 0.0).index == 1
     inject(tmp_path, "0", "ok", count=8)

@@ -20,6 +20,7 @@ from agent.api.types import SubmitRequest
 from agent.jobs import environ, grammar
 from agent.jobs.errors import SpecError
 from agent.jobs.spec import JobSpec, parse
+from tests.fakes.slurm_words import format_memory, format_time_limit
 
 GOLDEN = {
     case["case"]: case
@@ -113,7 +114,7 @@ def answer(spec: JobSpec, case: str) -> dict[str, str]:
     shown = {"StdOut": f"{spec.work_dir}/{spec.output}"} if case == "out-%5j.out" else {}
     said = {
         "JobName": spec.name,
-        "TimeLimit": grammar.format_time_limit(spec.time_limit_s),
+        "TimeLimit": format_time_limit(spec.time_limit_s),
         "NumNodes": "1",
         "NumTasks": "1",
         "CPUs/Task": str(spec.cpus_per_task),
@@ -122,7 +123,7 @@ def answer(spec: JobSpec, case: str) -> dict[str, str]:
         "WorkDir": spec.work_dir,
     }
     if spec.memory_bytes is not None:
-        said["MinMemoryNode"] = grammar.format_memory(spec.memory_bytes)
+        said["MinMemoryNode"] = format_memory(spec.memory_bytes)
     return said
 
 

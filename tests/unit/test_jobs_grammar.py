@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agent.jobs import grammar
 from agent.jobs.grammar import ExportRequest, GpuRequest, GrammarError
+from tests.fakes.slurm_words import format_memory, format_time_limit
 
 MIB = 1024 * 1024
 
@@ -42,11 +43,11 @@ def test_times(text: str, seconds: int | None) -> None:
 
 @given(st.integers(1, 10**9))
 def test_a_shown_time_reads_back(minutes: int) -> None:
-    assert grammar.time_limit_s(grammar.format_time_limit(minutes * 60)) == minutes * 60
+    assert grammar.time_limit_s(format_time_limit(minutes * 60)) == minutes * 60
 
 
 def test_no_limit_reads_back() -> None:
-    assert grammar.time_limit_s(grammar.format_time_limit(None)) is None
+    assert grammar.time_limit_s(format_time_limit(None)) is None
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_memory(text: str, size: int | None) -> None:
 
 @given(st.integers(1, 2**40))
 def test_a_shown_size_reads_back(mebibytes: int) -> None:
-    assert grammar.memory_bytes(grammar.format_memory(mebibytes * MIB)) == mebibytes * MIB
+    assert grammar.memory_bytes(format_memory(mebibytes * MIB)) == mebibytes * MIB
 
 
 @pytest.mark.parametrize(

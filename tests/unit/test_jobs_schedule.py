@@ -64,11 +64,11 @@ def test_a_job_larger_than_the_node_runs_alone() -> None:
     assert [start.job_id for start in run(waiting, []).starts] == [1]
 
 
-def test_a_licence_hold_stops_gpus_and_nothing_else() -> None:
+def test_a_licence_hold_stops_every_new_job_with_its_sentence() -> None:
     hold = "the voucher expired; run: stoker-license activate FILE"
     decision = run(queue(1, 0), [gpu(0)], licence_hold=hold)
-    assert decision.starts == (Start(job_id=2, gpu_uuids=()),)
-    assert decision.reasons == {1: ("License", hold)}
+    assert decision.starts == ()
+    assert decision.reasons == {1: ("License", hold), 2: ("License", hold)}
 
 
 def test_too_few_seats_hold_up_nobody_else() -> None:

@@ -1,0 +1,164 @@
+"""Leases made out by a site: when one is due, whom it seats, and the transaction behind it.
+
+Rules kept here: what is granted is committed first and signed afterwards, so no lease exists without its row; the same
+renewal asked twice is answered with the same lease; a renewal is never refused because too many seats are taken, it
+covers what there is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from licensing import armour, keys, verify
+from licensing.clock import HighWater
+from licensing.document import Lease, Licence, decode, encode, sign_content
+from licensing.seats import share
+from licensing.stage import Stage, Standing
+from licensing.store import Grant, Ledger
+
+log = logging.getLogger(__name__)
+
+RENEW_S = 8 * 3600
+_EPOCH = 1
+"""Which hub of this site speaks; a standby that takes over will speak with a higher one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoSeat:
+    """No lease is to be had now; the node keeps what it has."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What a node says of itself."""
+
+    node: str
+    key: str
+    """Its public key, 64 hex digits."""
+    gpus: tuple[str, ...]
+    """Every schedulable GPU it has."""
+    seq: int
+    """The number of the lease it holds, 0 for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What may be given at a moment: the licence, verified, and how it stands at effective time `at`."""
+
+    chain: verify.LicenceChain
+    activated_at: int
+    standing: Standing
+    at: int
+
+    @property
+    def licence(self) -> Licence:
+        """The licence itself."""
+        return self.chain.licence
+
+    @property
+    def lease_until(self) -> int:
+        """A lease never outlives what its licence allows."""
+        assert self.standing.restricted_at is not None
+        return min(self.at + self.licence.lease_s, self.standing.restricted_at)
+
+
+class Leases:
+    """The grants of one site. Used from the thread that owns the ledger."""
+
+    def __init__(self, ledger: Ledger, key: Ed25519PrivateKey, cluster: str) -> None:
+        self._ledger = ledger
+        self._key = key
+        self._cluster = cluster
+
+    def answer(self, ask: Ask, terms: Terms, mark: HighWater) -> str | NoSeat | None:
+        """The lease to hand over now; `None` when the one the node has will do. `mark` is stored with a new grant.
+
+        Raises:
+            WeakKeyError: the node's key is no sound key.
+            StoreError: the ledger cannot be written; nothing was granted.
+        """
+        standing = terms.standing
+        if standing.stage is Stage.RESTRICTED:
+            return NoSeat(code=standing.code or "LIC-404", message=standing.message)
+        last = self._ledger.grant(ask.node)
+        if last is not None and last.key == ask.key:
+            if self._is_due(ask, last, terms):
+                return self._signed(self._checkout(ask, terms, mark), terms)
+            return None if ask.seq == last.seq else self._signed(last, terms)
+        if standing.stage is Stage.GRACE:
+            message = f"{standing.message} {ask.node} had no lease before, so it gets none now."
+            return NoSeat(code="LIC-421", message=message)
+        keys.public_key(ask.key)
+        return self._signed(self._checkout(ask, terms, mark), terms)
+
+    def _is_due(self, ask: Ask, last: Grant, terms: Terms) -> bool:
+        """The node is ahead or changed, the licence changed, seats became free, or the lease is old."""
+        lease = decode(Lease, last.content)
+        if ask.seq > last.seq or ask.gpus != last.wanted:
+            return True
+        if (lease.licence, lease.rev) != (terms.licence.id, terms.licence.rev):
+            return True
+        if self._share(ask, terms) != lease.gpus:
+            return True
+        old = terms.at >= lease.iat + min(RENEW_S, terms.licence.lease_s // 3)
+        return old and terms.lease_until > lease.exp
+
+    def _share(self, ask: Ask, terms: Terms) -> tuple[str, ...]:
+        return share(
+            ask.gpus,
+            self._ledger.holds(terms.at),
+            node=ask.node,
+            seats=terms.licence.seats,
+            may_grow=terms.standing.stage is not Stage.GRACE,
+        )
+
+    def _checkout(self, ask: Ask, terms: Terms, mark: HighWater) -> Grant:
+        """One transaction: expire → count → hold → audit → time. Signing comes after the commit."""
+        at = terms.at
+        with self._ledger.transaction():
+            for freed in self._ledger.expire(at):
+                self._ledger.audit(at, "expired", freed.gpu, node=freed.node, until=freed.until)
+            lease = self._make_lease(ask, terms, self._share(ask, terms))
+            self._ledger.hold(ask.node, lease.gpus, since=at, until=lease.exp, gen=lease.seq)
+            grant = Grant(node=ask.node, key=ask.key, seq=lease.seq, wanted=ask.gpus, content=encode(lease))
+            self._ledger.put_grant(grant)
+            row = {"lease": lease.id, "gpus": lease.gpus, "asked": len(ask.gpus), "until": lease.exp}
+            self._ledger.audit(at, "granted", ask.node, **row)
+            self._ledger.put_clock(mark)
+        log.info("node=%s leased seq=%d gpus=%d/%d", ask.node, lease.seq, len(lease.gpus), len(ask.gpus))
+        return grant
+
+    def _make_lease(self, ask: Ask, terms: Terms, gpus: tuple[str, ...]) -> Lease:
+        """Numbered one above both sides. A node ahead of the ledger means that it was restored from a backup."""
+        last = self._ledger.grant(ask.node)
+        known = last.seq if last else 0
+        if ask.seq > known:
+            self._ledger.audit(terms.at, "restored", ask.node, node_seq=ask.seq, ledger_seq=known)
+        seq = max(ask.seq, known) + 1
+        return Lease(
+            id=f"lease-{ask.node}-{_EPOCH}-{seq}",
+            iat=terms.at,
+            exp=terms.lease_until,
+            cluster=self._cluster,
+            node=ask.node,
+            key=ask.key,
+            site=keys.public_hex(self._key),
+            licence=terms.licence.id,
+            rev=terms.licence.rev,
+            activated_at=terms.activated_at,
+            gpus=gpus,
+            epoch=_EPOCH,
+            seq=seq,
+            prev=hashlib.sha256(last.content).hexdigest() if last else "",
+        )
+
+    def _signed(self, grant: Grant, terms: Terms) -> str:
+        """The token of a committed grant, behind the chain that proves it. Signing twice gives the same text."""
+        return armour.LINK.join((terms.chain.text, sign_content(self._key, Lease, grant.content)))

@@ -1,0 +1,317 @@
+"""The hub over real Unix sockets, with agents in processes of their own that can be stopped and killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+
+from agent.api.client import Client
+from agent.api.errors import ApiError, TransportError
+from agent.api.refs import JobRef
+from agent.api.types import (
+    JobState,
+    JobUpdate,
+    LicenceStage,
+    LicenceUpdate,
+    LinkState,
+    LogChunk,
+    NodeStatus,
+    NodeUpdate,
+    SubmitRequest,
+)
+from agent.api.unix import UnixTransport
+from tests.fakes import vendor
+from tests.fakes.agent import fake_agent
+from tests.fakes.hub import hub_config, nodes_of, running_hub
+
+REQUEST = SubmitRequest(script="#!/bin/sh\n#SBATCH --gres=gpu:2\ntrue\n", script_name="a.sh", work_dir="/")
+_T = TypeVar("_T")
+
+
+class Cluster:
+    """Two agents and a hub."""
+
+    def __init__(self, folder: Path, stack: ExitStack) -> None:
+        self.folder = folder
+        self.sockets = {name: folder / f"{name}.sock" for name in ("n1", "n2")}
+        self.agents = {name: stack.enter_context(fake_agent(path, name)) for name, path in self.sockets.items()}
+        self.config = hub_config(folder, nodes_of(self.sockets))
+        self.client = stack.enter_context(running_hub(self.config, vendor.ROOTS))
+        wait_until(lambda: [each.link for each in self.client.nodes()] == [LinkState.UP] * 2)
+
+    def link(self, name: str) -> NodeStatus:
+        return next(each for each in self.client.nodes() if each.name == name)
+
+    def seen(self, name: str) -> dict[str, Any]:
+        with Client(UnixTransport(self.sockets[name])) as direct:
+            answer = direct.request_raw("GET", "/v1/seen", headers={})
+            return dict(msgspec.json.decode(b"".join(iter(answer.read, b""))))
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    with ExitStack() as stack:
+        yield Cluster(tmp_path, stack)
+
+
+def wait_until(true: Callable[[], _T], timeout_s: float = 20) -> _T:
+    """Ask until the answer is truthy; there is nothing to await on the far side of an API."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := true()):
+        assert time.monotonic() < deadline, "it did not become true in time"
+        time.sleep(0.02)
+    return answer
+
+
+class TestCluster:
+    def test_nodes_and_jobs_of_all(self, cluster: Cluster) -> None:
+        assert cluster.client.hello().server == "hub"
+        assert [(each.name, len(each.node.gpus)) for each in cluster.client.nodes() if each.node] == [
+            ("n1", 8),
+            ("n2", 8),
+        ]
+        assert [(job.node, job.id) for job in cluster.client.jobs()] == [("n2", 1), ("n1", 1)]
+        assert len(cluster.client.jobs(limit=1)) == 1
+        assert cluster.client.jobs(user="nobody") == []
+        with pytest.raises(ApiError, match="SLEEPING"):
+            cluster.client.jobs(state="SLEEPING")
+
+    def test_a_watcher_gets_everything_and_then_changes(self, cluster: Cluster) -> None:
+        with cluster.client.watch() as stream:
+            seen: set[object] = set()
+            for message in stream:
+                if isinstance(message, NodeUpdate):
+                    seen.add(message.status.name)
+                elif isinstance(message, JobUpdate):
+                    seen.add((message.job.node, message.job.id))
+                elif isinstance(message, LicenceUpdate):
+                    seen.add("licence")
+                if seen == {"n1", "n2", ("n1", 1), ("n2", 1), "licence"}:
+                    break
+            made = cluster.client.submit(REQUEST, "k").job
+            for message in stream:
+                if isinstance(message, JobUpdate) and message.job.id == made.id:
+                    assert message.job.node == made.node
+                    break
+
+    def test_a_stopped_node_goes_stale_and_the_other_stays_fresh(self, cluster: Cluster) -> None:
+        agent = cluster.agents["n1"]
+        os.kill(agent.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            wait_until(lambda: cluster.link("n1").link is LinkState.STALE)
+            assert 1.5 < time.monotonic() - began < 6
+            ages = [cluster.link("n2").age_s for _ in range(20)]
+            assert max(ages) < 2.5
+            assert cluster.link("n2").link is LinkState.UP
+            began = time.monotonic()
+            jobs = cluster.client.jobs()
+            assert {job.node for job in jobs} == {"n1", "n2"}  # of the silent one, what was last heard
+            assert time.monotonic() - began < 3
+        finally:
+            os.kill(agent.pid, signal.SIGCONT)
+        wait_until(lambda: cluster.link("n1").link is LinkState.UP)
+
+    def test_a_killed_node_is_lost_at_once_and_found_again(self, cluster: Cluster) -> None:
+        cluster.agents["n1"].kill()
+        cluster.agents["n1"].wait(10)
+        status = wait_until(lambda: (found := cluster.link("n1")).link is LinkState.LOST and found)
+        assert isinstance(status, NodeStatus)
+        assert status.reason
+        assert status.node is not None  # what was last known stays visible
+        with pytest.raises(ApiError, match="n1 cannot be reached") as caught:
+            cluster.client.node("n1")
+        assert (caught.value.status, caught.value.code) == (503, "node_lost")
+        with fake_agent(cluster.sockets["n1"], "n1"):
+            wait_until(lambda: cluster.link("n1").link is LinkState.UP)
+
+    def test_a_node_under_another_name_is_refused(self, tmp_path: Path) -> None:
+        with fake_agent(tmp_path / "s", "n7"):
+            config = hub_config(tmp_path, nodes_of({"n1": tmp_path / "s"}))
+            with running_hub(config) as client:
+                status = wait_until(lambda: (found := client.nodes()[0]).link is LinkState.LOST and found)
+                assert isinstance(status, NodeStatus)
+                assert "calls itself 'n7'" in (status.reason or "")
+
+
+class TestJobs:
+    def test_a_submit_goes_to_one_node_on_behalf_of_the_caller(self, cluster: Cluster) -> None:
+        reply = cluster.client.submit(REQUEST, "k1")
+        assert reply.created
+        (request,) = [each for each in cluster.seen(reply.job.node)["seen"] if each["what"].startswith("POST")]
+        assert request["Idempotency-Key"] == "k1"
+        assert request["Stoker-User"] == reply.job.user != "alice"
+
+    def test_a_repeated_submit_goes_to_the_same_node_even_after_a_restart_of_the_hub(self, tmp_path: Path) -> None:
+        with ExitStack() as agents:
+            sockets = {name: tmp_path / f"{name}.sock" for name in ("n1", "n2")}
+            for name, gpus in (("n1", 4), ("n2", 8)):
+                agents.enter_context(fake_agent(sockets[name], name, gpus))
+            config = hub_config(tmp_path, nodes_of(sockets))
+            with running_hub(config) as client:
+                wait_until(lambda: all(each.link is LinkState.UP for each in client.nodes()))
+                first = client.submit(msgspec.structs.replace(REQUEST, node="n1"), "k")  # the smaller one, by name
+            with running_hub(config) as client:
+                wait_until(lambda: all(each.link is LinkState.UP for each in client.nodes()))
+                second = client.submit(REQUEST, "k")  # placed anew it would go to n2
+                assert (second.created, second.job.node, second.job.id) == (False, "n1", first.job.id)
+                with pytest.raises(ApiError) as caught:
+                    client.submit(msgspec.structs.replace(REQUEST, node="n2"), "k")
+                assert (caught.value.status, caught.value.code) == (409, "key_reused")
+
+    @pytest.mark.parametrize(
+        ("change", "status", "words"),
+        [
+            ({"node": "n11"}, 404, "did you mean 'n1'"),
+            ({"script": "#!/bin/sh\n#SBATCH --gres=gpu:9\n"}, 422, "n1 has 8, n2 has 8"),
+            ({"script": "#!/bin/sh\n#SBATCH --gres=gpu:-1\n"}, 400, "gpu"),
+            ({"script": "\x7fELF\x00\x01"}, 400, ""),
+        ],
+    )
+    def test_bad_submits_reach_no_node(self, cluster: Cluster, change: dict[str, Any], status: int, words: str) -> None:
+        with pytest.raises(ApiError, match=words) as caught:
+            cluster.client.submit(msgspec.structs.replace(REQUEST, **change), "k")
+        assert caught.value.status == status
+        for name in ("n1", "n2"):
+            assert not [each for each in cluster.seen(name)["seen"] if each["what"].startswith("POST")]
+
+    @pytest.mark.parametrize("key", ["", "x" * 129])
+    def test_a_submit_without_a_key_is_refused(self, cluster: Cluster, key: str) -> None:
+        with pytest.raises(ApiError) as caught:
+            cluster.client.submit(REQUEST, key)
+        assert caught.value.code == "bad_key"
+
+    def test_a_bare_number_is_found_when_one_node_has_it(self, cluster: Cluster) -> None:
+        made = cluster.client.submit(REQUEST, "k").job  # number 2, on one node only
+        assert cluster.client.job(JobRef(id=made.id)).node == made.node
+        assert cluster.client.cancel(JobRef(id=made.id)).state is JobState.CANCELLED
+        assert cluster.client.log(JobRef(id=made.id), limit=3).data == b"\x00\x01\x02"
+
+    def test_a_bare_number_of_several_names_them(self, cluster: Cluster) -> None:
+        with pytest.raises(ApiError, match="write n1:1 or n2:1") as caught:
+            cluster.client.job(JobRef(id=1))
+        assert (caught.value.status, caught.value.code) == (409, "ambiguous_job")
+        assert cluster.client.job(JobRef(id=1, node="n2")).node == "n2"
+        with pytest.raises(ApiError, match="no node has a job 77"):
+            cluster.client.job(JobRef(id=77))
+
+
+class TestPassThrough:
+    def test_answers_and_refusals_come_as_the_node_gave_them(self, cluster: Cluster) -> None:
+        assert cluster.client.node("n2").name == "n2"
+        with pytest.raises(ApiError, match="no such job; see stoker jobs") as caught:
+            cluster.client.job(JobRef(id=999, node="n1"))
+        assert (caught.value.status, caught.value.code) == (404, "not_found")
+        piece = cluster.client.log(JobRef(id=1, node="n1"), offset=1000)
+        assert (piece.offset, piece.end, piece.data) == (1000, 1024, (bytes(range(256)) * 4)[1000:])
+
+    def test_the_callers_own_word_for_who_he_is_is_replaced(self, cluster: Cluster) -> None:
+        headers = {"Stoker-User": "nosuchuser-for-tests"}
+        answer = cluster.client.request_raw("GET", "/v1/nodes/n1/node", headers=headers)
+        assert answer.status == 403
+        answer.close()
+        assert all(each["Stoker-User"] != "nosuchuser-for-tests" for each in cluster.seen("n1")["seen"])
+
+    def test_an_odd_path_is_passed_as_it_was_sent(self, cluster: Cluster) -> None:
+        path = "/v1/nodes/n1/a%0d%0aX:%20y?b=%20c&d"
+        assert cluster.client.request_raw("GET", path, headers={}).status == 404
+        assert "GET /v1/a%0D%0AX:%20y?b=%20c&d" in [each["what"] for each in cluster.seen("n1")["seen"]]
+
+    def test_a_followed_log_streams_and_ends_upstream_with_its_reader(self, cluster: Cluster) -> None:
+        with cluster.client.follow_log(JobRef(id=1, node="n1"), offset=1000) as stream:
+            next(stream)
+            chunk = next(stream)
+            assert isinstance(chunk, LogChunk)
+            assert chunk.data == (bytes(range(256)) * 4)[1000:]
+            assert cluster.seen("n1")["streams"] == 1
+        wait_until(lambda: cluster.seen("n1")["streams"] == 0)
+
+    def test_a_node_that_dies_in_a_stream_cuts_it_short(self, cluster: Cluster) -> None:
+        with cluster.client.follow_log(JobRef(id=1, node="n1")) as stream:
+            next(stream), next(stream)
+            cluster.agents["n1"].kill()
+            with pytest.raises(TransportError):
+                list(stream)
+
+    def test_streams_are_counted_and_short_calls_go_on(self, cluster: Cluster) -> None:
+        with ExitStack() as stack:
+            for _ in range(5):
+                next(stack.enter_context(cluster.client.follow_log(JobRef(id=1, node="n1"))))
+            with pytest.raises(ApiError, match="followed already"):
+                cluster.client.follow_log(JobRef(id=1, node="n1"))
+            assert cluster.client.node("n1").name == "n1"
+            assert cluster.client.follow_log(JobRef(id=1, node="n2"))
+
+    def test_a_hanging_node_takes_no_worker_of_another(self, cluster: Cluster) -> None:
+        os.kill(cluster.agents["n1"].pid, signal.SIGSTOP)
+        try:
+            blocked = [threading.Thread(target=ask_in_vain, args=(cluster.client,), daemon=True) for _ in range(12)]
+            for thread in blocked:
+                thread.start()
+            began = time.monotonic()
+            for _ in range(20):
+                assert cluster.client.node("n2").name == "n2"
+            assert time.monotonic() - began < 3
+        finally:
+            os.kill(cluster.agents["n1"].pid, signal.SIGCONT)
+        for thread in blocked:
+            thread.join(20)
+
+
+def ask_in_vain(client: Client) -> None:
+    try:
+        client.node("n1")
+    except (ApiError, TransportError):
+        return
+
+
+class TestSeats:
+    def voucher(self) -> str:
+        now = int(time.time())
+        issuer = vendor.changed(vendor.ISSUER_TERMS, iat=now - 9, nbf=now - 9, exp=now + 500 * vendor.DAY)
+        licence = vendor.changed(vendor.VOUCHER, iat=now - 5, nbf=now - 5, exp=now + 300 * vendor.DAY, seats=12)
+        return vendor.file(licence, issuer=issuer)
+
+    def test_an_activation_seats_every_node_at_once(self, cluster: Cluster) -> None:
+        assert cluster.client.licence().seats_total == 0
+        assert cluster.client.activate(self.voucher()).stage is LicenceStage.ACTIVE
+        for name in ("n1", "n2"):
+            wait_until(lambda name=name: puts(cluster, name) == 1)
+        licence = wait_until(lambda: len((found := cluster.client.licence()).holders) == 2 and found)
+        assert not isinstance(licence, bool)
+        assert (licence.seats_total, licence.seats_used) == (12, 12)
+        assert {holder.node: len(holder.gpu_uuids) for holder in licence.holders} in (
+            {"n1": 8, "n2": 4},
+            {"n1": 4, "n2": 8},
+        )
+
+    def test_a_lease_is_not_renewed_without_need_and_a_node_that_comes_back_is_asked(self, cluster: Cluster) -> None:
+        cluster.client.activate(self.voucher())
+        wait_until(lambda: puts(cluster, "n1") == 1)
+        cluster.agents["n1"].kill()
+        cluster.agents["n1"].wait(10)
+        with fake_agent(cluster.sockets["n1"], "n1"):  # an agent that has lost its lease says number 0
+            wait_until(lambda: puts(cluster, "n1") == 1)
+        assert puts(cluster, "n2") == 1
+
+    def test_a_bad_document_is_refused_and_nothing_changes(self, cluster: Cluster) -> None:
+        with pytest.raises(ApiError) as caught:
+            cluster.client.activate("not a licence")
+        assert caught.value.code.startswith("LIC-")
+        assert cluster.client.licence().seats_total == 0
+
+
+def puts(cluster: Cluster, name: str) -> int:
+    try:
+        return [each["what"] for each in cluster.seen(name)["seen"]].count("PUT /v1/lease")
+    except TransportError:
+        return -1

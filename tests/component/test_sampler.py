@@ -1,0 +1,412 @@
+"""The sampler end to end: the agent's side, a real child process, and the simulated or the NVML source below it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.api.types import GpuReading, GpuSource, GpuState
+from agent.config import GpuTable
+from agent.gpu import child as child_module
+from agent.gpu.child import ChildKeeper
+from agent.gpu.sampler import GpuView, Sampler
+from agent.gpu.simulated import inject
+from tests.fakes.nvml import NvmlStandIn, uuid
+from tests.fakes.sampler import CHILD_ARGV, sampling, view_when
+
+FAST = GpuTable(source="simulated", period_s=0.1)
+
+
+@pytest.fixture
+def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NvmlStandIn:
+    return NvmlStandIn(tmp_path, monkeypatch)
+
+
+def with_library(nvml: NvmlStandIn, period_s: float = 0.1, source: str = "auto") -> GpuTable:
+    return GpuTable(source=source, period_s=period_s, library=str(nvml.library))
+
+
+def gpu(view: GpuView, index: int) -> tuple[GpuReading, float]:
+    return next(each for each in view.gpus if each[0].index == index)
+
+
+def states(view: GpuView) -> list[GpuState]:
+    return [reading.state for reading, _ in view.gpus]
+
+
+def pid_of(sampler: Sampler) -> int:
+    pid = sampler.child_pid
+    assert pid is not None
+    return pid
+
+
+# --- the simulated source ---------------------------------------------------------------------------------------------
+
+
+def test_before_and_without_a_child_the_view_says_why_it_is_empty(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        sampler = Sampler(FAST, node_name="n1", state_dir=tmp_path, child_argv=CHILD_ARGV)
+        assert sampler.view() == GpuView(
+            source=GpuSource.NONE, reason="the sampler is starting", driver_version=None, gpus=()
+        )
+        async with sampling(GpuTable(source="none"), tmp_path) as none:
+            assert none.view().reason == "gpu.source is none in the configuration"
+            assert none.child_pid is None
+
+    asyncio.run(scenario())
+
+
+def test_held_gpus_become_busy_and_still_are_in_the_next_child(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with sampling(FAST, tmp_path) as sampler:
+            view = await view_when(sampler, lambda view: len(view.gpus) == 8)
+            assert view.source is GpuSource.SIMULATED
+            assert view.reason is None
+            held = gpu(view, 5)[0].uuid
+            sampler.hold([held])
+            await view_when(sampler, lambda view: (gpu(view, 5)[0].utilization_percent or 0) > 0)
+            os.kill(pid_of(sampler), signal.SIGKILL)
+            await view_when(sampler, lambda view: view.reason is not None)
+            view = await view_when(sampler, lambda view: view.reason is None and gpu(view, 5)[1] < 0.1)
+            assert (gpu(view, 5)[0].utilization_percent or 0) > 80
+            assert gpu(view, 4)[0].utilization_percent == 0
+
+    asyncio.run(scenario())
+
+
+def test_faults_of_the_simulated_source_are_states_of_the_view(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with sampling(FAST, tmp_path) as sampler:
+            await view_when(sampler, lambda view: len(view.gpus) == 8)
+            inject(tmp_path, "2", "lost", count=8)
+            inject(tmp_path, "6", "hung", count=8)
+            before = int(time.time())
+            view = await view_when(
+                sampler, lambda view: (gpu(view, 2)[0].state, gpu(view, 6)[0].state) == (GpuState.LOST, GpuState.HUNG)
+            )
+            for index in (2, 6):
+                ill, age_s = gpu(view, index)
+                assert before <= (ill.state_since or 0) <= time.time()
+                assert str(index) in (ill.reason or "")
+                assert ill.memory_total_bytes is not None  # the last values stay
+                assert age_s > gpu(view, 0)[1]
+            assert states(view).count(GpuState.OK) == 6
+            inject(tmp_path, "2", "ok", count=8)
+            inject(tmp_path, "6", "ok", count=8)
+            await view_when(sampler, lambda view: set(states(view)) == {GpuState.OK})
+
+    asyncio.run(scenario())
+
+
+# --- NVML -------------------------------------------------------------------------------------------------------------
+
+
+def test_one_hung_gpu_is_named_within_3_s_and_the_others_stay_under_2_s_old(tmp_path: Path, nvml: NvmlStandIn) -> None:
+    """The gate of the telemetry design, at the period of a real node."""
+    nvml.write("gpus 8")
+
+    async def scenario() -> None:
+        async with sampling(with_library(nvml, period_s=1.0), tmp_path) as sampler:
+            await view_when(sampler, lambda view: len(view.gpus) == 8)
+            nvml.write("gpus 8", "hang * gpu=3")
+            begun = time.monotonic()
+            oldest = 0.0
+            while time.monotonic() < begun + 5:
+                view = sampler.view()
+                oldest = max([oldest, *(age_s for reading, age_s in view.gpus if reading.index != 3)])
+                if gpu(view, 3)[0].state is GpuState.HUNG:
+                    break
+                await sampler.wait_change(0.02)
+            named_after = time.monotonic() - begun
+            ill, age_s = gpu(view, 3)
+            assert (ill.state, ill.uuid) == (GpuState.HUNG, uuid(3))
+            assert named_after <= 3.0
+            assert oldest < 2.0
+            assert age_s > 2.0  # its values are the old ones and say so
+            assert states(view).count(GpuState.OK) == 7
+            since = ill.state_since
+            view = await view_when(sampler, lambda view: gpu(view, 3)[1] > age_s + 1.5)
+            assert gpu(view, 3)[0].state_since == since
+            assert max(age for reading, age in view.gpus if reading.index != 3) < 2.0
+            nvml.write("gpus 8")
+            await view_when(sampler, lambda view: gpu(view, 3)[0].state is GpuState.OK)
+
+    asyncio.run(scenario())
+
+
+def test_all_gpus_but_one_may_hang(tmp_path: Path, nvml: NvmlStandIn) -> None:
+    nvml.write("gpus 8")
+
+    async def scenario() -> None:
+        async with sampling(with_library(nvml), tmp_path) as sampler:
+            await view_when(sampler, lambda view: len(view.gpus) == 8)
+            nvml.write("gpus 8", *(f"hang * gpu={index}" for index in range(7)))
+            view = await view_when(sampler, lambda view: states(view).count(GpuState.HUNG) == 7)
+            assert gpu(view, 7)[0].state is GpuState.OK
+            await view_when(sampler, lambda view: gpu(view, 7)[1] < 0.5 and gpu(view, 0)[1] > 2.0)
+            nvml.write("gpus 8")
+            await view_when(sampler, lambda view: states(view).count(GpuState.OK) == 8)
+
+    asyncio.run(scenario())
+
+
+def test_a_gpu_lost_from_the_start_is_shown_though_nothing_is_known_of_it(tmp_path: Path, nvml: NvmlStandIn) -> None:
+    nvml.write("gpus 2", "fail * gpu=1 code=15")
+
+    async def scenario() -> None:
+        async with sampling(with_library(nvml), tmp_path) as sampler:
+            view = await view_when(sampler, lambda view: len(view.gpus) == 2)
+            ill = gpu(view, 1)[0]
+            assert (ill.uuid, ill.state, ill.memory_total_bytes) == ("unknown:1", GpuState.LOST, None)
+
+    asyncio.run(scenario())
+
+
+def test_a_gpu_that_hung_before_a_restart_keeps_its_name_age_and_since(tmp_path: Path, nvml: NvmlStandIn) -> None:
+    nvml.write("gpus 2")
+
+    async def scenario() -> None:
+        async with sampling(with_library(nvml), tmp_path) as sampler:
+            await view_when(sampler, lambda view: len(view.gpus) == 2)
+            nvml.write("gpus 2", "hang * gpu=1")
+            ill, age_s = gpu(await view_when(sampler, lambda view: GpuState.HUNG in states(view)), 1)
+            os.kill(pid_of(sampler), signal.SIGKILL)
+            await view_when(sampler, lambda view: view.reason is not None)
+            view = await view_when(sampler, lambda view: view.reason is None and gpu(view, 1)[1] > age_s + 2)
+            again = gpu(view, 1)[0]
+            assert (again.uuid, again.state, again.state_since) == (ill.uuid, GpuState.HUNG, ill.state_since)
+            assert gpu(view, 0)[0].state is GpuState.OK
+
+    asyncio.run(scenario())
+
+
+def test_a_start_of_the_driver_that_never_ends_is_said_and_survived(tmp_path: Path, nvml: NvmlStandIn) -> None:
+    nvml.write("hang nvmlInitWithFlags gpu=*")
+
+    async def scenario() -> None:
+        async with sampling(with_library(nvml), tmp_path) as sampler:
+            view = await view_when(sampler, lambda view: "has not come up" in (view.reason or ""))
+            assert (view.source, view.gpus) == (GpuSource.NONE, ())
+            nvml.write("gpus 4")
+            await view_when(sampler, lambda view: len(view.gpus) == 4)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("source", "shown"), [("auto", GpuSource.NONE), ("nvml", GpuSource.NVML)])
+def test_the_driver_may_vanish_and_come_back(tmp_path: Path, nvml: NvmlStandIn, source: str, shown: GpuSource) -> None:
+    nvml.write("gpus 2")
+
+    async def scenario() -> None:
+        async with sampling(with_library(nvml, source=source), tmp_path) as sampler:
+            first = await view_when(sampler, lambda view: len(view.gpus) == 2)
+            assert (first.source, first.driver_version) == (GpuSource.NVML, "550.54.15")
+            pid = pid_of(sampler)
+            nvml.write("fail * gpu=* code=9")
+            view = await view_when(sampler, lambda view: "modprobe nvidia" in (view.reason or ""))
+            assert (view.source, view.gpus) == (shown, ())
+            nvml.write("gpus 3", "driver 575.1")
+            view = await view_when(sampler, lambda view: len(view.gpus) == 3)
+            assert (view.source, view.reason, view.driver_version) == (GpuSource.NVML, None, "575.1")
+            assert pid_of(sampler) != pid  # a new driver needs a new process
+
+    asyncio.run(scenario())
+
+
+def test_processes_get_user_and_command(tmp_path: Path, nvml: NvmlStandIn) -> None:
+    me = os.getpid()
+    nvml.write(f"process gpu=0 pid={me} memory=4096", "process gpu=0 pid=4194304 memory=1")
+
+    async def scenario() -> None:
+        async with sampling(with_library(nvml), tmp_path) as sampler:
+            await view_when(sampler, lambda view: bool(view.gpus) and gpu(view, 0)[0].processes[0].user is not None)
+            mine, ghost = gpu(sampler.view(), 0)[0].processes
+            assert (mine.pid, mine.memory_used_bytes) == (me, 4096)
+            assert "python" in (mine.command or "")
+            assert (ghost.pid, ghost.user, ghost.command) == (4194304, None, None)
+
+    asyncio.run(scenario())
+
+
+def test_no_library_at_all_is_a_reason_not_a_failure(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with sampling(GpuTable(source="auto", library=str(tmp_path / "none.so")), tmp_path) as sampler:
+            view = await view_when(sampler, lambda view: "cannot be loaded" in (view.reason or ""))
+            assert (view.source, view.gpus) == (GpuSource.NONE, ())
+
+    asyncio.run(scenario())
+
+
+# --- the child --------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_child_is_replaced_and_its_values_only_age_meanwhile(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with sampling(FAST, tmp_path) as sampler:
+            view = await view_when(sampler, lambda view: len(view.gpus) == 8)
+            pid = pid_of(sampler)
+            os.kill(pid, signal.SIGKILL)
+            last = sampler.view()
+            view = await view_when(sampler, lambda view: "was ended by signal 9" in (view.reason or ""))
+            assert [reading for reading, _ in view.gpus] == [reading for reading, _ in last.gpus]
+            assert all(new[1] > old[1] for new, old in zip(view.gpus, last.gpus, strict=True))
+            view = await view_when(sampler, lambda view: view.reason is None and gpu(view, 0)[1] < 0.1)
+            assert pid_of(sampler) != pid
+            assert gpu(view, 0)[0].sampled_at > gpu(last, 0)[0].sampled_at
+
+    asyncio.run(scenario())
+
+
+def test_a_frozen_child_makes_its_gpus_hung_and_is_replaced(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with sampling(FAST, tmp_path) as sampler:
+            await view_when(sampler, lambda view: len(view.gpus) == 8)
+            pid = pid_of(sampler)
+            os.kill(pid, signal.SIGSTOP)
+            begun = time.monotonic()
+            view = await view_when(sampler, lambda view: set(states(view)) == {GpuState.HUNG})
+            assert time.monotonic() - begun < 3.0
+            assert "not read for more than" in (gpu(view, 0)[0].reason or "")
+            await view_when(sampler, lambda view: "was silent for" in (view.reason or ""))
+            await view_when(sampler, lambda view: set(states(view)) == {GpuState.OK})
+            assert not Path(f"/proc/{pid}").exists()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("script", "complaint"),
+    [
+        ("print('no frame')", "wrote something that is no frame"),
+        ("print('x' * 9_000_000)", "wrote something that is no frame"),
+        ("print('{}')", "wrote something that is no frame"),
+        ("raise SystemExit(3)", "ended with status 3"),
+        ("import os; os.close(1); os.close(0); import time; time.sleep(60)", "closed its output"),
+    ],
+)
+def test_a_child_that_is_none_is_complained_about_and_tried_again(tmp_path: Path, script: str, complaint: str) -> None:
+    async def scenario() -> None:
+        async with sampling(FAST, tmp_path, child_argv=(sys.executable, "-I", "-c", script)) as sampler:
+            view = await view_when(sampler, lambda view: complaint in (view.reason or ""))
+            assert "started again in" in (view.reason or "")
+            assert view.gpus == ()
+
+    asyncio.run(scenario())
+
+
+def test_a_program_that_does_not_exist_is_a_complaint(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with sampling(FAST, tmp_path, child_argv=("/nonexistent/python",)) as sampler:
+            await view_when(sampler, lambda view: "cannot be started" in (view.reason or ""))
+
+    asyncio.run(scenario())
+
+
+def test_stopping_leaves_no_process_though_a_gpu_hangs(tmp_path: Path, nvml: NvmlStandIn) -> None:
+    nvml.write("gpus 2", "hang * gpu=1")
+
+    async def scenario() -> None:
+        async with sampling(with_library(nvml), tmp_path) as sampler:
+            await view_when(sampler, lambda view: len(view.gpus) == 2)
+            pid = pid_of(sampler)
+        assert not Path(f"/proc/{pid}").exists()
+
+    asyncio.run(scenario())
+
+
+def test_the_child_ends_with_its_agent_though_a_gpu_hangs(tmp_path: Path) -> None:
+    """`kill -9` of the agent: nobody tells the child, its input just ends."""
+    inject(tmp_path, "0", "hung", count=8)
+    agent = (
+        "import asyncio, sys; from pathlib import Path; from agent.config import GpuTable;"
+        "from agent.gpu.sampler import Sampler\n"
+        "async def main():\n"
+        "    s = Sampler(GpuTable(source='simulated', period_s=0.1), node_name='n1', state_dir=Path(sys.argv[1]),"
+        " child_argv=sys.argv[2:])\n"
+        "    await s.start()\n"
+        "    while not s.view().gpus: await s.wait_change(1)\n"
+        "    print(s.child_pid, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())"
+    )
+
+    async def scenario() -> None:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-c", agent, str(tmp_path), *CHILD_ARGV, stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        child = os.pidfd_open(int(await asyncio.wait_for(process.stdout.readline(), 30)))
+        ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(child, ended.set)
+        process.kill()
+        await asyncio.wait_for(ended.wait(), 10)
+        asyncio.get_running_loop().remove_reader(child)
+        os.close(child)
+        await process.wait()
+
+    asyncio.run(scenario())
+
+
+def test_two_children_stuck_in_the_kernel_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that SIGKILL does not end cannot be had without a sick driver; here the signal is not sent."""
+    kill = asyncio.subprocess.Process.kill
+    monkeypatch.setattr(asyncio.subprocess.Process, "kill", lambda _: None)
+    monkeypatch.setattr(child_module, "END_WAIT_S", 0.1)
+    one_frame = (
+        "import os, time\n"
+        'print(\'{"source": "none", "reason": "%d", "gpus": []}\' % os.getpid(), flush=True)\n'
+        "time.sleep(60)"
+    )
+    pids: asyncio.Queue[int] = asyncio.Queue()
+    held_back = asyncio.Event()
+
+    async def scenario() -> None:
+        keeper = ChildKeeper(
+            (sys.executable, "-I", "-c", one_frame),
+            silence_s=0.2,
+            on_frame=lambda frame: pids.put_nowait(int(frame.reason or "0")),
+            on_trouble=lambda reason: held_back.set() if "stuck in the driver" in reason else None,
+        )
+        task = asyncio.create_task(keeper.run())
+        first, second = [await asyncio.wait_for(pids.get(), 20) for _ in range(2)]
+        await asyncio.wait_for(held_back.wait(), 20)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pids.get(), 1.0)
+        os.kill(first, signal.SIGKILL)
+        await asyncio.wait_for(pids.get(), 20)
+        os.kill(second, signal.SIGKILL)
+        monkeypatch.setattr(asyncio.subprocess.Process, "kill", kill)
+        task.cancel()
+        await asyncio.wait([task])
+        await keeper.end()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("argv", [[], ["{"], ["{}"], ["[]", "[]"]])
+def test_the_child_refuses_arguments_that_are_none(argv: list[str]) -> None:
+    async def scenario() -> None:
+        child = await asyncio.create_subprocess_exec(*CHILD_ARGV, *argv, stderr=asyncio.subprocess.PIPE)
+        _, said = await asyncio.wait_for(child.communicate(), 30)
+        assert child.returncode == os.EX_USAGE
+        assert b"the agent starts the sampler" in said
+        assert b"Traceback" not in said
+
+    asyncio.run(scenario())
+
+
+def test_many_waiters_are_all_woken_and_patience_ends_quietly(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with sampling(FAST, tmp_path) as sampler:
+            await asyncio.wait_for(asyncio.gather(*(sampler.wait_change(30) for _ in range(5))), 20)
+        begun = time.monotonic()
+        await sampler.wait_change(0.05)
+        assert time.monotonic() - begun < 5
+
+    asyncio.run(scenario())

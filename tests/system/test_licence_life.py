@@ -1,0 +1,94 @@
+"""A licence from the vendor's desk to its end, through the real programs: what it holds, and what it never touches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.api.refs import JobRef
+from agent.api.types import JobState, LicenceStage, SubmitRequest
+from tests.fakes.daemons import Box, box, wait_final, wait_until
+
+DEVELOPMENT = Path(__file__).parents[2] / "licensing" / "development"
+_LICENSE = "import sys; from agent.__main__ import license_main; sys.exit(license_main())"
+EXIT_RESTRICTED = 4
+
+
+@pytest.fixture
+def unlicensed(tmp_path: Path) -> Iterator[Box]:
+    with box(tmp_path, voucher=False) as made:
+        yield made
+
+
+def license_program(made: Box, *words: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "STOKER_CONFIG": str(made.config)}
+    return subprocess.run(
+        [sys.executable, "-c", _LICENSE, *words], env=env, capture_output=True, text=True, timeout=60, cwd=made.root
+    )
+
+
+def issue(made: Box, name: str, *, ends_in_s: float) -> Path:
+    """A voucher of the development vendor that ends so soon."""
+    path = made.root / name
+    issued = license_program(
+        made, "vendor", "issue", "--voucher", "--customer", "Lab", "--plan", "yearly", "--seats", "8",
+        "--expires-at", str(int(time.time() + ends_in_s)), "--issuer-key", str(DEVELOPMENT / "DEVELOPMENT-issuer.key"),
+        "--issuer-cert", str(DEVELOPMENT / "DEVELOPMENT-issuer.cert"), "-o", str(path),
+    )  # fmt: skip
+    assert issued.returncode == 0, issued.stderr
+    return path
+
+
+def submission(made: Box, text: str) -> SubmitRequest:
+    return SubmitRequest(
+        script=text, script_name="job.sh", work_dir=str(made.work_dir), env={"PATH": os.environ["PATH"]}
+    )
+
+
+@pytest.mark.parametrize("asks", ["--gpus=1", "--job-name=cpu-only"])
+def test_an_expired_voucher_holds_new_jobs_and_leaves_running_ones_alone(unlicensed: Box, asks: str) -> None:
+    made, gate = unlicensed, unlicensed.root / "go"
+    os.mkfifo(gate)
+    ends = time.time() + 8
+    activated = license_program(made, "activate", str(issue(made, "short.licence", ends_in_s=8)))
+    assert activated.returncode in (0, 3), activated.stderr
+    with made.hub.client() as hub:
+        running = hub.submit(submission(made, f"#!/bin/sh\n#SBATCH --gpus=1\nread x < {gate}\necho done\n"), "a").job
+        wait_until(lambda: hub.job(JobRef(id=running.id)).state is JobState.RUNNING, "it starts before the end", 8)
+        wait_until(lambda: hub.licence().stage is LicenceStage.RESTRICTED, "the voucher has ended", 15)
+        assert time.time() >= ends - 1
+        held = hub.submit(submission(made, f"#!/bin/sh\n#SBATCH {asks}\ntrue\n"), "b").job
+        wait_until(lambda: hub.job(JobRef(id=held.id)).reason == "License", "it waits for the licence")
+        told = hub.job(JobRef(id=held.id))
+        assert told.state is JobState.PENDING
+        assert "LIC-4" in (told.detail or "")
+        assert "stoker-license activate" in (told.detail or "")
+
+        status = license_program(made, "status", "--json")
+        assert status.returncode == EXIT_RESTRICTED
+        assert json.loads(status.stdout)["stage"] == "RESTRICTED"
+
+        gate.write_text("\n")
+        assert wait_final(hub, running.id).state is JobState.COMPLETED
+        assert hub.job(JobRef(id=held.id)).state is JobState.PENDING
+
+        renewed = license_program(made, "activate", str(issue(made, "good.licence", ends_in_s=86400 * 40)))
+        assert renewed.returncode in (0, 3), renewed.stderr
+        assert wait_final(hub, held.id).state is JobState.COMPLETED, "a good licence lifts the hold without a restart"
+
+
+def test_a_file_that_is_no_licence_changes_nothing(unlicensed: Box) -> None:
+    bad = unlicensed.root / "bad.licence"
+    bad.write_bytes(os.urandom(3000))
+    refused = license_program(unlicensed, "activate", str(bad))
+    assert refused.returncode == 5
+    assert str(bad) in refused.stderr
+    with unlicensed.hub.client() as hub:
+        assert hub.licence().licence_id is None
