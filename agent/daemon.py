@@ -21,7 +21,7 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 from agent.api.errors import StokerError
-from agent.config import Config
+from agent.config import Config, Mode
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def _run(config: Config, state_dir: Path, what: str, start: _Start) -> int:
     )
     os.umask(0o077)
     try:
-        with _only_one(state_dir, what):
+        with _only_one(config, state_dir, what):
             asyncio.run(_live(config, start))
     except StokerError as error:
         _log.error("%s", error)
@@ -139,7 +139,7 @@ async def _wait_and_pat_the_watchdog(stop: asyncio.Event) -> None:
 
 
 @contextmanager
-def _only_one(state_dir: Path, what: str) -> Iterator[None]:
+def _only_one(config: Config, state_dir: Path, what: str) -> Iterator[None]:
     """Hold the state folder's lock while the daemon lives.
 
     Raises:
@@ -147,7 +147,10 @@ def _only_one(state_dir: Path, what: str) -> Iterator[None]:
     """
     path = state_dir / f"{what}.lock"
     try:
-        state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        # In system mode a job's account must be able to reach its own script below it; what is ours is 0600 or 0700.
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if config.mode is Mode.SYSTEM and state_dir == config.state_dir and os.geteuid() == 0:
+            state_dir.chmod(0o711)
         lock = path.open("a+", encoding="ascii")
     except OSError as error:
         raise StokerError(f"cannot use the state folder {state_dir}: {error}; check node.state_dir") from error

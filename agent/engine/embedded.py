@@ -19,7 +19,7 @@ import msgspec
 from agent.api.types import Job, JobState, LogChunk, SubmitRequest
 from agent.config import Config
 from agent.engine import logread
-from agent.engine.accept import ResourceView, accept, as_api_error, check_account
+from agent.engine.accept import Resources, ResourceView, accept, as_api_error, check_account
 from agent.engine.claims import attempt_dir, build_claim, make_files_dir
 from agent.engine.launch import Launcher
 from agent.engine.reconcile import reconcile
@@ -35,6 +35,9 @@ from agent.jobs.wire import to_wire
 
 TICK_S = 5.0
 """The longest the queue waits for a look: licences and GPUs change without an event of ours."""
+
+TOLD_IN_FULL = 50
+"""How many jobs at the head of the queue watchers are told of whenever their sentence changes."""
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +114,8 @@ class EmbeddedEngine:
     async def jobs(self, *, states: Collection[JobState] | None, user: str | None, limit: int) -> list[Job]:
         """See `Engine.jobs`."""
         rows = await self._store.call(JobStore.find, states=states or (), user=user, limit=limit)
-        return [self._wire(row) for row in rows]
+        resources = self._view.resources()
+        return [self._wire(row, resources) for row in rows]
 
     async def job(self, job_id: int) -> Job:
         """See `Engine.job`."""
@@ -196,10 +200,17 @@ class EmbeddedEngine:
         return sorted(rows, key=lambda row: row.id)
 
     def _tell_why(self, reasons: Mapping[int, tuple[str, str]]) -> None:
-        changed = [job_id for job_id, reason in reasons.items() if self._waiting.get(job_id) != reason]
-        self._waiting = dict(reasons)
-        for job_id in changed:
-            self._announce(self._unfinished[job_id])
+        """Keep why each job waits, and tell watchers where it changed.
+
+        Far down a long queue only a new word is told: `behind job 17` becoming `behind job 18` ten thousand times is
+        no news, and whoever looks at one job gets its sentence as it is then.
+        """
+        before, self._waiting = self._waiting, dict(reasons)
+        resources = self._view.resources()
+        for place, (job_id, reason) in enumerate(reasons.items()):
+            was = before.get(job_id)
+            if was != reason and (place < TOLD_IN_FULL or was is None or was[0] != reason[0]):
+                self._announce(self._unfinished[job_id], resources)
 
     # --- what happens to a job ----------------------------------------------------------------------------------------
 
@@ -238,13 +249,13 @@ class EmbeddedEngine:
     def _hold_gpus(self) -> None:
         self._view.hold(self.held_by().keys())
 
-    def _announce(self, row: JobRow) -> None:
-        job = self._wire(row)
+    def _announce(self, row: JobRow, resources: Resources | None = None) -> None:
+        job = self._wire(row, resources)
         for listener in self._listeners:
             listener(job)
 
     async def _write_claim(self, row: JobRow, attempt: AttemptDir) -> None:
-        await self._store.call(_prepare, self._config, row, attempt, self._indexes())
+        await self._store.call(_prepare, self._config, row, attempt, _indexes(self._view.resources()))
 
     # --- looking things up --------------------------------------------------------------------------------------------
 
@@ -255,22 +266,19 @@ class EmbeddedEngine:
         with as_api_error():
             return await self._store.call(JobStore.get, job_id)
 
-    def _wire(self, row: JobRow, *, with_log: bool = False) -> Job:
-        log_bytes = logread.size(self._attempt(row)) if with_log and row.status.attempt else None
+    def _wire(self, row: JobRow, resources: Resources | None = None, *, with_log: bool = False) -> Job:
+        resources = resources or self._view.resources()
         return to_wire(
             row,
             self._config.name,
             waiting=self._waiting.get(row.id),
-            gpu_indexes=self._indexes(),
-            log_bytes=log_bytes,
-            simulated=bool(row.spec.gpus) and self._view.resources().simulated,
+            gpu_indexes=_indexes(resources),
+            log_bytes=logread.size(self._attempt(row)) if with_log and row.status.attempt else None,
+            simulated=bool(row.spec.gpus) and resources.simulated,
         )
 
     def _attempt(self, row: JobRow) -> AttemptDir:
         return attempt_dir(self._config.state_dir, row.id, row.status.attempt)
-
-    def _indexes(self) -> dict[str, int]:
-        return {gpu.uuid: gpu.index for gpu in self._view.resources().gpus}
 
     def _count(self, state: JobState) -> int:
         return sum(row.status.state is state for row in self._unfinished.values())
@@ -327,6 +335,10 @@ def _prepare(store: JobStore, config: Config, row: JobRow, attempt: AttemptDir, 
     gpus = [(uuid, indexes.get(uuid, -1)) for uuid in row.status.gpu_uuids]
     make_files_dir(config, row)
     attempt.create(build_claim(config, row, submission.env, gpus))
+
+
+def _indexes(resources: Resources) -> dict[str, int]:
+    return {gpu.uuid: gpu.index for gpu in resources.gpus}
 
 
 def _now() -> int:

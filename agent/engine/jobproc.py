@@ -45,6 +45,11 @@ class Account:
         os.setegid(self.gid)
         os.seteuid(self.uid)
 
+    def give(self, fd: int) -> None:
+        """Make a pipe the user's: `echo … > /dev/stderr` in a script opens it again, and a pipe of root's refuses."""
+        if self.uid is not None and self.gid is not None:
+            os.fchown(fd, self.uid, self.gid)
+
     def leave(self) -> None:
         """Undo `assume`."""
         if self.uid is None or self.gid is None:

@@ -168,9 +168,11 @@ class AttemptDir:
         """
         data = _claim_bytes(claim)
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self.path.parent.exists():
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _sync_dir(self.path.parent.parent)
+            self.path.mkdir(mode=0o700, exist_ok=True)
             _sync_dir(self.path.parent)
-            _sync_dir(self.path.parent.parent)
         except OSError as error:
             raise RecordError(
                 f"cannot make the attempt's folder {self.path}: {error.strerror}; see its disk"

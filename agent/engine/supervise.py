@@ -147,6 +147,7 @@ class Supervisor:
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
         _widen(read_end)
+        self._order.account.give(write_end)
         self._pipes[read_end] = sinks
         self._poll.register(read_end, select.POLLIN)
         return write_end

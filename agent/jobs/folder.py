@@ -20,6 +20,8 @@ import msgspec
 from agent.jobs.errors import FolderError
 from agent.jobs.spec import JobSpec
 
+_PASSABLE = 0o711
+"""The job's user must reach `script`, and need not see what else is there."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -54,8 +56,9 @@ def write_spec(folder: Path, submission: Submission, script: str, *, owner: tupl
     Raises:
         OSError: the disk is full or read-only; nothing was accepted.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(mode=0o755, exist_ok=True)
+    for each in (folder.parent, folder):
+        each.mkdir(parents=True, exist_ok=True)
+        each.chmod(_PASSABLE)  # the umask must not decide
     write_durably(folder / "script", script.encode(), mode=0o500, owner=owner, sync_folder=False)
     write_durably(folder / "spec", msgspec.json.encode(submission), mode=0o600)
     _sync_folder(folder.parent)
@@ -128,7 +131,7 @@ def write_durably(
     descriptor = os.open(temporary, _NEW, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)  # the umask must not decide
+            os.fchmod(descriptor, mode)  # nor here
             if owner is not None:
                 os.fchown(descriptor, *owner)
             file.write(data)

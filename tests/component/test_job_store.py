@@ -212,6 +212,7 @@ def test_a_burst_is_stored_whole_or_not_at_all(path: Path, store: JobStore, capl
     with store.transaction():
         for _ in range(500):
             add(store)
+    assert len(caplog.messages) == 500, "and what was undone is not told later"
     assert len(reopened(store, path).pending()) == 500
 
 

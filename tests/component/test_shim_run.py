@@ -150,6 +150,12 @@ def test_the_job_runs_as_the_user_with_its_groups(bench: Bench) -> None:
 
 
 @needs_root
+def test_the_user_may_open_its_own_stdout_and_stderr_again(bench: Bench) -> None:
+    ended = bench.run("echo out > /dev/stdout && echo err > /dev/stderr", uid=54321, gid=54321, groups=())
+    assert (ended.code, log(bench.last)) == (0, b"out\nerr\n")
+
+
+@needs_root
 def test_output_files_are_made_as_the_user(bench: Bench, open_dir: Path) -> None:
     (open_dir / "mine").mkdir(mode=0o700)
     os.chown(open_dir / "mine", 54321, 54321)

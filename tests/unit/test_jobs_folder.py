@@ -41,15 +41,16 @@ def test_a_submission_reads_back(tmp_path: Path) -> None:
     assert sorted(each.name for each in folder.iterdir()) == ["script", "spec"]
 
 
-def test_the_environment_is_the_agents_alone_and_the_script_can_be_run(tmp_path: Path) -> None:
-    old = os.umask(0)
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o277])
+def test_who_may_read_what_is_not_for_the_umask_to_say(tmp_path: Path, umask: int) -> None:
+    folder = job_dir(tmp_path, 7)
+    old = os.umask(umask)
     try:
-        write_spec(job_dir(tmp_path, 7), submission(), SCRIPT)
+        write_spec(folder, submission(), SCRIPT)
     finally:
         os.umask(old)
-    folder = job_dir(tmp_path, 7)
-    assert stat.S_IMODE((folder / "spec").stat().st_mode) == 0o600
-    assert stat.S_IMODE((folder / "script").stat().st_mode) == 0o500
+    modes = {each: stat.S_IMODE(each.stat().st_mode) for each in (folder.parent, folder, *folder.iterdir())}
+    assert modes == {folder.parent: 0o711, folder: 0o711, folder / "spec": 0o600, folder / "script": 0o500}
 
 
 def test_the_script_belongs_to_whom_it_runs_as(tmp_path: Path) -> None:

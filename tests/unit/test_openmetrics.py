@@ -1,0 +1,193 @@
+"""The metrics page, read back by Prometheus's own OpenMetrics parser."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from agent.api.types import (
+    Gpu,
+    GpuProcess,
+    GpuSource,
+    GpuState,
+    Job,
+    JobState,
+    Licence,
+    LicenceStage,
+    Node,
+)
+from agent.telemetry.openmetrics import render
+
+GIB = 1024**3
+
+
+def gpu(index: int = 0, **values: object) -> Gpu:
+    given = {
+        "index": index,
+        "uuid": f"GPU-{index}",
+        "name": "NVIDIA H100",
+        "sampled_at": 1000.0,
+        "memory_total_bytes": 80 * GIB,
+        "memory_used_bytes": GIB,
+        "utilization_percent": 37,
+        "power_mw": 251_300,
+        "power_limit_mw": 700_000,
+        "temperature_c": 61,
+        "sm_clock_mhz": 1755,
+        "memory_clock_mhz": 2619,
+        "processes": (GpuProcess(pid=4711), GpuProcess(pid=4712)),
+        "age_s": 0.25,
+        "seated": True,
+    }
+    return msgspec.convert({**given, **values}, Gpu)
+
+
+def node(*gpus: Gpu, **values: object) -> Node:
+    given = {
+        "name": "n1",
+        "version": "0.1.0",
+        "time": 1000.0,
+        "boot_id": "b",
+        "mode": "system",
+        "key": "00",
+        "gpu_source": GpuSource.NVML,
+        "driver_version": "550.54.15",
+        "gpus": gpus,
+        "cpu_count": 16,
+        "cpu_percent": 25.0,
+        "load_1m": 1.5,
+        "memory_total_bytes": 64 * GIB,
+        "memory_available_bytes": 32 * GIB,
+    }
+    return msgspec.convert({**given, **values}, Node)
+
+
+def job(number: int = 17, state: JobState = JobState.RUNNING, user: str = "ada") -> Job:
+    return Job(id=number, node="n1", name="x", user=user, state=state, submitted_at=1, work_dir="/")
+
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def parsed(text: str) -> Series:
+    """Every sample by name and labels; the parser raises on whatever the standard forbids."""
+    series: Series = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            key = sample.name, frozenset(sample.labels.items())
+            assert key not in series, f"twice: {key}"
+            series[key] = sample.value
+    return series
+
+
+def value(series: Series, name: str, **labels: str) -> float:
+    return series[name, frozenset(labels.items())]
+
+
+def names(series: Series) -> set[str]:
+    return {name for name, _ in series}
+
+
+def test_values_are_in_base_units_under_names_that_say_so() -> None:
+    series = parsed(render(node(gpu()), [], None))
+    expected = {
+        "stoker_gpu_utilization_ratio": 0.37,
+        "stoker_gpu_memory_total_bytes": 80 * GIB,
+        "stoker_gpu_memory_used_bytes": GIB,
+        "stoker_gpu_power_watts": 251.3,
+        "stoker_gpu_power_limit_watts": 700,
+        "stoker_gpu_temperature_celsius": 61,
+        "stoker_gpu_sm_clock_hertz": 1_755_000_000,
+        "stoker_gpu_memory_clock_hertz": 2_619_000_000,
+        "stoker_gpu_processes": 2,
+        "stoker_gpu_data_age_seconds": 0.25,
+        "stoker_gpu_seated": 1,
+    }
+    assert {name: value(series, name, gpu="0", uuid="GPU-0") for name in expected} == expected
+    assert value(series, "stoker_gpu_info", gpu="0", uuid="GPU-0", name="NVIDIA H100") == 1
+    assert value(series, "stoker_host_cpu_ratio") == 0.25
+    assert value(series, "stoker_gpu_source_info", source="nvml", driver_version="550.54.15") == 1
+
+
+def test_a_held_gpu_carries_its_job_and_user_and_no_process_id() -> None:
+    text = render(node(gpu(0, job_id=17), gpu(1)), [job()], None)
+    series = parsed(text)
+    assert value(series, "stoker_gpu_power_watts", gpu="0", uuid="GPU-0", job_id="17", user="ada") == 251.3
+    assert value(series, "stoker_gpu_power_watts", gpu="1", uuid="GPU-1") == 251.3
+    assert "4711" not in text
+
+
+def test_a_gpu_that_is_not_ok_shows_state_and_age_and_none_of_its_old_values() -> None:
+    series = parsed(render(node(gpu(0, state=GpuState.HUNG, age_s=90.0), gpu(1)), [], None))
+    of_ill = {name for name, labels in series if ("gpu", "0") in labels}
+    assert of_ill == {"stoker_gpu_info", "stoker_gpu_state", "stoker_gpu_data_age_seconds", "stoker_gpu_seated"}
+    states = {state: value(series, "stoker_gpu_state", gpu="0", uuid="GPU-0", state=state) for state in GpuState}
+    assert states == {GpuState.OK: 0, GpuState.HUNG: 1, GpuState.LOST: 0}
+
+
+def test_a_value_the_driver_does_not_offer_has_no_series() -> None:
+    series = parsed(render(node(gpu(power_mw=None, utilization_percent=None)), [], None))
+    assert not {"stoker_gpu_power_watts", "stoker_gpu_utilization_ratio"} & names(series)
+    assert "stoker_gpu_temperature_celsius" in names(series)
+
+
+def test_a_node_without_gpus_is_a_valid_page() -> None:
+    bare = node(gpu_source=GpuSource.NONE, driver_version=None, cpu_percent=None, load_1m=None)
+    series = parsed(render(bare, [], None))
+    assert value(series, "stoker_gpus") == 0
+    assert not {name for name in names(series) if name.startswith("stoker_gpu_") and "source" not in name}
+
+
+def test_jobs_are_counted_in_every_state_even_at_zero() -> None:
+    jobs = [job(1), job(2), job(3, JobState.PENDING)]
+    series = parsed(render(node(), jobs, None))
+    counts = {state: value(series, "stoker_jobs", state=state) for state in JobState}
+    assert counts == {**dict.fromkeys(JobState, 0), JobState.RUNNING: 2, JobState.PENDING: 1}
+
+
+def test_the_licence_as_the_licensing_design_names_it() -> None:
+    licence = Licence(
+        stage=LicenceStage.GRACE,
+        message="m",
+        licence_id="L1",
+        seats_total=8,
+        seats_used=5,
+        expires_at=1_800_000_000,
+        restricted_at=1_801_000_000,
+    )
+    series = parsed(render(node(), [], licence))
+    assert value(series, "lic_seats", unit="gpu", state="total") == 8
+    assert value(series, "lic_seats", unit="gpu", state="used") == 5
+    stages = {stage: value(series, "lic_stage", stage=stage) for stage in LicenceStage}
+    assert stages == {**dict.fromkeys(LicenceStage, 0), LicenceStage.GRACE: 1}
+    assert value(series, "lic_expires_timestamp") == 1_800_000_000
+    assert value(series, "lic_grace_ends_timestamp") == 1_801_000_000
+
+
+@pytest.mark.parametrize("licence", [None, Licence(stage=LicenceStage.RESTRICTED, message="no licence")])
+def test_without_a_licence_there_is_nothing_to_raise_an_alarm(licence: Licence | None) -> None:
+    assert not {name for name in names(parsed(render(node(), [], licence))) if name.startswith("lic_")}
+
+
+@given(st.text(st.characters(categories=None), max_size=30), st.text(max_size=30))
+def test_no_foreign_text_can_break_the_page_or_a_terminal(name: str, user: str) -> None:
+    hostile = node(msgspec.structs.replace(gpu(0, job_id=17), name=name))
+    text = render(hostile, [job(user=user)], None)
+    text.encode()
+    assert all(each.isprintable() for line in text.split("\n") for each in line)
+    shown = {dict(labels)["name"] for sample, labels in parsed(text) if sample == "stoker_gpu_info"}
+    assert shown == {"".join(each if each.isprintable() else "\ufffd" for each in name)}
+
+
+@pytest.mark.parametrize("name", ['"} 1\nevil 1', "\\", '\\"', "\x1b[2J", "a\ud800b", "x" * 10_000, "{}=,#"])
+def test_hostile_names_in_particular(name: str) -> None:
+    text = render(node(msgspec.structs.replace(gpu(), name=name, uuid=name)), [], None)
+    text.encode()
+    assert "evil" not in names(parsed(text))
+
+
+def test_the_page_ends_as_the_standard_wants() -> None:
+    assert render(node(gpu()), [job()], None).endswith("\n# EOF\n")
