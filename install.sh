@@ -12,6 +12,7 @@ main() {
     cd "$(dirname "$0")"
     verb='' dry_run=no uninstall=no tui=yes child='' log=/dev/null changed=no reload=no restart=no
     units='stoker-agent.socket stoker-hub.socket stoker-agent.service stoker-hub.service'
+    commands='stoker stoker-agent stoker-hub stoker-license'
     read_words "$@"
     trap 'interrupted 129' HUP
     trap 'interrupted 130' INT
@@ -260,6 +261,10 @@ TEXT
 require_appliance_means() {
     [ "$(id -u)" -eq 0 ] || die 77 'installing needs root: sudo ./install.sh (or try it without: ./install.sh demo)'
     [ -d /run/systemd/system ] || die 69 'systemd does not run here, and the appliance needs it to start jobs; try ./install.sh demo'
+    for command in $commands; do
+        [ ! -e "/usr/local/bin/$command" ] || is_our_link "$command" ||
+            die 73 "/usr/local/bin/$command is there already and is not ours; move it away first"
+    done
 }
 
 # act SENTENCE COMMAND…: one change to the machine, or with --dry-run only its sentence.
@@ -364,10 +369,14 @@ add_units() {
 }
 
 add_commands() {
-    for command in stoker stoker-agent stoker-hub stoker-license; do
-        [ "$(readlink "/usr/local/bin/$command")" = "/opt/stoker/current/bin/$command" ] ||
+    for command in $commands; do
+        is_our_link "$command" ||
             act "link /usr/local/bin/$command" replace_link "/opt/stoker/current/bin/$command" "/usr/local/bin/$command"
     done
+}
+
+is_our_link() {
+    [ "$(readlink "/usr/local/bin/$1")" = "/opt/stoker/current/bin/$1" ]
 }
 
 # Units of type notify: systemctl returns when the daemons listen. Running jobs are not theirs and are not touched.
@@ -398,8 +407,8 @@ uninstall_appliance() {
         [ ! -e "/etc/systemd/system/$unit" ] || act "stop and remove $unit" remove_unit "$unit"
     done
     [ "$changed" = no ] || act 'tell systemd' systemctl daemon-reload
-    for command in stoker stoker-agent stoker-hub stoker-license; do
-        [ ! -L "/usr/local/bin/$command" ] || act "remove /usr/local/bin/$command" rm "/usr/local/bin/$command"
+    for command in $commands; do
+        ! is_our_link "$command" || act "remove /usr/local/bin/$command" rm "/usr/local/bin/$command"
     done
     remove_configuration
     [ ! -e /opt/stoker ] || act 'remove /opt/stoker' rm -rf /opt/stoker

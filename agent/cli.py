@@ -47,14 +47,18 @@ class HubLicenceCalls:
         """What `GET /v1/licence` says."""
         import msgspec
 
-        with _hub_client() as client:
+        from agent.gate import as_licence_errors
+
+        with as_licence_errors(), _hub_client() as client:
             return dict(msgspec.to_builtins(client.licence()))
 
     def activate(self, document: str) -> dict[str, Any]:
         """Hand a voucher or licence to the hub; its answer is the licence that holds from now on."""
         import msgspec
 
-        with _hub_client() as client:
+        from agent.gate import as_licence_errors
+
+        with as_licence_errors(), _hub_client() as client:
             return dict(msgspec.to_builtins(client.activate(document)))
 
 

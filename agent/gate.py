@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.api.errors import ApiError
+from agent.api.errors import ApiError, StokerError
 from agent.api.types import LeaseReply, Licence, LicenceStage, SeatHolder
 from licensing import clock
-from licensing.errors import LicenceError, OtherSiteError, ReplayError, StoreError
+from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, from_code
 from licensing.leases import NoSeat
 from licensing.node import NodeLease
 from licensing.roots import Roots
 from licensing.site import Report, Site
 from licensing.stage import EVALUATION
 
-__all__ = ["Admit", "Hold", "HubLicence", "NoSeat", "NodeGate"]
+__all__ = ["Admit", "Hold", "HubLicence", "NoSeat", "NodeGate", "as_licence_errors"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +177,21 @@ class HubLicence:
         """
         with _translated():
             return self._site.lease(node_name, node_key_hex, gpu_uuids, node_seq, now)
+
+
+@contextmanager
+def as_licence_errors() -> Iterator[None]:
+    """What a client of the hub raises, as `stoker-license` understands it: its exit codes follow from the error's code.
+
+    Raises:
+        LicenceError: the hub's refusal made again, or `HubError` when no answer came.
+    """
+    try:
+        yield
+    except ApiError as error:
+        raise from_code(error.code, error.message) from error
+    except StokerError as error:
+        raise HubError(str(error)) from error
 
 
 @contextmanager

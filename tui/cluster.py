@@ -176,7 +176,7 @@ class Cluster:
 
     def jobs(self) -> list[Job]:
         """All jobs: those that run, then those that wait, then the ended, newest first."""
-        return sorted((job for job, _ in self._jobs.values()), key=_job_order)
+        return sorted((job for job, _ in self._jobs.values()), key=job_order)
 
     def job(self, key: JobKey) -> Job | None:
         """One job."""
@@ -196,11 +196,6 @@ class Cluster:
     def simulated(self) -> bool:
         """Whether any GPU known is a simulated one."""
         return any(heard.status.node and _is_simulated(heard.status.node) for heard in self._nodes.values())
-
-    def stages(self) -> list[tuple[str, str]]:
-        """The licence stage as each node's own gate sees it."""
-        known = ((name, heard.status.node) for name, heard in self._nodes.items())
-        return [(name, node.stage) for name, node in known if node and node.stage]
 
     def totals(self, now: float) -> Totals:
         """The counts of the header. Values of lost nodes are not counted as if they were present."""
@@ -237,7 +232,7 @@ class Cluster:
     def _forget_old_jobs(self) -> None:
         if len(self._jobs) <= 2 * KEEP_ENDED:
             return
-        ended = sorted((job for job, _ in self._jobs.values() if job.state.is_final), key=_job_order)
+        ended = sorted((job for job, _ in self._jobs.values() if job.state.is_final), key=job_order)
         for job in ended[KEEP_ENDED:]:
             del self._jobs[job_key(job)]
 
@@ -298,7 +293,8 @@ def _is_simulated(node: Node) -> bool:
     return node.gpu_source is GpuSource.SIMULATED
 
 
-def _job_order(job: Job) -> tuple[int, int, int, list[tuple[int, str]]]:
+def job_order(job: Job) -> tuple[int, int, int, list[tuple[int, str]]]:
+    """Sort key: what runs, what waits, what has ended."""
     if job.state.is_final:
         return 2, -(job.ended_at or job.submitted_at), -job.id, natural(job.node)
     return int(job.state is JobState.PENDING), job.submitted_at, job.id, natural(job.node)

@@ -1,8 +1,8 @@
 """Which server the operator means, and the client for it.
 
 Order: `-H user@host`; `--socket PATH`; `$STOKER_SOCKET`; then in `/run/stoker`, `$XDG_RUNTIME_DIR/stoker` and
-`~/.local/state/stoker/run` the hub's socket, and after it the agent's beside it. The first that exists is taken. The ssh
-code, and with it paramiko, is imported when a host is dialled and not before: `stoker jobs` on a node starts at once.
+`~/.local/state/stoker/run` the hub's socket, and after it the agent's beside it. The first that exists is taken. The
+ssh code, and with it paramiko, is imported only when a host is dialled, so `stoker jobs` on a node starts at once.
 """
 
 from __future__ import annotations

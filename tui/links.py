@@ -152,7 +152,7 @@ class Watcher(threading.Thread):
             return safe.text(str(error))
         except StokerError as error:
             return safe.text(str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the rim of a thread: it must not die silently
             _LOG.exception("the watch link failed")
             return f"internal error in the link: {safe.text(repr(error))}"
         return "the server ended the stream; it may be restarting"
@@ -206,7 +206,7 @@ class Follower(threading.Thread):
             return None
         except StokerError as error:
             return safe.text(str(error))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the rim of a thread: it must not die silently
             _LOG.exception("the log link of job %s failed", self._ref)
             return f"internal error in the link: {safe.text(repr(error))}"
 

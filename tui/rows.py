@@ -1,13 +1,13 @@
 """What the screens write about nodes, GPUs and jobs: rows of cells, as values.
 
 Rules kept here: colour is never the only sign, a glyph or a word stands beside it; a stale row is faded and says its
-age, a lost one shows dashes and never an old number; simulated GPUs say so on every line. Pure: `now` and the wall clock
-are parameters.
+age, a lost one shows dashes and never an old number; simulated GPUs say so on every line. Pure: `now` and the wall
+clock are parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from agent.api.types import Gpu, GpuState, Job, JobState
 from tui import units
@@ -18,9 +18,9 @@ HOT_C, TOO_HOT_C = 80, 88
 """Where a data-centre GPU is warm, and where it is about to throttle (NVIDIA's slowdown thresholds start at 90)."""
 
 GPU_COLUMNS = (
-    Column(title="NODE / GPU", least=13, most=27),
+    Column(title="NODE / GPU", least=14, most=27),
     Column(title="UTIL", least=13),
-    Column(title="MEMORY", least=8, most=15, firm=True),
+    Column(title="MEMORY", least=8, most=14, firm=True),
     Column(title="TEMP", least=5, right=True),
     Column(title="POWER", least=6, most=7, right=True, firm=True),
     Column(title="JOB", least=8, grow=True),
@@ -83,18 +83,18 @@ def summary_row(view: NodeView) -> Row:
     name: Cell = ((f"{glyph} ", role), (view.name, Role.STRONG))
     if view.freshness in (Freshness.LOST, Freshness.CONNECTING) or not view.node:
         dash = cell(units.UNKNOWN, Role.DIM)
-        note = cell(_note(view), Role.WARN)
+        note = cell(node_note(view), Role.WARN)
         return Row(key=(view.name, None), cells=(name, dash, dash, dash, dash, note, _age(view.age_s)), faded=False)
     gpus = view.gpus
     cells = (
         name,
         (
             *((spark_of(gpu), _load_role(gpu)) for gpu in gpus[:10]),
-            (f" {units.percent(_mean_load(gpus)):>4}", Role.TEXT),
+            (f" {units.percent(mean_load(gpus)):>4}", Role.TEXT),
         ),
-        cell(units.gib_of(_sum(g.memory_used_bytes for g in gpus), _sum(g.memory_total_bytes for g in gpus))),
+        cell(units.gib_of(total(g.memory_used_bytes for g in gpus), total(g.memory_total_bytes for g in gpus))),
         _temperature(max((g.temperature_c for g in gpus if g.temperature_c is not None), default=None)),
-        cell(units.watts(_sum(g.power_mw for g in gpus))),
+        cell(units.watts(total(g.power_mw for g in gpus))),
         _summary(view),
         _age(view.age_s),
     )
@@ -170,7 +170,7 @@ def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu) -> Row:
     cells = (
         name,
         (*bar(None if load is None else load / 100, 8), (f" {units.percent(load):>4}", Role.TEXT)),
-        (*bar(share, 6, Role.MEMORY), (f" {units.gib_of(used, gpu.memory_total_bytes):>8}", Role.TEXT)),
+        (*bar(share, 5, Role.MEMORY), (f" {units.gib_of(used, gpu.memory_total_bytes):>8}", Role.TEXT)),
         _temperature(gpu.temperature_c),
         cell(units.watts(gpu.power_mw)),
         _owner(cluster, view, gpu),
@@ -179,22 +179,47 @@ def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu) -> Row:
     return Row(key=(view.name, gpu.uuid), cells=cells, faded=bad or view.freshness is Freshness.STALE)
 
 
+def gpu_note(gpu: Gpu) -> str:
+    """Why a GPU is not free although no job holds it; empty when there is nothing to say."""
+    if gpu.state is not GpuState.OK:
+        return gpu.reason or f"the GPU is {gpu.state.value}"
+    if gpu.job_id is None and gpu.processes:
+        first = gpu.processes[0]
+        return f"not a job: {first.user or '?'} pid {first.pid}"
+    return "" if gpu.seated else "no seat"
+
+
+def is_heard(view: NodeView) -> bool:
+    """Whether a node's values may be shown at all."""
+    return view.freshness in (Freshness.LIVE, Freshness.STALE)
+
+
+def ranges(indexes: Sequence[int]) -> str:
+    """GPU indexes as Slurm writes them: `0-3,6`."""
+    parts: list[list[int]] = []
+    for index in sorted(indexes):
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
 def _owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
     """Who uses a GPU, or why nobody can."""
     if gpu.state is not GpuState.OK:
-        return cell(gpu.reason or f"the GPU is {gpu.state.value}", Role.BAD)
+        return cell(gpu_note(gpu), Role.BAD)
     if gpu.job_id is not None:
         job = cluster.job_on(view.name, gpu.job_id)
         return ((str(gpu.job_id), Role.STRONG), (f" {job.user} {job.name}" if job else "", Role.TEXT))
     if gpu.processes:
-        first = gpu.processes[0]
-        return cell(f"! not a job: {first.user or '?'} pid {first.pid}", Role.WARN)
+        return cell(f"! {gpu_note(gpu)}", Role.WARN)
     return cell("free" if gpu.seated else "free, no seat", Role.DIM)
 
 
 def _node_row(view: NodeView) -> Row:
     name, age = cell(view.name, Role.STRONG), _age(view.age_s)
-    note = cell(_note(view), Role.WARN)
+    note = cell(node_note(view), Role.WARN)
     node = view.node
     if node is None or view.freshness is Freshness.LOST:
         dash = cell(units.UNKNOWN, Role.DIM)
@@ -206,15 +231,15 @@ def _node_row(view: NodeView) -> Row:
         freshness(view),
         age,
         cell(f"{len(gpus)} simulated" if view.simulated else str(len(gpus))),
-        cell(units.percent(_mean_load(gpus))),
+        cell(units.percent(mean_load(gpus))),
         tuple((spark_of(gpu), _load_role(gpu)) for gpu in gpus[:16]),
-        cell(units.gib_of(_sum(g.memory_used_bytes for g in gpus), _sum(g.memory_total_bytes for g in gpus))),
+        cell(units.gib_of(total(g.memory_used_bytes for g in gpus), total(g.memory_total_bytes for g in gpus))),
         _temperature(max((g.temperature_c for g in gpus if g.temperature_c is not None), default=None)),
-        cell(units.watts(_sum(g.power_mw for g in gpus))),
+        cell(units.watts(total(g.power_mw for g in gpus))),
         cell(str(node.jobs_running)),
         cell(units.percent(node.cpu_percent)),
         cell(units.gib_of(used, node.memory_total_bytes)),
-        note if _note(view) else cell(f"{node.jobs_pending} pending" if node.jobs_pending else "", Role.DIM),
+        note if node_note(view) else cell(f"{node.jobs_pending} pending" if node.jobs_pending else "", Role.DIM),
     )
     return Row(key=view.name, cells=cells, faded=view.freshness is Freshness.STALE)
 
@@ -234,7 +259,7 @@ def _job_row(job: Job, wall: float, marked: bool) -> Row:
     return Row(key=job_key(job), cells=cells)
 
 
-def _note(view: NodeView) -> str:
+def node_note(view: NodeView) -> str:
     """What an operator must know of a node, first things first."""
     retry = f"; next try in {units.age(view.retry_in_s)}" if view.retry_in_s is not None else ""
     if view.freshness is Freshness.LOST:
@@ -252,7 +277,7 @@ def _note(view: NodeView) -> str:
 def _summary(view: NodeView) -> Cell:
     """What stands in the place of a GPU's job on the line of its node."""
     simulated: Cell = (("simulated, ", Role.DIM),) if view.simulated else ()
-    if note := _note(view):
+    if note := node_note(view):
         return (*simulated, (note, Role.WARN))
     busy = sum(gpu.job_id is not None for gpu in view.gpus)
     return (*simulated, (f"{busy} of {len(view.gpus)} busy", Role.DIM))
@@ -272,11 +297,13 @@ def _load_role(gpu: Gpu) -> Role:
     return Role.BAD if gpu.state is not GpuState.OK else Role.LOAD
 
 
-def _mean_load(gpus: Collection[Gpu]) -> float | None:
+def mean_load(gpus: Collection[Gpu]) -> float | None:
+    """Mean utilisation of the GPUs that answer."""
     known = [g.utilization_percent for g in gpus if g.state is GpuState.OK and g.utilization_percent is not None]
     return sum(known) / len(known) if known else None
 
 
-def _sum(values: Iterable[int | None]) -> int | None:
+def total(values: Iterable[int | None]) -> int | None:
+    """Sum of what is known; unknown when nothing is."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None

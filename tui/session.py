@@ -1,7 +1,7 @@
 """One sitting at the cluster: the state, the link that feeds it, and the calls a screen may make.
 
-Rules kept here: screens read `cluster` and call this; only `drain` changes the state, on the screen's thread; calls that
-wait for the server (`cancel`, `submit`) are for worker threads.
+Rules kept here: screens read `cluster` and call this; only `drain` changes the state, on the screen's thread; calls
+that wait for the server (`cancel`, `submit`) are for worker threads.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def licence_line(cluster: Cluster, wall: float) -> tuple[list[Span], list[Span]]
     """The licence with its countdown: left what holds, right the seats."""
     licence = cluster.licence
     if licence is None:
-        return _stage_of_node(cluster), []
+        return [(" … Licence not known yet", Role.DIM)], []
     glyph, role = _STAGE.get(licence.stage, ("!", Role.WARN))
     left: list[Span] = [(f" {glyph} ", role), ("Licence ", Role.DIM), (_terms(licence, wall), Role.TEXT)]
     if licence.stage is not LicenceStage.ACTIVE:
@@ -112,14 +112,3 @@ def _terms(licence: Licence, wall: float) -> str:
     left = licence.expires_at - wall
     term = f"{units.countdown(left)} left" if left > 0 else f"ended {units.countdown(-left)} ago"
     return f"{who}, {term}" if who else term
-
-
-def _stage_of_node(cluster: Cluster) -> list[Span]:
-    """A bare agent knows the stage of its lease and no more."""
-    stages = cluster.stages()
-    if not stages:
-        return [(" … Licence not known yet", Role.DIM)]
-    words = ", ".join(f"{name} {stage}" for name, stage in stages)
-    known = [stage for _, stage in stages]
-    role = Role.OK if all(stage == LicenceStage.ACTIVE for stage in known) else Role.WARN
-    return [(" ● " if role is Role.OK else " ! ", role), ("Licence ", Role.DIM), (words, Role.TEXT)]

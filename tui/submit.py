@@ -1,8 +1,8 @@
 """From words and a file to a `SubmitRequest`, for the form and for `stoker submit`.
 
 Rules kept here: what cannot be a job script is refused here with a sentence, before anything is sent: no such file, a
-folder, no permission, over 512 KiB, a NUL or bytes that are not UTF-8. What sbatch would say about its content (no `#!`,
-carriage returns, a wrong option) is the server's to say.
+folder, no permission, over 512 KiB, a NUL or bytes that are not UTF-8. What sbatch would say about its content (no
+`#!`, carriage returns, a wrong option) is the server's to say.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def check(data: bytes, origin: str) -> str:
     """
     if len(data) > MAX_SCRIPT_BYTES:
         raise StokerError(
-            f"{origin} is larger than {MAX_SCRIPT_BYTES // 1024} KiB, which no job script may be; keep data and programs "
-            "in files that the script names"
+            f"{origin} is larger than {MAX_SCRIPT_BYTES // 1024} KiB, which no job script may be; keep data and "
+            "programs in files that the script names"
         )
     if not data:
         raise StokerError(f"{origin} is empty; a job script begins with #! and the path of its shell")

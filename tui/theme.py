@@ -1,6 +1,6 @@
 """The two themes, dark and light, as hex values.
 
-Every text colour has a contrast of at least 4.5 to the three grounds it is drawn on (WCAG 2.2, 1.4.3); a test computes it.
+Every text colour has a contrast of at least 4.5 to the grounds it is drawn on (WCAG 2.2, 1.4.3); a test computes it.
 Hex and not names, because Textual's filter for ansi terminals maps names to other colours.
 """
 

@@ -27,6 +27,7 @@ from agent.engine.records import AttemptDir
 from agent.engine.runs import Runner
 from agent.engine.storethread import StoreThread
 from agent.jobs import folder, machine, schedule
+from agent.jobs.errors import GpuHeldError, IllegalMoveError
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
@@ -228,12 +229,7 @@ class EmbeddedEngine:
             self.wake()
 
     async def _apply(self, job_id: int, event: Event) -> JobRow:
-        row = await self._store.call(JobStore.apply, job_id, event, _now())
-        if row.status.state is JobState.CANCELLED and not row.status.attempt:
-            note = folder.Cancelled(by=row.status.cancelled_by or "", at=_now())
-            await self._store.call(
-                lambda _: folder.write_cancelled(folder.job_dir(self._config.state_dir, row.id), note)
-            )
+        row = await self._store.call(_apply_event, self._config, job_id, event)
         self._keep(row)
         return row
 
@@ -319,12 +315,28 @@ def _store_submission(
 
 
 def _claim_all(store: JobStore, starts: Sequence[schedule.Start], rows: Mapping[int, JobRow], now: int) -> list[JobRow]:
-    """Store all claims of one pass with one flush."""
+    """Store all claims of one pass with one flush. A job that was cancelled meanwhile is left out, and only that one."""
+    claimed = []
     with store.transaction():
-        return [
-            store.claim(start.job_id, attempt=rows[start.job_id].status.attempt + 1, gpu_uuids=start.gpu_uuids, now=now)
-            for start in starts
-        ]
+        for start in starts:
+            attempt = rows[start.job_id].status.attempt + 1
+            try:
+                with store.transaction():
+                    claimed.append(store.claim(start.job_id, attempt=attempt, gpu_uuids=start.gpu_uuids, now=now))
+            except (IllegalMoveError, GpuHeldError) as error:
+                logger.info("job=%d is not started: %s", start.job_id, error)
+    return claimed
+
+
+def _apply_event(store: JobStore, config: Config, job_id: int, event: Event) -> JobRow:
+    """Let an event happen; a job cancelled while it waited gets its note in the same breath, for `reconcile`."""
+    now = _now()
+    with store.transaction():
+        row = store.apply(job_id, event, now)
+        if isinstance(event, machine.CancelAsked) and row.status.state is JobState.CANCELLED:
+            note = folder.Cancelled(by=event.by, at=now, reason=event.reason)
+            folder.write_cancelled(folder.job_dir(config.state_dir, job_id), note)
+    return row
 
 
 def _prepare(store: JobStore, config: Config, row: JobRow, attempt: AttemptDir, indexes: Mapping[str, int]) -> None:

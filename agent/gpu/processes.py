@@ -21,6 +21,8 @@ import msgspec
 from agent.api.types import GpuProcess
 from agent.gpu.frames import Stamped
 
+CHECK_S = 5.0
+"""How often known names are proved; processes that come and go are looked up at once."""
 _COMMAND_MAX_BYTES = 512
 
 
@@ -41,21 +43,23 @@ class ProcessNames:
         self._wanted: SimpleQueue[frozenset[int]] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._busy = False
+        self._asked: frozenset[int] = frozenset()
+        self._asked_at = 0.0
 
-    def fill(self, gpus: tuple[Stamped, ...]) -> tuple[Stamped, ...]:
+    def fill(self, gpus: tuple[Stamped, ...], monotonic: float) -> tuple[Stamped, ...]:
         """The same readings with users and commands, as of the last look-up. Never blocks."""
         pids = frozenset(process.pid for gpu in gpus for process in gpu.reading.processes)
-        if pids or self._known:
-            self._ask(pids)
+        if pids != self._asked or (pids and monotonic >= self._asked_at + CHECK_S):
+            self._ask(pids, monotonic)
         return tuple(self._fill_one(gpu) for gpu in gpus) if pids else gpus
 
-    def _ask(self, pids: frozenset[int]) -> None:
+    def _ask(self, pids: frozenset[int], monotonic: float) -> None:
         if self._busy:
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gpu-processes", daemon=True)
             self._thread.start()
-        self._busy = True
+        self._busy, self._asked, self._asked_at = True, pids, monotonic
         self._wanted.put(pids)
 
     def _fill_one(self, gpu: Stamped) -> Stamped:

@@ -124,7 +124,7 @@ class Sampling:
                 Frame(
                     source=self._reader.source,
                     driver_version=inventory.driver_version,
-                    gpus=self._names.fill(gpus),
+                    gpus=self._names.fill(gpus, time.monotonic()),
                 )
             )
 

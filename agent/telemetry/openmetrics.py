@@ -127,11 +127,11 @@ def _licence_lines(licence: Licence | None) -> Iterator[str]:
     yield from _gauge("lic_seats", "", "Seats of the licence.", seats)
     stages = [({"stage": stage.value}, int(licence.stage is stage)) for stage in LicenceStage]
     yield from _gauge("lic_stage", "", "1 for the stage the licence is in, 0 for the others.", stages)
-    yield from _gauge(
-        "lic_expires_timestamp", "", "Unix time at which the licence expires.", [({}, licence.expires_at)]
-    )
-    grace = [({}, licence.restricted_at)]
-    yield from _gauge("lic_grace_ends_timestamp", "", "Unix time from which new jobs are held.", grace)
+    for name, text, when in (
+        ("expires", "Unix time at which the licence expires.", licence.expires_at),
+        ("grace_ends", "Unix time from which new jobs are held.", licence.restricted_at),
+    ):
+        yield from _gauge(f"lic_{name}_timestamp", "", text, [({}, when)])
 
 
 # --- the format -------------------------------------------------------------------------------------------------------

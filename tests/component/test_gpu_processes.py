@@ -13,7 +13,7 @@ import pytest
 
 from agent.api.types import GpuProcess, GpuReading
 from agent.gpu.frames import Stamped
-from agent.gpu.processes import ProcessNames
+from agent.gpu.processes import CHECK_S, ProcessNames
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ def seen_until(names: ProcessNames, pid: int, wanted: Callable[[GpuProcess], boo
     )
     until = time.monotonic() + 20
     while True:
-        (process,) = names.fill((Stamped(reading=reading, at=0.0),))[0].reading.processes
+        later = time.monotonic() * 1000  # each look is due for another check
+        (process,) = names.fill((Stamped(reading=reading, at=0.0),), later)[0].reading.processes
         if wanted(process):
             return process
         assert time.monotonic() < until, f"last seen: {process}"
@@ -61,6 +62,19 @@ def test_a_process_that_executes_another_program_is_renamed(process: subprocess.
     assert seen_until(names, process.pid, lambda seen: seen.command == "sleep 61").pid == process.pid
 
 
+def test_known_names_are_proved_only_now_and_then(process: subprocess.Popen[bytes]) -> None:
+    names = ProcessNames()
+    reading = GpuReading(index=0, uuid="GPU-0", name="x", sampled_at=0.0, processes=(GpuProcess(pid=process.pid),))
+    until = time.monotonic() + 20
+    while (seen := names.fill((Stamped(reading=reading, at=0.0),), 100.0)[0].reading.processes[0]).user is None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert names.fill((Stamped(reading=reading, at=0.0),), 100.0 + CHECK_S - 1)[0].reading.processes[0] == seen
+    seen_until(names, process.pid, lambda seen: seen.user is None)
+
+
 def test_a_process_that_ended_lends_its_names_to_nobody(process: subprocess.Popen[bytes]) -> None:
     names = ProcessNames()
     seen_until(names, process.pid, lambda seen: seen.user is not None)
@@ -76,7 +90,7 @@ def test_the_files_of_processes_that_left_the_gpu_are_closed(process: subprocess
     empty = GpuReading(index=0, uuid="GPU-0", name="x", sampled_at=0.0)
     until = time.monotonic() + 20
     while holds_open(process.pid):
-        assert names.fill((Stamped(reading=empty, at=0.0),))[0].reading is empty
+        assert names.fill((Stamped(reading=empty, at=0.0),), 0.0)[0].reading is empty
         assert time.monotonic() < until
         time.sleep(0.01)
 

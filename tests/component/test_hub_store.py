@@ -70,7 +70,7 @@ def test_a_file_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "hub.db") as newer:
         newer.execute("PRAGMA user_version = 99")
     newer.close()
-    with pytest.raises(StokerError, match="newer Stoker .schema 99"):
+    with pytest.raises(StokerError, match=r"newer Stoker .schema 99"):
         PlacementStore.open(tmp_path / "hub.db", NOW)
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.api.errors import ApiError
-from agent.gate import HubLicence
-from licensing import cli, errors, roots
+from agent.api.errors import ConnectError
+from agent.gate import HubLicence, as_licence_errors
+from licensing import cli, roots
 from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file
 
 
@@ -30,17 +30,16 @@ class LocalHub:
         return plain(self.state.status(self.now))
 
     def activate(self, text: str) -> dict[str, Any]:
-        try:
+        with as_licence_errors():
             return plain(self.state.activate(text, self.now))
-        except ApiError as error:
-            raise errors.from_code(error.code, error.message) from error
 
 
 class NoHub:
     """Nothing answers; the vendor's verbs must not even ask."""
 
     def licence(self) -> dict[str, Any]:
-        raise errors.HubError("no hub answers at /run/stoker/hub.sock; start it: systemctl start stoker-hub")
+        with as_licence_errors():
+            raise ConnectError("no hub answers at /run/stoker/hub.sock; start it: systemctl start stoker-hub")
 
     def activate(self, text: str) -> dict[str, Any]:
         return self.licence()

@@ -15,10 +15,10 @@ from agent.api.types import GpuReading, GpuSource, GpuState
 from agent.config import GpuTable
 from agent.gpu import child as child_module
 from agent.gpu.child import ChildKeeper
-from agent.gpu.sampler import GpuView, Sampler
+from agent.gpu.sampler import CHILD_ARGV, GpuView, Sampler
 from agent.gpu.simulated import inject
 from tests.fakes.nvml import NvmlStandIn, uuid
-from tests.fakes.sampler import CHILD_ARGV, sampling, view_when
+from tests.fakes.sampler import sampling, view_when
 
 FAST = GpuTable(source="simulated", period_s=0.1)
 

@@ -38,7 +38,7 @@ from agent.api.types import (
     SubmitReply,
     SubmitRequest,
 )
-from agent.server.stream import NdjsonStream
+from agent.server.stream import STREAMS, NdjsonStream, Streams
 
 BEAT_S = 0.2
 KEY = Ed25519PrivateKey.from_private_bytes(b"a fake agent's own private key..").public_key().public_bytes_raw().hex()
@@ -86,6 +86,7 @@ class FakeAgent:
             return await handler(request)  # type: ignore[no-any-return]
 
         app = web.Application(middlewares=[note])
+        app[STREAMS] = Streams()
         add = app.router.add_route
         add("GET", "/v1/seen", self.get_seen)
         add("GET", "/v1/hello", self.get_hello)

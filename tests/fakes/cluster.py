@@ -51,7 +51,9 @@ DAY = 86_400
 T = TypeVar("T")
 
 
-def gpu(index: int, *, node: str = "n1", job: int | None = None, load: int = 0, used_gib: float = 0.5, **more: object) -> Gpu:
+def gpu(
+    index: int, *, node: str = "n1", job: int | None = None, load: int = 0, used_gib: float = 0.5, **more: object
+) -> Gpu:
     """A simulated H100."""
     values: dict[str, object] = {
         "index": index,
@@ -274,7 +276,7 @@ class FakeClient:
 
     def licence(self) -> Licence:
         if self._cluster.the_licence is None:
-            raise ApiError(404, "not_found", "an agent has no licence; ask the hub")
+            raise ApiError(404, "not_found", "no licence is installed")
         return self._cluster.the_licence
 
     def close(self) -> None:
@@ -295,9 +297,13 @@ def lab() -> FakeCluster:
     a1[6:] = [gpu(i, node="gpu-a1") for i in (6, 7)]
     a2 = [gpu(i, node="gpu-a2", job=43, load=60 + 5 * i, used_gib=52 + i) for i in range(7)]
     a2[3] = msgspec.structs.replace(a2[3], temperature_c=89)
-    hung = gpu(7, node="gpu-a2", load=12, state=GpuState.HUNG, age_s=74.0, reason="the driver does not answer", state_since=NOW)
+    hung = gpu(
+        7, node="gpu-a2", load=12, state=GpuState.HUNG, age_s=74.0, reason="the driver does not answer", state_since=NOW
+    )
     b1 = [gpu(i, node="gpu-b1") for i in range(8)]
-    b1[5] = gpu(5, node="gpu-b1", load=34, used_gib=11, processes=(GpuProcess(pid=4242, user="mallory", command="python"),))
+    b1[5] = gpu(
+        5, node="gpu-b1", load=34, used_gib=11, processes=(GpuProcess(pid=4242, user="mallory", command="python"),)
+    )
     statuses = [
         up(node("gpu-a1", tuple(a1))),
         up(node("gpu-a2", (*a2, hung), cpu_percent=64.0, jobs_pending=1)),
@@ -309,16 +315,18 @@ def lab() -> FakeCluster:
 
 def _lab_jobs() -> list[Job]:
     here = {"node": "gpu-a1"}
+    a1, a2 = (tuple(f"GPU-{name}-{i}" for i in range(8)) for name in ("gpu-a1", "gpu-a2"))
     return [
-        job(41, name="llama-ft-70b", gpus=4, gpu_indexes=(0, 1, 2, 3), gpu_uuids=tuple(f"GPU-gpu-a1-{i}" for i in range(4)),
+        job(41, name="llama-ft-70b", gpus=4, gpu_indexes=(0, 1, 2, 3), gpu_uuids=a1[:4],
             started_at=NOW - 11564, submitted_at=NOW - 11600, time_limit_s=DAY, cpus_per_task=16, memory_bytes=256 * GIB,
             output_path="/home/alice/run/slurm-41.out", **here),
-        job(42, name="vit-sweep", user="bob", gpus=2, gpu_indexes=(4, 5), gpu_uuids=("GPU-gpu-a1-4", "GPU-gpu-a1-5"),
+        job(42, name="vit-sweep", user="bob", gpus=2, gpu_indexes=(4, 5), gpu_uuids=a1[4:6],
             started_at=NOW - 2463, submitted_at=NOW - 2500, time_limit_s=8 * 3600, **here),
         job(43, name="moe-pretrain", user="carol", gpus=7, gpu_indexes=tuple(range(7)), node="gpu-a2",
-            gpu_uuids=tuple(f"GPU-gpu-a2-{i}" for i in range(7)), started_at=NOW - 4 * DAY - 3723, submitted_at=NOW - 5 * DAY),
-        job(44, JobState.PENDING, name="eval-suite", user="eve", gpus=8, reason="Resources", submitted_at=NOW - 1800,
-            detail="8 GPUs wanted, 2 free", simulated=False, **here),
+            gpu_uuids=a2[:7],
+            started_at=NOW - 4 * DAY - 3723, submitted_at=NOW - 5 * DAY),
+        job(44, JobState.PENDING, name="eval-suite", user="eve", gpus=8, reason="Resources",
+            submitted_at=NOW - 1800, detail="8 GPUs wanted, 2 free", simulated=False, **here),
         job(45, JobState.PENDING, name="moe-pretrain-2", user="carol", gpus=7, reason="Priority", submitted_at=NOW - 900,
             simulated=False, node="gpu-a2"),
         job(40, JobState.COMPLETED, name="digits", user="alice", started_at=NOW - 900, **here),

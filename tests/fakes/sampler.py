@@ -1,22 +1,14 @@
-"""Starting the real sampler process in tests, without the composition root."""
+"""Running the real sampler, process and all, from a test."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from agent.config import GpuTable
-from agent.gpu.sampler import GpuView, Sampler
-
-CHILD_ARGV = (
-    sys.executable,
-    "-I",
-    "-c",
-    "import sys; from agent.gpu.sampler_child import main; sys.exit(main(sys.argv[1:]))",
-)
+from agent.gpu.sampler import CHILD_ARGV, GpuView, Sampler
 
 
 @asynccontextmanager

@@ -17,16 +17,17 @@ def gone(at: float) -> Gone:
 
 def test_a_node_that_speaks_is_up_and_silence_makes_it_stale_then_lost() -> None:
     link = Link(now=100.0)
-    assert link.state is LinkState.CONNECTING
+    states = [link.state]
     assert link.handle(Heard(at=101.0))
-    assert link.state is LinkState.UP
+    states.append(link.state)
     assert not link.tick(103.9)
     assert link.tick(104.0)
-    assert link.state is LinkState.STALE
+    states.append(link.state)
     assert link.age_s(104.5) == 3.5
     assert not link.tick(115.9)
     assert link.tick(116.0)
-    assert link.state is LinkState.LOST
+    states.append(link.state)
+    assert states == [LinkState.CONNECTING, LinkState.UP, LinkState.STALE, LinkState.LOST]
     assert link.reason is not None
 
 

@@ -75,7 +75,7 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 def parsed(text: str) -> Series:
     """Every sample by name and labels; the parser raises on whatever the standard forbids."""
     series: Series = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]  # theirs has no annotations
         for sample in family.samples:
             key = sample.name, frozenset(sample.labels.items())
             assert key not in series, f"twice: {key}"
@@ -83,7 +83,7 @@ def parsed(text: str) -> Series:
     return series
 
 
-def value(series: Series, name: str, **labels: str) -> float:
+def value(series: Series, name: str, /, **labels: str) -> float:
     return series[name, frozenset(labels.items())]
 
 

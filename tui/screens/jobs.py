@@ -152,15 +152,14 @@ def job_facts(session: Session, key: JobKey) -> list[list[Span]]:
         return [[(" the server does not know this job any more", Role.WARN)]]
     wall, clock = session.wall(), session.clock
     limit = f" of {units.elapsed(job.time_limit_s)}" if job.time_limit_s is not None else ""
-    gpus = units.count(job.gpus, "GPU")
-    held = f" #{','.join(map(str, job.gpu_indexes))}" if job.gpu_indexes else ""
-    simulated = " simulated" if job.simulated else ""
+    gpus = units.count(job.gpus, "simulated GPU" if job.simulated else "GPU")
+    held = f" #{rows.ranges(job.gpu_indexes)}" if job.gpu_indexes else ""
     first: list[Span] = [
         (" ", Role.TEXT),
         *rows.job_state(job),
         (f"   {job.user} on {job.node}", Role.STRONG),
         (f"   {units.elapsed(rows.run_time_s(job, wall))}{limit}", Role.TEXT),
-        (f"   {gpus}{held}{simulated}", Role.TEXT),
+        (f"   {gpus}{held}", Role.TEXT),
         (f"   {job.cpus_per_task} CPU", Role.DIM),
         (f" {units.size(job.memory_bytes)}" if job.memory_bytes else "", Role.DIM),
     ]

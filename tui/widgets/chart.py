@@ -44,7 +44,7 @@ class Chart(Styled):
         return self.strip(spans, width)
 
     def _means(self, cells: int) -> list[float | None]:
-        """One value a cell. Borders between cells stand still as samples come, so the picture moves and does not flicker."""
+        """One value a cell. The borders between cells stand still as samples come, so the picture does not flicker."""
         each = -(-KEEP // cells)
         newest = self._added % each or each
         values = list(self._samples)

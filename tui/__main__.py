@@ -1,0 +1,49 @@
+"""`stoker`: the screen on a terminal, the plain commands otherwise. What the screen needs is imported only for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.api.errors import StokerError
+from tui import cli, endpoint, plain
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The `stoker` program; returns its exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that is not UTF-8 shows a ?
+    args = cli.parse(words)
+    if args.verb is not None:
+        return cli.run(args, os.environ)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        plain.complain("there is no terminal for the screen; name a command, such as: stoker jobs   (stoker --help)")
+        return cli.USAGE
+    try:
+        where = endpoint.choose(args.host, Path(args.socket) if args.socket else None, os.environ)
+    except StokerError as error:
+        plain.complain(str(error))
+        return 1
+    _quiet_logs()
+    from tui.app import StokerApp
+
+    app = StokerApp(where.open, str(where), theme=args.theme or "dark", job=args.job)
+    app.run()
+    return app.return_code or 0
+
+
+def _quiet_logs() -> None:
+    """Nothing may be written to the terminal behind the screen's back; `$STOKER_LOG` names a file that takes it."""
+    logging.basicConfig(
+        filename=os.environ.get("STOKER_LOG") or os.devnull,
+        level=logging.DEBUG,
+        format="%(asctime)s %(threadName)s %(name)s %(levelname)s %(message)s",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""What commands print: aligned tables, one-line facts, and JSON that is safe to show on a terminal.
+
+Rules kept here: results go to stdout and nothing else does; tables are aligned by terminal cells; only the last column
+is cut, and only where a terminal's width is known; JSON is ASCII, so no C1 or bidirectional control gets through it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+import msgspec
+
+from tui import safe
+
+_GAP = "  "
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO) -> None:
+    """Print rows under titles; a title that begins with `>` is set to the right."""
+    right = [title.startswith(">") for title in titles]
+    lines = [[title.lstrip(">") for title in titles], *rows]
+    widths = [max(safe.width(line[column]) for line in lines) for column in range(len(titles))]
+    room = shutil.get_terminal_size().columns if out.isatty() else None
+    for line in lines:
+        cells = [safe.fit(text, width, right=to) for text, width, to in zip(line, widths, right, strict=True)]
+        joined = _GAP.join([*cells[:-1], line[-1]])
+        print((safe.truncate(joined, room) if room else joined).rstrip(), file=out)
+
+
+def facts(pairs: Sequence[tuple[str, str]], out: TextIO) -> None:
+    """Print names and values, one a line."""
+    width = max((safe.width(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        print(f"{safe.fit(name, width)}{_GAP}{value}".rstrip(), file=out)
+
+
+def as_json(value: object, out: TextIO) -> None:
+    """Print a wire value on one line, with every character outside printable ASCII escaped."""
+    text = json.dumps(msgspec.to_builtins(value), ensure_ascii=True, separators=(",", ":"))
+    print(text.replace("\x7f", "\\u007f"), file=out, flush=True)
+
+
+def complain(sentence: str) -> None:
+    """Say on stderr what went wrong."""
+    print(f"stoker: {safe.text(sentence)}", file=sys.stderr)
+
+
+def discard_stdout() -> None:
+    """Whoever read our output has gone; let Python's own flush at exit go nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

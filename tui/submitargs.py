@@ -1,0 +1,67 @@
+"""The words after `stoker submit`: our few options among sbatch's, up to the script.
+
+Rules kept here: reading stops at the script, what follows is its own; a word that an sbatch option takes as its value
+is never mistaken for one of ours; ours are those that sbatch lacks, and `--wait`, which means the same in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.api.errors import StokerError
+from agent.api.options import scan
+
+_FLAGS = {"--json": "json", "--wait": "wait", "-W": "wait", "--help": "help", "-h": "help"}
+_VALUES = {"--node": "node", "--key": "key", "--host": "host", "--socket": "socket"}
+
+
+@dataclass(slots=True, kw_only=True)
+class SubmitWords:
+    """What was asked for; `rest` is what sbatch would be given."""
+
+    rest: list[str]
+    json: bool = False
+    wait: bool = False
+    help: bool = False
+    node: str | None = None
+    key: str | None = None
+    host: str | None = None
+    socket: str | None = None
+
+    @classmethod
+    def read(cls, words: Sequence[str]) -> SubmitWords:
+        """Take our options out.
+
+        Raises:
+            StokerError: an option has no value or is not known, or no script is named.
+        """
+        found = cls(rest=[])
+        index = 0
+        while index < len(words) and words[index] != "--" and words[index].startswith("-") and words[index] != "-":
+            index += found._take(words[index], words[index + 1] if index + 1 < len(words) else None)
+        found.rest += words[index:]
+        if index >= len(words) and not found.help:
+            raise StokerError("no job script is named; write: stoker submit [sbatch options] SCRIPT [ARGS]")
+        return found
+
+    def _take(self, word: str, following: str | None) -> int:
+        """Take one option; how many words it was."""
+        name, equals, attached = word.partition("=")
+        if word in _FLAGS:
+            setattr(self, _FLAGS[word], True)
+            return 1
+        if name in _VALUES:
+            value = attached if equals else following
+            if not value:
+                raise StokerError(f"{name} needs a value")
+            setattr(self, _VALUES[name], value)
+            return 1 if equals else 2
+        if following is None:
+            scan([word])
+            self.rest.append(word)
+            return 1
+        # Asked with a word after it that is no option, `scan` tells whether this one takes that as its value.
+        _, used = scan([word, "value"])
+        self.rest += [word, following][:used]
+        return used
