@@ -137,8 +137,8 @@ run_tests() {
     check 'mypy' .venv/bin/python -m mypy
     check 'import-linter' .venv/bin/lint-imports
     check 'shellcheck' shellcheck install.sh .ci/run .ci/lock agent/training/digits.sh
-    check 'pytest' .venv/bin/python -m pytest -n auto
-    [ -z "$failed" ] || die 1 "failed:$failed"
+    check 'pytest' .venv/bin/python -m pytest -n auto --dist loadgroup
+    [ -z "$failed" ] || die 1 "failed:${failed%,}"
     echo 'install.sh: all checks passed'
 }
 

@@ -57,7 +57,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         try:
             args.submit = SubmitWords.read(args.words)
         except StokerError as error:
-            _parser().error(f"submit: {error}")
+            plain.complain(f"submit: {error}   (stoker submit --help)")
+            raise SystemExit(USAGE) from error
         if args.submit.help:
             print(SUBMIT_HELP, end="")
             raise SystemExit(0)

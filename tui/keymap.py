@@ -118,10 +118,15 @@ def keys_of(*scopes: Scope) -> list[Key]:
     return [key for key in KEYS if key.scope in scopes]
 
 
-def footer(scopes: Iterable[Scope]) -> list[tuple[str, str]]:
-    """Key and label of what the bottom line shows on a screen."""
-    wanted = (*scopes, Scope.APP)
-    return [(key.written, key.label) for key in KEYS if key.footer and key.scope in wanted]
+def footer(scopes: Iterable[Scope], *, detail: bool = False) -> list[tuple[str, str]]:
+    """Key and label of what the bottom line shows; a `detail` screen tells the way back and not the main screens."""
+    wanted = [key for key in KEYS if key.scope in (*scopes, Scope.APP)]
+    shown = [key for key in wanted if (key.action == "leave" and detail) or (key.footer and not _is_main(key, detail))]
+    return [(key.written, key.label) for key in shown]
+
+
+def _is_main(key: Key, detail: bool) -> bool:
+    return detail and key.action.startswith("show(")
 
 
 def as_markdown() -> str:

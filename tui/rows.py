@@ -18,9 +18,9 @@ HOT_C, TOO_HOT_C = 80, 88
 """Where a data-centre GPU is warm, and where it is about to throttle (NVIDIA's slowdown thresholds start at 90)."""
 
 GPU_COLUMNS = (
-    Column(title="NODE / GPU", least=14, most=27),
-    Column(title="UTIL", least=13),
-    Column(title="MEMORY", least=8, most=14, firm=True),
+    Column(title="NODE / GPU", least=15, most=27),
+    Column(title="UTIL", least=12),
+    Column(title="MEMORY", least=8, most=13, firm=True),
     Column(title="TEMP", least=5, right=True),
     Column(title="POWER", least=6, most=7, right=True, firm=True),
     Column(title="JOB", least=8, grow=True),
@@ -169,8 +169,8 @@ def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu) -> Row:
     share = None if used is None or not gpu.memory_total_bytes else used / gpu.memory_total_bytes
     cells = (
         name,
-        (*bar(None if load is None else load / 100, 8), (f" {units.percent(load):>4}", Role.TEXT)),
-        (*bar(share, 5, Role.MEMORY), (f" {units.gib_of(used, gpu.memory_total_bytes):>8}", Role.TEXT)),
+        (*bar(None if load is None else load / 100, 7), (f" {units.percent(load):>4}", Role.TEXT)),
+        (*bar(share, 4, Role.MEMORY), (f" {units.gib_of(used, gpu.memory_total_bytes):>8}", Role.TEXT)),
         _temperature(gpu.temperature_c),
         cell(units.watts(gpu.power_mw)),
         _owner(cluster, view, gpu),

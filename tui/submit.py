@@ -61,10 +61,15 @@ def read_script(path: Path) -> str:
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe would make us wait for ever
-        with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise StokerError(f"{path} is {_kind(os.fstat(fd).st_mode)}; name the job script itself")
-            return check(file.read(MAX_SCRIPT_BYTES + 1), str(path))
+        try:
+            mode = os.fstat(fd).st_mode
+            if not stat.S_ISREG(mode):
+                what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+                raise StokerError(f"{path} is {what}; name the job script itself")
+            with open(fd, "rb", closefd=False) as file:
+                return check(file.read(MAX_SCRIPT_BYTES + 1), str(path))
+        finally:
+            os.close(fd)
     except FileNotFoundError as error:
         raise StokerError(f"there is no job script {path}; check the path, it is seen from this machine") from error
     except (OSError, ValueError) as error:
@@ -104,10 +109,6 @@ def current_umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
-
-
-def _kind(mode: int) -> str:
-    return "a folder" if stat.S_ISDIR(mode) else "not a regular file"
 
 
 def _is_text(value: str) -> bool:

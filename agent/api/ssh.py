@@ -63,7 +63,10 @@ class SshTransport:
         self._host = host
         self._policy = policy
         self._dial = tuple(dial)
+        self._connecting = threading.Lock()
+        """Held while the connection is made: the others wait for it instead of making their own."""
         self._lock = threading.Lock()
+        """Guards `_link` and is never held for long, so that `close` waits for nobody."""
         self._link: _Link | None = None
 
     @classmethod
@@ -128,14 +131,18 @@ class SshTransport:
         return _await_bridge(channel, command, self.describe(), deadline)
 
     def _connected(self, deadline: float) -> _Link:
-        if not self._lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if not self._connecting.acquire(timeout=left_s(deadline)):
             raise DeadlineError(f"{self.describe()} is still being connected; try again")
         try:
-            if self._link is None or not self._link.is_active():
-                self._link = _connect(self._host, self._policy, self.describe(), deadline)
-            return self._link
+            with self._lock:
+                link = self._link
+            if link is None or not link.is_active():
+                link = _connect(self._host, self._policy, self.describe(), deadline)
+                with self._lock:
+                    self._link = link
+            return link
         finally:
-            self._lock.release()
+            self._connecting.release()
 
     def _drop(self, link: _Link) -> None:
         with self._lock:
@@ -190,6 +197,12 @@ class _Link(paramiko.Transport):
         options.ciphers = _available(_CIPHERS, options.ciphers)
         options.digests = _available(_DIGESTS, options.digests)
         options.key_types = _known_first(types, options.key_types)
+
+    def close(self) -> None:
+        """End it. Shut down first: a closed socket stays open to the other side while our thread waits in it."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        super().close()
 
     def run_command(self, command: str, deadline: float) -> paramiko.Channel:
         """Run a command on a new channel.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 import time
@@ -26,7 +25,6 @@ _SCRIPT = _HOUSE / "agent" / "training" / "digits.sh"
 _SEATS_DEADLINE_S = 30.0
 _JOB_DEADLINE_S = 600.0
 _CANCEL_DEADLINE_S = 30.0
-_DAY_S = 86_400
 _LOG_END_BYTES = 4096
 
 
@@ -46,7 +44,7 @@ def run(place: Place, hub: Client, plain: bool) -> Job:
     try:
         if plain:
             return _follow(hub, job, _JOB_DEADLINE_S, echo=True)
-        children.screen(place, ["stoker", "--job", str(job.id)])
+        children.screen(place, ["stoker", "--job", str(_ref(job))])
     finally:
         job = _end(hub, job)
     return job
@@ -55,7 +53,6 @@ def run(place: Place, hub: Client, plain: bool) -> Job:
 def print_summary(hub: Client, job: Job) -> None:
     """What came out of it, one fact a line."""
     licence = hub.licence()
-    days = math.ceil(((licence.expires_at or 0) - time.time()) / _DAY_S)
     ran_s = (job.ended_at or 0) - (job.started_at or 0)
     facts = {
         "outcome": f"{job.state.value}{f': {job.detail}' if job.detail else ''}",
@@ -63,7 +60,7 @@ def print_summary(hub: Client, job: Job) -> None:
         "run time": f"{ran_s} s" if job.started_at and job.ended_at else "never started",
         "GPU": _gpus(hub.nodes(), job),
         "log": job.output_path or "none",
-        "licence": f"{licence.stage.value}: {licence.message} {days} days left.",
+        "licence": f"{licence.stage.value}: {licence.message}",
     }
     print()
     for name, fact in facts.items():
@@ -89,7 +86,9 @@ def _is_seated(status: NodeStatus) -> bool:
 def _submit(place: Place) -> Job:
     print(f"$ stoker submit {_SCRIPT}")
     text = children.command(place, "stoker", "submit", "--json", str(_SCRIPT))
-    return msgspec.json.decode(text, type=Job)
+    job = msgspec.json.decode(text, type=Job)
+    print(f"Submitted job {job.id} on {job.node}")
+    return job
 
 
 def _end(hub: Client, job: Job) -> Job:

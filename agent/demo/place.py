@@ -86,6 +86,7 @@ cluster = "demo"
             "TMPDIR": str(self.root / "tmp"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', os.defpath)}",
             "STOKER_CONFIG": str(self.config),
+            "STOKER_SOCKET": str(self.socket("hub")),
         }
 
     def tidy(self) -> None:

@@ -20,7 +20,7 @@ class Engine(Protocol):
         """
         ...
 
-    async def cancel(self, job_id: int, *, by: str) -> Job:
+    async def cancel(self, job_id: int, *, by: str, reason: str | None = None) -> Job:
         """Ask a job to end; a job that has ended already is left as it is.
 
         Raises:

@@ -315,7 +315,7 @@ def _store_submission(
 
 
 def _claim_all(store: JobStore, starts: Sequence[schedule.Start], rows: Mapping[int, JobRow], now: int) -> list[JobRow]:
-    """Store all claims of one pass with one flush. A job that was cancelled meanwhile is left out, and only that one."""
+    """Store all claims of one pass with one flush. A job cancelled meanwhile is left out, and only that one."""
     claimed = []
     with store.transaction():
         for start in starts:

@@ -19,6 +19,10 @@ EXIT_NOT_EXECUTABLE = 126
 _OPEN = b"o"
 
 
+class StartError(Exception):
+    """The job cannot be started; the message says why and what to do."""
+
+
 class Account:
     """Whose job it is: uid, gid and groups, or the shim's own account where `uid` is `None`."""
 
@@ -63,9 +67,9 @@ class Program:
     """What to run and in what surroundings; texts as the bytes that execve(2) takes."""
 
     def __init__(self, argv: list[str], env: dict[str, str], work_dir: str, umask: int) -> None:
-        self.argv = [_raw(each) for each in argv]
-        self.env = {_raw(name): _raw(value) for name, value in env.items()}
-        self.work_dir = _raw(work_dir)
+        self.argv = [raw(each) for each in argv]
+        self.env = {raw(name): raw(value) for name, value in env.items()}
+        self.work_dir = raw(work_dir)
         self.umask = umask
 
 
@@ -174,9 +178,10 @@ def _interpreter(program: bytes) -> str:
     return _shown(first[2:].strip()) if first.startswith(b"#!") else "(its loader)"
 
 
-def _shown(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")
+def _shown(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
 
 
-def _raw(text: str) -> bytes:
+def raw(text: str) -> bytes:
+    """Text of a claim as the bytes that it stands for."""
     return text.encode("utf-8", "surrogateescape")

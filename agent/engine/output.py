@@ -14,16 +14,10 @@ from __future__ import annotations
 import os
 import stat
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from agent.engine.jobproc import Account
+from agent.engine.jobproc import Account, StartError, raw
 
 TAIL_SEGMENTS = 4
 """The tail rotates by a quarter of its cap: after a rotation three quarters of it are still there."""
-
-
-class OutputError(Exception):
-    """An output file cannot be opened; the message names the path and what to do."""
 
 
 class BoundedLog:
@@ -122,7 +116,7 @@ class OutputFile:
         """Open it as the user.
 
         Raises:
-            OutputError: as Slurm, which fails a job whose output cannot be opened.
+            StartError: as Slurm, which fails a job whose output cannot be opened.
         """
         self.problem: str | None = None
         """Why it is not whole, in a sentence."""
@@ -173,9 +167,9 @@ def _open_as(account: Account, path: str, umask: int) -> int:
     before = os.umask(umask)
     try:
         account.assume()
-        fd = os.open(path, flags, 0o666)
+        fd = os.open(raw(path), flags, 0o666)
     except OSError as error:
-        raise OutputError(_explain(path, error.strerror, os.path.islink(path))) from error  # noqa: PTH114
+        raise StartError(_explain(path, error.strerror, os.path.islink(raw(path)))) from error  # noqa: PTH114
     finally:
         account.leave()
         os.umask(before)
@@ -187,7 +181,7 @@ def _open_as(account: Account, path: str, umask: int) -> int:
         return fd
     os.close(fd)
     what = "it has other hard links" if stat.S_ISREG(facts.st_mode) else "it is not a file"
-    raise OutputError(_explain(path, what, False))
+    raise StartError(_explain(path, what, False))
 
 
 def _explain(path: str, reason: str | None, is_link: bool) -> str:

@@ -12,19 +12,23 @@ Cheap imports only (see `lean`).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import time
 
 from agent.engine import procs
 from agent.engine.folder import Folder, Refused, Scalar
-from agent.engine.jobproc import JobProcess
+from agent.engine.jobproc import JobProcess, StartError
 from agent.engine.lean import become_subreaper, signal
 from agent.engine.oom import OomCounter, shield
 from agent.engine.order import Order, read_order
-from agent.engine.output import BoundedLog, OutputError, OutputFile
+from agent.engine.output import BoundedLog, OutputFile
 
 EXIT_CRASHED = 70
+
+EXIT_NOT_STARTED = 1
+"""The exit code of a job whose start failed before there was a program to blame (127 and 126 are that)."""
 
 UNKILLABLE_S = 60.0
 """How long a killed process may take to be gone (Slurm's UnkillableStepTimeout); a hung GPU or disk keeps it."""
@@ -38,8 +42,6 @@ _LONGEST_WAIT_S = 86400.0
 
 _DRAIN_S = 1.0
 """Limit for what is still in the pipes after the sweep: only a process that is not of the job can still write."""
-
-_F_SETPIPE_SZ = 1031
 
 
 class Supervisor:
@@ -72,29 +74,18 @@ class Supervisor:
         become_subreaper()
         self._wake = self._catch_signals()
         try:
-            stdout, stderr = self._open_output()
-            self._job = JobProcess(self._order.program, self._order.account, stdout, stderr, job_oom_score)
-        except OutputError as error:
-            self._record_not_started(1, str(error))
-            return
-        except OSError as error:
-            self._record_not_started(1, f"cannot start a process: {error.strerror}; see the node's limits and load")
-            return
-        for fd in {stdout, stderr}:
-            os.close(fd)
-        try:
+            self._fork(job_oom_score)
             self._write_started()
-        except OSError as error:
-            self._job.give_up()
-            self._record_not_started(None, f"cannot write {self._folder.path}/started: {error.strerror}; see its disk")
-            return
-        if self._asked or self._folder.exists("stop"):
-            self._job.give_up()
-            self._why, by = self._read_stop()
-            self._told.append(f"asked to stop by {by} before it began")
+        except StartError as error:
+            self._why = "start"
+            self._status = EXIT_NOT_STARTED << 8
+            self._told.append(str(error))
             self._record()
             return
-        self._supervise()
+        if self._asked or self._folder.exists("stop"):
+            self._stop_at_the_gate()
+        else:
+            self._supervise()
 
     def _supervise(self) -> None:
         self._poll.register(self._job.exec_result, select.POLLIN)
@@ -152,6 +143,17 @@ class Supervisor:
         self._poll.register(read_end, select.POLLIN)
         return write_end
 
+    def _fork(self, job_oom_score: int) -> None:
+        order = self._order
+        try:
+            stdout, stderr = self._open_output()
+            self._job = JobProcess(order.program, order.account, stdout, stderr, job_oom_score)
+        except OSError as error:
+            what = f"cannot start a process: {error.strerror}; see the node's limits and load"
+            raise StartError(what) from error
+        for fd in {stdout, stderr}:
+            os.close(fd)
+
     def _write_started(self) -> None:
         record: dict[str, Scalar] = {
             "shim_pid": os.getpid(),
@@ -161,7 +163,17 @@ class Supervisor:
             "boot_id": procs.boot_id(),
             "at": int(time.time()),
         }
-        self._folder.write("started", record)
+        try:
+            self._folder.write("started", record)
+        except OSError as error:
+            self._job.give_up()
+            raise StartError(f"cannot write {self._folder.path}/started: {error.strerror}; see its disk") from error
+
+    def _stop_at_the_gate(self) -> None:
+        self._job.give_up()
+        self._why, by = self._read_stop()
+        self._told.append(f"asked to stop by {by} before it began")
+        self._record()
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 
@@ -293,22 +305,16 @@ class Supervisor:
             while time.monotonic() < give_up_at and self._take_in(fd):
                 pass
 
-    def _record_not_started(self, code: int | None, told: str) -> None:
-        self._why = "start"
-        self._told.append(told)
-        self._status = None if code is None else code << 8
-        self._record()
-
     def _record(self) -> None:
         ended = self._status
         code = os.WEXITSTATUS(ended) if ended is not None and os.WIFEXITED(ended) else None
         number = os.WTERMSIG(ended) if ended is not None and os.WIFSIGNALED(ended) else None
-        told = [*self._told, *(file.problem for file in self._files if file.problem)]
+        told = "; ".join([*self._told, *(file.problem for file in self._files if file.problem)])
         fields: dict[str, Scalar] = {
             "code": code,
             "signal": number,
             "why": self._why,
-            "detail": "; ".join(told)[:2000] if told else None,
+            "detail": told[:2000].encode("utf-8", "backslashreplace").decode() or None,
             "ended_at": int(time.time()),
             "run_s": round(max(0.0, self._ended_at - self._gate_at), 3),
             "oom": self._oom.happened(died_of_kill=(number == signal.SIGKILL and self._why is None) or code == 137),
@@ -363,9 +369,7 @@ def _on_child(_number: int, _frame: object) -> None:
 
 
 def _widen(pipe: int) -> None:
-    import fcntl
-
     try:
-        fcntl.fcntl(pipe, _F_SETPIPE_SZ, _PIPE_BYTES)
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     except OSError:
         return

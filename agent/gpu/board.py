@@ -23,6 +23,8 @@ class Answer:
     """`None` if it could not be read."""
     state: GpuState = GpuState.OK
     reason: str | None = None
+    error: Exception | None = None
+    """What we did not expect, for the log."""
 
 
 @dataclass(slots=True)

@@ -115,7 +115,8 @@ class Rounds:
                 raise answer
             old, new = self._board.answer(answer, time.time())
             if old is not new:
-                log.warning("gpu=%d %s -> %s: %s", answer.index, old, new, answer.reason or "it answers again")
+                what = answer.reason or "it answers again"
+                log.warning("gpu=%d %s -> %s: %s", answer.index, old, new, what, exc_info=answer.error)
         return took
 
     def _wake_reader(self) -> None:
@@ -146,7 +147,6 @@ def _read(reader: GpuReader, index: int) -> Answer | DriverGoneError:
         return error
     except GpuLostError as error:
         return Answer(index=index, reading=None, state=GpuState.LOST, reason=str(error))
-    except Exception as error:
-        log.exception("gpu=%d reading failed", index)
+    except Exception as error:  # noqa: BLE001 - logged with its traceback, once, where the state changes
         reason = f"reading GPU {index} failed: {error!r}; the agent's log has the details"
-        return Answer(index=index, reading=None, state=GpuState.HUNG, reason=reason)
+        return Answer(index=index, reading=None, state=GpuState.HUNG, reason=reason, error=error)

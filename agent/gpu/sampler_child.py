@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
 """Between two attempts to open a source that had no GPUs."""
+SAY_S = 1.0
+"""Between two frames while there is nothing to sample: the agent takes silence for death."""
 
 
 def main(argv: list[str]) -> int:
@@ -102,7 +104,7 @@ class Sampling:
             except Empty:
                 waited = time.monotonic() - begun
                 self._write_absent(f"the driver has not come up for {waited:.0f} s; see dmesg for its Xid", gpus=None)
-                timeout = self._spec.period_s
+                timeout = SAY_S
                 continue
             if isinstance(outcome, Inventory):
                 return outcome
@@ -112,11 +114,11 @@ class Sampling:
             return None
 
     def _pause(self, reason: str) -> None:
-        """Say each period why there are no GPUs, until it is time to try again."""
+        """Say why there are no GPUs, until it is time to try again."""
         until = time.monotonic() + RETRY_S
         while (left := until - time.monotonic()) > 0:
             self._write_absent(reason, gpus=())
-            time.sleep(min(left, self._spec.period_s))
+            time.sleep(min(left, SAY_S))
 
     def _sample(self, inventory: Inventory) -> None:
         def send(gpus: tuple[Stamped, ...]) -> None:

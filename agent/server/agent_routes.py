@@ -160,10 +160,9 @@ class AgentService:
         return json_response(await self._engine.job(_job_id(request)))
 
     async def _cancel(self, request: web.Request) -> web.Response:
-        if request.can_read_body:
-            await read_body(request, CancelRequest)
+        asked = await read_body(request, CancelRequest) if request.can_read_body else CancelRequest()
         job_id = await self._own_job(request, "job")
-        return json_response(await self._engine.cancel(job_id, by=caller_of(request).user))
+        return json_response(await self._engine.cancel(job_id, by=caller_of(request).user, reason=asked.reason))
 
     async def _get_log(self, request: web.Request) -> web.StreamResponse:
         job_id = await self._own_job(request, "the log of job")

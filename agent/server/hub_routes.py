@@ -24,12 +24,14 @@ from agent.api.types import (
     Job,
     JobState,
     JobUpdate,
+    Licence,
     LicenceUpdate,
     LinkState,
     NodeUpdate,
     SubmitRequest,
 )
 from agent.config import Config
+from agent.hub import metrics
 from agent.hub.fleet import Fleet, Member
 from agent.hub.placement import place
 from agent.hub.seats import Seats
@@ -79,6 +81,7 @@ class HubService:
         app.router.add_get("/v1/hello", self._get_hello)
         app.router.add_get("/v1/nodes", self._get_nodes)
         app.router.add_get("/v1/watch", self._watch)
+        app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/v1/jobs", self._get_jobs)
         app.router.add_post("/v1/jobs", self._submit)
         app.router.add_get("/v1/licence", self._get_licence)
@@ -94,6 +97,10 @@ class HubService:
     async def _get_nodes(self, _: web.Request) -> web.Response:
         return json_response(self._fleet.statuses())
 
+    async def _get_metrics(self, _: web.Request) -> web.Response:
+        text = metrics.render(self._fleet.statuses(), await self._licence_if_any())
+        return web.Response(body=text.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         subscription = self._feed.subscribe()
         try:
@@ -104,7 +111,9 @@ class HubService:
                     *(NodeUpdate(status=status) for status in self._fleet.statuses()),
                     *(JobUpdate(job=job) for job in self._fleet.jobs()),
                 )
-                await self._send_licence(stream)
+                licence = await self._licence_if_any()
+                if licence is not None:
+                    await stream.send(LicenceUpdate(licence=licence))
                 while True:
                     messages = await subscription.take(HEARTBEAT_S)
                     await (stream.send(*messages) if messages else stream.heartbeat())
@@ -113,12 +122,12 @@ class HubService:
         finally:
             self._feed.unsubscribe(subscription)
 
-    async def _send_licence(self, stream: NdjsonStream) -> None:
+    async def _licence_if_any(self) -> Licence | None:
+        """The licence, or nothing where it cannot be read: logged there, and nodes and jobs are shown all the same."""
         try:
-            licence = await self._seats.licence()
+            return await self._seats.licence()
         except ApiError:
-            return  # logged where it arose; nodes and jobs are shown all the same
-        await stream.send(LicenceUpdate(licence=licence))
+            return None
 
     async def _get_licence(self, _: web.Request) -> web.Response:
         return json_response(await self._seats.licence())

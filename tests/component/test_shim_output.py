@@ -138,6 +138,13 @@ def test_a_missing_folder_of_the_output_is_a_start_failure_as_in_slurm(bench: Be
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_path_that_is_no_text_is_opened_as_its_bytes_and_told_readably(bench: Bench, tmp_path: Path) -> None:
+    assert bench.run("echo hello", output_path=f"{tmp_path}/\udcff").why is None
+    assert Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")).read_text() == "hello\n"
+    ended = bench.run("echo never", output_path=f"{tmp_path}/\udcfe/out")
+    assert (ended.detail or "").encode().startswith(f"cannot open the output file {tmp_path}/\\udcfe/out".encode())
+
+
 def test_links_planted_in_the_attempts_folder_are_refused(bench: Bench, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")

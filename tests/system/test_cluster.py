@@ -53,7 +53,7 @@ class Lab:
 
     def json(self, *words: str) -> Any:
         """What a command with `--json` prints."""
-        return json.loads(self.stoker("-H", "lab", *words, "--json").stdout)
+        return json.loads(self.stoker("-H", "lab", words[0], "--json", *words[1:]).stdout)
 
 
 def dial(program: str, box: Box) -> str:
@@ -125,14 +125,14 @@ def test_the_laptop_sees_submits_follows_and_cancels(lab: Lab) -> None:
         "n2": ("up", 4),
     }
     script = write_script(lab, "#!/bin/sh\n#SBATCH --gpus=3\necho on $SLURMD_NODENAME\nexit 4\n")
-    job = lab.json("submit", str(script))["job"]
+    job = lab.json("submit", str(script))
     assert job["node"] == "n2", "only n2 has three GPUs"
     followed = lab.stoker("-H", "lab", "logs", "-f", f"n2:{job['id']}")
     assert followed.stdout == "on n2\n"
     assert lab.stoker("-H", "lab", "wait", f"n2:{job['id']}", check=False).returncode == 4
 
     endless = write_script(lab, "#!/bin/sh\n#SBATCH --gpus=1\necho up\nexec sleep 600\n", "endless.sh")
-    job = lab.json("submit", "--node", "n1", str(endless))["job"]
+    job = lab.json("submit", "--node", "n1", str(endless))
     ref = f"n1:{job['id']}"
     wait_until(lambda: "up" in lab.stoker("-H", "lab", "logs", ref).stdout, "the job runs")
     lab.stoker("-H", "lab", "cancel", ref)
@@ -147,7 +147,7 @@ def test_agent_hub_and_ssh_connection_die_in_the_middle_of_a_job(lab: Lab) -> No
     script = write_script(
         lab, f"#!/bin/sh\n#SBATCH --gpus=4\necho first line\nread word < {gate}\necho last $word\nexit 9\n"
     )
-    job = lab.json("submit", str(script))["job"]
+    job = lab.json("submit", str(script))
     ref = JobRef(id=job["id"])
     with lab.n2.agent.client() as client:
         wait_until(lambda: b"first" in client.log(ref, 0, None).data, "the job runs")
@@ -168,11 +168,11 @@ def test_agent_hub_and_ssh_connection_die_in_the_middle_of_a_job(lab: Lab) -> No
 def test_a_retried_submit_is_one_job_on_one_node(lab: Lab) -> None:
     wait_until(lambda: seated(lab), "both nodes have their seats")
     script = write_script(lab, "#!/bin/sh\ntrue\n")
-    first = lab.json("submit", "--key", "once", str(script))["job"]
+    first = lab.json("submit", "--key", "once", str(script))
     lab.n1.hub.kill()
     lab.n1.hub.start()
     wait_until(lambda: all_up(lab), "the hub has both nodes again", 60)
-    second = lab.json("submit", "--key", "once", str(script))["job"]
+    second = lab.json("submit", "--key", "once", str(script))
     assert (first["node"], first["id"]) == (second["node"], second["id"])
     assert len(lab.json("jobs")) == 1
 

@@ -36,6 +36,8 @@ class BaseScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.APP)
     SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST,)
     TITLE_WORDS: ClassVar[str] = ""
+    DETAIL: ClassVar[bool] = False
+    """About one thing, and opened from a list to which esc goes back."""
 
     def __init__(self, session: Session) -> None:
         super().__init__()
@@ -80,7 +82,7 @@ class BaseScreen(Screen[None]):
         self.query_one("#trouble", Bar).show(trouble)
         self.query_one("#trouble", Bar).display = bool(trouble)
         self.query_one("#licence", Bar).show(*status.licence_line(session.cluster, session.wall()))
-        self.query_one("#keys", Bar).show(status.keys_line(footer(self.SCOPES)))
+        self.query_one("#keys", Bar).show(status.keys_line(footer(self.SCOPES, detail=self.DETAIL)))
         self.update_body(now)
 
     def go_back(self) -> bool:

@@ -33,6 +33,7 @@ class JobScreen(BaseScreen):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.JOB)
     SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LOG, Scope.JOB)
+    DETAIL = True
 
     def __init__(self, session: Session, key: JobKey) -> None:
         super().__init__(session)

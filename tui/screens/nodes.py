@@ -61,6 +61,7 @@ class NodeScreen(JobActions):
     """One node: the machine, its GPUs, its jobs."""
 
     SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST, Scope.JOBS)
+    DETAIL = True
 
     def __init__(self, session: Session, name: str) -> None:
         super().__init__(session)

@@ -101,7 +101,7 @@ class Table(Lines):
         if index < len(self._rows):
             row = self._rows[index]
             over = "cursor" if index == self._cursor and self.has_focus else "faded" if row.faded else None
-            return self.strip(self._line(row, index == self._cursor), width, over)
+            return self.strip(self._line(row, index == self._cursor and self.can_focus), width, over)
         if not self._rows and y == 2:
             words = f"nothing matches “{self._word}”; esc clears the filter" if self._all else self._empty
             return self.strip([("  " + words, Role.DIM)], width)

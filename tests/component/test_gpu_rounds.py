@@ -1,0 +1,154 @@
+"""Rounds of sampling over a reader whose every GPU can be made slow, stuck or mad; real threads."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from agent.api.types import GpuReading, GpuSource, GpuState
+from agent.gpu.base import DriverGoneError, GpuLostError, Inventory
+from agent.gpu.frames import Stamped
+from agent.gpu.rounds import Rounds
+
+
+class Scripted:
+    """Does for each GPU what the test put into `acts`; a plain reading otherwise."""
+
+    source = GpuSource.NVML
+
+    def __init__(self) -> None:
+        self.acts: dict[int, Callable[[], None]] = {}
+
+    def open(self) -> Inventory:
+        raise AssertionError("rounds do not open")
+
+    def hold(self, uuids: frozenset[str]) -> None:
+        raise AssertionError("rounds do not hold")
+
+    def read(self, index: int, now: float, monotonic: float) -> GpuReading:
+        self.acts.get(index, lambda: None)()
+        return GpuReading(index=index, uuid=f"GPU-{index}", name="x", sampled_at=now)
+
+
+class StopError(Exception):
+    """Ends the rounds of a test."""
+
+
+Frames = queue.Queue[tuple[Stamped, ...]]
+
+
+@contextmanager
+def running(reader: Scripted, count: int, period_s: float) -> Iterator[Frames]:
+    """Rounds in a thread; what they send."""
+    frames: Frames = queue.Queue()
+    ended = threading.Event()
+
+    def send(gpus: tuple[Stamped, ...]) -> None:
+        if ended.is_set():
+            raise StopError
+        frames.put(gpus)
+
+    def run() -> None:
+        with pytest.raises(StopError):
+            Rounds(reader, count, period_s=period_s, send=send).run()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield frames
+    finally:
+        ended.set()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+def frame_when(frames: Frames, wanted: Callable[[tuple[Stamped, ...]], bool]) -> tuple[Stamped, ...]:
+    until = time.monotonic() + 20
+    while True:
+        gpus = frames.get(timeout=max(0.01, until - time.monotonic()))
+        if wanted(gpus):
+            return gpus
+
+
+def states(gpus: tuple[Stamped, ...]) -> list[GpuState]:
+    return [gpu.reading.state for gpu in gpus]
+
+
+def readers() -> int:
+    return sum(thread.name.startswith("gpu-reader") for thread in threading.enumerate())
+
+
+def test_one_thread_is_enough_while_all_answer_and_each_stuck_gpu_costs_one_more() -> None:
+    reader, release = Scripted(), threading.Event()
+    already = readers()
+
+    def stuck() -> None:
+        release.wait(60)
+
+    with running(reader, 8, 0.1) as frames:
+        frame_when(frames, lambda gpus: all(gpu.at is not None for gpu in gpus))
+        for _ in range(5):
+            frames.get(timeout=20)
+        assert readers() - already == 1
+        for index in (2, 5):
+            reader.acts[index] = stuck
+        gpus = frame_when(frames, lambda gpus: states(gpus).count(GpuState.HUNG) == 2)
+        assert states(gpus)[2] is states(gpus)[5] is GpuState.HUNG
+        for _ in range(20):
+            frames.get(timeout=20)
+        assert readers() - already == 3
+        release.set()
+        reader.acts.clear()
+        frame_when(frames, lambda gpus: set(states(gpus)) == {GpuState.OK})
+
+
+def test_a_slow_gpu_is_read_every_round_it_can_and_holds_nobody_up() -> None:
+    reader = Scripted()
+    reader.acts[0] = lambda: time.sleep(0.5)
+    with running(reader, 4, 0.1) as frames:
+        frame_when(frames, lambda gpus: all(gpu.at is not None for gpu in gpus))
+        for _ in range(20):
+            gpus = frames.get(timeout=20)
+            assert set(states(gpus)) == {GpuState.OK}
+        assert gpus[0].at is not None
+        assert all(gpu.at is not None and gpu.at > gpus[0].at for gpu in gpus[1:])
+
+
+@pytest.mark.parametrize(("error", "state"), [(GpuLostError("gone"), GpuState.LOST), (KeyError("bug"), GpuState.HUNG)])
+def test_an_error_is_the_state_of_its_gpu_and_logged_once(
+    error: Exception, state: GpuState, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise error
+
+    reader = Scripted()
+    reader.acts[1] = fail
+    with caplog.at_level(logging.WARNING, "agent.gpu.rounds"), running(reader, 2, 0.05) as frames:
+        gpus = frame_when(frames, lambda gpus: gpus[1].reading.state is not GpuState.OK)
+        assert states(gpus) == [GpuState.OK, state]
+        assert str(error) in (gpus[1].reading.reason or "")
+        for _ in range(5):
+            frames.get(timeout=20)
+        reader.acts.clear()
+        frame_when(frames, lambda gpus: gpus[1].reading.state is GpuState.OK)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert said[0].startswith(f"gpu=1 ok -> {state}: ")
+    assert said[1] == f"gpu=1 {state} -> ok: it answers again"
+    assert (caplog.records[0].exc_info is not None) is isinstance(error, KeyError)
+
+
+def test_a_driver_that_goes_ends_the_rounds() -> None:
+    def fail() -> None:
+        raise DriverGoneError("exchanged")
+
+    reader = Scripted()
+    reader.acts[1] = fail
+    with pytest.raises(DriverGoneError, match="exchanged"):
+        Rounds(reader, 2, period_s=1.0, send=lambda _: None).run()

@@ -1,0 +1,67 @@
+"""The sampler on a real GPU and driver, against what nvidia-smi says of them."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agent.api.types import GpuSource, GpuState
+from agent.config import GpuTable
+from agent.gpu.sampler import GpuView
+from tests.fakes.sampler import sampling, view_when
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture
+def smi() -> list[list[str]]:
+    """nvidia-smi's rows: index, uuid, name, memory.total in MiB, driver_version, power.limit in W."""
+    query = "index,uuid,name,memory.total,driver_version,enforced.power.limit"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"no NVIDIA GPU: {error}")
+    return [[word.strip() for word in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+
+
+def sampled(tmp_path: Path) -> GpuView:
+    """The second reading: the first finds out what is supported."""
+
+    async def scenario() -> GpuView:
+        async with sampling(GpuTable(source="auto", period_s=0.5), tmp_path) as sampler:
+            first = await view_when(sampler, lambda view: bool(view.gpus), timeout_s=60)
+            begun = first.gpus[0][0].sampled_at
+            return await view_when(sampler, lambda view: view.gpus[0][0].sampled_at > begun)
+
+    return asyncio.run(scenario())
+
+
+def test_identity_memory_and_limits_are_as_nvidia_smi_says(smi: list[list[str]], tmp_path: Path) -> None:
+    view = sampled(tmp_path)
+    assert (view.source, view.reason, view.driver_version) == (GpuSource.NVML, None, smi[0][4])
+    for (reading, _), (index, uuid, name, memory_mib, _, limit_w) in zip(view.gpus, smi, strict=True):
+        assert (reading.index, reading.uuid, reading.name) == (int(index), uuid, name)
+        assert reading.memory_total_bytes is not None
+        assert abs(reading.memory_total_bytes / 1024**2 - float(memory_mib)) < 1024
+        if reading.power_limit_mw is not None:
+            assert abs(reading.power_limit_mw / 1000 - float(limit_w)) < 1
+
+
+def test_a_gpu_is_well_fresh_and_plausible(smi: list[list[str]], tmp_path: Path) -> None:
+    for reading, age_s in sampled(tmp_path).gpus:
+        assert (reading.state, reading.reason) == (GpuState.OK, None)
+        assert age_s < 2
+        assert reading.memory_used_bytes is not None
+        assert 0 <= reading.memory_used_bytes <= (reading.memory_total_bytes or 0)
+        assert reading.utilization_percent is None or 0 <= reading.utilization_percent <= 100
+        assert reading.temperature_c is not None
+        assert 0 < reading.temperature_c < 120
