@@ -345,7 +345,8 @@ is_last_default() {
 }
 
 add_folders() {
-    add_folder /var/lib/stoker 750 root
+    # Jobs' accounts pass through it to their own folders; nobody may look around.
+    add_folder /var/lib/stoker 711 root
     add_folder /var/lib/stoker/hub 700 stoker-hub
 }
 

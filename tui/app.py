@@ -97,7 +97,7 @@ class StokerApp(App[None]):
         self._drawn_at = second
         self._open_wanted_job()
         self._ask_about_host_key()
-        if (screen := self._base_screen()) is not None:
+        if (screen := self.base_screen()) is not None:
             screen.update()
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
@@ -223,7 +223,7 @@ class StokerApp(App[None]):
 
         self.push_screen(ask_host_key(question), answered)
 
-    def _base_screen(self) -> BaseScreen | None:
+    def base_screen(self) -> BaseScreen | None:
         """The whole-window screen in sight, under whatever question lies over it."""
         return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, BaseScreen)), None)
 

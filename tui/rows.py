@@ -90,7 +90,7 @@ def summary_row(view: NodeView) -> Row:
         name,
         (
             *((spark_of(gpu), _load_role(gpu)) for gpu in gpus[:10]),
-            (f" {units.percent(mean_load(gpus)):>4}", Role.TEXT),
+            (f"{units.percent(mean_load(gpus)):>4}", Role.TEXT),
         ),
         cell(units.gib_of(total(g.memory_used_bytes for g in gpus), total(g.memory_total_bytes for g in gpus))),
         _temperature(max((g.temperature_c for g in gpus if g.temperature_c is not None), default=None)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.api.types import Licence, LicenceStage
-from tui import units
-from tui.cluster import Cluster, Freshness, LinkView
+from tui import safe, units
+from tui.cluster import Cluster, Freshness, LinkView, Totals
 from tui.spans import Role, Span
 
 _STAGE = {
@@ -32,22 +32,43 @@ def place(cluster: Cluster, trail: Sequence[str]) -> list[Span]:
     return spans
 
 
-def counts(cluster: Cluster, now: float, wide: bool) -> list[Span]:
+def top_line(cluster: Cluster, now: float, trail: Sequence[str], right: Sequence[Span], width: int) -> list[Span]:
+    """The left part of the top line: place and counts, in the longest form that leaves room for `right`."""
+    where = place(cluster, trail)
+    room = width - _cells(right)
+    forms = (
+        _counts(cluster, now, wide=True),
+        _counts(cluster, now, wide=False),
+        _nodes(cluster.totals(now), wide=False),
+    )
+    return next((where + form for form in forms if _cells(where + form) <= room), where)
+
+
+def _counts(cluster: Cluster, now: float, *, wide: bool) -> list[Span]:
     """What there is and how much of it works."""
     totals = cluster.totals(now)
     if not totals.nodes:
         return []
+    spans = _nodes(totals, wide=wide)
+    spans += [("  GPUs ", Role.DIM), (f"{totals.gpus_busy}/{totals.gpus}", Role.STRONG)]
+    spans.append((" busy" if wide else "", Role.DIM))
+    if totals.gpus_bad:
+        spans.append((f" !{totals.gpus_bad}" + (" not working" if wide else ""), Role.BAD))
+    return spans
+
+
+def _nodes(totals: Totals, *, wide: bool) -> list[Span]:
     spans: list[Span] = [("  ", Role.TEXT), (f"{totals.nodes_up}/{totals.nodes}", Role.STRONG)]
     spans.append((" nodes up" if wide else " up", Role.DIM))
     if totals.nodes_stale:
         spans.append((f" ~{totals.nodes_stale}" + (" stale" if wide else ""), Role.WARN))
     if totals.nodes_lost:
         spans.append((f" x{totals.nodes_lost}" + (" lost" if wide else ""), Role.BAD))
-    spans += [("  GPUs ", Role.DIM), (f"{totals.gpus_busy}/{totals.gpus}", Role.STRONG)]
-    spans.append((" busy" if wide else "", Role.DIM))
-    if totals.gpus_bad:
-        spans.append((f" !{totals.gpus_bad}" + (" not working" if wide else ""), Role.BAD))
     return spans
+
+
+def _cells(spans: Sequence[Span]) -> int:
+    return sum(safe.width(text) for text, _ in spans)
 
 
 def queue_words(cluster: Cluster, now: float) -> str:

@@ -281,7 +281,10 @@ def _connect(host: HostConfig, policy: HostKeyPolicy, where: str, deadline: floa
 def _silence_paramiko() -> None:
     # It reports to its logger, with tracebacks, what it also raises: that must not reach a screen or a service's log.
     # Whoever wants to see it adds a handler to this logger.
-    logging.getLogger("paramiko").propagate = False
+    logger = logging.getLogger("paramiko")
+    logger.propagate = False
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())  # with none at all, Python would print warnings on stderr
 
 
 def _handshake(link: _Link, where: str, deadline: float) -> None:

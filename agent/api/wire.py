@@ -78,8 +78,9 @@ class Wire:
         return left
 
     def _late(self) -> DeadlineError:
+        limit = f"{round(self._timeout_s, 1):g} s"
         return DeadlineError(
-            f"{self.where} has not answered within {round(self._timeout_s, 1):g} s; it hangs or the way to it is cut: try again, "
+            f"{self.where} has not answered within {limit}; it hangs or the way to it is cut: try again, "
             "and look into its log if it stays so"
         )
 

@@ -8,6 +8,7 @@ before an attempt is given up for failed, its `stop` is on disk, so that a shim 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from agent.api.types import JobState
 from agent.engine import watch
 from agent.engine.claims import attempt_dir
 from agent.engine.launch import Launcher
-from agent.engine.records import Alive, AttemptDir, Ended, Exit, Lost, NeverRan, Rebooted, recover
+from agent.engine.records import AttemptDir, Ended, Exit, Found, Lost, NeverRan, Rebooted, RecordError, Started, recover
 from agent.jobs import machine
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
@@ -26,9 +27,12 @@ from agent.jobs.row import JobRow
 LAUNCHES_AT_MOST = 3
 """Launches of one attempt whose shim never comes; past that the fault is not a passing one."""
 
-STARTED_DEADLINE_S = 10.0
-_STARTED_STEP_S = 0.01
-"""Between launch and `started` lie some 15 ms: one or two steps."""
+START_DEADLINE_S = 10.0
+"""How long a launched shim may take to be seen; some 15 ms are usual, a machine that swaps takes longer."""
+
+_START_STEP_S = 0.01
+
+logger = logging.getLogger(__name__)
 
 Apply = Callable[[int, Event], Awaitable[JobRow]]
 """Stores what happened to a job and gives its row as it is then."""
@@ -71,7 +75,7 @@ class Runner:
         attempt = attempt_dir(self._state_dir, row.id, row.status.attempt)
         if row.status.state is JobState.COMPLETING:
             await self.stop(row, why="cancel", by=row.status.cancelled_by or "stoker")
-        if row.status.state is JobState.CONFIGURING and isinstance(recover(attempt, self._boot_id), NeverRan):
+        if row.status.state is JobState.CONFIGURING and isinstance(await self._recover(attempt), NeverRan):
             await self.run(row)
             return
         row = await self._follow(row, attempt)
@@ -91,12 +95,12 @@ class Runner:
 
     async def _follow(self, row: JobRow, attempt: AttemptDir) -> JobRow:
         """Watch a launched attempt to its end and store what its records say."""
-        row = await self._see_started(row, attempt)
-        # A cancelled job that never had a shim will get none: there is nothing to be patient for.
-        patience_s = 0.0 if row.status.state is JobState.COMPLETING and row.status.started_at is None else None
-        found = await watch.wait_end(
-            attempt, self._boot_id, start_timeout_s=watch.START_TIMEOUT_S if patience_s is None else patience_s
-        )
+        patience_s = START_DEADLINE_S
+        if row.status.state is JobState.COMPLETING and row.status.started_at is None:
+            patience_s = 0.0  # cancelled before it had a shim: there is none to be patient for
+        await _record_of_start(attempt, patience_s)
+        row = await self._note_start(row, attempt)
+        found = await watch.wait_end(attempt, self._boot_id, start_timeout_s=0.0)
         match found:
             case Ended(exit=end):
                 row = await self._note_start(row, attempt)
@@ -108,31 +112,40 @@ class Runner:
             case Lost():
                 return await self._apply(row.id, machine.Lost())
 
-    async def _see_started(self, row: JobRow, attempt: AttemptDir) -> JobRow:
-        """Wait, within bounds, until the attempt has begun, and store that it has."""
-        deadline = time.monotonic() + STARTED_DEADLINE_S
-        while time.monotonic() < deadline:
-            found = recover(attempt, self._boot_id)
-            if isinstance(found, Alive) and found.started is not None:
-                return await self._note_start(row, attempt)
-            if not isinstance(found, Alive | NeverRan):
-                return row
-            await asyncio.sleep(_STARTED_STEP_S)
-        return row
-
     async def _note_start(self, row: JobRow, attempt: AttemptDir) -> JobRow:
-        started = attempt.read_started()
+        started = _started(attempt)
         if started is None or row.status.started_at is not None:
             return row
         return await self._apply(row.id, machine.Started(at=started.at))
 
+    async def _recover(self, attempt: AttemptDir) -> Found:
+        """In a thread: killing what is left of a lost run takes its time."""
+        return await asyncio.to_thread(recover, attempt, self._boot_id)
+
     async def _launch_failed(self, row: JobRow, attempt: AttemptDir, sentence: str) -> bool:
         """Give an attempt up, unless a shim came after all: then False, and its records tell the rest."""
         await self.stop(row, why="cancel", by="stoker")
-        if not isinstance(recover(attempt, self._boot_id), NeverRan):
+        if not isinstance(await self._recover(attempt), NeverRan):
             return False
         await self._apply(row.id, machine.Ended(outcome=machine.launch_failed(sentence, int(time.time()))))
         return True
+
+
+async def _record_of_start(attempt: AttemptDir, patience_s: float) -> None:
+    """Until the attempt has begun (or ended already), at most `patience_s`."""
+    deadline = time.monotonic() + patience_s
+    # Some 15 ms, one or two steps: too short to be worth an inotify.
+    while not (attempt.has_begun() or time.monotonic() >= deadline):  # noqa: ASYNC110 - a file gives no event
+        await asyncio.sleep(_START_STEP_S)
+
+
+def _started(attempt: AttemptDir) -> Started | None:
+    """Who runs it; a damaged record tells nothing here, and `recover` makes the run a lost one."""
+    try:
+        return attempt.read_started()
+    except RecordError as error:
+        logger.warning("%s", error)
+        return None
 
 
 def _outcome(end: Exit) -> machine.Outcome:

@@ -32,7 +32,7 @@ class _Gpu:
     stamped: Stamped
     """The last reading, wearing the present state."""
     asked_at: float | None = None
-    """Monotonic seconds of the read under way; `None` while the GPU's thread is idle."""
+    """Monotonic seconds of the read under way; `None` while there is none."""
 
 
 class Board:

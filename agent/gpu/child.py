@@ -54,7 +54,11 @@ class ChildKeeper:
         pause_s = PAUSE_S[0]
         while True:
             begun = time.monotonic()
-            why = await self._live()
+            try:
+                why = await self._live()
+            except Exception:
+                log.exception("following the sampler process failed")
+                why = "could not be followed, the log says why"
             if time.monotonic() - begun > HEALTHY_S:
                 pause_s = PAUSE_S[0]
             if why is not None:
@@ -70,9 +74,9 @@ class ChildKeeper:
 
     async def end(self) -> None:
         """End the child after `run` was cancelled; one that cannot be killed is left to the kernel."""
-        child, self._child = self._child, None
-        if child is not None:
-            await self._end(child)
+        if self._child is not None:
+            await self._end(self._child)
+            self._child = None
 
     def hold(self, held: Hold) -> None:
         """Tell this child, and each after it, what jobs hold."""

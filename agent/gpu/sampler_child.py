@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
         return os.EX_USAGE
     reader = make_reader(spec)
     _start("gpu-stdin", lambda: _follow_stdin(reader))
-    # A thread may be stuck in the driver for ever, and the interpreter's own end would wait for it.
+    # Not sys.exit: the exit handlers of the driver's library may wait for a call that never returns.
     os._exit(Sampling(spec, reader).run())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -82,10 +83,16 @@ def test_a_finished_stdin_is_half_a_close(tmp_path: Path) -> None:
 def test_the_daemons_end_ends_it_though_stdin_is_open(tmp_path: Path) -> None:
     with dialled(tmp_path / "s") as (child, daemon):
         assert child.stdout
-        daemon.sendall(b"x" * 1_000_000)
-        daemon.close()
+
+        def say_and_end() -> None:
+            daemon.sendall(b"x" * 1_000_000)
+            daemon.close()
+
+        writer = threading.Thread(target=say_and_end)
+        writer.start()
         assert len(child.stdout.read()) == 1_000_000  # all that was said is out
         assert child.wait(10) == 0
+        writer.join(10)
 
 
 def test_a_reader_that_went_away_ends_it(tmp_path: Path) -> None:
@@ -120,14 +127,23 @@ def test_both_directions_at_once_when_nobody_reads_yet(tmp_path: Path) -> None:
 def test_an_idle_bridge_costs_nothing(tmp_path: Path, half_closed: bool) -> None:
     with dialled(tmp_path / "s") as (child, daemon):
         assert child.stdin
-        daemon.sendall(b"x" * 400_000)  # more than the pipe holds, and nobody reads: one direction is stuck
+        fill(daemon)
         if half_closed:
             child.stdin.close()
             child.stdin = None
+            daemon.settimeout(20)
             assert daemon.recv(1) == b""
         before, began = cpu_s(child.pid), time.monotonic()
         time.sleep(0.5)  # what is measured is the time in which nothing happens
         assert cpu_s(child.pid) - before <= 0.1 * (time.monotonic() - began) + 0.02
+
+
+def fill(daemon: socket.socket) -> None:
+    """Send until nothing more is taken: nobody reads stdout, so that this direction is stuck."""
+    daemon.settimeout(0.3)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            daemon.sendall(b"x" * 65536)
 
 
 def test_it_imports_next_to_nothing() -> None:

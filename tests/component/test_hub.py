@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from agent.api.unix import UnixTransport
 from tests.fakes import vendor
 from tests.fakes.agent import fake_agent
 from tests.fakes.hub import hub_config, nodes_of, running_hub
+from tests.fakes.rawserver import STREAM_HEAD, chunk, raw_server, read_request
 
 REQUEST = SubmitRequest(script="#!/bin/sh\n#SBATCH --gres=gpu:2\ntrue\n", script_name="a.sh", work_dir="/")
 _T = TypeVar("_T")
@@ -149,6 +151,19 @@ class TestCluster:
                 status = wait_until(lambda: (found := client.nodes()[0]).link is LinkState.LOST and found)
                 assert isinstance(status, NodeStatus)
                 assert "calls itself 'n7'" in (status.reason or "")
+
+    def test_a_node_that_garbles_shows_a_protocol_error_and_the_other_lives(self, tmp_path: Path) -> None:
+        def garble(sock: socket.socket, _: int) -> None:
+            read_request(sock)
+            sock.sendall(STREAM_HEAD + chunk(b"\x1b[2J{not json\n"))
+
+        sockets = {"n1": tmp_path / "n1.sock", "n2": tmp_path / "n2.sock"}
+        config = hub_config(tmp_path, nodes_of(sockets))
+        with raw_server(sockets["n1"], garble), fake_agent(sockets["n2"], "n2"), running_hub(config) as client:
+            wait_until(lambda: [each.link for each in client.nodes()] == [LinkState.LOST, LinkState.UP])
+            reason = client.nodes()[0].reason or ""
+            assert "does not speak Stoker's protocol" in reason
+            assert reason.isprintable()
 
 
 class TestJobs:

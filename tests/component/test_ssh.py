@@ -278,11 +278,19 @@ class TestErrors:
         ):
             transport(server, "x").open(20)
 
-    def test_nothing_is_logged_on_stderr(self, server: Sshd, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_nothing_is_logged_on_stderr(self, server: Sshd, capfd: pytest.CaptureFixture[str]) -> None:
+        before = set(threading.enumerate())
+        way = transport(server, "stoker-not-installed dial-stdio")
         with pytest.raises(ConnectError):
-            transport(server, "stoker-not-installed dial-stdio").open(20)
+            way.open(20)
+        way.close()
         with pytest.raises(AuthError):
             transport(server, "x", identity_files=()).open(20)
+        with server.frozen(), pytest.raises(DeadlineError):
+            transport(server, "x").open(0.2)
+        for thread in set(threading.enumerate()) - before:
+            thread.join(10)  # paramiko's threads complain when they end
+            assert not thread.is_alive(), thread.name
         assert capfd.readouterr().err == ""
 
 
@@ -299,9 +307,9 @@ class TestFrozen:
     """SIGSTOP of every sshd process: the connection stays healthy, keep-alives of TCP are answered, nobody is there."""
 
     def test_a_call_on_a_new_channel_ends_at_its_deadline(self, server: Sshd, agent_socket: Path) -> None:
-        with Client(transport(server, bridge(agent_socket)), timeout_s=20) as client:
+        way = transport(server, bridge(agent_socket))
+        with Client(way, timeout_s=20) as client:
             client.hello()
-            way = client._transport
             with server.frozen():
                 began = time.monotonic()
                 with pytest.raises(DeadlineError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -19,9 +19,7 @@ from agent.api.refs import JobRef
 from agent.api.types import (
     API_VERSION,
     Gpu,
-    GpuProcess,
     GpuSource,
-    GpuState,
     Heartbeat,
     Hello,
     Job,
@@ -52,10 +50,10 @@ T = TypeVar("T")
 
 
 def gpu(
-    index: int, *, node: str = "n1", job: int | None = None, load: int = 0, used_gib: float = 0.5, **more: object
+    index: int, *, node: str = "n1", job: int | None = None, load: int = 0, used_gib: float = 0.5, **more: Any
 ) -> Gpu:
     """A simulated H100."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "index": index,
         "uuid": f"GPU-{node}-{index}",
         "name": "Simulated H100 80GB",
@@ -73,9 +71,9 @@ def gpu(
     return msgspec.convert(values | more, Gpu)
 
 
-def node(name: str, gpus: tuple[Gpu, ...], **more: object) -> Node:
+def node(name: str, gpus: tuple[Gpu, ...], **more: Any) -> Node:
     """A node of simulated GPUs."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "name": name,
         "version": "0.1.0",
         "time": float(NOW),
@@ -100,9 +98,9 @@ def up(described: Node, age_s: float = 0.3) -> NodeStatus:
     return NodeStatus(name=described.name, link=LinkState.UP, age_s=age_s, node=described)
 
 
-def job(number: int, state: JobState = JobState.RUNNING, **more: object) -> Job:
+def job(number: int, state: JobState = JobState.RUNNING, **more: Any) -> Job:
     """A job of alice's on n1."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "id": number,
         "node": "n1",
         "name": "train.sh",
@@ -182,6 +180,9 @@ class FakeCluster:
         """Raised by the next submit or cancel."""
         self.down: Exception | None = None
         """Raised by every new stream while it is set."""
+        self.open = threading.Event()
+        """Cleared, it holds back every new watch stream."""
+        self.open.set()
         self.watches: list[Feed[WatchMessage]] = []
         self.follows: list[Feed[LogMessage]] = []
         self.followed = threading.Event()
@@ -268,6 +269,7 @@ class FakeClient:
         return feed
 
     def watch(self, *, heartbeats: bool = False) -> Feed[WatchMessage]:
+        self._cluster.open.wait(timeout=60)
         if self._cluster.down:
             raise self._cluster.down
         feed = Feed(self._cluster.full_state())
@@ -287,55 +289,6 @@ class FakeClient:
         if self._cluster.refusal is not None:
             refusal, self._cluster.refusal = self._cluster.refusal, None
             raise refusal
-
-
-def lab() -> FakeCluster:
-    """Four nodes, some trouble, a queue: what the pictures show."""
-    loads = (97, 96, 98, 95, 88, 91, 0, 0)
-    a1 = [gpu(i, node="gpu-a1", job=41 if i < 4 else 42 if i < 6 else None, load=load, used_gib=71.4 if i < 4 else 33.0)
-          for i, load in enumerate(loads)]  # fmt: skip
-    a1[6:] = [gpu(i, node="gpu-a1") for i in (6, 7)]
-    a2 = [gpu(i, node="gpu-a2", job=43, load=60 + 5 * i, used_gib=52 + i) for i in range(7)]
-    a2[3] = msgspec.structs.replace(a2[3], temperature_c=89)
-    hung = gpu(
-        7, node="gpu-a2", load=12, state=GpuState.HUNG, age_s=74.0, reason="the driver does not answer", state_since=NOW
-    )
-    b1 = [gpu(i, node="gpu-b1") for i in range(8)]
-    b1[5] = gpu(
-        5, node="gpu-b1", load=34, used_gib=11, processes=(GpuProcess(pid=4242, user="mallory", command="python"),)
-    )
-    statuses = [
-        up(node("gpu-a1", tuple(a1))),
-        up(node("gpu-a2", (*a2, hung), cpu_percent=64.0, jobs_pending=1)),
-        up(node("gpu-b1", tuple(b1), cpu_percent=3.0), age_s=7.0),
-        NodeStatus(name="gpu-b2", link=LinkState.LOST, age_s=95.0, reason="no route to host", retry_in_s=8.0),
-    ]
-    return FakeCluster(statuses, _lab_jobs(), evaluation())
-
-
-def _lab_jobs() -> list[Job]:
-    here = {"node": "gpu-a1"}
-    a1, a2 = (tuple(f"GPU-{name}-{i}" for i in range(8)) for name in ("gpu-a1", "gpu-a2"))
-    return [
-        job(41, name="llama-ft-70b", gpus=4, gpu_indexes=(0, 1, 2, 3), gpu_uuids=a1[:4],
-            started_at=NOW - 11564, submitted_at=NOW - 11600, time_limit_s=DAY, cpus_per_task=16, memory_bytes=256 * GIB,
-            output_path="/home/alice/run/slurm-41.out", **here),
-        job(42, name="vit-sweep", user="bob", gpus=2, gpu_indexes=(4, 5), gpu_uuids=a1[4:6],
-            started_at=NOW - 2463, submitted_at=NOW - 2500, time_limit_s=8 * 3600, **here),
-        job(43, name="moe-pretrain", user="carol", gpus=7, gpu_indexes=tuple(range(7)), node="gpu-a2",
-            gpu_uuids=a2[:7],
-            started_at=NOW - 4 * DAY - 3723, submitted_at=NOW - 5 * DAY),
-        job(44, JobState.PENDING, name="eval-suite", user="eve", gpus=8, reason="Resources",
-            submitted_at=NOW - 1800, detail="8 GPUs wanted, 2 free", simulated=False, **here),
-        job(45, JobState.PENDING, name="moe-pretrain-2", user="carol", gpus=7, reason="Priority", submitted_at=NOW - 900,
-            simulated=False, node="gpu-a2"),
-        job(40, JobState.COMPLETED, name="digits", user="alice", started_at=NOW - 900, **here),
-        job(39, JobState.FAILED, name="digits", user="alice", detail="exit code 1", ended_at=NOW - 1200,
-            started_at=NOW - 1230, **here),
-        job(38, JobState.TIMEOUT, name="tokenise", user="dan", gpus=0, simulated=False, started_at=NOW - 8000,
-            ended_at=NOW - 4400, detail="ran into its limit of 01:00:00", node="gpu-a2"),
-        job(37, JobState.CANCELLED, name="vit-sweep", user="bob", ended_at=NOW - 5000, started_at=NOW - 5400, **here),
-    ]  # fmt: skip
 
 
 def no_server() -> ConnectError:

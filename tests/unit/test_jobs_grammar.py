@@ -179,7 +179,14 @@ BAD: list[tuple[Callable[[str], Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("reader", "text"), [(reader, text) for reader, texts in BAD for text in texts], ids=repr)
+@pytest.mark.parametrize(
+    ("reader", "text"),
+    [
+        pytest.param(reader, text, id=f"{reader.__name__}-{number}")
+        for reader, texts in BAD
+        for number, text in enumerate(texts)
+    ],
+)
 def test_bad_values_are_refused(reader: Callable[[str], Any], text: str) -> None:
     with pytest.raises(GrammarError):
         reader(text)

@@ -72,12 +72,10 @@ class BaseScreen(Screen[None]):
         if not self.is_mounted:
             return
         session, now = self.session, self.session.clock.monotonic()
-        link, wide = session.cluster.link(now), self.size.width >= WIDE
-        clock = session.clock.time_of_day(session.clock.wall())
-        self.query_one("#top", Bar).show(
-            [*status.place(session.cluster, self.trail()), *status.counts(session.cluster, now, wide)],
-            status.link_words(session.cluster, link, clock),
-        )
+        link = session.cluster.link(now)
+        right = status.link_words(session.cluster, link, session.clock.time_of_day(session.clock.wall()))
+        left = status.top_line(session.cluster, now, self.trail(), right, self.size.width)
+        self.query_one("#top", Bar).show(left, right)
         trouble = status.trouble(link, session.where)
         self.query_one("#trouble", Bar).show(trouble)
         self.query_one("#trouble", Bar).display = bool(trouble)

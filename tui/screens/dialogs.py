@@ -12,6 +12,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button
 
@@ -50,7 +51,8 @@ class Question(ModalScreen[bool]):
     def on_mount(self) -> None:
         """The safe answer has the focus."""
         words = self.query_one("#words", Panel)
-        words.entitle(self._title, "y yes · n no · tab moves")
+        box = self.query_one("#box", Vertical)
+        box.border_title, box.border_subtitle = Content(self._title), "y yes · n no · tab moves"
         words.show(self._lines)
         self.query_one("#no", Button).focus()
 
@@ -69,23 +71,19 @@ def ask_cancel(jobs: Sequence[Job], wall: float) -> Question:
     lines: list[list[Span]] = [[]]
     for job in jobs[:_LISTED]:
         ran = rows.run_time_s(job, wall)
-        done = f"ran {units.elapsed(ran)}" if ran is not None else "has not started"
-        lines.append(
-            [
-                (f"  {job.id:>6} ", Role.STRONG),
-                (f"{safe.fit(job.name, 22)} {safe.fit(job.user, 10)} ", Role.TEXT),
-                (f"{job.state.value} on {job.node}, {done}", Role.DIM),
-            ]
-        )
+        done = f" {units.elapsed(ran)}" if ran is not None else ""
+        who = f"{safe.fit(job.name, 20)} {safe.fit(job.user, 10)} "
+        lines.append([(f"  {job.id:>6} ", Role.STRONG), (who, Role.TEXT)])
+        lines[-1].append((f"{job.state.value}{done} on {job.node}", Role.DIM))
     if len(jobs) > _LISTED:
         lines.append([(f"         and {len(jobs) - _LISTED} more", Role.STRONG)])
-    running = sum(job.state is not JobState.PENDING for job in jobs)
     lines.append([])
+    running = sum(job.state is not JobState.PENDING for job in jobs)
     if running:
-        words = (
-            f"  {units.count(running, 'running job')} will be told to end (SIGTERM), then killed with all it started."
-        )
+        verb = "gets" if running == 1 else "get"
+        words = f"  {units.count(running, 'running job')} {verb} SIGTERM, and after a while SIGKILL"
         lines.append([(words, Role.WARN)])
+        lines.append([("  with every process started. What is not saved by then is lost.", Role.WARN)])
     if running < len(jobs):
         lines.append([(f"  {units.count(len(jobs) - running, 'waiting job')} will not start.", Role.WARN)])
     lines.append([])

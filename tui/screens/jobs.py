@@ -95,7 +95,7 @@ class JobActions(BaseScreen):
     def action_cancel(self) -> None:
         """Ask about the marked jobs, or the one under the cursor."""
         here = self.job_here(self._queue())
-        keys = tuple(sorted(self.marked)) or ((here,) if here else ())
+        keys = tuple(sorted(self.marked, key=lambda key: (key[1], key[0]))) or ((here,) if here else ())
         if keys:
             self.post_message(CancelJobs(keys))
 
@@ -157,10 +157,10 @@ def job_facts(session: Session, key: JobKey) -> list[list[Span]]:
     first: list[Span] = [
         (" ", Role.TEXT),
         *rows.job_state(job),
-        (f"   {job.user} on {job.node}", Role.STRONG),
-        (f"   {units.elapsed(rows.run_time_s(job, wall))}{limit}", Role.TEXT),
-        (f"   {gpus}{held}", Role.TEXT),
-        (f"   {job.cpus_per_task} CPU", Role.DIM),
+        (f"  {job.user} on {job.node}", Role.STRONG),
+        (f"  {units.elapsed(rows.run_time_s(job, wall))}{limit}", Role.TEXT),
+        (f"  {gpus}{held}", Role.TEXT),
+        (f"  {job.cpus_per_task} CPU", Role.DIM),
         (f" {units.size(job.memory_bytes)}" if job.memory_bytes else "", Role.DIM),
     ]
     times = [f"submitted {clock.moment(job.submitted_at)}"]

@@ -66,8 +66,12 @@ class OverviewScreen(JobActions, BaseScreen):
     def sample(self, now: float) -> None:
         """One more point of the load chart; called once a second."""
         if self.is_mounted:
-            totals = self.session.cluster.totals(now)
-            self.query_one(Chart).add(totals.utilization_percent)
+            self.chart.add(self.session.cluster.totals(now).utilization_percent)
+
+    @property
+    def chart(self) -> Chart:
+        """Load over time."""
+        return self.query_one(Chart)
 
     @on(Table.Opened, "#gpus")
     def open_node(self, event: Table.Opened) -> None:
@@ -76,7 +80,7 @@ class OverviewScreen(JobActions, BaseScreen):
             self.open_node_screen(str(event.key[0]))
 
     def _update_side(self) -> None:
-        self.query_one(Chart).entitle("GPU load, last 10 min")
+        self.chart.entitle("GPU load, last 10 min")
         users, seats = self.query_one("#users", Panel), self.query_one("#seats", Panel)
         users.entitle("GPUs by user")
         users.show(_user_lines(self.session.cluster.jobs()))

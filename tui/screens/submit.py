@@ -15,9 +15,9 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
-from textual.widgets import Input
+from textual.widgets import Input, Label
 
 from agent.api.errors import ApiError, StokerError
 from agent.api.types import Job, SubmitRequest
@@ -50,12 +50,17 @@ class SubmitForm(ModalScreen[Job | None]):
     def compose(self) -> ComposeResult:
         """Three lines to type in, the files under the first."""
         with Vertical(id="box"):
-            yield Input(placeholder="path of the job script", id="path", compact=True, select_on_focus=False)
+            yield from self._line("script", "path", "path of the job script")
             yield Table(_COLUMNS, empty="nothing here begins so", id="files")
-            yield Input(placeholder="sbatch flags: --gres=gpu:2 -t 2:00:00", id="flags", compact=True)
-            yield Input(placeholder="arguments of the script", id="args", compact=True)
-            yield Input(placeholder="node, empty lets the server choose", id="node", compact=True)
+            yield from self._line("flags", "flags", "sbatch options, e.g. --gres=gpu:2 -t 2:00:00")
+            yield from self._line("args", "args", "arguments of the script")
+            yield from self._line("node", "node", "empty: the server chooses")
             yield Panel(id="answer")
+
+    def _line(self, label: str, name: str, hint: str) -> ComposeResult:
+        with Horizontal():
+            yield Label(label)
+            yield Input(placeholder=hint, id=name, compact=True, select_on_focus=False)
 
     def on_mount(self) -> None:
         """The path comes first."""
@@ -66,7 +71,8 @@ class SubmitForm(ModalScreen[Job | None]):
         path.value = f"{_shortened(self._folder)}/"
         path.cursor_position = len(path.value)
         path.focus()
-        self._say("Choose a script. Its #SBATCH lines are honoured; flags here win over them.", Role.DIM)
+        hint = "Choose a script. Its #SBATCH lines are honoured; the flags typed here win over them."
+        self.call_after_refresh(self._say, hint, Role.DIM)
 
     @on(Input.Changed, "#path")
     def list_files(self) -> None:

@@ -1,0 +1,70 @@
+"""A laboratory with some trouble and a queue: what the pictures and most screen tests show."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from agent.api.types import GpuProcess, GpuState, Job, JobState, LinkState, NodeStatus
+from tests.fakes.cluster import DAY, GIB, NOW, FakeCluster, evaluation, gpu, job, node, up
+
+A1 = tuple(f"GPU-gpu-a1-{index}" for index in range(8))
+A2 = tuple(f"GPU-gpu-a2-{index}" for index in range(8))
+
+
+def lab() -> FakeCluster:
+    """Four nodes: busy, with a hot and a hung GPU, stale with a stranger's process, lost."""
+    a1 = [gpu(i, node="gpu-a1", job=41, load=load, used_gib=71.4) for i, load in enumerate((97, 96, 98, 95))]
+    a1 += [gpu(i, node="gpu-a1", job=42, load=load, used_gib=33.0) for i, load in enumerate((88, 91), start=4)]
+    a1 += [gpu(i, node="gpu-a1") for i in (6, 7)]
+    a2 = [gpu(i, node="gpu-a2", job=43, load=60 + 5 * i, used_gib=52 + i) for i in range(7)]
+    a2[3] = msgspec.structs.replace(a2[3], temperature_c=89)
+    a2.append(gpu(7, node="gpu-a2", load=12, state=GpuState.HUNG, age_s=74.0, reason="the driver does not answer"))
+    b1 = [gpu(i, node="gpu-b1") for i in range(8)]
+    stranger = GpuProcess(pid=4242, user="mallory", command="python")
+    b1[5] = gpu(5, node="gpu-b1", load=34, used_gib=11, processes=(stranger,))
+    statuses = [
+        up(node("gpu-a1", tuple(a1))),
+        up(node("gpu-a2", tuple(a2), cpu_percent=64.0, jobs_pending=1)),
+        up(node("gpu-b1", tuple(b1), cpu_percent=3.0), age_s=7.0),
+        NodeStatus(name="gpu-b2", link=LinkState.LOST, age_s=95.0, reason="no route to host", retry_in_s=8.0),
+    ]
+    return FakeCluster(statuses, _running() + _waiting() + _ended(), evaluation())
+
+
+def _running() -> list[Job]:
+    llama: dict[str, Any] = {"time_limit_s": DAY, "cpus_per_task": 16, "memory_bytes": 256 * GIB}
+    return [
+        _job(41, "llama-ft-70b", NOW - 11564, gpu_indexes=(0, 1, 2, 3), gpu_uuids=A1[:4], gpus=4, **llama,
+             output_path="/home/alice/run/slurm-41.out"),
+        _job(42, "vit-sweep", NOW - 2463, user="bob", gpu_indexes=(4, 5), gpu_uuids=A1[4:6], gpus=2),
+        _job(43, "moe-pretrain", NOW - 4 * DAY - 3723, user="carol", gpu_indexes=tuple(range(7)), gpu_uuids=A2[:7],
+             gpus=7, node="gpu-a2"),
+    ]  # fmt: skip
+
+
+def _waiting() -> list[Job]:
+    pending: dict[str, Any] = {"state": JobState.PENDING, "simulated": False}
+    return [
+        _job(44, "eval-suite", None, user="eve", gpus=8, submitted_at=NOW - 1800, reason="Resources",
+             detail="8 GPUs wanted, 2 free", **pending),
+        _job(45, "moe-pretrain-2", None, user="carol", gpus=7, submitted_at=NOW - 900, reason="Priority",
+             node="gpu-a2", **pending),
+    ]  # fmt: skip
+
+
+def _ended() -> list[Job]:
+    return [
+        _job(40, "digits", NOW - 900, state=JobState.COMPLETED),
+        _job(39, "digits", NOW - 1230, state=JobState.FAILED, detail="exit code 1", ended_at=NOW - 1200),
+        _job(38, "tokenise", NOW - 8000, state=JobState.TIMEOUT, user="dan", gpus=0, simulated=False, node="gpu-a2",
+             ended_at=NOW - 4400, detail="ran into its limit of 01:00:00"),
+        _job(37, "vit-sweep", NOW - 5400, state=JobState.CANCELLED, user="bob", ended_at=NOW - 5000),
+    ]  # fmt: skip
+
+
+def _job(number: int, name: str, started_at: int | None, **more: Any) -> Job:
+    values: dict[str, Any] = {"node": "gpu-a1", "state": JobState.RUNNING, "started_at": started_at}
+    values |= {} if started_at is None else {"submitted_at": started_at - 36}
+    return job(number, name=name, **(values | more))

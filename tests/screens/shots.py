@@ -1,0 +1,88 @@
+"""The screens that are kept as pictures: how to get there, and the text that must be on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+from tests.fakes.cluster import FakeCluster
+from tests.fakes.lab import lab
+from tests.screens.stage import Stage
+from tui.screens.overview import OverviewScreen
+from tui.widgets.logview import LogView
+
+Steps = Callable[[Stage], Awaitable[None]]
+
+
+def pictured_lab() -> FakeCluster:
+    """The laboratory, with a log that a training job would write."""
+    cluster = lab()
+    lines = [_line(number) for number in range(150)]
+    lines[140] = "11:05:20 WARN NCCL: slow link mlx5_2, 61 % of the others"
+    bars = [f"saving checkpoint  {share}%|{'#' * (share // 10):<10}|" for share in (40, 60)]
+    cluster.logs["gpu-a1", 41] = "\n".join([*lines, "\r".join(bars)]).encode()
+    return cluster
+
+
+def _line(number: int) -> str:
+    loss = 1.92 * math.exp(-number / 400)
+    time, speed = f"11:0{3 + number // 60}:{number % 60:02}", 411_900 + number * 7 % 90
+    return f"{time} step={18200 + number} loss={loss:.4f} lr=2.1e-5 tok/s={speed}"
+
+
+async def overview(on: Stage) -> None:
+    screen = on.app.base_screen()
+    assert isinstance(screen, OverviewScreen)
+    for second in range(590):
+        screen.chart.add(52 + 30 * math.sin(second / 70) + 10 * math.sin(second / 13))
+    await on.settle()
+
+
+async def nodes(on: Stage) -> None:
+    await on.press("2", "j")
+
+
+async def node(on: Stage) -> None:
+    await on.press("2", "j", "enter")
+
+
+async def jobs(on: Stage) -> None:
+    await on.press("3", "j", "j", "j")
+
+
+async def job(on: Stage) -> None:
+    await on.press("3", "j", "enter")
+    await on.until(lambda: on.app.screen.query_one(LogView).line_count == 151, "the log is here")
+    await on.settle()
+
+
+async def search(on: Stage) -> None:
+    await job(on)
+    await on.press("slash", "w", "a", "r", "n", "enter")
+
+
+async def cancel(on: Stage) -> None:
+    await on.press("3", "space", "space", "space", "space", "X")
+
+
+async def submit(on: Stage) -> None:
+    await on.press("S")
+    await on.press(*"train", "enter")
+    await on.press(*"--gres=gpu:2")
+
+
+async def help_screen(on: Stage) -> None:
+    await on.press("question_mark")
+
+
+SHOTS: dict[str, Steps] = {
+    "overview": overview,
+    "nodes": nodes,
+    "node": node,
+    "jobs": jobs,
+    "job": job,
+    "search": search,
+    "cancel": cancel,
+    "submit": submit,
+    "help": help_screen,
+}

@@ -1,0 +1,517 @@
+"""What keys do: asserted by what the server is asked, and by what is on the screen afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from agent.api.errors import ApiError, DeadlineError
+from agent.api.hostkeys import HostKey, UnknownHostError
+from agent.api.refs import JobRef
+from agent.api.types import JobState, JobUpdate, LogChunk, LogEnd, NodeUpdate, SubmitRequest
+from tests.fakes.cluster import NOW, FakeCluster, evaluation, gpu, job, no_server, node, up
+from tests.fakes.lab import lab
+from tests.screens.stage import LARGE, SMALL, Stage, stage
+from tui.app import StokerApp
+from tui.widgets.logview import LogView
+from tui.widgets.table import Table
+
+
+def play(
+    scene: Callable[[Stage], Awaitable[None]],
+    cluster: FakeCluster | None = None,
+    size: tuple[int, int] = SMALL,
+    **options: object,
+) -> FakeCluster:
+    """Act a scene before a cluster."""
+    before = cluster or lab()
+
+    async def run() -> None:
+        async with stage(before, size, **options) as on:  # type: ignore[arg-type]
+            await scene(on)
+
+    asyncio.run(run())
+    return before
+
+
+def test_screens_by_number_and_back_by_esc() -> None:
+    async def scene(on: Stage) -> None:
+        for key, name in (("2", "NodesScreen"), ("3", "JobsScreen"), ("1", "OverviewScreen"), ("2", "NodesScreen")):
+            await on.press(key)
+            assert on.screen_name == name
+        await on.press("enter")
+        assert on.screen_name == "NodeScreen"
+        assert on.sees("▸ gpu-a1")
+        await on.press("enter")
+        assert on.screen_name == "JobScreen"
+        await on.press("escape")
+        assert on.screen_name == "NodeScreen"
+        await on.press("escape", "escape", "escape")
+        assert on.screen_name == "NodesScreen"
+        await on.press("enter", "3")
+        assert on.screen_name == "JobsScreen"
+        assert len(on.app.screen_stack) == 2
+
+    play(scene)
+
+
+def test_cancel_asks_names_the_job_and_means_no_by_default() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("3", "j", "X")
+        assert on.sees("Cancel job 41?")
+        assert on.sees("llama-ft-70b")
+        assert on.sees("SIGTERM")
+        await on.press("enter")
+        assert on.screen_name == "JobsScreen"
+        await on.press("X", "escape", "X", "n")
+        assert on.screen_name == "JobsScreen"
+
+    assert play(scene).calls == []
+
+
+def test_cancel_with_yes_cancels_that_job_and_no_other() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("3", "j", "X", "y")
+        await on.until(lambda: on.sees("Cancel asked for: 41 CANCELLED"), "the answer is shown")
+
+    assert play(scene).calls == [("cancel", JobRef(id=41, node="gpu-a1"))]
+
+
+def test_cancel_by_the_button_needs_a_move_to_it() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("3", "X", "tab", "enter")
+        await on.until(lambda: on.cluster.calls, "the server was asked")
+
+    assert play(scene).calls == [("cancel", JobRef(id=43, node="gpu-a2"))]
+
+
+def test_marked_jobs_are_all_named_hidden_ones_too() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("3", "space", "space")
+        assert on.sees("2 marked")
+        await on.press("slash", *"vit", "enter", "X")
+        assert on.sees("Cancel 2 jobs?")
+        assert on.sees("41 llama-ft-70b") and on.sees("43 moe-pretrain")
+        await on.press("y")
+        await on.until(lambda: len(on.cluster.calls) == 2, "both were asked for")
+
+    assert {call[1] for call in play(scene).calls} == {JobRef(id=41, node="gpu-a1"), JobRef(id=43, node="gpu-a2")}
+
+
+def test_an_ended_job_cannot_be_cancelled_or_marked() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("3", "G", "space", "X")
+        assert on.screen_name == "JobsScreen"
+        assert on.sees("nothing to cancel")
+        assert not on.sees("marked")
+
+    assert play(scene).calls == []
+
+
+def test_a_refused_cancel_says_why() -> None:
+    async def scene(on: Stage) -> None:
+        on.cluster.refusal = ApiError(403, "forbidden", "job 43 is [red]carol's[/]; only she or an admin may cancel it")
+        await on.press("3", "X", "y")
+        await on.until(lambda: on.sees("is [red]carol's[/]"), "the refusal is shown, its markup not read")
+
+    play(scene)
+
+
+def test_the_cursor_stays_on_its_job_when_others_come_and_go() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("3", "j", "j")
+        queue = on.app.screen.query_one("#queue", Table)
+        assert queue.key == ("gpu-a1", 42)
+        on.cluster.say(JobUpdate(job=job(36, node="gpu-a1", submitted_at=NOW - 9_000_000)))
+        await on.until(lambda: on.sees(" 36 "), "the new job is listed")
+        assert queue.key == ("gpu-a1", 42)
+
+    play(scene)
+
+
+def test_filter_narrows_counts_and_is_cleared_by_esc() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("3", "slash", *"carol")
+        assert on.sees("Jobs 2 of 9 with “carol”")
+        await on.press("enter", "q") if False else await on.press("enter")
+        assert not on.sees("alice")
+        await on.press("escape")
+        assert on.sees("Jobs 9")
+        await on.press("slash", *"nobody")
+        assert on.sees("nothing matches “nobody”")
+        await on.press("escape")
+        assert on.sees("Jobs 9")
+
+    play(scene)
+
+
+def test_letters_in_the_filter_are_text_and_no_commands() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("3", "slash", "X", "q", "1", "S")
+        assert on.screen_name == "JobsScreen"
+        assert on.sees("Xq1S")
+
+    assert play(scene).calls == []
+
+
+def test_a_log_is_followed_as_it_grows_until_the_job_ends() -> None:
+    async def scene(on: Stage) -> None:
+        on.cluster.logs["gpu-a1", 41] = b"first line\n"
+        await on.press("3", "j", "enter")
+        await on.until(lambda: on.sees("first line"), "what there was")
+        feed = on.cluster.follows[0]
+        feed.push(LogChunk(offset=11, data=b"half of a "))
+        await on.until(lambda: on.sees("half of a"), "an open line is shown")
+        feed.push(LogChunk(offset=21, data=b"line \xe2\x82"))
+        feed.push(LogChunk(offset=28, data=b"\xac\n"))
+        await on.until(lambda: on.sees("half of a line €"), "and completed, a letter cut in two by the chunk included")
+        feed.push(LogChunk(offset=1_000_030, data=b"after the cap\n"))
+        await on.until(lambda: on.sees("left out"), "what the cap left out is noted")
+        feed.push(LogEnd(job=job(41, JobState.COMPLETED, node="gpu-a1")))
+        await on.until(lambda: on.sees("Log, complete"), "the end")
+
+    play(scene)
+
+
+def test_a_broken_log_goes_on_where_it_broke(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tui.links.Follower.__init__.__defaults__", (lambda attempt: 0.05,))
+
+    async def scene(on: Stage) -> None:
+        on.cluster.logs["gpu-a1", 41] = b"before\n"
+        await on.press("3", "j", "enter")
+        await on.until(lambda: on.sees("before"), "the beginning")
+        on.cluster.logs["gpu-a1", 41] = b"before\nafter\n"
+        on.cluster.follows[0].push(DeadlineError("the head node is silent"))
+        await on.until(lambda: on.sees("after"), "the rest")
+        assert len([line for line in on.lines() if "before" in line]) == 1
+
+    calls = play(scene).calls
+    assert [call[1] for call in calls] == [(JobRef(id=41, node="gpu-a1"), 0), (JobRef(id=41, node="gpu-a1"), 7)]
+
+
+def test_reading_up_stops_following_and_g_goes_on() -> None:
+    async def scene(on: Stage) -> None:
+        on.cluster.logs["gpu-a1", 41] = b"".join(b"line %d\n" % number for number in range(500))
+        await on.press("3", "j", "enter")
+        await on.until(lambda: on.sees("line 499"), "the end of the log")
+        await on.press("k", "k", "ctrl+u")
+        assert on.sees("paused")
+        assert not on.sees("line 499")
+        await on.press("g")
+        assert on.sees("line 0")
+        await on.press("G")
+        assert on.sees("following") and on.sees("line 499")
+        await on.press("f")
+        on.cluster.follows[0].push(LogChunk(offset=len(on.cluster.logs["gpu-a1", 41]), data=b"new line\n"))
+        await on.until(lambda: on.sees("501 lines"), "it came")
+        assert not on.sees("new line")
+
+    play(scene)
+
+
+def test_search_walks_the_matches_round_the_ends() -> None:
+    async def scene(on: Stage) -> None:
+        lines = [b"NaN here" if number in (3, 200, 400) else b"line %d" % number for number in range(500)]
+        on.cluster.logs["gpu-a1", 41] = b"\n".join(lines) + b"\n"
+        await on.press("3", "j", "enter")
+        await on.until(lambda: on.sees("line 499"), "the end of the log")
+        await on.press("slash", *"nan", "enter")
+        assert on.sees("match 3 of 3") and on.sees("NaN here")
+        await on.press("n")
+        assert on.sees("match 1 of 3")
+        await on.press("N", "N")
+        assert on.sees("match 2 of 3") and on.sees("line 199")
+        await on.press("slash", "ctrl+u") if False else await on.press("slash")
+        await on.press("escape")
+        assert not on.sees("match")
+
+    play(scene)
+
+
+def test_long_lines_fold_or_run_off() -> None:
+    async def scene(on: Stage) -> None:
+        on.cluster.logs["gpu-a1", 41] = b"a" * 100 + b"END\nlast\n"
+        await on.press("3", "j", "enter")
+        await on.until(lambda: on.sees("END"), "folded")
+        await on.press("w")
+        assert not on.sees("END")
+        assert on.sees("not folded")
+        await on.press(*["l"] * 6)
+        assert on.sees("END")
+        await on.press("w")
+        assert on.sees("END")
+
+    play(scene)
+
+
+def test_the_start_option_opens_the_job_and_its_log() -> None:
+    async def scene(on: Stage) -> None:
+        await on.until(lambda: on.screen_name == "JobScreen", "the job's screen")
+        assert on.sees("vit-sweep")
+
+    play(scene, job=JobRef(id=42))
+
+
+def test_submit_reads_the_script_sends_it_and_opens_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.sh").write_text("#!/bin/sh\necho hello\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def scene(on: Stage) -> None:
+        await on.press("S", *"train.sh", "enter", *"--gres=gpu:2 -J 'my job'", "tab", *"--epochs 5", "enter")
+        await on.until(lambda: on.screen_name == "JobScreen", "the new job is opened")
+        assert on.sees("Job 18 is stored on n1")
+
+    (what, sent) = play(scene).calls[0]
+    assert what == "submit"
+    request, key = sent  # type: ignore[misc]
+    assert isinstance(request, SubmitRequest)
+    assert request.script == "#!/bin/sh\necho hello\n"
+    assert request.script_name == "train.sh"
+    assert request.flags == ("--gres=gpu:2", "-J", "my job")
+    assert request.args == ("--epochs", "5")
+    assert request.work_dir == str(tmp_path)
+    assert len(key) == 32
+
+
+def test_a_refused_submit_keeps_the_form_and_a_second_try_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.sh").write_text("#!/bin/sh\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def scene(on: Stage) -> None:
+        on.cluster.refusal = DeadlineError("no answer within 10 s")
+        await on.press("S", *"train.sh", "enter", "f2")
+        await on.until(lambda: on.sees("no answer within 10 s"), "the reason, in the form")
+        on.cluster.refusal = ApiError(400, "bad_option", "9 GPUs asked for; n1 has 8", "train.sh:2")
+        await on.press("f2")
+        await on.until(lambda: on.sees("train.sh:2: 9 GPUs asked for"), "the field and the reason")
+        await on.press(*"-t 5", "f2")
+        await on.until(lambda: on.screen_name == "JobScreen", "stored")
+
+    keys = [call[1][1] for call in play(scene).calls if call[0] == "submit"]  # type: ignore[index]
+    assert keys[0] == keys[1] != keys[2], "another text is another job"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\x7fELF\0\0", "is a binary file"), (b"", "is empty"), (b"x" * 600_000, "is larger than 512 KiB"), (None, "there is no job script")],
+)
+def test_what_cannot_be_a_script_is_not_sent(
+    content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        (tmp_path / "x").write_bytes(content)
+
+    async def scene(on: Stage) -> None:
+        await on.press("S", "x", "f2")
+        assert on.sees(said)
+        await on.press("escape")
+        assert on.screen_name == "OverviewScreen"
+
+    assert play(scene, size=LARGE).calls == []
+
+
+def test_the_file_list_leads_into_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "go.sh").write_text("#!/bin/sh\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def scene(on: Stage) -> None:
+        await on.press("S")
+        assert on.sees("runs/")
+        await on.press("tab", "enter")
+        assert on.sees("go.sh")
+        await on.press("tab", "enter", "f2")
+        await on.until(lambda: on.screen_name == "JobScreen", "stored")
+
+    assert play(scene).calls[0][1][0].script_name == "go.sh"  # type: ignore[index]
+
+
+def test_a_lost_link_ages_what_is_shown_and_comes_back() -> None:
+    async def scene(on: Stage) -> None:
+        await on.pass_seconds(4)
+        assert on.sees("~ hub stale 4 s")
+        assert on.sees("last heard 4 s ago")
+        await on.pass_seconds(20)
+        assert on.sees("x hub lost 24 s")
+        await on.press("2")
+        assert on.sees("x lost")
+        assert not on.sees("71%"), "an old number is not shown as if it were live"
+        await on.press("3")
+        assert on.sees("llama-ft-70b"), "what is known of jobs stays readable"
+        for message in on.cluster.full_state():
+            on.cluster.say(message)
+        await on.until(lambda: on.sees("● hub"), "heard again")
+
+    play(scene)
+
+
+def test_a_server_that_is_not_there_is_named_with_the_next_try() -> None:
+    cluster = FakeCluster()
+    cluster.down = no_server()
+
+    async def scene(on: Stage) -> None:
+        await on.until(lambda: on.sees("nobody listens on /run/stoker/hub.sock"), "why")
+        assert on.sees("next try in")
+        on.cluster.down = None
+        await on.press("r")
+        await on.until(lambda: on.sees("● hub"), "there it is")
+
+    play(scene, cluster, size=LARGE, connected=False)
+
+
+def test_an_unknown_host_key_is_asked_about_and_saved_only_after_yes(tmp_path: Path) -> None:
+    key = HostKey.parse("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS")
+    known = tmp_path / "known_hosts"
+    cluster = lab()
+    cluster.down = UnknownHostError(host="head1", key=key, file=known)
+
+    async def scene(on: Stage) -> None:
+        await on.until(lambda: on.sees("head1 is not in known_hosts"), "the question")
+        assert on.sees(key.fingerprint)
+        await on.press("enter")
+        assert not known.exists(), "no is the default"
+        await on.press("r")
+        await on.until(lambda: on.sees("head1 is not in known_hosts"), "asked again, because the operator wanted it")
+        on.cluster.down = None
+        await on.press("y")
+        await on.until(lambda: on.sees("● hub"), "connected")
+
+    play(scene, cluster, connected=False)
+    assert known.read_text() == f"head1 {key}\n"
+
+
+def test_a_bare_agent_is_shown_as_well() -> None:
+    alone = FakeCluster([up(node("n1", tuple(gpu(i) for i in range(8))))], [job(1)], evaluation(), server="agent")
+
+    async def scene(on: Stage) -> None:
+        assert on.sees("● agent")
+        assert on.sees("1/1 up")
+        assert len([line for line in on.lines() if "simulated" in line]) >= 9
+
+    play(scene, alone)
+
+
+def test_no_gpus_says_why() -> None:
+    bare = node("n1", (), gpu_source="none", gpu_reason="no NVIDIA driver is loaded")
+
+    async def scene(on: Stage) -> None:
+        assert on.sees("no GPUs: no NVIDIA driver is loaded")
+        assert not on.sees("simulated")
+
+    play(scene, FakeCluster([up(bare)], [], evaluation()), size=LARGE)
+
+
+@pytest.mark.parametrize("size", [(60, 15), (79, 24), (80, 23), (20, 3)])
+def test_too_small_a_terminal_is_told_what_is_needed(size: tuple[int, int]) -> None:
+    async def scene(on: Stage) -> None:
+        assert any(line.strip() for line in on.lines())
+        assert "Stoker needs 80×24"[: size[0] - 22] in "\n".join(on.lines()) or size[0] < 40
+        await on.pilot.resize_terminal(80, 24)
+        await on.settle()
+        assert on.sees("llama-ft-70b"[:6])
+        await on.pilot.resize_terminal(*size)
+        await on.settle()
+        assert not on.sees("llama")
+
+    play(scene, size=size)
+
+
+def test_dark_and_light() -> None:
+    async def scene(on: Stage) -> None:
+        assert on.app.theme == "stoker-light"
+        await on.press("ctrl+t")
+        assert on.app.theme == "stoker-dark"
+
+    play(scene, theme="light")
+
+
+def test_help_lists_every_key_once() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("question_mark")
+        assert on.sees("everywhere")
+        await on.press("escape")
+        assert on.screen_name == "OverviewScreen"
+
+    play(scene)
+
+
+def test_the_palette_offers_our_commands() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("ctrl+p", *"jobs")
+        await on.until(lambda: on.sees("the queue, and the jobs that have ended"), "found")
+        await on.press("enter")
+        await on.until(lambda: on.screen_name == "JobsScreen", "and done")
+
+    play(scene, size=LARGE)
+
+
+def test_the_licence_counts_down_and_tells_what_helps() -> None:
+    async def scene(on: Stage) -> None:
+        assert on.sees("evaluation, 13 d 23 h left")
+        await on.pass_seconds(2 * 3600)
+        assert on.sees("evaluation, 13 d 21 h left")
+
+    play(scene)
+
+
+def test_no_thread_is_left_when_the_screen_closes() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("3", "enter")
+        await on.until(lambda: on.cluster.followed.is_set(), "a log link is open")
+
+    play(scene)
+    for thread in threading.enumerate():
+        if thread.name.startswith("link-"):
+            thread.join(5)
+            assert not thread.is_alive(), thread.name
+
+
+def test_nothing_waits_on_the_server_in_the_screens_thread() -> None:
+    """Opening hangs for ever: the screen is drawn, keys work, and it can be left."""
+    never = threading.Event()
+
+    async def run() -> None:
+        app = StokerApp(lambda: never.wait(30) and None, "nowhere")  # type: ignore[arg-type, return-value]
+        async with app.run_test(size=SMALL) as pilot:
+            await pilot.press("3")
+            await pilot.pause()
+            assert type(app.screen).__name__ == "JobsScreen"
+            await pilot.press("q")
+
+    asyncio.run(run())
+    never.set()
+
+
+def test_a_gpu_value_shows_its_age_while_the_node_goes_on() -> None:
+    cluster = FakeCluster([up(node("n1", (gpu(0),)))], [], evaluation())
+
+    async def scene(on: Stage) -> None:
+        on.cluster.say(NodeUpdate(status=up(node("n1", (gpu(0, age_s=40.0, state="hung", reason="no answer"),)))))
+        await on.until(lambda: on.sees("40 s"), "the age of the value")
+        assert on.sees("no answer")
+
+    play(scene, cluster)
+
+
+def test_a_log_view_lets_go_of_old_lines() -> None:
+    async def scene(on: Stage) -> None:
+        on.cluster.logs["gpu-a1", 41] = b""
+        await on.press("3", "j", "enter")
+        await on.until(lambda: on.cluster.follows, "following")
+        for part in range(3):
+            lines = b"".join(b"%d\n" % number for number in range(part * 8000, part * 8000 + 8000))
+            on.cluster.follows[0].push(LogChunk(offset=part * 50_000, data=lines))
+        await on.until(lambda: on.sees("23999"), "the newest")
+        log = on.app.screen.query_one(LogView)
+        assert log.line_count <= 20_000
+        await on.press("g")
+        assert on.sees("older lines let go")
+
+    play(scene)

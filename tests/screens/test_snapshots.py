@@ -1,0 +1,45 @@
+"""How the screens look, as plain text at the smallest size and at a large one.
+
+After a wanted change: `STOKER_UPDATE_SNAPSHOTS=1 pytest tests/screens/test_snapshots.py`, and read the diff.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.screens.shots import SHOTS, pictured_lab
+from tests.screens.stage import LARGE, SMALL, stage
+
+FOLDER = Path(__file__).parent / "snapshots"
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The submit form shows files: a home with two of them."""
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "train.sh").write_text("#!/bin/sh\n")
+    (work / "data").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(work)
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE], ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("name", SHOTS)
+def test_looks_as_before(name: str, size: tuple[int, int]) -> None:
+    async def run() -> list[str]:
+        async with stage(pictured_lab(), size) as on:
+            await SHOTS[name](on)
+            return on.lines()
+
+    lines = asyncio.run(run())
+    file = FOLDER / f"{name}-{size[0]}x{size[1]}.txt"
+    if os.environ.get("STOKER_UPDATE_SNAPSHOTS"):
+        FOLDER.mkdir(exist_ok=True)
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert file.read_text(encoding="utf-8").splitlines() == lines
+    assert len(lines) == size[1]
