@@ -56,13 +56,13 @@ def submission(made: Box, text: str) -> SubmitRequest:
 def test_an_expired_voucher_holds_new_jobs_and_leaves_running_ones_alone(unlicensed: Box, asks: str) -> None:
     made, gate = unlicensed, unlicensed.root / "go"
     os.mkfifo(gate)
-    ends = time.time() + 8
-    activated = license_program(made, "activate", str(issue(made, "short.licence", ends_in_s=8)))
+    ends = time.time() + 12
+    activated = license_program(made, "activate", str(issue(made, "short.licence", ends_in_s=12)))
     assert activated.returncode in (0, 3), activated.stderr
     with made.hub.client() as hub:
         running = hub.submit(submission(made, f"#!/bin/sh\n#SBATCH --gpus=1\nread x < {gate}\necho done\n"), "a").job
-        wait_until(lambda: hub.job(JobRef(id=running.id)).state is JobState.RUNNING, "it starts before the end", 8)
-        wait_until(lambda: hub.licence().stage is LicenceStage.RESTRICTED, "the voucher has ended", 15)
+        wait_until(lambda: hub.job(JobRef(id=running.id)).state is JobState.RUNNING, "it starts before the end", 12)
+        wait_until(lambda: hub.licence().stage is LicenceStage.RESTRICTED, "the voucher has ended", 20)
         assert time.time() >= ends - 1
         held = hub.submit(submission(made, f"#!/bin/sh\n#SBATCH {asks}\ntrue\n"), "b").job
         wait_until(lambda: hub.job(JobRef(id=held.id)).reason == "License", "it waits for the licence")
