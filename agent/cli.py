@@ -115,7 +115,8 @@ def _agent_verb(args: Any, config: Config, run: Run) -> int:
     if args.verb == "simulate":
         from agent.gpu.simulated import inject
 
-        print(inject(config.state_dir, args.index, args.fault, count=config.gpu.simulated_count))
+        count = config.gpu.simulated_count if config.gpu.source == "simulated" else 0
+        print(inject(config.state_dir, args.index, args.fault, count=count))
         return 0
     return _common_verb(args, config, config.agent_socket, "stoker-agent", run)
 

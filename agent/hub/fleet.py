@@ -109,6 +109,13 @@ class Fleet:
         found = (job for member in self._members.values() for job in member.jobs.values())
         return sorted(found, key=lambda job: (job.submitted_at, job.node, job.id))
 
+    def gpus_asked(self) -> dict[str, int]:
+        """GPUs that the unfinished jobs of each node ask for, running or not."""
+        return {
+            member.name: sum(job.gpus for job in member.jobs.values() if not job.state.is_final)
+            for member in self._members.values()
+        }
+
     def members(self) -> list[Member]:
         """All members, in the configuration's order."""
         return list(self._members.values())

@@ -1,22 +1,23 @@
 """Where a submit goes, from facts alone: the node it names, or the one that is best able to start it.
 
 A job is placed once and stays: its node's queue has it from then on. Choosing well for a whole cluster over time is
-Slurm's work; here a job goes to the node with the most free GPUs among those that can ever run it.
+Slurm's work; here a job goes to the node with the most free GPUs among those that can ever run it, where GPUs that its
+queue has asked for already do not count as free.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.api.errors import ApiError
-from agent.api.types import GpuState, LinkState, Node, NodeStatus
+from agent.api.types import Gpu, GpuState, LinkState, Node, NodeStatus
 
 _UNAVAILABLE = 503
 
 
-def place(named: str | None, gpus: int, statuses: Sequence[NodeStatus]) -> str:
-    """The node for a job that asks for `gpus` GPUs.
+def place(named: str | None, gpus: int, statuses: Sequence[NodeStatus], asked: Mapping[str, int]) -> str:
+    """The node for a job that asks for `gpus` GPUs; `asked` is what each node's unfinished jobs ask for, by name.
 
     Raises:
         ApiError: the named node is unknown or lost; no node is up; or none has that many GPUs, and what each has.
@@ -36,13 +37,13 @@ def place(named: str | None, gpus: int, statuses: Sequence[NodeStatus]) -> str:
         raise ApiError(
             422, "too_many_gpus", f"the job asks for {gpus} GPUs and no node has that many: {has}; ask for less"
         )
-    # Most free GPUs first; among equals the shorter queue, then the name, so that the choice can be explained.
-    return min(able, key=lambda each: (-free_gpus(each[1]), each[1].jobs_pending, each[1].jobs_running, each[0]))[0]
+    # Among equals the shorter queue, then the name, so that the choice can be explained.
+    return min(able, key=lambda each: (-_room(each[1], asked.get(each[0], 0)), each[1].jobs_pending, each[0]))[0]
 
 
 def free_gpus(node: Node) -> int:
     """GPUs on which a new job could start now: healthy, seated, not held."""
-    return sum(gpu.state is GpuState.OK and gpu.seated and gpu.job_id is None for gpu in node.gpus)
+    return sum(gpu.job_id is None for gpu in _schedulable(node))
 
 
 def find(name: str, statuses: Sequence[NodeStatus]) -> NodeStatus:
@@ -72,6 +73,18 @@ def require_answering(status: NodeStatus) -> None:
         raise ApiError(_UNAVAILABLE, "node_connecting", f"{status.name} is being connected; try again in a moment")
     again = f"; next attempt in {status.retry_in_s:.0f} s" if status.retry_in_s is not None else ""
     raise ApiError(_UNAVAILABLE, "node_lost", f"{status.name} cannot be reached: {status.reason}{again}")
+
+
+def _room(node: Node, asked: int) -> int:
+    """Free GPUs left once the node's jobs have theirs; below 0 is a queue.
+
+    The snapshot is up to a second old and jobs are told of at once, so that a burst of submits spreads over the nodes.
+    """
+    return min(free_gpus(node), len(_schedulable(node)) - asked)
+
+
+def _schedulable(node: Node) -> list[Gpu]:
+    return [gpu for gpu in node.gpus if gpu.state is GpuState.OK and gpu.seated]
 
 
 def _why_not_up(statuses: Sequence[NodeStatus]) -> str:

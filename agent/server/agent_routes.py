@@ -12,6 +12,7 @@ from agent import __version__
 from agent.api.errors import ApiError
 from agent.api.types import (
     API_VERSION,
+    FINAL_STATES,
     CancelRequest,
     Hello,
     JobState,
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 SNAPSHOT_S = 1.0
 RECENT_JOBS = 200
 """Jobs a new watcher is told of at once: all that have not ended, then the newest that have."""
+
+MAX_HELD = 10_000
+"""More jobs than can ever run at once on one node: a bound for the metrics' list."""
 
 _LOG_PIECE_BYTES = 256 * 1024
 _LOG_POLL_S = 0.2
@@ -100,7 +104,8 @@ class AgentService:
         return json_response([self._status()])
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
-        jobs = await self._engine.jobs(states=None, user=None, limit=RECENT_JOBS)
+        unfinished = frozenset(JobState) - FINAL_STATES
+        jobs = await self._engine.jobs(states=unfinished, user=None, limit=self._config.jobs.max_pending + MAX_HELD)
         text = openmetrics.render(self._view.snapshot(), jobs, None)
         return web.Response(body=text.encode(), headers={"Content-Type": openmetrics.CONTENT_TYPE})
 

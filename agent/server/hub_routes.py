@@ -191,7 +191,7 @@ class HubService:
         node = await run(self._thread, store.find, uid, key)
         if node is not None:
             return node
-        node = place(body.node, 0 if body.node else _gpus(body), self._fleet.statuses())
+        node = place(body.node, 0 if body.node else _gpus(body), self._fleet.statuses(), self._fleet.gpus_asked())
         return await run(self._thread, store.add, uid, key, node, int(time.time()))
 
     async def _bare_job(self, request: web.Request) -> web.StreamResponse:

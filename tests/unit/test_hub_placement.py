@@ -24,21 +24,27 @@ def status(name: str, gpus: int = 8, busy: int = 0, link: LinkState = LinkState.
 
 def refusal(named: str | None, gpus: int, *statuses: NodeStatus) -> ApiError:
     with pytest.raises(ApiError) as caught:
-        place(named, gpus, statuses)
+        place(named, gpus, statuses, {})
     return caught.value
 
 
 def test_most_free_gpus_win() -> None:
-    assert place(None, 2, [status("n1", busy=5), status("n2", busy=2), status("n3", busy=8)]) == "n2"
+    assert place(None, 2, [status("n1", busy=5), status("n2", busy=2), status("n3", busy=8)], {}) == "n2"
 
 
 def test_a_node_too_small_is_passed_over_though_it_is_idle() -> None:
-    assert place(None, 8, [status("small", gpus=4), status("big", gpus=8, busy=8)]) == "big"
+    assert place(None, 8, [status("small", gpus=4), status("big", gpus=8, busy=8)], {}) == "big"
 
 
 def test_among_equals_the_shorter_queue_then_the_name() -> None:
-    assert place(None, 1, [status("n2", jobs_pending=3), status("n1", jobs_pending=4)]) == "n2"
-    assert place(None, 0, [status("n2"), status("n1")]) == "n1"
+    assert place(None, 1, [status("n2", jobs_pending=3), status("n1", jobs_pending=4)], {}) == "n2"
+    assert place(None, 0, [status("n2"), status("n1")], {}) == "n1"
+
+
+def test_what_a_queue_asks_for_is_not_free() -> None:
+    nodes = [status("n1", busy=2), status("n2", busy=5)]
+    assert place(None, 1, nodes, {"n1": 2, "n2": 5}) == "n1"
+    assert place(None, 1, nodes, {"n1": 2 + 4, "n2": 5}) == "n2"  # n1 has 6 free, 4 of them for jobs just submitted
 
 
 def test_only_gpus_on_which_a_job_could_start_count_as_free() -> None:
@@ -49,7 +55,7 @@ def test_only_gpus_on_which_a_job_could_start_count_as_free() -> None:
 
 
 def test_a_named_node_is_taken_as_named() -> None:
-    assert place("n2", 99, [status("n1"), status("n2", link=LinkState.STALE)]) == "n2"
+    assert place("n2", 99, [status("n1"), status("n2", link=LinkState.STALE)], {}) == "n2"
 
 
 def test_a_misspelt_node_is_named_rightly() -> None:
@@ -89,10 +95,10 @@ def test_the_choice_can_always_run_the_job_and_none_is_freer(
     statuses = [status(f"n{i}", has, busy, link) for i, (has, busy, link) in enumerate(facts)]
     able = [each for each in statuses if each.link is LinkState.UP and each.node and len(each.node.gpus) >= gpus]
     try:
-        chosen = place(None, gpus, statuses)
+        chosen = place(None, gpus, statuses, {})
     except ApiError:
         assert not able
         return
     nodes = {each.name: each.node for each in able if each.node}
     assert free_gpus(nodes[chosen]) == max(map(free_gpus, nodes.values()))
-    assert place(None, gpus, list(reversed(statuses))) == chosen
+    assert place(None, gpus, list(reversed(statuses)), {}) == chosen
