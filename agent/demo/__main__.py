@@ -62,8 +62,7 @@ def _demo(place: Place, plain: bool) -> int:
     print(source.sentence)
     place.write_config(source.name)
     with children.service(place, "agent"), children.service(place, "hub"), job.client(place) as hub:
-        print(f"$ stoker-license activate {job.VOUCHER}")
-        print(children.command(place, "stoker-license", "activate", str(job.VOUCHER)), end="")
+        job.activate(place)
         ended = job.run(place, hub, plain)
         job.print_summary(hub, ended)
     return 0 if ended.state is JobState.COMPLETED else 1

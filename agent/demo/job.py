@@ -18,10 +18,8 @@ from agent.demo import children
 from agent.demo.place import Place
 
 _HOUSE = Path(__file__).parents[2]
-VOUCHER = _HOUSE / "licensing" / "data" / "evaluation.voucher"
-"""The built-in evaluation: 14 days from its activation."""
-
-_SCRIPT = _HOUSE / "agent" / "training" / "digits.sh"
+_VOUCHER = "licensing/data/evaluation.voucher"
+_SCRIPT = "agent/training/digits.sh"
 _SEATS_DEADLINE_S = 30.0
 _JOB_DEADLINE_S = 600.0
 _CANCEL_DEADLINE_S = 30.0
@@ -31,6 +29,16 @@ _LOG_END_BYTES = 4096
 def client(place: Place) -> Client:
     """Calls to the demo's hub."""
     return Client(UnixTransport(place.socket("hub")))
+
+
+def activate(place: Place) -> None:
+    """Install the built-in evaluation: 14 days from now.
+
+    Raises:
+        StokerError: the hub refused it.
+    """
+    print(f"$ stoker-license activate {_VOUCHER}")
+    print(children.command(place, "stoker-license", "activate", str(_HOUSE / _VOUCHER)), end="")
 
 
 def run(place: Place, hub: Client, plain: bool) -> Job:
@@ -85,7 +93,7 @@ def _is_seated(status: NodeStatus) -> bool:
 
 def _submit(place: Place) -> Job:
     print(f"$ stoker submit {_SCRIPT}")
-    text = children.command(place, "stoker", "submit", "--json", str(_SCRIPT))
+    text = children.command(place, "stoker", "submit", "--json", str(_HOUSE / _SCRIPT))
     job = msgspec.json.decode(text, type=Job)
     print(f"Submitted job {job.id} on {job.node}")
     return job

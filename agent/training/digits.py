@@ -187,9 +187,7 @@ def _parse_arguments() -> Settings:
 
 
 def _name(device: torch.device) -> str:
-    return (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"the CPU ({torch.get_num_threads()} threads)"
-    )
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
 
 
 if __name__ == "__main__":

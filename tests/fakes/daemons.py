@@ -83,7 +83,16 @@ class Daemon:
 class Box:
     """One machine's folder: an agent, and a hub if asked for. Sockets live under a short path of their own."""
 
-    def __init__(self, root: Path, name: str = "n1", *, gpus: int = 8, cluster: str = "lab", extra: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        name: str = "n1",
+        *,
+        gpus: int = 8,
+        cluster: str = "lab",
+        mode: str = "user",
+        allow_root_jobs: bool = os.geteuid() == 0,
+    ) -> None:
         self.root = root
         self.name = name
         root.mkdir(parents=True, exist_ok=True)
@@ -93,11 +102,11 @@ class Box:
         self.work_dir = root / "work"
         self.work_dir.mkdir(exist_ok=True)
         self.config.write_text(
-            f'[node]\nname = "{name}"\nmode = "user"\nstate_dir = "{self.state_dir}"\nrun_dir = "{self.run_dir}"\n'
-            f"allow_root_jobs = {'true' if os.geteuid() == 0 else 'false'}\n"
+            f'[node]\nname = "{name}"\nmode = "{mode}"\nstate_dir = "{self.state_dir}"\nrun_dir = "{self.run_dir}"\n'
+            f"allow_root_jobs = {str(allow_root_jobs).lower()}\n"
             f'[gpu]\nsource = "simulated"\nsimulated_count = {gpus}\nperiod_s = 0.2\n'
             f'[jobs]\ngrace_s = 2\nlauncher = "fork"\n'
-            f'[hub]\ncluster = "{cluster}"\n{extra}',
+            f'[hub]\ncluster = "{cluster}"\n',
             encoding="utf-8",
         )
         self.agent = Daemon("agent", self.config, self.run_dir / "agent.sock", root / "agent.log")

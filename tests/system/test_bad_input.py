@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 
 from agent.api.types import MAX_BODY_BYTES
+from tests.fakes import rawcall
 from tests.fakes.daemons import Box, box
 
 
@@ -24,27 +24,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
         yield made
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("stoker", timeout=20)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(20)
-        self.sock.connect(str(self._path))
-
-
 def call(
     lab: Box, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
 ) -> tuple[int, Any]:
-    connection = _UnixConnection(lab.agent.socket)
-    try:
-        connection.request(method, path, body, headers or {})
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-    finally:
-        connection.close()
+    return rawcall.call(lab.agent.socket, method, path, body, headers)
 
 
 def submit(lab: Box, *, key: str | None = "k", **changes: Any) -> tuple[int, Any]:
