@@ -12,15 +12,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from agent.api.errors import ApiError, StokerError
 from agent.api.types import LeaseReply, Licence, LicenceStage, SeatHolder
 from licensing import clock
+from licensing.document import Licence as Terms
 from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, from_code
 from licensing.leases import NoSeat
 from licensing.node import NodeLease
 from licensing.roots import Roots
 from licensing.site import Report, Site
-from licensing.stage import EVALUATION
+from licensing.stage import EVALUATION, Standing
 
 __all__ = ["Admit", "Hold", "HubLicence", "NoSeat", "NodeGate", "as_licence_errors"]
 
@@ -95,21 +98,7 @@ class NodeGate:
     def licence(self, now: int) -> Licence:
         """The licence as far as this node's lease tells of it; the hub knows the whole."""
         standing, held = self._lease.standing(now), self._lease.held
-        terms = held.licence if held else None
-        return Licence(
-            stage=LicenceStage(standing.stage),
-            code=standing.code,
-            message=standing.message,
-            fix=standing.fix,
-            licence_id=terms.id if terms else None,
-            customer=terms.customer if terms else None,
-            plan=terms.plan if terms else None,
-            evaluation=terms is not None and terms.plan == EVALUATION,
-            seats_total=terms.seats if terms else 0,
-            seats_used=len(held.lease.gpus) if held else 0,
-            expires_at=standing.expires_at,
-            restricted_at=standing.restricted_at,
-        )
+        return _licence(standing, held.licence if held else None, used=len(held.lease.gpus) if held else 0)
 
 
 class HubLicence:
@@ -210,23 +199,29 @@ def _http_status(error: LicenceError) -> int:
 
 
 def _wire(report: Report) -> Licence:
-    standing, licence = report.standing, report.licence
+    return msgspec.structs.replace(
+        _licence(report.standing, report.licence, used=len(report.holds)),
+        holders=_holders(report),
+        site_key=report.site_key,
+        development_roots=report.development,
+    )
+
+
+def _licence(standing: Standing, terms: Terms | None, *, used: int) -> Licence:
+    """What hub and node both can tell."""
     return Licence(
         stage=LicenceStage(standing.stage),
         code=standing.code,
         message=standing.message,
         fix=standing.fix,
-        licence_id=licence.id if licence else None,
-        customer=licence.customer if licence else None,
-        plan=licence.plan if licence else None,
-        evaluation=licence is not None and licence.plan == EVALUATION,
-        seats_total=licence.seats if licence else 0,
-        seats_used=len(report.holds),
+        licence_id=terms.id if terms else None,
+        customer=terms.customer if terms else None,
+        plan=terms.plan if terms else None,
+        evaluation=terms is not None and terms.plan == EVALUATION,
+        seats_total=terms.seats if terms else 0,
+        seats_used=used,
         expires_at=standing.expires_at,
         restricted_at=standing.restricted_at,
-        holders=_holders(report),
-        site_key=report.site_key,
-        development_roots=report.development,
     )
 
 

@@ -85,7 +85,8 @@ class StokerApp(App[None]):
 
     def tick(self) -> None:
         """Take what arrived, and draw when there was something or a second has passed."""
-        changed = self.session.drain()
+        screen = self.base_screen()
+        changed = self.session.drain() or (screen is not None and screen.has_news)
         now = self.session.clock.monotonic()
         second = int(now)
         if not changed and second == self._drawn_at:

@@ -63,6 +63,11 @@ class LogInbox:
                 # The reader sees the jump between offsets and says how much was left out.
                 self._bytes -= len(self._pieces.popleft().data)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to drain."""
+        return bool(self._pieces or self._news)
+
     def drain(self) -> tuple[list[LogChunk], LogEnd | LinkDown | None]:
         """Take all pieces, and the last piece of news if there is one."""
         with self._lock:

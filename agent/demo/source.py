@@ -24,9 +24,9 @@ class Source:
     sentence: str
 
 
-def choose_source() -> Source:
-    """NVML if it finds GPUs, otherwise 8 simulated ones."""
-    frame = _ask_nvml()
+def choose_source(deadline_s: float = _DEADLINE_S) -> Source:
+    """NVML if it finds GPUs within the deadline, otherwise 8 simulated ones."""
+    frame = _ask_nvml(deadline_s)
     if frame is not None and frame.source is GpuSource.NVML and frame.gpus:
         return Source(name="nvml", sentence=f"GPUs: this machine's {len(frame.gpus)}, driver {frame.driver_version}.")
     reason = (frame.reason or "").partition(";")[0] if frame is not None else "the driver does not answer"
@@ -34,7 +34,7 @@ def choose_source() -> Source:
     return Source(name="simulated", sentence=sentence)
 
 
-def _ask_nvml() -> Frame | None:
+def _ask_nvml(deadline_s: float) -> Frame | None:
     """The sampler's first answer that says something about GPUs; `None` when there is none in time."""
     spec = ChildSpec(source="auto", period_s=1.0, library=None, simulated_count=0, node_name="demo", state_dir="/")
     child = subprocess.Popen(
@@ -44,7 +44,7 @@ def _ask_nvml() -> Frame | None:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = threading.Timer(_DEADLINE_S, child.kill)
+    deadline = threading.Timer(deadline_s, child.kill)
     deadline.name = "nvml-deadline"
     deadline.start()
     try:

@@ -26,6 +26,7 @@ import msgspec
 
 from agent.api.errors import StokerError
 from agent.engine import procs
+from agent.jobs.durable import sync_folder, write_durably
 
 MARK_NAMES = ("JOB_DIR", "JOB_ATTEMPT")
 """Variables of a job's environment by which its runaways are known once its shim is gone."""
@@ -170,9 +171,9 @@ class AttemptDir:
         try:
             if not self.path.parent.exists():
                 self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                _sync_dir(self.path.parent.parent)
+                sync_folder(self.path.parent.parent)
             self.path.mkdir(mode=0o700, exist_ok=True)
-            _sync_dir(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError as error:
             raise RecordError(
                 f"cannot make the attempt's folder {self.path}: {error.strerror}; see its disk"
@@ -238,7 +239,7 @@ class AttemptDir:
 
     def _write(self, name: str, data: bytes) -> None:
         try:
-            _write_durably(self.path / name, data)
+            write_durably(self.path / name, data, mode=0o600)
         except OSError as error:
             raise RecordError(f"cannot write the record {self.path / name}: {error.strerror}; see its disk") from error
 
@@ -304,24 +305,3 @@ def _claim_bytes(claim: Claim) -> bytes:
     except UnicodeEncodeError as error:
         raise RecordError(f"the claim holds text that is no bytes: {error.reason}") from error
     return data + b"\n"
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        while data:
-            data = data[os.write(fd, data) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.rename(path)
-    _sync_dir(path.parent)
-
-
-def _sync_dir(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

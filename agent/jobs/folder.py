@@ -11,18 +11,17 @@ at a name already is followed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from agent.jobs.durable import sync_folder, write_durably
 from agent.jobs.errors import FolderError
 from agent.jobs.spec import JobSpec
 
 _PASSABLE = 0o711
 """The job's user must reach `script`, and need not see what else is there."""
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,9 +58,9 @@ def write_spec(folder: Path, submission: Submission, script: str, *, owner: tupl
     for each in (folder.parent, folder):
         each.mkdir(parents=True, exist_ok=True)
         each.chmod(_PASSABLE)  # the umask must not decide
-    write_durably(folder / "script", script.encode(), mode=0o500, owner=owner, sync_folder=False)
+    write_durably(folder / "script", script.encode(), mode=0o500, owner=owner, sync_folder_too=False)
     write_durably(folder / "spec", msgspec.json.encode(submission), mode=0o600)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
 def read_spec(folder: Path) -> Submission:
@@ -116,41 +115,6 @@ def submissions(state_dir: Path) -> Iterator[Submission | FolderError]:
             yield read_spec(folder)
         except FolderError as error:
             yield error
-
-
-def write_durably(
-    path: Path, data: bytes, *, mode: int, owner: tuple[int, int] | None = None, sync_folder: bool = True
-) -> None:
-    """Put a file in place so that after a power cut it is whole or absent.
-
-    Raises:
-        OSError: it could not be written; the name holds what it held before.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, _NEW, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)  # nor here
-            if owner is not None:
-                os.fchown(descriptor, *owner)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        temporary.rename(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    if sync_folder:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -25,12 +25,13 @@ from agent.api.types import (
     NodeUpdate,
     SubmitReply,
     SubmitRequest,
+    Wire,
 )
 from agent.config import Config
-from agent.server.base import caller_of, json_response, query_int, read_body
+from agent.server.base import caller_of, json_response, query_int, query_states, read_body
 from agent.server.feed import Feed
 from agent.server.node_view import NodeView
-from agent.server.stream import HEARTBEAT_S, NdjsonStream
+from agent.server.stream import HEARTBEAT_S, NdjsonStream, serve_watch
 from agent.telemetry import openmetrics
 
 if TYPE_CHECKING:
@@ -113,24 +114,17 @@ class AgentService:
         return NodeStatus(name=self._config.name, link=LinkState.UP, age_s=0.0, node=self._view.snapshot())
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
-        subscription = self._feed.subscribe()
-        try:
-            stream = await NdjsonStream.open(request)
-            jobs = await self._engine.jobs(states=None, user=None, limit=RECENT_JOBS)
-            licence = LicenceUpdate(licence=self._gate.licence(_now()))
-            await stream.send(
-                self._hello,
-                NodeUpdate(status=self._status()),
-                licence,
-                *(JobUpdate(job=job) for job in reversed(jobs)),
-            )
-            while True:
-                messages = await subscription.take(HEARTBEAT_S)
-                await (stream.send(*messages) if messages else stream.heartbeat())
-        except ConnectionResetError:
-            return stream.response
-        finally:
-            self._feed.unsubscribe(subscription)
+        return await serve_watch(request, self._feed, self._full_state)
+
+    async def _full_state(self) -> list[Wire]:
+        jobs = await self._engine.jobs(states=None, user=None, limit=RECENT_JOBS)
+        licence = LicenceUpdate(licence=self._gate.licence(_now()))
+        return [
+            self._hello,
+            NodeUpdate(status=self._status()),
+            licence,
+            *(JobUpdate(job=job) for job in reversed(jobs)),
+        ]
 
     async def _publish_snapshots(self) -> None:
         while True:
@@ -143,7 +137,7 @@ class AgentService:
     async def _get_jobs(self, request: web.Request) -> web.Response:
         limit = query_int(request, "limit", 1000, least=1) or 1000
         user = request.query.get("user")
-        return json_response(await self._engine.jobs(states=_states(request), user=user, limit=min(limit, 10_000)))
+        return json_response(await self._engine.jobs(states=query_states(request), user=user, limit=min(limit, 10_000)))
 
     async def _submit(self, request: web.Request) -> web.Response:
         caller = caller_of(request)
@@ -241,17 +235,6 @@ def _now() -> int:
 
 def _job_id(request: web.Request) -> int:
     return int(request.match_info["id"][:12])
-
-
-def _states(request: web.Request) -> frozenset[JobState] | None:
-    text = request.query.get("state")
-    if not text:
-        return None
-    try:
-        return frozenset(JobState(word.strip().upper()) for word in text.split(","))
-    except ValueError as error:
-        known = ", ".join(JobState)
-        raise ApiError(400, "bad_query", f"state={text!r} is not a job state; known: {known}", "state") from error
 
 
 def _first_run(chunks: object) -> bytes:

@@ -20,7 +20,7 @@ import msgspec
 from aiohttp import web
 
 from agent.api.errors import ApiError, StokerError
-from agent.api.types import MAX_BODY_BYTES, ErrorBody
+from agent.api.types import MAX_BODY_BYTES, ErrorBody, JobState
 from agent.server.peer import CALLER, Access, Caller
 from agent.server.stream import STREAMS, Streams
 
@@ -106,6 +106,20 @@ def query_int(request: web.Request, name: str, default: int | None, *, least: in
     if not text.isascii() or not text.isdecimal() or len(text) > 18 or int(text) < least:
         raise ApiError(400, "bad_query", f"{name}={text!r} is not a whole number of at least {least}", name)
     return int(text)
+
+
+def query_states(request: web.Request) -> frozenset[JobState]:
+    """The job states that `?state=A,B` names; empty for all.
+
+    Raises:
+        ApiError: 400 when one is no state.
+    """
+    words = {word.strip().upper() for word in request.query.get("state", "").split(",")} - {""}
+    unknown = sorted(words - set(JobState))
+    if unknown:
+        known = ", ".join(JobState)
+        raise ApiError(400, "bad_query", f"state={unknown[0]!r} is not a job state; known: {known}", "state")
+    return frozenset(JobState(word) for word in words)
 
 
 async def serve(app: web.Application, path: Path, listen_fd: int | None = None) -> web.AppRunner:

@@ -22,13 +22,13 @@ from agent.api.types import (
     ActivateRequest,
     Hello,
     Job,
-    JobState,
     JobUpdate,
     Licence,
     LicenceUpdate,
     LinkState,
     NodeUpdate,
     SubmitRequest,
+    Wire,
 )
 from agent.config import Config
 from agent.hub import metrics
@@ -38,10 +38,10 @@ from agent.hub.seats import Seats
 from agent.hub.store import PlacementStore
 from agent.jobs import spec
 from agent.jobs.errors import SpecError
-from agent.server.base import caller_of, json_response, query_int, read_body
+from agent.server.base import caller_of, json_response, query_int, query_states, read_body
 from agent.server.feed import Feed
 from agent.server.passthrough import pass_on
-from agent.server.stream import HEARTBEAT_S, NdjsonStream
+from agent.server.stream import serve_watch
 
 LIST_WAIT_S = 3.0
 """A list waits this long for a node, then shows what was last heard of it."""
@@ -102,25 +102,16 @@ class HubService:
         return web.Response(body=text.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
-        subscription = self._feed.subscribe()
-        try:
-            stream = await NdjsonStream.open(request)
-            try:
-                await stream.send(
-                    self._hello,
-                    *(NodeUpdate(status=status) for status in self._fleet.statuses()),
-                    *(JobUpdate(job=job) for job in self._fleet.jobs()),
-                )
-                licence = await self._licence_if_any()
-                if licence is not None:
-                    await stream.send(LicenceUpdate(licence=licence))
-                while True:
-                    messages = await subscription.take(HEARTBEAT_S)
-                    await (stream.send(*messages) if messages else stream.heartbeat())
-            except ConnectionResetError:
-                return stream.response
-        finally:
-            self._feed.unsubscribe(subscription)
+        return await serve_watch(request, self._feed, self._full_state)
+
+    async def _full_state(self) -> list[Wire]:
+        licence = await self._licence_if_any()
+        return [
+            self._hello,
+            *(NodeUpdate(status=status) for status in self._fleet.statuses()),
+            *(JobUpdate(job=job) for job in self._fleet.jobs()),
+            *([LicenceUpdate(licence=licence)] if licence is not None else []),
+        ]
 
     async def _licence_if_any(self) -> Licence | None:
         """The licence, or nothing where it cannot be read: logged there, and nodes and jobs are shown all the same."""
@@ -148,7 +139,7 @@ class HubService:
     async def _get_jobs(self, request: web.Request) -> web.Response:
         limit = min(query_int(request, "limit", LIST_DEFAULT, least=1) or LIST_DEFAULT, LIST_MAX)
         user, states = request.query.get("user"), request.query.get("state")
-        wanted = _states(states)
+        wanted = query_states(request)
 
         async def of(member: Member) -> list[Job]:
             if member.link.state is LinkState.UP:
@@ -245,13 +236,3 @@ def _gpus(body: SubmitRequest) -> int:
         return spec.parse(body).gpus
     except SpecError as error:
         raise ApiError(400, "bad_option", error.message, error.field) from error
-
-
-def _states(text: str | None) -> frozenset[JobState]:
-    if not text:
-        return frozenset()
-    try:
-        return frozenset(JobState(word.strip().upper()) for word in text.split(","))
-    except ValueError as error:
-        known = ", ".join(JobState)
-        raise ApiError(400, "bad_query", f"state={text!r} is not a job state; known: {known}", "state") from error

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 from aiohttp import web
 
 from agent.api.types import Heartbeat, Wire
+from agent.server.feed import Feed
 
 HEARTBEAT_S = 1.0
 WRITE_DEADLINE_S = 15.0
@@ -79,3 +81,24 @@ class NdjsonStream:
     def response(self) -> web.StreamResponse:
         """What the handler returns."""
         return self._response
+
+
+async def serve_watch(
+    request: web.Request, feed: Feed, first: Callable[[], Awaitable[Sequence[Wire]]]
+) -> web.StreamResponse:
+    """Answer with the full state that `first` gives, then with whatever `feed` publishes, until the reader leaves.
+
+    Subscribed before the state is read: a change in between is told twice sooner than not at all.
+    """
+    subscription = feed.subscribe()
+    try:
+        stream = await NdjsonStream.open(request)
+        try:
+            await stream.send(*await first())
+            while True:
+                messages = await subscription.take(HEARTBEAT_S)
+                await (stream.send(*messages) if messages else stream.heartbeat())
+        except ConnectionResetError:
+            return stream.response
+    finally:
+        feed.unsubscribe(subscription)

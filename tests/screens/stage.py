@@ -19,7 +19,7 @@ from tui.app import StokerApp
 from tui.session import Clock
 
 SMALL, LARGE = (80, 24), (160, 45)
-DEADLINE_S = 20.0
+DEADLINE_S = 4.0
 
 
 @dataclass
@@ -101,7 +101,7 @@ async def stage(
     hands = Hands()
     cluster.open.clear()  # the first second's point of the chart is taken before anything is known, always
     app = StokerApp(cluster.client, "memory", clock=hands.clock(), theme=theme, job=job)
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         made = Stage(app, pilot, hands, cluster)
         await made.settle()
         cluster.open.set()

@@ -137,8 +137,8 @@ def test_filter_narrows_counts_and_is_cleared_by_esc() -> None:
     async def scene(on: Stage) -> None:
         await on.press("3", "slash", *"carol")
         assert on.sees("Jobs 2 of 9 with “carol”")
-        await on.press("enter", "q") if False else await on.press("enter")
-        assert not on.sees("alice")
+        await on.press("enter")
+        assert not on.sees("RUNNING    4")
         await on.press("escape")
         assert on.sees("Jobs 9")
         await on.press("slash", *"nobody")
@@ -225,8 +225,7 @@ def test_search_walks_the_matches_round_the_ends() -> None:
         assert on.sees("match 1 of 3")
         await on.press("N", "N")
         assert on.sees("match 2 of 3") and on.sees("line 199")
-        await on.press("slash", "ctrl+u") if False else await on.press("slash")
-        await on.press("escape")
+        await on.press("slash", "escape")
         assert not on.sees("match")
 
     play(scene)
@@ -344,7 +343,7 @@ def test_a_lost_link_ages_what_is_shown_and_comes_back() -> None:
         assert on.sees("x lost")
         assert not on.sees("71%"), "an old number is not shown as if it were live"
         await on.press("3")
-        assert on.sees("llama-ft-70b"), "what is known of jobs stays readable"
+        assert on.sees("llama-ft"), "what is known of jobs stays readable"
         for message in on.cluster.full_state():
             on.cluster.say(message)
         await on.until(lambda: on.sees("● hub"), "heard again")
@@ -392,7 +391,7 @@ def test_a_bare_agent_is_shown_as_well() -> None:
 
     async def scene(on: Stage) -> None:
         assert on.sees("● agent")
-        assert on.sees("1/1 up")
+        assert on.sees("1/1 nodes up")
         assert len([line for line in on.lines() if "simulated" in line]) >= 9
 
     play(scene, alone)
@@ -497,7 +496,7 @@ def test_a_gpu_value_shows_its_age_while_the_node_goes_on() -> None:
         await on.until(lambda: on.sees("40 s"), "the age of the value")
         assert on.sees("no answer")
 
-    play(scene, cluster)
+    play(scene, cluster, size=LARGE)
 
 
 def test_a_log_view_lets_go_of_old_lines() -> None:

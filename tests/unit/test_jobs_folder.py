@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.jobs.durable import write_durably
 from agent.jobs.errors import FolderError
 from agent.jobs.folder import (
     Cancelled,
@@ -17,7 +18,6 @@ from agent.jobs.folder import (
     read_spec,
     submissions,
     write_cancelled,
-    write_durably,
     write_spec,
 )
 from agent.jobs.spec import JobSpec

@@ -63,6 +63,11 @@ class BaseScreen(Screen[None]):
         """Draw the state as it is at `now`, monotonic seconds."""
         raise NotImplementedError
 
+    @property
+    def has_news(self) -> bool:
+        """Whether something of its own, beside the state, waits to be drawn."""
+        return False
+
     def trail(self) -> Sequence[str]:
         """Where the operator is."""
         return (self.TITLE_WORDS,)

@@ -60,6 +60,11 @@ class JobScreen(BaseScreen):
         """Nobody looks any more."""
         self._follower.stop()
 
+    @property
+    def has_news(self) -> bool:
+        """A piece of the log."""
+        return self._inbox.waiting
+
     def trail(self) -> tuple[str, ...]:
         """Jobs, and which."""
         return "Jobs", str(self.key[1])

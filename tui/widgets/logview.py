@@ -188,9 +188,10 @@ class LogView(Lines):
 
     def _let_go(self) -> None:
         """Forget the oldest lines, in one go and not one by one."""
-        kept = self._lines[_LET_GO:]
+        gone = len(self._lines) - KEEP + _LET_GO
+        kept = self._lines[gone:]
         self._lines = [LogLine("… older lines let go; `stoker logs` prints them all …", note=True), *kept[1:]]
-        self._hits = [n - _LET_GO for n in self._hits if n > _LET_GO]
+        self._hits = [n - gone for n in self._hits if n > gone]
         self._hit = min(self._hit, len(self._hits) - 1)
         self._refold()
 
