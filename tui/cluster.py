@@ -274,7 +274,7 @@ _WORSE: tuple[Freshness, ...] = (Freshness.LIVE, Freshness.STALE, Freshness.LOST
 def _view(heard: _Heard, now: float) -> NodeView:
     """Join what the server says of its link to the node with the age of that word."""
     status, since = heard.status, max(0.0, now - heard.arrived)
-    told, counted = _FROM_LINK[status.link], _freshness(status.age_s + since)
+    told, counted = _FROM_LINK.get(status.link, Freshness.STALE), _freshness(status.age_s + since)
     fresh = told
     if told is not Freshness.CONNECTING or since >= LOST_S:
         fresh = max(counted, told, key=lambda each: _WORSE.index(each) if each in _WORSE else 0)

@@ -159,7 +159,7 @@ def freshness(view: NodeView) -> Cell:
 
 def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu) -> Row:
     bad = gpu.state is not GpuState.OK
-    glyph = {GpuState.OK: " ", GpuState.HUNG: "!", GpuState.LOST: "x"}[gpu.state]
+    glyph = {GpuState.OK: " ", GpuState.HUNG: "!", GpuState.LOST: "x"}.get(gpu.state, "?")
     name: Cell = ((f" {glyph}", Role.BAD), (f"{gpu.index:>2} ", Role.TEXT), (gpu_label(view, gpu), Role.DIM))
     age = _age(view.gpu_age_s(gpu))
     if view.freshness is Freshness.LOST or gpu.state is GpuState.LOST:

@@ -8,6 +8,7 @@ A message is added sooner than changed; a field is never renamed or reused.
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Self
 
 import msgspec
 
@@ -24,10 +25,22 @@ class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """Base of all wire values."""
 
 
+class Word(StrEnum):
+    """Base of the enums: a word that only a newer server knows is kept as it came, to be shown as text."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, str):
+            return None
+        word = str.__new__(cls, value)
+        word._name_ = word._value_ = value
+        return word
+
+
 # --- GPUs and nodes ---------------------------------------------------------------------------------------------------
 
 
-class GpuState(StrEnum):
+class GpuState(Word):
     """Whether the values beside it can be trusted."""
 
     OK = "ok"
@@ -80,7 +93,7 @@ class Gpu(GpuReading, frozen=True, kw_only=True):
     seated: bool = False
 
 
-class GpuSource(StrEnum):
+class GpuSource(Word):
     """Where readings come from."""
 
     NVML = "nvml"
@@ -116,7 +129,7 @@ class Node(Wire, frozen=True, kw_only=True):
     """The licence stage as this node's gate sees it; a `LicenceStage` value."""
 
 
-class LinkState(StrEnum):
+class LinkState(Word):
     """How fresh what the hub knows of a node is."""
 
     CONNECTING = "connecting"
@@ -142,7 +155,7 @@ class NodeStatus(Wire, frozen=True, kw_only=True):
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
-class JobState(StrEnum):
+class JobState(Word):
     """Slurm's job states (squeue(1), JOB STATE CODES)."""
 
     PENDING = "PENDING"
@@ -251,7 +264,7 @@ class CancelRequest(Wire, frozen=True, kw_only=True):
 # --- licence ----------------------------------------------------------------------------------------------------------
 
 
-class LicenceStage(StrEnum):
+class LicenceStage(Word):
     """`design`: what new jobs may do. Running jobs are never touched in any stage."""
 
     ACTIVE = "ACTIVE"
