@@ -175,7 +175,7 @@ class FakeCluster:
         self.all_jobs = {(each.node, each.id): each for each in jobs or []}
         self.the_licence = licence
         self.logs: dict[tuple[str, int], bytes] = {}
-        self.calls: list[tuple[str, object]] = []
+        self.calls: list[tuple[str, Any]] = []
         self.refusal: Exception | None = None
         """Raised by the next submit or cancel."""
         self.down: Exception | None = None

@@ -38,6 +38,11 @@ def play(
     return before
 
 
+def submitted(cluster: FakeCluster) -> list[tuple[SubmitRequest, str]]:
+    """What was handed in, with its idempotency key."""
+    return [call[1] for call in cluster.calls if call[0] == "submit"]
+
+
 def test_screens_by_number_and_back_by_esc() -> None:
     async def scene(on: Stage) -> None:
         for key, name in (("2", "NodesScreen"), ("3", "JobsScreen"), ("1", "OverviewScreen"), ("2", "NodesScreen")):
@@ -116,7 +121,7 @@ def test_a_refused_cancel_says_why() -> None:
     async def scene(on: Stage) -> None:
         on.cluster.refusal = ApiError(403, "forbidden", "job 43 is [red]carol's[/]; only she or an admin may cancel it")
         await on.press("3", "X", "y")
-        await on.until(lambda: on.sees("is [red]carol's[/]"), "the refusal is shown, its markup not read")
+        await on.until(lambda: on.sees("[red]carol's[/]"), "the refusal is shown, its markup not read")
 
     play(scene)
 
@@ -264,10 +269,7 @@ def test_submit_reads_the_script_sends_it_and_opens_the_job(tmp_path: Path, monk
         await on.until(lambda: on.screen_name == "JobScreen", "the new job is opened")
         assert on.sees("Job 18 is stored on n1")
 
-    (what, sent) = play(scene).calls[0]
-    assert what == "submit"
-    request, key = sent  # type: ignore[misc]
-    assert isinstance(request, SubmitRequest)
+    request, key = submitted(play(scene))[0]
     assert request.script == "#!/bin/sh\necho hello\n"
     assert request.script_name == "train.sh"
     assert request.flags == ("--gres=gpu:2", "-J", "my job")
@@ -292,13 +294,18 @@ def test_a_refused_submit_keeps_the_form_and_a_second_try_the_key(
         await on.press(*"-t 5", "f2")
         await on.until(lambda: on.screen_name == "JobScreen", "stored")
 
-    keys = [call[1][1] for call in play(scene).calls if call[0] == "submit"]  # type: ignore[index]
+    keys = [key for _, key in submitted(play(scene))]
     assert keys[0] == keys[1] != keys[2], "another text is another job"
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"\x7fELF\0\0", "is a binary file"), (b"", "is empty"), (b"x" * 600_000, "is larger than 512 KiB"), (None, "there is no job script")],
+    [
+        (b"\x7fELF\0\0", "is a binary file"),
+        (b"", "is empty"),
+        (b"x" * 600_000, "is larger than 512 KiB"),
+        (None, "there is no job script"),
+    ],
 )
 def test_what_cannot_be_a_script_is_not_sent(
     content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -329,7 +336,7 @@ def test_the_file_list_leads_into_folders(tmp_path: Path, monkeypatch: pytest.Mo
         await on.press("tab", "enter", "f2")
         await on.until(lambda: on.screen_name == "JobScreen", "stored")
 
-    assert play(scene).calls[0][1][0].script_name == "go.sh"  # type: ignore[index]
+    assert submitted(play(scene))[0][0].script_name == "go.sh"
 
 
 def test_a_lost_link_ages_what_is_shown_and_comes_back() -> None:

@@ -55,7 +55,7 @@ def test_a_tilde_in_a_path_is_the_home(tmp_path: Path, monkeypatch: pytest.Monke
     [
         ('[node]\nnam = "x"\n', 2, "did you mean 'name'?"),
         ('[nod]\nname = "x"\n', 1, "did you mean 'node'?"),
-        ('# c\n\n[gpu]\nsimulated_cuont = 4\n', 4, "did you mean 'simulated_count'?"),
+        ("# c\n\n[gpu]\nsimulated_cuont = 4\n", 4, "did you mean 'simulated_count'?"),
         ('[[hub.nodes]]\nname = "a"\nsoket = "/x"\n', 3, "did you mean 'socket'?"),
         ('[jobs]\ngrace_s = "ten"\n', 2, "expected `int`, got `str`"),
         ("[node]\nname = 3\n", 2, "expected `str`, got `int`"),

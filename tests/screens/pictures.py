@@ -1,0 +1,47 @@
+"""Makes the pictures of the documentation: `python -m tests.screens.pictures`. A test says when that is due."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests.screens.shots import SHOTS, pictured_lab
+from tests.screens.stage import stage
+
+FOLDER = Path(__file__).parents[2] / "docs"
+PICTURES: dict[str, tuple[str, tuple[int, int], str]] = {
+    "tui-overview.svg": ("overview", (140, 42), "dark"),
+    "tui-job.svg": ("search", (110, 32), "light"),
+}
+"""File: shot, size in cells, theme."""
+
+
+def make(name: str) -> str:
+    """One picture as SVG."""
+    shot, size, theme = PICTURES[name]
+
+    async def run() -> str:
+        async with stage(pictured_lab(), size, theme=theme) as on:
+            await SHOTS[shot](on)
+            return on.app.export_screenshot(title="stoker")
+
+    # Textual's template fetches a font from a public address; the picture is to show without any network.
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", asyncio.run(run()), flags=re.DOTALL)
+    return svg.replace("Fira Code", "DejaVu Sans Mono, Menlo, Consolas")
+
+
+def words(svg: str) -> list[str]:
+    """What a picture says, piece by piece, without how it is drawn."""
+    root = ElementTree.fromstring(svg)
+    return [
+        "".join(each.itertext()).replace("\xa0", " ").rstrip() for each in root.iter() if each.tag.endswith("}text")
+    ]
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for each in PICTURES:
+        (FOLDER / each).write_text(make(each), encoding="utf-8")
+        print(FOLDER / each)
