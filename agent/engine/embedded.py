@@ -87,11 +87,13 @@ class EmbeddedEngine:
 
     async def submit(self, request: SubmitRequest, *, user: str, uid: int, key: str) -> tuple[Job, bool]:
         """See `Engine.submit`."""
-        resources = self._view.resources()
+        digest = hashlib.sha256(msgspec.json.encode(request, order="deterministic")).hexdigest()
         with as_api_error():
             owner = check_account(self._config, uid)
-            spec = accept(self._config, request, resources, pending=self._count(JobState.PENDING))
-            digest = hashlib.sha256(msgspec.json.encode(request, order="deterministic")).hexdigest()
+            seen = await self._store.call(JobStore.seen, uid, key, digest)
+            if seen is not None:  # whatever has become of the queue or the GPUs since: it was accepted
+                return self._wire(seen), False
+            spec = accept(self._config, request, self._view.resources(), pending=self._count(JobState.PENDING))
             row, created = await self._store.call(
                 _store_submission, self._config, spec, request, user, uid, key, digest, owner
             )

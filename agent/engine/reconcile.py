@@ -42,10 +42,13 @@ def reconcile(store: JobStore, state_dir: Path, *, damaged: bool, now: int) -> i
         known = {row.id for row in store.find()}
         lost = [each for each in found if each.id not in known]
         store.rebuild(lost)
+        taken = {row.id for row in store.find()} - known
         for submission in lost:
-            _replay(store, state_dir, submission, now)
-    logger.error("%d jobs were missing from the job store and were taken in again from their folders", len(lost))
-    return len(lost)
+            if submission.id in taken:
+                _replay(store, state_dir, submission, now)
+    if taken:
+        logger.error("%d jobs were missing from the job store and were taken in again from their folders", len(taken))
+    return len(taken)
 
 
 def _folders_without_row(store: JobStore, state_dir: Path) -> bool:

@@ -209,12 +209,15 @@ def _start_late(status: Status, event: Started, now: int) -> Status:
 
 def _end(status: Status, event: Ended, now: int) -> Status:
     outcome = event.outcome
-    asked = status.detail if status.cancelled_by else "it was told to stop from outside Stoker"
+    detail = outcome.detail
+    if outcome.state is JobState.CANCELLED:
+        asked = status.detail if status.cancelled_by else "it was told to stop from outside Stoker"
+        detail = "; ".join(each for each in (asked, outcome.detail) if each)
     return replace(
         status,
         state=outcome.state,
         reason=outcome.reason,
-        detail=outcome.detail or (asked if outcome.state is JobState.CANCELLED else None),
+        detail=detail,
         exit_code=outcome.exit_code,
         signal=outcome.signal,
         ended_at=outcome.ended_at,

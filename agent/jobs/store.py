@@ -121,10 +121,8 @@ class JobStore:
             StoreError: not stored.
         """
         with self.transaction():
-            seen = self._by_key(uid, key)
+            seen = self.seen(uid, key, digest)
             if seen is not None:
-                if seen.digest != digest:
-                    raise KeyConflictError(key or "", seen.id)
                 return seen, False
             return self._insert(None, spec, user, uid, key, digest, now), True
 
@@ -197,6 +195,17 @@ class JobStore:
         if not rows:
             raise NoSuchJobError(job_id)
         return rows[0]
+
+    def seen(self, uid: int, key: str | None, digest: str) -> JobRow | None:
+        """The job that a user made with this key before.
+
+        Raises:
+            KeyConflictError: the key came before with another digest.
+        """
+        row = self._by_key(uid, key)
+        if row is not None and row.digest != digest:
+            raise KeyConflictError(key or "", row.id)
+        return row
 
     def find(
         self, *, states: Collection[JobState] = (), user: str | None = None, limit: int | None = None

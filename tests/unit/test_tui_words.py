@@ -1,0 +1,242 @@
+"""Quantities, columns, bars, keys, themes and the lines that every screen has: pure functions, looked at by value."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.api.types import JobState, Licence, LicenceStage
+from tests.fakes.cluster import NOW, evaluation, gpu, job, node, up
+from tests.fakes.lab import lab
+from tui import rows, safe, status, units
+from tui.cluster import Cluster, Freshness, LinkView
+from tui.keymap import KEYS, Scope, as_markdown, footer, keys_of
+from tui.spans import GAP, Column, Role, Row, bar, cell, fit, lay_out, plain, spark
+from tui.theme import THEMES
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "text"),
+    [
+        (units.elapsed, 0, "00:00"),
+        (units.elapsed, 41.9, "00:41"),
+        (units.elapsed, 11564, "03:12:44"),
+        (units.elapsed, 93784, "1-02:03:04"),
+        (units.elapsed, None, "–"),
+        (units.age, 0.4, "0 s"),
+        (units.age, 119, "119 s"),
+        (units.age, 120, "2 min"),
+        (units.age, 7200, "2 h"),
+        (units.age, 200_000, "2 d"),
+        (units.countdown, 13 * 86400 + 23 * 3600 + 59, "13 d 23 h"),
+        (units.countdown, 5 * 3600 + 720, "5 h 12 min"),
+        (units.countdown, 61, "1 min 1 s"),
+        (units.countdown, -5, "0 s"),
+        (units.size, 0, "0 B"),
+        (units.size, 1536, "1.5 KiB"),
+        (units.size, 1024**5 * 5000, "5000 PiB"),
+        (units.watts, 512_400, "512 W"),
+        (units.watts, 12_345_678, "12.3 kW"),
+        (units.percent, 86.6, "87%"),
+        (units.celsius, None, "–"),
+    ],
+)
+def test_quantities(function: Any, value: Any, text: str) -> None:
+    assert function(value) == text
+
+
+def test_memory_of_a_gpu() -> None:
+    assert units.gib_of(71 * 2**30, 80 * 2**30) == "71/80G"
+    assert units.gib_of(None, 80 * 2**30) == "–/80G"
+    assert units.gib_of(None, None) == "–"
+
+
+columns = st.lists(
+    st.builds(
+        Column,
+        title=st.just("T"),
+        least=st.integers(1, 12),
+        most=st.integers(0, 30),
+        grow=st.booleans(),
+        firm=st.booleans(),
+        drop=st.integers(0, 3),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(columns, st.integers(0, 200), st.lists(st.integers(0, 40), max_size=4))
+def test_a_layout_fills_its_room_and_never_overflows_what_can_be_narrowed(
+    given_columns: list[Column], room: int, lengths: list[int]
+) -> None:
+    lines = [Row(key=n, cells=tuple(cell("x" * n) for _ in given_columns)) for n in lengths]
+    widths = lay_out(given_columns, lines, room)
+    shown = [width for width in widths if width]
+    used = sum(shown) + GAP * max(0, len(shown) - 1)
+    floor = [c for c, w in zip(given_columns, widths, strict=True) if w]
+    if used > room:
+        assert not any(column.drop for column in floor), "what may be left out is, before anything overflows"
+    if used <= room and any(column.grow for column in floor):
+        assert used == room
+    assert all(width >= column.least for width, column in zip(widths, given_columns, strict=True) if width)
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=0x2FFF), max_size=30), st.integers(0, 40), st.booleans())
+def test_spans_fit_exactly(value: str, cells: int, right: bool) -> None:
+    shown = safe.text(value)
+    half = len(shown) // 2
+    result = fit(((shown[:half], Role.TEXT), (shown[half:], Role.DIM)), cells, right=right)
+    assert safe.width(plain(result)) == cells
+
+
+@given(st.one_of(st.none(), st.floats(-1, 2)), st.integers(1, 30))
+def test_a_bar_is_as_wide_as_asked(fraction: float | None, cells: int) -> None:
+    assert safe.width(plain(bar(fraction, cells))) == cells
+
+
+def test_bars_are_told_apart_without_colour() -> None:
+    assert plain(bar(0.0, 4)) == "────"
+    assert plain(bar(0.001, 4)) == "╸───"
+    assert plain(bar(0.5, 4)) == "━━──"
+    assert plain(bar(1.0, 4)) == "━━━━"
+    assert plain(bar(None, 4)) == "····"
+    assert [spark(x) for x in (None, 0.0, 0.5, 1.0)] == ["·", "▁", "▅", "█"]
+
+
+def test_every_key_is_bound_once_on_each_screen() -> None:
+    together: list[tuple[Scope, ...]] = [
+        (Scope.APP, Scope.LIST, Scope.JOBS), (Scope.APP, Scope.LOG, Scope.JOB), (Scope.FORM,), (Scope.ASK,)
+    ]  # fmt: skip
+    for scopes in together:
+        names = [name for key in keys_of(*scopes) for name in key.keys.split(",")]
+        assert len(names) == len(set(names)), scopes
+
+
+def test_no_key_of_tmux_screen_or_flow_control_is_taken() -> None:
+    taken = {"ctrl+a", "ctrl+b", "ctrl+z", "ctrl+s", "ctrl+q"}
+    assert not taken & {name for key in KEYS for name in key.keys.split(",")}
+
+
+def test_capitals_change_something_and_nothing_else_does() -> None:
+    changing = {"cancel", "submit"}
+    for key in KEYS:
+        if key.action in changing:
+            assert key.keys.isupper()
+
+
+def test_footers_fit_the_smallest_terminal() -> None:
+    for scopes, detail in (((Scope.LIST, Scope.JOBS), False), ((Scope.LOG, Scope.JOB), True), ((Scope.LIST,), False)):
+        line = status.keys_line(footer(scopes, detail=detail))
+        assert safe.width(plain(line)) <= 80
+
+
+def test_the_key_table_is_what_the_readme_shows() -> None:
+    from pathlib import Path
+
+    assert as_markdown() in (Path(__file__).parents[2] / "tui" / "README.md").read_text(encoding="utf-8")
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2, relative luminance."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", THEMES.values(), ids=THEMES.keys())
+def test_text_can_be_read_on_every_ground(theme: Any) -> None:
+    words = {
+        "text": theme.foreground,
+        "primary": theme.primary,
+        "secondary": theme.secondary,
+        "ok": theme.success,
+        "warn": theme.warning,
+        "bad": theme.error,
+        "dim": theme.variables["dim"],
+    }
+    for name, colour in words.items():
+        for ground in (theme.background, theme.panel):
+            light, dark = sorted((luminance(colour), luminance(ground)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, colour, ground)
+
+
+def line_of(licence: Licence, wall: float) -> str:
+    cluster = Cluster()
+    cluster.licence = licence
+    left, right = status.licence_line(cluster, wall)
+    return plain(left) + plain(right)
+
+
+def test_the_licence_line() -> None:
+    assert "evaluation, 13 d 23 h left" in line_of(evaluation(), NOW)
+    assert "seats 24/64" in line_of(evaluation(), NOW)
+    assert "ended 2 d 0 h ago" in line_of(evaluation(left_s=0), NOW + 2 * 86400)
+    none = Licence(
+        stage=LicenceStage.RESTRICTED, code="LIC-401", message="No licence.", fix="stoker-license activate F"
+    )
+    assert line_of(none, NOW).startswith(
+        " x Licence none  RESTRICTED LIC-401: No licence. · run: stoker-license activate F"
+    )
+    full = Licence(stage=LicenceStage.ACTIVE, message="", licence_id="l", customer="Acme", expires_at=NOW + 86400 * 90)
+    assert "Acme, 90 d 0 h left" in line_of(full, NOW)
+
+
+def test_the_top_line_gives_up_counts_before_it_is_cut() -> None:
+    from tui.cluster import NodeUpdate  # type: ignore[attr-defined]  # re-exported by its use there
+
+    cluster = Cluster()
+    cluster.apply(NodeUpdate(status=up(node("n1", (gpu(0, job=1),)))), 0.0)
+    texts = [plain(status.top_line(cluster, 0.0, ("Jobs",), (), width)) for width in (80, 35, 25, 3)]
+    assert [("GPUs 1/1 busy" in t, "GPUs 1/1" in t, "1/1 up" in t or "1/1 nodes up" in t) for t in texts] == [
+        (True, True, True), (False, True, True), (False, False, True), (False, False, False)
+    ]  # fmt: skip
+
+
+def test_trouble_is_one_line_and_none_when_all_is_well() -> None:
+    live = LinkView(freshness=Freshness.LIVE, age_s=0.1, reason=None, retry_in_s=None)
+    assert status.trouble(live, "x") == []
+    lost = LinkView(freshness=Freshness.LOST, age_s=30.0, reason="refused", retry_in_s=4.0)
+    words = plain(status.trouble(lost, "x"))
+    assert "last heard 30 s ago" in words and "refused" in words and "next try in 4 s" in words
+
+
+def test_rows_of_a_lost_node_show_no_number() -> None:
+    server = lab()
+    cluster = Cluster()
+    for message in server.full_state():
+        cluster.apply(message, 0.0)
+    for row in rows.node_rows(cluster.nodes(20.0)):
+        words = plain(row.cells[3]) + plain(row.cells[4]) + plain(row.cells[6])
+        assert not any(char.isdigit() for char in words), row.key
+    for view in cluster.nodes(20.0):
+        for row in rows.gpu_rows(cluster, view):
+            assert "%" not in plain(row.cells[1]) and "simulated" in plain(row.cells[0])
+
+
+def test_every_line_of_a_simulated_gpu_says_so() -> None:
+    server = lab()
+    cluster = Cluster()
+    for message in server.full_state():
+        cluster.apply(message, 0.0)
+    for row in rows.overview_rows(cluster, 0.0, 100):
+        if row.key != ("gpu-b2", None):
+            assert "simulated" in " ".join(plain(each) for each in row.cells), row.key
+
+
+def test_what_is_said_of_a_job() -> None:
+    assert (
+        rows.job_why(job(1, JobState.PENDING, reason="License", detail="run stoker-license"))
+        == "License: run stoker-license"
+    )
+    assert rows.job_why(job(1, JobState.FAILED, exit_code=3)) == "exit code 3"
+    assert rows.job_why(job(1, JobState.FAILED, exit_code=None, signal=9)) == "signal 9"
+    assert rows.job_why(job(1)) == ""
+    assert rows.job_gpus(job(1, gpus=2)) == "2 simulated"
+    assert rows.job_gpus(job(1, gpus=2, simulated=False)) == "2"
+    assert rows.ranges((0, 1, 2, 5, 7, 8)) == "0-2,5,7-8"
+    assert rows.run_time_s(job(1, started_at=NOW + 5), NOW) == 0
+    assert rows.run_time_s(job(1, JobState.PENDING), NOW) is None
