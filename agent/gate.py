@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,11 +20,13 @@ from agent.api.types import LeaseReply, Licence, LicenceStage, SeatHolder
 from licensing import clock
 from licensing.document import Licence as Terms
 from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, from_code
-from licensing.leases import NoSeat
 from licensing.node import NodeLease
 from licensing.roots import Roots
-from licensing.site import Report, Site
+from licensing.seats import NoSeat
 from licensing.stage import EVALUATION, Standing
+
+if TYPE_CHECKING:
+    from licensing.site import Report
 
 __all__ = ["Admit", "Hold", "HubLicence", "NoSeat", "NodeGate", "as_licence_errors"]
 
@@ -111,6 +114,9 @@ class HubLicence:
         roots: Roots | None = None,
         uptime: clock.UptimeReader = clock.read_uptime,
     ) -> None:
+        # Here, because only the hub keeps a ledger: a node's agent is spared the database tools, some 20 MB.
+        from licensing.site import Site
+
         self._site = Site(state_dir, cluster, roots, uptime)
 
     def open(self) -> None:

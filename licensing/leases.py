@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from licensing import armour, keys, verify
 from licensing.clock import HighWater
 from licensing.document import Lease, Licence, decode, encode, sign_content
-from licensing.seats import share
+from licensing.seats import NoSeat, share
 from licensing.stage import Stage, Standing
 from licensing.store import Grant, Ledger
 
@@ -25,14 +25,6 @@ log = logging.getLogger(__name__)
 RENEW_S = 8 * 3600
 _EPOCH = 1
 """Which hub of this site speaks; a standby that takes over will speak with a higher one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NoSeat:
-    """No lease is to be had now; the node keeps what it has."""
-
-    code: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

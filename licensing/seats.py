@@ -22,6 +22,14 @@ class Hold:
     """Unix seconds; free from then on unless renewed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoSeat:
+    """No lease is to be had now; the node keeps what it has."""
+
+    code: str
+    message: str
+
+
 def share(wanted: Sequence[str], holds: Iterable[Hold], *, node: str, seats: int, may_grow: bool) -> tuple[str, ...]:
     """The GPUs of `wanted` that get a seat, in the order of `wanted`.
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from licensing import clock, keys, stage, verify
 from licensing.document import Licence
 from licensing.errors import ClockError, ExpiredError, LicenceError, OtherSiteError, ReplayError
-from licensing.leases import Ask, Leases, NoSeat, Terms
+from licensing.leases import Ask, Leases, Terms
 from licensing.roots import Roots, pinned
-from licensing.seats import Hold
+from licensing.seats import Hold, NoSeat
 from licensing.stage import Stage, Standing
 from licensing.store import Installed, Ledger
 

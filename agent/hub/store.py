@@ -11,9 +11,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-import sqlite_utils
-
 from agent.api.errors import StokerError
+from agent.jobs.dbfile import without_numpy
 
 KEPT_S = 30 * 86_400
 """A client repeats a submit within minutes; a script that keeps its key, within days."""
@@ -91,8 +90,10 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise StokerError(f"{path} was written by a newer Stoker (schema {version}, this one knows {_SCHEMA}); upgrade")
     if version == _SCHEMA:
         return
+    with without_numpy():
+        from sqlite_utils import Database
     with _immediate(connection):
-        sqlite_utils.Database(connection).table("placement").create(
+        Database(connection).table("placement").create(
             {"uid": int, "key": str, "node": str, "at": int}, pk=("uid", "key"), not_null={"node", "at"}
         )
         connection.execute(f"PRAGMA user_version = {_SCHEMA}")

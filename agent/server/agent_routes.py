@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from agent.engine.embedded import EmbeddedEngine
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
+
+_log = logging.getLogger(__name__)
 
 SNAPSHOT_S = 1.0
 RECENT_JOBS = 200
@@ -128,8 +131,11 @@ class AgentService:
 
     async def _publish_snapshots(self) -> None:
         while True:
-            self._feed.publish(("node", self._config.name), NodeUpdate(status=self._status()))
-            self._feed.publish(("licence",), LicenceUpdate(licence=self._gate.licence(_now())))
+            try:
+                self._feed.publish(("node", self._config.name), NodeUpdate(status=self._status()))
+                self._feed.publish(("licence",), LicenceUpdate(licence=self._gate.licence(_now())))
+            except Exception:  # noqa: BLE001 - the rim of a loop that must live; a missed beat shows as age
+                _log.exception("a snapshot could not be made")
             await asyncio.sleep(SNAPSHOT_S)
 
     # --- jobs ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from licensing import verify
 from licensing.errors import StoreError
 from licensing.keys import public_hex
-from licensing.leases import NoSeat
+from licensing.seats import NoSeat
 from licensing.site import Site
 from licensing.store import Ledger
 from tests.fakes.vendor import DAY, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded

@@ -19,8 +19,8 @@ from licensing.errors import (
     WeakKeyError,
 )
 from licensing.keys import public_hex
-from licensing.leases import NoSeat
 from licensing.paseto import split
+from licensing.seats import NoSeat
 from licensing.site import Report, Site, evaluation_voucher
 from licensing.stage import Stage
 from tests.fakes import vendor

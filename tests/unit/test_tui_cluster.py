@@ -118,7 +118,7 @@ def test_jobs_stand_in_the_order_running_waiting_ended() -> None:
 
 def test_two_nodes_may_both_have_a_job_17() -> None:
     cluster = Cluster()
-    cluster.apply(JobUpdate(job=job(17, node="n1", submitted_at=NOW - 100)), 0.0)
+    cluster.apply(JobUpdate(job=job(17, node="n1", submitted_at=NOW - 1000)), 0.0)
     cluster.apply(JobUpdate(job=job(17, node="n2")), 0.0)
     assert len(cluster.jobs()) == 2
     newest, named = cluster.find_job(17), cluster.find_job(17, "n1")
@@ -139,9 +139,8 @@ def test_ended_jobs_are_not_kept_for_ever_and_live_ones_are() -> None:
 
 
 def test_totals_do_not_count_lost_values_as_present() -> None:
-    cluster = told(
-        up(node("n1", (gpu(0, job=1, load=80), gpu(1, state="hung")))), up(node("n2", (gpu(0, job=2, load=100),)), 99)
-    )
+    heard = up(node("n1", (gpu(0, job=1, load=80), gpu(1, state="hung"))))
+    cluster = told(heard, up(node("n2", (gpu(0, job=2, load=100),)), 99))
     totals = cluster.totals(0.0)
     assert (totals.nodes, totals.nodes_up, totals.nodes_lost) == (2, 1, 1)
     assert (totals.gpus, totals.gpus_busy, totals.gpus_bad) == (3, 1, 1)
@@ -179,6 +178,6 @@ def test_a_simulated_gpu_always_says_so(name: str, label: str) -> None:
 
 
 def test_a_real_gpu_never_does() -> None:
-    real = msgspec.structs.replace(node("n1", (gpu(0, name="NVIDIA H100 80GB HBM3"),)), gpu_source="nvml")  # type: ignore[call-overload]
+    real = msgspec.structs.replace(node("n1", (gpu(0, name="NVIDIA H100 80GB HBM3"),)), gpu_source="nvml")
     view = told(up(real)).nodes(0.0)[0]
     assert gpu_label(view, view.gpus[0]) == "H100 80GB HBM3"

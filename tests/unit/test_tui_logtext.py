@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 
 from hypothesis import given
@@ -65,7 +66,7 @@ def test_a_log_may_begin_in_its_middle() -> None:
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=5))
 def test_the_cuts_between_chunks_do_not_matter(data: bytes, cuts: list[int]) -> None:
     borders = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
-    pieces = [data[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+    pieces = [data[a:b] for a, b in itertools.pairwise(borders)]
     assert read(*pieces) == read(data)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api.types import JobState, Licence, LicenceStage
+from agent.api.types import JobState, Licence, LicenceStage, NodeUpdate
 from tests.fakes.cluster import NOW, evaluation, gpu, job, node, up
 from tests.fakes.lab import lab
 from tui import rows, safe, status, units
@@ -135,8 +136,6 @@ def test_footers_fit_the_smallest_terminal() -> None:
 
 
 def test_the_key_table_is_what_the_readme_shows() -> None:
-    from pathlib import Path
-
     assert as_markdown() in (Path(__file__).parents[2] / "tui" / "README.md").read_text(encoding="utf-8")
 
 
@@ -175,19 +174,14 @@ def test_the_licence_line() -> None:
     assert "evaluation, 13 d 23 h left" in line_of(evaluation(), NOW)
     assert "seats 24/64" in line_of(evaluation(), NOW)
     assert "ended 2 d 0 h ago" in line_of(evaluation(left_s=0), NOW + 2 * 86400)
-    none = Licence(
-        stage=LicenceStage.RESTRICTED, code="LIC-401", message="No licence.", fix="stoker-license activate F"
-    )
-    assert line_of(none, NOW).startswith(
-        " x Licence none  RESTRICTED LIC-401: No licence. · run: stoker-license activate F"
-    )
+    none = Licence(stage=LicenceStage.RESTRICTED, code="LIC-401", message="No licence.", fix="stoker-license activate")
+    words = " x Licence none  RESTRICTED LIC-401: No licence. · run: stoker-license activate"
+    assert line_of(none, NOW).startswith(words)
     full = Licence(stage=LicenceStage.ACTIVE, message="", licence_id="l", customer="Acme", expires_at=NOW + 86400 * 90)
     assert "Acme, 90 d 0 h left" in line_of(full, NOW)
 
 
 def test_the_top_line_gives_up_counts_before_it_is_cut() -> None:
-    from tui.cluster import NodeUpdate  # type: ignore[attr-defined]  # re-exported by its use there
-
     cluster = Cluster()
     cluster.apply(NodeUpdate(status=up(node("n1", (gpu(0, job=1),)))), 0.0)
     texts = [plain(status.top_line(cluster, 0.0, ("Jobs",), (), width)) for width in (80, 35, 25, 3)]
@@ -232,6 +226,8 @@ def test_what_is_said_of_a_job() -> None:
         rows.job_why(job(1, JobState.PENDING, reason="License", detail="run stoker-license"))
         == "License: run stoker-license"
     )
+    waiting = job(1, JobState.PENDING, reason="License", detail="run stoker-license")
+    assert rows.job_why(waiting) == "License: run stoker-license"
     assert rows.job_why(job(1, JobState.FAILED, exit_code=3)) == "exit code 3"
     assert rows.job_why(job(1, JobState.FAILED, exit_code=None, signal=9)) == "signal 9"
     assert rows.job_why(job(1)) == ""

@@ -1,0 +1,165 @@
+"""The plain commands before a real agent and a real hub: jobs really run, end, are waited for and cancelled."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fakes.daemons import Box, box, wait_until
+
+ENTRY = "import sys; from tui.__main__ import main; sys.exit(main())"
+DEADLINE_S = 60.0
+
+
+class Desk:
+    """A user in a folder of the box."""
+
+    def __init__(self, made: Box) -> None:
+        self.box = made
+        self.socket = made.hub.socket
+
+    def run(self, *words: str, stdin: str = "", check: bool = False) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", ENTRY, *words],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            cwd=self.box.work_dir,
+            env={**os.environ, "STOKER_SOCKET": str(self.socket), "PYTHONPATH": str(Path(__file__).parents[2])},
+            check=check,
+        )
+
+    def json(self, *words: str) -> Any:
+        return json.loads(self.run(*words, check=True).stdout)
+
+    def script(self, body: str, name: str = "job.sh") -> str:
+        (self.box.work_dir / name).write_text(f"#!/bin/sh\n{body}\n")
+        return name
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with box(tmp_path_factory.mktemp("cli"), gpus=4) as made:
+        yield Desk(made)
+
+
+def test_submit_wait_and_logs(desk: Desk) -> None:
+    name = desk.script("#SBATCH --gpus=2\necho on $SLURM_JOB_ID with $1; echo err >&2; exit 3")
+    said = desk.run("submit", "-J", "three", name, "--epochs", check=True).stdout
+    number = said.split()[2]
+    assert said == f"Submitted job {number} on n1\n"
+    ended = desk.run("wait", number)
+    assert ended.returncode == 3
+    assert ended.stdout.startswith(f"job {number}: FAILED")
+    assert sorted(desk.run("logs", number).stdout.splitlines()) == ["err", f"on {number} with --epochs"]
+    assert desk.run("logs", "-f", number).stdout == desk.run("logs", number).stdout
+    shown = desk.run("show", number).stdout
+    assert "2 simulated #" in shown and "Exit code      3" in shown and "three" in shown
+    listed = desk.run("jobs").stdout
+    assert "three" in listed and "simulated" in listed
+    assert "three" not in desk.run("jobs", "-n", "0").stdout
+    assert "three" in desk.run("jobs", "-t", "failed").stdout
+    assert "three" not in desk.run("jobs", "-u", "nobody-else").stdout
+
+
+def test_wait_while_submitting_and_a_script_from_a_pipe(desk: Desk) -> None:
+    done = desk.run("submit", "--wait", "-", stdin="#!/bin/sh\nexit 5\n")
+    assert done.returncode == 5
+    assert json.loads(desk.run("submit", "-W", "--json", "-", stdin="#!/bin/sh\ntrue\n").stdout)["state"] == "COMPLETED"
+
+
+def test_a_job_ended_by_a_signal_counts_as_1(desk: Desk) -> None:
+    done = desk.run("submit", "--wait", desk.script("kill -9 $$"))
+    assert done.returncode == 1
+
+
+def test_cancel_ends_a_running_job_and_what_follows_it(desk: Desk) -> None:
+    number = str(desk.json("submit", "--json", desk.script("echo up; exec sleep 600"))["id"])
+    follower = subprocess.Popen(
+        [sys.executable, "-c", ENTRY, "logs", "-f", number],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "STOKER_SOCKET": str(desk.socket)},
+    )
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "up\n"
+    assert desk.run("cancel", number).returncode == 0
+    assert desk.run("wait", number).returncode == 1
+    assert follower.wait(timeout=DEADLINE_S) == 0
+    assert desk.json("show", number, "--json")["state"] == "CANCELLED"
+    assert desk.run("cancel", number).returncode == 0, "cancelling what has ended changes nothing"
+
+
+def test_the_environment_the_folder_and_the_umask_travel(desk: Desk) -> None:
+    name = desk.script("pwd; echo $STOKER_SOCKET; umask")
+    old = os.umask(0o027)
+    try:
+        number = str(desk.json("submit", "--json", name)["id"])
+    finally:
+        os.umask(old)
+    desk.run("wait", number)
+    lines = desk.run("logs", number).stdout.splitlines()
+    assert lines == [str(desk.box.work_dir), str(desk.socket), "0027"]
+
+
+def test_refusals_are_the_servers_own_sentences(desk: Desk) -> None:
+    too_many = desk.run("submit", "--gpus=5", desk.script("true"))
+    assert too_many.returncode == 1 and "4" in too_many.stderr and "GPU" in too_many.stderr
+    wrong = desk.run("submit", desk.script("#SBATCH --no-such-thing\ntrue"))
+    assert wrong.returncode == 1 and "no-such-thing" in wrong.stderr and ":2" in wrong.stderr
+    elsewhere = desk.run("submit", "--node", "n7", desk.script("true"))
+    assert elsewhere.returncode == 1 and "n7" in elsewhere.stderr
+
+
+def test_the_licence_in_a_line_and_gpus_with_their_owner(desk: Desk) -> None:
+    line = desk.run("license").stdout
+    assert line.count("\n") == 1
+    assert "evaluation, 13 d 23 h left" in line and "seats 4/" in line
+    assert desk.json("license", "--json")["evaluation"] is True
+    number = str(desk.json("submit", "--json", "--gpus=1", desk.script("exec sleep 600"))["id"])
+    wait_until(lambda: any(gpu["job_id"] == int(number) for gpu in desk.json("gpus", "--json")), "it holds a GPU")
+    owner = [line.split() for line in desk.run("gpus").stdout.splitlines() if f" {number} " in line]
+    assert len(owner) == 1
+    desk.run("cancel", number)
+    desk.run("wait", number)
+
+
+def test_a_bare_agent_answers_the_same_questions(desk: Desk) -> None:
+    alone = Desk(desk.box)
+    alone.socket = desk.box.agent.socket
+    assert alone.json("nodes", "--json")[0]["name"] == "n1"
+    assert alone.run("license").returncode == 0
+    done = alone.run("submit", "--wait", alone.script("exit 7"))
+    assert done.returncode == 7
+
+
+def test_following_and_waiting_outlive_a_restart_of_the_hub(desk: Desk) -> None:
+    gate = desk.box.work_dir / "gate"
+    os.mkfifo(gate)
+    number = str(desk.json("submit", "--json", desk.script(f"echo one; read x < {gate}; echo two; exit 6"))["id"])
+    env = {**os.environ, "STOKER_SOCKET": str(desk.socket)}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", ENTRY, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        )
+        for words in (("logs", "-f", number), ("wait", number))
+    ]
+    follower, waiter = children
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "one\n"
+    desk.box.hub.kill()
+    desk.box.hub.start()
+    gate.write_text("go\n")
+    rest, _ = follower.communicate(timeout=DEADLINE_S)
+    assert rest == "two\n", "on at the byte where it broke"
+    assert follower.returncode == 0
+    waiter.communicate(timeout=DEADLINE_S)
+    assert waiter.returncode == 6
