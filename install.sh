@@ -20,7 +20,11 @@ main() {
     case $verb in
         demo) demo ;;
         test) run_tests ;;
-        install) if [ "$uninstall" = yes ]; then uninstall_appliance; else install_appliance; fi ;;
+        install)
+            # shellcheck source=agent/units/ssh.sh
+            . ./agent/units/ssh.sh
+            if [ "$uninstall" = yes ]; then uninstall_appliance; else install_appliance; fi
+            ;;
     esac
 }
 
@@ -129,6 +133,8 @@ demo() {
 }
 
 run_tests() {
+    # shellcheck source=tests/means.sh
+    . ./tests/means.sh
     install_test_means
     prepare test
     failed=''
@@ -136,7 +142,7 @@ run_tests() {
     check 'ruff check' .venv/bin/python -m ruff check .
     check 'mypy' .venv/bin/python -m mypy
     check 'import-linter' .venv/bin/lint-imports
-    check 'shellcheck' shellcheck install.sh .ci/run .ci/lock agent/training/digits.sh
+    check 'shellcheck' shellcheck -x install.sh tests/means.sh agent/units/ssh.sh .ci/run .ci/lock agent/training/digits.sh
     check 'pytest' .venv/bin/python -m pytest -n auto --dist loadgroup
     [ -z "$failed" ] || die 1 "failed:${failed%,}"
     echo 'install.sh: all checks passed'
@@ -207,28 +213,6 @@ is_recent() {
     command -v "$1" >/dev/null 2>&1 && "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
-# The suite runs the real sshd, systemd, compiler and shells. As root what is missing is installed; otherwise it is
-# named, and the tests that need it are skipped with the reason.
-install_test_means() {
-    missing=''
-    for pair in sshd:openssh-server ssh-keygen:openssh-client systemctl:systemd dbus-daemon:dbus-daemon cc:gcc \
-        shellcheck:shellcheck busybox:busybox git:git unshare:util-linux; do
-        PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
-    done
-    [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
-    [ -n "$missing" ] || return 0
-    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1; then
-        echo "Not installed, so the tests that need them are skipped:$missing"
-        return 0
-    fi
-    log=$(mktemp)
-    export DEBIAN_FRONTEND=noninteractive
-    step 'apt-get update' apt-get update
-    # shellcheck disable=SC2086  # a list of package names
-    step "apt-get install$missing" apt-get install --yes --no-install-recommends $missing
-    rm -f "$log"
-}
-
 # --- the appliance ----------------------------------------------------------------------------------------------------
 
 install_appliance() {
@@ -242,9 +226,11 @@ install_appliance() {
     add_configuration
     add_release
     add_folders
+    add_hub_key
     add_units
     add_commands
     start_services
+    add_ssh_access
     if [ "$changed" = no ]; then echo "Stoker $version is installed; nothing to do"; return; fi
     [ "$dry_run" = no ] || return 0
     cat <<TEXT
@@ -256,6 +242,7 @@ Stoker $version is installed and runs. What comes next:
   stoker-license activate /opt/stoker/current/evaluation.voucher
   stoker                                   the screen;  stoker nodes  the same as plain lines
 TEXT
+    hub_key_line
 }
 
 require_appliance_means() {
@@ -280,8 +267,7 @@ add_accounts() {
     for group in stoker stoker-admin; do
         getent group "$group" >/dev/null || act "add the group $group" groupadd --system "$group"
     done
-    getent passwd stoker-hub >/dev/null || act 'add the account stoker-hub, in the group stoker' \
-        useradd --system --gid stoker --home-dir /var/lib/stoker/hub --no-create-home --shell /usr/sbin/nologin stoker-hub
+    add_hub_account
 }
 
 # A release is built under another name and renamed when it is whole. The stamp tells whether its sources are still these.
@@ -404,6 +390,7 @@ bring_up() {
 
 uninstall_appliance() {
     [ "$dry_run" = yes ] || require_appliance_means
+    remove_ssh_access
     for unit in $units; do
         [ ! -e "/etc/systemd/system/$unit" ] || act "stop and remove $unit" remove_unit "$unit"
     done
@@ -424,14 +411,13 @@ remove_unit() {
     rm "/etc/systemd/system/$1"
 }
 
+# All of it or nothing: what an admin wrote is kept, and the folder with it.
 remove_configuration() {
-    file=/etc/stoker/stoker.toml
-    [ -e "$file" ] || return 0
-    if cmp -s agent/units/stoker.toml "$file" || is_last_default "$file"; then
-        act 'remove /etc/stoker' rm -r /etc/stoker
-    else
-        echo "  keep the edited $file"
-    fi
+    [ -e /etc/stoker ] || return 0
+    file=/etc/stoker/stoker.toml edited=''
+    [ ! -e "$file" ] || cmp -s agent/units/stoker.toml "$file" || is_last_default "$file" || edited=" $file"
+    ! lets_hubs_in || edited="$edited $hubs_let_in"
+    if [ -z "$edited" ]; then act 'remove /etc/stoker' rm -r /etc/stoker; else echo "  keep the edited$edited"; fi
 }
 
 main "$@"

@@ -261,6 +261,8 @@ def _check_values(config: Config, origin: str) -> None:
     for key in ("grace_s", "log_head_bytes", "log_tail_bytes", "output_max_bytes", "max_pending"):
         if getattr(config.jobs, key) < 0:
             raise ConfigError(f"{origin}: jobs.{key} = {getattr(config.jobs, key)} is negative")
+    if config.jobs.default_time_s is not None and config.jobs.default_time_s < 1:
+        raise ConfigError(f"{origin}: jobs.default_time_s = {config.jobs.default_time_s}; use seconds, or leave it out")
     _check_hub_nodes(config, origin)
 
 

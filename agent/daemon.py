@@ -55,6 +55,8 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> None:
     from agent.server.resources import NodeResources
     from agent.telemetry.host import read_boot_id
 
+    if config.mode is Mode.SYSTEM and os.geteuid() != 0:
+        raise StokerError("node.mode is system, which needs root to become the jobs' users; start it as root")
     gate = NodeGate(config.state_dir)
     sampler = Sampler(config.gpu, node_name=config.name, state_dir=config.state_dir)
     await sampler.start()
@@ -67,7 +69,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> None:
     service = AgentService(config, engine=engine, sampler=sampler, gate=gate)
     await service.start()
     stack.push_async_callback(service.stop)
-    app = base.make_app(Access.of(config))
+    app = base.make_app(Access(config))
     service.add_routes(app)
     runner = await base.serve(app, config.agent_socket, _inherited_socket())
     stack.push_async_callback(runner.cleanup)
@@ -92,7 +94,7 @@ async def _start_hub(config: Config, stack: AsyncExitStack) -> None:
     service = HubService(config, fleet=fleet, seats=seats, feed=feed)
     await service.start()
     stack.push_async_callback(service.stop)
-    app = base.make_app(Access.of(config))
+    app = base.make_app(Access(config))
     service.add_routes(app)
     runner = await base.serve(app, config.hub_socket, _inherited_socket())
     stack.push_async_callback(runner.cleanup)

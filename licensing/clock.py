@@ -1,9 +1,10 @@
 """Time that does not run back: the higher of the wall clock and what was known, plus uptime since.
 
 `HighWater` is the highest time that was trusted, with the uptime at that moment. Rolling the clock back gains nothing,
-and locks nobody out. A wall clock that jumps ahead further than uptime can explain counts at once but is not kept:
-it becomes trusted after a day of uptime, so a broken clock battery cannot poison a site. Signed times are trusted
-as they come. Pure, except for `Uptime`.
+and locks nobody out. A wall clock that jumps ahead further than uptime can explain is not kept either: it becomes
+trusted after a day of uptime, so a broken clock battery cannot poison a site. Until then it counts only where the
+machine may have been off (see `believed`). Signed times of the vendor are trusted as they come. Pure, except for
+`read_uptime`.
 """
 
 from __future__ import annotations
@@ -11,13 +12,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
+SKEW_S = 600
+"""How far two clocks may differ and still be called the same."""
 JUMP_S = 48 * 3600
 CONFIRM_S = 24 * 3600
+_WRITE_S = 600
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+Moment = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
+"""Unix seconds that a calendar can show: to the end of the year 9999."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,36 +50,70 @@ def read_uptime() -> Uptime:
 class HighWater(msgspec.Struct, frozen=True, kw_only=True):
     """The highest trusted time, and the uptime when it was noted. All in seconds."""
 
-    time: int
+    time: Moment
     boot_id: str
     uptime: int
     ahead_since: int | None = None
     """Uptime of this boot at which the wall clock was first seen implausibly far ahead."""
-
-
-def effective(mark: HighWater | None, wall: int, uptime: Uptime) -> int:
-    """The time to decide by."""
-    return wall if mark is None else max(wall, _known(mark, uptime))
+    settled: bool = False
+    """The wall clock of this boot agreed once with what was known: from then on uptime explains every later jump."""
 
 
 def advance(mark: HighWater | None, wall: int, uptime: Uptime) -> HighWater:
-    """Note what the wall clock says, as far as it can be believed."""
+    """Note what the wall clock says, as far as it can be trusted; `time` of the result is the confirmed time."""
     if mark is None:
-        return _mark(wall, uptime)
+        return HighWater(time=wall, boot_id=uptime.boot_id, uptime=uptime.seconds)
     known = _known(mark, uptime)
-    if wall - known <= JUMP_S:
-        return _mark(max(wall, known), uptime)
     same_boot = mark.boot_id == uptime.boot_id
+    settled = mark.settled if same_boot else abs(wall - known) <= JUMP_S
+    if wall - known <= JUMP_S:
+        return _mark(max(wall, known), uptime, settled=settled)
     since = mark.ahead_since if same_boot and mark.ahead_since is not None else uptime.seconds
     if uptime.seconds - since >= CONFIRM_S:
-        return _mark(wall, uptime)
-    return msgspec.structs.replace(_mark(known, uptime), ahead_since=since)
+        return _mark(wall, uptime, settled=True)
+    return msgspec.structs.replace(_mark(known, uptime, settled=settled), ahead_since=since)
 
 
-def trust(mark: HighWater, signed: int, uptime: Uptime) -> HighWater:
-    """Note a time that somebody signed: it has certainly come."""
-    known = _known(mark, uptime)
-    return mark if signed <= known else _mark(signed, uptime)
+def believed(mark: HighWater, wall: int) -> int:
+    """The time to decide and to sign by; `mark` comes fresh from `advance`.
+
+    That is the confirmed time. Where this boot began with a doubt, the machine may have been off for long, so a wall
+    clock ahead of what is known counts meanwhile, and leaves no mark behind.
+    """
+    return mark.time if mark.settled else max(mark.time, wall)
+
+
+def trust(mark: HighWater, signed: int, wall: int) -> HighWater:
+    """Note a time that the vendor signed: it has certainly come. `mark` comes fresh from `advance` of the same `wall`.
+
+    A wall clock past that time, and in agreement with what is known, is no dead clock: the boot is settled.
+    """
+    if signed > mark.time:
+        return msgspec.structs.replace(mark, time=signed, settled=False)
+    agrees = mark.ahead_since is None and signed <= wall and mark.time - wall <= JUMP_S
+    return msgspec.structs.replace(mark, settled=mark.settled or agrees)
+
+
+def lift(mark: HighWater, moment: int) -> HighWater:
+    """Raise a mark fresh from `advance` to a time that another machine vouches for, if that is within `SKEW_S`."""
+    return msgspec.structs.replace(mark, time=moment) if 0 < moment - mark.time <= SKEW_S else mark
+
+
+def is_news(mark: HighWater | None, written: HighWater | None) -> bool:
+    """Whether the mark is worth a write to disk: ten minutes on, another boot, or another opinion of the wall clock."""
+    if mark is None or written is None:
+        return mark is not written
+    opinion = (mark.boot_id, mark.ahead_since, mark.settled) != (written.boot_id, written.ahead_since, written.settled)
+    return opinion or mark.time - written.time >= _WRITE_S
+
+
+def doubt(mark: HighWater, wall: int) -> str:
+    """Why the wall clock is not trusted, in words for the log."""
+    return (
+        f"the clock says {datetime.fromtimestamp(wall, UTC):%Y-%m-%d %H:%M} UTC, and by the uptime it is "
+        f"{datetime.fromtimestamp(mark.time, UTC):%Y-%m-%d %H:%M} UTC. It is believed after 24 h of uptime; if it is "
+        "wrong run: timedatectl set-ntp true"
+    )
 
 
 def _known(mark: HighWater, uptime: Uptime) -> int:
@@ -79,5 +122,5 @@ def _known(mark: HighWater, uptime: Uptime) -> int:
     return mark.time + max(0, elapsed)
 
 
-def _mark(moment: int, uptime: Uptime) -> HighWater:
-    return HighWater(time=moment, boot_id=uptime.boot_id, uptime=uptime.seconds)
+def _mark(moment: int, uptime: Uptime, *, settled: bool) -> HighWater:
+    return HighWater(time=moment, boot_id=uptime.boot_id, uptime=uptime.seconds, settled=settled)

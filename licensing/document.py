@@ -17,6 +17,8 @@ from msgspec import Meta
 from licensing import keys, paseto, strictjson
 from licensing.errors import ContentError, TokenError
 
+MAX_LEASE_S = 7 * 86400
+"""No licence allows a longer lease."""
 PRODUCT = "stoker"
 """The product whose licences this program takes."""
 
@@ -80,7 +82,7 @@ class Licence(Document, frozen=True, kw_only=True, omit_defaults=True):
     """The public key of the site it is bound to."""
     term_s: Duration | None = None
     """Counted from activation, where that ends before `exp`."""
-    lease_s: Annotated[int, Meta(ge=3600, le=7 * 86400)] = 86400
+    lease_s: Annotated[int, Meta(ge=3600, le=MAX_LEASE_S)] = 86400
 
 
 class Lease(Document, frozen=True, kw_only=True, omit_defaults=True):

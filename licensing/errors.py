@@ -13,7 +13,7 @@
     ├── ReplayError               7    licence_replay      genuine, and older than what is held, or used up
     ├── ClockError                8    licence_clock       genuine, and from the future
     ├── KeyFileError              5    licence_key_file    a key or certificate file that cannot be used or written
-    ├── StoreError                5    licence_store       the seat ledger cannot be used
+    ├── StoreError                5    licence_store       the seat ledger, or a node's lease, cannot be kept
     ├── UsageError               64    usage               the command line
     └── HubError                 69    hub_unreachable     the hub did not answer
 
@@ -113,7 +113,7 @@ class KeyFileError(LicenceError):
 
 
 class StoreError(LicenceError):
-    """The seat ledger cannot be opened or written."""
+    """The seat ledger cannot be opened or written, or a node cannot keep its lease."""
 
     code = "licence_store"
 

@@ -37,6 +37,23 @@ def create_new(path: Path, data: bytes, *, mode: int) -> None:
     _sync_folder(path.parent)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file to `NAME.damaged-TIME`, so that nothing is thrown away; gives its new place.
+
+    TIME is when the file was last changed, in Unix seconds; files that share it are numbered.
+
+    Raises:
+        OSError: it stays where it is.
+    """
+    plain = f"{path.name}.damaged-{int(path.lstat().st_mtime)}"
+    aside, number = path.with_name(plain), 1
+    while os.path.lexists(aside):
+        number += 1
+        aside = path.with_name(f"{plain}.{number}")
+    path.rename(aside)
+    return aside
+
+
 def _write_temp(path: Path, data: bytes, mode: int) -> Path:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -7,6 +7,7 @@ where it enters, together with encodings that are not canonical or not a point o
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -56,16 +57,16 @@ def load_or_create(path: Path) -> Ed25519PrivateKey:
     Raises:
         KeyFileError: the file is there and is not such a key, or cannot be read or made.
     """
-    if not path.exists():
-        key = Ed25519PrivateKey.generate()
-        try:
-            create_new(path, _pem(key), mode=0o600)
-        except FileExistsError:
-            return load(path)
-        except OSError as error:
-            raise KeyFileError(f"cannot create the key {path}: {error.strerror}; check the folder's owner") from error
-        return key
-    return load(path)
+    if os.path.lexists(path):
+        return load(path)
+    key = Ed25519PrivateKey.generate()
+    try:
+        store_new(path, key)
+    except FileExistsError:
+        return load(path)
+    except OSError as error:
+        raise KeyFileError(f"cannot create the key {path}: {error.strerror}; check the folder's owner") from error
+    return key
 
 
 def create(path: Path) -> Ed25519PrivateKey:
@@ -76,7 +77,7 @@ def create(path: Path) -> Ed25519PrivateKey:
     """
     key = Ed25519PrivateKey.generate()
     try:
-        create_new(path, _pem(key), mode=0o600)
+        store_new(path, key)
     except FileExistsError as error:
         raise KeyFileError(f"{path} exists; a key is never overwritten. Name another file or folder") from error
     except OSError as error:
@@ -101,10 +102,15 @@ def load(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _pem(key: Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+def store_new(path: Path, key: Ed25519PrivateKey) -> None:
+    """Write a key to a file (0600) that did not exist.
+
+    Raises:
+        FileExistsError: something is there.
+        OSError: nothing was changed.
+    """
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    create_new(path, pem, mode=0o600)
 
 
 def _is_on_curve(y: int) -> bool:

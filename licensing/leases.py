@@ -1,6 +1,6 @@
 """Leases made out by a site: when one is due, whom it seats, and the transaction behind it.
 
-Rules kept here: what is granted is committed first and signed afterwards, so no lease exists without its row; the same
+Rules kept here: time is what `clock.advance` confirms, so a wrong clock moves no seat; what is granted is committed first and signed afterwards, so no lease exists without its row; the same
 renewal asked twice is answered with the same lease; a renewal is never refused because too many seats are taken, it
 covers what there is.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from licensing import armour, keys, verify
-from licensing.clock import HighWater
-from licensing.document import Lease, Licence, decode, encode, sign_content
+from licensing.clock import SKEW_S, HighWater
+from licensing.document import MAX_LEASE_S, Lease, Licence, decode, encode, sign_content
 from licensing.seats import NoSeat, share
 from licensing.stage import Stage, Standing
 from licensing.store import Grant, Ledger
@@ -42,12 +42,15 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What may be given at a moment: the licence, verified, and how it stands at effective time `at`."""
+    """What may be given at a moment: the licence, verified, and how it stands then."""
 
     chain: verify.LicenceChain
     activated_at: int
     standing: Standing
     at: int
+    """The time to sign: `clock.believed`."""
+    mark: HighWater
+    """Its `time` is confirmed, and what seats are counted and freed by; stored with each grant."""
 
     @property
     def licence(self) -> Licence:
@@ -69,8 +72,8 @@ class Leases:
         self._key = key
         self._cluster = cluster
 
-    def answer(self, ask: Ask, terms: Terms, mark: HighWater) -> str | NoSeat | None:
-        """The lease to hand over now; `None` when the one the node has will do. `mark` is stored with a new grant.
+    def answer(self, ask: Ask, terms: Terms) -> str | NoSeat | None:
+        """The lease to hand over now; `None` when the one the node has will do.
 
         Raises:
             WeakKeyError: the node's key is no sound key.
@@ -82,16 +85,16 @@ class Leases:
         last = self._ledger.grant(ask.node)
         if last is not None and last.key == ask.key:
             if self._is_due(ask, last, terms):
-                return self._signed(self._checkout(ask, terms, mark), terms)
+                return self._signed(self._checkout(ask, terms), terms)
             return None if ask.seq == last.seq else self._signed(last, terms)
-        if standing.stage is Stage.GRACE:
+        if standing.stage is Stage.GRACE and last is None:
             message = f"{standing.message} {ask.node} had no lease before, so it gets none now."
             return NoSeat(code="LIC-421", message=message)
         keys.public_key(ask.key)
-        return self._signed(self._checkout(ask, terms, mark), terms)
+        return self._signed(self._checkout(ask, terms), terms)
 
     def _is_due(self, ask: Ask, last: Grant, terms: Terms) -> bool:
-        """The node is ahead or changed, the licence changed, seats became free, or the lease is old."""
+        """The node is ahead or changed, the licence changed, seats became free, or the lease is old or not of now."""
         lease = decode(Lease, last.content)
         if ask.seq > last.seq or ask.gpus != last.wanted:
             return True
@@ -99,33 +102,42 @@ class Leases:
             return True
         if self._share(ask, terms) != lease.gpus:
             return True
+        if lease.iat > terms.at + SKEW_S:  # made out while the clock was wrong
+            return True
         old = terms.at >= lease.iat + min(RENEW_S, terms.licence.lease_s // 3)
         return old and terms.lease_until > lease.exp
 
     def _share(self, ask: Ask, terms: Terms) -> tuple[str, ...]:
         return share(
             ask.gpus,
-            self._ledger.holds(terms.at),
+            self._ledger.holds(terms.mark.time),
             node=ask.node,
             seats=terms.licence.seats,
             may_grow=terms.standing.stage is not Stage.GRACE,
         )
 
-    def _checkout(self, ask: Ask, terms: Terms, mark: HighWater) -> Grant:
+    def _checkout(self, ask: Ask, terms: Terms) -> Grant:
         """One transaction: expire → count → hold → audit → time. Signing comes after the commit."""
         at = terms.at
         with self._ledger.transaction():
-            for freed in self._ledger.expire(at):
-                self._ledger.audit(at, "expired", freed.gpu, node=freed.node, until=freed.until)
+            self._expire(terms)
             lease = self._make_lease(ask, terms, self._share(ask, terms))
             self._ledger.hold(ask.node, lease.gpus, since=at, until=lease.exp, gen=lease.seq)
             grant = Grant(node=ask.node, key=ask.key, seq=lease.seq, wanted=ask.gpus, content=encode(lease))
             self._ledger.put_grant(grant)
             row = {"lease": lease.id, "gpus": lease.gpus, "asked": len(ask.gpus), "until": lease.exp}
             self._ledger.audit(at, "granted", ask.node, **row)
-            self._ledger.put_clock(mark)
+            self._ledger.put_clock(terms.mark)
         log.info("node=%s leased seq=%d gpus=%d/%d", ask.node, lease.seq, len(lease.gpus), len(ask.gpus))
         return grant
+
+    def _expire(self, terms: Terms) -> None:
+        """Free what is over. A seat that ends later than any lease can was taken under a wrong clock: it ends soon."""
+        for freed in self._ledger.expire(terms.mark.time):
+            self._ledger.audit(terms.at, "expired", freed.gpu, node=freed.node, until=freed.until)
+        until = terms.at + terms.licence.lease_s
+        for held in self._ledger.pull_in(terms.at + MAX_LEASE_S + SKEW_S, until):
+            self._ledger.audit(terms.at, "corrected", held.gpu, node=held.node, until=held.until)
 
     def _make_lease(self, ask: Ask, terms: Terms, gpus: tuple[str, ...]) -> Lease:
         """Numbered one above both sides. A node ahead of the ledger means that it was restored from a backup."""

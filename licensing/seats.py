@@ -30,6 +30,11 @@ class NoSeat:
     message: str
 
 
+def has_uuid(gpu: str) -> bool:
+    """Whether this names a physical GPU: one that was never read goes by `unknown:INDEX`, the same on every node."""
+    return gpu != "" and not gpu.startswith("unknown:")
+
+
 def share(wanted: Sequence[str], holds: Iterable[Hold], *, node: str, seats: int, may_grow: bool) -> tuple[str, ...]:
     """The GPUs of `wanted` that get a seat, in the order of `wanted`.
 

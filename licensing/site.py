@@ -10,21 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from licensing import clock, keys, stage, verify
 from licensing.document import Licence
-from licensing.errors import ClockError, ExpiredError, LicenceError, OtherSiteError, ReplayError
+from licensing.errors import ClockError, ExpiredError, LicenceError, OtherSiteError, ReplayError, StoreError
 from licensing.leases import Ask, Leases, Terms
 from licensing.roots import Roots, pinned
-from licensing.seats import Hold, NoSeat
+from licensing.seats import Hold, NoSeat, has_uuid
 from licensing.stage import Stage, Standing
 from licensing.store import Installed, Ledger
 
 log = logging.getLogger(__name__)
 
-_CLOCK_WRITE_S = 600
+_RETRY_S = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +58,11 @@ class Site:
         """The installed licence, verified, and when it was activated."""
         self._missing = stage.no_licence()
         """How the site stands while there is no usable licence."""
+        self._mark: clock.HighWater | None = None
+        """The highest time, from the first activation on: without a licence there is nothing to guard with it."""
+        self._written: clock.HighWater | None = None
+        self._failed_at: int | None = None
+        """Uptime when the mark could not be written."""
 
     def open(self) -> None:
         """Open the ledger and the key, making both on the first start.
@@ -73,6 +77,7 @@ class Site:
         self._leases = Leases(self._ledger, key, self._cluster)
         installed = self._ledger.installed()
         self._current = self._load(installed) if installed else None
+        self._mark = self._written = self._ledger.clock() if installed else None
 
     def close(self) -> None:
         """Close the ledger."""
@@ -86,39 +91,28 @@ class Site:
         """
         chain = verify.licence_file(text, self._roots)
         licence = chain.licence
-        at = max(self._effective(now), licence.iat)
+        mark = clock.trust(self._advance(now), licence.iat, now)
+        at = clock.believed(mark, now)
         known = self._ledger.known(licence.id)
         self._refuse_elsewhere(licence)
         _refuse_early(licence, at)
         self._refuse_old(licence, known, at)
         activated_at = known.activated_at if known else at
-        installed = Installed(id=licence.id, rev=licence.rev, text=chain.text, activated_at=activated_at)
-        self._install(installed, licence.iat, now)
+        self._install(Installed(id=licence.id, rev=licence.rev, text=chain.text, activated_at=activated_at), mark)
         self._current = chain, activated_at
         log.info("licence=%s rev=%d activated seats=%d", licence.id, licence.rev, licence.seats)
         return self.report(now)
 
-    def activate_evaluation(self, now: int) -> Report:
-        """Install the evaluation voucher of this build unless some licence is installed already.
-
-        Raises:
-            LicenceError: this build has none.
-        """
-        if self._ledger.installed() is not None:
-            return self.report(now)
-        return self.activate(evaluation_voucher(), now)
-
     def report(self, now: int) -> Report:
         """What holds at `now` (the wall clock, Unix seconds)."""
-        at = self._effective(now)
-        self._note_time(now)
-        terms = self._terms(at)
+        mark = self._look(now)
+        terms = self._terms(mark, now)
         return Report(
             standing=terms.standing if terms else self._missing,
             licence=terms.licence if terms else None,
             activated_at=terms.activated_at if terms else None,
             site_key=self.key_hex,
-            holds=tuple(self._ledger.holds(at)),
+            holds=tuple(self._ledger.holds(mark.time)),
             development=self._roots.development,
         )
 
@@ -126,26 +120,30 @@ class Site:
         """The lease to hand to a node now; `None` when the one it has will do.
 
         Ask as often as you like: a new lease is made when the node has none, its GPUs or the licence changed, seats
-        became free, or the last one is 8 h old. `node_seq` is the `seq` the node says it holds, 0 for none.
+        became free, or the last one is 8 h old. `node_seq` is the `seq` the node says it holds, 0 for none. A GPU
+        without a UUID is left out.
 
         Raises:
             WeakKeyError: the node's key is no sound key.
             StoreError: the ledger cannot be written; nothing was granted.
         """
-        terms = self._terms(self._effective(now))
+        terms = self._terms(self._look(now), now)
         if terms is None:
             return NoSeat(code=self._missing.code or "LIC-401", message=self._missing.message)
-        mark = clock.advance(self._ledger.clock(), now, self._uptime())
-        return self._leases.answer(Ask(node=node, key=node_key, gpus=tuple(gpus), seq=node_seq), terms, mark)
+        named = tuple(gpu for gpu in gpus if has_uuid(gpu))
+        return self._leases.answer(Ask(node=node, key=node_key, gpus=named, seq=node_seq), terms)
 
     # --- what may be installed ---
 
     def _refuse_elsewhere(self, licence: Licence) -> None:
-        if licence.site is not None and licence.site != self.key_hex:
+        if not self._fits(licence):
             raise OtherSiteError(
-                f"the licence {licence.id} of {licence.customer} is bound to site {licence.site[:16]}…, this is site "
-                f"{self.key_hex[:16]}…; ask the vendor for one made out to {self.key_hex}"
+                f"the licence {licence.id} of {licence.customer} is bound to site {licence.site}, this is site "
+                f"{self.key_hex}; ask the vendor for one made out to it"
             )
+
+    def _fits(self, licence: Licence) -> bool:
+        return licence.site is None or licence.site == self.key_hex
 
     def _refuse_old(self, licence: Licence, known: Installed | None, at: int) -> None:
         if known is not None and licence.rev < known.rev:
@@ -164,55 +162,71 @@ class Site:
             )
         raise ExpiredError(f"the licence {licence.id} ended {ended}; ask for a renewal")
 
-    def _install(self, installed: Installed, signed_at: int, now: int) -> None:
-        uptime = self._uptime()
-        mark = clock.trust(clock.advance(self._ledger.clock(), now, uptime), signed_at, uptime)
+    def _install(self, installed: Installed, mark: clock.HighWater) -> None:
         with self._ledger.transaction():
             self._ledger.put_licence(installed)
             self._ledger.audit(mark.time, "activated", installed.id, rev=installed.rev, since=installed.activated_at)
             self._ledger.put_clock(mark)
+        self._mark = self._written = mark
 
     # --- underneath ---
 
     def _load(self, installed: Installed) -> tuple[verify.LicenceChain, int] | None:
-        """Verify the stored licence again: after an upgrade other roots may be pinned."""
+        """Verify the stored licence again: other roots may be pinned after an upgrade, and `site.key` another one."""
         try:
-            return verify.licence_chain(installed.text, self._roots), installed.activated_at
+            chain = verify.licence_chain(installed.text, self._roots)
         except LicenceError as error:
-            log.error("licence=%s is not usable with this version: %s", installed.id, error)
-            self._missing = stage.unusable(installed.id, error.message)
-            return None
+            return self._miss(installed, f"{error.message.rstrip('.')}, with this version")
+        if self._fits(chain.licence):
+            return chain, installed.activated_at
+        return self._miss(
+            installed,
+            f"it is bound to site {chain.licence.site}, and the key in {self._dir / 'site.key'} is {self.key_hex}; put "
+            "that file back from the backup and restart the hub, or ask the vendor for a licence made out to this key",
+        )
 
-    def _terms(self, at: int) -> Terms | None:
+    def _miss(self, installed: Installed, problem: str) -> None:
+        log.error("licence=%s is not usable: %s", installed.id, problem)
+        self._missing = stage.unusable(installed.id, problem)
+
+    def _terms(self, mark: clock.HighWater, now: int) -> Terms | None:
         if self._current is None:
             return None
         chain, activated_at = self._current
+        at = clock.believed(mark, now)
         standing = stage.of_licence(chain.licence, activated_at, at)
-        return Terms(chain=chain, activated_at=activated_at, standing=standing, at=at)
+        return Terms(chain=chain, activated_at=activated_at, standing=standing, at=at, mark=mark)
 
-    def _effective(self, now: int) -> int:
-        return clock.effective(self._ledger.clock(), now, self._uptime())
+    # --- time ---
 
-    def _note_time(self, now: int) -> None:
-        """Keep the high-water mark within ten minutes of the truth also while no lease is due."""
-        stored = self._ledger.clock()
-        mark = clock.advance(stored, now, self._uptime())
-        if stored is not None and mark.time - stored.time < _CLOCK_WRITE_S:
+    def _advance(self, now: int) -> clock.HighWater:
+        return clock.advance(self._mark, now, self._uptime())
+
+    def _look(self, now: int) -> clock.HighWater:
+        """The mark now; also kept within ten minutes of it on disk while no lease is due."""
+        before, mark = self._mark, self._advance(now)
+        if before is None:
+            return mark
+        if mark.ahead_since is not None and before.ahead_since is None:
+            log.warning("%s", clock.doubt(mark, now))
+        self._mark = mark
+        if clock.is_news(mark, self._written):
+            self._write(mark)
+        return mark
+
+    def _write(self, mark: clock.HighWater) -> None:
+        """A mark that cannot be written holds nobody up; it is tried again after a minute."""
+        if self._failed_at is not None and 0 <= mark.uptime - self._failed_at < _RETRY_S:
             return
-        with self._ledger.transaction():
-            self._ledger.put_clock(mark)
-
-
-def evaluation_voucher() -> str:
-    """The text of the voucher shipped with this build.
-
-    Raises:
-        ExpiredError: this build was made without one.
-    """
-    file = resources.files("licensing").joinpath("data", "evaluation.voucher")
-    if not file.is_file():
-        raise ExpiredError("this build has no evaluation voucher; ask the vendor for a voucher or licence file")
-    return file.read_text(encoding="ascii")
+        try:
+            with self._ledger.transaction():
+                self._ledger.put_clock(mark)
+        except StoreError as error:
+            if self._failed_at is None:
+                log.warning("cannot note the time: %s", error)
+            self._failed_at = mark.uptime
+            return
+        self._written, self._failed_at = mark, None
 
 
 def _refuse_early(licence: Licence, at: int) -> None:

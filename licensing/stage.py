@@ -7,9 +7,9 @@ running runs to its end, and everything else works in every stage.
     LIC-402  ends soon                                LIC-411  hub not heard since the lease ended; 72 h are granted
     LIC-403  ended, grace runs                        LIC-412  … and those 72 h are over
     LIC-404  ended, grace is over                     LIC-413  the only lease there is was refused
-    LIC-405  the evaluation is over                   LIC-420  no seat for a GPU of this job
-    LIC-406  the voucher's first days are over        LIC-421  grace: no new nodes, no further seats
-    LIC-407  the stored licence no longer verifies
+    LIC-405  the evaluation is over                   LIC-414  this node cannot keep a lease on its disk
+    LIC-406  the voucher's first days are over        LIC-420  no seat for a GPU of this job
+    LIC-407  the stored licence is of no use here     LIC-421  grace: no new nodes, no further seats
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def no_licence() -> Standing:
 
 
 def unusable(licence_id: str, problem: str) -> Standing:
-    """The stored licence no longer verifies: another build with other roots, or a damaged ledger."""
+    """The stored licence no longer fits: a build with other roots, a damaged ledger, or another `site.key`."""
     return Standing(
         stage=Stage.RESTRICTED,
         code="LIC-407",
-        message=f"The installed licence {licence_id} cannot be used with this version: {problem}. "
+        message=f"The installed licence {licence_id} cannot be used: {problem}. "
         f"New jobs are held in the queue. {STILL_WORKS}.",
         fix=FIX,
     )

@@ -21,7 +21,7 @@ from sqlite_utils import Database, Migrations
 
 from licensing.clock import HighWater
 from licensing.errors import StoreError
-from licensing.seats import Hold
+from licensing.seats import Hold, has_uuid
 
 _GENESIS = "0" * 64
 _migrations = Migrations("licence")
@@ -147,7 +147,14 @@ class Ledger:
         return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]
 
     def hold(self, node: str, gpus: Sequence[str], *, since: int, until: int, gen: int) -> None:
-        """Let `node` hold exactly these GPUs: what it held besides is free, what another held is now its own."""
+        """Let `node` hold exactly these GPUs: what it held besides is free, what another held is now its own.
+
+        Raises:
+            StoreError: one of them is no GPU with a UUID of its own, so it could not be counted once.
+        """
+        nameless = [gpu for gpu in gpus if not has_uuid(gpu)]
+        if nameless:
+            raise StoreError(f"{', '.join(nameless)} of {node} has no UUID and gets no seat; see nvidia-smi -L there")
         marks = ", ".join("?" * len(gpus))
         self._run(f"DELETE FROM hold WHERE unit = 'gpu' AND node = ? AND subject NOT IN ({marks})", (node, *gpus))  # noqa: S608
         self._open.executemany(
@@ -161,6 +168,14 @@ class Ledger:
         """Free the seats whose time is over; gives what was freed."""
         rows = self._run(
             'DELETE FROM hold WHERE unit = \'gpu\' AND "until" <= ? RETURNING subject, node, since, "until"', (now,)
+        )
+        return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]
+
+    def pull_in(self, beyond: int, until: int) -> list[Hold]:
+        """Let the seats that end later than `beyond` end at `until`; gives them as they are now."""
+        rows = self._run(
+            'UPDATE hold SET "until" = ? WHERE unit = \'gpu\' AND "until" > ? RETURNING subject, node, since, "until"',
+            (until, beyond),
         )
         return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]
 

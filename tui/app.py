@@ -37,7 +37,8 @@ from tui.screens.submit import SubmitForm
 from tui.session import Clock, Session
 from tui.theme import DARK, THEMES
 
-_DRAIN_S = 0.25
+_DRAIN_S = 0.5
+"""How often the screen may be drawn anew. A whole one costs some 25 ms."""
 _LOG = logging.getLogger(__name__)
 
 

@@ -39,7 +39,9 @@ Sockets are looked for in $STOKER_SOCKET, /run/stoker, $XDG_RUNTIME_DIR/stoker a
 def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Run the command that `parse` read; its exit code."""
     try:
-        return _with_questions(args, environ)
+        code = _with_questions(args, environ)
+        sys.stdout.flush()  # here, where a reader that has gone is understood, and not at the interpreter's end
+        return code
     except BrokenPipeError:
         plain.discard_stdout()
         return BROKEN_PIPE

@@ -100,7 +100,7 @@ KEYS: tuple[Key, ...] = (
         footer=True),
     Key(scope=Scope.APP, keys="S", action="submit", label="submit", help="submit a job script", footer=True,
         palette=True),
-    Key(scope=Scope.APP, keys="tab", action="app.focus_next", label="next pane", help="to the next pane"),
+    Key(scope=Scope.APP, keys="tab", action="focus_next", label="next pane", help="to the next pane"),
     Key(scope=Scope.APP, keys="escape", action="leave", label="back", help="back to where you came from",
         shown="esc"),
     Key(scope=Scope.APP, keys="r", action="retry", label="retry", help="try the link again now", palette=True),

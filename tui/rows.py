@@ -18,7 +18,7 @@ HOT_C, TOO_HOT_C = 80, 88
 """Where a data-centre GPU is warm, and where it is about to throttle (NVIDIA's slowdown thresholds start at 90)."""
 
 GPU_COLUMNS = (
-    Column(title="NODE / GPU", least=15, most=27),
+    Column(title="NODE / GPU", least=14, most=27),
     Column(title="UTIL", least=12),
     Column(title="MEMORY", least=8, most=13, firm=True),
     Column(title="TEMP", least=5, right=True),
@@ -69,12 +69,12 @@ _JOB = {
 }
 
 
-def overview_rows(cluster: Cluster, now: float, room: int) -> list[Row]:
+def overview_rows(cluster: Cluster, now: float, room: int, *, short: bool = False) -> list[Row]:
     """Nodes with their GPUs under them where all fit into `room` lines, else one line a node."""
     views = cluster.nodes(now)
     if sum(1 + len(view.gpus) for view in views) > room:
         return [summary_row(view) for view in views]
-    return [row for view in views for row in (summary_row(view), *gpu_rows(cluster, view))]
+    return [row for view in views for row in (summary_row(view), *gpu_rows(cluster, view, short=short))]
 
 
 def summary_row(view: NodeView) -> Row:
@@ -101,9 +101,9 @@ def summary_row(view: NodeView) -> Row:
     return Row(key=(view.name, None), cells=cells, faded=view.freshness is Freshness.STALE)
 
 
-def gpu_rows(cluster: Cluster, view: NodeView) -> list[Row]:
-    """One line for each GPU of a node."""
-    return [_gpu_row(cluster, view, gpu) for gpu in view.gpus]
+def gpu_rows(cluster: Cluster, view: NodeView, *, short: bool = False) -> list[Row]:
+    """One line for each GPU of a node; `short` says only that it is simulated, and not which model."""
+    return [_gpu_row(cluster, view, gpu, short=short) for gpu in view.gpus]
 
 
 def node_rows(views: Iterable[NodeView]) -> list[Row]:
@@ -157,10 +157,14 @@ def freshness(view: NodeView) -> Cell:
     return ((f"{glyph} {view.freshness.value}", role),)
 
 
-def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu) -> Row:
+def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu, *, short: bool) -> Row:
     bad = gpu.state is not GpuState.OK
     glyph = {GpuState.OK: " ", GpuState.HUNG: "!", GpuState.LOST: "x"}.get(gpu.state, "?")
-    name: Cell = ((f" {glyph}", Role.BAD), (f"{gpu.index:>2} ", Role.TEXT), (gpu_label(view, gpu), Role.DIM))
+    name: Cell = (
+        (f" {glyph}", Role.BAD),
+        (f"{gpu.index:>2} ", Role.TEXT),
+        ("simulated" if short and view.simulated else gpu_label(view, gpu), Role.DIM),
+    )
     age = _age(view.gpu_age_s(gpu))
     if view.freshness is Freshness.LOST or gpu.state is GpuState.LOST:
         dash = cell(units.UNKNOWN, Role.DIM)

@@ -46,6 +46,8 @@ class ResourceView(Protocol):
 def check_account(config: Config, uid: int) -> tuple[int, int] | None:
     """Whether `uid` may own a job here; uid and gid that its files shall have, `None` for the agent's own.
 
+    Asks the account database: call it in a thread.
+
     Raises:
         ApiError: 403, saying who may.
         AccountError: no such account.
@@ -59,9 +61,9 @@ def check_account(config: Config, uid: int) -> tuple[int, int] | None:
         )
     account = account_of(uid)
     if config.mode is Mode.SYSTEM:
-        return account.pw_uid, account.pw_gid
+        return account.uid, account.gid
     if uid != os.geteuid():
-        own = account_of(os.geteuid()).pw_name
+        own = account_of(os.geteuid()).name
         raise ApiError(403, "forbidden", f"this user-mode agent runs jobs of {own} only; submit as {own}")
     return None
 

@@ -32,6 +32,26 @@ class Engine(Protocol):
         """The newest `limit` jobs that match, newest first."""
         ...
 
+    async def recent(self, ended: int) -> list[Job]:
+        """Every job that has not ended, and the newest `ended` of those that have."""
+        ...
+
+    async def job_counts(self) -> dict[JobState, int]:
+        """How many jobs are in each state."""
+        ...
+
+    def held_by(self) -> dict[str, int]:
+        """GPU UUID → id of the job that holds it."""
+        ...
+
+    def counts(self) -> tuple[int, int]:
+        """Jobs that run (or start, or end) and jobs that wait."""
+        ...
+
+    def wake(self) -> None:
+        """Look at the queue now: something that a waiting job waits for may have changed."""
+        ...
+
     async def job(self, job_id: int) -> Job:
         """One job.
 

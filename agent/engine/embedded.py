@@ -11,26 +11,25 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
 
-from agent.api.types import Job, JobState, LogChunk, SubmitRequest
+from agent.api.errors import StokerError
+from agent.api.types import FINAL_STATES, Job, JobState, LogChunk, SubmitRequest
 from agent.config import Config
-from agent.engine import logread
+from agent.engine import logread, steps
 from agent.engine.accept import Resources, ResourceView, accept, as_api_error, check_account
-from agent.engine.claims import attempt_dir, build_claim, make_files_dir
+from agent.engine.claims import account_of, attempt_dir
 from agent.engine.launch import Launcher
 from agent.engine.reconcile import reconcile
-from agent.engine.records import AttemptDir
+from agent.engine.records import AttemptDir, RecordError
 from agent.engine.runs import Runner
 from agent.engine.storethread import StoreThread
-from agent.jobs import folder, machine, schedule
-from agent.jobs.errors import GpuHeldError, IllegalMoveError
+from agent.jobs import machine, schedule
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
-from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
 from agent.jobs.wire import to_wire
 
@@ -53,7 +52,7 @@ class EmbeddedEngine:
         self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._write_claim, apply=self._apply)
         self._unfinished: dict[int, JobRow] = {}
         self._waiting: dict[int, tuple[str, str]] = {}
-        self._runs: dict[int, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._listeners: list[Callable[[Job], None]] = []
         self._wake = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
@@ -77,7 +76,7 @@ class EmbeddedEngine:
 
     async def stop(self) -> None:
         """Stop serving; running jobs go on without us."""
-        tasks = [*self._runs.values(), *([self._loop_task] if self._loop_task else [])]
+        tasks = [*self._tasks, *([self._loop_task] if self._loop_task else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -89,13 +88,13 @@ class EmbeddedEngine:
         """See `Engine.submit`."""
         digest = hashlib.sha256(msgspec.json.encode(request, order="deterministic")).hexdigest()
         with as_api_error():
-            owner = check_account(self._config, uid)
+            owner = await asyncio.to_thread(check_account, self._config, uid)
             seen = await self._store.call(JobStore.seen, uid, key, digest)
             if seen is not None:  # whatever has become of the queue or the GPUs since: it was accepted
                 return self._wire(seen), False
             spec = accept(self._config, request, self._view.resources(), pending=self._count(JobState.PENDING))
             row, created = await self._store.call(
-                _store_submission, self._config, spec, request, user, uid, key, digest, owner
+                steps.store_submission, self._config, spec, request, user, uid, key, digest, owner
             )
         if created:
             self._keep(row)
@@ -109,8 +108,8 @@ class EmbeddedEngine:
             return self._wire(row)
         with as_api_error():
             row = await self._apply(job_id, machine.CancelAsked(by=by, reason=reason))
-            if row.status.state is JobState.COMPLETING:
-                await self._runner.stop(row, why="cancel", by=by)
+        if row.status.state is JobState.COMPLETING:
+            self._background(self._carry_out_stop(row, by), name=f"stop-{job_id}")
         self.wake()
         return self._wire(row)
 
@@ -120,9 +119,21 @@ class EmbeddedEngine:
         resources = self._view.resources()
         return [self._wire(row, resources) for row in rows]
 
+    async def recent(self, ended: int) -> list[Job]:
+        """See `Engine.recent`."""
+        rows = await self._store.call(JobStore.find, states=FINAL_STATES, limit=ended)
+        resources = self._view.resources()
+        return [self._wire(row, resources) for row in [*rows, *self._unfinished.values()]]
+
+    async def job_counts(self) -> dict[JobState, int]:
+        """See `Engine.job_counts`."""
+        return await self._store.call(JobStore.counts)
+
     async def job(self, job_id: int) -> Job:
         """See `Engine.job`."""
-        return self._wire(await self._row(job_id), with_log=True)
+        row = await self._row(job_id)
+        size = await asyncio.to_thread(logread.size, self._attempt(row)) if row.status.attempt else None
+        return self._wire(row, log_bytes=size)
 
     async def owner(self, job_id: int) -> int:
         """See `Engine.owner`."""
@@ -131,10 +142,9 @@ class EmbeddedEngine:
     async def read_log(self, job_id: int, offset: int, limit: int) -> LogPieces:
         """See `Engine.read_log`."""
         row = await self._row(job_id)
-        attempt = self._attempt(row)
-        pieces = logread.read(attempt, offset, limit) if row.status.attempt else []
-        chunks = tuple(LogChunk(offset=piece.offset, data=piece.data) for piece in pieces)
-        return LogPieces(chunks=chunks, end=logread.size(attempt) if row.status.attempt else 0)
+        if not row.status.attempt:
+            return LogPieces(chunks=(), end=0)
+        return await asyncio.to_thread(_read_log, self._attempt(row), offset, limit)
 
     def listen(self, listener: Callable[[Job], None]) -> None:
         """See `Engine.listen`."""
@@ -178,7 +188,9 @@ class EmbeddedEngine:
         self._tell_why(decision.reasons)
         if not decision.starts:
             return
-        rows = await self._store.call(_claim_all, decision.starts, {each.id: each for each in self._pending()}, _now())
+        rows = await self._store.call(
+            steps.claim_all, decision.starts, {each.id: each for each in self._pending()}, _now()
+        )
         for row in rows:
             self._keep(row)
             self._see_through(row, self._runner.run(row))
@@ -218,20 +230,40 @@ class EmbeddedEngine:
     # --- what happens to a job ----------------------------------------------------------------------------------------
 
     def _see_through(self, row: JobRow, coroutine: Coroutine[object, object, None]) -> None:
-        task = asyncio.create_task(self._guarded(row.id, coroutine), name=f"job-{row.id}")
-        self._runs[row.id] = task
+        self._background(self._watched(row.id, coroutine), name=f"job-{row.id}")
 
-    async def _guarded(self, job_id: int, coroutine: Coroutine[object, object, None]) -> None:
-        try:
-            await coroutine
-        except Exception:  # the rim of one job's task: the others go on, and a restart takes this one up again
-            logger.exception("job=%d is not watched any more; restart the agent to take it up again", job_id)
-        finally:
-            self._runs.pop(job_id, None)
-            self.wake()
+    async def _watched(self, job_id: int, coroutine: Coroutine[object, object, None]) -> None:
+        """See a claimed job to its end, through whatever the disk does meanwhile: it is never left unwatched."""
+        retry = _Retry(f"job={job_id}")
+        while True:
+            try:
+                await coroutine
+                break
+            except Exception as error:  # noqa: BLE001 - the rim of one job's task: the others go on, and so does this one
+                await retry.after(error)
+            row = self._unfinished.get(job_id)
+            if row is None or row.status.state is JobState.PENDING:
+                break
+            coroutine = self._runner.resume(row)
+        self.wake()
+
+    async def _carry_out_stop(self, row: JobRow, by: str) -> None:
+        """Tell the shim of a wish that is stored; on a full disk again and again, as long as the job is there."""
+        retry = _Retry(f"job={row.id} stop")
+        while row.id in self._unfinished:
+            try:
+                await self._runner.stop(row, why="cancel", by=by)
+                break
+            except RecordError as error:
+                await retry.after(error)
+
+    def _background(self, coroutine: Coroutine[object, object, None], *, name: str) -> None:
+        task = asyncio.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _apply(self, job_id: int, event: Event) -> JobRow:
-        row = await self._store.call(_apply_event, self._config, job_id, event)
+        row = await self._store.call(steps.apply_event, self._config, job_id, event)
         self._keep(row)
         return row
 
@@ -253,7 +285,8 @@ class EmbeddedEngine:
             listener(job)
 
     async def _write_claim(self, row: JobRow, attempt: AttemptDir) -> None:
-        await self._store.call(_prepare, self._config, row, attempt, _indexes(self._view.resources()))
+        account = await asyncio.to_thread(account_of, row.uid)
+        await self._store.call(steps.prepare, self._config, row, account, attempt, _indexes(self._view.resources()))
 
     # --- looking things up --------------------------------------------------------------------------------------------
 
@@ -264,14 +297,14 @@ class EmbeddedEngine:
         with as_api_error():
             return await self._store.call(JobStore.get, job_id)
 
-    def _wire(self, row: JobRow, resources: Resources | None = None, *, with_log: bool = False) -> Job:
+    def _wire(self, row: JobRow, resources: Resources | None = None, *, log_bytes: int | None = None) -> Job:
         resources = resources or self._view.resources()
         return to_wire(
             row,
             self._config.name,
             waiting=self._waiting.get(row.id),
             gpu_indexes=_indexes(resources),
-            log_bytes=logread.size(self._attempt(row)) if with_log and row.status.attempt else None,
+            log_bytes=log_bytes,
             simulated=bool(row.spec.gpus) and resources.simulated,
         )
 
@@ -282,6 +315,23 @@ class EmbeddedEngine:
         return sum(row.status.state is state for row in self._unfinished.values())
 
 
+class _Retry:
+    """A pause that grows from 1 to 30 s, and one line in the log whenever the reason is a new one."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._said = ""
+        self._pause_s = 0.5
+
+    async def after(self, error: Exception) -> None:
+        """Say it, and wait."""
+        if str(error) != self._said:
+            logger.error("%s: %s; trying again", self._what, error, exc_info=not isinstance(error, StokerError))
+            self._said = str(error)
+        self._pause_s = min(self._pause_s * 2, 30.0)
+        await asyncio.sleep(self._pause_s)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogPieces:
     """See `agent.engine.base.LogSlice`."""
@@ -290,65 +340,11 @@ class LogPieces:
     end: int
 
 
-# --- on the store thread ----------------------------------------------------------------------------------------------
-
-
-def _store_submission(
-    store: JobStore,
-    config: Config,
-    spec: JobSpec,
-    request: SubmitRequest,
-    user: str,
-    uid: int,
-    key: str,
-    digest: str,
-    owner: tuple[int, int] | None,
-) -> tuple[JobRow, bool]:
-    """Row and folder together: the folder is named by the row's id, and must be on disk before the row counts."""
-    now = _now()
-    with store.transaction():
-        row, created = store.add(spec, user=user, uid=uid, key=key, digest=digest, now=now)
-        if created:
-            submission = folder.Submission(
-                id=row.id, user=user, uid=uid, key=key, digest=digest, submitted_at=now, spec=spec, env=request.env
-            )
-            folder.write_spec(folder.job_dir(config.state_dir, row.id), submission, request.script, owner=owner)
-    return row, created
-
-
-def _claim_all(store: JobStore, starts: Sequence[schedule.Start], rows: Mapping[int, JobRow], now: int) -> list[JobRow]:
-    """Store all claims of one pass with one flush. A job cancelled meanwhile is left out, and only that one."""
-    claimed = []
-    with store.transaction():
-        for start in starts:
-            attempt = rows[start.job_id].status.attempt + 1
-            try:
-                with store.transaction():
-                    claimed.append(store.claim(start.job_id, attempt=attempt, gpu_uuids=start.gpu_uuids, now=now))
-            except (IllegalMoveError, GpuHeldError) as error:
-                logger.info("job=%d is not started: %s", start.job_id, error)
-    return claimed
-
-
-def _apply_event(store: JobStore, config: Config, job_id: int, event: Event) -> JobRow:
-    """Let an event happen; a job cancelled while it waited gets its note in the same breath, for `reconcile`."""
-    now = _now()
-    with store.transaction():
-        row = store.apply(job_id, event, now)
-        if isinstance(event, machine.CancelAsked) and row.status.state is JobState.CANCELLED:
-            note = folder.Cancelled(by=event.by, at=now, reason=event.reason)
-            folder.write_cancelled(folder.job_dir(config.state_dir, job_id), note)
-    return row
-
-
-def _prepare(store: JobStore, config: Config, row: JobRow, attempt: AttemptDir, indexes: Mapping[str, int]) -> None:
-    """Write the claim, unless an earlier agent did: a relaunch must not change what a late shim would read."""
-    if attempt.read_claim() is not None:
-        return
-    submission = folder.read_spec(folder.job_dir(config.state_dir, row.id))
-    gpus = [(uuid, indexes.get(uuid, -1)) for uuid in row.status.gpu_uuids]
-    make_files_dir(config, row)
-    attempt.create(build_claim(config, row, submission.env, gpus))
+def _read_log(attempt: AttemptDir, offset: int, limit: int) -> LogPieces:
+    """In a thread: a disk that hangs must not hang the loop."""
+    pieces = logread.read(attempt, offset, limit)
+    chunks = tuple(LogChunk(offset=piece.offset, data=piece.data) for piece in pieces)
+    return LogPieces(chunks=chunks, end=logread.size(attempt))
 
 
 def _indexes(resources: Resources) -> dict[str, int]:

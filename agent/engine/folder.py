@@ -100,10 +100,13 @@ class Folder:
         A file system that turned read-only may be mended, and an outcome is worth a waiting process of 4 MB; this is
         the one wait of ours without an end but the folder's own. Meanwhile the lock says that the attempt is not over.
         """
+        data = _fitting(fields)
         while os.fstat(self.fd).st_nlink:
             try:
-                os.pwrite(self._reserved, to_json(fields), 0)
-                os.ftruncate(self._reserved, len(to_json(fields)))
+                written = 0
+                while written < len(data):
+                    written += os.pwrite(self._reserved, data[written:], written)
+                os.ftruncate(self._reserved, len(data))
                 self._publish(self._reserved, "exit")
                 return
             except OSError:
@@ -126,3 +129,11 @@ class Folder:
         os.fsync(fd)
         os.rename(f"{name}.tmp", name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         os.fsync(self.fd)
+
+
+def _fitting(fields: dict[str, Scalar]) -> bytes:
+    """The record's bytes, its `detail` cut until they fit into the space set aside: JSON may need 12 for a letter."""
+    while len(data := to_json(fields)) > _RESERVED_BYTES:
+        detail = str(fields["detail"])
+        fields = {**fields, "detail": detail[: len(detail) // 2]}
+    return data

@@ -88,8 +88,11 @@ class JobProcess:
         os.close(result_end)
 
     def open_gate(self) -> None:
-        """Let the job run."""
-        os.write(self._gate, _OPEN)
+        """Let the job run. One that was killed while it waited is found out by the reaping that follows."""
+        try:  # noqa: SIM105 - contextlib is not worth its import in a shim
+            os.write(self._gate, _OPEN)
+        except BrokenPipeError:
+            pass
         os.close(self._gate)
 
     def give_up(self) -> None:

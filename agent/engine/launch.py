@@ -7,10 +7,12 @@ empty environment; launching the same attempt twice is harmless (the shim's lock
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -30,7 +32,7 @@ _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
 class LaunchError(StokerError):
-    """The shim could not be started, or refused; nothing of the job ran."""
+    """The shim was not started, as far as we were told; after a time limit the attempt's records know better."""
 
 
 class Launcher(Protocol):
@@ -40,7 +42,7 @@ class Launcher(Protocol):
         """Start the attempt's shim; returns when it no longer depends on us.
 
         Raises:
-            LaunchError: with the sentence to show; nothing of the job ran.
+            LaunchError: with the sentence to show: which job, why, and where to look.
         """
 
 
@@ -56,9 +58,11 @@ class ForkLauncher:
 
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """See `Launcher`."""
-        status, said = await _run([*shim_command(self._python), "--detach", os.fspath(attempt.path)])
-        if status not in (0, EXIT_TAKEN):
-            raise LaunchError(f"job {job_id} could not be started: {said or f'its shim ended with status {status}'}")
+        command = [*shim_command(self._python), "--detach", os.fspath(attempt.path)]
+        with _naming(job_id, f"its record {attempt.path}, and this node's memory, disk and process limits"):
+            status, said = await _run(command)
+            if status not in (0, EXIT_TAKEN):
+                raise LaunchError(said or f"its shim ended with status {status}")
 
 
 class SystemdLauncher:
@@ -69,8 +73,9 @@ class SystemdLauncher:
     its grace. Not Type=notify: all that would be gained is the rare refusal of a shim, told by `wait_end` anyway.
     """
 
-    def __init__(self, python: str = sys.executable) -> None:
+    def __init__(self, python: str = sys.executable, timeout_s: float = _HAND_OFF_TIMEOUT_S) -> None:
         self._python = python
+        self._timeout_s = timeout_s
 
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """See `Launcher`. The name is taken while the unit lives: a second launch of an attempt changes nothing."""
@@ -78,9 +83,11 @@ class SystemdLauncher:
         unit = unit_name(job_id, attempt)
         shim = [*shim_command(self._python), os.fspath(attempt.path)]
         # PID 1 fills in $NAME in the arguments of a unit; $$ is a dollar.
-        status, said = await _run([*_systemd_run(unit, claim), "--", *(each.replace("$", "$$") for each in shim)])
-        if status and "already" not in said:  # "already exists" before 248, "already loaded" since
-            raise LaunchError(f"job {job_id} could not be started: systemd refused {unit}: {said}")
+        command = [*_systemd_run(unit, claim), "--", *(each.replace("$", "$$") for each in shim)]
+        with _naming(job_id, f"`journalctl -u {unit}`, and `systemctl list-jobs` for what systemd waits for"):
+            status, said = await _run(command, self._timeout_s)
+            if status and "already" not in said:  # "already exists" before 248, "already loaded" since
+                raise LaunchError(f"systemd refused {unit}: {said or f'systemd-run ended with status {status}'}")
 
 
 def choose_launcher(setting: str, python: str = sys.executable) -> Launcher:
@@ -114,13 +121,23 @@ def unit_name(job_id: int, attempt: AttemptDir) -> str:
 
 
 def _claim_of(job_id: int, attempt: AttemptDir) -> Claim:
-    try:
-        claim = attempt.read_claim()
-    except RecordError as error:
-        raise LaunchError(f"job {job_id} could not be started: {error}") from error
-    if claim is None:
-        raise LaunchError(f"job {job_id} could not be started: {attempt.path} holds no claim")
+    with _naming(job_id, f"its record {attempt.path}"):
+        try:
+            claim = attempt.read_claim()
+        except RecordError as error:
+            raise LaunchError(str(error)) from error
+        if claim is None:
+            raise LaunchError("there is no claim to run")
     return claim
+
+
+@contextlib.contextmanager
+def _naming(job_id: int, look_at: str) -> Iterator[None]:
+    """Complete what goes wrong to a sentence: which job, why, and where to look."""
+    try:
+        yield
+    except LaunchError as error:
+        raise LaunchError(f"job {job_id} could not be started: {str(error).rstrip('.')}; look at {look_at}") from error
 
 
 def _systemd_run(unit: str, claim: Claim) -> list[str]:
@@ -135,7 +152,7 @@ def _systemd_run(unit: str, claim: Claim) -> list[str]:
     }
     if claim.memory_bytes is not None:
         properties["MemoryMax"] = str(claim.memory_bytes)
-    if claim.cpus_per_task is not None:
+    if claim.cpus_per_task is not None:  # asked for; what was not asked for is not limited
         properties["CPUQuota"] = f"{claim.cpus_per_task * 100}%"
     program = shutil.which("systemd-run", path=_PATH) or "systemd-run"
     options = ["--quiet", "--collect", "--no-ask-password", f"--unit={unit}", "--slice=stoker-jobs.slice"]
@@ -158,7 +175,7 @@ async def _run(command: list[str], timeout_s: float = _HAND_OFF_TIMEOUT_S) -> tu
         if not await _ended(child.pid, timeout_s):
             child.kill()
             child.wait()
-            raise LaunchError(f"{command[0]} started no job within {timeout_s:.0f} s; see the node's load and disk")
+            raise LaunchError(f"{command[0]} did not answer within {timeout_s:.0f} s")
         # Ended: what it said is in the pipe, and whoever else holds the pipe is not waited for.
         os.set_blocking(child.stderr.fileno(), False)
         said = child.stderr.read() or b""
@@ -178,8 +195,7 @@ def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
     except OSError as error:
-        sentence = f"cannot run {command[0]}: {error.strerror}; see the node's memory and process limits"
-        raise LaunchError(sentence) from error
+        raise LaunchError(f"cannot run {command[0]}: {error.strerror}") from error
 
 
 async def _ended(pid: int, timeout_s: float) -> bool:

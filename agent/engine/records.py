@@ -38,6 +38,10 @@ class RecordError(StokerError):
     """A record cannot be written, or is there and cannot be understood."""
 
 
+class RecordDiskError(RecordError):
+    """The disk refused: no fault of the job, and worth another try."""
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the records. Unknown fields are ignored: an older agent reads a newer shim."""
 
@@ -168,17 +172,23 @@ class AttemptDir:
             RecordError: the claim cannot be given to a job, or the disk refuses.
         """
         data = _claim_bytes(claim)
+        self.make()
+        self._write("claim", data)
+
+    def make(self) -> None:
+        """Make the folder, durably; it may be there already.
+
+        Raises:
+            RecordDiskError: the disk refuses.
+        """
         try:
-            if not self.path.parent.exists():
-                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                sync_folder(self.path.parent.parent)
-            self.path.mkdir(mode=0o700, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             sync_folder(self.path.parent)
+            sync_folder(self.path.parent.parent)
         except OSError as error:
-            raise RecordError(
+            raise RecordDiskError(
                 f"cannot make the attempt's folder {self.path}: {error.strerror}; see its disk"
             ) from error
-        self._write("claim", data)
 
     def read_claim(self) -> Claim | None:
         """The claim; `None` when none was stored."""
@@ -233,7 +243,7 @@ class AttemptDir:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise RecordError(f"cannot read the record {path}: {error.strerror}; see its disk") from error
+            raise RecordDiskError(f"cannot read the record {path}: {error.strerror}; see its disk") from error
         except (ValueError, msgspec.ValidationError) as error:
             raise RecordError(f"the record {path} is damaged: {error}; keep the folder for support") from error
 
@@ -241,7 +251,9 @@ class AttemptDir:
         try:
             write_durably(self.path / name, data, mode=0o600)
         except OSError as error:
-            raise RecordError(f"cannot write the record {self.path / name}: {error.strerror}; see its disk") from error
+            raise RecordDiskError(
+                f"cannot write the record {self.path / name}: {error.strerror}; see its disk"
+            ) from error
 
 
 def recover(attempt: AttemptDir, boot_id: str) -> Found:
@@ -251,27 +263,36 @@ def recover(attempt: AttemptDir, boot_id: str) -> Found:
     the shim may have ended between the two; only then is `started` asked whether anything ran.
 
     Raises:
-        RecordError: the folder cannot be read at all.
+        RecordDiskError: the folder cannot be read at all.
     """
+    held = False
     try:
         if (ended := attempt.read_exit()) is not None:
             return Ended(ended)
-        if attempt.locked():
+        if held := attempt.locked():
             return Alive(attempt.read_started())
         if (ended := attempt.read_exit()) is not None:
             return Ended(ended)
         started = attempt.read_started()
+    except RecordDiskError:
+        raise
     except RecordError as error:
-        if isinstance(error.__cause__, OSError):
-            raise
-        return Lost(None, str(error))
+        if held:
+            return Alive(None)  # whatever the record looks like, its shim lives and will write `exit`
+        return Lost(None, f"{error}{_kill_rest(attempt, None)}")
     if started is None:
         return NeverRan()
     if started.boot_id != boot_id:
         return Rebooted(started)
-    killed = procs.kill_left(started.job_pid, started.job_start, _marks(attempt))
-    rest = f"; {killed} processes of it were killed" if killed else "; nothing of it was left"
+    rest = _kill_rest(attempt, started)
     return Lost(started, f"its supervisor (pid {started.shim_pid}) died without recording an end{rest}")
+
+
+def _kill_rest(attempt: AttemptDir, started: Started | None) -> str:
+    """Kill what a lost run left: its tree where it is known, and whatever carries its marks. Says how many."""
+    pid, start = (started.job_pid, started.job_start) if started else (0, 0)
+    killed = procs.kill_left(pid, start, _marks(attempt))
+    return f"; {killed} processes of it were killed" if killed else "; nothing of it was left"
 
 
 def _marks(attempt: AttemptDir) -> list[bytes]:

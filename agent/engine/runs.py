@@ -19,8 +19,21 @@ from agent.api.types import JobState
 from agent.engine import watch
 from agent.engine.claims import attempt_dir
 from agent.engine.launch import Launcher
-from agent.engine.records import AttemptDir, Ended, Exit, Found, Lost, NeverRan, Rebooted, RecordError, Started, recover
+from agent.engine.records import (
+    AttemptDir,
+    Ended,
+    Exit,
+    Found,
+    Lost,
+    NeverRan,
+    Rebooted,
+    RecordDiskError,
+    RecordError,
+    Started,
+    recover,
+)
 from agent.jobs import machine
+from agent.jobs.errors import StoreError
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
 
@@ -41,7 +54,8 @@ Prepare = Callable[[JobRow, AttemptDir], Awaitable[None]]
 """Writes the claim of a row's current attempt, unless it is there already.
 
 Raises:
-    StokerError: it cannot be written, or the account has gone; the job then fails with this sentence.
+    RecordDiskError: the disk refuses.
+    StokerError: the job can never be started, its account has gone for example; it fails with this sentence.
 """
 
 
@@ -56,12 +70,18 @@ class Runner:
         self._apply = apply
 
     async def run(self, row: JobRow) -> None:
-        """Launch a claimed job and see it through; returns when its outcome is stored."""
+        """Launch a claimed job and see it through; returns when its outcome is stored.
+
+        Raises:
+            RecordDiskError, StoreError: the disk refuses; `resume` takes the job up again.
+        """
         attempt = attempt_dir(self._state_dir, row.id, row.status.attempt)
         for _ in range(LAUNCHES_AT_MOST):
             try:
                 await self._prepare(row, attempt)
                 await self._launcher.launch(row.id, attempt)
+            except (RecordDiskError, StoreError):
+                raise  # no fault of the job: the caller tries again when the disk is well
             except StokerError as error:
                 if await self._launch_failed(row, attempt, str(error)):
                     return
@@ -71,7 +91,7 @@ class Runner:
         await self._launch_failed(row, attempt, f"its supervisor did not come in {LAUNCHES_AT_MOST} launches")
 
     async def resume(self, row: JobRow) -> None:
-        """Take up a job that was claimed before the agent's restart; returns when its outcome is stored."""
+        """Take up a claimed job again, after a restart of the agent or a fault of the disk; see `run`."""
         attempt = attempt_dir(self._state_dir, row.id, row.status.attempt)
         if row.status.state is JobState.COMPLETING:
             await self.stop(row, why="cancel", by=row.status.cancelled_by or "stoker")
@@ -89,8 +109,6 @@ class Runner:
             RecordError: the wish cannot be stored.
         """
         attempt = attempt_dir(self._state_dir, row.id, row.status.attempt)
-        # A cancel may come before the claim was written: the wish then waits for it in the folder.
-        attempt.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         await watch.stop(attempt, why, by)
 
     async def _follow(self, row: JobRow, attempt: AttemptDir) -> JobRow:
@@ -113,17 +131,22 @@ class Runner:
                 return await self._apply(row.id, machine.Lost())
 
     async def _note_start(self, row: JobRow, attempt: AttemptDir) -> JobRow:
-        started = _started(attempt)
-        if started is None or row.status.started_at is not None:
+        if row.status.started_at is not None:
             return row
-        return await self._apply(row.id, machine.Started(at=started.at))
+        started = await asyncio.to_thread(_started, attempt)
+        return row if started is None else await self._apply(row.id, machine.Started(at=started.at))
 
     async def _recover(self, attempt: AttemptDir) -> Found:
         """In a thread: killing what is left of a lost run takes its time."""
         return await asyncio.to_thread(recover, attempt, self._boot_id)
 
     async def _launch_failed(self, row: JobRow, attempt: AttemptDir, sentence: str) -> bool:
-        """Give an attempt up, unless a shim came after all: then False, and its records tell the rest."""
+        """Give an attempt up, unless a shim came after all: then False, and its records tell the rest.
+
+        Asked before the stop is written as well: a launcher that was only slow to answer must not cost a healthy job.
+        """
+        if not isinstance(await self._recover(attempt), NeverRan):
+            return False
         await self.stop(row, why="cancel", by="stoker")
         if not isinstance(await self._recover(attempt), NeverRan):
             return False
@@ -135,7 +158,7 @@ async def _record_of_start(attempt: AttemptDir, patience_s: float) -> None:
     """Until the attempt has begun (or ended already), at most `patience_s`."""
     deadline = time.monotonic() + patience_s
     # Some 15 ms, one or two steps: too short to be worth an inotify.
-    while not (attempt.has_begun() or time.monotonic() >= deadline):  # noqa: ASYNC110 - a file gives no event
+    while not (await asyncio.to_thread(attempt.has_begun) or time.monotonic() >= deadline):  # noqa: ASYNC110
         await asyncio.sleep(_START_STEP_S)
 
 

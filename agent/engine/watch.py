@@ -58,7 +58,14 @@ async def stop(attempt: AttemptDir, why: Literal["cancel", "limit", "preempt"], 
     Raises:
         RecordError: the wish cannot be stored; nothing was signalled.
     """
-    attempt.write_stop(Stop(why=why, by=by))
+    await asyncio.to_thread(
+        _store_and_signal, attempt, Stop(why=why, by=by)
+    )  # a disk that hangs must not hang the loop
+
+
+def _store_and_signal(attempt: AttemptDir, wish: Stop) -> None:
+    attempt.make()  # a cancel may come before the claim was written: the wish then waits for it in the folder
+    attempt.write_stop(wish)
     started = attempt.read_started()
     if started is not None and started.boot_id == procs.boot_id():
         procs.signal_exact(started.shim_pid, started.shim_start, signal.SIGTERM)

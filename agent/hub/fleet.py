@@ -26,6 +26,7 @@ from agent.hub.calls import NodeCalls
 from agent.hub.link import NodeLink
 from agent.hub.linkstate import Gone, Heard, Link
 from agent.hub.placement import find, require_answering
+from agent.hub.places import SSH_ROOM, UNIX_ROOM
 
 CALL_TIMEOUT_S = 8.0
 """Below the 10 s of a client of ours, so that it is told which node hangs."""
@@ -148,11 +149,17 @@ class Fleet:
         with self._mail_lock:
             mail, self._mail = self._mail, {}
         for name, message, at in mail.values():
-            member = self._members[name]
-            event = message if isinstance(message, Gone) else Heard(at=at)
-            self._note(member, member.link.handle(event))
-            if not isinstance(message, Gone):
-                self._take(member, message)
+            try:
+                self._handle(self._members[name], message, at)
+            except Exception:  # noqa: BLE001 — the rim: what comes behind it in the mailbox must not be lost with it
+                _log.exception("node=%s: what it said could not be taken in", name)
+
+    def _handle(self, member: Member, message: Wire | Gone, at: float) -> None:
+        if isinstance(message, Gone):
+            self._note(member, member.link.handle(message))
+            return
+        self._note(member, member.link.handle(Heard(at=at)))
+        self._take(member, message)
 
     def _take(self, member: Member, message: Wire) -> None:
         if isinstance(message, Hello):
@@ -176,10 +183,16 @@ class Fleet:
             await asyncio.sleep(TICK_S)
             now = time.monotonic()
             for member in self._members.values():
-                self._note(member, member.link.tick(now))
-                if member.link.state is not LinkState.UP:
-                    self._publish_status(member)  # its age and the next attempt
-                _forget_oldest(member)
+                try:
+                    self._age(member, now)
+                except Exception:  # noqa: BLE001 — the rim: without this clock no node would ever be seen as lost
+                    _log.exception("node=%s: its link could not be aged", member.name)
+
+    def _age(self, member: Member, now: float) -> None:
+        self._note(member, member.link.tick(now))
+        if member.link.state is not LinkState.UP:
+            self._publish_status(member)  # its age and the next attempt
+        _forget_oldest(member)
 
     def _publish_status(self, member: Member) -> None:
         self._publish(("node", member.name), NodeUpdate(status=member.status(time.monotonic())))
@@ -189,12 +202,18 @@ class Fleet:
             listener(key, message)
 
     def _member(self, node: HubNode, config: Config, admission: threading.Semaphore, now: float) -> Member:
-        transport = _transport(node, config)
-        client = Client(transport, timeout_s=CALL_TIMEOUT_S)
+        room = SSH_ROOM if node.ssh is not None else UNIX_ROOM
+        transports = [_transport(node, config) for _ in room]  # none connects before it is used
+        clients = [Client(transport, timeout_s=CALL_TIMEOUT_S) for transport in transports]
+
+        def hang_up() -> None:
+            for transport in transports:
+                transport.close()
+
         return Member(
             name=node.name,
-            calls=NodeCalls(node.name, client),
-            thread=NodeLink(node.name, client, transport, self._deliver, admission),
+            calls=NodeCalls(node.name, clients, room),
+            thread=NodeLink(node.name, clients[0], hang_up, self._deliver, admission),
             link=Link(now),
         )
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from agent.api.client import Client
 from agent.api.errors import StokerError
 from agent.api.stream import Stream
-from agent.api.transport import Transport
 from agent.api.types import NodeUpdate, WatchMessage
 from agent.hub.linkstate import Backoff, Gone
 
@@ -32,11 +31,17 @@ class NodeLink:
     """The link to one node."""
 
     def __init__(
-        self, name: str, client: Client, transport: Transport, deliver: Deliver, admission: threading.Semaphore
+        self,
+        name: str,
+        client: Client,
+        hang_up: Callable[[], None],
+        deliver: Deliver,
+        admission: threading.Semaphore,
     ) -> None:
         self._name = name
         self._client = client
-        self._transport = transport
+        self._hang_up = hang_up
+        """Ends all connections to the node."""
         self._deliver = deliver
         self._admission = admission
         """Held while connecting: sshd turns away what is over its MaxStartups, and handshakes cost CPU."""
@@ -66,8 +71,8 @@ class NodeLink:
             reason = self._listen()
             if self._stop.is_set():
                 return
-            # What hangs on the same connection is as dead; the next attempt must not wait for it.
-            self._transport.close()
+            # What else is asked of the node is as dead; the next attempt must not wait for it.
+            self._hang_up()
             now = time.monotonic()
             if now - began >= STEADY_S:
                 self._backoff.reset()

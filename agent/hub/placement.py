@@ -1,49 +1,46 @@
 """Where a submit goes, from facts alone: the node it names, or the one that is best able to start it.
 
 A job is placed once and stays: its node's queue has it from then on. Choosing well for a whole cluster over time is
-Slurm's work; here a job goes to the node with the most free GPUs among those that can ever run it, where GPUs that its
-queue has asked for already do not count as free.
+Slurm's work; here a job goes to the node with the most free GPUs of its type among those that can ever run it, where
+GPUs that its queue has asked for already do not count as free. Whether a node can ever run it is judged as the node
+itself does, by `check_fits`.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from agent.api.errors import ApiError
 from agent.api.types import Gpu, GpuState, LinkState, Node, NodeStatus
+from agent.jobs.grammar import matches_type
+from agent.jobs.spec import JobSpec, check_fits
 
 _UNAVAILABLE = 503
 
 
-def place(named: str | None, gpus: int, statuses: Sequence[NodeStatus], asked: Mapping[str, int]) -> str:
-    """The node for a job that asks for `gpus` GPUs; `asked` is what each node's unfinished jobs ask for, by name.
+def place(spec: JobSpec, statuses: Sequence[NodeStatus], asked: Mapping[str, int]) -> str:
+    """The node for a job that names none; `asked` is how many GPUs each node's unfinished jobs ask for, by name.
 
     Raises:
-        ApiError: the named node is unknown or lost; no node is up; or none has that many GPUs, and what each has.
+        ApiError: no node is up; or none that is can ever run the job, and what each has.
     """
-    if named is not None:
-        status = find(named, statuses)
-        require_answering(status)
-        return status.name
-    up = [(status.name, status.node) for status in statuses if status.link is LinkState.UP and status.node is not None]
+    up = [status.node for status in statuses if status.link is LinkState.UP and status.node is not None]
     if not up:
         raise ApiError(
             _UNAVAILABLE, "no_node", f"no node is up: {_why_not_up(statuses)}; submit again when one is back"
         )
-    able = [(name, node) for name, node in up if len(node.gpus) >= gpus]
+    able = [node for node in up if _fits(spec, node)]
     if not able:
-        has = ", ".join(f"{name} has {len(node.gpus)}" for name, node in up)
-        raise ApiError(
-            422, "too_many_gpus", f"the job asks for {gpus} GPUs and no node has that many: {has}; ask for less"
-        )
+        raise ApiError(400, "cannot_run", _why_none(spec, up, statuses), "$.script")
     # Among equals the shorter queue, then the name, so that the choice can be explained.
-    return min(able, key=lambda each: (-_room(each[1], asked.get(each[0], 0)), each[1].jobs_pending, each[0]))[0]
+    return min(able, key=lambda node: (-_room(node, spec, asked.get(node.name, 0)), node.jobs_pending, node.name)).name
 
 
 def free_gpus(node: Node) -> int:
     """GPUs on which a new job could start now: healthy, seated, not held."""
-    return sum(gpu.job_id is None for gpu in _schedulable(node))
+    return _free(_schedulable(node))
 
 
 def find(name: str, statuses: Sequence[NodeStatus]) -> NodeStatus:
@@ -75,12 +72,22 @@ def require_answering(status: NodeStatus) -> None:
     raise ApiError(_UNAVAILABLE, "node_lost", f"{status.name} cannot be reached: {status.reason}{again}")
 
 
-def _room(node: Node, asked: int) -> int:
-    """Free GPUs left once the node's jobs have theirs; below 0 is a queue.
+def _fits(spec: JobSpec, node: Node) -> bool:
+    gpus = [(gpu.uuid, gpu.name) for gpu in node.gpus]
+    return check_fits(spec, gpus, node.name, cpu_count=node.cpu_count) is None
+
+
+def _room(node: Node, spec: JobSpec, asked: int) -> int:
+    """Free GPUs of the job's type left once the node's jobs have theirs; below 0 is a queue.
 
     The snapshot is up to a second old and jobs are told of at once, so that a burst of submits spreads over the nodes.
     """
-    return min(free_gpus(node), len(_schedulable(node)) - asked)
+    of_type = [gpu for gpu in _schedulable(node) if spec.gpu_type is None or matches_type(spec.gpu_type, gpu.name)]
+    return min(_free(of_type), len(of_type) - asked)
+
+
+def _free(gpus: Sequence[Gpu]) -> int:
+    return sum(gpu.job_id is None for gpu in gpus)
 
 
 def _schedulable(node: Node) -> list[Gpu]:
@@ -89,3 +96,28 @@ def _schedulable(node: Node) -> list[Gpu]:
 
 def _why_not_up(statuses: Sequence[NodeStatus]) -> str:
     return "; ".join(f"{each.name} is {each.link}" + (f" ({each.reason})" if each.reason else "") for each in statuses)
+
+
+# --- why no node can run it -------------------------------------------------------------------------------------------
+
+
+def _why_none(spec: JobSpec, up: Sequence[Node], statuses: Sequence[NodeStatus]) -> str:
+    away = [status for status in statuses if status.link is not LinkState.UP]
+    also = f"; not considered: {_why_not_up(away)}" if away else ""
+    has = ", ".join(f"{node.name} has {_inventory(node)}" for node in up)
+    return f"{spec.script_name} asks for {_wish(spec)}, and no node that is up has that: {has}{also}; ask for less"
+
+
+def _wish(spec: JobSpec) -> str:
+    gpus = _count(spec.gpus, "GPU") + (f" of type {spec.gpu_type}" if spec.gpu_type is not None else "")
+    return " and ".join([*([gpus] if spec.gpus else []), _count(spec.cpus_per_task, "CPU")])
+
+
+def _inventory(node: Node) -> str:
+    kinds = Counter(gpu.name for gpu in node.gpus)
+    gpus = " + ".join(f"{number} {name}" for name, number in sorted(kinds.items()))
+    return f"{gpus or 'no GPU'} and {_count(node.cpu_count, 'CPU')}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -18,6 +18,7 @@ from typing import TypeVar
 from agent.api.errors import ApiError
 from agent.api.types import Licence, LicenceUpdate, LinkState, Node, NodeUpdate, Wire
 from agent.gate import HubLicence, NoSeat
+from agent.gpu.frames import UNKNOWN_UUID
 from agent.hub.fleet import Fleet, Member
 
 OFFER_S = 30.0
@@ -109,11 +110,17 @@ class Seats:
             except TimeoutError:
                 pass
             self._due.clear()
-            for member in self._fleet.members():
-                # A node that still hangs in the last offer is left to it, and the others are not.
-                if member.link.state is LinkState.UP and member.node is not None and member.name not in self._offers:
-                    self._offers[member.name] = asyncio.create_task(self._offer(member, member.node))
-            await self._tell()
+            try:
+                self._offer_all()
+                await self._tell()
+            except Exception:  # noqa: BLE001 — the rim: one bad round must not let every lease run out
+                _log.exception("leases could not be offered; tried again within %.0f s", OFFER_S)
+
+    def _offer_all(self) -> None:
+        for member in self._fleet.members():
+            # A node that still hangs in the last offer is left to it, and the others are not.
+            if member.link.state is LinkState.UP and member.node is not None and member.name not in self._offers:
+                self._offers[member.name] = asyncio.create_task(self._offer(member, member.node))
 
     async def _offer(self, member: Member, node: Node) -> None:
         try:
@@ -164,4 +171,5 @@ class Seats:
 
 
 def _uuids(node: Node) -> tuple[str, ...]:
-    return tuple(gpu.uuid for gpu in node.gpus)
+    """GPUs to ask seats for; one that was never read has only a word in place of its UUID, and a seat on that is lost."""
+    return tuple(gpu.uuid for gpu in node.gpus if not gpu.uuid.startswith(UNKNOWN_UUID))

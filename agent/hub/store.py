@@ -1,111 +1,136 @@
 """Where each submit was sent: `hub.db`, so that a repeated one goes to the same node.
 
-Rules kept here: a placement is on disk before the submit is passed on, and is never changed; one process and one thread
-use the file. A node answers a repeated key with the job it made then; the hub only has to ask the same node.
+Rules kept here: a placement is on disk before the submit is passed on; one process and one thread use the file. A node
+answers a repeated key with the job it made then; the hub only has to ask the same node. A placement is forgotten again
+only when the node refused every submit that was sent under it: while one of them may have been stored, it stays.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from agent.api.errors import StokerError
-from agent.jobs.dbfile import without_numpy
+from agent.jobs.dbfile import Schema, open_database, without_numpy
+from agent.jobs.errors import StoreError
 
 KEPT_S = 30 * 86_400
 """A client repeats a submit within minutes; a script that keeps its key, within days."""
 
-_SCHEMA = 1
+_log = logging.getLogger(__name__)
 
 
 class PlacementStore:
     """Placements by submitter and idempotency key. Made by `open`; used and closed by the thread that opened it."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
+        self._path = path
 
     @classmethod
     def open(cls, path: Path, now: int) -> PlacementStore:
         """Open the file, or make it; forgets placements older than `KEPT_S`.
 
         A file that is not sound is moved aside with the time in its name: what is lost is only that a submit repeated
-        right now might be placed twice, and that is no reason for a hub to stay down.
+        right now might be placed twice, and that is no reason for a hub to stay down. Nor is a full disk, on which
+        nothing can be forgotten.
 
         Raises:
-            StokerError: another hub has it open, a newer Stoker wrote it, or it cannot be made.
+            StoreLockedError: another hub has it open.
+            NewerSchemaError: a newer Stoker wrote it.
+            StoreError: it cannot be opened or made.
         """
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         try:
-            return cls(_connect(path, now))
-        except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
-                raise StokerError(f"cannot use {path}: {error}; is another hub running, is the disk full?") from error
-            for file in (path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")):
-                with contextlib.suppress(FileNotFoundError):
-                    file.replace(file.with_name(f"{file.name}.damaged-{now}"))
-            return cls(_connect(path, now))
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {path.parent}: {error.strerror}; see who owns the state folder") from error
+        connection, damaged = open_database(path, _SCHEMA, now=now)
+        if damaged is not None:
+            _log.error("store=%s was damaged; kept as %s", path, damaged)
+        path.chmod(0o600)
+        store = cls(connection, path)
+        try:
+            store._execute("DELETE FROM placement WHERE at < ?", (now - KEPT_S,))
+        except StoreError as error:
+            _log.warning("old placements stay: %s", error)
+        return store
 
     def find(self, uid: int, key: str) -> str | None:
-        """The node that this submit was sent to, if it was seen before."""
-        row = self._connection.execute("SELECT node FROM placement WHERE uid = ? AND key = ?", (uid, key)).fetchone()
-        return row[0] if row else None
+        """The node that this submit was sent to, if it was seen before.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        row = self._execute("SELECT node FROM placement WHERE uid = ? AND key = ?", (uid, key)).fetchone()
+        return row["node"] if row else None
 
     def add(self, uid: int, key: str, node: str, now: int) -> str:
-        """Remember where a submit goes; returns the node that holds, which is the first one ever said for this key."""
-        with _immediate(self._connection):
-            self._connection.execute(
-                "INSERT INTO placement (uid, key, node, at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        """Note that a submit is about to be sent; returns the node it goes to, the first one ever said for this key.
+
+        Raises:
+            StoreError: the disk is full, read-only or failing; nothing was noted.
+        """
+        with self._transaction():
+            self._execute(
+                "INSERT INTO placement (uid, key, node, at, sent) VALUES (?, ?, ?, ?, 1)"
+                " ON CONFLICT DO UPDATE SET sent = sent + 1",
                 (uid, key, node, now),
             )
             found = self.find(uid, key)
         assert found is not None
         return found
 
+    def take_back(self, uid: int, key: str) -> None:
+        """Note that one of the submits under this key was surely not stored; the last such one ends the placement.
+
+        Raises:
+            StoreError: as `add`; the placement stays.
+        """
+        with self._transaction():
+            self._execute("UPDATE placement SET sent = sent - 1 WHERE uid = ? AND key = ?", (uid, key))
+            self._execute("DELETE FROM placement WHERE uid = ? AND key = ? AND sent <= 0", (uid, key))
+
     def close(self) -> None:
         """Give the file back."""
         self._connection.close()
 
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        # Not a deferred transaction: its first write after a read can fail at once, whatever the timeout.
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # after an I/O error SQLite has rolled back by itself
+                self._execute("ROLLBACK")
+            raise
 
-def _connect(path: Path, now: int) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, timeout=1.0)
-    try:
-        path.chmod(0o600)
-        # Simulated power cuts: FULL lost nothing of 300, NORMAL 248.
-        for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
-            connection.execute(f"PRAGMA {pragma}")
-        _migrate(connection, path)
-        with _immediate(connection):
-            connection.execute("DELETE FROM placement WHERE at < ?", (now - KEPT_S,))
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+    def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        try:
+            return self._connection.execute(sql, values)
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path} refused: {error}; see whether its disk is full or read-only") from error
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > _SCHEMA:
-        raise StokerError(f"{path} was written by a newer Stoker (schema {version}, this one knows {_SCHEMA}); upgrade")
-    if version == _SCHEMA:
-        return
+def _create(connection: sqlite3.Connection) -> None:
+    """Schema 1. `sent` counts the submits sent under the key that the node has not refused."""
     with without_numpy():
         from sqlite_utils import Database
-    with _immediate(connection):
-        Database(connection).table("placement").create(
-            {"uid": int, "key": str, "node": str, "at": int}, pk=("uid", "key"), not_null={"node", "at"}
-        )
-        connection.execute(f"PRAGMA user_version = {_SCHEMA}")
+
+    columns = {"uid": int, "key": str, "node": str, "at": int, "sent": int}
+    Database(connection, recursive_triggers=False, execute_plugins=False).table("placement").create(
+        columns, pk=("uid", "key"), not_null={"node", "at", "sent"}, if_not_exists=True, strict=True
+    )
 
 
-@contextlib.contextmanager
-def _immediate(connection: sqlite3.Connection) -> Iterator[None]:
-    # Not a deferred transaction: its first write after a read can fail at once, whatever the timeout.
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
+def _check_contents(_: sqlite3.Connection) -> str | None:
+    """A placement is three plain values: there is nothing in it that SQLite's own check does not see."""
+    return None
+
+
+_SCHEMA = Schema(application_id=0x53544F48, migrations=(_create,), check=_check_contents)
+"""`STOH` in the header: `file hub.db` shows it."""

@@ -48,6 +48,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     gpus: int = 0
     gpu_type: str | None = None
     cpus_per_task: int = 1
+    cpus_said: bool = False
+    """It asked for CPUs; where it did not, no quota is put on it."""
     memory_bytes: int | None = None
     """`None`: it did not say, or asked for all of the node's."""
     time_limit_s: int | None = None
@@ -87,6 +89,7 @@ def parse(request: SubmitRequest, *, default_time_s: int | None = None) -> JobSp
         gpus=gpus.count,
         gpu_type=gpus.type if gpus.count else None,
         cpus_per_task=said.get("cpus-per-task", grammar.positive, 1),
+        cpus_said=said.setting("cpus-per-task") is not None,
         memory_bytes=said.get("mem", grammar.memory_bytes, None),
         time_limit_s=said.get("time", grammar.time_limit_s, default_time_s),
         output=said.get("output", grammar.output, DEFAULT_OUTPUT),

@@ -36,7 +36,7 @@ from agent.server.stream import HEARTBEAT_S, NdjsonStream, serve_watch
 from agent.telemetry import openmetrics
 
 if TYPE_CHECKING:
-    from agent.engine.embedded import EmbeddedEngine
+    from agent.engine.base import Engine
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
 
@@ -49,6 +49,9 @@ RECENT_JOBS = 200
 MAX_HELD = 10_000
 """More jobs than can ever run at once on one node: a bound for the metrics' list."""
 
+LOG_ANSWER_BYTES = 8 * 1024 * 1024
+"""Most of a log that one answer carries; a reader asks on from where it ended."""
+
 _LOG_PIECE_BYTES = 256 * 1024
 _LOG_POLL_S = 0.2
 """How often a followed log is looked at: a file grows without an event that aiohttp could await."""
@@ -57,7 +60,7 @@ _LOG_POLL_S = 0.2
 class AgentService:
     """The handlers and the one-second beat that publishes the node's snapshot."""
 
-    def __init__(self, config: Config, *, engine: EmbeddedEngine, sampler: Sampler, gate: NodeGate) -> None:
+    def __init__(self, config: Config, *, engine: Engine, sampler: Sampler, gate: NodeGate) -> None:
         self._config = config
         self._engine = engine
         self._gate = gate
@@ -110,7 +113,7 @@ class AgentService:
     async def _get_metrics(self, _: web.Request) -> web.Response:
         unfinished = frozenset(JobState) - FINAL_STATES
         jobs = await self._engine.jobs(states=unfinished, user=None, limit=self._config.jobs.max_pending + MAX_HELD)
-        text = openmetrics.render(self._view.snapshot(), jobs, None)
+        text = openmetrics.render(self._view.snapshot(), jobs, await self._engine.job_counts())
         return web.Response(body=text.encode(), headers={"Content-Type": openmetrics.CONTENT_TYPE})
 
     def _status(self) -> NodeStatus:
@@ -120,13 +123,13 @@ class AgentService:
         return await serve_watch(request, self._feed, self._full_state)
 
     async def _full_state(self) -> list[Wire]:
-        jobs = await self._engine.jobs(states=None, user=None, limit=RECENT_JOBS)
+        jobs = await self._engine.recent(RECENT_JOBS)
         licence = LicenceUpdate(licence=self._gate.licence(_now()))
         return [
             self._hello,
             NodeUpdate(status=self._status()),
             licence,
-            *(JobUpdate(job=job) for job in reversed(jobs)),
+            *(JobUpdate(job=job) for job in jobs),
         ]
 
     async def _publish_snapshots(self) -> None:
@@ -174,8 +177,8 @@ class AgentService:
         offset = query_int(request, "offset", 0) or 0
         if request.query.get("follow") in ("1", "true"):
             return await self._follow(request, job_id, offset)
-        limit = query_int(request, "limit", 8 * 1024 * 1024) or 0
-        read = await self._engine.read_log(job_id, offset, limit)
+        limit = query_int(request, "limit", LOG_ANSWER_BYTES) or 0
+        read = await self._engine.read_log(job_id, offset, min(limit, LOG_ANSWER_BYTES))
         start = read.chunks[0].offset if read.chunks else offset
         headers = {"Stoker-Log-Offset": str(start), "Stoker-Log-End": str(read.end)}
         # A gap ends the answer: its bytes are one run from the start offset; the reader asks on from there.

@@ -39,7 +39,7 @@ def make_app(access: Access) -> web.Application:
     @web.middleware
     async def rim(request: web.Request, handler: _Handler) -> web.StreamResponse:
         try:
-            request[CALLER] = access.caller(request)
+            request[CALLER] = await access.caller(request)
             return await handler(request)
         except ApiError as error:
             return error_response(error)

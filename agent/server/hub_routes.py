@@ -1,20 +1,18 @@
 """The hub's addresses: the same as an agent's, for the whole cluster, and `/v1/nodes/NAME/…` passed on to that node.
 
 Rules kept here: the loop never blocks, nodes are called from their own workers; a node decides who may do what, told by
-`Stoker-User` whom the hub acts for; a submit's node is on disk before the submit is passed on.
+`Stoker-User` whom the hub acts for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-import msgspec
 from aiohttp import web
 
 from agent import __version__
-from agent.api.client import KEY_HEADER, Client
+from agent.api.client import Client
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
 from agent.api.types import (
@@ -27,21 +25,18 @@ from agent.api.types import (
     LicenceUpdate,
     LinkState,
     NodeUpdate,
-    SubmitRequest,
     Wire,
 )
 from agent.config import Config
 from agent.hub import metrics
 from agent.hub.fleet import Fleet, Member
-from agent.hub.placement import place
 from agent.hub.seats import Seats
-from agent.hub.store import PlacementStore
-from agent.jobs import spec
-from agent.jobs.errors import SpecError
 from agent.server.base import caller_of, json_response, query_int, query_states, read_body
 from agent.server.feed import Feed
+from agent.server.hub_submit import HubSubmit
 from agent.server.passthrough import pass_on
-from agent.server.stream import serve_watch
+from agent.server.stream import WRITE_DEADLINE_S, serve_watch
+from agent.telemetry.openmetrics import CONTENT_TYPE
 
 LIST_WAIT_S = 3.0
 """A list waits this long for a node, then shows what was last heard of it."""
@@ -51,14 +46,22 @@ LIST_DEFAULT, LIST_MAX = 1000, 10_000
 class HubService:
     """The handlers."""
 
-    def __init__(self, config: Config, *, fleet: Fleet, seats: Seats, feed: Feed) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        fleet: Fleet,
+        seats: Seats,
+        feed: Feed,
+        write_deadline_s: float = WRITE_DEADLINE_S,
+    ) -> None:
+        """`write_deadline_s` is how long the reader of a node's answer may take nothing."""
         self._fleet = fleet
         self._seats = seats
         self._feed = feed
         self._hello = Hello(api=API_VERSION, version=__version__, server="hub", cluster=config.cluster)
-        self._store_path = config.hub_state_dir / "hub.db"
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hub-store")
-        self._store: PlacementStore | None = None
+        self._submit = HubSubmit(config.hub_state_dir / "hub.db", fleet, write_deadline_s=write_deadline_s)
+        self._pass_on = partial(pass_on, write_deadline_s=write_deadline_s)
 
     async def start(self) -> None:
         """Open the placements, and begin to publish.
@@ -66,15 +69,12 @@ class HubService:
         Raises:
             StokerError: `hub.db` cannot be used.
         """
-        run = asyncio.get_running_loop().run_in_executor
-        self._store = await run(self._thread, PlacementStore.open, self._store_path, int(time.time()))
+        await self._submit.start()
         self._fleet.listen(self._feed.publish)
 
     async def stop(self) -> None:
         """Close the placements."""
-        if self._store is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
-        self._thread.shutdown()
+        await self._submit.stop()
 
     def add_routes(self, app: web.Application) -> None:
         """Put the addresses on `app`."""
@@ -83,7 +83,7 @@ class HubService:
         app.router.add_get("/v1/watch", self._watch)
         app.router.add_get("/metrics", self._get_metrics)
         app.router.add_get("/v1/jobs", self._get_jobs)
-        app.router.add_post("/v1/jobs", self._submit)
+        app.router.add_post("/v1/jobs", self._submit.submit)
         app.router.add_get("/v1/licence", self._get_licence)
         app.router.add_post("/v1/licence", self._activate)
         app.router.add_route("*", "/v1/jobs/{id:\\d{1,12}}{rest:(/.*)?}", self._bare_job)
@@ -99,7 +99,7 @@ class HubService:
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
         text = metrics.render(self._fleet.statuses(), await self._licence_if_any())
-        return web.Response(body=text.encode(), headers={"Content-Type": metrics.CONTENT_TYPE})
+        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         return await serve_watch(request, self._feed, self._full_state)
@@ -132,7 +132,7 @@ class HubService:
         calls = self._fleet.calls(request.match_info["name"])
         # The path as it was sent, not as it was decoded: /v1/nodes/NAME/REST.
         rest = request.rel_url.raw_path.split("/", 4)[4]
-        return await pass_on(request, calls, f"/v1/{rest}")
+        return await self._pass_on(request, calls, f"/v1/{rest}")
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -156,38 +156,9 @@ class HubService:
         jobs.sort(key=lambda job: (job.submitted_at, job.node, job.id), reverse=True)
         return json_response(jobs[:limit])
 
-    async def _submit(self, request: web.Request) -> web.StreamResponse:
-        caller = caller_of(request)
-        key = request.headers.get(KEY_HEADER, "")
-        if not 1 <= len(key) <= 128 or not key.isascii() or not key.isprintable():
-            raise ApiError(
-                400, "bad_key", f"a submit needs a header {KEY_HEADER} of 1 to 128 printable characters", KEY_HEADER
-            )
-        body = await read_body(request, SubmitRequest)
-        node = await self._placed(caller.uid, key, body)
-        if body.node not in (None, node):
-            raise ApiError(
-                409,
-                "key_reused",
-                f"this {KEY_HEADER} was used for a job on {node}; use a new one for {body.node}",
-                KEY_HEADER,
-            )
-        forwarded = msgspec.json.encode(msgspec.structs.replace(body, node=node))
-        return await pass_on(request, self._fleet.calls(node), "/v1/jobs", forwarded)
-
-    async def _placed(self, uid: int, key: str, body: SubmitRequest) -> str:
-        """The node of this submit: the one it was sent to before, or the best one now, on disk before it is sent."""
-        store, run = self._store, asyncio.get_running_loop().run_in_executor
-        assert store is not None
-        node = await run(self._thread, store.find, uid, key)
-        if node is not None:
-            return node
-        node = place(body.node, 0 if body.node else _gpus(body), self._fleet.statuses(), self._fleet.gpus_asked())
-        return await run(self._thread, store.add, uid, key, node, int(time.time()))
-
     async def _bare_job(self, request: web.Request) -> web.StreamResponse:
         member = await self._member_with(JobRef(id=int(request.match_info["id"])))
-        return await pass_on(request, self._fleet.calls(member.name), request.rel_url.raw_path)
+        return await self._pass_on(request, self._fleet.calls(member.name), request.rel_url.raw_path)
 
     async def _member_with(self, ref: JobRef) -> Member:
         """The one node that has a job of this number.
@@ -228,11 +199,3 @@ async def _has(member: Member, ref: JobRef) -> bool:
         except (TimeoutError, ApiError):
             pass
     return ref.id in member.jobs
-
-
-def _gpus(body: SubmitRequest) -> int:
-    """GPUs that a submit asks for; the node that gets it reads it again and has the last word."""
-    try:
-        return spec.parse(body).gpus
-    except SpecError as error:
-        raise ApiError(400, "bad_option", error.message, error.field) from error

@@ -13,7 +13,7 @@ from agent.config import Config
 from agent.telemetry.host import read_boot_id, read_host
 
 if TYPE_CHECKING:
-    from agent.engine.embedded import EmbeddedEngine
+    from agent.engine.base import Engine
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class NodeView:
     """Builds the node's snapshot on demand; reads nothing that could block."""
 
-    def __init__(self, config: Config, *, sampler: Sampler, gate: NodeGate, engine: EmbeddedEngine) -> None:
+    def __init__(self, config: Config, *, sampler: Sampler, gate: NodeGate, engine: Engine) -> None:
         self._config = config
         self._sampler = sampler
         self._gate = gate

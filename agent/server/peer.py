@@ -6,20 +6,17 @@ another user only when the peer is an account that `act_for` lists (the hub's); 
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import socket
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
 
 from agent.api.errors import ApiError
 from agent.config import Config, Mode
+from agent.server.accounts import ADMIN_GROUP, Account, Accounts
 
-ADMIN_GROUP = "stoker-admin"
 USER_HEADER = "Stoker-User"
 
 _UCRED = struct.Struct("3i")
@@ -60,54 +57,45 @@ class Caller:
             raise ApiError(403, "forbidden", f"{what} belongs to another user; only its owner and admins may do that")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """The access rules of one daemon, resolved once at its start."""
+    """The access rules of one daemon."""
 
-    mode: Mode
-    own_uid: int
-    act_for_uids: frozenset[int]
+    def __init__(self, config: Config, accounts: Accounts | None = None) -> None:
+        self._mode = config.mode
+        self._own_uid = os.geteuid()
+        self._act_for = config.act_for
+        self._accounts = accounts or Accounts()
 
-    @classmethod
-    def of(cls, config: Config) -> Access:
-        """Resolve the accounts that `config.act_for` names; one that does not exist is left out, it cannot call."""
-        uids = set()
-        for name in config.act_for:
-            try:
-                uids.add(pwd.getpwnam(name).pw_uid)
-            except KeyError:
-                continue
-        return cls(mode=config.mode, own_uid=os.geteuid(), act_for_uids=frozenset(uids))
-
-    def caller(self, request: web.Request) -> Caller:
+    async def caller(self, request: web.Request) -> Caller:
         """Identify the request's caller.
 
         Raises:
             ApiError: 403 when the peer is unknown, not allowed here, or names a user it may not act for.
         """
-        uid = peer_uid(request)
-        if self.mode is Mode.USER and uid not in (self.own_uid, 0):
+        peer = await self._accounts.by_uid(peer_uid(request))
+        if self._mode is Mode.USER and peer.uid not in (self._own_uid, 0):
+            own = (await self._accounts.by_uid(self._own_uid)).name
             raise ApiError(
-                403,
-                "forbidden",
-                f"this is the user-mode service of {user_name(self.own_uid)}; {user_name(uid)} has to start an own one",
+                403, "forbidden", f"this is the user-mode service of {own}; {peer.name} has to start an own one"
             )
-        trusted = uid in (0, self.own_uid) or uid in self.act_for_uids
         named = request.headers.get(USER_HEADER)
         if named is None:
-            return Caller(uid=uid, user=user_name(uid), admin=_is_admin(uid, self), trusted=trusted)
-        return self._on_behalf(uid, named)
-
-    def _on_behalf(self, uid: int, named: str) -> Caller:
-        try:
-            account = pwd.getpwnam(named)
-        except (KeyError, ValueError) as error:
+            trusted = peer.uid in (0, self._own_uid) or peer.name in self._act_for
+            return self._caller(peer, trusted=trusted)
+        account = await self._accounts.by_name(named)
+        if account is None:
             raise ApiError(
                 403, "unknown_user", f"user {named!r} does not exist on this node; create the account here too"
-            ) from error
-        if uid not in self.act_for_uids and uid != account.pw_uid and uid != 0:
-            raise ApiError(403, "forbidden", f"{user_name(uid)} may not act for {named}; node.act_for does not list it")
-        return Caller(uid=account.pw_uid, user=named, admin=_is_admin(account.pw_uid, self), trusted=False)
+            )
+        if peer.uid not in (0, account.uid) and peer.name not in self._act_for:
+            raise ApiError(403, "forbidden", f"{peer.name} may not act for {named}; node.act_for does not list it")
+        # Whoever is acted for gets no more than the account's own rights: leases stay between hub and node.
+        return self._caller(account, trusted=False)
+
+    def _caller(self, account: Account, *, trusted: bool) -> Caller:
+        own = self._mode is Mode.USER and account.uid == self._own_uid
+        admin = account.uid == 0 or own or account.in_admin_group
+        return Caller(uid=account.uid, user=account.name, admin=admin, trusted=trusted)
 
 
 def peer_uid(request: web.Request) -> int:
@@ -130,24 +118,4 @@ def peer_uid(request: web.Request) -> int:
     return int(uid)
 
 
-def user_name(uid: int) -> str:
-    """The account's name, or its number where it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def _is_admin(uid: int, access: Access) -> bool:
-    if uid == 0 or (access.mode is Mode.USER and uid == access.own_uid):
-        return True
-    try:
-        account = pwd.getpwuid(uid)
-        group = grp.getgrnam(ADMIN_GROUP)
-    except KeyError:
-        return False
-    return group.gr_gid in os.getgrouplist(account.pw_name, account.pw_gid)
-
-
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
-Identify = Callable[[web.Request], Caller]

@@ -1,4 +1,4 @@
-"""A node as OpenMetrics text, for `GET /metrics`.
+"""A node as OpenMetrics text, for `GET /metrics`; `gauge` and `page` write the hub's page too.
 
 Rules kept here: names and labels are stable, units are base units and part of the name, a value that is absent or not
 to be trusted is left out rather than guessed (a GPU that is not `ok` shows its state and age, not its old values), no
@@ -10,16 +10,17 @@ Specification: https://prometheus.io/docs/specs/om/open_metrics_spec/
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.api.types import Gpu, GpuState, Job, JobState, Licence, LicenceStage, Node
+from agent.api.types import Gpu, GpuState, Job, JobState, Node
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 _Labels = Mapping[str, str]
 _Value = int | float | None
+Samples = Sequence[tuple[_Labels, _Value]]
+"""Labels and value; `None` where there is no value to show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +48,37 @@ _QUANTITIES = (
 )
 
 
-def render(node: Node, jobs: Sequence[Job], licence: Licence | None) -> str:
+def render(node: Node, jobs: Sequence[Job], counts: Mapping[JobState, int]) -> str:
     """The page.
 
     Args:
         node: the node now.
-        jobs: its unfinished jobs, and as many finished ones as it cares to count.
-        licence: what the hub knows; `None` on a node, which then shows no licence metrics.
+        jobs: its unfinished jobs, whose users the GPUs they hold are labelled with.
+        counts: all jobs of the node by state; a state that is left out has none.
     """
-    lines: list[str] = []
-    for part in (_node_lines(node), _gpu_lines(node, jobs), _job_lines(jobs), _licence_lines(licence)):
-        lines.extend(part)
-    return "\n".join([*lines, "# EOF", ""])
+    return page(_node_lines(node), _gpu_lines(node, jobs), _job_lines(counts))
+
+
+def page(*parts: Iterable[str]) -> str:
+    """Lines put together to a page."""
+    return "\n".join([*(line for part in parts for line in part), "# EOF", ""])
+
+
+def gauge(name: str, text: str, samples: Samples, unit: str = "") -> Iterator[str]:
+    """The lines of a family, with those samples that have a value; nothing if none has.
+
+    Args:
+        name: ends with `unit` where there is one.
+        text: what it is, in a sentence.
+        samples: no two with the same labels.
+        unit: a base unit.
+    """
+    known = [(labels, value) for labels, value in samples if value is not None]
+    if not known:
+        return
+    yield from _head(name, "gauge", text, unit)
+    for labels, value in known:
+        yield _sample(name, labels, value)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -70,14 +90,14 @@ def _node_lines(node: Node) -> Iterator[str]:
     yield from _head("stoker_gpu_source", "info", "Where GPU readings come from.")
     source = {"source": node.gpu_source.value, "driver_version": node.driver_version or ""}
     yield _sample("stoker_gpu_source_info", source, 1)
-    yield from _gauge("stoker_gpus", "", "GPUs the node shows, whatever their state.", [({}, len(node.gpus))])
-    yield from _gauge("stoker_host_cpus", "", "CPUs the agent may use.", [({}, node.cpu_count)])
+    yield from gauge("stoker_gpus", "GPUs the node shows, whatever their state.", [({}, len(node.gpus))])
+    yield from gauge("stoker_host_cpus", "CPUs the agent may use.", [({}, node.cpu_count)])
     busy = None if node.cpu_percent is None else node.cpu_percent / 100
-    yield from _gauge("stoker_host_cpu_ratio", "ratio", "Busy share of all CPUs.", [({}, busy)])
-    yield from _gauge("stoker_host_load1", "", "Load average of one minute.", [({}, node.load_1m)])
+    yield from gauge("stoker_host_cpu_ratio", "Busy share of all CPUs.", [({}, busy)], "ratio")
+    yield from gauge("stoker_host_load1", "Load average of one minute.", [({}, node.load_1m)])
     memory = [("total", node.memory_total_bytes), ("available", node.memory_available_bytes)]
     for name, value in memory:
-        yield from _gauge(f"stoker_host_memory_{name}_bytes", "bytes", f"Memory {name} on the host.", [({}, value)])
+        yield from gauge(f"stoker_host_memory_{name}_bytes", f"Memory {name} on the host.", [({}, value)], "bytes")
 
 
 def _gpu_lines(node: Node, jobs: Sequence[Job]) -> Iterator[str]:
@@ -86,20 +106,19 @@ def _gpu_lines(node: Node, jobs: Sequence[Job]) -> Iterator[str]:
     yield from _head("stoker_gpu", "info", "What a GPU is.")
     for gpu in node.gpus:
         yield _sample("stoker_gpu_info", {"gpu": str(gpu.index), "uuid": gpu.uuid, "name": gpu.name}, 1)
-    yield from _gauge(
+    yield from gauge(
         "stoker_gpu_state",
-        "",
         "1 for the state the GPU is in, 0 for the others.",
         [({**labels, "state": state.value}, int(gpu.state is state)) for gpu, labels in gpus for state in GpuState],
     )
     ages = [(labels, gpu.age_s) for gpu, labels in gpus]
-    yield from _gauge("stoker_gpu_data_age_seconds", "seconds", "Time since the GPU was last read.", ages)
+    yield from gauge("stoker_gpu_data_age_seconds", "Time since the GPU was last read.", ages, "seconds")
     seats = [(labels, int(gpu.seated)) for gpu, labels in gpus]
-    yield from _gauge("stoker_gpu_seated", "", "1 if a licence seat covers the GPU.", seats)
+    yield from gauge("stoker_gpu_seated", "1 if a licence seat covers the GPU.", seats)
     healthy = [(gpu, labels) for gpu, labels in gpus if gpu.state is GpuState.OK]
     for quantity in _QUANTITIES:
         name = f"stoker_gpu_{quantity.name}_{quantity.unit}".rstrip("_")
-        yield from _gauge(name, quantity.unit, quantity.help, [(labels, quantity.of(gpu)) for gpu, labels in healthy])
+        yield from gauge(name, quantity.help, [(labels, quantity.of(gpu)) for gpu, labels in healthy], quantity.unit)
 
 
 def _gpu_labels(gpu: Gpu, users: Mapping[int, str]) -> dict[str, str]:
@@ -110,41 +129,12 @@ def _gpu_labels(gpu: Gpu, users: Mapping[int, str]) -> dict[str, str]:
     return labels
 
 
-def _job_lines(jobs: Sequence[Job]) -> Iterator[str]:
-    counts = Counter(job.state for job in jobs)
-    samples = [({"state": state.value}, counts[state]) for state in JobState]
-    yield from _gauge("stoker_jobs", "", "Jobs by state: all unfinished ones and the latest finished ones.", samples)
-
-
-def _licence_lines(licence: Licence | None) -> Iterator[str]:
-    """Nothing at all while there is no licence, so that nobody is woken by a site that never bought one."""
-    if licence is None or licence.licence_id is None:
-        return
-    seats = [
-        ({"unit": "gpu", "state": "total"}, licence.seats_total),
-        ({"unit": "gpu", "state": "used"}, licence.seats_used),
-    ]
-    yield from _gauge("lic_seats", "", "Seats of the licence.", seats)
-    stages = [({"stage": stage.value}, int(licence.stage is stage)) for stage in LicenceStage]
-    yield from _gauge("lic_stage", "", "1 for the stage the licence is in, 0 for the others.", stages)
-    for name, text, when in (
-        ("expires", "Unix time at which the licence expires.", licence.expires_at),
-        ("grace_ends", "Unix time from which new jobs are held.", licence.restricted_at),
-    ):
-        yield from _gauge(f"lic_{name}_timestamp", "", text, [({}, when)])
+def _job_lines(counts: Mapping[JobState, int]) -> Iterator[str]:
+    samples = [({"state": state.value}, counts.get(state, 0)) for state in JobState]
+    yield from gauge("stoker_jobs", "Jobs that the node knows, by state.", samples)
 
 
 # --- the format -------------------------------------------------------------------------------------------------------
-
-
-def _gauge(name: str, unit: str, text: str, samples: Sequence[tuple[_Labels, _Value]]) -> Iterator[str]:
-    """A family with those samples that have a value; nothing if none has."""
-    known = [(labels, value) for labels, value in samples if value is not None]
-    if not known:
-        return
-    yield from _head(name, "gauge", text, unit)
-    for labels, value in known:
-        yield _sample(name, labels, value)
 
 
 def _head(name: str, kind: str, text: str, unit: str = "") -> Iterator[str]:

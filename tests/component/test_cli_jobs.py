@@ -25,16 +25,28 @@ class Desk:
         self.box = made
         self.socket = made.hub.socket
 
+    @property
+    def environ(self) -> dict[str, str]:
+        house = Path(__file__).parents[2]
+        return {**os.environ, "STOKER_SOCKET": str(self.socket), "PYTHONPATH": str(house)}
+
     def run(self, *words: str, stdin: str = "", check: bool = False) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-c", ENTRY, *words]
         return subprocess.run(
-            [sys.executable, "-c", ENTRY, *words],
+            argv,
             input=stdin,
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,
-            cwd=self.box.work_dir,
-            env={**os.environ, "STOKER_SOCKET": str(self.socket), "PYTHONPATH": str(Path(__file__).parents[2])},
             check=check,
+            cwd=self.box.work_dir,
+            env=self.environ,
+        )
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        argv = [sys.executable, "-c", ENTRY, *words]
+        return subprocess.Popen(
+            argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.box.work_dir, env=self.environ
         )
 
     def json(self, *words: str) -> Any:
@@ -83,12 +95,7 @@ def test_a_job_ended_by_a_signal_counts_as_1(desk: Desk) -> None:
 
 def test_cancel_ends_a_running_job_and_what_follows_it(desk: Desk) -> None:
     number = str(desk.json("submit", "--json", desk.script("echo up; exec sleep 600"))["id"])
-    follower = subprocess.Popen(
-        [sys.executable, "-c", ENTRY, "logs", "-f", number],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "STOKER_SOCKET": str(desk.socket)},
-    )
+    follower = desk.start("logs", "-f", number)
     assert follower.stdout is not None
     assert follower.stdout.readline() == "up\n"
     assert desk.run("cancel", number).returncode == 0
@@ -141,25 +148,28 @@ def test_a_bare_agent_answers_the_same_questions(desk: Desk) -> None:
     assert done.returncode == 7
 
 
-def test_following_and_waiting_outlive_a_restart_of_the_hub(desk: Desk) -> None:
+def test_following_outlives_a_restart_of_the_hub(desk: Desk) -> None:
     gate = desk.box.work_dir / "gate"
     os.mkfifo(gate)
     number = str(desk.json("submit", "--json", desk.script(f"echo one; read x < {gate}; echo two; exit 6"))["id"])
-    env = {**os.environ, "STOKER_SOCKET": str(desk.socket)}
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-c", ENTRY, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
-        )
-        for words in (("logs", "-f", number), ("wait", number))
-    ]
-    follower, waiter = children
+    follower = desk.start("logs", "-f", number)
     assert follower.stdout is not None
     assert follower.stdout.readline() == "one\n"
     desk.box.hub.kill()
     desk.box.hub.start()
     gate.write_text("go\n")
-    rest, _ = follower.communicate(timeout=DEADLINE_S)
+    rest, said = follower.communicate(timeout=DEADLINE_S)
     assert rest == "two\n", "on at the byte where it broke"
     assert follower.returncode == 0
-    waiter.communicate(timeout=DEADLINE_S)
-    assert waiter.returncode == 6
+    assert "trying again" in said
+    assert desk.run("wait", number).returncode == 6
+
+
+def test_one_refusal_does_not_keep_others_from_being_cancelled(desk: Desk) -> None:
+    number = str(desk.json("submit", "--json", desk.script("exec sleep 600"))["id"])
+    done = desk.run("cancel", "999999", number)
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"job {number}: ")
+    assert "job 999999 is not cancelled" in done.stderr
+    assert desk.run("wait", number).returncode == 1
+    assert desk.run("logs", "999999").returncode == 1

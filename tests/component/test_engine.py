@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import subprocess
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -253,5 +255,72 @@ def test_a_full_queue_refuses_and_says_so(tmp_path: Path) -> None:
                 await submit(made, "true")
             assert caught.value.status == 429
             assert (await submit(made, "true", key="mine")).id == kept.id, "a retry is no new job"
+
+    run(test)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A state folder on a file system of 6 MiB."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs root, to mount a small tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Take the last byte of the disk."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        for size in (65536, 4096, 1):
+            with contextlib.suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    return ballast
+
+
+def test_a_job_that_ends_on_a_full_disk_is_told_when_there_is_room_again(tmp_path: Path, small_disk: Path) -> None:
+    async def test() -> None:
+        gate = tmp_path / "go"
+        os.mkfifo(gate)
+        view = Gpus()
+        async with engine(make_config(tmp_path), view) as made:
+            job = await submit(made, f"read x < {gate}; exit 6", "--gpus=2")
+            await until(made, job.id, running)
+            ballast = fill(small_disk)
+            await asyncio.to_thread(gate.write_text, "\n")
+            with pytest.raises(ApiError) as caught:
+                await submit(made, "true")
+            assert caught.value.status == 503
+            assert (await made.job(job.id)).id == job.id, "reading goes on"
+            ballast.unlink()
+            assert (await until(made, job.id, ended)).exit_code == 6
+            assert view.held == frozenset()
+            assert (await until(made, (await submit(made, "true")).id, ended)).state is JobState.COMPLETED
+
+    run(test)
+
+
+def test_a_job_whose_turn_comes_on_a_full_disk_runs_when_there_is_room_again(tmp_path: Path, small_disk: Path) -> None:
+    async def test() -> None:
+        view = Gpus(licence_hold="not yet")
+        async with engine(make_config(tmp_path), view) as made:
+            job = await submit(made, "true", "--gpus=1")
+            cancelled = await submit(made, "true", "--gpus=1")
+            ballast = fill(small_disk)
+            view.licence_hold = None
+            made.wake()
+            with pytest.raises(ApiError) as caught:
+                await made.cancel(cancelled.id, by="ada")
+            assert caught.value.status == 503
+            ballast.unlink()
+            made.wake()
+            assert (await until(made, job.id, ended)).state is JobState.COMPLETED
+            assert (await until(made, cancelled.id, ended)).state is JobState.COMPLETED, "a refused cancel is none"
 
     run(test)

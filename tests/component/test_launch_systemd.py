@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +31,7 @@ verb, attempt, *rest = sys.argv[1], AttemptDir(Path(sys.argv[2])), *sys.argv[3:]
 job_id = int(attempt.path.parent.name)
 try:
     if verb == "launch":
-        launcher = SystemdLauncher(rest[0]) if rest else choose_launcher("auto")
+        launcher = SystemdLauncher(rest[0], *map(float, rest[1:])) if rest else choose_launcher("auto")
         asyncio.run(launcher.launch(job_id, attempt))
         print(type(launcher).__name__, flush=True)
     if verb == "launch and hang":
@@ -107,6 +109,16 @@ def test_a_job_is_a_unit_of_its_own_with_the_claims_limits(box: Systemd, bench: 
     assert f"stoker-jobs.slice/{unit(attempt)}".encode() in log(attempt)
 
 
+def test_what_the_claim_does_not_ask_for_is_not_limited(box: Systemd, bench: Bench) -> None:
+    """A job that was given GPUs and asked for no CPUs feeds them with every core there is."""
+    attempt = bench.attempt("echo READY; sleep 1", memory_bytes=None, cpus_per_task=None)
+    agent(box, "launch", attempt)
+    until(lambda: b"READY" in log(attempt))
+    facts = show(box, attempt, "ActiveState", "MemoryMax", "CPUQuotaPerSecUSec")
+    assert facts == {"ActiveState": "active", "MemoryMax": "infinity", "CPUQuotaPerSecUSec": "infinity"}
+    assert ended(attempt).code == 0
+
+
 def test_a_second_launch_changes_nothing_while_it_runs_and_after(box: Systemd, bench: Bench) -> None:
     attempt = bench.attempt(f"echo x >> '{bench.path}/runs'; sleep 1")
     assert agent(box, "launch", attempt) == "SystemdLauncher"
@@ -176,9 +188,22 @@ def test_when_the_shim_is_killed_pid_1_ends_the_rest_and_the_run_is_lost(box: Sy
 
 
 def test_an_interpreter_that_is_not_there_is_an_error_of_the_launch(box: Systemd, bench: Bench) -> None:
-    said = agent(box, "launch", bench.attempt("exit 0"), "/no/python")
+    attempt = bench.attempt("exit 0")
+    said = agent(box, "launch", attempt, "/no/python")
     assert said.startswith("LaunchError: job ")
     assert "/no/python" in said
+    assert f"look at `journalctl -u {unit(attempt)}`" in said
+
+
+def test_a_systemd_that_does_not_answer_is_told_with_where_to_look(box: Systemd, bench: Bench) -> None:
+    """Its PID 1 is stopped, and the time it gets shortened for the test."""
+    attempt = bench.attempt("exit 0")
+    os.kill(box.pid, signal.SIGSTOP)
+    try:
+        said = agent(box, "launch", attempt, sys.executable, "1")
+    finally:
+        os.kill(box.pid, signal.SIGCONT)
+    assert f"systemd-run did not answer within 1 s; look at `journalctl -u {unit(attempt)}`" in said
 
 
 def test_the_job_is_as_likely_as_any_to_be_killed_for_memory_and_the_shim_is_not(box: Systemd, bench: Bench) -> None:

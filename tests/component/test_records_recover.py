@@ -152,6 +152,21 @@ def test_a_damaged_record_is_lost_never_a_success(bench: Bench, record: str, dam
     assert f"{attempt.path / record} is damaged" in found.detail
 
 
+def test_a_damaged_record_of_a_living_shim_is_no_end(bench: Bench, tmp_path: Path) -> None:
+    marks = {"PATH": "/bin:/usr/bin", "JOB_DIR": str(tmp_path), "JOB_ATTEMPT": "1"}
+    attempt = bench.running("echo READY; exec sleep 600", env=marks)
+    who = started(attempt)
+    (attempt.path / "started").write_bytes(b"{")
+    assert recover(attempt, procs.boot_id()) == Alive(None)
+    assert procs.start_ticks(who.job_pid) == who.job_start, "and it was not touched"
+    os.kill(who.shim_pid, signal.SIGKILL)
+    until(lambda: not attempt.locked())
+    found = recover(attempt, procs.boot_id())
+    assert isinstance(found, Lost)
+    assert "1 processes of it were killed" in found.detail
+    assert procs.open_exact(who.job_pid, who.job_start) is None
+
+
 def test_an_attempt_that_cannot_be_read_raises_instead_of_guessing(tmp_path: Path) -> None:
     attempt = AttemptDir(tmp_path / "jobs" / "1" / "1")
     attempt.path.mkdir(parents=True)

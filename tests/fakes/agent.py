@@ -1,12 +1,14 @@
 """A small agent for tests of client and hub: the API of one node, kept in memory, in a process of its own.
 
-`python -m tests.fakes.agent SOCKET NAME GPUS` answers like an agent whose jobs run for ever; it prints `ready`.
-Job 1 exists from the start. `GET /v1/seen` tells which requests came, with the headers that matter.
+`python -m tests.fakes.agent SOCKET TRAITS` answers like an agent whose jobs run for ever; it prints `ready`.
+Job 1 exists from the start. `GET /v1/seen` tells which requests came, with the headers that matter. A script may hold
+`fake: refuse STATUS` (it is not stored) or `fake: drop` (it is, and the connection ends without an answer).
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 import time
@@ -38,6 +40,7 @@ from agent.api.types import (
     SubmitReply,
     SubmitRequest,
 )
+from agent.gpu.frames import UNKNOWN_UUID
 from agent.server.stream import STREAMS, NdjsonStream, Streams
 
 BEAT_S = 0.2
@@ -65,13 +68,26 @@ def node(name: str, gpus: int = 8, **more: Any) -> Node:
     return Node(name=name, **(values | more))
 
 
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """What sets one fake agent apart."""
+
+    name: str = "n1"
+    gpus: int = 8
+    gpu_name: str = "S"
+    unread: int = 0
+    """How many of the GPUs were never read."""
+    cpus: int = 1
+    log_bytes: int = 1024
+
+
 class FakeAgent:
-    def __init__(self, name: str, gpus: int) -> None:
-        self.name = name
-        self.node = node(name, gpus)
-        self.jobs = {1: job(1, name)}
+    def __init__(self, traits: Traits) -> None:
+        self.name = traits.name
+        made = node(traits.name, traits.gpus, cpu_count=traits.cpus)
+        self.node = msgspec.structs.replace(made, gpus=tuple(_as_described(gpu, traits) for gpu in made.gpus))
+        self.jobs = {1: job(1, traits.name)}
         self.keys: dict[str, int] = {}
-        self.log = bytes(range(256)) * 4
+        self.log = bytes(range(256)) * (traits.log_bytes // 256)
         self.lease_seq = 0
         self.seen: list[dict[str, str]] = []
         self.streams = 0
@@ -142,11 +158,15 @@ class FakeAgent:
         body = msgspec.json.decode(await request.read(), type=SubmitRequest)
         if body.node not in (None, self.name):
             return refuse(404, "unknown_node", f"this is {self.name}")
+        if told := re.search(r"fake: refuse (\d+)", body.script):
+            return refuse(int(told[1]), "refused", "the fake agent was told to refuse")
         created = key not in self.keys
         if created:
             number = len(self.jobs) + 1
             self.keys[key] = number
             self.jobs[number] = job(number, self.name, user=request.headers.get("Stoker-User", "alice"))
+        if "fake: drop" in body.script and request.transport is not None:
+            request.transport.abort()
         return answer(SubmitReply(job=self.jobs[self.keys[key]], created=created), 201 if created else 200)
 
     async def get_job(self, request: web.Request) -> web.Response:
@@ -197,9 +217,10 @@ def refuse(status: int, code: str, message: str) -> web.Response:
 
 
 @contextmanager
-def fake_agent(path: Path, name: str = "n1", gpus: int = 8) -> Iterator[subprocess.Popen[str]]:
-    """A fake agent in a child process, listening on `path` when this returns."""
-    argv = [sys.executable, "-m", "tests.fakes.agent", str(path), name, str(gpus)]
+def fake_agent(path: Path, name: str = "n1", gpus: int = 8, **more: Any) -> Iterator[subprocess.Popen[str]]:
+    """A fake agent in a child process, listening on `path` when this returns; `more` are `Traits`."""
+    traits = msgspec.json.encode(Traits(name=name, gpus=gpus, **more)).decode()
+    argv = [sys.executable, "-m", "tests.fakes.agent", str(path), traits]
     child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     try:
         assert child.stdout is not None
@@ -210,8 +231,13 @@ def fake_agent(path: Path, name: str = "n1", gpus: int = 8) -> Iterator[subproce
         child.communicate(timeout=10)
 
 
-async def _main(path: str, name: str, gpus: int) -> None:
-    runner = web.AppRunner(FakeAgent(name, gpus).app(), access_log=None, shutdown_timeout=0.1)
+def _as_described(gpu: Gpu, traits: Traits) -> Gpu:
+    uuid = f"{UNKNOWN_UUID}{gpu.index}" if gpu.index < traits.unread else gpu.uuid
+    return msgspec.structs.replace(gpu, name=traits.gpu_name, uuid=uuid)
+
+
+async def _main(path: str, traits: Traits) -> None:
+    runner = web.AppRunner(FakeAgent(traits).app(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     Path(path).unlink(missing_ok=True)
     await web.UnixSite(runner, path).start()
@@ -220,4 +246,4 @@ async def _main(path: str, name: str, gpus: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(_main(sys.argv[1], msgspec.json.decode(sys.argv[2], type=Traits)))

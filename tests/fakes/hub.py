@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from agent.server import base
 from agent.server.feed import Feed
 from agent.server.hub_routes import HubService
 from agent.server.peer import Access
+from agent.server.stream import WRITE_DEADLINE_S
 from licensing.roots import Roots
 
 
@@ -40,7 +40,9 @@ def hub_config(folder: Path, nodes: tuple[HubNode, ...]) -> Config:
 
 
 @contextmanager
-def running_hub(config: Config, roots: Roots | None = None) -> Iterator[Client]:
+def running_hub(
+    config: Config, roots: Roots | None = None, *, write_deadline_s: float = WRITE_DEADLINE_S
+) -> Iterator[Client]:
     """Run a hub until the end of the block; yields a client of it."""
     loop = asyncio.new_event_loop()
     started, stop = threading.Event(), asyncio.Event()
@@ -51,8 +53,8 @@ def running_hub(config: Config, roots: Roots | None = None) -> Iterator[Client]:
         fleet = Fleet(config)
         fleet.listen(feed.publish)
         seats = Seats(HubLicence(config.hub_state_dir, config.cluster, roots), fleet, feed.publish)
-        service = HubService(config, fleet=fleet, seats=seats, feed=feed)
-        app = base.make_app(Access(mode=Mode.USER, own_uid=os.geteuid(), act_for_uids=frozenset()))
+        service = HubService(config, fleet=fleet, seats=seats, feed=feed, write_deadline_s=write_deadline_s)
+        app = base.make_app(Access(config))
         service.add_routes(app)
         for part in (service, seats, fleet):
             await part.start()

@@ -21,6 +21,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -95,7 +96,7 @@ class Systemd:
     """One booted systemd; a context manager."""
 
     def __init__(self, share: Iterable[Path] = (), timeout_s: float = 60.0) -> None:
-        self._share = [Path(each).resolve() for each in share]
+        self._share = [*_unseen(), *(Path(each).resolve() for each in share)]
         self._timeout_s = timeout_s
         self._cgroups: list[Path] = []
         self.pid = 0
@@ -193,6 +194,16 @@ class Systemd:
 
 _NAMESPACES = "--mount --uts --ipc --net --pid --cgroup"
 _ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+
+
+def _unseen() -> list[Path]:
+    """Checkout and interpreter, where the overlay of `/` does not show them: on other mounts, or below new ones."""
+    folders = {Path(__file__).resolve().parents[2], Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
+    covered = tuple(Path(each) for each in ("/tmp", "/run", "/dev"))
+    root = Path("/").stat().st_dev
+    return sorted(
+        each for each in folders if each.stat().st_dev != root or any(each.is_relative_to(one) for one in covered)
+    )
 
 
 def _cgroup2() -> Path | None:

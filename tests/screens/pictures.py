@@ -12,7 +12,7 @@ from tests.screens.stage import stage
 
 FOLDER = Path(__file__).parents[2] / "docs"
 PICTURES: dict[str, tuple[str, tuple[int, int], str]] = {
-    "tui-overview.svg": ("overview", (140, 42), "dark"),
+    "tui-overview.svg": ("overview", (156, 44), "dark"),
     "tui-job.svg": ("search", (110, 32), "light"),
 }
 """File: shot, size in cells, theme."""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from textual.events import MouseScrollDown, MouseScrollUp
 
 from agent.api.errors import ApiError, DeadlineError
 from agent.api.hostkeys import HostKey, UnknownHostError
@@ -17,6 +18,7 @@ from tests.fakes.cluster import NOW, FakeCluster, evaluation, gpu, job, no_serve
 from tests.fakes.lab import lab
 from tests.screens.stage import LARGE, SMALL, Stage, stage
 from tui.app import StokerApp
+from tui.theme import DARK, LIGHT
 from tui.widgets.logview import LogView
 from tui.widgets.table import Table
 
@@ -216,6 +218,39 @@ def test_reading_up_stops_following_and_g_goes_on() -> None:
         assert not on.sees("new line")
 
     play(scene)
+
+
+def test_the_wheel_stops_following_and_begins_it_again_at_the_end() -> None:
+    async def scene(on: Stage) -> None:
+        on.cluster.logs["gpu-a1", 41] = b"".join(b"line %d\n" % number for number in range(500))
+        await on.press("3", "j", "enter")
+        await on.until(lambda: on.sees("line 499"), "the end of the log")
+        log = on.app.screen.query_one(LogView)
+        log.post_message(wheel(log, MouseScrollUp))
+        await on.until(lambda: on.sees("paused"), "reading")
+        for _ in range(3):
+            log.post_message(wheel(log, MouseScrollDown))
+        await on.until(lambda: on.sees("following"), "at the end again")
+
+    play(scene)
+
+
+def wheel(log: LogView, turned: type[MouseScrollUp] | type[MouseScrollDown]) -> MouseScrollUp | MouseScrollDown:
+    """One notch of the mouse wheel over the log."""
+    return turned(log, 5, 5, 0, 0, 0, False, False, False, 5, 15)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (81, 24), (120, 40), (80, 30)])
+def test_a_change_of_size_does_not_end_following(size: tuple[int, int]) -> None:
+    async def scene(on: Stage) -> None:
+        on.cluster.logs["gpu-a1", 41] = b"".join(b"%d " % number * 40 + b"\n" for number in range(300))
+        await on.press("3", "j", "enter")
+        await on.until(lambda: on.sees("299 299"), "the end of the log")
+        await on.pilot.resize_terminal(*size)
+        await on.settle()
+        await on.until(lambda: on.sees("following") and on.sees("299 299"), "still at the end")
+
+    play(scene, size=(100, 28))
 
 
 def test_search_walks_the_matches_round_the_ends() -> None:
@@ -431,9 +466,11 @@ def test_too_small_a_terminal_is_told_what_is_needed(size: tuple[int, int]) -> N
 
 def test_dark_and_light() -> None:
     async def scene(on: Stage) -> None:
-        assert on.app.theme == "stoker-light"
-        await on.press("ctrl+t")
-        assert on.app.theme == "stoker-dark"
+        for before, after in ((LIGHT, DARK), (DARK, LIGHT)):
+            assert str(before.success) in on.app.export_screenshot(), "the glyph of a node that is up"
+            await on.press("ctrl+t")
+            picture = on.app.export_screenshot()
+            assert str(after.success) in picture and str(before.success) not in picture
 
     play(scene, theme="light")
 

@@ -13,9 +13,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.fakes import rawcall
 from tests.fakes.daemons import wait_until
 from tests.fakes.sysd_ns import Systemd, why_not
 
@@ -25,6 +27,10 @@ SOURCE = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
 UNITS = ("stoker-agent.socket", "stoker-hub.socket", "stoker-agent.service", "stoker-hub.service")
 SCRIPT = "#!/bin/bash\n#SBATCH --gres=gpu:2\n#SBATCH --output=out-%j\nid -un; id -gn; pwd; echo $CUDA_VISIBLE_DEVICES\n"
+HUB_KEY = "/var/lib/stoker/hub/ssh_key"
+LET_IN = "/etc/stoker/authorized_keys.d/stoker-hub"
+SSHD_RULES = "/etc/ssh/sshd_config.d/50-stoker.conf"
+RAW_CALL = Path(rawcall.__file__).read_text().partition("from __future__ import annotations\n")[2]
 PLACES = ("/etc", "/opt/stoker", "/usr/local/bin", "/run/stoker", "/home")
 
 
@@ -33,12 +39,30 @@ class Machine:
 
     def __init__(self, box: Systemd, checkout: Path, wheels: Path) -> None:
         self.box, self.checkout, self.wheels = box, checkout, wheels
+        self.first_words = ""
+        """What the installation said."""
 
     def install(self, *words: str, umask: str = "022", check: bool = True) -> subprocess.CompletedProcess[str]:
         env = [f"PIP_FIND_LINKS={self.wheels}", "PIP_NO_INDEX=1", f"PYTHON={PYTHON}"]
         line = f'umask {umask} && exec "$@"'
         command = ["env", *env, "sh", "-c", line, "sh", f"{self.checkout}/install.sh", *words]
         return self.box.run(*command, timeout_s=280, check=check)
+
+    def call(self, user: str, named: str, method: str, address: str, body: Any = None) -> tuple[int, Any]:
+        """A request to the agent by one account in another's name."""
+        headers = {"Stoker-User": named, "Idempotency-Key": f"{user} for {named}"}
+        sent = None if body is None else json.dumps(body).encode()
+        words = (Path("/run/stoker/agent.sock"), method, address, sent, headers)
+        program = f"from pathlib import PosixPath\n{RAW_CALL}\nprint(json.dumps(call(*{words!r})))"
+        status, answer = json.loads(self.box.run("runuser", "-u", user, "--", PYTHON, "-c", program).stdout)
+        return status, answer
+
+    def ssh(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The ssh client with the hub's key, to the box itself."""
+        options = ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null")
+        named = [word for option in options for word in ("-o", option)]
+        command = ["ssh", "-n", "-i", HUB_KEY, *named, *words]
+        return self.box.run("runuser", "-u", "stoker-hub", "--", *command, check=False)
 
     def tree(self) -> dict[str, str]:
         """Every file that installing could touch: owner, mode, kind, size, time, target. Of the state only its folders,
@@ -57,7 +81,7 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    reason = why_not() or _no_debian_python()
+    reason = why_not() or _no_debian_python() or _no_sshd()
     if reason:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("appliance")
@@ -66,12 +90,26 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     shutil.copytree(SOURCE, checkout, ignore=left_out)
     _fetch_packages(wheels)
     with Systemd(share=[checkout, wheels]) as box:
+        _start_sshd(box)
         yield Machine(box, checkout, wheels)
+
+
+def _start_sshd(box: Systemd) -> None:
+    """As Debian configures it, on the loopback of the box; this machine's own units of it are masked there."""
+    for unit in ("ssh.service", "sshd.service"):
+        (box.root / "etc/systemd/system" / unit).unlink(missing_ok=True)
+    box.run("ssh-keygen", "-A")
+    box.run("systemctl", "daemon-reload")
+    box.run("systemctl", "start", "ssh.service")
 
 
 def _no_debian_python() -> str | None:
     done = subprocess.run([PYTHON, "-c", "import venv, ensurepip, tomllib"], capture_output=True, timeout=20)
     return f"{PYTHON} has no venv module" if done.returncode else None
+
+
+def _no_sshd() -> str | None:
+    return None if Path("/lib/systemd/system/ssh.service").exists() else "openssh-server is not installed"
 
 
 def _fetch_packages(wheels: Path) -> None:
@@ -99,6 +137,7 @@ def installed(machine: Machine) -> Machine:
     promised = [line.removeprefix("would ") for line in dry.stdout.splitlines()]
     done = machine.install(umask="077")
     assert [line for line in promised if f"  {line}" not in done.stdout.splitlines()] == []
+    machine.first_words = done.stdout
     return machine
 
 
@@ -108,8 +147,24 @@ def working(installed: Machine) -> Machine:
     installed.box.run("sed", "-i", 's/^# source = "auto".*/source = "simulated"/', "/etc/stoker/stoker.toml")
     installed.box.run("systemctl", "restart", "stoker-agent.service", "stoker-hub.service")
     installed.box.run("stoker-license", "activate", "/opt/stoker/current/evaluation.voucher")
-    installed.box.run("useradd", "--create-home", "--groups", "stoker", "alice")
+    for user in ("alice", "bob"):
+        installed.box.run("useradd", "--create-home", "--groups", "stoker", user)
     return installed
+
+
+@pytest.fixture(scope="module")
+def linked(working: Machine) -> Machine:
+    """With a hub that reaches this node by ssh, as it would another one: by the line that the installer printed."""
+    root = working.box.root
+    line = working.first_words.splitlines()[-1].strip()
+    with (root / LET_IN[1:]).open("a") as let_in:
+        let_in.write(line + "\n")
+    host_key = " ".join((root / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2])
+    with (root / "etc/stoker/stoker.toml").open("a") as config:
+        config.write('[[hub.nodes]]\nname = "stoker-box"\nssh = "stoker-hub@127.0.0.1"\n')
+        config.write(f'host_key = "{host_key}"\n')
+    working.box.run("systemctl", "restart", "stoker-hub.service")
+    return working
 
 
 def test_the_services_run_and_listen_on_their_sockets_alone(installed: Machine) -> None:
@@ -119,19 +174,26 @@ def test_the_services_run_and_listen_on_their_sockets_alone(installed: Machine) 
     for name in ("agent", "hub"):
         about = installed.box.run("stat", "-c", "%F %a %U %G", f"/run/stoker/{name}.sock").stdout.strip()
         assert about == "socket 660 root stoker"
-    sockets = installed.box.run("cat", "/proc/net/tcp", "/proc/net/tcp6").stdout
-    assert " 0A " not in sockets, "0A is LISTEN in proc_net_tcp(5)"
+    sockets = [line.split() for line in installed.box.run("cat", "/proc/net/tcp", "/proc/net/tcp6").stdout.splitlines()]
+    listening = {fields[1].rpartition(":")[2] for fields in sockets if fields[3] == "0A"}
+    assert listening == {"0016"}, "0A is LISTEN in proc_net_tcp(5); 0x16 is sshd's port 22"
 
 
 def test_accounts_and_folders_are_as_promised(installed: Machine) -> None:
     assert installed.box.run("id", "-nG", "stoker-hub").stdout.split() == ["stoker"]
     assert installed.box.run("getent", "group", "stoker-admin").returncode == 0
-    paths = ("/var/lib/stoker", "/var/lib/stoker/hub", "/etc/stoker/stoker.toml")
-    assert installed.box.run("stat", "-c", "%n %a %U %G", *paths).stdout.splitlines() == [
+    assert installed.box.run("getent", "passwd", "stoker-hub").stdout.rstrip().split(":")[5:] == ["/", "/bin/sh"]
+    expected = [
         "/var/lib/stoker 711 root stoker",
         "/var/lib/stoker/hub 700 stoker-hub stoker",
+        "/var/lib/stoker/hub/ssh_key 600 stoker-hub stoker",
         "/etc/stoker/stoker.toml 644 root root",
+        "/etc/stoker/authorized_keys.d 755 root root",
+        "/etc/stoker/authorized_keys.d/stoker-hub 644 root root",
+        "/etc/ssh/sshd_config.d/50-stoker.conf 644 root root",
     ]
+    paths = [line.split()[0] for line in expected]
+    assert installed.box.run("stat", "-c", "%n %a %U %G", *paths).stdout.splitlines() == expected
 
 
 @pytest.mark.parametrize("unit", ["stoker-agent.service", "stoker-hub.service"])
@@ -178,6 +240,99 @@ def test_a_job_outlives_a_restart_of_both_services(working: Machine) -> None:
     assert (working.box.root / "home/alice/long").read_text() == "survived\n"
 
 
+def test_the_hubs_account_acts_for_users_and_nobody_else_does(working: Machine) -> None:
+    body = {
+        "script": "#!/bin/sh\ntrue\n",
+        "script_name": "job.sh",
+        "work_dir": "/",
+        "env": {},
+        "flags": ["-o", "/dev/null"],
+    }
+    status, answer = working.call("stoker-hub", "alice", "POST", "/v1/jobs", body)
+    assert (status, answer["job"]["user"]) == (201, "alice")
+    status, answer = working.call("bob", "alice", "POST", "/v1/jobs", body)
+    assert (status, answer["code"]) == (403, "forbidden")
+    assert "bob may not act for alice" in answer["message"]
+    status, answer = working.call("stoker-hub", "nobody-here", "POST", "/v1/jobs", body)
+    assert (status, answer["code"]) == (403, "unknown_user")
+
+
+def test_a_hub_that_comes_by_ssh_runs_jobs_as_their_submitters(linked: Machine) -> None:
+    def is_up() -> bool:
+        status = json.loads(linked.as_alice("stoker", "nodes", "--json").stdout)
+        return bool(status[0]["link"] == "UP")
+
+    wait_until(is_up, "the hub reaches its node")
+    (linked.box.root / "home/alice/far.sh").write_text("#!/bin/bash\n#SBATCH --output=far\nid -un\n")
+    job = json.loads(linked.as_alice("stoker", "submit", "--json", "far.sh").stdout)
+    linked.as_alice("stoker", "wait", str(job["id"]))
+    assert (linked.box.root / "home/alice/far").read_text() == "alice\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stoker-hub@127.0.0.1"], "stoker: connected"),
+        (["stoker-hub@127.0.0.1", "id"], "stoker: connected"),
+        (["-s", "stoker-hub@127.0.0.1", "sftp"], "stoker: connected"),
+        (["-tt", "stoker-hub@127.0.0.1", "id"], "PTY allocation request failed"),
+        (["-W", "127.0.0.1:22", "stoker-hub@127.0.0.1"], "administratively prohibited"),
+        (["alice@127.0.0.1", "id"], "Permission denied"),
+    ],
+)
+def test_the_hubs_key_reaches_the_agents_socket_and_nothing_else(linked: Machine, words: list[str], said: str) -> None:
+    done = linked.ssh(*words)
+    assert said in done.stderr
+    assert done.stdout == "", "the agent was asked nothing, and nobody else may answer"
+
+
+def test_keys_in_files_of_the_account_do_not_count(linked: Machine) -> None:
+    let_in = linked.box.root / LET_IN[1:]
+    before = let_in.read_text()
+    let_in.write_text("# nobody\n")
+    try:
+        (linked.box.root / ".ssh").mkdir(mode=0o755)
+        (linked.box.root / ".ssh/authorized_keys").write_text(before)
+        assert "Permission denied" in linked.ssh("stoker-hub@127.0.0.1").stderr
+    finally:
+        let_in.write_text(before)
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        ("1i Colour blue", "Bad configuration option: Colour"),
+        ("/^Include/d", "has no line: Include /etc/ssh/sshd_conf"),
+    ],
+)
+def test_rules_that_sshd_does_not_take_are_taken_back(working: Machine, edit: str, reason: str) -> None:
+    root = working.box.root
+    rules, config = root / SSHD_RULES[1:], root / "etc/ssh/sshd_config"
+    before = config.read_text()
+    rules.unlink()
+    working.box.run("sed", "-i", edit, "/etc/ssh/sshd_config")
+    try:
+        done = working.install(check=False)
+        assert done.returncode == 1
+        assert reason in done.stderr
+        assert not rules.exists()
+    finally:
+        config.write_text(before)
+    assert f"write {SSHD_RULES}" in working.install().stdout
+    assert rules.read_text() == (SOURCE / "agent/units/sshd.conf").read_text()
+
+
+def test_an_account_of_another_make_is_mended(working: Machine) -> None:
+    working.box.run("systemctl", "stop", "stoker-hub.socket", "stoker-hub.service")
+    working.box.run("usermod", "--home", "/var/lib/stoker/hub", "--shell", "/usr/sbin/nologin", "stoker-hub")
+    working.box.run("systemctl", "start", "stoker-hub.service")
+    key = (working.box.root / HUB_KEY[1:]).read_text()
+    assert "give the account stoker-hub the home /" in working.install().stdout
+    assert working.box.run("getent", "passwd", "stoker-hub").stdout.rstrip().endswith(":/:/bin/sh")
+    assert (working.box.root / HUB_KEY[1:]).read_text() == key, "the key is made once"
+    assert working.as_alice("stoker", "nodes").returncode == 0
+
+
 def test_an_edited_configuration_is_kept_with_the_new_one_beside_it(working: Machine) -> None:
     file = working.box.root / "etc/stoker/stoker.toml"
     edited = file.read_text()
@@ -214,6 +369,13 @@ def test_removing_it_keeps_the_state_and_what_was_edited(working: Machine) -> No
     assert "Kept: /var/lib/stoker" in done.stdout
     kept_folders = ("/var/lib/stoker", "/home")
     left = [path for path in working.tree() if "stoker" in path and not path.startswith(kept_folders)]
-    assert sorted(left) == ["/etc/stoker", "/etc/stoker/stoker.toml", "/etc/stoker/stoker.toml.new"]
+    assert sorted(left) == [
+        "/etc/stoker",
+        "/etc/stoker/authorized_keys.d",
+        "/etc/stoker/authorized_keys.d/stoker-hub",
+        "/etc/stoker/stoker.toml",
+        "/etc/stoker/stoker.toml.new",
+    ]
+    assert "Permission denied" in working.ssh("stoker-hub@127.0.0.1").stderr, "sshd was told"
     assert (working.box.root / "var/lib/stoker/agent.db").exists()
     assert "nothing to do" in working.install("--uninstall").stdout

@@ -31,7 +31,14 @@ def checkout() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="stoker-words-") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        for each in ("install.sh", "pyproject.toml", "requirements.lock", "agent/__init__.py", "agent/units"):
+        for each in (
+            "install.sh",
+            "pyproject.toml",
+            "requirements.lock",
+            "agent/__init__.py",
+            "agent/units",
+            "tests/means.sh",
+        ):
             source = SCRIPT.parent / each
             (folder / each).parent.mkdir(exist_ok=True)
             shutil.copytree(source, folder / each) if source.is_dir() else shutil.copy(source, folder / each)

@@ -15,7 +15,7 @@ from agent.config import ConfigError, Mode
 def load(tmp_path: Path, text: str) -> config.Config:
     path = tmp_path / "stoker.toml"
     path.write_text(text, encoding="utf-8")
-    return config.load(path, environ={"HOME": str(tmp_path)})
+    return config.load(path, environ={"HOME": str(tmp_path), "XDG_RUNTIME_DIR": "/run/user/1000"})
 
 
 def test_without_a_file_the_defaults_are_a_user_mode_agent_in_the_home(tmp_path: Path) -> None:

@@ -74,7 +74,9 @@ def with_config(tmp_path: Path, text: str, target: str, client: bool) -> HostCon
     (tmp_path / ".ssh").mkdir(exist_ok=True)
     (tmp_path / ".ssh" / "config").write_text(text)
     path = os.environ["PATH"] if client else str(tmp_path / "empty")
-    return resolve(Target.parse(target), {"HOME": str(tmp_path), "PATH": path}, _look_up)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path))  # as it is in a real run: `~` is filled in by libraries too
+        return resolve(Target.parse(target), {"HOME": str(tmp_path), "PATH": path}, _look_up)
 
 
 @pytest.mark.parametrize("client", [True, False])

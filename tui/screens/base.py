@@ -28,6 +28,7 @@ from tui.widgets.table import Table
 
 LEAST_WIDTH, LEAST_HEIGHT = 80, 24
 WIDE = 120
+_SHORT_BELOW = 100
 
 
 class BaseScreen(Screen[None]):
@@ -62,6 +63,11 @@ class BaseScreen(Screen[None]):
     def update_body(self, now: float) -> None:
         """Draw the state as it is at `now`, monotonic seconds."""
         raise NotImplementedError
+
+    @property
+    def short(self) -> bool:
+        """Whether there is no room for the models of GPUs."""
+        return self.size.width < _SHORT_BELOW
 
     @property
     def has_news(self) -> bool:

@@ -77,7 +77,11 @@ class JobScreen(BaseScreen):
         facts.show(job_facts(self.session, self.key))
         view = self.session.cluster.node(self.key[0], now)
         held = set(job.gpu_uuids) if job and not job.state.is_final else set()
-        listed = [row for row in rows.gpu_rows(self.session.cluster, view) if _uuid(row.key) in held] if view else []
+        listed = (
+            [row for row in rows.gpu_rows(self.session.cluster, view, short=self.short) if _uuid(row.key) in held]
+            if view
+            else []
+        )
         gpus.display = bool(listed) and self.size.height >= _ROOM_FOR_GPUS
         gpus.styles.height = min(len(listed), 8) + 3
         gpus.show(listed)

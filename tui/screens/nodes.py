@@ -42,7 +42,7 @@ class NodesScreen(BaseScreen):
         view = self.session.cluster.node(str(nodes.key), now) if nodes.key is not None else None
         preview.display = view is not None
         if view is not None:
-            preview.show(rows.gpu_rows(self.session.cluster, view))
+            preview.show(rows.gpu_rows(self.session.cluster, view, short=self.short))
             preview.styles.height = min(len(view.gpus) or 2, max(4, self.size.height // 2 - 3)) + 3
             preview.entitle(view.name, _driver(view))
 
@@ -93,7 +93,7 @@ class NodeScreen(JobActions):
         view = self.session.cluster.node(self.node_name, now)
         facts.entitle(self.node_name)
         facts.show(_node_facts(view, self.session))
-        listed = rows.gpu_rows(self.session.cluster, view) if view else []
+        listed = rows.gpu_rows(self.session.cluster, view, short=self.short) if view else []
         gpus.show(listed)
         gpus.styles.height = min(max(2, len(listed)), max(4, self.size.height - 16)) + 3
         gpus.entitle(f"GPUs {len(listed)}", _driver(view) if view else "")

@@ -52,7 +52,7 @@ class OverviewScreen(JobActions, BaseScreen):
         gpus, queue = self.query_one("#gpus", Table), self.query_one("#queue", Table)
         height = self.query_one("#body", Container).size.height
         room = max(1, height - _QUEUE_LEAST - _FRAME)
-        shown = rows.overview_rows(cluster, now, room)
+        shown = rows.overview_rows(cluster, now, room, short=self.short)
         gpus.styles.height = min(max(2, len(shown)), room) + _FRAME
         gpus.show(shown)
         totals = cluster.totals(now)

@@ -7,6 +7,7 @@ refreshed. Text goes in as `Segment`s: markup in it is never interpreted.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -48,14 +49,28 @@ class Styled(Widget):
 
     def strip(self, spans: Iterable[Span], width: int, over: str | None = None) -> Strip:
         """Draw spans exactly `width` wide; `over` names a line style laid over all of them."""
-        upper = self.get_component_rich_style(f"line--{over}", partial=True) if over else Style.null()
-        segments = [Segment(value, self._style(role, upper)) for value, role in fit(tuple(spans), width) if value]
-        return Strip(segments, width)
+        fitted = fit(tuple(spans), width)
+        return Strip([Segment(value, self._style(role, over)) for value, role in fitted if value], width)
 
-    def _style(self, role: Role, upper: Style) -> Style:
-        own = self.get_component_rich_style(f"line--{role.value}")
-        # The track of a bar keeps its colour: lit like the text of a faded row it would look like a full bar.
-        return own + Style(bgcolor=upper.bgcolor) if role is Role.TRACK else own + upper
+    def notify_style_update(self) -> None:
+        """Textual's hook: another theme, or another state of the widget."""
+        super().notify_style_update()
+        self._known_styles.clear()
+
+    @functools.cached_property
+    def _known_styles(self) -> dict[tuple[Role, str | None], Style]:
+        """Styles worked out so far: a screen has a thousand segments and a dozen styles."""
+        return {}
+
+    def _style(self, role: Role, over: str | None) -> Style:
+        key = role, over
+        if key not in self._known_styles:
+            own = self.get_component_rich_style(f"line--{role.value}")
+            upper = self.get_component_rich_style(f"line--{over}", partial=True) if over else Style.null()
+            # The track of a bar keeps its colour: lit like the text of a faded row it would look like a full bar.
+            upper = Style(bgcolor=upper.bgcolor) if role is Role.TRACK else upper
+            self._known_styles[key] = own + upper
+        return self._known_styles[key]
 
     def entitle(self, title: str, subtitle: str = "") -> None:
         """Set the words in the frame. As `Content`, because a plain string would be read as markup."""

@@ -1,7 +1,8 @@
 """A log that grows: follow, wrap, search, and a cap on what is kept.
 
 Rules kept here: at most `KEEP` lines are held, and a note says when older ones were let go; folding is computed once
-for a line and a width; following ends when the reader scrolls up and begins again at the end.
+for a line and a width; following ends when the reader scrolls up, by key or mouse, and begins again at the end. A
+change of size or content never ends it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+from textual import events, on
 from textual.binding import BindingType
 from textual.geometry import Size
 from textual.message import Message
+from textual.scrollbar import ScrollDown, ScrollTo, ScrollUp
 from textual.strip import Strip
 
 from tui import safe
@@ -23,6 +26,8 @@ from tui.widgets.lines import Lines
 
 KEEP = 20_000
 _LET_GO = 2_000
+_REST_S = 0.3
+"""After this the wheel's scrolling has come to rest."""
 
 
 class LogView(Lines):
@@ -102,13 +107,15 @@ class LogView(Lines):
         note = number < len(self._lines) and self._lines[number].note
         return self.strip(self._marked(shown, Role.WARN if note else Role.TEXT), self.size.width)
 
-    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Textual's hook: at the end means following, away from it means reading."""
-        super().watch_scroll_y(old_value, new_value)
-        at_end = round(new_value) >= self.max_scroll_y
-        if at_end != self.following:
-            self.following = at_end
-            self._changed()
+    @on(events.MouseScrollUp)
+    @on(events.MouseScrollDown)
+    @on(ScrollUp)
+    @on(ScrollDown)
+    @on(ScrollTo)
+    def moved_by_mouse(self) -> None:
+        """The wheel or the scroll bar. Looked at afterwards; animated scrolling comes to rest a little later."""
+        self.following = False
+        self.set_timer(_REST_S, self._look_where)
 
     def on_resize(self) -> None:
         """Fold anew."""
@@ -140,10 +147,12 @@ class LogView(Lines):
     def action_scroll(self, lines: int) -> None:
         """Scroll by lines."""
         self._scroll_rows(self.scroll_offset.y + lines)
+        self._look_where()
 
     def action_page(self, direction: int) -> None:
         """Scroll by half a page."""
         self._scroll_rows(self.scroll_offset.y + direction * max(1, self.size.height // 2))
+        self._look_where()
 
     def action_shift(self, cells: int) -> None:
         """Look further right or left in lines that are not folded."""
@@ -153,6 +162,7 @@ class LogView(Lines):
     def action_top(self) -> None:
         """To the first line."""
         self._scroll_rows(0)
+        self._look_where()
 
     def action_bottom(self) -> None:
         """To the end, and follow."""
@@ -194,6 +204,11 @@ class LogView(Lines):
         self._hits = [n - gone for n in self._hits if n > gone]
         self._hit = min(self._hit, len(self._hits) - 1)
         self._refold()
+
+    def _look_where(self) -> None:
+        """At the end means following, away from it means reading."""
+        self.following = self.scroll_offset.y >= self.max_scroll_y
+        self._changed()
 
     def _settle(self) -> None:
         self.virtual_size = Size(self.size.width, len(self._pieces))

@@ -1,0 +1,125 @@
+"""A submit to the hub: given to one node, and to the same one each time it is repeated.
+
+Rules kept here: a submit's node is on disk before the submit is passed on; a node that surely did not store it leaves
+the key free for another; while it may have, a repetition asks the same node, which answers with the job it made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from agent.api.client import KEY_HEADER
+from agent.api.errors import ApiError
+from agent.api.types import SubmitRequest
+from agent.hub.errors import NodeUnreachableError
+from agent.hub.fleet import Fleet
+from agent.hub.placement import place
+from agent.hub.store import PlacementStore
+from agent.jobs import spec
+from agent.jobs.errors import SpecError, StoreError
+from agent.server.base import caller_of, read_body
+from agent.server.passthrough import pass_on
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class HubSubmit:
+    """The handler of `POST /v1/jobs`, and thread `hub-store`, which owns the placements."""
+
+    def __init__(self, path: Path, fleet: Fleet, *, write_deadline_s: float) -> None:
+        self._path = path
+        self._fleet = fleet
+        self._pass_on = partial(pass_on, write_deadline_s=write_deadline_s)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="hub-store")
+        self._store: PlacementStore | None = None
+
+    async def start(self) -> None:
+        """Open the placements.
+
+        Raises:
+            StoreError: `hub.db` cannot be used.
+        """
+        run = asyncio.get_running_loop().run_in_executor
+        self._store = await run(self._thread, PlacementStore.open, self._path, int(time.time()))
+
+    async def stop(self) -> None:
+        """Close the placements."""
+        if self._store is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
+        self._thread.shutdown()
+
+    async def submit(self, request: web.Request) -> web.StreamResponse:
+        """Serve one."""
+        caller = caller_of(request)
+        key = _key_of(request)
+        body = await read_body(request, SubmitRequest)
+        node = await self._placed(caller.uid, key, body)
+
+        async def on_status(status: int) -> None:
+            if 400 <= status < 500 and status != 409:  # 409 says that the node stored another request under this key
+                await self._take_back(caller.uid, key)
+
+        try:
+            if body.node not in (None, node):
+                raise _key_reused(node, body.node)
+            calls = self._fleet.calls(node)
+            forwarded = msgspec.json.encode(msgspec.structs.replace(body, node=node))
+            return await self._pass_on(request, calls, "/v1/jobs", forwarded, on_status=on_status)
+        except NodeUnreachableError:
+            raise  # it may have been stored
+        except ApiError:
+            await self._take_back(caller.uid, key)  # nothing was sent
+            raise
+
+    async def _placed(self, uid: int, key: str, body: SubmitRequest) -> str:
+        """The node of this submit: the one it was sent to before, or the best one now; noted when this returns."""
+        node = await self._in_store(lambda store: store.find(uid, key)) or self._choose(body)
+        return await self._in_store(lambda store: store.add(uid, key, node, int(time.time())))
+
+    def _choose(self, body: SubmitRequest) -> str:
+        if body.node is not None:
+            return self._fleet.calls(body.node).name  # whether the job fits is for the node to say
+        try:
+            wanted = spec.parse(body)
+        except SpecError as error:
+            raise ApiError(400, "bad_option", error.message, error.field) from error
+        return place(wanted, self._fleet.statuses(), self._fleet.gpus_asked())
+
+    async def _take_back(self, uid: int, key: str) -> None:
+        try:
+            await self._in_store(lambda store: store.take_back(uid, key))
+        except ApiError as error:  # the caller is to hear why the job was refused, and not this
+            _log.warning("a placement stays: %s", error)
+
+    async def _in_store(self, work: Callable[[PlacementStore], _T]) -> _T:
+        store = self._store
+        assert store is not None
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, store)
+        except StoreError as error:
+            raise ApiError(503, "not_stored", f"the hub cannot note where the job goes: {error}") from error
+
+
+def _key_of(request: web.Request) -> str:
+    key = request.headers.get(KEY_HEADER, "")
+    if not 1 <= len(key) <= 128 or not key.isascii() or not key.isprintable():
+        raise ApiError(
+            400, "bad_key", f"a submit needs a header {KEY_HEADER} of 1 to 128 printable characters", KEY_HEADER
+        )
+    return key
+
+
+def _key_reused(used_on: str, asked: str | None) -> ApiError:
+    message = f"this {KEY_HEADER} was used for a job on {used_on}; use a new one for {asked}"
+    return ApiError(409, "key_reused", message, KEY_HEADER)
