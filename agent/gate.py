@@ -45,7 +45,10 @@ class Hold:
 
 
 class NodeGate:
-    """The node's key, its lease, and the answer to new jobs. Cheap: a lease is verified once, when it arrives."""
+    """The node's key, its lease, and the answer to new jobs.
+
+    Cheap: a lease is verified once, when it arrives, and only `accept` and `tick` touch the disk.
+    """
 
     def __init__(
         self,
@@ -53,13 +56,8 @@ class NodeGate:
         roots: Roots | None = None,
         uptime: clock.UptimeReader = clock.read_uptime,
     ) -> None:
-        """Load or create what is in `state_dir`.
-
-        Raises:
-            ApiError: the node's key cannot be read or made.
-        """
-        with _translated():
-            self._lease = NodeLease(state_dir, roots, uptime)
+        """Load or create what is in `state_dir`; what is damaged there is moved aside and never stops the start."""
+        self._lease = NodeLease(state_dir, roots, uptime)
 
     @property
     def key_hex(self) -> str:
@@ -70,11 +68,15 @@ class NodeGate:
         """Take the lease that the hub hands out; on disk when this returns.
 
         Raises:
-            ApiError: it is refused; what is held stays.
+            ApiError: it is refused, or cannot be written (503); what is held stays.
         """
         with _translated():
             self._lease.accept(token, now)
         return self.lease_reply(now)
+
+    def tick(self, now: int) -> None:
+        """Bring to disk how far time has come; once a minute, from a worker thread. Never fails: it logs."""
+        self._lease.tick(now)
 
     def lease_reply(self, now: int) -> LeaseReply:
         """What is held: number 0 and no end when there is no lease."""
@@ -140,15 +142,6 @@ class HubLicence:
         """
         with _translated():
             return _wire(self._site.activate(text, now))
-
-    def activate_evaluation(self, now: int) -> Licence:
-        """Install this build's evaluation voucher unless a licence is installed already.
-
-        Raises:
-            ApiError: this build has none.
-        """
-        with _translated():
-            return _wire(self._site.activate_evaluation(now))
 
     def status(self, now: int) -> Licence:
         """The licence line and who holds the seats.

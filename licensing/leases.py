@@ -1,8 +1,8 @@
 """Leases made out by a site: when one is due, whom it seats, and the transaction behind it.
 
-Rules kept here: time is what `clock.advance` confirms, so a wrong clock moves no seat; what is granted is committed first and signed afterwards, so no lease exists without its row; the same
+Rules kept here: what is granted is committed first and signed afterwards, so no lease exists without its row; the same
 renewal asked twice is answered with the same lease; a renewal is never refused because too many seats are taken, it
-covers what there is.
+covers what there is; seats are counted and freed by confirmed time, so a wrong clock takes nobody's.
 """
 
 from __future__ import annotations

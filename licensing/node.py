@@ -1,35 +1,26 @@
 """The node's side: its key, the lease it holds, and what that lease allows now.
 
 Rules kept here: a lease is verified down from the pinned roots by the node itself; its number never goes back; it is on
-disk before it counts. The answer whether a new job may start is computed from what is held, without asking anybody.
+disk before it counts. The answer whether a new job may start is computed from what is held, without asking anybody and
+without touching the disk. No damage to these files keeps the node from starting.
 """
 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from licensing import clock, files, keys, stage, verify
-from licensing.errors import ClockError, ExpiredError, LicenceError, ReplayError
+from licensing import clock, files, stage, verify
+from licensing.clock import JUMP_S
+from licensing.errors import ClockError, ExpiredError, FormatError, LicenceError, ReplayError, StoreError
+from licensing.memory import Memory
+from licensing.nodekey import NodeKey
 from licensing.roots import Roots, pinned
 from licensing.stage import FIX, LEASE_TOLERANCE_S, STILL_WORKS, Stage, Standing
 
 log = logging.getLogger(__name__)
-
-SKEW_S = 600
-_CLOCK_WRITE_S = 600
-
-
-class _State(msgspec.Struct, frozen=True, kw_only=True):
-    """`gate.json`: what the node remembers beside the lease itself."""
-
-    clock: clock.HighWater | None = None
-    first_start: int | None = None
-    vouchers: dict[str, int] = {}
-    """When this node first saw each voucher: its days count from then, whatever a new hub says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,13 +42,18 @@ class NodeLease:
     ) -> None:
         self._dir = state_dir
         self._roots = roots or pinned()
-        self._uptime = uptime
-        state_dir.mkdir(parents=True, exist_ok=True)
-        self.key_hex = keys.public_hex(keys.load_or_create(state_dir / "node.key"))
-        self._state = self._load_state()
-        self._problem: str | None = None
+        with suppress(OSError):  # whoever must write there says so
+            state_dir.mkdir(parents=True, exist_ok=True)
+        self._key = NodeKey(state_dir / "node.key")
+        self._memory = Memory(state_dir / "gate.json", uptime)
+        self._problem: LicenceError | None = None
         self._held: verify.LeaseChain | None = None
         self._load_lease()
+
+    @property
+    def key_hex(self) -> str:
+        """The node's public key, 64 hex digits."""
+        return self._key.hex
 
     @property
     def held(self) -> verify.LeaseChain | None:
@@ -69,6 +65,7 @@ class NodeLease:
 
         Raises:
             LicenceError: not genuine, for another node, older than the one held, over, or from the future.
+            StoreError: it cannot be written. What is held stays.
         """
         if self._held is not None and self._held.text == token:
             return
@@ -76,17 +73,23 @@ class NodeLease:
             chain = verify.lease_chain(token, self._roots, self.key_hex)
             self._refuse_old(chain)
             self._refuse_untimely(chain, now)
+            self._keep(chain, now)
         except LicenceError as error:
-            self._problem = str(error)
+            self._problem = error
             raise
-        self._remember(chain, now)
-        files.replace(self._dir / "lease", token.encode("ascii"))
         self._held, self._problem = chain, None
         log.info("lease=%s accepted gpus=%d until=%d", chain.lease.id, len(chain.lease.gpus), chain.lease.exp)
 
+    def tick(self, now: int) -> None:
+        """Write what `accept` left to write; once a minute, from a thread that may wait for the disk. Never fails."""
+        with suppress(OSError):  # `NodeKey.problem` says it, in each refusal
+            self._key.store()
+        self._memory.tick(now)
+
     def standing(self, now: int) -> Standing:
         """The stage as this node sees it."""
-        return self._standing(self._effective(now))
+        at = self._memory.look(now)
+        return self._standing(self._held, at) if self._held else self._no_lease()
 
     def seated(self, now: int) -> frozenset[str]:
         """GPUs on which new jobs may start now."""
@@ -102,16 +105,17 @@ class NodeLease:
         missing = sorted(gpus - self.seated(now))
         return _no_seat(missing, self._held) if missing and self._held else None
 
-    def _standing(self, at: int) -> Standing:
-        if self._held is None:
-            return self._no_lease()
-        lease = self._held.lease
-        first_seen = self._state.vouchers.get(lease.licence, lease.activated_at)
-        return stage.of_lease(self._held.licence, lease, min(lease.activated_at, first_seen), at)
+    def _standing(self, held: verify.LeaseChain, at: int) -> Standing:
+        lease = held.lease
+        first_seen = self._memory.voucher_seen(lease.licence) or lease.activated_at
+        return stage.of_lease(held.licence, lease, min(lease.activated_at, first_seen), at)
 
     def _no_lease(self) -> Standing:
-        started = self._state.first_start
+        started = self._memory.first_start
         since = f"since its first start, {stage.when(started)}" if started else "yet"
+        cannot_write = self._key.problem or (self._problem.message if isinstance(self._problem, StoreError) else None)
+        if cannot_write is not None:
+            return _unwritable(cannot_write, self._dir)
         if self._problem is not None:
             code, what = "LIC-413", f"The last lease was refused: {self._problem}."
         else:
@@ -135,10 +139,13 @@ class NodeLease:
             )
 
     def _refuse_untimely(self, chain: verify.LeaseChain, now: int) -> None:
-        """The vendor's signed time counts before the comparison: hub and node then start from the same moment."""
+        """The vendor's signed time counts before the comparison: hub and node then start from the same moment.
+
+        A hub whose clock was ahead for a minute may date its leases up to `JUMP_S` ahead from then on.
+        """
         lease = chain.lease
-        at = max(self._effective(now), chain.licence.iat)
-        if lease.iat > at + SKEW_S:
+        at = max(self._memory.look(now), chain.licence.iat)
+        if lease.iat > at + JUMP_S:
             raise ClockError(
                 f"the lease {lease.id} was signed {stage.when(lease.iat)}, and here it is {stage.when(at)}; "
                 "correct this node's clock: timedatectl set-ntp true"
@@ -149,41 +156,17 @@ class NodeLease:
                 "compare this node's clock with the hub's"
             )
 
-    def _remember(self, chain: verify.LeaseChain, now: int) -> None:
-        uptime = self._uptime()
-        mark = clock.trust(clock.advance(self._state.clock, now, uptime), chain.lease.iat, uptime)
-        vouchers = dict(self._state.vouchers)
-        if chain.licence.site is None:
-            vouchers.setdefault(chain.licence.id, chain.lease.iat)
-        self._store(msgspec.structs.replace(self._state, clock=mark, vouchers=vouchers))
-
-    # --- state on disk ---
-
-    def _effective(self, now: int) -> int:
-        """The time to decide by; keeps the high-water mark on disk within ten minutes of it."""
-        uptime = self._uptime()
-        at = clock.effective(self._state.clock, now, uptime)
-        mark = clock.advance(self._state.clock, now, uptime)
-        if self._state.clock is None or mark.time - self._state.clock.time >= _CLOCK_WRITE_S:
-            try:
-                self._store(msgspec.structs.replace(self._state, clock=mark, first_start=self._state.first_start or at))
-            except OSError as error:
-                log.warning("cannot note the time in %s: %s", self._dir / "gate.json", error)
-        return at
-
-    def _store(self, state: _State) -> None:
-        files.replace(self._dir / "gate.json", msgspec.json.encode(state))
-        self._state = state
-
-    def _load_state(self) -> _State:
-        path = self._dir / "gate.json"
+    def _keep(self, chain: verify.LeaseChain, now: int) -> None:
+        """Key, memory, lease, in this order: a lease on disk is never without what it rests on."""
         try:
-            return msgspec.json.decode(path.read_bytes(), type=_State)
-        except FileNotFoundError:
-            return _State()
-        except (OSError, msgspec.DecodeError) as error:
-            log.error("%s cannot be read, starting it anew: %s", path, error)
-            return _State()
+            self._key.store()
+            self._memory.remember(chain.licence, chain.lease, now)
+            files.replace(self._dir / "lease", chain.text.encode("ascii"))
+        except OSError as error:
+            raise StoreError(
+                f"the lease {chain.lease.id} cannot be written in {self._dir}: {error.strerror or error}; what this "
+                "node held before stays. Free some space there, or correct the folder's owner"
+            ) from error
 
     def _load_lease(self) -> None:
         path = self._dir / "lease"
@@ -191,9 +174,22 @@ class NodeLease:
             self._held = verify.lease_chain(path.read_text(encoding="ascii"), self._roots, self.key_hex)
         except FileNotFoundError:
             return
-        except (OSError, UnicodeDecodeError, LicenceError) as error:
-            self._problem = str(error)
+        except (OSError, UnicodeDecodeError) as error:
+            self._problem = FormatError(f"{path} is damaged: {error}")
+            log.error("%s; waiting for the hub's next lease", self._problem)
+            with suppress(OSError):
+                log.error("the damaged file is kept as %s", files.set_aside(path))
+        except LicenceError as error:
+            self._problem = error
             log.error("%s cannot be used, waiting for the hub's next lease: %s", path, error)
+
+
+def _unwritable(problem: str, folder: Path) -> Standing:
+    message = (
+        f"This node can keep no lease: {problem}. New jobs are held in the queue. {STILL_WORKS}. Once the folder can "
+        "be written again, the hub's next lease comes within a minute."
+    )
+    return Standing(stage=Stage.RESTRICTED, code="LIC-414", message=message, fix=f"df -h {folder}; ls -ld {folder}")
 
 
 def _no_seat(missing: list[str], held: verify.LeaseChain | None) -> Refusal:

@@ -136,14 +136,11 @@ class Site:
     # --- what may be installed ---
 
     def _refuse_elsewhere(self, licence: Licence) -> None:
-        if not self._fits(licence):
+        if licence.site not in (None, self.key_hex):
             raise OtherSiteError(
-                f"the licence {licence.id} of {licence.customer} is bound to site {licence.site}, this is site "
-                f"{self.key_hex}; ask the vendor for one made out to it"
+                f"the licence {licence.id} of {licence.customer} is bound to site {licence.site[:16]}…, this is site "
+                f"{self.key_hex[:16]}…; ask the vendor for one made out to {self.key_hex}"
             )
-
-    def _fits(self, licence: Licence) -> bool:
-        return licence.site is None or licence.site == self.key_hex
 
     def _refuse_old(self, licence: Licence, known: Installed | None, at: int) -> None:
         if known is not None and licence.rev < known.rev:
@@ -175,19 +172,20 @@ class Site:
         """Verify the stored licence again: other roots may be pinned after an upgrade, and `site.key` another one."""
         try:
             chain = verify.licence_chain(installed.text, self._roots)
+            self._refuse_lost_key(chain.licence)
         except LicenceError as error:
-            return self._miss(installed, f"{error.message.rstrip('.')}, with this version")
-        if self._fits(chain.licence):
-            return chain, installed.activated_at
-        return self._miss(
-            installed,
-            f"it is bound to site {chain.licence.site}, and the key in {self._dir / 'site.key'} is {self.key_hex}; put "
-            "that file back from the backup and restart the hub, or ask the vendor for a licence made out to this key",
-        )
+            log.error("licence=%s is not usable: %s", installed.id, error)
+            self._missing = stage.unusable(installed.id, error.message)
+            return None
+        return chain, installed.activated_at
 
-    def _miss(self, installed: Installed, problem: str) -> None:
-        log.error("licence=%s is not usable: %s", installed.id, problem)
-        self._missing = stage.unusable(installed.id, problem)
+    def _refuse_lost_key(self, licence: Licence) -> None:
+        if licence.site not in (None, self.key_hex):
+            raise OtherSiteError(
+                f"it is bound to site {licence.site}, and the key in {self._dir / 'site.key'} is {self.key_hex}; put "
+                "that file back from the backup and restart the hub, or ask the vendor for a licence made out to this "
+                "key"
+            )
 
     def _terms(self, mark: clock.HighWater, now: int) -> Terms | None:
         if self._current is None:

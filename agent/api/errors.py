@@ -8,6 +8,7 @@
         ├── HostKeyError    ssh: the host's key is unknown, changed or revoked
         ├── DeadlineError   no answer within the deadline
         └── ProtocolError   the bytes that came are not ours: garbled, cut short, or another protocol
+            └── VersionError    a newer version of our protocol
 
 Messages say what failed, on what, and what to do next; the cause is chained, not repeated.
 """
@@ -65,3 +66,7 @@ class DeadlineError(TransportError):
 
 class ProtocolError(TransportError):
     """What came is not our protocol."""
+
+
+class VersionError(ProtocolError):
+    """A newer version of our protocol: trying again helps nobody before this program is upgraded."""

@@ -14,7 +14,7 @@ from typing import Generic, Self, TypeVar
 
 import msgspec
 
-from agent.api.errors import ProtocolError, TransportError
+from agent.api.errors import ProtocolError, TransportError, VersionError
 from agent.api.types import API_VERSION, Heartbeat, Hello
 from agent.api.wire import Wire, not_ours, read_some
 
@@ -134,7 +134,7 @@ class Stream(Generic[_T]):
             raise not_ours(self._wire.where, line) from error
         if isinstance(message, Hello) and message.api > API_VERSION:
             self.close()
-            raise ProtocolError(
+            raise VersionError(
                 f"{self._wire.where} speaks version {message.api} of the protocol and this program {API_VERSION}; "
                 f"upgrade this program to {message.version}"
             )

@@ -27,6 +27,7 @@ class Resources:
     """Why there are none."""
     simulated: bool
     cpu_count: int
+    memory_total_bytes: int
     licence_hold: str | None
     """Why no new job may start at all, with the command that helps."""
 
@@ -77,7 +78,9 @@ def accept(config: Config, request: SubmitRequest, resources: Resources, *, pend
     """
     parsed = spec.parse(request, default_time_s=config.jobs.default_time_s)
     gpus = [(gpu.uuid, gpu.name) for gpu in resources.gpus]
-    unfit = spec.check_fits(parsed, gpus, config.name, cpu_count=resources.cpu_count)
+    unfit = spec.check_fits(
+        parsed, gpus, config.name, cpu_count=resources.cpu_count, memory_total_bytes=resources.memory_total_bytes
+    )
     if unfit is not None:
         why = f" ({resources.no_gpus})" if parsed.gpus and not gpus and resources.no_gpus else ""
         raise ApiError(400, "cannot_run", f"{request.script_name} {unfit}{why}; ask for what the node has", "$.script")

@@ -48,6 +48,7 @@ class EmbeddedEngine:
     def __init__(self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str) -> None:
         self._config = config
         self._view = view
+        self._launcher = launcher
         self._store = StoreThread()
         self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._write_claim, apply=self._apply)
         self._unfinished: dict[int, JobRow] = {}
@@ -303,10 +304,18 @@ class EmbeddedEngine:
             row,
             self._config.name,
             waiting=self._waiting.get(row.id),
+            note=self._limits_note(row),
             gpu_indexes=_indexes(resources),
             log_bytes=log_bytes,
             simulated=bool(row.spec.gpus) and resources.simulated,
         )
+
+    def _limits_note(self, row: JobRow) -> str | None:
+        """What was asked for and is not kept to here: a limit is never ignored in silence."""
+        asked = [flag for flag, said in (("--mem", row.spec.memory_bytes), ("-c", row.spec.cpus_said)) if said]
+        if self._launcher.enforces_limits or not asked:
+            return None
+        return f"{' and '.join(asked)} is not enforced on this node: its jobs do not run in systemd units"
 
     def _attempt(self, row: JobRow) -> AttemptDir:
         return attempt_dir(self._config.state_dir, row.id, row.status.attempt)

@@ -38,6 +38,9 @@ class LaunchError(StokerError):
 class Launcher(Protocol):
     """Who starts shims."""
 
+    enforces_limits: bool
+    """Whether the claim's memory and CPU limits are kept to."""
+
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """Start the attempt's shim; returns when it no longer depends on us.
 
@@ -52,6 +55,8 @@ class ForkLauncher:
     The shim takes its lock, checks its claim, forks and lets the parent end: our child lives some 10 ms, is reaped
     here, and tells by its exit status whether the shim was handed off.
     """
+
+    enforces_limits = False
 
     def __init__(self, python: str = sys.executable) -> None:
         self._python = python
@@ -72,6 +77,8 @@ class SystemdLauncher:
     rest. `systemctl stop` of the unit is a clean stop: SIGTERM to the shim alone (KillMode=mixed), which gives the job
     its grace. Not Type=notify: all that would be gained is the rare refusal of a shim, told by `wait_end` anyway.
     """
+
+    enforces_limits = True
 
     def __init__(self, python: str = sys.executable, timeout_s: float = _HAND_OFF_TIMEOUT_S) -> None:
         self._python = python

@@ -74,7 +74,9 @@ def require_answering(status: NodeStatus) -> None:
 
 def _fits(spec: JobSpec, node: Node) -> bool:
     gpus = [(gpu.uuid, gpu.name) for gpu in node.gpus]
-    return check_fits(spec, gpus, node.name, cpu_count=node.cpu_count) is None
+    return (
+        check_fits(spec, gpus, node.name, cpu_count=node.cpu_count, memory_total_bytes=node.memory_total_bytes) is None
+    )
 
 
 def _room(node: Node, spec: JobSpec, asked: int) -> int:

@@ -171,5 +171,5 @@ class Seats:
 
 
 def _uuids(node: Node) -> tuple[str, ...]:
-    """GPUs to ask seats for; one that was never read has only a word in place of its UUID, and a seat on that is lost."""
+    """GPUs to ask seats for; one that was never read has only a word in place of its UUID, and that gets no seat."""
     return tuple(gpu.uuid for gpu in node.gpus if not gpu.uuid.startswith(UNKNOWN_UUID))

@@ -101,12 +101,19 @@ def parse(request: SubmitRequest, *, default_time_s: int | None = None) -> JobSp
 
 
 def check_fits(
-    spec: JobSpec, gpus: Sequence[tuple[str, str]], node: str, *, cpu_count: int | None = None
+    spec: JobSpec,
+    gpus: Sequence[tuple[str, str]],
+    node: str,
+    *,
+    cpu_count: int | None = None,
+    memory_total_bytes: int | None = None,
 ) -> str | None:
     """Why the job can never run on a node that has `gpus` (UUID and name of each); `None` when it can.
 
     Asked at submit: a job that no wait can help is refused instead of being queued.
     """
+    if memory_total_bytes is not None and (spec.memory_bytes or 0) > memory_total_bytes:
+        return f"asks for {_gib(spec.memory_bytes or 0)} of memory; {node} has {_gib(memory_total_bytes)}"
     if cpu_count is not None and spec.cpus_per_task > cpu_count:
         return f"asks for {_count(spec.cpus_per_task, 'CPU')}; {node} has {cpu_count}"
     if spec.gpus > len(gpus):
@@ -268,6 +275,10 @@ def _checked(field: str, what: str, reader: Callable[[str], str], value: str) ->
         return reader(value)
     except grammar.GrammarError as error:
         raise SpecError(f"{what} {error}", field) from None
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB"
 
 
 def _count(number: int, what: str) -> str:

@@ -14,6 +14,7 @@ def to_wire(
     node: str,
     *,
     waiting: tuple[str, str] | None = None,
+    note: str | None = None,
     gpu_indexes: Mapping[str, int] | None = None,
     log_bytes: int | None = None,
     simulated: bool = False,
@@ -24,6 +25,7 @@ def to_wire(
         row: the job.
         node: this node's name.
         waiting: reason and detail of a pending job, from the scheduler's last pass; wins over the stored ones.
+        note: told of a job that runs and has nothing else to tell.
         gpu_indexes: NVML index of each GPU by UUID, as of now; a GPU that is not there is left out.
         log_bytes: length of everything the job wrote.
         simulated: the GPUs held are simulated ones.
@@ -32,6 +34,8 @@ def to_wire(
     pending = status.state is types.JobState.PENDING
     reason, detail = waiting if waiting and pending else (status.reason, status.detail)
     names = environ.pattern_names(spec, job_id=row.id, user=row.user, node=node)
+    if status.state is types.JobState.RUNNING and detail is None:
+        detail = note
     began = status.attempt > 0
     return types.Job(
         id=row.id,

@@ -11,6 +11,7 @@ from agent.api.types import GpuReading, GpuSource, GpuState
 from agent.engine.accept import Resources
 from agent.gate import Hold
 from agent.jobs.schedule import GpuFacts
+from agent.telemetry.host import read_host
 
 if TYPE_CHECKING:
     from agent.gate import NodeGate
@@ -23,6 +24,7 @@ class NodeResources:
     def __init__(self, sampler: Sampler, gate: NodeGate) -> None:
         self._sampler = sampler
         self._gate = gate
+        self._memory_total_bytes = read_host().memory_total_bytes
 
     def resources(self) -> Resources:
         """What there is now; never blocks."""
@@ -34,6 +36,7 @@ class NodeResources:
             no_gpus=view.reason,
             simulated=view.source is GpuSource.SIMULATED,
             cpu_count=len(os.sched_getaffinity(0)),
+            memory_total_bytes=self._memory_total_bytes,
             licence_hold=held_back.detail if isinstance(held_back, Hold) else None,
         )
 

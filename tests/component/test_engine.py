@@ -34,6 +34,7 @@ class Gpus:
 
     count: int = 2
     cpu_count: int = 4
+    memory_total_bytes: int = 2**34
     licence_hold: str | None = None
     ill: set[int] = field(default_factory=set)
     held: frozenset[str] = frozenset()
@@ -47,6 +48,7 @@ class Gpus:
             no_gpus="there is no driver" if not self.count else None,
             simulated=False,
             cpu_count=self.cpu_count,
+            memory_total_bytes=self.memory_total_bytes,
             licence_hold=self.licence_hold,
         )
 
@@ -228,6 +230,7 @@ def test_an_ill_gpu_is_not_given_out(tmp_path: Path) -> None:
         (Gpus(count=8), ["--gpus=9"], "cannot_run", "asks for 9 GPUs; n1 has 8"),
         (Gpus(count=0), ["--gpus=1"], "cannot_run", "n1 has none (there is no driver)"),
         (Gpus(cpu_count=2), ["-c", "3"], "cannot_run", "asks for 3 CPUs; n1 has 2"),
+        (Gpus(), ["--mem=1T"], "cannot_run", "asks for 1,024.0 GiB of memory; n1 has 16.0 GiB"),
         (Gpus(), ["--gpus=h100:1"], "cannot_run", "Test GPU"),
         (Gpus(), ["--tiem=3"], "bad_option", "--time"),
     ],
@@ -242,6 +245,19 @@ def test_what_no_waiting_helps_is_refused_at_submit(
             assert (caught.value.status, caught.value.code) == (400, code)
             assert says in caught.value.message
             assert await made.jobs(states=None, user=None, limit=10) == []
+
+    run(test)
+
+
+def test_a_limit_that_is_not_enforced_is_said_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        gate = tmp_path / "go"
+        os.mkfifo(gate)
+        async with engine(make_config(tmp_path)) as made:
+            job = await until(made, (await submit(made, f"read x < {gate}", "--mem=1G")).id, running)
+            assert "--mem is not enforced on this node" in (job.detail or "")
+            await asyncio.to_thread(gate.write_text, "\n")
+            assert (await until(made, job.id, ended)).detail is None
 
     run(test)
 

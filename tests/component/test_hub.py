@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +35,7 @@ from agent.api.types import (
     SubmitRequest,
 )
 from agent.api.unix import UnixTransport
+from agent.hub.places import LASTING_PER_USER
 from tests.fakes import vendor
 from tests.fakes.agent import fake_agent
 from tests.fakes.hub import hub_config, nodes_of, running_hub
@@ -195,7 +200,9 @@ class TestJobs:
         ("change", "status", "words"),
         [
             ({"node": "n11"}, 404, "did you mean 'n1'"),
-            ({"script": "#!/bin/sh\n#SBATCH --gres=gpu:9\n"}, 422, "n1 has 8, n2 has 8"),
+            ({"script": "#!/bin/sh\n#SBATCH --gres=gpu:9\n"}, 400, "n1 has 8 S and 1 CPU, n2 has 8 S and 1 CPU"),
+            ({"script": "#!/bin/sh\n#SBATCH --gres=gpu:h100:1\n"}, 400, "asks for 1 GPU of type h100"),
+            ({"script": "#!/bin/sh\n#SBATCH --cpus-per-task=2\n"}, 400, "asks for 2 CPUs"),
             ({"script": "#!/bin/sh\n#SBATCH --gres=gpu:-1\n"}, 400, "gpu"),
             ({"script": "\x7fELF\x00\x01"}, 400, "."),
         ],
@@ -206,6 +213,69 @@ class TestJobs:
         assert caught.value.status == status
         for name in ("n1", "n2"):
             assert not [each for each in cluster.seen(name)["seen"] if each["what"].startswith("POST")]
+
+    def test_a_job_for_one_gpu_type_goes_to_the_node_that_has_it(self, tmp_path: Path) -> None:
+        sockets = {name: tmp_path / f"{name}.sock" for name in ("n1", "n2")}
+        with (
+            fake_agent(sockets["n1"], "n1", 8, gpu_name="NVIDIA H100 80GB HBM3"),
+            fake_agent(sockets["n2"], "n2", 4, gpu_name="NVIDIA A100-SXM4-80GB"),
+            running_hub(hub_config(tmp_path, nodes_of(sockets))) as client,
+        ):
+            wait_until(lambda: all(each.link is LinkState.UP for each in client.nodes()))
+            assert client.submit(script("#SBATCH --gres=gpu:a100:1"), "k").job.node == "n2"
+
+    @pytest.mark.parametrize("status", [400, 403, 429])
+    def test_a_node_that_refused_leaves_the_key_to_another(self, cluster: Cluster, status: int) -> None:
+        with pytest.raises(ApiError, match="told to refuse") as caught:
+            cluster.client.submit(script(f"# fake: refuse {status}", node="n1"), "k")
+        assert caught.value.status == status
+        reply = cluster.client.submit(script("", node="n2"), "k")
+        assert (reply.created, reply.job.node) == (True, "n2")
+
+    @pytest.mark.parametrize("status", [409, 503])
+    def test_a_refusal_that_may_hide_a_stored_job_keeps_the_key_at_its_node(
+        self, cluster: Cluster, status: int
+    ) -> None:
+        with pytest.raises(ApiError, match="told to refuse"):
+            cluster.client.submit(script(f"# fake: refuse {status}", node="n2"), "k")
+        assert cluster.client.submit(script(""), "k").job.node == "n2"  # placed anew it would go to n1
+
+    def test_a_refused_repetition_does_not_free_the_key_of_a_job_that_was_stored(self, cluster: Cluster) -> None:
+        made = cluster.client.submit(script("", node="n2"), "k").job
+        for _ in range(2):
+            with pytest.raises(ApiError, match="told to refuse"):
+                cluster.client.submit(script("# fake: refuse 403"), "k")
+        again = cluster.client.submit(script(""), "k")
+        assert (again.created, again.job.node, again.job.id) == (False, "n2", made.id)
+
+    def test_a_submit_without_an_answer_is_repeated_at_the_same_node(self, cluster: Cluster) -> None:
+        with pytest.raises(ApiError) as caught:
+            cluster.client.submit(script("# fake: drop", node="n2"), "k")
+        assert caught.value.code == "node_unreachable"
+        again = cluster.client.submit(script(""), "k")
+        assert (again.created, again.job.node) == (False, "n2")
+
+    def test_a_submit_that_was_not_sent_pins_nothing(self, cluster: Cluster) -> None:
+        cluster.client.submit(script("", node="n1"), "k")
+        with pytest.raises(ApiError) as caught:
+            cluster.client.submit(script("", node="n2"), "k")
+        assert caught.value.code == "key_reused"
+        cluster.agents["n1"].kill()
+        wait_until(lambda: cluster.link("n1").link is LinkState.LOST)
+        with pytest.raises(ApiError) as caught:
+            cluster.client.submit(script(""), "k")
+        assert caught.value.code == "node_lost"  # it may run there: no second one is made on n2
+
+    def test_a_full_disk_is_a_refusal_with_its_reason_and_no_fault_of_the_hub(self, tmp_path: Path) -> None:
+        root = Path(__file__).parents[2]
+        argv = [sys.executable, "-c", SUBMIT_ON_A_FULL_DISK, str(tmp_path)]
+        ran = subprocess.run(argv, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+        assert ran.returncode == 0, ran.stderr
+        told = json.loads(ran.stdout)
+        assert (told["status"], told["code"]) == (503, "not_stored")
+        assert "hub.db refused" in told["message"]
+        assert "see whether its disk is full" in told["message"]
+        assert told["after"] is True
 
     @pytest.mark.parametrize("key", ["", "x" * 129])
     def test_a_submit_without_a_key_is_refused(self, cluster: Cluster, key: str) -> None:
@@ -226,6 +296,38 @@ class TestJobs:
         assert cluster.client.job(JobRef(id=1, node="n2")).node == "n2"
         with pytest.raises(ApiError, match="no node has a job 77"):
             cluster.client.job(JobRef(id=77))
+
+
+def script(line: str, **more: Any) -> SubmitRequest:
+    return msgspec.structs.replace(REQUEST, script=f"#!/bin/sh\n{line}\ntrue\n", **more)
+
+
+SUBMIT_ON_A_FULL_DISK = """
+import json, resource, signal, sys
+from pathlib import Path
+from agent.api.errors import ApiError
+from agent.api.types import LinkState
+from tests.component.test_hub import REQUEST, wait_until
+from tests.fakes.agent import fake_agent
+from tests.fakes.hub import hub_config, nodes_of, running_hub
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+folder = Path(sys.argv[1])
+config = hub_config(folder, nodes_of({"n1": folder / "s"}))
+with fake_agent(folder / "s", "n1"), running_hub(config) as client:
+    wait_until(lambda: client.nodes()[0].link is LinkState.UP)
+    client.submit(REQUEST, "before")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = (config.hub_state_dir / "hub.db-wal").stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (full, hard))
+    try:
+        client.submit(REQUEST, "full")
+        raise SystemExit("it was taken")
+    except ApiError as error:
+        told = {"status": error.status, "code": error.code, "message": error.message}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    told["after"] = client.submit(REQUEST, "full").created
+print(json.dumps(told))
+"""
 
 
 class TestPassThrough:
@@ -267,12 +369,34 @@ class TestPassThrough:
 
     def test_streams_are_counted_and_short_calls_go_on(self, cluster: Cluster) -> None:
         with ExitStack() as stack:
-            for _ in range(5):
+            for _ in range(LASTING_PER_USER):
                 next(stack.enter_context(cluster.client.follow_log(JobRef(id=1, node="n1"))))
-            with pytest.raises(ApiError, match="followed already"):
+            for way in ("nodes/n1", "nodes/n1/nodes/n1"):
+                answer = cluster.client.request_raw("GET", f"/v1/{way}/jobs/1/lo%67?follow=1", headers={})
+                assert (answer.status, answer.read()[:20]) == (503, b'{"code":"node_busy",'), way
+            with pytest.raises(ApiError, match="reads 10 logs of n1 already"):
                 cluster.client.follow_log(JobRef(id=1, node="n1"))
             assert cluster.client.node("n1").name == "n1"
-            assert cluster.client.follow_log(JobRef(id=1, node="n2"))
+            with cluster.client.follow_log(JobRef(id=1, node="n2")):
+                pass
+
+    @pytest.mark.parametrize("query", ["follow=1", "limit=8000000"])
+    def test_a_reader_that_takes_nothing_is_cut_off(self, tmp_path: Path, query: str) -> None:
+        sockets = {"n1": tmp_path / "n1.sock"}
+        config = hub_config(tmp_path, nodes_of(sockets))
+        with (
+            fake_agent(sockets["n1"], "n1", log_bytes=8_000_000),
+            running_hub(config, write_deadline_s=0.5) as client,
+            ExitStack() as stack,
+        ):
+            wait_until(lambda: client.nodes()[0].link is LinkState.UP)
+            idle = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(LASTING_PER_USER)]
+            for sock in idle:
+                sock.connect(str(config.hub_socket))
+                sock.sendall(f"GET /v1/nodes/n1/jobs/1/log?{query} HTTP/1.1\r\nHost: s\r\n\r\n".encode())
+            for sock in idle:
+                assert is_hung_up(sock)
+            assert client.log(JobRef(id=1, node="n1"), limit=10).data == bytes(range(10))
 
     def test_a_hanging_node_takes_no_worker_of_another(self, cluster: Cluster) -> None:
         os.kill(cluster.agents["n1"].pid, signal.SIGSTOP)
@@ -288,6 +412,13 @@ class TestPassThrough:
             os.kill(cluster.agents["n1"].pid, signal.SIGCONT)
         for thread in blocked:
             thread.join(20)
+
+
+def is_hung_up(sock: socket.socket) -> bool:
+    """Wait, without reading, until the other end has closed the connection."""
+    poll = select.poll()
+    poll.register(sock, 0)  # a hang-up is told unasked
+    return bool(poll.poll(20_000))
 
 
 def ask_in_vain(client: Client) -> None:
@@ -326,6 +457,14 @@ class TestSeats:
         with fake_agent(cluster.sockets["n1"], "n1"):  # an agent that has lost its lease says number 0
             wait_until(partial(leases_put, cluster, "n1", 1))
         assert leases_put(cluster, "n2", 1)
+
+    def test_no_seat_goes_to_a_gpu_that_was_never_read(self, tmp_path: Path) -> None:
+        config = hub_config(tmp_path, nodes_of({"n1": tmp_path / "s"}))
+        with fake_agent(tmp_path / "s", "n1", 3, unread=1), running_hub(config, vendor.ROOTS) as client:
+            wait_until(lambda: client.nodes()[0].link is LinkState.UP)
+            client.activate(self.voucher())
+            (holder,) = wait_until(lambda: client.licence().holders)
+            assert sorted(holder.gpu_uuids) == ["GPU-n1-1", "GPU-n1-2"]
 
     def test_a_bad_document_is_refused_and_nothing_changes(self, cluster: Cluster) -> None:
         with pytest.raises(ApiError) as caught:

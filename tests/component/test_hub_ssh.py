@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from agent.api.refs import JobRef
 from agent.api.types import LinkState, NodeStatus
 from agent.config import HubNode
+from agent.hub.places import SSH_ROOM
 from tests.component.test_hub import wait_until
 from tests.component.test_ssh import bridge
 from tests.fakes.agent import fake_agent
@@ -50,6 +52,17 @@ def test_calls_streams_a_freeze_and_a_cut(far_node: Sshd, tmp_path: Path) -> Non
         wait_until(lambda: link() is LinkState.UP)
         far_node.cut()
         wait_until(lambda: far_node.log().count("Accepted publickey") >= 2 and link() is LinkState.UP)
+
+
+def test_logs_beyond_one_connections_sessions_go_over_a_second_one(far_node: Sshd, tmp_path: Path) -> None:
+    config = hub_config(tmp_path, (node(far_node, far_node.host_key),))
+    with running_hub(config) as client, ExitStack() as stack:
+        wait_until(lambda: client.nodes()[0].link is LinkState.UP)
+        for _ in range(SSH_ROOM[0] + 2):
+            next(stack.enter_context(client.follow_log(JobRef(id=1))))
+        assert far_node.log().count("Accepted publickey") == 2
+        assert client.node("far").name == "far"
+        assert client.nodes()[0].link is LinkState.UP
 
 
 def test_a_node_with_another_host_key_stays_lost_and_says_why(far_node: Sshd, tmp_path: Path) -> None:

@@ -21,10 +21,10 @@ from licensing.errors import (
 from licensing.keys import public_hex
 from licensing.paseto import split
 from licensing.seats import NoSeat
-from licensing.site import Report, Site, evaluation_voucher
+from licensing.site import Report, Site
 from licensing.stage import Stage
 from tests.fakes import vendor
-from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
+from tests.fakes.vendor import DAY, EVALUATION_FILE, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
 
 NODE_KEY = public_hex(vendor.NODE)
 EVALUATION = changed(VOUCHER, id="lic-evaluation", plan="evaluation", term_s=14 * DAY)
@@ -142,7 +142,7 @@ def test_an_older_revision_is_refused(site: Site) -> None:
 
 def test_the_evaluation_does_not_replace_a_licence(site: Site) -> None:
     site.activate(bound(site), NOW)
-    report = site.activate_evaluation(NOW)
+    report = site.activate(EVALUATION_FILE.read_text(), NOW)
     assert report.licence is not None
     assert report.licence.id == "lic-test"
 
@@ -150,7 +150,7 @@ def test_the_evaluation_does_not_replace_a_licence(site: Site) -> None:
 def test_the_shipped_evaluation_works_with_the_pinned_roots(tmp_path: Path) -> None:
     site = Site(tmp_path, "test", uptime=Boot())
     site.open()
-    report = site.activate_evaluation(NOW)
+    report = site.activate(EVALUATION_FILE.read_text(), NOW)
     assert report.licence is not None
     assert (report.licence.seats, report.standing.stage) == (16, Stage.ACTIVE)
     assert report.standing.expires_at == NOW + 14 * DAY
@@ -314,11 +314,11 @@ def test_a_licence_of_other_roots_is_not_trusted_after_an_upgrade(site: Site, tm
     upgraded = Site(tmp_path, "test", uptime=Boot())
     upgraded.open()
     assert upgraded.report(NOW).standing.code == "LIC-407"
-    assert upgraded.activate_evaluation(NOW).standing.code == "LIC-407"
+    assert upgraded.activate(EVALUATION_FILE.read_text(), NOW).standing.code == "LIC-407"
     refused = upgraded.lease("n1", NODE_KEY, [], 0, NOW)
     assert isinstance(refused, NoSeat)
     assert refused.code == "LIC-407"
-    assert upgraded.activate(evaluation_voucher(), NOW).standing.stage is Stage.ACTIVE
+    assert upgraded.activate(EVALUATION_FILE.read_text(), NOW).standing.stage is Stage.ACTIVE
     upgraded.close()
 
 

@@ -22,6 +22,7 @@ from typing import TypeVar
 from agent.api.client import Client
 from agent.api.types import Job
 from agent.api.unix import UnixTransport
+from tests.fakes.vendor import EVALUATION_FILE
 
 START_DEADLINE_S = 40.0
 _T = TypeVar("_T")
@@ -136,10 +137,8 @@ def box(root: Path, name: str = "n1", *, hub: bool = True, voucher: bool = True,
 
 def activate_evaluation(made: Box) -> None:
     """Install the built-in voucher through the hub and wait until the node holds its seats."""
-    from licensing.site import evaluation_voucher
-
     with made.hub.client() as hub, made.agent.client() as agent:
-        hub.activate(evaluation_voucher())
+        hub.activate(EVALUATION_FILE.read_text(encoding="ascii"))
         wait_until(lambda: all(gpu.seated for gpu in agent.node().gpus), "the node has its seats")
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+import licensing
 from licensing import armour, keys, paseto
 from licensing.clock import Uptime
 from licensing.document import Document, Issuer, Lease, Licence, encode, sign, sign_content
@@ -24,6 +25,8 @@ NOW = 1_800_000_000
 """2027-01-15 08:00 UTC; every test's wall clock begins here."""
 DAY = 86400
 FOLDER = Path(__file__).parent.parent / "data" / "leases"
+EVALUATION_FILE = Path(licensing.__file__).parent / "data" / "evaluation.voucher"
+"""The voucher that this build ships."""
 
 
 def seeded(name: str) -> Ed25519PrivateKey:
@@ -244,7 +247,7 @@ BAD_LEASES: dict[str, Callable[[], str]] = {
         (chain(), sign_content(SITE, Lease, encode(LEASE).replace(b'"seq":5', b'"seq":0')))
     ),
     "signed-by-the-issuer-as-licence": lambda: armour.LINK.join((chain(), sign(ISSUER, VOUCHER))),
-    "from-tomorrow": lambda: lease(changed(LEASE, seq=6, iat=NOW + DAY, exp=NOW + 2 * DAY)),
+    "from-next-week": lambda: lease(changed(LEASE, seq=6, iat=NOW + 7 * DAY, exp=NOW + 8 * DAY)),
     "older-than-the-one-held": lambda: lease(changed(LEASE, seq=4, id="lease-n1-1-4")),
     "same-number-other-content": lambda: lease(changed(LEASE, gpus=("GPU-7",))),
 }

@@ -162,7 +162,7 @@ VERDICTS: dict[str, tuple[str, str]] = {
     "gpu-twice": ("licence_chain", "a GPU twice"),
     "seq-zero": ("licence_content", r"\$\.seq"),
     "signed-by-the-issuer-as-licence": ("licence_signature", "does not hold"),
-    "from-tomorrow": ("licence_clock", "correct this node's clock"),
+    "from-next-week": ("licence_clock", "correct this node's clock"),
     "older-than-the-one-held": ("licence_replay", "lease-n1-1-4 is not newer than lease-n1-1-5"),
     "same-number-other-content": ("licence_replay", "not newer"),
 }
@@ -287,7 +287,7 @@ def test_a_refused_file_has_its_code(hub: HubLicence, name: str, status: int, co
 def test_the_evaluation_is_labelled(tmp_path: Path) -> None:
     hub = HubLicence(tmp_path, "test", uptime=Boot())
     hub.open()
-    licence = hub.activate_evaluation(NOW)
+    licence = hub.activate(EVALUATION_FILE.read_text(), NOW)
     assert licence.evaluation
     assert "14 days left" in licence.message
     assert licence.development_roots

@@ -54,6 +54,7 @@ def test_everything_honoured() -> None:
         gpus=2,
         gpu_type="h100",
         cpus_per_task=4,
+        cpus_said=True,
         memory_bytes=16 * 2**30,
         time_limit_s=86_400,
         output="out/%j.out",

@@ -6,7 +6,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from agent.api.types import (
     Gpu,
@@ -15,11 +14,10 @@ from agent.api.types import (
     GpuState,
     Job,
     JobState,
-    Licence,
-    LicenceStage,
     Node,
 )
 from agent.telemetry.openmetrics import render
+from tests.fakes.openmetrics import names, parsed, value
 
 GIB = 1024**3
 
@@ -69,30 +67,8 @@ def job(number: int = 17, state: JobState = JobState.RUNNING, user: str = "ada")
     return Job(id=number, node="n1", name="x", user=user, state=state, submitted_at=1, work_dir="/")
 
 
-Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-def parsed(text: str) -> Series:
-    """Every sample by name and labels; the parser raises on whatever the standard forbids."""
-    series: Series = {}
-    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call]  # theirs has no annotations
-        for sample in family.samples:
-            key = sample.name, frozenset(sample.labels.items())
-            assert key not in series, f"twice: {key}"
-            series[key] = sample.value
-    return series
-
-
-def value(series: Series, name: str, /, **labels: str) -> float:
-    return series[name, frozenset(labels.items())]
-
-
-def names(series: Series) -> set[str]:
-    return {name for name, _ in series}
-
-
 def test_values_are_in_base_units_under_names_that_say_so() -> None:
-    series = parsed(render(node(gpu()), [], None))
+    series = parsed(render(node(gpu()), [], {}))
     expected = {
         "stoker_gpu_utilization_ratio": 0.37,
         "stoker_gpu_memory_total_bytes": 80 * GIB,
@@ -113,7 +89,7 @@ def test_values_are_in_base_units_under_names_that_say_so() -> None:
 
 
 def test_a_held_gpu_carries_its_job_and_user_and_no_process_id() -> None:
-    text = render(node(gpu(0, job_id=17), gpu(1)), [job()], None)
+    text = render(node(gpu(0, job_id=17), gpu(1)), [job()], {})
     series = parsed(text)
     assert value(series, "stoker_gpu_power_watts", gpu="0", uuid="GPU-0", job_id="17", user="ada") == 251.3
     assert value(series, "stoker_gpu_power_watts", gpu="1", uuid="GPU-1") == 251.3
@@ -121,7 +97,7 @@ def test_a_held_gpu_carries_its_job_and_user_and_no_process_id() -> None:
 
 
 def test_a_gpu_that_is_not_ok_shows_state_and_age_and_none_of_its_old_values() -> None:
-    series = parsed(render(node(gpu(0, state=GpuState.HUNG, age_s=90.0), gpu(1)), [], None))
+    series = parsed(render(node(gpu(0, state=GpuState.HUNG, age_s=90.0), gpu(1)), [], {}))
     of_ill = {name for name, labels in series if ("gpu", "0") in labels}
     assert of_ill == {"stoker_gpu_info", "stoker_gpu_state", "stoker_gpu_data_age_seconds", "stoker_gpu_seated"}
     states = {state: value(series, "stoker_gpu_state", gpu="0", uuid="GPU-0", state=state) for state in GpuState}
@@ -129,53 +105,29 @@ def test_a_gpu_that_is_not_ok_shows_state_and_age_and_none_of_its_old_values() -
 
 
 def test_a_value_the_driver_does_not_offer_has_no_series() -> None:
-    series = parsed(render(node(gpu(power_mw=None, utilization_percent=None)), [], None))
+    series = parsed(render(node(gpu(power_mw=None, utilization_percent=None)), [], {}))
     assert not {"stoker_gpu_power_watts", "stoker_gpu_utilization_ratio"} & names(series)
     assert "stoker_gpu_temperature_celsius" in names(series)
 
 
 def test_a_node_without_gpus_is_a_valid_page() -> None:
     bare = node(gpu_source=GpuSource.NONE, driver_version=None, cpu_percent=None, load_1m=None)
-    series = parsed(render(bare, [], None))
+    series = parsed(render(bare, [], {}))
     assert value(series, "stoker_gpus") == 0
     assert not {name for name in names(series) if name.startswith("stoker_gpu_") and "source" not in name}
 
 
-def test_jobs_are_counted_in_every_state_even_at_zero() -> None:
-    jobs = [job(1), job(2), job(3, JobState.PENDING)]
-    series = parsed(render(node(), jobs, None))
+def test_jobs_are_counted_in_every_state_even_at_zero_and_ended_ones_as_the_store_has_them() -> None:
+    given = {JobState.RUNNING: 2, JobState.PENDING: 1, JobState.COMPLETED: 12_345}
+    series = parsed(render(node(), [job(1)], given))
     counts = {state: value(series, "stoker_jobs", state=state) for state in JobState}
-    assert counts == {**dict.fromkeys(JobState, 0), JobState.RUNNING: 2, JobState.PENDING: 1}
-
-
-def test_the_licence_as_the_licensing_design_names_it() -> None:
-    licence = Licence(
-        stage=LicenceStage.GRACE,
-        message="m",
-        licence_id="L1",
-        seats_total=8,
-        seats_used=5,
-        expires_at=1_800_000_000,
-        restricted_at=1_801_000_000,
-    )
-    series = parsed(render(node(), [], licence))
-    assert value(series, "lic_seats", unit="gpu", state="total") == 8
-    assert value(series, "lic_seats", unit="gpu", state="used") == 5
-    stages = {stage: value(series, "lic_stage", stage=stage) for stage in LicenceStage}
-    assert stages == {**dict.fromkeys(LicenceStage, 0), LicenceStage.GRACE: 1}
-    assert value(series, "lic_expires_timestamp") == 1_800_000_000
-    assert value(series, "lic_grace_ends_timestamp") == 1_801_000_000
-
-
-@pytest.mark.parametrize("licence", [None, Licence(stage=LicenceStage.RESTRICTED, message="no licence")])
-def test_without_a_licence_there_is_nothing_to_raise_an_alarm(licence: Licence | None) -> None:
-    assert not {name for name in names(parsed(render(node(), [], licence))) if name.startswith("lic_")}
+    assert counts == {**dict.fromkeys(JobState, 0), **given}
 
 
 @given(st.text(st.characters(categories=None), max_size=30), st.text(max_size=30))
 def test_no_foreign_text_can_break_the_page_or_a_terminal(name: str, user: str) -> None:
     hostile = node(msgspec.structs.replace(gpu(0, job_id=17), name=name))
-    text = render(hostile, [job(user=user)], None)
+    text = render(hostile, [job(user=user)], {})
     text.encode()
     assert all(each.isprintable() for line in text.split("\n") for each in line)
     shown = {dict(labels)["name"] for sample, labels in parsed(text) if sample == "stoker_gpu_info"}
@@ -184,10 +136,10 @@ def test_no_foreign_text_can_break_the_page_or_a_terminal(name: str, user: str) 
 
 @pytest.mark.parametrize("name", ['"} 1\nevil 1', "\\", '\\"', "\x1b[2J", "a\ud800b", "x" * 10_000, "{}=,#"])
 def test_hostile_names_in_particular(name: str) -> None:
-    text = render(node(msgspec.structs.replace(gpu(), name=name, uuid=name)), [], None)
+    text = render(node(msgspec.structs.replace(gpu(), name=name, uuid=name)), [], {})
     text.encode()
     assert "evil" not in names(parsed(text))
 
 
 def test_the_page_ends_as_the_standard_wants() -> None:
-    assert render(node(gpu()), [job()], None).endswith("\n# EOF\n")
+    assert render(node(gpu()), [job()], {}).endswith("\n# EOF\n")

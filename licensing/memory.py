@@ -1,0 +1,132 @@
+"""What a node remembers beside its lease, in `gate.json`: the highest time, its first start, vouchers seen.
+
+Rules kept here: looking at the time changes memory only, so it never waits for a disk; `remember` and `tick` write. A
+damaged file is moved aside and begun anew. Safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from licensing import clock, files
+from licensing.clock import HighWater, Moment
+from licensing.document import Lease, Licence
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 60
+
+
+class _State(msgspec.Struct, frozen=True, kw_only=True):
+    clock: HighWater | None = None
+    """The highest time, from the first lease on: before it there is nothing to guard with it."""
+    first_start: Moment | None = None
+    vouchers: dict[str, Moment] = {}
+    """When this node first saw each voucher: its days count from then, whatever a new hub says."""
+
+
+class Memory:
+    """The file `path` and what is newer than it."""
+
+    def __init__(self, path: Path, uptime: clock.UptimeReader) -> None:
+        self._path = path
+        self._uptime = uptime
+        self._written = self._state = self._load()
+        self._guard = threading.Lock()
+        """Around each change of `_state`; never held during a write."""
+        self._disk = threading.Lock()
+        """Around each write, so that an older state never lands on a newer one."""
+        self._problem: str | None = None
+        self._failed_at = 0
+        """Uptime of the last failed write, while there is a problem."""
+
+    @property
+    def first_start(self) -> int | None:
+        """When this node first looked at the time."""
+        return self._state.first_start
+
+    def voucher_seen(self, licence: str) -> int | None:
+        """When a lease of this voucher first came."""
+        return self._state.vouchers.get(licence)
+
+    def look(self, now: int) -> int:
+        """The time to decide by, where the wall clock says `now`; touches no disk."""
+        with self._guard:
+            before = self._state
+            if before.clock is None:
+                self._state = _replace(before, first_start=before.first_start or now)
+                return now
+            mark = clock.advance(before.clock, now, self._uptime())
+            self._state = _replace(before, clock=mark)
+        if mark.ahead_since is not None and before.clock.ahead_since is None:
+            log.warning("%s", clock.doubt(mark, now))
+        return clock.believed(mark, now)
+
+    def remember(self, licence: Licence, lease: Lease, now: int) -> None:
+        """Note what a lease tells of the time; on disk when this returns.
+
+        The vendor's time is certain. The hub's counts within `SKEW_S` of this node's: a wrong clock there stays there.
+
+        Raises:
+            OSError: it cannot be written; nothing was noted.
+        """
+        with self._disk:
+            state = self._state
+            mark = clock.trust(clock.advance(state.clock, now, self._uptime()), licence.iat, now)
+            vouchers = dict(state.vouchers)
+            if licence.site is None:
+                vouchers.setdefault(licence.id, lease.iat)
+            state = _replace(state, clock=clock.lift(mark, lease.iat), vouchers=vouchers)
+            self._write(state)
+            with self._guard:
+                self._state = state
+
+    def tick(self, now: int) -> None:
+        """Write what is worth it; call it about once a minute, from a thread that may wait for the disk."""
+        self.look(now)
+        with self._disk:
+            uptime = self._uptime().seconds
+            waiting = self._problem is not None and 0 <= uptime - self._failed_at < RETRY_S
+            if waiting or not self._is_news():
+                return
+            try:
+                self._write(self._state)
+            except OSError as error:
+                self._complain(error.strerror or str(error), uptime)
+
+    def _is_news(self) -> bool:
+        same_start = self._state.first_start == self._written.first_start
+        return not same_start or clock.is_news(self._state.clock, self._written.clock)
+
+    def _write(self, state: _State) -> None:
+        files.replace(self._path, msgspec.json.encode(state))
+        self._written = state
+        if self._problem is not None:
+            log.info("%s can be written again", self._path)
+        self._problem = None
+
+    def _complain(self, problem: str, uptime: int) -> None:
+        """Once for each new reason, not once for each try."""
+        if problem != self._problem:
+            log.warning("cannot note the time in %s: %s; tried again each minute", self._path, problem)
+        self._problem, self._failed_at = problem, uptime
+
+    def _load(self) -> _State:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_State)
+        except FileNotFoundError:
+            return _State()
+        except (OSError, msgspec.DecodeError) as error:
+            log.error("%s cannot be read and is begun anew: %s", self._path, error)
+            with suppress(OSError):
+                log.error("the damaged file is kept as %s", files.set_aside(self._path))
+            return _State()
+
+
+def _replace(state: _State, **fields: object) -> _State:
+    return msgspec.structs.replace(state, **fields)

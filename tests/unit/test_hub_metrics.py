@@ -1,0 +1,51 @@
+"""The hub's metrics page, read back by Prometheus's own OpenMetrics parser."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.api.types import Licence, LicenceStage, LinkState, NodeStatus
+from agent.hub.metrics import render
+from tests.fakes.agent import node
+from tests.fakes.openmetrics import names, parsed, value
+
+NODES = [
+    NodeStatus(name="n1", link=LinkState.UP, age_s=0.5, node=node("n1", 4)),
+    NodeStatus(name="n2", link=LinkState.LOST, age_s=90.0, reason="cable pulled", node=node("n2", 8)),
+]
+
+
+def test_a_node_that_is_away_shows_its_link_and_age_and_no_old_values() -> None:
+    series = parsed(render(NODES, None))
+    states = {state: value(series, "stoker_node_link", node="n2", state=state) for state in LinkState}
+    assert states == {**dict.fromkeys(LinkState, 0), LinkState.LOST: 1}
+    assert value(series, "stoker_node_age_seconds", node="n2") == 90
+    assert value(series, "stoker_node_gpus_free", node="n1") == 4
+    assert {name for name, labels in series if ("node", "n2") in labels} == {
+        "stoker_node_link",
+        "stoker_node_age_seconds",
+    }
+
+
+def test_the_licence_as_the_licensing_design_names_it() -> None:
+    licence = Licence(
+        stage=LicenceStage.GRACE,
+        message="m",
+        licence_id="L1",
+        seats_total=8,
+        seats_used=5,
+        expires_at=1_800_000_000,
+        restricted_at=1_801_000_000,
+    )
+    series = parsed(render(NODES, licence))
+    assert value(series, "lic_seats", unit="gpu", state="total") == 8
+    assert value(series, "lic_seats", unit="gpu", state="used") == 5
+    stages = {stage: value(series, "lic_stage", stage=stage) for stage in LicenceStage}
+    assert stages == {**dict.fromkeys(LicenceStage, 0), LicenceStage.GRACE: 1}
+    assert value(series, "lic_expires_timestamp") == 1_800_000_000
+    assert value(series, "lic_grace_ends_timestamp") == 1_801_000_000
+
+
+@pytest.mark.parametrize("licence", [None, Licence(stage=LicenceStage.RESTRICTED, message="no licence")])
+def test_without_a_licence_there_is_nothing_to_raise_an_alarm(licence: Licence | None) -> None:
+    assert not {name for name in names(parsed(render(NODES, licence))) if name.startswith("lic_")}
