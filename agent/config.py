@@ -100,6 +100,7 @@ class HubNode(_Table, frozen=True, kw_only=True):
     host_key: str | None = None
     """The host's public key as in known_hosts, e.g. `ssh-ed25519 AAAA…`; required with `ssh`."""
     identity_file: Path | None = None
+    """The private key; defaults to `<state_dir>/hub/ssh_key`."""
     dial: str = "stoker-agent dial-stdio"
     """Remote command that bridges to the agent's socket; ignored by a server with a forced command."""
 

@@ -1,29 +1,26 @@
 """Following a job from a plain command: its log on its way out, its end, and the broken links in between.
 
 Rules kept here: into a file or a pipe the job's bytes go unchanged, on a terminal its lines go through `safe`; after a
-break the log goes on at the byte where it broke; a refusal is final, a missing answer is retried for ten minutes.
+break the log goes on at the byte where it broke; only the job's end, or knowing that there is no such job, is an end.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TextIO, TypeVar
+from typing import TextIO
 
-from agent.api.errors import StokerError, TransportError
+from agent.api.errors import ApiError, TransportError
 from agent.api.refs import JobRef
-from agent.api.types import Job, LogChunk, LogEnd
+from agent.api.types import Job, LinkState, LogChunk, LogEnd
 from tui import plain, units
 from tui.links import ClusterClient
 from tui.logtext import LogText
+from tui.outage import Bridge
 
 PIECE_BYTES = 1024 * 1024
-RETRY_FOR_S = 600.0
-"""How long a broken link is bridged."""
-_RETRY_S = 1.0
 _FIRST_ASK_S, _LAST_ASK_S = 0.1, 2.0
 
-T = TypeVar("T")
 Write = Callable[[LogChunk | LogEnd | None], None]
 """Takes pieces of a log, and `None` at its end."""
 
@@ -48,44 +45,75 @@ def copy_log(client: ClusterClient, ref: JobRef, write: Write) -> None:
 
 
 def follow_log(client: ClusterClient, ref: JobRef, write: Write) -> None:
-    """Write the log until the job has ended.
+    """Write the log until the job has ended, over every outage in between.
 
     Raises:
-        StokerError: there is no such job, or the link stayed broken.
+        StokerError: there is no such job, it may not be read, or no server was ever reached.
     """
-    client.job(ref)  # a job that does not exist is told at once; only a link that breaks later is bridged
-    _retrying(_Following(client, ref, write).attempt, f"following job {ref}")
+    bridge = Bridge(f"following job {ref}")
+    job = bridge.over(lambda: _look_up(client, ref))
+    bridge.over(_Following(client, _found(job), write, bridge).attempt)
     write(None)
 
 
 def wait_end(client: ClusterClient, ref: JobRef) -> Job:
-    """The job once it has ended.
+    """The job once it has ended, over every outage in between.
+
+    Asks often at first, for short jobs, and then every two seconds.
 
     Raises:
-        StokerError: there is no such job, or the link stayed broken.
+        StokerError: there is no such job, or no server was ever reached.
     """
-    client.job(ref)
-    return _retrying(lambda: _ask_until_final(client, ref), f"waiting for job {ref}")
+    bridge = Bridge(f"waiting for job {ref}")
+    job = bridge.over(lambda: _look_up(client, ref))
+    at, pause = _found(job), _FIRST_ASK_S
+    while not job.state.is_final:
+        time.sleep(pause)
+        pause = min(_LAST_ASK_S, pause * 1.3)
+        job = bridge.over(lambda: client.job(at))
+    return job
+
+
+def _look_up(client: ClusterClient, ref: JobRef) -> Job:
+    """The job, by whatever the user calls it.
+
+    A hub that cannot ask all of its nodes does not know that a job does not exist: that is an outage too.
+    """
+    try:
+        return client.job(ref)
+    except ApiError as error:
+        if error.status != 404 or ref.node is not None:
+            raise
+        if all(status.link is LinkState.UP for status in client.nodes()):
+            raise
+        raise ApiError(503, error.code, error.message) from error
+
+
+def _found(job: Job) -> JobRef:
+    """With its node: asked for so, a job of a node that is away is not mistaken for one that does not exist."""
+    return JobRef(id=job.id, node=job.node)
 
 
 class _Following:
     """One attempt after the other to follow a log; knows how far it came."""
 
-    def __init__(self, client: ClusterClient, ref: JobRef, write: Write) -> None:
+    def __init__(self, client: ClusterClient, ref: JobRef, write: Write, bridge: Bridge) -> None:
         self._client = client
         self._ref = ref
         self._write = write
+        self._bridge = bridge
         self._offset = 0
 
     def attempt(self) -> None:
         """Follow one stream to the end of the job.
 
         Raises:
-            TransportError: the stream ended before.
+            StokerError: it could not be opened, or ended before.
         """
         stream = self._client.follow_log(self._ref, self._offset)
         try:
             for message in stream:
+                self._bridge.answered()
                 if isinstance(message, LogChunk):
                     self._write(message)
                     self._offset = message.offset + len(message.data)
@@ -136,35 +164,3 @@ def _json_log(out: TextIO) -> Write:
             plain.as_json(piece, out)
 
     return write
-
-
-def _ask_until_final(client: ClusterClient, ref: JobRef) -> Job:
-    """Ask until the job has ended: often at first, for short jobs, then every two seconds."""
-    pause = _FIRST_ASK_S
-    while not (job := client.job(ref)).state.is_final:
-        time.sleep(pause)
-        pause = min(_LAST_ASK_S, pause * 1.3)
-    return job
-
-
-def _retrying(work: Callable[[], T], what: str) -> T:
-    """Do `work` again while no answer comes; refusals are final.
-
-    Raises:
-        StokerError: refused, or the link was broken for longer than `RETRY_FOR_S`.
-    """
-    broken_at: float | None = None
-    while True:
-        began = time.monotonic()
-        try:
-            return work()
-        except TransportError as error:
-            now = time.monotonic()
-            if broken_at is None or now - began > 2 * _RETRY_S + 15:
-                broken_at = now
-                plain.complain(f"{what}: the link broke, trying again: {error}")
-            if now - broken_at > RETRY_FOR_S:
-                raise StokerError(
-                    f"{what}: no link for {RETRY_FOR_S / 60:.0f} minutes; the job goes on without us"
-                ) from error
-            time.sleep(_RETRY_S)

@@ -22,6 +22,8 @@ _PAUSE_S = 1.0
 class UnknownOutcomeError(StokerError):
     """The job may have been queued, or not."""
 
+    code = "unknown"
+
     def __init__(self, what: str, key: str) -> None:
         super().__init__(
             f"{what}: the job may have been queued; the same command with --key {shlex.quote(key)} is safe to repeat"

@@ -1,13 +1,12 @@
 """What commands print: aligned tables, one-line facts, and JSON that is safe to show on a terminal.
 
-Rules kept here: results go to stdout and nothing else does; tables are aligned by terminal cells; only the last column
+Rules kept here: results go to stdout and nothing else does, refusals to stderr; tables are aligned by terminal cells; only the last column
 is cut, and only where a terminal's width is known; JSON is ASCII, so no C1 or bidirectional control gets through it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,8 @@ from typing import TextIO
 
 import msgspec
 
+from agent.api import commandline
+from agent.api.errors import StokerError, TransportError
 from tui import safe
 
 _GAP = "  "
@@ -47,11 +48,14 @@ def as_json(value: object, out: TextIO) -> None:
 
 def complain(sentence: str) -> None:
     """Say on stderr what went wrong."""
-    print(f"stoker: {safe.text(sentence)}", file=sys.stderr)
+    commandline.say(f"stoker: {safe.text(sentence)}")
 
 
-def discard_stdout() -> None:
-    """Whoever read our output has gone; let Python's own flush at exit go nowhere."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
+def refuse(error: StokerError, *, json: bool, about: str = "") -> None:
+    """Say on stderr what a command failed of: in words, or with `json` as one line with a stable code for programs."""
+    if not json:
+        complain(f"{about}{error}")
+        return
+    code = "unreachable" if isinstance(error, TransportError) else "refused"
+    body = {"code": getattr(error, "code", code), "message": f"{about}{error}", "field": getattr(error, "field", None)}
+    as_json({"error": body}, sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 
@@ -43,7 +44,7 @@ def gpu_line(view: NodeView, gpu: Gpu, jobs: dict[tuple[str, int], Job]) -> list
     values = [
         units.percent(gpu.utilization_percent),
         units.gib_of(gpu.memory_used_bytes, gpu.memory_total_bytes),
-        units.celsius(gpu.temperature_c),
+        f"!{units.celsius(gpu.temperature_c)}" if _is_too_hot(gpu) else units.celsius(gpu.temperature_c),
         units.watts(gpu.power_mw),
     ]
     return [
@@ -55,7 +56,7 @@ def gpu_line(view: NodeView, gpu: Gpu, jobs: dict[tuple[str, int], Job]) -> list
         units.age(view.gpu_age_s(gpu)),
         str(gpu.job_id) if gpu.job_id is not None else units.UNKNOWN,
         job.user if job else units.UNKNOWN,
-        rows.gpu_note(gpu),
+        "; ".join(part for part in ("too hot" if live and _is_too_hot(gpu) else "", rows.gpu_note(gpu)) if part),
     ]
 
 
@@ -70,8 +71,13 @@ def job_line(job: Job, now: float) -> list[str]:
         rows.job_gpus(job),
         units.elapsed(rows.run_time_s(job, now)),
         units.elapsed(job.time_limit_s),
-        rows.job_why(job),
+        first_sentence(rows.job_why(job)),
     ]
+
+
+def first_sentence(text: str) -> str:
+    """As much of a reason as a list has room for; `stoker show` has all of it."""
+    return re.split(r"(?<=[^\s.])\. +(?=[A-Z])", text, maxsplit=1)[0]
 
 
 def job_facts(job: Job) -> list[tuple[str, str]]:
@@ -111,6 +117,10 @@ def licence_line(licence: Licence, now: float) -> str:
     cluster.licence = licence
     left, right = status.licence_line(cluster, now)
     return f"{_plain(left)}   {_plain(right)}"
+
+
+def _is_too_hot(gpu: Gpu) -> bool:
+    return gpu.temperature_c is not None and gpu.temperature_c >= rows.TOO_HOT_C
 
 
 def _moment(seconds: int | None) -> str | None:

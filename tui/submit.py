@@ -36,14 +36,16 @@ def request(
     split = split_argv(words)
     if split.script is None:
         raise StokerError("no job script is named; write: stoker submit [sbatch flags] SCRIPT [ARGS]")
+    for word in (*split.flags, *split.args, str(work_dir)):
+        _check_text(word)
     if split.script == "-":
-        name, script = _FROM_STDIN, check(sys.stdin.buffer.read(MAX_SCRIPT_BYTES + 1), "standard input")
+        name, script = _FROM_STDIN, _read_stdin()
     else:
         path = work_dir / Path(split.script).expanduser()
         name, script = path.name, read_script(path)
     return SubmitRequest(
         script=script,
-        script_name=name,
+        script_name=os.fsencode(name).decode("utf-8", "replace"),  # it only names the job, where nothing else does
         flags=split.flags,
         args=split.args,
         env=sendable(environ),
@@ -99,6 +101,18 @@ def check(data: bytes, origin: str) -> str:
         raise StokerError(f"{origin}:{line}: a byte that is not UTF-8; save the script as UTF-8") from error
 
 
+def here() -> Path:
+    """The folder that the job is to run in.
+
+    Raises:
+        StokerError: it was removed meanwhile.
+    """
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise StokerError("the present folder does not exist any more; change to one that does") from error
+
+
 def sendable(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables that JSON can carry; one with bytes that are not UTF-8 cannot."""
     return {name: value for name, value in environ.items() if _is_text(name) and _is_text(value)}
@@ -109,6 +123,19 @@ def current_umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
+
+
+def _read_stdin() -> str:
+    try:
+        data = sys.stdin.buffer.read(MAX_SCRIPT_BYTES + 1)
+    except OSError as error:
+        raise StokerError(f"cannot read the job script from standard input: {error.strerror or error}") from error
+    return check(data, "standard input")
+
+
+def _check_text(word: str) -> None:
+    if not _is_text(word):
+        raise StokerError(f"{word!a} has bytes that are not UTF-8, which a job cannot be given; write it otherwise")
 
 
 def _is_text(value: str) -> bool:

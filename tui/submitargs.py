@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent.api.commandline import meant
 from agent.api.errors import StokerError
-from agent.api.options import scan
+from agent.api.options import Flag, OptionError, scan
 
 _FLAGS = {"--json": "json", "--wait": "wait", "-W": "wait", "--help": "help", "-h": "help"}
 _VALUES = {"--node": "node", "--key": "key", "--host": "host", "--socket": "socket"}
@@ -42,7 +43,7 @@ class SubmitWords:
             index += found._take(words[index], words[index + 1] if index + 1 < len(words) else None)
         found.rest += words[index:]
         if index >= len(words) and not found.help:
-            raise StokerError("no job script is named; write: stoker submit [sbatch options] SCRIPT [ARGS]")
+            raise StokerError(_no_script(scan(found.rest)[0]))
         return found
 
     def _take(self, word: str, following: str | None) -> int:
@@ -58,10 +59,32 @@ class SubmitWords:
             setattr(self, _VALUES[name], value)
             return 1 if equals else 2
         if following is None:
-            scan([word])
+            _scan(word)
             self.rest.append(word)
             return 1
         # Asked with a word after it that is no option, `scan` tells whether this one takes that as its value.
-        _, used = scan([word, "value"])
+        used = _scan(word, "value")
         self.rest += [word, following][:used]
         return used
+
+
+def _scan(*words: str) -> int:
+    """How many words an option of sbatch takes; one that is none is perhaps meant to be ours.
+
+    Raises:
+        StokerError: it is not an option.
+    """
+    try:
+        return scan(words)[1]
+    except OptionError as error:
+        ours = meant(error.word.partition("=")[0], (*_FLAGS, *_VALUES))
+        raise StokerError(f"{error.word!r} is not an option{ours}") from error if ours else error
+
+
+def _no_script(flags: Sequence[Flag]) -> str:
+    """What to say where the options were all; `--wrap` is one with which sbatch needs no script."""
+    refused = next((flag.option for flag in flags if not flag.option.honoured), None)
+    if refused is None:
+        return "no job script is named; write: stoker submit [sbatch options] SCRIPT [ARGS]"
+    instead = "; give the commands as a script on standard input: stoker submit -" if refused.long == "wrap" else ""
+    return f"{refused} is not supported{instead or '; leave it out, and name a job script'}"

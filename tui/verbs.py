@@ -12,15 +12,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TextIO
 
 import msgspec
 
-from agent.api.errors import ApiError
+from agent.api.errors import ApiError, StokerError
 from agent.api.refs import JobRef
-from agent.api.types import FINAL_STATES, Gpu, GpuSource, Job, JobState, NodeStatus, NodeUpdate
-from tui import follow, plain, printed, rows, safe, submit
+from agent.api.types import FINAL_STATES, Gpu, GpuSource, Job, JobState, LicenceStage, NodeStatus, NodeUpdate
+from tui import follow, handin, plain, printed, rows, safe, submit
 from tui.cluster import Cluster, NodeView, job_order
 from tui.links import ClusterClient
 
@@ -46,6 +45,15 @@ class GpuLine(Gpu, frozen=True, kw_only=True):
     link: str
     """The node's `LinkState`."""
     gpu_source: GpuSource
+
+
+def overview(call: Call) -> int:
+    """Print what the screen opens with, for a terminal that cannot show the screen."""
+    nodes(call)
+    print(file=call.out)
+    jobs(call, state=None, user=None, limit=ENDED_SHOWN)
+    print(file=call.out)
+    return licence(call)
 
 
 def nodes(call: Call) -> int:
@@ -97,9 +105,11 @@ def show(call: Call, ref: JobRef) -> int:
 
 def submit_job(call: Call, words: Sequence[str], *, node: str | None, key: str | None, wait: bool) -> int:
     """Hand in a job script; with `wait`, the exit code is the job's."""
-    request = submit.request(words, environ=os.environ, work_dir=Path.cwd(), umask=submit.current_umask(), node=node)
-    reply = call.client.submit(request, key or secrets.token_hex(16))
+    request = submit.request(words, environ=os.environ, work_dir=submit.here(), umask=submit.current_umask(), node=node)
+    reply = handin.hand_in(call.client, request, key or secrets.token_hex(16))
     job = safe.clean(reply.job)
+    if held := _licence_hold(call.client, job):
+        plain.complain(f"job {job.id} waits for the licence: {held}")
     if wait:
         return wait_for(call, [JobRef(id=job.id, node=job.node)])
     if call.json:
@@ -117,7 +127,7 @@ def cancel(call: Call, refs: Sequence[JobRef]) -> int:
         try:
             job = call.client.cancel(ref)
         except ApiError as error:
-            plain.complain(f"job {ref} is not cancelled: {error}")
+            plain.refuse(error, json=call.json, about=f"job {ref} is not cancelled: ")
             failed += 1
             continue
         asked.append(job)
@@ -164,6 +174,24 @@ def licence(call: Call) -> int:
     else:
         print(printed.licence_line(safe.clean(held), time.time()), file=call.out)
     return 0
+
+
+def _licence_hold(client: ClusterClient, job: Job) -> str | None:
+    """Why the licence keeps a job that was just submitted from starting, if it does.
+
+    The answer to a submit often comes before the queue has looked at the job, so the licence itself is asked.
+    """
+    if job.state is not JobState.PENDING:
+        return None
+    if job.reason == "License":
+        return job.detail or "see: stoker license"
+    try:
+        held = safe.clean(client.licence())
+    except StokerError:
+        return None  # the job is accepted; that the licence cannot be read now is no news about it
+    if held.stage is not LicenceStage.RESTRICTED:
+        return None
+    return ": ".join(part for part in (held.code, held.message) if part) + (f" Run: {held.fix}" if held.fix else "")
 
 
 def _views(found: Sequence[NodeStatus]) -> list[NodeView]:

@@ -392,7 +392,7 @@ def _explain_refused(host: HostConfig, where: str, tried: Sequence[str], notes: 
         return f"there is no key to offer to {where}: no ssh-agent key, and none of {looked} can be used{also}"
     return (
         f"{where} accepted none of our keys; tried: {', '.join(tried)}{also}; "
-        f"add a public key to ~{host.user}/.ssh/authorized_keys there"
+        f"add a public key to the authorized keys of {host.user} there"
     )
 
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SNAPSHOT_S = 1.0
+LICENCE_TIME_S = 60.0
 RECENT_JOBS = 200
 """Jobs a new watcher is told of at once: all that have not ended, then the newest that have."""
 
@@ -67,18 +68,22 @@ class AgentService:
         self._view = NodeView(config, sampler=sampler, gate=gate, engine=engine)
         self._feed = Feed()
         self._hello = Hello(api=API_VERSION, version=__version__, server="agent", cluster=config.name)
-        self._beat: asyncio.Task[None] | None = None
+        self._gate_lock = asyncio.Lock()
+        self._beats: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to publish."""
         self._engine.listen(lambda job: self._feed.publish(("job", job.node, job.id), JobUpdate(job=job)))
-        self._beat = asyncio.create_task(self._publish_snapshots(), name="snapshots")
+        self._beats = [
+            asyncio.create_task(self._publish_snapshots(), name="snapshots"),
+            asyncio.create_task(self._keep_time(), name="licence-time"),
+        ]
 
     async def stop(self) -> None:
         """Stop publishing."""
-        if self._beat is not None:
-            self._beat.cancel()
-            await asyncio.gather(self._beat, return_exceptions=True)
+        for beat in self._beats:
+            beat.cancel()
+        await asyncio.gather(*self._beats, return_exceptions=True)
 
     def add_routes(self, app: web.Application) -> None:
         """Put the addresses on `app`, each also under this node's own name, as a hub would have it."""
@@ -140,6 +145,13 @@ class AgentService:
             except Exception:  # noqa: BLE001 - the rim of a loop that must live; a missed beat shows as age
                 _log.exception("a snapshot could not be made")
             await asyncio.sleep(SNAPSHOT_S)
+
+    async def _keep_time(self) -> None:
+        """Let the gate bring to disk, off the loop, how far time has come: a clock set back must gain nothing."""
+        while True:
+            await asyncio.sleep(LICENCE_TIME_S)
+            async with self._gate_lock:
+                await asyncio.to_thread(self._gate.tick, _now())
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
@@ -229,7 +241,8 @@ class AgentService:
     async def _put_lease(self, request: web.Request) -> web.Response:
         self._require_hub(request)
         grant = await read_body(request, LeaseGrant)
-        reply = self._gate.accept(grant.token, _now())
+        async with self._gate_lock:  # verified and brought to disk in a thread, one at a time
+            reply = await asyncio.to_thread(self._gate.accept, grant.token, _now())
         self._engine.wake()
         return json_response(reply)
 

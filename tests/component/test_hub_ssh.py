@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -52,6 +53,14 @@ def test_calls_streams_a_freeze_and_a_cut(far_node: Sshd, tmp_path: Path) -> Non
         wait_until(lambda: link() is LinkState.UP)
         far_node.cut()
         wait_until(lambda: far_node.log().count("Accepted publickey") >= 2 and link() is LinkState.UP)
+
+
+def test_without_an_identity_file_the_hubs_own_key_is_used(far_node: Sshd, tmp_path: Path) -> None:
+    config = hub_config(tmp_path, (HubNode(name="far", ssh=far_node.target, host_key=far_node.host_key),))
+    config.hub_state_dir.mkdir(parents=True)
+    shutil.copy(far_node.identity, config.state_dir / "hub" / "ssh_key")
+    with running_hub(config) as client:
+        wait_until(lambda: client.nodes()[0].link is LinkState.UP)
 
 
 def test_logs_beyond_one_connections_sessions_go_over_a_second_one(far_node: Sshd, tmp_path: Path) -> None:
