@@ -35,10 +35,13 @@ def hub_main(argv: Sequence[str] | None = None) -> int:
 
 def license_main(argv: Sequence[str] | None = None) -> int:
     """`stoker-license`: the buyer's and the vendor's licence verbs; the hub is handed in."""
+    from agent import __version__
+    from agent.api import commandline
     from agent.cli import HubLicenceCalls
     from licensing import cli
 
-    return cli.main(list(sys.argv[1:] if argv is None else argv), HubLicenceCalls())
+    words = list(sys.argv[1:] if argv is None else argv)
+    return commandline.run("stoker-license", lambda: cli.main(words, HubLicenceCalls(), version=__version__))
 
 
 def _run_agent(config: Config) -> int:

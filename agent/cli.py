@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__
+from agent.api.commandline import Parser
 from agent.api.errors import StokerError
 from agent.config import Config, load
 
@@ -41,36 +42,43 @@ def hub(argv: Sequence[str], *, run: Run) -> int:
 
 
 class HubLicenceCalls:
-    """The hub as `stoker-license` needs it: two calls over its socket, answers as plain JSON values."""
+    """The hub as `stoker-license` needs it: two calls over its socket, answers as plain JSON values.
 
-    def licence(self) -> dict[str, Any]:
+    `config` is the file that names the socket; `None` finds it as the daemons do, `$STOKER_CONFIG` included.
+    """
+
+    def licence(self, config: Path | None = None) -> dict[str, Any]:
         """What `GET /v1/licence` says."""
         import msgspec
 
         from agent.gate import as_licence_errors
 
-        with as_licence_errors(), _hub_client() as client:
+        with as_licence_errors(), _hub_client(config) as client:
             return dict(msgspec.to_builtins(client.licence()))
 
-    def activate(self, document: str) -> dict[str, Any]:
+    def activate(self, document: str, config: Path | None = None) -> dict[str, Any]:
         """Hand a voucher or licence to the hub; its answer is the licence that holds from now on."""
         import msgspec
 
         from agent.gate import as_licence_errors
 
-        with as_licence_errors(), _hub_client() as client:
+        with as_licence_errors(), _hub_client(config) as client:
             return dict(msgspec.to_builtins(client.activate(document)))
 
 
-def _hub_client() -> Any:
+def _hub_client(config: Path | None) -> Any:
     from agent.api.client import Client
     from agent.api.unix import UnixTransport
 
-    return Client(UnixTransport(load().hub_socket))
+    return Client(UnixTransport(load(config).hub_socket))
+
+
+class _Parser(Parser):
+    usage_code = EX_USAGE
 
 
 def _parser(program: str, description: str) -> tuple[argparse.ArgumentParser, Any]:
-    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser = _Parser(prog=program, description=description)
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
     _add_config(parser)
     return parser, parser.add_subparsers(dest="verb", required=True, metavar="VERB")

@@ -10,10 +10,11 @@ the vendor's need none. Results go to stdout, refusals to stderr: what failed, o
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -28,24 +29,25 @@ _EXIT = {Stage.ACTIVE: 0, Stage.NOTICE: 3, Stage.GRACE: 3, Stage.RESTRICTED: 4}
 class Hub(Protocol):
     """The hub, as far as a licence goes. Both give the wire's `Licence` as plain JSON values.
 
+    `config` is the configuration that says where the hub is; `None` when the command line names none.
     Both raise `LicenceError`: the hub's refusal by `errors.from_code`, or `HubError` when it does not answer.
     """
 
-    def licence(self) -> dict[str, Any]:
+    def licence(self, config: Path | None = None) -> dict[str, Any]:
         """The licence as it stands."""
 
-    def activate(self, text: str) -> dict[str, Any]:
+    def activate(self, text: str, config: Path | None = None) -> dict[str, Any]:
         """Install a voucher or licence file; gives the licence as it stands then."""
 
 
-def main(argv: Sequence[str], hub: Hub) -> int:
+def main(argv: Sequence[str], hub: Hub, *, version: str = "unknown") -> int:
     """Run one command; gives the exit code."""
     try:
-        args = _parser().parse_args(argv)
+        args = _parser(version).parse_args(argv)
         if args.verb == "status":
-            return _show(hub.licence(), as_json=args.json)
+            return _show(hub.licence(args.config), as_json=args.json)
         if args.verb == "activate":
-            return _show(hub.activate(read_text(args.file)), as_json=False)
+            return _show(hub.activate(read_text(args.file), args.config), as_json=False)
         return vendor_cli.run(args, now=int(time.time()))
     except LicenceError as error:
         print(f"stoker-license: {_plain(error.message)}", file=sys.stderr)
@@ -73,26 +75,53 @@ def read_text(name: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse ends with 2 on a usage error; ours is 64, as sysexits(3) has it."""
+    """argparse with suggestions; it ends with 2 on a usage error, ours is 64, as sysexits(3) has it."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        found, extra = super().parse_known_args(args, namespace)
+        if extra:
+            self.error(f"{extra[0]!r} is not known{_meant(extra[0].partition('=')[0], self._option_string_actions)}")
+        return found, extra
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see: {self.prog} --help")
+        raise UsageError(f"{message}{' See' if message.endswith('?') else '; see'}: {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(each) for each in action.choices]
+            self.error(f"{value!r} is not known{_meant(value, known) or '; known: ' + ', '.join(known)}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _meant(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _parser(version: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="stoker-license",
         description="Install and inspect the licence of this cluster.",
-        epilog="Exit codes: 0 fine, 3 notice or grace, 4 restricted, 5 bad file, 6 other site, 7 replayed or old, "
+        epilog="The hub is found by the configuration: --config, $STOKER_CONFIG, or where the daemons look for it. "
+        "Exit codes: 0 fine, 3 notice or grace, 4 restricted, 5 bad file, 6 other site, 7 replayed or old, "
         "8 clock, 64 usage, 69 the hub does not answer.",
     )
+    parser.add_argument("--version", action="version", version=f"stoker-license {version}")
+    _add_config(parser, None)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     status = verbs.add_parser("status", help="stage, seats, who holds them, and when it ends")
     status.add_argument("--json", action="store_true", help="print the whole record as one JSON object")
     activate = verbs.add_parser("activate", help="install a voucher or licence file; works without a network")
     activate.add_argument("file", metavar="FILE", help="the file, or - to paste it on standard input")
+    for each in (status, activate):
+        _add_config(each, argparse.SUPPRESS)
     vendor_cli.add_verbs(verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)"))
     return parser
+
+
+def _add_config(parser: argparse.ArgumentParser, default: object) -> None:
+    parser.add_argument(
+        "--config", type=Path, default=default, metavar="FILE", help="the configuration to use; else $STOKER_CONFIG"
+    )
 
 
 def _show(licence: dict[str, Any], *, as_json: bool) -> int:

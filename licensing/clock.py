@@ -55,6 +55,8 @@ class HighWater(msgspec.Struct, frozen=True, kw_only=True):
     uptime: int
     ahead_since: int | None = None
     """Uptime of this boot at which the wall clock was first seen implausibly far ahead."""
+    ahead_by: int = 0
+    """How far it was ahead then; much further ahead is another doubt."""
     settled: bool = False
     """The wall clock of this boot agreed once with what was known: from then on uptime explains every later jump."""
 
@@ -63,15 +65,16 @@ def advance(mark: HighWater | None, wall: int, uptime: Uptime) -> HighWater:
     """Note what the wall clock says, as far as it can be trusted; `time` of the result is the confirmed time."""
     if mark is None:
         return HighWater(time=wall, boot_id=uptime.boot_id, uptime=uptime.seconds)
-    known = _known(mark, uptime)
-    same_boot = mark.boot_id == uptime.boot_id
-    settled = mark.settled if same_boot else abs(wall - known) <= JUMP_S
-    if wall - known <= JUMP_S:
-        return _mark(max(wall, known), uptime, settled=settled)
-    since = mark.ahead_since if same_boot and mark.ahead_since is not None else uptime.seconds
-    if uptime.seconds - since >= CONFIRM_S:
+    same_boot, ahead = mark.boot_id == uptime.boot_id, wall - _known(mark, uptime)
+    settled = mark.settled if same_boot else abs(ahead) <= JUMP_S
+    if ahead <= (SKEW_S if same_boot and settled else JUMP_S):
+        return _mark(wall - min(0, ahead), uptime, settled=settled)
+    if not same_boot or mark.ahead_since is None or ahead > mark.ahead_by + JUMP_S:
+        mark = msgspec.structs.replace(mark, ahead_since=uptime.seconds, ahead_by=ahead)
+    if uptime.seconds - (mark.ahead_since or 0) >= CONFIRM_S:
         return _mark(wall, uptime, settled=True)
-    return msgspec.structs.replace(_mark(known, uptime, settled=settled), ahead_since=since)
+    known = wall - ahead
+    return msgspec.structs.replace(mark, time=known, boot_id=uptime.boot_id, uptime=uptime.seconds, settled=settled)
 
 
 def believed(mark: HighWater, wall: int) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from agent.api import commandline
 from agent.api.errors import StokerError
 from tui import cli, endpoint, plain
 
@@ -15,6 +17,10 @@ from tui import cli, endpoint, plain
 def main(argv: Sequence[str] | None = None) -> int:
     """The `stoker` program; returns its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
+    return commandline.run("stoker", lambda: _main(words))
+
+
+def _main(words: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that is not UTF-8 shows a ?
     args = cli.parse(words)
@@ -22,6 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.run(args, os.environ)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         plain.complain("there is no terminal for the screen; name a command, such as: stoker jobs   (stoker --help)")
+        return cli.USAGE
+    if os.environ.get("TERM") == "dumb":
+        return cli.run(args, os.environ)
+    return _screen(args)
+
+
+def _screen(args: argparse.Namespace) -> int:
+    theme = args.theme or os.environ.get("STOKER_THEME") or cli.THEMES[0]
+    if theme not in cli.THEMES:
+        plain.complain(f"STOKER_THEME is {theme!r}, which is no theme; use {' or '.join(cli.THEMES)}")
         return cli.USAGE
     try:
         where = endpoint.choose(args.host, Path(args.socket) if args.socket else None, os.environ)
@@ -31,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _quiet_logs()
     from tui.app import StokerApp
 
-    app = StokerApp(where.open, str(where), theme=args.theme or "dark", job=args.job)
+    app = StokerApp(where.open, str(where), theme=theme, job=args.job)
     app.run()
     return app.return_code or 0
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -37,6 +39,10 @@ from tui.screens.submit import SubmitForm
 from tui.session import Clock, Session
 from tui.theme import DARK, THEMES
 
+_FAREWELL_S = 5.0
+"""How long the end may take; the terminal is put back in some milliseconds."""
+_EXIT_NO_TERMINAL = 129
+"""128 + SIGHUP."""
 _DRAIN_S = 0.5
 """How often the screen may be drawn anew. A whole one costs some 25 ms."""
 _LOG = logging.getLogger(__name__)
@@ -83,6 +89,14 @@ class StokerApp(App[None]):
     def on_unmount(self) -> None:
         """Leave no thread behind."""
         self.session.stop()
+
+    def exit(self, result: None = None, return_code: int = 0, message: object = None) -> None:
+        """End, also when the terminal has gone: Textual's driver waits for it to take the farewell, without a limit."""
+        if not self.is_headless:
+            last = threading.Timer(_FAREWELL_S, os._exit, args=(_EXIT_NO_TERMINAL,))
+            last.daemon = True
+            last.start()
+        super().exit(result, return_code, message)  # type: ignore[arg-type]
 
     def tick(self) -> None:
         """Take what arrived, and draw when there was something or a second has passed."""

@@ -1,28 +1,29 @@
 """The headless twin of the screen: `stoker VERB …`, and `stoker` where there is no terminal.
 
 Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted, 141 when whoever read our output has gone;
-`wait` and `submit --wait` end with the job's own. Results on stdout, words about trouble on stderr. No Textual in here,
-and no ssh code unless a host is named.
+`wait` and `submit --wait` end with the job's own. Results on stdout, words about trouble on stderr, where `--json`
+makes the refusal one JSON line too. No Textual in here, and no ssh code unless a host is named.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent import __version__
+from agent.api.commandline import Parser
 from agent.api.errors import StokerError
 from agent.api.hostkeys import UnknownHostError, remember
+from agent.api.options import OPTIONS
 from agent.api.refs import JobRef
 from tui import endpoint, plain, safe, verbs
 from tui.submitargs import SubmitWords
 
 USAGE = 2
-INTERRUPTED = 130
-BROKEN_PIPE = 141
+THEMES = ("dark", "light")
 
 _EXAMPLES = """\
 examples:
@@ -33,22 +34,19 @@ examples:
   stoker jobs --json | jq '.[] | select(.state == "PENDING") | .id'
   stoker wait 17 && echo trained
 
-Sockets are looked for in $STOKER_SOCKET, /run/stoker, $XDG_RUNTIME_DIR/stoker and ~/.local/state/stoker/run."""
+Sockets are looked for in $STOKER_SOCKET, /run/stoker, $XDG_RUNTIME_DIR/stoker and ~/.local/state/stoker/run.
+
+exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted, 141 the reader of the output has gone;
+wait and submit --wait end with the job's own. With --json a failure is the last line of stderr:
+{"error":{"code":"no_such_job","message":"…","field":null}}; stdout then has nothing that is not whole."""
 
 
 def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Run the command that `parse` read; its exit code."""
     try:
-        code = _with_questions(args, environ)
-        sys.stdout.flush()  # here, where a reader that has gone is understood, and not at the interpreter's end
-        return code
-    except BrokenPipeError:
-        plain.discard_stdout()
-        return BROKEN_PIPE
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        return _with_questions(args, environ)
     except StokerError as error:
-        plain.complain(str(error))
+        plain.refuse(error, json=args.json)
         return 1
 
 
@@ -56,15 +54,23 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Read the command line; wrong usage ends the program with 2, `--help` and `--version` with 0."""
     args = _parser().parse_args(argv)
     if args.verb == "submit":
-        try:
-            args.submit = SubmitWords.read(args.words)
-        except StokerError as error:
-            plain.complain(f"submit: {error}   (stoker submit --help)")
-            raise SystemExit(USAGE) from error
-        if args.submit.help:
-            print(SUBMIT_HELP, end="")
-            raise SystemExit(0)
+        _read_submit(args)
     return args
+
+
+def _read_submit(args: argparse.Namespace) -> None:
+    """Read the words after `submit`, and let what they say of host, socket and output hold for the command."""
+    try:
+        words = SubmitWords.read(args.words)
+    except StokerError as error:
+        plain.complain(f"submit: {error}   (stoker submit --help)")
+        raise SystemExit(USAGE) from error
+    if words.help:
+        print(_submit_help(), end="")
+        raise SystemExit(0)
+    args.submit = words
+    args.host, args.socket = words.host or args.host, words.socket or args.socket
+    args.json = args.json or words.json
 
 
 def _with_questions(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -81,20 +87,20 @@ def _with_questions(args: argparse.Namespace, environ: Mapping[str, str]) -> int
 
 
 def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    words = args.submit if args.verb == "submit" else None
-    host, socket = (words.host or args.host, words.socket or args.socket) if words else (args.host, args.socket)
-    client = endpoint.choose(host, Path(socket) if socket else None, environ).open()
+    client = endpoint.choose(args.host, Path(args.socket) if args.socket else None, environ).open()
     try:
-        call = verbs.Call(client=client, json=args.json or bool(words and words.json))
-        if words:
-            return verbs.submit_job(call, words.rest, node=words.node, key=words.key, wait=words.wait)
-        return _run_verb(args, call)
+        return _run_verb(args, verbs.Call(client=client, json=args.json))
     finally:
         client.close()
 
 
 def _run_verb(args: argparse.Namespace, call: verbs.Call) -> int:
     match args.verb:
+        case None:
+            return verbs.show(call, args.job) if args.job else verbs.overview(call)
+        case "submit":
+            words = args.submit
+            return verbs.submit_job(call, words.rest, node=words.node, key=words.key, wait=words.wait)
         case "nodes":
             return verbs.nodes(call)
         case "gpus":
@@ -132,8 +138,8 @@ def _trusted(error: UnknownHostError) -> bool:
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="stoker",
         description="Watch and use a GPU cluster. Without a command, on a terminal: the screen.",
         epilog=_EXAMPLES,
@@ -141,18 +147,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"stoker {__version__}")
     parser.add_argument("--job", type=_job, metavar="JOB", help="open the screen on this job")
-    parser.add_argument(
-        "--theme",
-        choices=("dark", "light"),
-        default=os.environ.get("STOKER_THEME"),
-        help="of the screen; $STOKER_THEME",
-    )
+    parser.add_argument("--theme", choices=THEMES, help="of the screen; $STOKER_THEME")
     _where(parser, None)
     commands = parser.add_subparsers(dest="verb", metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     _where(common, argparse.SUPPRESS)
 
-    def add(name: str, text: str, **more: object) -> argparse.ArgumentParser:
+    def add(name: str, text: str, **more: object) -> Parser:
         return commands.add_parser(name, help=text, description=text.capitalize() + ".", parents=[common], **more)  # type: ignore[arg-type]
 
     add("nodes", "list the nodes and how they are")
@@ -178,17 +179,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _where(parser: argparse.ArgumentParser, default: object) -> None:
     """The options that every command has, before and after its name."""
-    parser.add_argument("-H", "--host", metavar="USER@HOST", default=default, help="reach the cluster through ssh")
-    parser.add_argument("--socket", metavar="PATH", default=default, help="of the hub or agent on this machine")
+    parser.add_argument(
+        "-H", "--host", type=_said, metavar="HOST", default=default, help="reach the cluster by ssh: user@host[:port]"
+    )
+    parser.add_argument(
+        "--socket", type=_said, metavar="PATH", default=default, help="of the hub or agent on this machine"
+    )
     parser.add_argument("--json", action="store_true", default=default or False, help="print JSON")
 
 
-def _add_submit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_submit(commands: argparse._SubParsersAction[Parser]) -> None:
     # No prefix character: every word is passed on as it is, because up to the script they are sbatch's options.
     submit = commands.add_parser(
         "submit", help="submit a job script, with sbatch's options", prefix_chars="\0", add_help=False
     )
     submit.add_argument("words", nargs=argparse.REMAINDER)
+
+
+def _said(text: str) -> str:
+    if not text.strip():  # `-H "$HEAD"` with HEAD unset must not go to the cluster of this machine
+        raise argparse.ArgumentTypeError("is empty; is a variable not set?")
+    return text
 
 
 def _job(text: str) -> JobRef:
@@ -204,7 +215,13 @@ def _count(text: str) -> int:
     return int(text)
 
 
-SUBMIT_HELP = """\
+def _submit_help() -> str:
+    names = (f"-{each.short}/{each}" if each.short else str(each) for each in OPTIONS if each.honoured)
+    listed = textwrap.fill("  ".join(names), 78, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    return _SUBMIT_HELP.format(honoured=listed)
+
+
+_SUBMIT_HELP = """\
 usage: stoker submit [options] [sbatch options] SCRIPT [ARGS...]
 
 Submit a job script. Options before SCRIPT are sbatch's and win over its #SBATCH lines; words after it are its own.
@@ -215,8 +232,12 @@ options of ours, before SCRIPT:
   --key KEY          the same key again gives the same job: for scripts that may be run twice
   -W, --wait         wait until it has ended; the exit code is the job's
   --json             print the job as JSON
-  --host USER@HOST   reach the cluster through ssh (-H here is sbatch's --hold; stoker -H … submit works)
+  --host HOST        reach the cluster by ssh, user@host[:port] (-H here is sbatch's --hold; stoker -H … submit works)
   --socket PATH      of the hub or agent on this machine
+
+options of sbatch that are honoured, before SCRIPT or in its #SBATCH lines:
+{honoured}
+-N and -n only with the value 1. All others of sbatch(1) are refused by name; none is ignored.
 
 examples:
   stoker submit train.sh

@@ -50,7 +50,7 @@ def choose(host: str | None, socket: Path | None, environ: Mapping[str, str]) ->
     Raises:
         ConnectError: nothing was named and no daemon has a socket on this machine; names the places looked at.
     """
-    if host:
+    if host is not None:
         return Endpoint(host=host)
     named = socket or (Path(environ["STOKER_SOCKET"]) if environ.get("STOKER_SOCKET") else None)
     if named is not None:

@@ -1,6 +1,6 @@
 """What commands print: aligned tables, one-line facts, and JSON that is safe to show on a terminal.
 
-Rules kept here: results go to stdout and nothing else does, refusals to stderr; tables are aligned by terminal cells; only the last column
+Rules kept here: results go to stdout and nothing else does; tables are aligned by terminal cells; only the last column
 is cut, and only where a terminal's width is known; JSON is ASCII, so no C1 or bidirectional control gets through it.
 """
 

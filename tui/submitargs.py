@@ -6,12 +6,12 @@ is never mistaken for one of ours; ours are those that sbatch lacks, and `--wait
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.api.commandline import meant
 from agent.api.errors import StokerError
-from agent.api.options import Flag, OptionError, scan
+from agent.api.options import OPTIONS, Flag, OptionError, scan
 
 _FLAGS = {"--json": "json", "--wait": "wait", "-W": "wait", "--help": "help", "-h": "help"}
 _VALUES = {"--node": "node", "--key": "key", "--host": "host", "--socket": "socket"}
@@ -77,8 +77,11 @@ def _scan(*words: str) -> int:
     try:
         return scan(words)[1]
     except OptionError as error:
-        ours = meant(error.word.partition("=")[0], (*_FLAGS, *_VALUES))
-        raise StokerError(f"{error.word!r} is not an option{ours}") from error if ours else error
+        name = error.word.partition("=")[0]
+        nearest = difflib.get_close_matches(name, [*_FLAGS, *_VALUES, *map(str, OPTIONS)], n=1)
+        if not nearest or nearest[0] not in (*_FLAGS, *_VALUES):
+            raise
+        raise StokerError(f"{name!r} is not an option; did you mean {nearest[0]}?") from error
 
 
 def _no_script(flags: Sequence[Flag]) -> str:

@@ -112,14 +112,19 @@ def _why_none(spec: JobSpec, up: Sequence[Node], statuses: Sequence[NodeStatus])
 
 def _wish(spec: JobSpec) -> str:
     gpus = _count(spec.gpus, "GPU") + (f" of type {spec.gpu_type}" if spec.gpu_type is not None else "")
-    return " and ".join([*([gpus] if spec.gpus else []), _count(spec.cpus_per_task, "CPU")])
+    memory = [_gib(spec.memory_bytes)] if spec.memory_bytes is not None else []
+    return " and ".join([*([gpus] if spec.gpus else []), _count(spec.cpus_per_task, "CPU"), *memory])
 
 
 def _inventory(node: Node) -> str:
     kinds = Counter(gpu.name for gpu in node.gpus)
     gpus = " + ".join(f"{number} {name}" for name, number in sorted(kinds.items()))
-    return f"{gpus or 'no GPU'} and {_count(node.cpu_count, 'CPU')}"
+    return f"{gpus or 'no GPU'} and {_count(node.cpu_count, 'CPU')} and {_gib(node.memory_total_bytes)}"
 
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:,.1f} GiB"

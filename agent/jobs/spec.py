@@ -173,12 +173,19 @@ def _collect(request: SubmitRequest, script_name: str) -> _Said:
         *_from_flags(request.flags),
     ]
     said = _Said(settings)
-    for setting in settings:
-        if not setting.option.honoured:
-            raise SpecError(f"{setting.label} is not supported by this node's engine; remove it", setting.field)
+    _refuse_unsupported([setting for setting in settings if not setting.option.honoured])
     for name in ("nodes", "ntasks"):
         said.get(name, grammar.only_one, 1)
     return said
+
+
+def _refuse_unsupported(settings: Sequence[_Setting]) -> None:
+    """Name them all at once: whoever brings a script from another cluster wants to mend it once."""
+    if not settings:
+        return
+    verb, them = ("is", "it") if len(settings) == 1 else ("are", "them")
+    named = ", ".join(setting.label for setting in settings)
+    raise SpecError(f"{named} {verb} not supported by this node's engine; remove {them}", settings[0].field)
 
 
 def _from_script(text: str, name: str) -> Iterator[_Setting]:
@@ -231,7 +238,11 @@ def _name(said: _Said, script_name: str) -> str:
     if said.setting("job-name") is not None:
         name: str = said.get("job-name", grammar.job_name, "")
         return name
-    return _checked("$.script_name", "the script's name, which names the job,", grammar.job_name, script_name)
+    try:
+        return grammar.job_name(script_name)
+    except grammar.GrammarError as error:
+        what = f"the script's name, which names the job, {error}"
+        raise SpecError(f"{what}, or name the job: -J NAME", "$.script_name") from None
 
 
 def _gpus(said: _Said) -> grammar.GpuRequest:

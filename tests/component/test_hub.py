@@ -200,7 +200,7 @@ class TestJobs:
         ("change", "status", "words"),
         [
             ({"node": "n11"}, 404, "did you mean 'n1'"),
-            ({"script": "#!/bin/sh\n#SBATCH --gres=gpu:9\n"}, 400, "n1 has 8 S and 1 CPU, n2 has 8 S and 1 CPU"),
+            ({"script": "#!/bin/sh\n#SBATCH --gres=gpu:9\n"}, 400, "n1 has 8 S and 1 CPU .*, n2 has 8 S and 1 CPU"),
             ({"script": "#!/bin/sh\n#SBATCH --gres=gpu:h100:1\n"}, 400, "asks for 1 GPU of type h100"),
             ({"script": "#!/bin/sh\n#SBATCH --cpus-per-task=2\n"}, 400, "asks for 2 CPUs"),
             ({"script": "#!/bin/sh\n#SBATCH --gres=gpu:-1\n"}, 400, "gpu"),
@@ -255,16 +255,17 @@ class TestJobs:
         again = cluster.client.submit(script(""), "k")
         assert (again.created, again.job.node) == (False, "n2")
 
-    def test_a_submit_that_was_not_sent_pins_nothing(self, cluster: Cluster) -> None:
+    def test_what_is_not_sent_does_not_free_the_key_of_a_stored_job(self, cluster: Cluster) -> None:
         cluster.client.submit(script("", node="n1"), "k")
         with pytest.raises(ApiError) as caught:
             cluster.client.submit(script("", node="n2"), "k")
         assert caught.value.code == "key_reused"
         cluster.agents["n1"].kill()
         wait_until(lambda: cluster.link("n1").link is LinkState.LOST)
-        with pytest.raises(ApiError) as caught:
-            cluster.client.submit(script(""), "k")
-        assert caught.value.code == "node_lost"  # it may run there: no second one is made on n2
+        for _ in range(3):
+            with pytest.raises(ApiError) as caught:
+                cluster.client.submit(script(""), "k")
+            assert caught.value.code == "node_lost"  # it may run there: no second one is made on n2
 
     def test_a_full_disk_is_a_refusal_with_its_reason_and_no_fault_of_the_hub(self, tmp_path: Path) -> None:
         root = Path(__file__).parents[2]

@@ -23,8 +23,8 @@ from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, 
 class LocalHub:
     """The hub without its socket: the same ledger, the same errors."""
 
-    def __init__(self, licence: HubLicence, now: int) -> None:
-        self.state, self.now = licence, now
+    def __init__(self, licence: HubLicence, now: int, boot: Boot) -> None:
+        self.state, self.now, self.boot = licence, now, boot
 
     def licence(self) -> dict[str, Any]:
         return plain(self.state.status(self.now))
@@ -51,9 +51,10 @@ def plain(licence: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    state = HubLicence(tmp_path / "hub", "test", ROOTS, Boot())
+    boot = Boot()
+    state = HubLicence(tmp_path / "hub", "test", ROOTS, boot)
     state.open()
-    yield LocalHub(state, NOW)
+    yield LocalHub(state, NOW, boot)
     state.close()
 
 
@@ -94,7 +95,7 @@ def test_activate_from_a_paste(
 @pytest.mark.parametrize(("days", "code"), [(0, 0), (7, 3), (13, 3), (14, 4)])
 def test_the_exit_code_follows_the_stage(hub: LocalHub, tmp_path: Path, days: int, code: int) -> None:
     hub.activate(file())
-    hub.now = NOW + days * DAY
+    hub.now = hub.boot.at(NOW + days * DAY)
     assert cli.main(["status"], hub) == code
 
 

@@ -42,7 +42,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now = NOW
         self.seq = dict.fromkeys(NODES, 0)
         self.wanted: dict[str, tuple[str, ...]] = dict.fromkeys(NODES, ())
-        self.site = Site(self.folder, "test", ROOTS, Boot())
+        self.boot = Boot()
+        self.site = Site(self.folder, "test", ROOTS, self.boot)
         self.site.open()
         self.site.activate(file(changed(VOUCHER, site=self.site.key_hex, seats=SEATS)), NOW)
 
@@ -71,13 +72,13 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(hours=st.integers(1, 30))
     def pass_time(self, hours: int) -> None:
         """Time passes; leases end."""
-        self.now += hours * 3600
+        self.now = self.boot.at(self.now + hours * 3600)
 
     @rule()
     def crash(self) -> None:
         """The hub is gone and comes back."""
         self.site.close()
-        self.site = Site(self.folder, "test", ROOTS, Boot())
+        self.site = Site(self.folder, "test", ROOTS, self.boot)
         self.site.open()
 
     @rule(days=st.integers(1, 3))

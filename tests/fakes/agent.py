@@ -61,8 +61,8 @@ def node(name: str, gpus: int = 8, **more: Any) -> Node:
         "key": KEY,
         "gpu_source": GpuSource.SIMULATED,
         "cpu_count": 1,
-        "memory_total_bytes": 1,
-        "memory_available_bytes": 1,
+        "memory_total_bytes": 64 * 2**30,
+        "memory_available_bytes": 32 * 2**30,
         "gpus": tuple(Gpu(index=i, uuid=f"GPU-{name}-{i}", name="S", sampled_at=0.0, seated=True) for i in range(gpus)),
     }
     return Node(name=name, **(values | more))

@@ -93,6 +93,12 @@ class Boot:
 
     def __init__(self, seconds: int = 1000, boot_id: str = "boot-1") -> None:
         self.seconds, self.boot_id = seconds, boot_id
+        self._first = seconds
+
+    def at(self, now: int) -> int:
+        """Let the uptime go along with a clock that is right and stood at `NOW` in the beginning; gives `now`."""
+        self.seconds = self._first + now - NOW
+        return now
 
     def __call__(self) -> Uptime:
         return Uptime(boot_id=self.boot_id, seconds=self.seconds)

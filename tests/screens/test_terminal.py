@@ -131,3 +131,15 @@ def test_without_a_server_it_says_what_to_start(tmp_path: Path) -> None:
         assert ENTER not in terminal.seen
     finally:
         terminal.close()
+
+
+def test_it_ends_though_nobody_reads_its_farewell(socket: Path) -> None:
+    terminal = Terminal("--socket", str(socket))
+    try:
+        terminal.read_until(b"Overview")
+        terminal.type(b"312312q")  # what it draws is not read: the pty fills up, as behind a link that hangs
+        for _ in range(200):
+            terminal.type(b"\x14")
+        assert terminal.child.wait(timeout=DEADLINE_S) is not None
+    finally:
+        terminal.close()

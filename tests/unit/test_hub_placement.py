@@ -25,9 +25,16 @@ def status(
     return NodeStatus(name=name, link=link, age_s=0.0, node=made, reason="cable pulled", retry_in_s=7.4)
 
 
-def wants(gpus: int, kind: str | None = None, cpus: int = 1) -> JobSpec:
+def wants(gpus: int, kind: str | None = None, cpus: int = 1, memory_bytes: int | None = None) -> JobSpec:
     return JobSpec(
-        name="a", script_name="a.sh", submit_dir="/", work_dir="/", gpus=gpus, gpu_type=kind, cpus_per_task=cpus
+        memory_bytes=memory_bytes,
+        name="a",
+        script_name="a.sh",
+        submit_dir="/",
+        work_dir="/",
+        gpus=gpus,
+        gpu_type=kind,
+        cpus_per_task=cpus,
     )
 
 
@@ -103,12 +110,20 @@ def test_a_job_for_many_cpus_goes_where_they_are() -> None:
     assert place(wants(0, cpus=32), nodes, {}) == "n2"
 
 
+def test_a_job_for_much_memory_goes_where_it_is() -> None:
+    nodes = [status("n1"), status("n2", gpus=1, memory_total_bytes=2**40)]
+    assert place(wants(0, memory_bytes=2**38), nodes, {}) == "n2"
+    error = refusal(wants(0, memory_bytes=2**41), *nodes)
+    assert "asks for 1 CPU and 2,048.0 GiB, and no node" in error.message
+    assert "n2 has 1 S and 1 CPU and 1,024.0 GiB" in error.message
+
+
 def test_a_job_that_no_node_can_run_is_told_what_each_has() -> None:
     nodes = [status("n1", gpus=8, kind=H100), status("n2", gpus=0, cpu_count=64), status("n3", link=LinkState.LOST)]
     error = refusal(wants(2, "a100", cpus=4), *nodes)
     assert (error.status, error.code, error.field) == (400, "cannot_run", "$.script")
     assert "a.sh asks for 2 GPUs of type a100 and 4 CPUs" in error.message
-    assert f"n1 has 8 {H100} and 1 CPU, n2 has no GPU and 64 CPUs" in error.message
+    assert f"n1 has 8 {H100} and 1 CPU and 64.0 GiB, n2 has no GPU and 64 CPUs and 64.0 GiB" in error.message
     assert "not considered: n3 is lost (cable pulled)" in error.message
 
 
@@ -116,7 +131,7 @@ def test_too_many_gpus_says_what_each_has() -> None:
     error = refusal(wants(9), status("n1", gpus=8), status("n2", gpus=4), status("n3", gpus=16, link=LinkState.LOST))
     assert error.code == "cannot_run"
     assert "asks for 9 GPUs and 1 CPU" in error.message
-    assert "n1 has 8 S and 1 CPU, n2 has 4 S and 1 CPU" in error.message
+    assert "n1 has 8 S and 1 CPU and 64.0 GiB, n2 has 4 S and" in error.message
 
 
 def test_no_node_up_says_what_is_wrong_with_each() -> None:
