@@ -21,7 +21,9 @@ import msgspec
 SKEW_S = 600
 """How far two clocks may differ and still be called the same."""
 JUMP_S = 48 * 3600
+"""How far a clock may have moved on between two boots without a doubt."""
 CONFIRM_S = 24 * 3600
+"""Uptime after which a doubtful clock is trusted."""
 _WRITE_S = 600
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -65,15 +67,15 @@ def advance(mark: HighWater | None, wall: int, uptime: Uptime) -> HighWater:
     """Note what the wall clock says, as far as it can be trusted; `time` of the result is the confirmed time."""
     if mark is None:
         return HighWater(time=wall, boot_id=uptime.boot_id, uptime=uptime.seconds)
-    same_boot, ahead = mark.boot_id == uptime.boot_id, wall - _known(mark, uptime)
+    known = _known(mark, uptime)
+    same_boot, ahead = mark.boot_id == uptime.boot_id, wall - known
     settled = mark.settled if same_boot else abs(ahead) <= JUMP_S
     if ahead <= (SKEW_S if same_boot and settled else JUMP_S):
-        return _mark(wall - min(0, ahead), uptime, settled=settled)
+        return _mark(max(wall, known), uptime, settled=settled)
     if not same_boot or mark.ahead_since is None or ahead > mark.ahead_by + JUMP_S:
         mark = msgspec.structs.replace(mark, ahead_since=uptime.seconds, ahead_by=ahead)
     if uptime.seconds - (mark.ahead_since or 0) >= CONFIRM_S:
         return _mark(wall, uptime, settled=True)
-    known = wall - ahead
     return msgspec.structs.replace(mark, time=known, boot_id=uptime.boot_id, uptime=uptime.seconds, settled=settled)
 
 

@@ -8,6 +8,7 @@ without touching the disk. No damage to these files keeps the node from starting
 from __future__ import annotations
 
 import logging
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Refusal:
 
 
 class NodeLease:
-    """What one node may start. Files in `state_dir`: `node.key`, `lease`, `gate.json`."""
+    """What one node may start. Files in `state_dir`: `node.key`, `lease`, `gate.json`. For use from any thread."""
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class NodeLease:
         self._memory = Memory(state_dir / "gate.json", uptime)
         self._problem: LicenceError | None = None
         self._held: verify.LeaseChain | None = None
+        self._taking = threading.Lock()
+        """One lease after the other, so that its number is compared with what is held then."""
         self._load_lease()
 
     @property
@@ -67,18 +70,9 @@ class NodeLease:
             LicenceError: not genuine, for another node, older than the one held, over, or from the future.
             StoreError: it cannot be written. What is held stays.
         """
-        if self._held is not None and self._held.text == token:
-            return
-        try:
-            chain = verify.lease_chain(token, self._roots, self.key_hex)
-            self._refuse_old(chain)
-            self._refuse_untimely(chain, now)
-            self._keep(chain, now)
-        except LicenceError as error:
-            self._problem = error
-            raise
-        self._held, self._problem = chain, None
-        log.info("lease=%s accepted gpus=%d until=%d", chain.lease.id, len(chain.lease.gpus), chain.lease.exp)
+        with self._taking:
+            if self._held is None or self._held.text != token:
+                self._take(token, now)
 
     def tick(self, now: int) -> None:
         """Write what `accept` left to write; once a minute, from a thread that may wait for the disk. Never fails."""
@@ -127,6 +121,18 @@ class NodeLease:
         return Standing(stage=Stage.RESTRICTED, code=code, message=message, fix=FIX)
 
     # --- taking a lease ---
+
+    def _take(self, token: str, now: int) -> None:
+        try:
+            chain = verify.lease_chain(token, self._roots, self.key_hex)
+            self._refuse_old(chain)
+            self._refuse_untimely(chain, now)
+            self._keep(chain, now)
+        except LicenceError as error:
+            self._problem = error
+            raise
+        self._held, self._problem = chain, None
+        log.info("lease=%s accepted gpus=%d until=%d", chain.lease.id, len(chain.lease.gpus), chain.lease.exp)
 
     def _refuse_old(self, chain: verify.LeaseChain) -> None:
         if self._held is None:

@@ -8,11 +8,10 @@ quietly.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, TextIO
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -49,6 +48,9 @@ class Parser(argparse.ArgumentParser):
                 continue
             self.error(f"{name!r} is not an option{meant(name, known)}")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        print(message, end="", file=file or sys.stderr)  # argparse's own hides that it cannot be written
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is None or value in action.choices:
             return
@@ -79,12 +81,12 @@ def run(program: str, work: Callable[[], int]) -> int:
         sys.stdout.flush()  # here, where a reader that has gone is understood, and not at the interpreter's end
         return code
     except BrokenPipeError:
-        _discard_output()
+        _discard(sys.stdout)
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        _discard_output()
+        _discard(sys.stdout)
         where = f"{error.filename}" if error.filename else "cannot write the output"
         say(f"{program}: {printable(where)}: {error.strerror or error}")
         return 1
@@ -92,8 +94,10 @@ def run(program: str, work: Callable[[], int]) -> int:
 
 def say(line: str) -> None:
     """Print on stderr, if there is anybody to read it."""
-    with contextlib.suppress(OSError):
+    try:
         print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _discard(sys.stderr)
 
 
 def printable(text: str) -> str:
@@ -116,21 +120,20 @@ def _name(action: argparse.Action) -> str:
 
 
 def _open_streams() -> None:
-    """Put something in the place of standard streams that are closed.
+    """Put /dev/null in the place of standard streams that are closed, lest a socket opened later becomes descriptor 1.
 
-    /dev/null, opened the wrong way round: reading and writing fail as they did, but no file or socket that is opened
-    later becomes descriptor 1 and is printed into.
+    Input and output are opened the wrong way round: reading and writing fail as they did.
     """
     if sys.stdin is None:
         sys.stdin = os.fdopen(os.open(os.devnull, os.O_WRONLY))
     if sys.stdout is None:
         sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
     if sys.stderr is None:
-        sys.stderr = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
-def _discard_output() -> None:
+def _discard(stream: TextIO) -> None:
     """Let what is still unwritten, and Python's own flush at exit, go nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+    os.dup2(null, stream.fileno())
     os.close(null)

@@ -165,6 +165,25 @@ def test_following_outlives_a_restart_of_the_hub(desk: Desk) -> None:
     assert desk.run("wait", number).returncode == 6
 
 
+def test_waiting_and_following_outlive_a_crash_of_the_agent(desk: Desk) -> None:
+    gate = desk.box.work_dir / "gate-of-the-crash"
+    os.mkfifo(gate)
+    number = str(desk.json("submit", "--json", desk.script(f"echo one; read x < {gate}; echo two; exit 6"))["id"])
+    waiter, follower = desk.start("wait", number), desk.start("logs", "-f", number)
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "one\n"
+    desk.box.agent.kill()
+    for command in (waiter, follower):
+        assert command.stderr is not None
+        assert "the link is lost, trying again" in command.stderr.readline()
+    gate.write_text("go\n")  # it ends while nobody looks
+    desk.box.agent.start()
+    assert follower.communicate(timeout=DEADLINE_S) == ("two\n", "")
+    out, said = waiter.communicate(timeout=DEADLINE_S)
+    assert (follower.returncode, waiter.returncode) == (0, 6)
+    assert out.startswith(f"job {number}: FAILED") and said == ""
+
+
 def test_one_refusal_does_not_keep_others_from_being_cancelled(desk: Desk) -> None:
     number = str(desk.json("submit", "--json", desk.script("exec sleep 600"))["id"])
     done = desk.run("cancel", "999999", number)
@@ -173,3 +192,6 @@ def test_one_refusal_does_not_keep_others_from_being_cancelled(desk: Desk) -> No
     assert "job 999999 is not cancelled" in done.stderr
     assert desk.run("wait", number).returncode == 1
     assert desk.run("logs", "999999").returncode == 1
+    as_json = desk.run("cancel", "--json", "999999")
+    assert json.loads(as_json.stdout) == []
+    assert json.loads(as_json.stderr)["error"]["code"] == "no_such_job"

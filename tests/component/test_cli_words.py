@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.agent import fake_agent
+from tests.fakes.rawserver import raw_server, read_request
 
 ENTRY = "import sys; from tui.__main__ import main; sys.exit(main())"
 DEADLINE_S = 40.0
@@ -153,10 +157,14 @@ def test_a_log_in_a_pipe_is_byte_for_byte(agent: dict[str, str]) -> None:
     assert done.stdout == bytes(range(256)) * 4
 
 
-def test_a_log_on_a_terminal_is_safe(agent: dict[str, str]) -> None:
+def on_terminal(*words: str, env: dict[str, str]) -> tuple[int, str]:
+    """Exit code and what was shown on a terminal of 80 columns."""
     outer, inner = pty.openpty()
+    fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     try:
-        child = subprocess.Popen([sys.executable, "-c", ENTRY, "logs", "1"], stdout=inner, env={**os.environ, **agent})
+        argv = [sys.executable, "-c", ENTRY, *words]
+        child = subprocess.Popen(argv, stdin=inner, stdout=inner, stderr=inner, env={**environ, **env})
         os.close(inner)
         shown = b""
         while True:
@@ -165,10 +173,31 @@ def test_a_log_on_a_terminal_is_safe(agent: dict[str, str]) -> None:
             except OSError:  # Linux says EIO when the last writer of a pty has gone
                 break
             shown += piece
-        assert child.wait(timeout=DEADLINE_S) == 0
+        return child.wait(timeout=DEADLINE_S), shown.decode()
     finally:
         os.close(outer)
-    text = shown.decode()
+
+
+def test_a_dumb_terminal_gets_a_plain_overview(agent: dict[str, str]) -> None:
+    code, shown = on_terminal(env={**agent, "TERM": "dumb"})
+    assert code == 1, "this agent has no licence to tell of"
+    assert "\x1b" not in shown
+    assert "8 simulated" in shown and "train.sh" in shown
+    assert all(len(line) <= 80 for line in shown.split("\r\n")[:-2])
+    code, shown = on_terminal("--job", "1", env={**agent, "TERM": "dumb"})
+    assert code == 0 and "Submitted" in shown
+
+
+def test_a_theme_that_does_not_exist_is_named(agent: dict[str, str]) -> None:
+    code, shown = on_terminal(env={**agent, "TERM": "xterm", "STOKER_THEME": "solarized"})
+    assert code == 2
+    assert "STOKER_THEME is 'solarized', which is no theme; use dark or light" in shown
+    assert stoker("jobs", env={**agent, "STOKER_THEME": "solarized"}).returncode == 0, "no matter to a plain command"
+
+
+def test_a_log_on_a_terminal_is_safe(agent: dict[str, str]) -> None:
+    code, text = on_terminal("logs", "1", env=agent)
+    assert code == 0
     assert not [char for char in text if char not in "\r\n" and not char.isprintable()]
     assert "ABCDEFG" in text
 
@@ -181,6 +210,85 @@ def test_a_reader_that_has_gone_is_no_error(words: str, agent: dict[str, str]) -
     done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, timeout=DEADLINE_S, env={**os.environ, **agent})
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("words", ["gpus", "jobs --json", "logs 1", "--help", "submit --help", "show 1"])
+def test_output_that_cannot_be_written_is_one_line(words: str, agent: dict[str, str]) -> None:
+    for redirection, why in ((">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")):
+        command = f'exec "$0" -c "$1" {words} {redirection}'
+        argv = ["sh", "-c", command, sys.executable, ENTRY]
+        done = subprocess.run(argv, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_S, env={**os.environ, **agent})
+        assert (done.returncode, done.stderr) == (1, f"stoker: cannot write the output: {why}\n")
+
+
+def test_all_streams_closed_is_no_reason_to_fail_in_another_way(agent: dict[str, str], nowhere: dict[str, str]) -> None:
+    for env, words, code in ((agent, "cancel 1", 1), (nowhere, "jobs", 1), (nowhere, "", 2), (nowhere, "nodse", 2)):
+        argv = ["sh", "-c", f'exec "$0" -c "$1" {words} <&- >&- 2>&-', sys.executable, ENTRY]
+        assert subprocess.run(argv, timeout=DEADLINE_S, env={**os.environ, **env}).returncode == code, words
+    assert json.loads(stoker("show", "1", "--json", env=agent).stdout)["state"] == "CANCELLED"
+
+
+def test_a_licence_command_whose_reader_has_gone_ends_quietly(tmp_path: Path) -> None:
+    entry = "import sys; from agent.__main__ import license_main; sys.exit(license_main())"
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-c", entry, "vendor", "keys", "root", "--name", "x", "-o", str(tmp_path)]
+    done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, timeout=DEADLINE_S)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+MEANT = {
+    "nodse": "nodes",
+    "cancle 1": "cancel",
+    "jobs --jsn": "--json",
+    "--jsn jobs": "--json",
+    "--hots x jobs": "--host",
+    "logs --folow 1": "--follow",
+    "submit --jsn x": "--json",
+}
+
+
+@pytest.mark.parametrize("words", MEANT)
+def test_what_was_probably_meant_is_named(words: str, nowhere: dict[str, str]) -> None:
+    done = stoker(*words.split(), env=nowhere)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"did you mean {MEANT[words]}?" in done.stderr
+
+
+def test_the_daemons_words_are_suggested_too() -> None:
+    entry = "import sys; from agent.__main__ import agent_main; sys.exit(agent_main())"
+    for words, meant in ((["rnu"], "run"), (["--confg", "x", "run"], "--config"), (["config", "chek"], "check")):
+        argv = [sys.executable, "-c", entry, *words]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S)
+        assert done.returncode == 64
+        assert f"did you mean {meant}?" in done.stderr
+
+
+@pytest.mark.parametrize("words", [("-H", ""), ("--host=",), ("--socket", " ")])
+def test_an_empty_host_is_not_this_machine(words: tuple[str, ...], agent: dict[str, str]) -> None:
+    for line in ((*words, "jobs"), ("jobs", *words)):
+        done = stoker(*line, env=agent)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "is a variable not set?" in done.stderr
+
+
+def test_a_refusal_as_json_is_the_last_line_of_stderr(agent: dict[str, str], nowhere: dict[str, str]) -> None:
+    done = stoker("show", "99", "--json", env=agent)
+    assert (done.returncode, done.stdout) == (1, "")
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert set(error) == {"code", "message", "field"} and "no such job" in error["message"]
+    assert json.loads(stoker("jobs", "--json", env=nowhere).stderr)["error"]["code"] == "unreachable"
+
+
+def test_submit_help_lists_what_is_honoured() -> None:
+    from agent.api.options import OPTIONS
+
+    said = stoker("submit", "--help").stdout
+    listed = said.partition("are honoured")[2].partition("examples:")[0]
+    for option in OPTIONS:
+        assert (f"{option} " in listed.replace("\n", " ")) is option.honoured, option
+    assert "refused by name" in listed
 
 
 def test_interrupted_while_it_waits_it_ends_with_130_and_no_traceback(agent: dict[str, str]) -> None:
@@ -231,3 +339,28 @@ def test_the_same_key_is_the_same_job(tmp_path: Path, agent: dict[str, str]) -> 
     numbers = [json.loads(done.stdout)["id"] for done in (first, second, third)]
     assert numbers == [2, 2, 3]
     assert "submitted before" in stoker("submit", "--key", "k", str(script), env=agent).stdout
+
+
+def test_a_submit_whose_answer_is_lost_makes_one_job(tmp_path: Path) -> None:
+    submits: list[bytes] = []
+
+    def talk(sock: socket.socket, _: int) -> None:
+        while request := read_request(sock):
+            with socket.socket(socket.AF_UNIX) as behind:
+                behind.connect(str(tmp_path / "a.sock"))
+                behind.sendall(request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+                answer = b"".join(iter(lambda: behind.recv(65536), b""))
+            submits.append(request)
+            if len(submits) <= 2:  # the client itself repeats none that was on a fresh connection
+                return
+            sock.sendall(answer)
+
+    script = tmp_path / "t.sh"
+    script.write_text("#!/bin/sh\n")
+    with fake_agent(tmp_path / "a.sock"), raw_server(tmp_path / "lossy.sock", talk):
+        done = stoker("--socket", str(tmp_path / "lossy.sock"), "submit", str(script))
+        jobs = stoker("--socket", str(tmp_path / "a.sock"), "jobs", "--json").stdout
+    assert done.returncode == 0
+    assert done.stdout.startswith("Submitted job 2 on n1")
+    assert "asking again with the same key" in done.stderr
+    assert {job["id"] for job in json.loads(jobs)} == {1, 2}

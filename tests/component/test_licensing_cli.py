@@ -26,10 +26,10 @@ class LocalHub:
     def __init__(self, licence: HubLicence, now: int, boot: Boot) -> None:
         self.state, self.now, self.boot = licence, now, boot
 
-    def licence(self) -> dict[str, Any]:
+    def licence(self, config: Path | None = None) -> dict[str, Any]:
         return plain(self.state.status(self.now))
 
-    def activate(self, text: str) -> dict[str, Any]:
+    def activate(self, text: str, config: Path | None = None) -> dict[str, Any]:
         with as_licence_errors():
             return plain(self.state.activate(text, self.now))
 
@@ -37,11 +37,11 @@ class LocalHub:
 class NoHub:
     """Nothing answers; the vendor's verbs must not even ask."""
 
-    def licence(self) -> dict[str, Any]:
+    def licence(self, config: Path | None = None) -> dict[str, Any]:
         with as_licence_errors():
             raise ConnectError("no hub answers at /run/stoker/hub.sock; start it: systemctl start stoker-hub")
 
-    def activate(self, text: str) -> dict[str, Any]:
+    def activate(self, text: str, config: Path | None = None) -> dict[str, Any]:
         return self.licence()
 
 
@@ -164,6 +164,31 @@ def test_usage_errors_exit_64(argv: list[str], capsys: pytest.CaptureFixture[str
     assert "--help" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [(["activat", "f"], "activate"), (["status", "--jsn"], "--json"), (["vendor", "inspct", "f"], "inspect")],
+)
+def test_what_was_probably_meant_is_named(argv: list[str], meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv, NoHub()) == 64
+    assert f"did you mean {meant}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--config", "/f.toml", "status"], ["status", "--config", "/f.toml"]])
+def test_the_configuration_that_is_named_is_used(argv: list[str]) -> None:
+    class Asked(NoHub):
+        def licence(self, config: Path | None = None) -> dict[str, Any]:
+            assert config == Path("/f.toml")
+            return {"stage": "ACTIVE", "message": ""}
+
+    assert cli.main(argv, Asked()) == 0
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"], NoHub(), version="1.2.3")
+    assert (end.value.code, capsys.readouterr().out) == (0, "stoker-license 1.2.3\n")
+
+
 @pytest.mark.parametrize("verb", [[], ["status"], ["activate"], ["vendor"], ["vendor", "keys", "issuer"]])
 def test_help_is_there(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -174,7 +199,7 @@ def test_help_is_there(verb: list[str], capsys: pytest.CaptureFixture[str]) -> N
 
 def test_nothing_from_outside_acts_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     class Loud(NoHub):
-        def licence(self) -> dict[str, Any]:
+        def licence(self, config: Path | None = None) -> dict[str, Any]:
             return {"stage": "ACTIVE", "message": "\x1b[2Jcleared", "site_key": "a\nb"}
 
     assert cli.main(["status"], Loud()) == 0
@@ -190,7 +215,7 @@ def test_from_keys_to_an_activated_licence(tmp_path: Path, capsys: pytest.Captur
     trusted = roots.parse((tmp_path / "ACME-roots.json").read_bytes(), "test")
     state = HubLicence(tmp_path / "hub", "test", trusted, Boot())
     state.open()
-    hub = LocalHub(state, int(time.time()))
+    hub = LocalHub(state, int(time.time()), Boot())
     out = str(tmp_path / "a.licence")
     argv = ["vendor", "issue", "--customer", "X Corp", "--plan", "yearly", "--seats", "12", "--days", "365"]
     assert cli.main([*argv, "--site", hub.licence()["site_key"], *signing, "-o", out], NoHub()) == 0

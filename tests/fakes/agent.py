@@ -111,9 +111,10 @@ class FakeAgent:
         add("GET", "/v1/watch", self.watch)
         add("GET", "/v1/jobs", self.get_jobs)
         add("POST", "/v1/jobs", self.submit)
-        add("GET", r"/v1/jobs/{id:\d+}", self.get_job)
-        add("POST", r"/v1/jobs/{id:\d+}/cancel", self.cancel)
-        add("GET", r"/v1/jobs/{id:\d+}/log", self.get_log)
+        for root in ("/v1", f"/v1/nodes/{self.name}"):
+            add("GET", root + r"/jobs/{id:\d+}", self.get_job)
+            add("POST", root + r"/jobs/{id:\d+}/cancel", self.cancel)
+            add("GET", root + r"/jobs/{id:\d+}/log", self.get_log)
         add("GET", "/v1/lease", self.get_lease)
         add("PUT", "/v1/lease", self.put_lease)
         add("GET", "/metrics", self.get_metrics)

@@ -161,9 +161,9 @@ def linked(working: Machine) -> Machine:
     with (root / LET_IN[1:]).open("a") as let_in:
         let_in.write(line + "\n")
     host_key = " ".join((root / "etc/ssh/ssh_host_ed25519_key.pub").read_text().split()[:2])
+    name = working.box.run("uname", "-n").stdout.strip().partition(".")[0]
     with (root / "etc/stoker/stoker.toml").open("a") as config:
-        config.write('[[hub.nodes]]\nname = "stoker-box"\nssh = "stoker-hub@127.0.0.1"\n')
-        config.write(f'host_key = "{host_key}"\n')
+        config.write(f'[[hub.nodes]]\nname = "{name}"\nssh = "stoker-hub@127.0.0.1"\nhost_key = "{host_key}"\n')
     working.box.run("systemctl", "restart", "stoker-hub.service")
     return working
 

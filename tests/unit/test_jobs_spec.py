@@ -210,6 +210,20 @@ def test_a_bad_directive_is_named_with_its_line(directive: str, message: str) ->
     assert str(error).isprintable()
 
 
+def test_all_that_is_not_supported_is_named_at_once() -> None:
+    error = refusal("--exclusive", "-J fine -p gpu", flags=("--qos=high",))
+    assert str(error) == (
+        "train.sh:2: --exclusive, train.sh:3: --partition=gpu, --qos=high are not supported by this node's engine; "
+        "remove them"
+    )
+    assert error.field == "train.sh:2"
+
+
+def test_a_script_whose_name_can_be_no_jobs_name_may_be_named_otherwise() -> None:
+    assert str(refusal(script_name="a\tb.sh")).endswith("or name the job: -J NAME")
+    assert parse(request("-J fine", script_name="a\tb.sh")).name == "fine"
+
+
 def test_a_bad_flag_and_a_bad_variable_are_named() -> None:
     assert refusal(flags=("--gres=gpu:x:y",)).field == "--gres"
     assert refusal(flags=("-G", "-1")).field == "--gpus"

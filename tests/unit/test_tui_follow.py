@@ -18,8 +18,8 @@ from agent.api.errors import (
     VersionError,
 )
 from agent.api.refs import JobRef
-from agent.api.types import Job, JobState, LinkState, LogChunk, LogEnd, NodeStatus
-from tests.fakes.cluster import Feed, FakeClient, FakeCluster, job
+from agent.api.types import Job, JobState, LinkState, LogChunk, LogEnd, LogMessage, NodeStatus
+from tests.fakes.cluster import FakeClient, FakeCluster, Feed, job
 from tui import follow, outage, verbs
 
 REF = JobRef(id=1)
@@ -125,19 +125,29 @@ def test_a_job_is_not_taken_for_missing_while_a_node_is_away(capsys: pytest.Capt
 
 def test_following_goes_on_at_the_byte_where_it_broke(capsys: pytest.CaptureFixture[str]) -> None:
     class Breaking(FakeClient):
-        def follow_log(self, ref: JobRef, offset: int = 0, *, heartbeats: bool = False) -> Feed[object]:  # type: ignore[override]
+        def follow_log(self, ref: JobRef, offset: int = 0, *, heartbeats: bool = False) -> Feed[LogMessage]:
             asked.append((ref, offset))
             step = steps.pop(0)
             if isinstance(step, Exception):
                 raise step
             return step
 
-    def feed(*messages: object) -> Feed[object]:
-        return Feed([*messages, None])
+    def feed(*messages: LogMessage | Exception) -> Feed[LogMessage]:
+        made: Feed[LogMessage] = Feed([])
+        for message in (*messages, None):
+            made.push(message)
+        return made
 
     one, two = LogChunk(offset=0, data=b"one"), LogChunk(offset=3, data=b"two")
     asked: list[tuple[JobRef, int]] = []
-    steps = [feed(one), AWAY, feed(ProtocolError("cut")), AWAY, feed(two), feed(LogEnd(job=job(1)))]
+    steps: list[Feed[LogMessage] | Exception] = [
+        feed(one),
+        AWAY,
+        feed(ProtocolError("cut")),
+        AWAY,
+        feed(two),
+        feed(LogEnd(job=job(1))),
+    ]
     got: list[bytes] = []
     client = Breaking(FakeCluster([], [job(1)]))
     follow.follow_log(client, REF, lambda piece: got.append(piece.data) if isinstance(piece, LogChunk) else None)

@@ -111,3 +111,38 @@ WRONG = ("", "--gpus=1", "--gpus", "--key", "--node=", "--no-such t.sh", "--json
 def test_words_that_do_not_do(words: str) -> None:
     with pytest.raises(StokerError):
         SubmitWords.read(words.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--wrap=hostname"], "--wrap is not supported; give the commands as a script on standard input"),
+        (["--wrap", "a b"], "--wrap is not supported"),
+        (["-G1", "--test-only"], "--test-only is not supported"),
+        (["-G1"], "no job script is named"),
+        (["--jsn", "t.sh"], "did you mean --json?"),
+        (["--nod=n1", "t.sh"], "did you mean --node?"),
+        (["--job-nmae=x", "t.sh"], "did you mean --job-name?"),
+    ],
+)
+def test_what_is_wrong_is_named(words: list[str], said: str) -> None:
+    with pytest.raises(StokerError) as caught:
+        SubmitWords.read(words)
+    assert said in str(caught.value)
+
+
+def test_bytes_that_are_not_utf_8_name_a_job_but_are_never_given_to_one(tmp_path: Path) -> None:
+    name = os.fsdecode(b"tr\xe9.sh")
+    (tmp_path / name).write_text("#!/bin/sh\n")
+    assert request([name], tmp_path).script_name == "tr\N{REPLACEMENT CHARACTER}.sh"
+    with pytest.raises(StokerError, match="not UTF-8"):
+        request([name, "\udc80"], tmp_path)
+
+
+def test_a_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(StokerError, match="does not exist any more"):
+        submit.here()

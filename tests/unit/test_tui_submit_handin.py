@@ -107,7 +107,12 @@ ACTIVE = Licence(stage=LicenceStage.ACTIVE, message="fine")
     ("state", "reason", "licence", "said"),
     [
         (JobState.PENDING, "License", ACTIVE, "waits for the licence: LIC-420: no seat"),
-        (JobState.PENDING, None, RESTRICTED, "waits for the licence: LIC-401: No licence. Run: stoker-license activate"),
+        (
+            JobState.PENDING,
+            None,
+            RESTRICTED,
+            "waits for the licence: LIC-401: No licence. Run: stoker-license activate",
+        ),
         (JobState.PENDING, "Resources", ACTIVE, ""),
         (JobState.PENDING, None, None, ""),
         (JobState.RUNNING, None, RESTRICTED, ""),

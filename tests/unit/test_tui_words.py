@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.api.types import JobState, Licence, LicenceStage, NodeUpdate
 from tests.fakes.cluster import NOW, evaluation, gpu, job, node, up
 from tests.fakes.lab import lab
-from tui import rows, safe, status, units
+from tui import printed, rows, safe, status, units
 from tui.cluster import Cluster, Freshness, LinkView
 from tui.keymap import KEYS, Scope, as_markdown, footer, keys_of
 from tui.spans import GAP, Column, Role, Row, bar, cell, fit, lay_out, plain, spark
@@ -236,3 +236,25 @@ def test_what_is_said_of_a_job() -> None:
     assert rows.ranges((0, 1, 2, 5, 7, 8)) == "0-2,5,7-8"
     assert rows.run_time_s(job(1, started_at=NOW + 5), NOW) == 0
     assert rows.run_time_s(job(1, JobState.PENDING), NOW) is None
+
+
+def test_a_list_has_a_sentence_of_why_a_job_waits() -> None:
+    detail = "LIC-401: No licence is installed (v0.1. of it), so jobs are held. Running jobs go on. Run: stoker-license"
+    waiting = job(1, JobState.PENDING, reason="License", detail=detail)
+    shown = printed.job_line(waiting, NOW)[-1]
+    assert shown == "License: LIC-401: No licence is installed (v0.1. of it), so jobs are held"
+    assert dict(printed.job_facts(waiting))["Reason"] == f"License: {detail}"
+    assert printed.first_sentence("took 1.5 s... then n1.Lab ended") == "took 1.5 s... then n1.Lab ended"
+
+
+def test_a_hot_gpu_is_marked_in_the_list_as_on_the_screen() -> None:
+    cluster = Cluster()
+    heat = {0: rows.TOO_HOT_C - 1, 1: rows.TOO_HOT_C, 2: None}
+    gpus = tuple(gpu(index, temperature_c=degrees) for index, degrees in heat.items())
+    cluster.apply(NodeUpdate(status=up(node("n1", gpus))), 0.0)
+    (view,) = cluster.nodes(0.0)
+    lines = [printed.gpu_line(view, each, {}) for each in view.gpus]
+    at, note = printed.GPU_TITLES.index(">TEMP"), printed.GPU_TITLES.index("NOTE")
+    assert [(line[at], line[note]) for line in lines] == [("87°C", ""), ("!88°C", "too hot"), ("–", "")]
+    on_screen = [plain(row.cells[3]) for row in rows.gpu_rows(cluster, view)]
+    assert on_screen == [line[at] for line in lines]
