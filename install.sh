@@ -142,7 +142,7 @@ run_tests() {
     check 'ruff check' .venv/bin/python -m ruff check .
     check 'mypy' .venv/bin/python -m mypy
     check 'import-linter' .venv/bin/lint-imports
-    check 'shellcheck' shellcheck -x install.sh tests/means.sh agent/units/ssh.sh .ci/run .ci/lock agent/training/digits.sh
+    check 'shellcheck' shellcheck install.sh tests/means.sh agent/units/ssh.sh .ci/run .ci/lock agent/training/digits.sh
     check 'pytest' .venv/bin/python -m pytest -n auto --dist loadgroup
     [ -z "$failed" ] || die 1 "failed:${failed%,}"
     echo 'install.sh: all checks passed'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.agent import fake_agent
+from tests.fakes.daemons import wait_until
+from tests.fakes.rawcall import call
 from tests.fakes.sshd import Sshd, sshd
 
 ENTRY = "import sys; from tui.__main__ import main; sys.exit(main())"
@@ -29,6 +32,8 @@ class Laptop:
 
     home: Path
     server: Sshd
+    agent: Path
+    """Socket of the agent behind it."""
 
     @property
     def known_hosts(self) -> Path:
@@ -81,7 +86,7 @@ def laptop(tmp_path: Path) -> Iterator[Laptop]:
         (home / ".ssh" / "config").write_text(
             f"Host lab\n  HostName 127.0.0.1\n  Port {server.port}\n  User {user}\n  IdentityFile {server.identity}\n"
         )
-        yield Laptop(home, server)
+        yield Laptop(home, server, run_dir / "agent.sock")
 
 
 def test_without_a_terminal_an_unknown_host_is_refused_whatever_is_piped_in(laptop: Laptop) -> None:
@@ -116,3 +121,17 @@ def test_a_changed_key_is_refused_without_a_question(laptop: Laptop) -> None:
     assert code == 1
     assert "Type yes" not in shown
     assert laptop.known_hosts.read_text().count("\n") == 1
+
+
+def test_following_outlives_a_cut_of_the_ssh_connection(laptop: Laptop) -> None:
+    laptop.known_hosts.write_text(laptop.server.known_hosts_line)
+    argv = [sys.executable, "-c", ENTRY, "-H", "lab", "logs", "-f", "1"]
+    child = subprocess.Popen(argv, env=laptop.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout is not None and child.stderr is not None
+    assert len(child.stdout.read(1024)) == 1024, "all that the job has written"
+    laptop.server.cut()
+    assert b"the link is lost, trying again" in child.stderr.readline()
+    wait_until(lambda: "offset=1024" in str(call(laptop.agent, "GET", "/v1/seen")), "it goes on from the last byte")
+    child.send_signal(signal.SIGINT)
+    assert child.communicate(timeout=DEADLINE_S) == (b"", b"")
+    assert child.returncode == 130

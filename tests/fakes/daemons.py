@@ -5,6 +5,7 @@ Nothing is simulated here but the GPUs. A daemon is waited for by the byte it wr
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -18,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
+
+import psutil
 
 from agent.api.client import Client
 from agent.api.types import Job
@@ -114,10 +117,18 @@ class Box:
         self.hub = Daemon("hub", self.config, self.run_dir / "hub.sock", root / "hub.log")
 
     def close(self) -> None:
-        """Cancel what runs, stop both daemons, remove the sockets' folder."""
+        """Stop both daemons, end the jobs a failed test left behind, remove the sockets' folder."""
         for daemon in (self.hub, self.agent):
             daemon.stop()
+        shims = [each for each in psutil.process_iter(["cmdline"]) if self._is_shim(each.info["cmdline"] or [])]
+        for shim in shims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                shim.terminate()  # it ends its job, and then itself
+        psutil.wait_procs(shims, timeout=15)
         shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def _is_shim(self, cmdline: list[str]) -> bool:
+        return any(word.endswith("shim.py") for word in cmdline) and cmdline[-1].startswith(f"{self.state_dir}/")
 
 
 @contextmanager
