@@ -167,7 +167,7 @@ def _explained(error: sqlite3.Error, path: Path) -> Exception:
 def _locked(path: Path) -> StoreLockedError:
     holder = _holder(path)
     who = f"process {holder}" if holder else "another process"
-    return StoreLockedError(f"{path} is in use by {who}; only one agent may run on a state folder, stop the other one")
+    return StoreLockedError(f"{path} is in use by {who}; only one process may use it, stop the other one")
 
 
 def _holder(path: Path) -> int | None:
