@@ -275,7 +275,7 @@ def test_a_second_agent_is_refused_and_told_who_holds_the_store(path: Path) -> N
     ) as holder:
         assert holder.stdin and holder.stdout
         assert holder.stdout.readline() == "open\n"
-        with pytest.raises(StoreLockedError, match=rf"is in use by process {holder.pid}; only one agent"):
+        with pytest.raises(StoreLockedError, match=rf"is in use by process {holder.pid}; only one process"):
             JobStore.open(path, now=2)
         holder.stdin.close()
         assert holder.wait(timeout=20) == 0
