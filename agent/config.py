@@ -178,7 +178,7 @@ def parse(text: str, origin: str) -> _File:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{origin}: not valid TOML: {error}; nothing was changed") from error
+        raise ConfigError(f"{origin}: not valid TOML: {error}") from error
     try:
         return msgspec.convert(data, _File, strict=True, dec_hook=_decode)
     except msgspec.ValidationError as error:
@@ -298,6 +298,8 @@ def _explain(message: str, text: str, origin: str) -> str:
         line = _line_of(text, table, key)
         return f"{origin}:{line}: unknown key {_dotted(table, key)!r}{_did_you_mean(table, key)}"
     table, _, key = re.sub(r"\[.*?\]", "", path).rpartition(".")
+    if "enum value" in what:  # the only enum of the file
+        what += f"; use {' or '.join(Mode)}"
     return f"{origin}:{_line_of(text, table, key)}: {_dotted(table, key)}: {what[:1].lower()}{what[1:]}"
 
 

@@ -112,6 +112,9 @@ def _run(config: Config, state_dir: Path, what: str, start: _Start) -> int:
     except StokerError as error:
         _log.error("%s", error)
         return 1
+    except OSError as error:
+        _log.error("the %s cannot run on %s: %s; see that folder's disk and rights", what, state_dir, error)
+        return 1
     return 0
 
 
