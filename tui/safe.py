@@ -52,7 +52,7 @@ def text(value: str | bytes, limit: int = LIMIT) -> str:
         return value
     shortened = _SEQUENCE.sub("", value[: 4 * limit])
     normal = unicodedata.normalize("NFC", shortened.replace("\r\n", "\n"))
-    plain = "".join(_visible(normal))
+    plain = unicodedata.normalize("NFC", "".join(_visible(normal)))  # what became a plain letter may combine anew
     cut = len(plain) > limit or len(value) > 4 * limit
     return plain[: limit - 1] + ELLIPSIS if cut else plain
 
