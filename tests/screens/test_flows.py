@@ -67,6 +67,23 @@ def test_screens_by_number_and_back_by_esc() -> None:
     play(scene)
 
 
+def test_tab_moves_between_the_panes_of_every_screen() -> None:
+    async def scene(on: Stage) -> None:
+        for keys in ((), ("2",), ("enter",), ("3",), ("enter",)):
+            await on.press(*keys)
+            here, before = on.screen_name, on.app.focused
+            seen = set()
+            for _ in range(3):
+                await on.press("tab")
+                seen.add(on.app.focused)
+            assert on.screen_name == here
+            assert None not in seen
+            if here == "OverviewScreen":
+                assert seen - {before}, "it has two panes"
+
+    play(scene)
+
+
 def test_cancel_asks_names_the_job_and_means_no_by_default() -> None:
     async def scene(on: Stage) -> None:
         await on.press("3", "j", "X")
