@@ -19,23 +19,40 @@ import msgspec
 
 from agent.api.errors import ApiError, ProtocolError
 from agent.api.pool import Call, Pool
+from agent.api.queue import (
+    Cron,
+    DeadLetter,
+    Drain,
+    DrainRequest,
+    QueueRules,
+    RequeueRequest,
+    Reservation,
+    ReservationRequest,
+    Share,
+    SignalRequest,
+    UpdateRequest,
+)
 from agent.api.refs import JobRef
 from agent.api.stream import SILENCE_S, Stream
 from agent.api.transport import Transport
 from agent.api.types import (
     ActivateRequest,
     CancelRequest,
+    CronRequest,
     ErrorBody,
     Hello,
     Job,
+    JobReport,
     LeaseGrant,
     LeaseReply,
     Licence,
     LogMessage,
     Node,
     NodeStatus,
+    Plan,
     SubmitReply,
     SubmitRequest,
+    TaskResult,
     WatchMessage,
 )
 from agent.api.wire import Wire, not_ours, read_all, read_some
@@ -80,21 +97,71 @@ class Client:
         """One node's own answer; without a name, of the agent that is asked."""
         return self._get(f"/v1/nodes/{quote(name, safe='')}/node" if name else "/v1/node", Node)
 
-    def jobs(self, state: str | None = None, user: str | None = None, limit: int | None = None) -> list[Job]:
-        """Jobs, newest first; `state` is a Slurm state, or several joined by commas."""
-        return self._get(_with_query("/v1/jobs", state=state, user=user, limit=limit), list[Job])
+    def jobs(
+        self, state: str | None = None, user: str | None = None, limit: int | None = None, **more: str | int | None
+    ) -> list[Job]:
+        """Jobs, newest first; `state` is a Slurm state, or several joined by commas.
+
+        Args:
+            state: only these states.
+            user: only this user's.
+            limit: at most so many.
+            more: `since`, `until` (Unix seconds: not ended before, not submitted after), `before` (ids below, for the
+                next page), `array`, `cron`, `name`, `account`, `partition`.
+        """
+        return self._get(_with_query("/v1/jobs", state=state, user=user, limit=limit, **more), list[Job])
 
     def job(self, ref: JobRef) -> Job:
         """One job."""
         return self._get(ref.path, Job)
 
+    def report(self, ref: JobRef) -> JobReport:
+        """One job's whole story: history, curve, account."""
+        return self._get(f"{ref.path}/report", JobReport)
+
+    def results(self, ref: JobRef) -> list[TaskResult]:
+        """What each task of an array or a sweep has told of itself."""
+        return self._get(f"{ref.path}/results", list[TaskResult])
+
     def submit(self, request: SubmitRequest, key: str) -> SubmitReply:
         """Store a job. The same `key` again gives the same job, so a submit without an answer may be repeated."""
         return self._ask("POST", "/v1/jobs", SubmitReply, request, {KEY_HEADER: key}, repeatable=True)
 
-    def cancel(self, ref: JobRef, reason: str | None = None) -> Job:
+    def plan(self, request: SubmitRequest) -> Plan:
+        """What a submit would do; nothing is stored."""
+        return self._ask("POST", "/v1/jobs/plan", Plan, request, repeatable=True)
+
+    # What is asked of a job. For an array's id without a task it is asked of all its tasks that have not ended, and the
+    # answer is the first of them.
+
+    def cancel(self, ref: JobRef, reason: str | None = None, *, revision: int | None = None) -> Job:
         """Ask a job to end; a job that has ended is left as it is."""
-        return self._ask("POST", f"{ref.path}/cancel", Job, CancelRequest(reason=reason), repeatable=True)
+        asked = CancelRequest(reason=reason, revision=revision)
+        return self._ask("POST", f"{ref.path}/cancel", Job, asked, repeatable=True)
+
+    def hold(self, ref: JobRef) -> Job:
+        """Keep a waiting job from starting."""
+        return self._ask("POST", f"{ref.path}/hold", Job, repeatable=True)
+
+    def release(self, ref: JobRef) -> Job:
+        """Let a held job start again when its turn comes."""
+        return self._ask("POST", f"{ref.path}/release", Job, repeatable=True)
+
+    def requeue(self, ref: JobRef, *, hold: bool = False, revision: int | None = None) -> Job:
+        """Stop a running job and let it wait again, or let an ended one run once more."""
+        return self._ask("POST", f"{ref.path}/requeue", Job, RequeueRequest(hold=hold, revision=revision))
+
+    def top(self, ref: JobRef) -> Job:
+        """Put a waiting job before all others; for admins, and among one's own jobs for everybody."""
+        return self._ask("POST", f"{ref.path}/top", Job, repeatable=True)
+
+    def signal(self, ref: JobRef, signal: str, *, batch_only: bool = False) -> Job:
+        """Send a running job's processes a signal that does not end it."""
+        return self._ask("POST", f"{ref.path}/signal", Job, SignalRequest(signal=signal, batch_only=batch_only))
+
+    def update(self, ref: JobRef, changes: Mapping[str, str], *, revision: int | None = None) -> Job:
+        """Change a job in `scontrol update`'s words: `{"TimeLimit": "2:00:00"}`."""
+        return self._ask("POST", f"{ref.path}/update", Job, UpdateRequest(changes=dict(changes), revision=revision))
 
     def log(self, ref: JobRef, offset: int = 0, limit: int | None = None) -> LogSlice:
         """A piece of a job's log, at most `limit` bytes."""
@@ -113,6 +180,56 @@ class Client:
     def watch(self, *, heartbeats: bool = False) -> Stream[WatchMessage]:
         """All nodes and jobs, then every change."""
         return self._stream("/v1/watch", _watch_lines(), heartbeats)
+
+    # What stands around the queue, of one node; a hub asked without a node's name puts all nodes' answers together.
+
+    def rules(self, node: str | None = None) -> QueueRules:
+        """Partitions, QOS, accounts and features that a submit may name."""
+        return self._get(f"{_root(node)}/partitions", QueueRules)
+
+    def shares(self, node: str | None = None) -> list[Share]:
+        """The fair share."""
+        return self._get(f"{_root(node)}/shares", list[Share])
+
+    def drain(self, request: DrainRequest, node: str | None = None) -> list[Drain]:
+        """Give a GPU or the node no new job; the answer is all that is drained."""
+        return self._ask("POST", f"{_root(node)}/drain", list[Drain], request, repeatable=True)
+
+    def resume(self, request: DrainRequest, node: str | None = None) -> list[Drain]:
+        """Undo `drain`."""
+        return self._ask("POST", f"{_root(node)}/resume", list[Drain], request, repeatable=True)
+
+    def reservations(self, node: str | None = None) -> list[Reservation]:
+        """Reservations that are not over."""
+        return self._get(f"{_root(node)}/reservations", list[Reservation])
+
+    def reserve(self, request: ReservationRequest, node: str | None = None) -> Reservation:
+        """Make one; for admins."""
+        return self._ask("POST", f"{_root(node)}/reservations", Reservation, request)
+
+    def unreserve(self, name: str, node: str | None = None) -> list[Reservation]:
+        """Delete one; the answer is the rest."""
+        return self._ask("DELETE", f"{_root(node)}/reservations/{quote(name, safe='')}", list[Reservation])
+
+    def crons(self, node: str | None = None) -> list[Cron]:
+        """Recurring jobs."""
+        return self._get(f"{_root(node)}/cron", list[Cron])
+
+    def add_cron(self, request: CronRequest, key: str) -> Cron:
+        """Store a recurring job on the node that `request.request.node` names, or the asked agent's own."""
+        return self._ask("POST", f"{_root(request.request.node)}/cron", Cron, request, {KEY_HEADER: key})
+
+    def remove_cron(self, cron_id: int, node: str | None = None) -> list[Cron]:
+        """Delete a recurring job; jobs that it made stay. The answer is the rest."""
+        return self._ask("DELETE", f"{_root(node)}/cron/{cron_id}", list[Cron])
+
+    def dead_letters(self, node: str | None = None) -> list[DeadLetter]:
+        """Notices that could not be delivered; for admins."""
+        return self._get(f"{_root(node)}/notices", list[DeadLetter])
+
+    def retry_dead_letters(self, node: str | None = None) -> list[DeadLetter]:
+        """Try them all again; the answer is what is dead still."""
+        return self._ask("POST", f"{_root(node)}/notices/retry", list[DeadLetter])
 
     def licence(self) -> Licence:
         """The licence as the server sees it."""
@@ -266,6 +383,10 @@ def _number(response: http.client.HTTPResponse, header: str, where: str) -> int:
     if not text.isascii() or not text.isdecimal():
         raise not_ours(where, f"{header}: {text}")
     return int(text)
+
+
+def _root(node: str | None) -> str:
+    return f"/v1/nodes/{quote(node, safe='')}" if node else "/v1"
 
 
 def _with_query(path: str, **values: str | int | None) -> str:

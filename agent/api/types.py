@@ -7,10 +7,11 @@ A message is added sooner than changed; a field is never renamed or reused.
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Self
-
 import msgspec
+
+from agent.api.queue import Drain, JobEvent, JobUsage, Missed, PriorityParts, UsagePoint
+from agent.api.words import Wire as Wire
+from agent.api.words import Word as Word
 
 API_VERSION = 1
 """Goes up only when an old client could misread a new server. Exchanged in `Hello`."""
@@ -19,22 +20,6 @@ MAX_SCRIPT_BYTES = 512 * 1024
 """Largest job script. The body cap is 1 MiB, and the environment travels beside the script."""
 
 MAX_BODY_BYTES = 1024 * 1024
-
-
-class Wire(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """Base of all wire values."""
-
-
-class Word(StrEnum):
-    """Base of the enums: a word that only a newer server knows is kept as it came, to be shown as text."""
-
-    @classmethod
-    def _missing_(cls, value: object) -> Self | None:
-        if not isinstance(value, str):
-            return None
-        word = str.__new__(cls, value)
-        word._name_ = word._value_ = value
-        return word
 
 
 # --- GPUs and nodes ---------------------------------------------------------------------------------------------------
@@ -81,6 +66,19 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     temperature_c: int | None = None
     sm_clock_mhz: int | None = None
     memory_clock_mhz: int | None = None
+    memory_utilization_percent: int | None = None
+    """Share of the last period in which memory was read or written. NVML `nvmlDeviceGetUtilizationRates`, `.memory`."""
+    energy_mj: int | None = None
+    """Energy since the driver was loaded. NVML `nvmlDeviceGetTotalEnergyConsumption`; a fall means a reload."""
+    numa_node: int | None = None
+    minor: int | None = None
+    """N of `/dev/nvidiaN`; of a MIG instance its parent's. NVML `nvmlDeviceGetMinorNumber`."""
+    mig_parent: str | None = None
+    """UUID of the GPU that this MIG instance is a part of; `None` for a whole GPU."""
+    mig_profile: str | None = None
+    """`1g.10gb` and the like, of a MIG instance."""
+    links: dict[str, int] = msgspec.field(default_factory=dict)
+    """UUID of another GPU → grade of the way to it, see `agent.api.queue.LinkGrade`; a pair left out is `SYSTEM`."""
     processes: tuple[GpuProcess, ...] = ()
 
 
@@ -90,7 +88,12 @@ class Gpu(GpuReading, frozen=True, kw_only=True):
     age_s: float = 0.0
     """Seconds since `sampled_at`, by the node's monotonic clock, at the moment the snapshot was made."""
     job_id: int | None = None
+    """The job that holds it; the first one of several that share it."""
+    job_ids: tuple[int, ...] = ()
+    """All jobs on it: more than one where shards were asked for."""
     seated: bool = False
+    drain: Drain | None = None
+    """It takes no new job, who said so and why."""
 
 
 class GpuSource(Word):
@@ -127,6 +130,8 @@ class Node(Wire, frozen=True, kw_only=True):
     jobs_pending: int = 0
     stage: str | None = None
     """The licence stage as this node's gate sees it; a `LicenceStage` value."""
+    drain: Drain | None = None
+    """The whole node takes no new job."""
 
 
 class LinkState(Word):
@@ -172,6 +177,8 @@ class JobState(Word):
     NODE_FAIL = "NODE_FAIL"
     """The node rebooted or the record of the run was lost; never a guess at success."""
     PREEMPTED = "PREEMPTED"
+    DEADLINE = "DEADLINE"
+    """It could not have ended before its `--deadline`, and was taken out of the queue."""
 
     @property
     def is_final(self) -> bool:
@@ -188,6 +195,7 @@ FINAL_STATES = frozenset(
         JobState.OUT_OF_MEMORY,
         JobState.NODE_FAIL,
         JobState.PREEMPTED,
+        JobState.DEADLINE,
     }
 )
 
@@ -227,6 +235,44 @@ class Job(Wire, frozen=True, kw_only=True):
     log_bytes: int | None = None
     simulated: bool = False
     """The GPUs held are simulated ones."""
+    account: str | None = None
+    partition: str | None = None
+    qos: str | None = None
+    comment: str | None = None
+    tasks: int = 1
+    """`--ntasks`: ranks that `srun` starts."""
+    shards: int = 0
+    """Parts of one GPU asked for with `--gres=shard:N`."""
+    exclusive: bool = False
+    array_job_id: int | None = None
+    """Id of the array's first task, which names the array: `17` in `17_3`. `None` for a job that is no array."""
+    array_task_id: int | None = None
+    array_text: str | None = None
+    """The tasks as asked for, `0-9:3%2`; the same on every task."""
+    sweep: dict[str, str] = msgspec.field(default_factory=dict)
+    """Values of the named parameters that this task of a sweep runs with."""
+    dependency: str | None = None
+    """What is still awaited, in Slurm's words: `afterok:17`. `None` once fulfilled."""
+    reservation: str | None = None
+    begin_at: int | None = None
+    deadline_at: int | None = None
+    held: bool = False
+    nice: int = 0
+    priority: int | None = None
+    """Of a waiting job: higher starts first; 0 while held. Slurm's sum of factors."""
+    priority_parts: PriorityParts | None = None
+    expected_start_at: int | None = None
+    """When it should start at the latest if every job runs to its limit; `None` when that cannot be told."""
+    cron_id: int | None = None
+    """The recurring job that made it."""
+    command: str | None = None
+    """The script's name as submitted."""
+    submit_dir: str | None = None
+    mail_types: tuple[str, ...] = ()
+    revision: int = 0
+    """Goes up with every change; a request may name it, and is refused (409) when it is another by then."""
+    usage: JobUsage | None = None
+    """What it made of its GPUs, up to now; `None` before it starts or where nothing was measured."""
 
 
 class SubmitRequest(Wire, frozen=True, kw_only=True):
@@ -239,12 +285,14 @@ class SubmitRequest(Wire, frozen=True, kw_only=True):
     """sbatch flags as typed, e.g. `("--gres=gpu:2", "-t", "10")`; they win over `env`, which wins over the script."""
     args: tuple[str, ...] = ()
     """The script's own arguments."""
-    env: dict[str, str] = {}
+    env: dict[str, str] = msgspec.field(default_factory=dict)
     """The submitter's environment; `--export` decides what the job sees. SBATCH_* of it are options."""
     work_dir: str
     umask: int = 0o022
     node: str | None = None
     """The node to run on; `None` lets the hub place it. An agent accepts only its own name."""
+    sweep: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """Named parameters and their values: makes an array with one task for each combination, the last name fastest."""
 
 
 class SubmitReply(Wire, frozen=True, kw_only=True):
@@ -256,9 +304,59 @@ class SubmitReply(Wire, frozen=True, kw_only=True):
 
 
 class CancelRequest(Wire, frozen=True, kw_only=True):
-    """What `POST /v1/jobs/ID/cancel` takes; an empty body is the default."""
+    """What `POST /v1/jobs/REF/cancel` takes; an empty body is the default."""
 
     reason: str | None = None
+    revision: int | None = None
+    """Only while the job is still as it was when looked at; else 409 with how it is now."""
+
+
+class Plan(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/jobs/plan` answers: what a submit would do. Nothing is stored."""
+
+    job: Job
+    """As it would be; its id is 0."""
+    tasks: int = 1
+    """Jobs it would make: more than one for an array or a sweep."""
+    starts_at: int | None = None
+    """Unix seconds; at the latest, as `Job.expected_start_at`. `None`: cannot be told, `sentence` says why."""
+    gpu_uuids: tuple[str, ...] = ()
+    """The GPUs it would get if it started as things stand."""
+    gpu_indexes: tuple[int, ...] = ()
+    sentence: str
+
+
+class JobReport(Wire, frozen=True, kw_only=True):
+    """What `GET /v1/jobs/REF/report` answers: the whole story of one job; `job.usage` has the account."""
+
+    job: Job
+    wait_s: float
+    """From the submit (or `--begin`, when later) to the first start, or until now."""
+    run_s: float
+    """Of the attempt that ran last."""
+    events: tuple[JobEvent, ...] = ()
+    curve: tuple[UsagePoint, ...] = ()
+    """At most some hundred points over the run."""
+    script: str | None = None
+
+
+class TaskResult(Wire, frozen=True, kw_only=True):
+    """One line of `GET /v1/jobs/REF/results`: a task and the last numbers it told."""
+
+    job: Job
+    metrics: dict[str, float | str | bool | None] = msgspec.field(default_factory=dict)
+    """`result.json`'s `metrics` if it wrote any, else the last line of `metrics.jsonl`."""
+    progress: float | None = None
+    """0..1, from `progress.json`."""
+
+
+class CronRequest(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/cron` takes."""
+
+    schedule: str
+    request: SubmitRequest
+    missed: Missed = Missed.SKIP
+    overlap: bool = False
 
 
 # --- licence ----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from agent.api.errors import ApiError, StokerError
 from agent.api.types import SubmitRequest
 from agent.config import Config, Mode
 from agent.engine.claims import AccountError, account_of
-from agent.jobs import schedule, spec
+from agent.jobs import parse, schedule
 from agent.jobs.errors import IllegalMoveError, KeyConflictError, NoSuchJobError, SpecError, StaleJobError
 from agent.jobs.spec import JobSpec
 
@@ -76,9 +76,9 @@ def accept(config: Config, request: SubmitRequest, resources: Resources, *, pend
         SpecError: script or flags cannot be honoured.
         ApiError: 400 when the node can never run it, 429 when the queue is full.
     """
-    parsed = spec.parse(request, default_time_s=config.jobs.default_time_s)
+    parsed = parse.parse(request, default_time_s=config.jobs.default_time_s)
     gpus = [(gpu.uuid, gpu.name) for gpu in resources.gpus]
-    unfit = spec.check_fits(
+    unfit = parse.check_fits(
         parsed, gpus, config.name, cpu_count=resources.cpu_count, memory_total_bytes=resources.memory_total_bytes
     )
     if unfit is not None:

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from agent.api.errors import ApiError
 from agent.api.types import Gpu, GpuState, LinkState, Node, NodeStatus
 from agent.jobs.grammar import matches_type
-from agent.jobs.spec import JobSpec, check_fits
+from agent.jobs.parse import check_fits
+from agent.jobs.spec import JobSpec
 
 _UNAVAILABLE = 503
 

@@ -25,7 +25,7 @@ from agent.hub.errors import NodeUnreachableError
 from agent.hub.fleet import Fleet
 from agent.hub.placement import place
 from agent.hub.store import PlacementStore
-from agent.jobs import spec
+from agent.jobs import parse
 from agent.jobs.errors import SpecError, StoreError
 from agent.server.base import caller_of, read_body
 from agent.server.passthrough import pass_on
@@ -91,7 +91,7 @@ class HubSubmit:
         if body.node is not None:
             return self._fleet.calls(body.node).name  # whether the job fits is for the node to say
         try:
-            wanted = spec.parse(body)
+            wanted = parse.parse(body)
         except SpecError as error:
             raise ApiError(400, "bad_option", error.message, error.field) from error
         return place(wanted, self._fleet.statuses(), self._fleet.gpus_asked())

@@ -61,7 +61,11 @@ def test_a_tilde_in_a_path_is_the_home(tmp_path: Path, monkeypatch: pytest.Monke
         ('[node]\nmode = "usr"\n', 2, "use system or user"),
         ("[node]\nname = 3\n", 2, "expected `str`, got `int`"),
         ("[node]\nstate_dir = 3\n", 2, "expected a path"),
-        ("zzz = 1\n", 1, "known here: gpu, hub, jobs, node"),
+        (
+            "zzz = 1\n",
+            1,
+            "known here: accounts, gpu, history, hooks, hub, jobs, limits, node, partitions, qos, reaper, scheduler",
+        ),
     ],
 )
 def test_a_mistake_is_named_with_file_line_and_remedy(tmp_path: Path, text: str, line: int, says: str) -> None:

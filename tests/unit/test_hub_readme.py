@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent import config
 
-README = (Path(config.__file__).parent / "hub" / "README.md").read_text(encoding="utf-8")
+README = (Path(config.__file__).parents[1] / "hub" / "README.md").read_text(encoding="utf-8")
 
 
 def test_its_configuration_is_accepted_and_names_what_the_installer_makes() -> None:

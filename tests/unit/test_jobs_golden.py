@@ -19,7 +19,8 @@ import pytest
 from agent.api.types import SubmitRequest
 from agent.jobs import environ, grammar
 from agent.jobs.errors import SpecError
-from agent.jobs.spec import JobSpec, parse
+from agent.jobs.parse import parse
+from agent.jobs.spec import JobSpec
 from tests.fakes.slurm_words import format_memory, format_time_limit
 
 GOLDEN = {

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from agent.api.options import OPTIONS
 from agent.api.types import SubmitRequest
 from agent.jobs.errors import SpecError
+from agent.jobs.parse import check_fits, parse
 from agent.jobs.script import split_words
-from agent.jobs.spec import Export, JobSpec, check_fits, parse
+from agent.jobs.spec import Export, JobSpec
 
 
 def request(*directives: str, **fields: Any) -> SubmitRequest:

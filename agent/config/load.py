@@ -13,13 +13,29 @@ import os
 import re
 import socket
 import tomllib
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from agent.api.errors import StokerError
+from agent.config.tables import (
+    AccountTable,
+    File,
+    GpuTable,
+    HistoryTable,
+    HooksTable,
+    HubNode,
+    HubTable,
+    JobsTable,
+    LimitsTable,
+    Mode,
+    NodeTable,
+    PartitionTable,
+    QosTable,
+    ReaperTable,
+    SchedulerTable,
+)
 
 SYSTEM_CONFIG = Path("/etc/stoker/stoker.toml")
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
@@ -31,93 +47,6 @@ _SOCKET_PATH_MAX = 107
 
 class ConfigError(StokerError):
     """The configuration cannot be used; the message names file, line and key."""
-
-
-class Mode(StrEnum):
-    """Whose jobs the agent runs."""
-
-    SYSTEM = "system"
-    """Root: a job runs as the user who submitted it."""
-    USER = "user"
-    """An ordinary account: its own jobs only."""
-
-
-class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the file's tables: a key we do not know is refused."""
-
-
-class NodeTable(_Table, frozen=True, kw_only=True):
-    """`[node]`: this node."""
-
-    name: str = ""
-    """Defaults to the short host name."""
-    mode: Mode | None = None
-    """Defaults to `system` for root with the system file, else `user`."""
-    state_dir: Path | None = None
-    run_dir: Path | None = None
-    allow_root_jobs: bool = False
-    """Let uid 0 own jobs. Only sensible in user mode inside a container, where root is the only user."""
-    act_for: tuple[str, ...] = ()
-    """Accounts (the hub's) whose requests may name the user they act for."""
-
-
-class GpuTable(_Table, frozen=True, kw_only=True):
-    """`[gpu]`: where readings come from."""
-
-    source: str = "auto"
-    """`auto` (NVML, or no GPUs and why), `nvml`, `simulated` or `none`."""
-    simulated_count: int = 8
-    period_s: float = 1.0
-    library: str | None = None
-    """Path of `libnvidia-ml.so.1` when it is not where the loader looks."""
-
-
-class JobsTable(_Table, frozen=True, kw_only=True):
-    """`[jobs]`: limits of the embedded engine."""
-
-    grace_s: int = 30
-    """Seconds between SIGTERM and SIGKILL when a job is cancelled or out of time."""
-    default_time_s: int | None = None
-    """Time limit of a job that names none; none means unlimited, as Slurm's default partition."""
-    log_head_bytes: int = 16 * 1024 * 1024
-    log_tail_bytes: int = 48 * 1024 * 1024
-    """The log keeps its first `log_head_bytes` and a rotating tail of at most `log_tail_bytes`."""
-    output_max_bytes: int = 1024 * 1024 * 1024
-    """Cap of each file that `--output` or `--error` names."""
-    max_pending: int = 10_000
-    launcher: str = "auto"
-    """`auto` (a transient unit where systemd is PID 1 and we are root, else fork), `systemd` or `fork`."""
-
-
-class HubNode(_Table, frozen=True, kw_only=True):
-    """`[[hub.nodes]]`: one node of the cluster; exactly one of `socket` and `ssh`."""
-
-    name: str
-    socket: Path | None = None
-    """The agent's socket, for the hub's own node."""
-    ssh: str | None = None
-    """`user@host[:port]`."""
-    host_key: str | None = None
-    """The host's public key as in known_hosts, e.g. `ssh-ed25519 AAAA…`; required with `ssh`."""
-    identity_file: Path | None = None
-    """The private key; defaults to `<state_dir>/hub/ssh_key`."""
-    dial: str = "stoker-agent dial-stdio"
-    """Remote command that bridges to the agent's socket; ignored by a server with a forced command."""
-
-
-class HubTable(_Table, frozen=True, kw_only=True):
-    """`[hub]`: present on the node that runs the hub."""
-
-    cluster: str = "stoker"
-    nodes: tuple[HubNode, ...] = ()
-    """Empty means: this node's own agent, by its socket."""
-
-
-class _File(_Table, frozen=True, kw_only=True):
-    node: NodeTable = NodeTable()
-    gpu: GpuTable = GpuTable()
-    jobs: JobsTable = JobsTable()
-    hub: HubTable = HubTable()
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,6 +64,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     jobs: JobsTable
     cluster: str
     hub_nodes: tuple[HubNode, ...]
+    partitions: tuple[PartitionTable, ...] = (PartitionTable(name="main", default=True),)
+    """At least one, and exactly one is the default."""
+    qos: tuple[QosTable, ...] = (QosTable(name="normal"),)
+    """At least one; the first is the default."""
+    accounts: tuple[AccountTable, ...] = ()
+    scheduler: SchedulerTable = SchedulerTable()
+    limits: LimitsTable = LimitsTable()
+    hooks: HooksTable = HooksTable()
+    reaper: ReaperTable = ReaperTable()
+    history: HistoryTable = HistoryTable()
 
     @property
     def agent_socket(self) -> Path:
@@ -161,7 +100,7 @@ def load(path: Path | None = None, environ: dict[str, str] | None = None) -> Con
     env = dict(os.environ) if environ is None else environ
     found = _find(path, env)
     if found is None:
-        return _resolve(_File(), None, env)
+        return _resolve(File(), None, env)
     try:
         text = found.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -169,7 +108,7 @@ def load(path: Path | None = None, environ: dict[str, str] | None = None) -> Con
     return _resolve(parse(text, str(found)), found, env)
 
 
-def parse(text: str, origin: str) -> _File:
+def parse(text: str, origin: str) -> File:
     """Check TOML text against the tables.
 
     Raises:
@@ -180,7 +119,7 @@ def parse(text: str, origin: str) -> _File:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{origin}: not valid TOML: {error}") from error
     try:
-        return msgspec.convert(data, _File, strict=True, dec_hook=_decode)
+        return msgspec.convert(data, File, strict=True, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), text, origin)) from error
 
@@ -200,7 +139,7 @@ def _find(path: Path | None, env: dict[str, str]) -> Path | None:
     return next((each for each in (SYSTEM_CONFIG, home) if each.exists()), None)
 
 
-def _resolve(file: _File, path: Path | None, env: dict[str, str]) -> Config:
+def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
     node = file.node
     system = path == SYSTEM_CONFIG
     mode = node.mode or (Mode.SYSTEM if system and os.geteuid() == 0 else Mode.USER)
@@ -221,11 +160,26 @@ def _resolve(file: _File, path: Path | None, env: dict[str, str]) -> Config:
         jobs=file.jobs,
         cluster=file.hub.cluster,
         hub_nodes=file.hub.nodes,
+        partitions=_with_default(file.partitions) or (PartitionTable(name="main", default=True),),
+        qos=file.qos or (QosTable(name="normal"),),
+        accounts=file.accounts,
+        scheduler=file.scheduler,
+        limits=file.limits,
+        hooks=file.hooks,
+        reaper=file.reaper,
+        history=file.history,
     )
     _check_values(config, origin)
     if not config.hub_nodes:
         return msgspec.structs.replace(config, hub_nodes=(HubNode(name=name, socket=config.agent_socket),))
     return config
+
+
+def _with_default(partitions: tuple[PartitionTable, ...]) -> tuple[PartitionTable, ...]:
+    """The first partition is the default one when none says so."""
+    if not partitions or any(each.default for each in partitions):
+        return partitions
+    return (msgspec.structs.replace(partitions[0], default=True), *partitions[1:])
 
 
 def _default_dirs(mode: Mode, env: dict[str, str]) -> tuple[Path, Path]:
@@ -316,9 +270,9 @@ def _did_you_mean(table: str, key: str) -> str:
 
 
 def _known_keys(table: str) -> list[str]:
-    tables: dict[str, Any] = {"": _File, "node": NodeTable, "gpu": GpuTable, "jobs": JobsTable, "hub": HubTable}
+    tables: dict[str, Any] = {"": File, "node": NodeTable, "gpu": GpuTable, "jobs": JobsTable, "hub": HubTable}
     tables["hub.nodes"] = HubNode
-    return sorted(field.encode_name for field in msgspec.structs.fields(tables.get(table, _File)))
+    return sorted(field.encode_name for field in msgspec.structs.fields(tables.get(table, File)))
 
 
 def _line_of(text: str, table: str, key: str) -> int:

@@ -1,0 +1,304 @@
+"""The words of the queue beyond a job: why it waits, what it used, and what an admin arranges around it.
+
+The rules are those of `agent.api.types`. Names follow Slurm: partition, QOS, account, reservation, drain, share.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from agent.api.words import Wire, Word
+
+
+class LinkGrade(IntEnum):
+    """How two GPUs of a node reach each other; higher is better. `nvidia-smi topo -m` has the same order."""
+
+    SYSTEM = 0
+    """Across the sockets' interconnect (SYS)."""
+    NODE = 1
+    """Within a NUMA node (NODE, PHB)."""
+    BRIDGE = 2
+    """Below one PCIe root or switch (PXB, PIX)."""
+    NVLINK = 10
+    """One NVLink; each further one adds 1, so NV12 is 21."""
+
+
+# --- why a job waits --------------------------------------------------------------------------------------------------
+
+
+class PriorityParts(Wire, frozen=True, kw_only=True):
+    """The terms of a waiting job's priority, as `sprio` names them; `total` is their sum, never below 1.
+
+    Slurm's multifactor plugin: each factor is in 0..1 and is multiplied by its weight from the configuration.
+    """
+
+    age: int = 0
+    fairshare: int = 0
+    jobsize: int = 0
+    partition: int = 0
+    qos: int = 0
+    site: int = 0
+    """Set with `--priority` or `stoker top` by an admin; the total is then this alone."""
+    nice: int = 0
+    """Taken off."""
+    total: int = 1
+
+
+# --- what a job used --------------------------------------------------------------------------------------------------
+
+
+class Verdict(Word):
+    """What a job made of its GPUs, in one word."""
+
+    FINE = "fine"
+    IDLE = "held-but-idle"
+    """It held GPUs that did next to nothing."""
+    MEMORY_BOUND = "memory-bound"
+    """Busy, and the memory interface busier than the processors' power tells: bandwidth is the limit."""
+    DATA_STARVED = "data-starved"
+    """Work comes in bursts: the GPU waits for input between them."""
+    UNKNOWN = "unknown"
+    """Too short or too few samples to say."""
+
+
+class GpuUsage(Wire, frozen=True, kw_only=True):
+    """One GPU of one job."""
+
+    uuid: str
+    utilization_percent: float | None = None
+    """Mean over the run."""
+    memory_utilization_percent: float | None = None
+    memory_peak_bytes: int | None = None
+    energy_j: float | None = None
+
+
+class JobUsage(Wire, frozen=True, kw_only=True):
+    """A job's account of its resources, summed over its GPUs and its attempts."""
+
+    samples: int = 0
+    measured_s: float = 0.0
+    """Seconds of the run that samples cover."""
+    gpu_seconds: float = 0.0
+    """GPUs held × seconds."""
+    gpu_busy_seconds: float = 0.0
+    """The utilisation integral."""
+    utilization_percent: float | None = None
+    memory_peak_bytes: int | None = None
+    """Highest sum over its GPUs."""
+    host_memory_peak_bytes: int | None = None
+    cpu_seconds: float | None = None
+    energy_kwh: float | None = None
+    """From the energy counter where the GPU has one, else power × time."""
+    idle_s: float = 0.0
+    """How long none of its GPUs did anything, up to now and without a break."""
+    verdict: Verdict = Verdict.UNKNOWN
+    sentence: str | None = None
+    """The verdict as advice."""
+    gpus: tuple[GpuUsage, ...] = ()
+
+
+class UsagePoint(Wire, frozen=True, kw_only=True):
+    """One point of a job's curve: means over the time since the point before."""
+
+    at: int
+    utilization_percent: float | None = None
+    memory_bytes: int | None = None
+    power_w: float | None = None
+
+
+class JobEvent(Wire, frozen=True, kw_only=True):
+    """One line of a job's history."""
+
+    at: int
+    event: str
+    state: str
+    detail: str | None = None
+
+
+# --- what stands around the queue -------------------------------------------------------------------------------------
+
+
+class DrainOwner(Word):
+    """Who drained; only the same owner's word lifts it by itself, a person may lift both."""
+
+    PERSON = "person"
+    CHECK = "check"
+    """A health check of ours."""
+
+
+class Drain(Wire, frozen=True, kw_only=True):
+    """A GPU or the node takes no new job; what runs there runs on."""
+
+    gpu_uuid: str | None = None
+    """`None`: the whole node."""
+    reason: str
+    by: str
+    owner: DrainOwner = DrainOwner.PERSON
+    at: int
+
+
+class DrainRequest(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/drain` and `POST /v1/resume` take; `reason` is needed to drain."""
+
+    gpu: str | None = None
+    """UUID or index; `None` for the whole node."""
+    reason: str | None = None
+
+
+class Reservation(Wire, frozen=True, kw_only=True):
+    """GPUs (or the whole node) kept for some users, or for nobody, during a time. scontrol(1), RESERVATIONS."""
+
+    name: str
+    start_at: int
+    end_at: int
+    users: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
+    gpu_uuids: tuple[str, ...] = ()
+    """Empty: the whole node."""
+    maintenance: bool = False
+    """Nobody may use it: a maintenance window (Slurm's flag MAINT)."""
+    by: str = ""
+    comment: str | None = None
+
+
+class ReservationRequest(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/reservations` takes."""
+
+    name: str | None = None
+    """Made up from the first user and a number when left out."""
+    start: str = "now"
+    """As `--begin` reads times."""
+    duration: str | None = None
+    """As `--time` reads them; either this or `end`."""
+    end: str | None = None
+    users: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
+    gpus: str | None = None
+    """A number, or indexes or UUIDs joined by commas prefixed `=`: `2`, `=0,1`. `None`: the whole node."""
+    maintenance: bool = False
+    comment: str | None = None
+
+
+class Partition(Wire, frozen=True, kw_only=True):
+    """A named part of the queue with its limits, from the configuration."""
+
+    name: str
+    default: bool = False
+    default_time_s: int | None = None
+    max_time_s: int | None = None
+    priority_tier: int = 1
+    gpu_indexes: tuple[int, ...] | None = None
+    """`None`: all."""
+    state: str = "UP"
+    """Slurm's words: UP, DRAIN (the node is drained), DOWN."""
+
+
+class Qos(Wire, frozen=True, kw_only=True):
+    """A quality of service, from the configuration."""
+
+    name: str
+    priority: int = 0
+    preempts: tuple[str, ...] = ()
+    max_wall_s: int | None = None
+    max_gpus_per_user: int | None = None
+    max_jobs_per_user: int | None = None
+    max_submit_per_user: int | None = None
+
+
+class Share(Wire, frozen=True, kw_only=True):
+    """One user of one account in the fair share, as `sshare` shows it."""
+
+    account: str
+    user: str
+    shares: int
+    shares_norm: float
+    """Part of the whole that is this user's due, 0..1."""
+    usage_gpu_s: float
+    """GPU-seconds, halved every half-life."""
+    usage_norm: float
+    fairshare: float
+    """The factor, 0..1: 0.5 when exactly the due was used."""
+
+
+class QueueRules(Wire, frozen=True, kw_only=True):
+    """What `GET /v1/partitions` answers: all that a submit may name."""
+
+    partitions: tuple[Partition, ...]
+    qos: tuple[Qos, ...] = ()
+    accounts: tuple[str, ...] = ()
+    """Empty: any is accepted."""
+    features: tuple[str, ...] = ()
+    """What `--constraint` may name."""
+
+
+# --- what one asks of a job -------------------------------------------------------------------------------------------
+
+
+class UpdateRequest(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/jobs/REF/update` takes: `scontrol update`'s words without JobId."""
+
+    changes: dict[str, str]
+    """`TimeLimit`, `Nice`, `Priority`, `Partition`, `QOS`, `Account`, `StartTime`, `Deadline`, `Dependency`,
+    `Comment`, `JobName`, `Requeue`, `ReservationName`, `ArrayTaskThrottle`, in any case."""
+    revision: int | None = None
+
+
+class SignalRequest(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/jobs/REF/signal` takes: a signal for the running processes, which does not end the job."""
+
+    signal: str
+    """`USR1`, `SIGUSR1` or `10`."""
+    batch_only: bool = False
+    """To the batch script alone."""
+
+
+class RequeueRequest(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/jobs/REF/requeue` takes; an empty body is the default."""
+
+    hold: bool = False
+    revision: int | None = None
+
+
+# --- recurring jobs ---------------------------------------------------------------------------------------------------
+
+
+class Missed(Word):
+    """What becomes of a recurring job whose time passed while the node was off."""
+
+    RUN = "run"
+    """Once, as soon as the node is back, however many times were missed."""
+    SKIP = "skip"
+
+
+class Cron(Wire, frozen=True, kw_only=True):
+    """A recurring job. Times are the node's own zone; cron(8)'s rules for daylight saving, by cronsim."""
+
+    id: int
+    schedule: str
+    """Five fields as crontab(5)."""
+    name: str
+    user: str
+    node: str
+    missed: Missed = Missed.SKIP
+    overlap: bool = False
+    """Start although the one before still waits or runs."""
+    next_at: int | None = None
+    last_at: int | None = None
+    last_job_id: int | None = None
+    last_note: str | None = None
+    """What became of the last time: `submitted job 17`, `skipped: job 16 still runs`, why it was refused."""
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+class DeadLetter(Wire, frozen=True, kw_only=True):
+    """A notice that could not be delivered, kept until it is sent again or dropped."""
+
+    id: int
+    at: int
+    job_id: int
+    event: str
+    to: str
+    tries: int
+    error: str

@@ -1,0 +1,225 @@
+"""The tables of `stoker.toml`: what may stand in the file, and what it means."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+
+class Mode(StrEnum):
+    """Whose jobs the agent runs."""
+
+    SYSTEM = "system"
+    """Root: a job runs as the user who submitted it."""
+    USER = "user"
+    """An ordinary account: its own jobs only."""
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the file's tables: a key we do not know is refused."""
+
+
+class NodeTable(Table, frozen=True, kw_only=True):
+    """`[node]`: this node."""
+
+    name: str = ""
+    """Defaults to the short host name."""
+    mode: Mode | None = None
+    """Defaults to `system` for root with the system file, else `user`."""
+    state_dir: Path | None = None
+    run_dir: Path | None = None
+    allow_root_jobs: bool = False
+    """Let uid 0 own jobs. Only sensible in user mode inside a container, where root is the only user."""
+    act_for: tuple[str, ...] = ()
+    """Accounts (the hub's) whose requests may name the user they act for."""
+
+
+class GpuTable(Table, frozen=True, kw_only=True):
+    """`[gpu]`: where readings come from."""
+
+    source: str = "auto"
+    """`auto` (NVML, or no GPUs and why), `nvml`, `simulated` or `none`."""
+    simulated_count: int = 8
+    period_s: float = 1.0
+    library: str | None = None
+    """Path of `libnvidia-ml.so.1` when it is not where the loader looks."""
+
+
+class PartitionTable(Table, frozen=True, kw_only=True):
+    """`[[partitions]]`: a named part of the queue. With none, there is one called `main` with no limits."""
+
+    name: str
+    default: bool = False
+    """The first one is when none says so."""
+    default_time_s: int | None = None
+    """Limit of a job that names none; `None`: `jobs.default_time_s`."""
+    max_time_s: int | None = None
+    priority_tier: int = 1
+    """Jobs of a higher tier are served first, and preempt lower ones where `scheduler.preempt = "partition"`."""
+    gpus: tuple[int, ...] | None = None
+    """NVML indexes; `None`: all."""
+    allow_groups: tuple[str, ...] = ()
+    """Unix groups; empty: everybody."""
+
+
+class QosTable(Table, frozen=True, kw_only=True):
+    """`[[qos]]`: a quality of service. With none, `normal` is known and means nothing."""
+
+    name: str
+    priority: int = 0
+    """Relative to the highest of all; multiplied by `scheduler.weight_qos`."""
+    preempts: tuple[str, ...] = ()
+    """QOS whose jobs it may end, where `scheduler.preempt = "qos"`."""
+    max_wall_s: int | None = None
+    max_gpus_per_user: int | None = None
+    max_jobs_per_user: int | None = None
+    max_submit_per_user: int | None = None
+    allow_groups: tuple[str, ...] = ()
+
+
+class AccountTable(Table, frozen=True, kw_only=True):
+    """`[[accounts]]`: who shares what. With none, every account name is accepted and all users are equal."""
+
+    name: str
+    shares: int = 1
+    users: dict[str, int] = {}
+    """Users and their shares within the account. Empty: anybody, with one share each."""
+
+
+class SchedulerTable(Table, frozen=True, kw_only=True):
+    """`[scheduler]`: the order of the queue. Names and meanings of Slurm's multifactor plugin."""
+
+    backfill: bool = True
+    preempt: str = "off"
+    """`off`, `qos` or `partition` (Slurm's PreemptType)."""
+    preempt_mode: str = "requeue"
+    """`requeue` (a job that may not run twice is no victim) or `cancel`."""
+    half_life_s: int = 7 * 86400
+    """After which use counts half in the fair share (PriorityDecayHalfLife)."""
+    max_age_s: int = 7 * 86400
+    """Wait at which the age factor is 1 (PriorityMaxAge)."""
+    weight_age: int = 1000
+    weight_fairshare: int = 10000
+    weight_jobsize: int = 1000
+    weight_partition: int = 1000
+    weight_qos: int = 10000
+    favour_small: bool = True
+    """The size factor grows as jobs get smaller and shorter (PriorityFavorSmall)."""
+
+
+class LimitsTable(Table, frozen=True, kw_only=True):
+    """`[limits]`: what one user may have at a time; `None`: no limit. Admins are not exempt."""
+
+    max_running_per_user: int | None = None
+    max_submit_per_user: int | None = None
+    """Waiting and running together; one more is refused at submit."""
+    max_gpus_per_user: int | None = None
+    max_array_size: int = 10_000
+    """Slurm's MaxArraySize: a task's number is below it."""
+
+
+class HooksTable(Table, frozen=True, kw_only=True):
+    """`[hooks]`: programs of the site's that run around a job."""
+
+    prolog: Path | None = None
+    """As root (the agent's account in user mode) before the job; a failure requeues it and holds it."""
+    epilog: Path | None = None
+    task_prolog: Path | None = None
+    """As the user."""
+    task_epilog: Path | None = None
+    timeout_s: int = 60
+    notify_command: Path | None = None
+    """Run once a notice, which comes as JSON on its standard input."""
+    notify_url: str | None = None
+    """`http(s)://…` or `unix:///path`: POSTed the same JSON. The unit has no network: name a relay there."""
+    notify_all: bool = False
+    """Of every job and not only of those with `--mail-type`."""
+
+
+class ReaperTable(Table, frozen=True, kw_only=True):
+    """`[reaper]`: jobs that hold GPUs and use none. Off unless `idle_s` is set."""
+
+    idle_s: int | None = None
+    """Idle for so long: the job's user is warned."""
+    grace_s: int = 600
+    """Idle still so long after the warning: the job is stopped."""
+    below_percent: int = 5
+    """Utilisation that still counts as idle."""
+    exempt_qos: tuple[str, ...] = ()
+
+
+class HistoryTable(Table, frozen=True, kw_only=True):
+    """`[history]`: what is kept of ended jobs."""
+
+    keep_days: int | None = None
+    """Ended jobs older than this lose their row, log and folder; `None`: kept for good."""
+    backup_s: int = 3600
+    """How often the database is copied and the copy verified."""
+
+
+class JobsTable(Table, frozen=True, kw_only=True):
+    """`[jobs]`: limits of the embedded engine."""
+
+    grace_s: int = 30
+    """Seconds between SIGTERM and SIGKILL when a job is cancelled or out of time."""
+    default_time_s: int | None = None
+    """Time limit of a job that names none; none means unlimited, as Slurm's default partition."""
+    log_head_bytes: int = 16 * 1024 * 1024
+    log_tail_bytes: int = 48 * 1024 * 1024
+    """The log keeps its first `log_head_bytes` and a rotating tail of at most `log_tail_bytes`."""
+    output_max_bytes: int = 1024 * 1024 * 1024
+    """Cap of each file that `--output` or `--error` names."""
+    max_pending: int = 10_000
+    confine_gpus: str = "auto"
+    """Cover the other GPUs' device nodes from a job: `auto` (where the agent is root), `on` (or refuse) or `off`."""
+    private_tmp: bool = True
+    """Give each job a folder of its own as `TMPDIR`, removed after it."""
+    shards_per_gpu: int = 4
+    """Into how many parts `--gres=shard:N` divides a GPU."""
+    features: tuple[str, ...] = ()
+    """What `--constraint` may ask of this node, besides its GPUs' models."""
+    licenses: dict[str, int] = {}
+    """Counted resources that `--licenses=NAME:N` asks for."""
+    launcher: str = "auto"
+    """`auto` (a transient unit where systemd is PID 1 and we are root, else fork), `systemd` or `fork`."""
+
+
+class HubNode(Table, frozen=True, kw_only=True):
+    """`[[hub.nodes]]`: one node of the cluster; exactly one of `socket` and `ssh`."""
+
+    name: str
+    socket: Path | None = None
+    """The agent's socket, for the hub's own node."""
+    ssh: str | None = None
+    """`user@host[:port]`."""
+    host_key: str | None = None
+    """The host's public key as in known_hosts, e.g. `ssh-ed25519 AAAA…`; required with `ssh`."""
+    identity_file: Path | None = None
+    """The private key; defaults to `<state_dir>/hub/ssh_key`."""
+    dial: str = "stoker-agent dial-stdio"
+    """Remote command that bridges to the agent's socket; ignored by a server with a forced command."""
+
+
+class HubTable(Table, frozen=True, kw_only=True):
+    """`[hub]`: present on the node that runs the hub."""
+
+    cluster: str = "stoker"
+    nodes: tuple[HubNode, ...] = ()
+    """Empty means: this node's own agent, by its socket."""
+
+
+class File(Table, frozen=True, kw_only=True):
+    node: NodeTable = NodeTable()
+    gpu: GpuTable = GpuTable()
+    jobs: JobsTable = JobsTable()
+    hub: HubTable = HubTable()
+    partitions: tuple[PartitionTable, ...] = ()
+    qos: tuple[QosTable, ...] = ()
+    accounts: tuple[AccountTable, ...] = ()
+    scheduler: SchedulerTable = SchedulerTable()
+    limits: LimitsTable = LimitsTable()
+    hooks: HooksTable = HooksTable()
+    reaper: ReaperTable = ReaperTable()
+    history: HistoryTable = HistoryTable()
