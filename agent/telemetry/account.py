@@ -176,7 +176,7 @@ class JobAccount(msgspec.Struct, kw_only=True):
             )
         estimated = sum(gpu.estimated_mj for gpu in self.gpus.values())
         if energy_mj and estimated > 0.01 * energy_mj:
-            remarks.append(f"{estimated / energy_mj:.0%} of its energy is power × time, not the GPU's counter.")
+            remarks.append(f"{100 * estimated / energy_mj:.0f} % of its energy is power × time, not the GPU's counter.")
         return remarks
 
 

@@ -103,7 +103,7 @@ def _is_bursty(means: Means, mean: float) -> bool:
 
 def _starved(means: Means, mean: float) -> str:
     return (
-        f"Work came in bursts: {means.low_s / means.measured_s:.0%} of the time the GPU waited, {mean:.0f} % busy on "
+        f"Work came in bursts: {100 * means.low_s / means.measured_s:.0f} % of the time the GPU waited, {mean:.0f} % busy on "
         f"the whole. More loader workers (--cpus-per-task), data on a local disk, or checkpoints written aside help."
     )
 
@@ -126,4 +126,4 @@ def _room(means: Means) -> str:
     shares = [gpu.memory_share for gpu in means.gpus if gpu.memory_share is not None]
     if not shares or max(shares) > ROOM_SHARE:
         return ""
-    return f"; at most {max(shares):.0%} of its memory was used, so there is room for a larger batch"
+    return f"; at most {100 * max(shares):.0f} % of its memory was used, so there is room for a larger batch"

@@ -181,7 +181,7 @@ def test_without_a_counter_energy_is_power_and_time_and_said_so() -> None:
     node.run(101, reading(power_mw=500_000))
     usage = node.usage()
     assert usage.gpus[0].energy_j == pytest.approx(50_000)
-    assert "100% of its energy is power × time" in (usage.sentence or "")
+    assert "100 % of its energy is power × time" in (usage.sentence or "")
 
 
 def test_what_a_gpu_draws_for_the_next_job_is_not_on_the_account_of_the_last() -> None:

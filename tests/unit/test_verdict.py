@@ -35,7 +35,7 @@ def bursts(work_s: int, wait_s: int) -> Callable[[int], int]:
     [
         (usage_of(steady(95)), Verdict.FINE, ["Busy 95 %"]),
         (usage_of(steady(60)), Verdict.FINE, ["Busy 60 %"]),
-        (usage_of(steady(90), memory_used_bytes=8 * GIB), Verdict.FINE, ["10%", "larger batch"]),
+        (usage_of(steady(90), memory_used_bytes=8 * GIB), Verdict.FINE, ["10 %", "larger batch"]),
         (usage_of(steady(0)), Verdict.IDLE, ["Its GPU did next to nothing", "torch.cuda.is_available()"]),
         (usage_of(*[steady(3)] * 4), Verdict.IDLE, ["All its 4 GPUs"]),
         (
@@ -44,7 +44,7 @@ def bursts(work_s: int, wait_s: int) -> Callable[[int], int]:
             ["3 of its 4 GPUs", "ask for 1 GPU,", "--nproc-per-node=4"],
         ),
         (usage_of(steady(95), steady(95), steady(0)), Verdict.IDLE, ["1 of its 3 GPUs", "ask for 2 GPUs"]),
-        (usage_of(bursts(6, 4)), Verdict.DATA_STARVED, ["in bursts", "40%", "57 %", "loader workers"]),
+        (usage_of(bursts(6, 4)), Verdict.DATA_STARVED, ["in bursts", "40 %", "57 %", "loader workers"]),
         (usage_of(steady(30)), Verdict.DATA_STARVED, ["30 % of the time", "below a second"]),
         (
             usage_of(steady(95), memory_utilization_percent=80, power_mw=400_000),
