@@ -80,6 +80,8 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     """`1g.10gb` and the like, of a MIG instance."""
     divided: bool = False
     """MIG mode is on: jobs are given its instances, which are shown as GPUs of their own, and never it itself."""
+    ill: tuple[str, ...] = ()
+    """What speaks against it though it works, a sentence each: rows remapped, PCIe replays. Short of a drain."""
     links: dict[str, int] = msgspec.field(default_factory=dict)
     """UUID of another GPU → grade of the way to it, see `agent.api.queue.LinkGrade`; a pair left out is `SYSTEM`."""
     processes: tuple[GpuProcess, ...] = ()

@@ -16,6 +16,7 @@ import pynvml
 
 from agent.api.types import GpuReading, GpuSource
 from agent.gpu.base import DriverGoneError, GpuLostError, Inventory, NoGpusError, mig_index
+from agent.gpu.health import CHECK_S, Counters, hints
 from agent.gpu.nvml_call import FORGET_S as FORGET_S
 from agent.gpu.nvml_call import (
     LONG,
@@ -30,7 +31,7 @@ from agent.gpu.nvml_call import (
     text_of,
     words,
 )
-from agent.gpu.nvml_facts import Facts, mig_handles, mig_profile, read_facts
+from agent.gpu.nvml_facts import Facts, mig_handles, mig_profile, read_counters, read_facts
 from agent.gpu.nvml_links import LinkSurvey
 
 SONAME = "libnvidia-ml.so.1"
@@ -128,12 +129,17 @@ class _Device:
         self._divided = False
         self._instances: dict[str, _Instance] = {}
         self._mig_check_at = 0.0
+        self._counters: Counters | None = None
+        self._ill: tuple[str, ...] = ()
+        self._health_check_at = 0.0
         self._last: GpuReading | None = None
 
     def read(self, now: float, monotonic: float) -> GpuReading:
         """All values; raises as `GpuReader.read`."""
         if monotonic >= self._mig_check_at:
             self._check_mig(monotonic)
+        if monotonic >= self._health_check_at:
+            self._check_health(monotonic)
         total, used = self._memory.get(monotonic) or (None, None)
         busy, memory_busy = self._utilization.get(monotonic) or (None, None)
         reading = GpuReading(
@@ -154,6 +160,7 @@ class _Device:
             numa_node=self._facts.numa_node,
             minor=self._facts.minor,
             divided=self._divided,
+            ill=self._ill,
             links=self._survey.of(self._facts.uuid),
             processes=self._processes.get(monotonic),
         )
@@ -170,6 +177,12 @@ class _Device:
         if len(known) < len(self._instances):
             self._mig_check_at = 0.0
         return known
+
+    def _check_health(self, monotonic: float) -> None:
+        """Look for what speaks against the GPU."""
+        self._health_check_at = monotonic + CHECK_S
+        before, self._counters = self._counters, read_counters(self._index, self._handle)
+        self._ill = hints(before, self._counters)
 
     def _check_mig(self, monotonic: float) -> None:
         """See whether the GPU is divided; an instance that is still there keeps its prepared calls."""
@@ -233,6 +246,7 @@ class _Instance:
             minor=parent.minor,
             mig_parent=parent.uuid,
             mig_profile=self._profile,
+            ill=parent.ill,
             processes=processes,
         )
 

@@ -1,4 +1,4 @@
-"""What is read of a GPU once, when it is opened: identity, place in the machine, MIG instances.
+"""What is read of a GPU once or seldom: identity, place in the machine, MIG instances, counters of its health.
 
 A part of the door to `pynvml`. Every fact but the UUID is optional: a driver that does not offer one, or fails to say,
 leaves it `None`.
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import pynvml
 
 from agent.gpu.base import GpuLostError
+from agent.gpu.health import Counters
 from agent.gpu.nvml_call import raise_if_fatal, text_of
 
 T = TypeVar("T")
@@ -77,6 +78,18 @@ def mig_profile(index: int, name: str, handle: Any) -> str | None:
     compute, gpu = int(found.computeInstanceSliceCount), int(found.gpuInstanceSliceCount)
     part = f"{compute}c." if compute != gpu else ""
     return f"{part}{gpu}g.{math.ceil(found.memorySizeMB / 1024)}gb"
+
+
+def read_counters(index: int, handle: Any) -> Counters:
+    """NVML `nvmlDeviceGetRemappedRows` and `nvmlDeviceGetPcieReplayCounter`; `nvidia-smi -q` shows both."""
+    rows = told(index, lambda: pynvml.nvmlDeviceGetRemappedRows(handle))
+    _, remapped, pending, failed = rows if rows is not None else (0, None, 0, 0)
+    return Counters(
+        rows_remapped=remapped,
+        remap_pending=bool(pending),
+        remap_failed=bool(failed),
+        pcie_replays=told(index, lambda: int(pynvml.nvmlDeviceGetPcieReplayCounter(handle))),
+    )
 
 
 def told(index: int, ask: Callable[[], T]) -> T | None:

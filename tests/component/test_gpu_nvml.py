@@ -12,6 +12,7 @@ import pytest
 from agent.api.queue import LinkGrade
 from agent.api.types import GpuProcess, GpuSource
 from agent.gpu.base import DriverGoneError, GpuLostError, NoGpusError
+from agent.gpu.health import CHECK_S
 from agent.gpu.nvml import FORGET_S, MIG_CHECK_S, NvmlReader
 from tests.fakes.nvml import CONTROL_VARIABLE, NvmlStandIn, compiled, mig_uuid, uuid
 
@@ -322,3 +323,33 @@ def test_the_profile_of_an_instance_with_a_strange_name_is_not_made_up(nvml: Nvm
     reader.read(0, 0.0, 0.0)
     (part,) = reader.instances(0, 0.0, 0.0)
     assert (part.mig_profile, part.name) == (None, "NVIDIA H100 80GB HBM3 MIG what")
+
+
+# --- health -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_speaks_against_a_gpu_is_told_and_a_well_one_has_nothing(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml, "gpus 2", "value gpu=1 remapped=3 remap_pending=1 remap_failed=1")
+    assert reader.read(0, 0.0, 0.0).ill == ()
+    worst, pending, remapped = reader.read(1, 0.0, 0.0).ill
+    assert "have it replaced" in worst
+    assert "next reset" in pending
+    assert remapped.startswith("3 of its memory rows")
+
+
+def test_replays_count_while_they_rise_and_a_counter_that_began_anew_does_not(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml, "value gpu=0 replays=5000")
+    assert reader.read(0, 0.0, 0.0).ill == ()
+    nvml.write("value gpu=0 replays=5040")
+    assert reader.read(0, 0.0, CHECK_S - 1).ill == ()  # not asked yet
+    assert "sent 40 packets again" in reader.read(0, 0.0, CHECK_S).ill[0]
+    assert reader.read(0, 0.0, 2 * CHECK_S).ill == ()
+    nvml.write("value gpu=0 replays=3")
+    assert reader.read(0, 0.0, 3 * CHECK_S).ill == ()
+
+
+@pytest.mark.parametrize("code", [3, 13, 999])
+def test_health_that_cannot_be_asked_for_speaks_against_nobody(nvml: NvmlStandIn, code: int) -> None:
+    names = ("nvmlDeviceGetRemappedRows", "nvmlDeviceGetPcieReplayCounter")
+    reader = opened(nvml, "value gpu=0 remapped=3", *(f"fail {name} gpu=0 code={code}" for name in names))
+    assert reader.read(0, 0.0, 0.0).ill == ()
