@@ -104,7 +104,8 @@ def _is_bursty(means: Means, mean: float) -> bool:
 def _starved(means: Means, mean: float) -> str:
     return (
         f"Work came in bursts: {100 * means.low_s / means.measured_s:.0f} % of the time the GPU waited, {mean:.0f} % "
-        f"busy on the whole. More loader workers (--cpus-per-task), data on a local disk, or checkpoints written aside help."
+        f"busy on the whole. More loader workers (--cpus-per-task), data on a local disk, or checkpoints written aside "
+        f"help."
     )
 
 
