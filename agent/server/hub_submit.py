@@ -82,6 +82,13 @@ class HubSubmit:
             await self._take_back(caller.uid, key)  # nothing was sent
             raise
 
+    async def plan(self, request: web.Request) -> web.StreamResponse:
+        """Serve a dry run: asked of the node that a submit would go to now; nothing is noted."""
+        body = await read_body(request, SubmitRequest)
+        node = self._choose(body)
+        forwarded = msgspec.json.encode(msgspec.structs.replace(body, node=node))
+        return await self._pass_on(request, self._fleet.calls(node), "/v1/jobs/plan", forwarded)
+
     async def _placed(self, uid: int, key: str, body: SubmitRequest) -> str:
         """The node of this submit: the one it was sent to before, or the best one now; noted when this returns."""
         node = await self._in_store(lambda store: store.find(uid, key)) or self._choose(body)
