@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, daemons, jobs, sampler
+from tests.bench import commands, daemons, jobs, kills, sampler
 from tests.bench.table import print_table
 
 PARTS = {
@@ -16,6 +16,7 @@ PARTS = {
     "daemons": daemons.rows,
     "jobs": jobs.rows,
     "commands": commands.rows,
+    "kills": kills.rows,
 }
 
 
