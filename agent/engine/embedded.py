@@ -73,6 +73,7 @@ class EmbeddedEngine:
         for row in await self._store.call(JobStore.pending):
             self._unfinished[row.id] = row
         self._hold_gpus()
+        await self._launcher.start()
         self._loop_task = asyncio.create_task(self._serve_queue(), name="queue")
 
     async def stop(self) -> None:
@@ -81,6 +82,7 @@ class EmbeddedEngine:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._launcher.stop()
         await self._store.close()
 
     # --- what the server asks -----------------------------------------------------------------------------------------
