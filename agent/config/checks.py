@@ -29,6 +29,7 @@ _WORDS = {
     "scheduler.preempt_mode": ("requeue", "cancel"),
 }
 _RANGES: dict[str, tuple[float, float]] = {
+    "node.cpus": (1, 65536),
     "gpu.simulated_count": (0, 64),
     "gpu.period_s": (0.05, 60),
     "jobs.grace_s": (0, 86400),
@@ -107,6 +108,8 @@ def _names(key: str, names: Sequence[str]) -> Iterator[str]:
 
 def _value(config: Config, key: str) -> object:
     table, _, name = key.partition(".")
+    if table == "node":
+        return getattr(config, name)
     return getattr(getattr(config, table), name)
 
 

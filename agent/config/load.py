@@ -20,9 +20,10 @@ import msgspec
 
 from agent.config.checks import check
 from agent.config.resolved import Config, ConfigError
-from agent.config.tables import File, HubNode, Mode, PartitionTable, QosTable
+from agent.config.tables import File, GpuTable, HubNode, Mode, PartitionTable, QosTable
 
 SYSTEM_CONFIG = Path("/etc/stoker/stoker.toml")
+_CPUS_PER_SIMULATED_GPU = 4
 _LIVE = ("jobs", "partitions", "qos", "accounts", "scheduler", "limits", "hooks", "reaper", "history")
 """Fields of `Config` that may change while a daemon runs: everybody reads them anew each time."""
 
@@ -101,6 +102,7 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
         mode=mode,
         state_dir=(node.state_dir or state_dir).absolute(),
         run_dir=(node.run_dir or run_dir).absolute(),
+        cpus=node.cpus if node.cpus is not None else _cpus(file.gpu),
         allow_root_jobs=node.allow_root_jobs,
         act_for=node.act_for,
         gpu=file.gpu,
@@ -120,6 +122,11 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
     if not config.hub_nodes:
         return msgspec.structs.replace(config, hub_nodes=(HubNode(name=name, socket=config.agent_socket),))
     return config
+
+
+def _cpus(gpu: GpuTable) -> int:
+    own = os.cpu_count() or 1
+    return max(own, _CPUS_PER_SIMULATED_GPU * gpu.simulated_count) if gpu.source == "simulated" else own
 
 
 def _with_default(partitions: tuple[PartitionTable, ...]) -> tuple[PartitionTable, ...]:

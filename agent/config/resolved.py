@@ -42,6 +42,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     jobs: JobsTable
     cluster: str
     hub_nodes: tuple[HubNode, ...]
+    cpus: int = 1
+    """CPUs that jobs may have at a time."""
     partitions: tuple[PartitionTable, ...] = (PartitionTable(name="main", default=True),)
     """At least one, and exactly one is the default."""
     qos: tuple[QosTable, ...] = (QosTable(name="normal"),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,7 @@ def test_a_mistake_is_named_with_file_line_and_remedy(tmp_path: Path, text: str,
         ("[gpu]\nsimulated_count = -1\n", "use 0 to 64"),
         ("[gpu]\nperiod_s = 0.0\n", "use 0.05 to 60"),
         ("[jobs]\nconfine_gpus = 'maybe'\n", "jobs.confine_gpus = 'maybe'; use auto, on or off"),
+        ("[node]\ncpus = 0\n", "node.cpus = 0; use 1 to 65536"),
         ("[jobs.licenses]\nmatlab = -2\n", "jobs.licenses.matlab = -2 is negative"),
         ("[jobs]\nfeatures = ['a b']\n", "jobs.features = 'a b' is not a name"),
         ("[scheduler]\npreempt = 'always'\n", "use off, qos or partition"),
@@ -161,3 +163,10 @@ def test_a_reload_takes_what_may_change_and_names_what_needs_a_restart(tmp_path:
     assert (merged.name, merged.gpu.source, merged.limits.max_gpus_per_user) == ("n1", "auto", 4)
     assert kept == ["gpu", "hub_nodes", "name"]
     assert config.merged(running, running) == (running, [])
+
+
+def test_cpus_are_the_machines_and_a_simulated_server_has_enough_for_its_gpus(tmp_path: Path) -> None:
+    own = os.cpu_count() or 1
+    assert load(tmp_path, "").cpus == own
+    assert load(tmp_path, "[gpu]\nsource = 'simulated'\nsimulated_count = 32\n").cpus == max(own, 128)
+    assert load(tmp_path, "[node]\ncpus = 3\n[gpu]\nsource = 'simulated'\n").cpus == 3
