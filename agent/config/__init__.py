@@ -1,7 +1,7 @@
 """One frozen `Config` from one TOML file: `tables` says what may stand in it, `load` reads and `checks` judges it."""
 
 from agent.config.checks import NAME_PATTERN
-from agent.config.load import SYSTEM_CONFIG, load, merged, parse
+from agent.config.load import LIVE, SYSTEM_CONFIG, load, merged, parse
 from agent.config.resolved import Config, ConfigError
 from agent.config.tables import (
     AccountTable,
@@ -21,6 +21,7 @@ from agent.config.tables import (
 )
 
 __all__ = [
+    "LIVE",
     "NAME_PATTERN",
     "SYSTEM_CONFIG",
     "AccountTable",

@@ -24,7 +24,7 @@ from agent.config.tables import File, GpuTable, HubNode, Mode, PartitionTable, Q
 
 SYSTEM_CONFIG = Path("/etc/stoker/stoker.toml")
 _CPUS_PER_SIMULATED_GPU = 4
-_LIVE = ("jobs", "partitions", "qos", "accounts", "scheduler", "limits", "hooks", "reaper", "history")
+LIVE = ("jobs", "partitions", "qos", "accounts", "scheduler", "limits", "hooks", "reaper", "history")
 """Fields of `Config` that may change while a daemon runs: everybody reads them anew each time."""
 
 
@@ -68,8 +68,8 @@ def merged(running: Config, changed: Config) -> tuple[Config, list[str]]:
         `running` with the rules of the queue from `changed`, and the names of the other fields that differ: those are
         built into parts that live as long as the daemon, and need a restart.
     """
-    live = {name: getattr(changed, name) for name in _LIVE}
-    kept = [name for name in Config.__struct_fields__ if name not in _LIVE]
+    live = {name: getattr(changed, name) for name in LIVE}
+    kept = [name for name in Config.__struct_fields__ if name not in LIVE]
     differ = sorted(name for name in kept if getattr(running, name) != getattr(changed, name))
     return msgspec.structs.replace(running, **live), differ
 
