@@ -55,7 +55,7 @@ class Status:
     """0–255 as waitpid(2) gives it; `None` when ended by a signal or unknown."""
     signal: int | None = None
     cancelled_by: str | None = None
-    """Who asked for the end; kept from the first to ask, unless a cancel comes after another wish. `wish` says which."""
+    """Who asked for the end; kept from the first to ask, unless a cancel comes after another wish. See `wish`."""
     wish: Wish | None = None
     """What shall become of a COMPLETING job; kept once it has ended."""
 

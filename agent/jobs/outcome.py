@@ -57,7 +57,7 @@ def outcome_of(
 
 
 def believe(outcome: Outcome, result_state: str | None) -> Outcome:
-    """The outcome in the light of `result.json`: a job knows better than its exit code (torchrun gives 1 for a clean stop).
+    """The outcome in the light of `result.json`: a job knows better than its exit code (torchrun's is 1 when stopped).
 
     Args:
         outcome: what the exit record tells.
