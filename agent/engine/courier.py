@@ -15,7 +15,6 @@ import subprocess
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -23,6 +22,7 @@ import msgspec
 
 from agent.api.queue import DeadLetter
 from agent.config import Config, HooksTable
+from agent.engine.shelf import Shelf
 from agent.jobs.notice import Notice
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5, 1800
@@ -35,21 +35,7 @@ DEAD_AT_MOST = 1000
 AT_ONCE = 4
 _SAID_BYTES = 500
 
-_T = TypeVar("_T")
-
 logger = logging.getLogger(__name__)
-
-
-class Shelf(Protocol):
-    """Where notices are kept: durable when the call returns. See `agent.jobs.store`."""
-
-    async def change(self, put: Sequence[tuple[str, str, msgspec.Struct]], drop: Sequence[tuple[str, str]]) -> None:
-        """Put and drop things of (kind, key), all or none."""
-        ...
-
-    async def all(self, kind: str, type_: type[_T]) -> list[_T]:
-        """Everything of a kind."""
-        ...
 
 
 class DeliveryError(Exception):

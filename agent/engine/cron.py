@@ -19,7 +19,8 @@ import msgspec
 from agent.api.errors import ApiError
 from agent.api.queue import Cron
 from agent.api.types import CronRequest, Job, SubmitRequest
-from agent.engine.courier import Shelf, guarded
+from agent.engine.courier import guarded
+from agent.engine.shelf import Shelf
 from agent.jobs import recur
 from agent.jobs.recur import Fire, Skip, StoredCron
 
@@ -68,14 +69,12 @@ class CronKeeper:
         self._now = now
         self._zone = zone
         self._crons: dict[int, StoredCron] = {}
-        self._last_id = 0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Take up what is kept, and begin to look."""
         self._crons = {each.id: each for each in await self._shelf.all("cron", StoredCron)}
-        self._last_id = max([0, *self._crons, *(each.id for each in await self._shelf.all("cron-id", _LastId))])
         self._task = asyncio.create_task(self._serve(), name="cron")
 
     async def stop(self) -> None:
@@ -111,9 +110,8 @@ class CronKeeper:
         if sum(each.uid == uid for each in self._crons.values()) >= PER_USER:
             raise ApiError(429, "too_many", f"{user} has {PER_USER} recurring jobs already; remove one: stoker cron")
         name = await self._queue.plan_check(asked.request, user=user, uid=uid)
-        self._last_id += 1
         made = StoredCron(
-            id=self._last_id,
+            id=await self._shelf.next_number("cron"),
             schedule=schedule,
             name=name,
             user=user,
@@ -124,7 +122,7 @@ class CronKeeper:
             overlap=asked.overlap,
             next_at=recur.next_after(schedule, int(self._now()), self._zone()),
         )
-        await self._shelf.change([("cron", str(made.id), made), ("cron-id", "last", _LastId(id=made.id))], [])
+        await self._shelf.change([("cron", made.id, made)])
         self._crons[made.id] = made
         logger.info("cron=%d added user=%s schedule=%r", made.id, user, schedule)
         self._wake.set()
@@ -137,7 +135,7 @@ class CronKeeper:
             ApiError: 404 when there is none of this id.
         """
         self._get(cron_id)
-        await self._shelf.change([], [("cron", str(cron_id))])
+        await self._shelf.change([], [("cron", cron_id)])
         self._crons.pop(cron_id, None)
         logger.info("cron=%d removed", cron_id)
         return self.all()
@@ -192,7 +190,7 @@ class CronKeeper:
     async def _keep(self, cron: StoredCron) -> None:
         if cron.id not in self._crons:
             return  # removed meanwhile
-        await self._shelf.change([("cron", str(cron.id), cron)], [])
+        await self._shelf.change([("cron", cron.id, cron)])
         self._crons[cron.id] = cron
         logger.info("cron=%d %s next_at=%d", cron.id, cron.last_note, cron.next_at)
 
@@ -216,9 +214,3 @@ class CronKeeper:
             last_job_id=cron.last_job_id,
             last_note=cron.last_note,
         )
-
-
-class _LastId(msgspec.Struct, frozen=True, kw_only=True):
-    """The highest id given out: one that was removed is not given out again."""
-
-    id: int

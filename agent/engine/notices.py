@@ -16,7 +16,8 @@ import msgspec
 
 from agent.api.types import FINAL_STATES, Job
 from agent.config import Config
-from agent.engine.courier import Courier, Shelf, guarded
+from agent.engine.courier import Courier, guarded
+from agent.engine.shelf import Shelf
 from agent.jobs import notice
 from agent.jobs.notice import Told
 
@@ -135,13 +136,13 @@ class Notices:
         asked = notice.wanted(events, job.mail_types, everything=hooks.notify_all) if self._is_heard() else ()
         to = await self._jobs.mail_user(job.id) if asked else None
         made = [notice.tell(job, event, int(time.time()), to) for event in asked]
-        put: list[tuple[str, str, msgspec.Struct]] = [("notice", each.id, each) for each in made]
-        drop: list[tuple[str, str]] = []
+        put: list[tuple[str, str | int, msgspec.Struct]] = [("notice", each.id, each) for each in made]
+        drop: list[tuple[str, str | int]] = []
         if told is not None and told.state in FINAL_STATES:
-            drop.append(("told", str(job.id)))
+            drop.append(("told", job.id))
             self._limits = {each for each in self._limits if not each.startswith(f"{job.id}-")}
         elif told is not None:
-            put.append(("told", str(job.id), told))
+            put.append(("told", job.id, told))
         await self._shelf.change(put, drop)
         if told is not None:
             self._remember(told)
