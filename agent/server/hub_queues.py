@@ -14,13 +14,13 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from agent.api.client import KEY_HEADER, Client
+from agent.api.client import Client
 from agent.api.errors import ApiError
 from agent.api.queue import QueueRules, Share
 from agent.api.types import CronRequest, LinkState
 from agent.hub.calls import NodeCalls
 from agent.hub.fleet import Fleet
-from agent.server.base import caller_of, json_response, read_body
+from agent.server.base import caller_of, json_response, key_of, read_body
 from agent.server.passthrough import pass_on
 from agent.server.peer import USER_HEADER
 
@@ -72,8 +72,7 @@ class HubQueues:
         forwarded = msgspec.json.encode(
             msgspec.structs.replace(asked, request=msgspec.structs.replace(asked.request, node=node))
         )
-        if KEY_HEADER not in request.headers:
-            raise ApiError(400, "bad_key", f"a recurring job needs a header {KEY_HEADER}", KEY_HEADER)
+        key_of(request)
         return await pass_on(request, self._fleet.calls(node), "/v1/cron", forwarded)
 
     async def _of_one_node(self, request: web.Request) -> web.StreamResponse:
