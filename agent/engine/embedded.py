@@ -28,6 +28,7 @@ from agent.engine.records import AttemptDir, RecordError
 from agent.engine.runs import Runner
 from agent.engine.storethread import StoreThread
 from agent.jobs import machine, schedule
+from agent.jobs.filters import JobFilter
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
@@ -116,13 +117,15 @@ class EmbeddedEngine:
 
     async def jobs(self, *, states: Collection[JobState] | None, user: str | None, limit: int) -> list[Job]:
         """See `Engine.jobs`."""
-        rows = await self._store.call(JobStore.find, states=states or (), user=user, limit=limit)
+        rows = await self._store.call(
+            JobStore.find, JobFilter(states=states or (), users=[user] if user else (), limit=limit)
+        )
         resources = self._view.resources()
         return [self._wire(row, resources) for row in rows]
 
     async def recent(self, ended: int) -> list[Job]:
         """See `Engine.recent`."""
-        rows = await self._store.call(JobStore.find, states=FINAL_STATES, limit=ended)
+        rows = await self._store.call(JobStore.find, JobFilter(states=FINAL_STATES, limit=ended))
         resources = self._view.resources()
         return [self._wire(row, resources) for row in [*rows, *self._unfinished.values()]]
 

@@ -40,8 +40,8 @@ class Schema:
         return len(self.migrations)
 
 
-class _DamagedError(Exception):
-    """The file is not to be trusted; the message says why."""
+class DamagedError(Exception):
+    """The file is not to be trusted; the message says why. A check or a migration may raise it."""
 
 
 def open_database(path: Path, schema: Schema, *, now: int) -> tuple[sqlite3.Connection, Path | None]:
@@ -60,7 +60,7 @@ def open_database(path: Path, schema: Schema, *, now: int) -> tuple[sqlite3.Conn
     """
     try:
         return _open(path, schema, is_new=not path.exists()), None
-    except _DamagedError:
+    except DamagedError:
         aside = _move_aside(path, now)
         return _open(path, schema, is_new=True), aside
 
@@ -94,7 +94,7 @@ def _check_header(path: Path) -> None:
         return
     if _holder(path) is not None:  # another agent is just making it
         raise _locked(path)
-    raise _DamagedError("no header of a SQLite file")
+    raise DamagedError("no header of a SQLite file")
 
 
 def _bring_up(connection: sqlite3.Connection, path: Path, schema: Schema, *, is_new: bool) -> None:
@@ -121,15 +121,15 @@ def _existing_version(connection: sqlite3.Connection, path: Path, schema: Schema
     if application_id == 0 and version == 0 and int(_pragma(connection, "schema_version")) <= 1:
         return 0  # making it was cut short before the first table
     if application_id != schema.application_id:
-        raise _DamagedError(f"application_id {application_id:#x} is not ours")
+        raise DamagedError(f"application_id {application_id:#x} is not ours")
     if version > schema.version:
         raise NewerSchemaError(_newer(path, version, schema.version))
     verdict = _pragma(connection, "quick_check(1)")
     if verdict != "ok":
-        raise _DamagedError(str(verdict))
+        raise DamagedError(str(verdict))
     problem = schema.check(connection) if version == schema.version else None
     if problem is not None:
-        raise _DamagedError(problem)
+        raise DamagedError(problem)
     return version
 
 
@@ -158,7 +158,7 @@ def _back_up(connection: sqlite3.Connection, target: Path) -> None:
 def _explained(error: sqlite3.Error, path: Path) -> Exception:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _CORRUPT:
-        return _DamagedError(str(error))
+        return DamagedError(str(error))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return _locked(path)
     return StoreError(f"cannot use {path}: {error}; see whether the disk is full or read-only")
