@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from agent.api.types import JobState, SubmitRequest
 from agent.config import Config
-from agent.engine.claims import JobAccount, build_claim, make_files_dir
+from agent.engine.claims import GpuDevice, Grant, JobAccount, build_claim, make_files_dir
 from agent.engine.records import AttemptDir
 from agent.jobs import folder, machine, schedule
 from agent.jobs.errors import GpuHeldError, IllegalMoveError
@@ -84,6 +84,6 @@ def prepare(
     if attempt.read_claim() is not None:
         return
     submission = folder.read_spec(folder.job_dir(config.state_dir, row.id))
-    gpus = [(uuid, indexes.get(uuid, -1)) for uuid in row.status.gpu_uuids]
+    gpus = [GpuDevice(uuid=uuid, index=indexes.get(uuid, -1), minor=None) for uuid in row.status.gpu_uuids]
     make_files_dir(config, row, account)
-    attempt.create(build_claim(config, row, account, submission.env, gpus))
+    attempt.create(build_claim(config, row, account, submission.env, Grant(gpus=gpus, at=int(time.time()))))
