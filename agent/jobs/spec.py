@@ -87,6 +87,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Pattern of the file for standard output; relative to `work_dir`. `environ.output_path` fills it in."""
     error: str | None = None
     """The same for standard error; `None`: it goes where standard output goes."""
+    input: str | None = None
+    """`--input`: pattern of the file for standard input; `None`: an empty one, as /dev/null."""
     open_mode: str | None = None
     """`append` or `truncate`; `None`: truncate, but a run after the first appends."""
     requeue: bool = False
@@ -94,6 +96,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     # --- shape
     tasks: int = 1
     """`--ntasks`; CPUs are `tasks * cpus_per_task`."""
+    memory_per_gpu_bytes: int | None = None
+    """Said with `--mem-per-gpu`; `memory_bytes` is the job's whole then."""
     gpus_per_task: int | None = None
     """Said with `--gpus-per-task`: `srun` then gives each rank its own."""
     shards: int = 0
