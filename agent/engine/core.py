@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from agent.api.errors import ApiError
+from agent.api.queue import JobUsage, UsagePoint
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
 from agent.config import Config
@@ -24,6 +25,8 @@ from agent.jobs.schedule import Decision
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
 from agent.jobs.wire import Standing, to_wire
+
+LiveUsage = Callable[[int], tuple[JobUsage, Sequence[UsagePoint]] | None]
 
 TOLD_IN_FULL = 50
 """How many jobs at the head of the queue, or changed at once, watchers are told of without delay."""
@@ -45,6 +48,8 @@ class Core:
         self.awaited: Mapping[int, str] = {}
         """Job → what of its dependency is still awaited, in Slurm's words."""
         self.woken = asyncio.Event()
+        self.live_usage: LiveUsage = lambda job_id: None
+        """What a running job has used up to now; whoever measures puts its own in place."""
         self._enforces_limits = enforces_limits
         self._listeners: list[Listener] = []
         self._keepers: list[Callable[[JobRow], None]] = []
@@ -73,14 +78,26 @@ class Core:
             self.keep(row, tell=len(rows) <= TOLD_IN_FULL)
         return rows
 
-    async def amend_each(self, changes: Sequence[tuple[int, int, JobSpec]], *, event: str, by: str) -> list[JobRow]:
-        """Change what jobs ask for: id, the revision that was looked at, and the new words of each.
+    async def amend(self, job_id: int, spec: JobSpec, *, event: str, by: str, revision: int | None = None) -> JobRow:
+        """Change what a job asks for.
 
         Raises:
-            StaleJobError: none of them is as it was.
+            StaleJobError: it is not as it was when `revision` was looked at.
             StoreError: not stored.
         """
-        rows = await self.store.call(steps.amend_each, changes, event, by)
+        row = await self.store.call(steps.amend_one, self.config, job_id, spec, event, by, revision)
+        self.keep(row)
+        return row
+
+    async def amend_each(
+        self, job_ids: Sequence[int], change: Callable[[JobSpec], JobSpec], *, event: str, by: str
+    ) -> list[JobRow]:
+        """Change what waiting jobs ask for, alike; one that waits no more is left out.
+
+        Raises:
+            StoreError: not stored.
+        """
+        rows = await self.store.call(steps.amend_each, self.config, job_ids, change, event, by)
         for row in rows:
             self.keep(row, tell=len(rows) <= TOLD_IN_FULL)
         return rows
@@ -96,6 +113,10 @@ class Core:
     def on_keep(self, keeper: Callable[[JobRow], None]) -> None:
         """Call `keeper` with every row that is new or changed, before watchers are told."""
         self._keepers.append(keeper)
+
+    def hold_gpus(self) -> None:
+        """Tell the sampler which GPUs jobs hold."""
+        self.view.hold(self.jobs.holders().keys())
 
     def wake(self) -> None:
         """Look at the queue now: something that a waiting job waits for may have changed."""
@@ -141,7 +162,14 @@ class Core:
         for listener in self._listeners:
             listener(job)
 
-    def wire(self, row: JobRow, resources: Resources | None = None, *, log_bytes: int | None = None) -> Job:
+    def wire(
+        self,
+        row: JobRow,
+        resources: Resources | None = None,
+        *,
+        log_bytes: int | None = None,
+        usage: JobUsage | None = None,
+    ) -> Job:
         """A job as its users see it, exact at this moment."""
         resources = resources or self.view.resources()
         return to_wire(
@@ -152,6 +180,7 @@ class Core:
             gpu_indexes=indexes(resources),
             log_bytes=log_bytes,
             simulated=bool(row.spec.gpus or row.spec.shards) and resources.simulated,
+            usage=usage,
         )
 
     def _standing(self, row: JobRow) -> Standing:
@@ -185,8 +214,3 @@ def conflict(row: JobRow, doing: str) -> ApiError:
 def now() -> int:
     """Unix seconds."""
     return int(time.time())
-
-
-def only(states: Collection[JobState]) -> Callable[[JobRow], bool]:
-    """Whether a row is in one of the states."""
-    return lambda row: row.status.state in states

@@ -1,21 +1,21 @@
 """What the engine does on the store's thread, each a function of the store: one call, one part of a flush.
 
-Rules kept here: a job's folder is on disk before its row counts; what belongs together is one transaction; GPU time is
-charged in the transaction that ends it, so that no crash charges a span twice or not at all.
+Rules kept here: row and folder are changed together (`agent.jobs.ledger`); GPU time is charged in the transaction that
+ends it, so that no crash charges a span twice or not at all.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.api.types import JobState, SubmitRequest
 from agent.config import Config
 from agent.engine import charges
-from agent.jobs import folder, machine, schedule
-from agent.jobs.errors import GpuHeldError, IllegalMoveError, StaleJobError
+from agent.jobs import ledger, schedule
+from agent.jobs.errors import GpuHeldError, IllegalMoveError, NoSuchJobError
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
@@ -37,6 +37,38 @@ class Submitter:
     cron_id: int | None = None
 
 
+def store_submission(
+    store: JobStore, config: Config, spec: JobSpec, request: SubmitRequest, who: Submitter
+) -> tuple[list[JobRow], bool]:
+    """Row and folder together, for a job or all tasks of an array."""
+    row, created = ledger.take_in(
+        store,
+        config.state_dir,
+        spec,
+        user=who.user,
+        uid=who.uid,
+        key=who.key,
+        digest=who.digest,
+        now=int(time.time()),
+        env=request.env,
+        script=request.script,
+        owner=who.owner,
+        cron_id=who.cron_id,
+    )
+    return (list(store.tasks_of(row.id)) if created and row.array_job_id is not None else [row]), created
+
+
+def unknown_ids(store: JobStore, ids: Sequence[int]) -> list[int]:
+    """Those that no job has."""
+    unknown = []
+    for job_id in ids:
+        try:
+            store.get(job_id)
+        except NoSuchJobError:
+            unknown.append(job_id)
+    return unknown
+
+
 def claim_all(store: JobStore, starts: Sequence[schedule.Start], rows: Mapping[int, JobRow], now: int) -> list[JobRow]:
     """Store all claims of one pass. A job that changed meanwhile is left out, and only that one."""
     claimed = []
@@ -55,55 +87,45 @@ def claim_all(store: JobStore, starts: Sequence[schedule.Start], rows: Mapping[i
 def apply_events(store: JobStore, config: Config, job_id: int, events: Sequence[Event]) -> JobRow:
     """Let events happen, in order; what they end is charged for in the same breath."""
     now = int(time.time())
-    before = row = store.get(job_id)
+    row = store.get(job_id)
     for event in events:
-        before, row = row, store.apply(job_id, event, now)
+        before, row = row, ledger.apply(store, config.state_dir, job_id, event, now)
         charges.settle(store, config, before, row, now)
-        _note_cancel(config, event, before, row, now)
     return row
 
 
 def apply_each(store: JobStore, config: Config, job_ids: Sequence[int], event: Event) -> list[JobRow]:
-    """Let one event happen to many jobs; to those that it cannot happen to it does not.
+    """Let one wish happen to many jobs; to those that it cannot happen to it does not.
 
     Raises:
         IllegalMoveError: it can happen to none of them.
     """
-    rows, refused = [], None
-    for job_id in job_ids:
-        try:
-            with store.transaction():
-                rows.append(apply_events(store, config, job_id, (event,)))
-        except IllegalMoveError as error:
-            refused = error
-    if refused is not None and not rows:
-        raise refused
-    return rows
+    if len(job_ids) == 1:
+        return [apply_events(store, config, job_ids[0], (event,))]
+    return ledger.apply_each(store, config.state_dir, job_ids, event, int(time.time()))
+
+
+def amend_one(
+    store: JobStore, config: Config, job_id: int, spec: JobSpec, event: str, by: str, revision: int | None
+) -> JobRow:
+    """Change what a job asks for.
+
+    Raises:
+        StaleJobError: it is not as it was.
+    """
+    now = int(time.time())
+    return ledger.amend(store, config.state_dir, job_id, spec, now, event=event, by=by, revision=revision)
 
 
 def amend_each(
-    store: JobStore, changes: Sequence[tuple[int, int, JobSpec]], event: str, by: str
+    store: JobStore,
+    config: Config,
+    job_ids: Sequence[int],
+    change: Callable[[JobSpec], JobSpec],
+    event: str,
+    by: str,
 ) -> list[JobRow]:
-    """Change what jobs ask for: id, the revision that was looked at, and the new spec of each.
-
-    Raises:
-        StaleJobError: none of them is as it was.
-    """
-    now, rows, stale = int(time.time()), [], None
-    for job_id, revision, spec in changes:
-        try:
-            with store.transaction():
-                rows.append(store.amend(job_id, spec, now, event=event, by=by, revision=revision))
-        except StaleJobError as error:
-            stale = error
-    if stale is not None and not rows:
-        raise stale
-    return rows
-
-
-def _note_cancel(config: Config, event: Event, before: JobRow, row: JobRow, now: int) -> None:
-    """A job cancelled while it waited gets its note, for `reconcile`."""
-    if not isinstance(event, machine.CancelAsked) or before.status.state is not JobState.PENDING:
-        return
-    note = folder.Cancelled(by=event.by, at=now, reason=event.reason)
-    folder.write_cancelled(folder.job_dir(config.state_dir, row.id), note)
+    """Change what many jobs ask for, alike. One that has begun or ended meanwhile is left out."""
+    waiting = [job_id for job_id in job_ids if store.get(job_id).status.state is JobState.PENDING]
+    now = int(time.time())
+    return ledger.amend_each(store, config.state_dir, waiting, change, now, event=event, by=by) if waiting else []

@@ -27,7 +27,7 @@ from agent.jobs.spec import JobSpec
 AT_ONCE = 500
 """Tasks of an array that are changed in one go: other calls wait for no more than these."""
 
-Change = Callable[[JobRow], JobSpec]
+Change = Callable[[JobSpec], JobSpec]
 """What a job asks for from now on."""
 
 Stopper = Callable[[JobRow], None]
@@ -58,8 +58,10 @@ class Verbs:
         if not todo:
             raise self._refusal(rows[0], "a waiting job cannot be requeued")
         if request.hold:
-            await self.amend(todo, asker, "Held", lambda row: _held(row, asker))
-            todo = [self._core.jobs.get(row.id) or row for row in todo]
+            with as_api_error():
+                for row in todo:
+                    held = _hold_by(_holder(row, asker))(row.spec)
+                    await self._core.amend(row.id, held, event="Held", by=asker.user)
         return await self._wish(todo, machine.RequeueAsked(by=asker.user, reason=None))
 
     async def hold(self, ref: JobRef, asker: Asker) -> Job:
@@ -68,7 +70,7 @@ class Verbs:
         todo = [row for row in rows if row.status.state is JobState.PENDING]
         if not todo:
             raise self._refusal(rows[0], "only a waiting job can be held")
-        return await self.amend(todo, asker, "Held", lambda row: _held(row, asker))
+        return await self.amend(todo, asker, "Held", _hold_by(_holder(rows[0], asker)))
 
     async def release(self, ref: JobRef, asker: Asker) -> Job:
         """See `Engine.release`."""
@@ -88,7 +90,7 @@ class Verbs:
             raise self._refusal(rows[0], "only a waiting job can be put on top")
         if asker.admin:
             priority = self._highest() + 1
-            return await self.amend(todo, asker, "Top", lambda row: replace(row.spec, priority=priority))
+            return await self.amend(todo, asker, "Top", lambda spec: replace(spec, priority=priority))
         return await self._before_own(todo, asker)
 
     async def signal(self, ref: JobRef, asker: Asker, request: SignalRequest) -> Job:
@@ -121,16 +123,21 @@ class Verbs:
         return rows
 
     async def amend(self, rows: Sequence[JobRow], asker: Asker, event: str, change: Change) -> Job:
-        """Change what each asks for, a part of them at a time; the answer is the first.
+        """Change what each asks for, many at a time; the answer is the first.
 
         Raises:
             ApiError: 409 when the only one is not as it was.
         """
         first: JobRow | None = None
         with as_api_error():
-            for begin in range(0, len(rows), AT_ONCE):
-                part = [(row.id, row.revision, change(row)) for row in rows[begin : begin + AT_ONCE]]
-                for row in await self._core.amend_each(part, event=event, by=asker.user):
+            if len(rows) == 1:
+                first, spec = rows[0], change(rows[0].spec)
+                if spec != first.spec:
+                    revision = first.revision
+                    first = await self._core.amend(first.id, spec, event=event, by=asker.user, revision=revision)
+            for begin in range(0, len(rows) if len(rows) > 1 else 0, AT_ONCE):
+                part = [row.id for row in rows[begin : begin + AT_ONCE]]
+                for row in await self._core.amend_each(part, change, event=event, by=asker.user):
                     first = first or row
         self._core.wake()
         return self._core.wire(first or rows[0])
@@ -159,8 +166,8 @@ class Verbs:
             return self._core.wire(rows[0])
         gain = totals[above[0].id].total - lowest + 1
         loss = -(-gain * len(rows) // len(above))
-        await self.amend(above, asker, "Top", lambda row: replace(row.spec, nice=row.spec.nice + loss))
-        return await self.amend(rows, asker, "Top", lambda row: replace(row.spec, nice=row.spec.nice - gain))
+        await self.amend(above, asker, "Top", lambda spec: replace(spec, nice=spec.nice + loss))
+        return await self.amend(rows, asker, "Top", lambda spec: replace(spec, nice=spec.nice - gain))
 
     def _highest(self) -> int:
         totals = self._core.decision.priorities.values()
@@ -180,14 +187,17 @@ def require_owner(row: JobRow, asker: Asker) -> None:
         raise ApiError(403, "forbidden", f"job {row.id} belongs to another user; only its owner and admins may do that")
 
 
-def _held(row: JobRow, asker: Asker) -> JobSpec:
-    """An admin's hold on somebody else's job is an admin's; a user's word does not lift it."""
-    by = "user" if row.uid == asker.uid and row.spec.held != "admin" else "admin"
-    return replace(row.spec, held=by)
+def _holder(row: JobRow, asker: Asker) -> str:
+    """An admin's hold on somebody else's job is an admin's; the user's own word does not lift it."""
+    return "user" if row.uid == asker.uid else "admin"
 
 
-def _released(row: JobRow) -> JobSpec:
-    return replace(row.spec, held=None, priority=None if row.spec.priority == 0 else row.spec.priority)
+def _hold_by(who: str) -> Change:
+    return lambda spec: spec if spec.held == "admin" else replace(spec, held=who)
+
+
+def _released(spec: JobSpec) -> JobSpec:
+    return replace(spec, held=None)
 
 
 def _signal_number(text: str) -> int:
