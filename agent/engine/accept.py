@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def accept(config: Config, request: SubmitRequest, resources: Resources, *, pend
         SpecError: script or flags cannot be honoured.
         ApiError: 400 when the node can never run it, 429 when the queue is full.
     """
-    parsed = parse.parse(request, default_time_s=config.jobs.default_time_s)
+    parsed = parse.parse(request, now=int(time.time()), default_time_s=config.jobs.default_time_s)
     gpus = [(gpu.uuid, gpu.name) for gpu in resources.gpus]
     unfit = parse.check_fits(
         parsed, gpus, config.name, cpu_count=resources.cpu_count, memory_total_bytes=resources.memory_total_bytes
