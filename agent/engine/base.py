@@ -44,7 +44,14 @@ class Engine(Protocol):
     """
 
     async def submit(
-        self, request: SubmitRequest, *, user: str, uid: int, key: str, cron_id: int | None = None
+        self,
+        request: SubmitRequest,
+        *,
+        user: str,
+        uid: int,
+        key: str,
+        admin: bool = False,
+        cron_id: int | None = None,
     ) -> tuple[Job, bool]:
         """Store a job durably, then answer; the flag says whether it is new (or `key` was seen before).
 
@@ -55,7 +62,7 @@ class Engine(Protocol):
         """
         ...
 
-    async def plan(self, request: SubmitRequest, *, user: str, uid: int) -> Plan:
+    async def plan(self, request: SubmitRequest, *, user: str, uid: int, admin: bool = False) -> Plan:
         """What `submit` would do. Nothing is stored.
 
         Raises:

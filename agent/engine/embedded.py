@@ -111,14 +111,21 @@ class EmbeddedEngine:
     # --- jobs ---------------------------------------------------------------------------------------------------------
 
     async def submit(
-        self, request: SubmitRequest, *, user: str, uid: int, key: str, cron_id: int | None = None
+        self,
+        request: SubmitRequest,
+        *,
+        user: str,
+        uid: int,
+        key: str,
+        admin: bool = False,
+        cron_id: int | None = None,
     ) -> tuple[Job, bool]:
         """See `Engine.submit`."""
-        return await self._intake.submit(request, user=user, uid=uid, key=key, cron_id=cron_id)
+        return await self._intake.submit(request, user=user, uid=uid, key=key, admin=admin, cron_id=cron_id)
 
-    async def plan(self, request: SubmitRequest, *, user: str, uid: int) -> Plan:
+    async def plan(self, request: SubmitRequest, *, user: str, uid: int, admin: bool = False) -> Plan:
         """See `Engine.plan`."""
-        return await self._planner.plan(request, user=user, uid=uid)
+        return await self._planner.plan(request, user=user, uid=uid, admin=admin)
 
     async def cancel(self, ref: JobRef, asker: Asker, request: CancelRequest = CancelRequest()) -> Job:
         """See `Engine.cancel`."""

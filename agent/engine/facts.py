@@ -77,6 +77,10 @@ class Facts:
         """The facts of a job that only might be there."""
         return _waiting(self._core.config, row, hold, row.eligible_at or row.submitted_at)
 
+    async def hold_of(self, row: JobRow) -> tuple[str, str] | None:
+        """Why a job that only might be there could not start whatever was free."""
+        return held(row) or await self._awaiting.plan(row)
+
     def awaited(self) -> Mapping[int, str]:
         """Job → what of its dependency is still awaited."""
         return self._awaiting.texts
@@ -107,7 +111,7 @@ class Facts:
             self._running[row.id] = _running(self._core.config, row)
 
     def _waiting_of(self, row: JobRow) -> Waiting:
-        hold = _held(row) or self._awaiting.hold_of(row)
+        hold = held(row) or self._awaiting.hold_of(row)
         return _waiting(self._core.config, row, hold, self._awaiting.eligible_at(row))
 
     def _gpus(self, resources: Resources) -> list[GpuFacts]:
@@ -139,18 +143,13 @@ def demand_of(row: JobRow) -> Demand:
         gpus=spec.gpus,
         gpu_type=spec.gpu_type,
         shards=spec.shards,
-        cpus=spec.cpus,
+        # A GPU job that did not say takes its share of the CPUs as it comes: most of them wait for the GPU.
+        cpus=spec.cpus if spec.cpus_said or not (spec.gpus or spec.shards) else 0,
         memory_bytes=spec.memory_bytes or 0,
         exclusive=spec.exclusive,
         licenses=spec.licenses,
         features=spec.features,
     )
-
-
-def default_time_s(config: Config, partition: str | None) -> int | None:
-    """The limit of a job that names none."""
-    table = next((each for each in config.partitions if each.name == partition), None)
-    return (table.default_time_s if table else None) or config.jobs.default_time_s
 
 
 def _waiting(config: Config, row: JobRow, hold: tuple[str, str] | None, eligible_at: int) -> Waiting:
@@ -162,7 +161,7 @@ def _waiting(config: Config, row: JobRow, hold: tuple[str, str] | None, eligible
         partition=_partition(config, row),
         qos=_qos(config, row),
         demand=demand_of(row),
-        time_limit_s=spec.time_limit_s or default_time_s(config, spec.partition),
+        time_limit_s=spec.time_limit_s,
         submitted_at=row.submitted_at,
         eligible_at=eligible_at,
         begin_at=spec.begin_at,
@@ -204,7 +203,8 @@ def _qos(config: Config, row: JobRow) -> str:
     return row.spec.qos or config.qos[0].name
 
 
-def _held(row: JobRow) -> tuple[str, str] | None:
+def held(row: JobRow) -> tuple[str, str] | None:
+    """Slurm's word and the sentence of a job that somebody holds."""
     if row.spec.held == "admin":
         return "JobHeldAdmin", f"held by an admin; one has to release it: stoker release {row.id}"
     if row.spec.held:

@@ -45,7 +45,7 @@ class Intake:
         self._arrangements = arrangements
 
     async def submit(
-        self, request: SubmitRequest, *, user: str, uid: int, key: str, cron_id: int | None
+        self, request: SubmitRequest, *, user: str, uid: int, key: str, admin: bool, cron_id: int | None
     ) -> tuple[Job, bool]:
         """See `Engine.submit`."""
         digest = hashlib.sha256(msgspec.json.encode(request, order="deterministic")).hexdigest()
@@ -54,7 +54,7 @@ class Intake:
             seen = await self._core.store.read(JobStore.seen, uid, key, digest)
             if seen is not None:
                 return self._core.wire(seen), False
-            judged = await self.judge(request, user=user, uid=uid, owner=owner)
+            judged = await self.judge(request, user=user, uid=uid, owner=owner, admin=admin)
             if judged.spec.test_only:
                 raise ApiError(400, "test_only", "--test-only is answered by a plan: stoker submit --dry-run", "--test-only")
             who = steps.Submitter(user=user, uid=uid, key=key, digest=digest, owner=owner, cron_id=cron_id)
@@ -66,7 +66,7 @@ class Intake:
         return self._core.wire(rows[0]), created
 
     async def judge(
-        self, request: SubmitRequest, *, user: str, uid: int, owner: tuple[int, int] | None
+        self, request: SubmitRequest, *, user: str, uid: int, owner: tuple[int, int] | None, admin: bool
     ) -> Judged:
         """Whether it can be taken, as things stand.
 
@@ -74,7 +74,8 @@ class Intake:
             SpecError, ApiError: it cannot, and why.
         """
         groups = await asyncio.to_thread(groups_of, uid)
-        spec = accept(self._core.config, request, self._core.view.resources(), user=user, groups=groups, now=now())
+        resources, config = self._core.view.resources(), self._core.config
+        spec = accept(config, request, resources, user=user, groups=groups, now=now(), admin=admin)
         judged = Judged(spec=spec, owner=owner)
         self._check_room(judged.tasks, user, spec)
         self._check_reservation(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -14,9 +15,8 @@ from agent.jobs import schedule
 from agent.jobs.machine import Status
 from agent.jobs.row import JobRow
 from agent.jobs.schedule import Decision
+from agent.jobs.spec import JobSpec
 from agent.jobs.wire import Standing, to_wire
-
-import asyncio
 
 _NOT_YET = 2**62
 """The id of the job that might be: behind all that are there."""
@@ -30,12 +30,12 @@ class Planner:
         self._facts = facts
         self._intake = intake
 
-    async def plan(self, request: SubmitRequest, *, user: str, uid: int) -> Plan:
+    async def plan(self, request: SubmitRequest, *, user: str, uid: int, admin: bool) -> Plan:
         """See `Engine.plan`."""
         core, at = self._core, now()
         with as_api_error():
             owner = await asyncio.to_thread(check_account, core.config, uid)
-            judged = await self._intake.judge(request, user=user, uid=uid, owner=owner)
+            judged = await self._intake.judge(request, user=user, uid=uid, owner=owner, admin=admin)
             row = _row(judged.spec, user, uid, at)
             hold = await self._facts.hold_of(row)
             await self._facts.refresh()
@@ -58,9 +58,9 @@ class Planner:
         )
 
 
-def _row(spec: object, user: str, uid: int, at: int) -> JobRow:
+def _row(spec: JobSpec, user: str, uid: int, at: int) -> JobRow:
     """The job as it would be; of an array its first task. Its id is 0."""
-    array = getattr(spec, "array", None)
+    array = spec.array
     return JobRow(
         id=0,
         folder_id=0,
@@ -69,8 +69,8 @@ def _row(spec: object, user: str, uid: int, at: int) -> JobRow:
         key=None,
         digest="",
         submitted_at=at,
-        spec=spec,  # type: ignore[arg-type]
-        status=Status(requeue=spec.requeue),  # type: ignore[attr-defined]
+        spec=spec,
+        status=Status(requeue=spec.requeue),
         array_job_id=0 if array else None,
         array_task_id=array.tasks[0] if array else None,
     )

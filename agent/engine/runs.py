@@ -95,7 +95,7 @@ class Runner:
         Raises:
             RecordDiskError, StoreError: the disk refuses; `resume` takes the job up again.
         """
-        attempt = self._attempt(row)
+        attempt = self.attempt(row)
         for _ in range(LAUNCHES_AT_MOST):
             launched = await self._launch(row, attempt)
             if launched is None or launched.status.state is not JobState.CONFIGURING:
@@ -105,7 +105,7 @@ class Runner:
 
     async def resume(self, row: JobRow) -> None:
         """Take up a claimed job again, after a restart of the agent or a fault of the disk; see `run`."""
-        attempt = self._attempt(row)
+        attempt = self.attempt(row)
         if row.status.state is JobState.COMPLETING:
             await self.stop(row)
         if row.status.state is JobState.CONFIGURING and isinstance(await self._recover(attempt), NeverRan):
@@ -122,9 +122,10 @@ class Runner:
         Raises:
             RecordError: the wish cannot be stored.
         """
-        await watch.stop(self._attempt(row), _why(row), row.status.cancelled_by or "stoker")
+        await watch.stop(self.attempt(row), _why(row), row.status.cancelled_by or "stoker")
 
-    def _attempt(self, row: JobRow) -> AttemptDir:
+    def attempt(self, row: JobRow) -> AttemptDir:
+        """The record folder of a row's current attempt."""
         return attempt_dir(self._state_dir, row.id, row.status.attempt)
 
     async def _launch(self, row: JobRow, attempt: AttemptDir) -> JobRow | None:

@@ -7,6 +7,7 @@ who only owns the job cannot put it before others, nor give it more time while i
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,8 +29,6 @@ from agent.jobs import arrays, dependency, parse
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
 
-import asyncio
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Word:
@@ -47,7 +46,7 @@ class Word:
 
 
 WORDS = (
-    Word(name="TimeLimit", flag="--time", fields=("time_limit_s",), running=True),
+    Word(name="TimeLimit", flag="--time", fields=("time_limit_s", "time_said"), running=True),
     Word(name="Nice", flag="--nice", fields=("nice",)),
     Word(name="Priority", flag="--priority", fields=("priority", "held")),
     Word(name="Partition", flag="--partition", fields=("partition",)),
@@ -83,9 +82,9 @@ class Updates:
         if not open_rows:
             raise conflict(rows[0], "only a job that has not ended can be changed")
         first = open_rows[0]
-        change = await self._change(first, asker, changes)
         with as_api_error():
-            await self._check(change(first.spec), first, asker)
+            change = await self._change(first, asker, changes)
+            await self._check(change(first.spec), first)
             return await self._carry_out(open_rows, asker, changes, change)
 
     async def _carry_out(
@@ -126,30 +125,31 @@ class Updates:
             else:
                 fields.update(_read(word, text, row.spec))
         _check_rights(row, asker, fields)
-        whole = "ArrayTaskThrottle" in {word.name for word in changes}
+        whole = any(word.name == "ArrayTaskThrottle" for word in changes)
+        groups = await asyncio.to_thread(groups_of, row.uid)
+        config, resources = self._core.config, self._core.view.resources()
 
         def change(spec: JobSpec) -> JobSpec:
             made: JobSpec = replace(spec, **fields)
             if whole and spec.array is not None:
                 text = arrays.show(spec.array.tasks, throttle)
                 made = replace(made, array=replace(spec.array, limit=throttle, text=text))
-            return made
+            # As at the submit; what only an admin may was checked before, and what an admin gave is kept.
+            return apply_rules(config, made, resources, user=row.user, groups=groups, admin=True)
 
         return change
 
-    async def _check(self, spec: JobSpec, row: JobRow, asker: Asker) -> None:
-        """The site's rules, as at the submit."""
-        groups = await asyncio.to_thread(groups_of, row.uid)
-        apply_rules(self._core.config, spec, user=row.user, groups=groups)
-        if spec.reservation != row.spec.reservation and spec.reservation is not None:
-            if self._arrangements.find(spec.reservation) is None:
-                raise ApiError(400, "bad_option", f"there is no reservation {spec.reservation}", "ReservationName")
+    async def _check(self, spec: JobSpec, row: JobRow) -> None:
+        """What the site's rules do not know: whether what it names is there."""
+        name = spec.reservation
+        if name is not None and name != row.spec.reservation and self._arrangements.find(name) is None:
+            raise ApiError(400, "bad_option", f"there is no reservation {name}; see stoker reservations", "ReservationName")
         if spec.dependency is not None and spec.dependency != row.spec.dependency:
             ids = dependency.referenced(spec.dependency)
-            unknown = await self._core.store.read(steps.unknown_ids, ids)
-            if unknown or row.id in ids:
-                which = unknown[0] if unknown else row.id
-                raise ApiError(400, "bad_option", f"job {which} cannot be depended on; see stoker jobs", "Dependency")
+            unknown = [row.id] if row.id in ids else await self._core.store.read(steps.unknown_ids, ids)
+            if unknown:
+                sentence = f"job {unknown[0]} cannot be depended on; see stoker jobs"
+                raise ApiError(400, "bad_option", sentence, "Dependency")
 
 
 def _words(changes: Mapping[str, str]) -> dict[Word, str]:
@@ -181,10 +181,8 @@ def _read(word: Word, text: str, spec: JobSpec) -> dict[str, object]:
     if not text and word.empty:
         return dict.fromkeys(word.fields)
     flags = _flags(word, text)
-    with as_api_error():
-        read = parse.parse(
-            SubmitRequest(script="#!/bin/sh\n", script_name="job", flags=flags, work_dir=spec.work_dir), now=now()
-        )
+    request = SubmitRequest(script="#!/bin/sh\n", script_name="job", flags=flags, work_dir=spec.work_dir)
+    read = parse.parse(request, now=now())
     values = {name: getattr(read, name) for name in word.fields}
     if word.name == "Priority" and values["held"] == "user":
         values["held"] = "admin"  # Priority=0 is an admin's hold, as in Slurm
