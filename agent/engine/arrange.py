@@ -146,7 +146,9 @@ class Arrangements:
     def reservations(self) -> list[Reservation]:
         """See `Engine.reservations`."""
         at = now()
-        return sorted((each for each in self._reservations.values() if each.end_at > at), key=lambda each: each.start_at)
+        return sorted(
+            (each for each in self._reservations.values() if each.end_at > at), key=lambda each: each.start_at
+        )
 
     async def reserve(self, request: ReservationRequest, asker: Asker) -> Reservation:
         """See `Engine.reserve`."""
@@ -260,7 +262,9 @@ class Arrangements:
         if count < 1:
             raise ApiError(400, "bad_field", f"{asked[:40]!r} is neither a number of GPUs nor =INDEX,…", "$.gpus")
         if count > len(free):
-            raise ApiError(409, "not_free", f"{count} GPUs are asked for, and {len(free)} are not reserved then", "$.gpus")
+            raise ApiError(
+                409, "not_free", f"{count} GPUs are asked for, and {len(free)} are not reserved then", "$.gpus"
+            )
         best = sorted(free, key=lambda gpu: (gpu.healthy, gpu.index), reverse=True)[:count]
         return tuple(gpu.uuid for gpu in sorted(best, key=lambda gpu: gpu.index))
 

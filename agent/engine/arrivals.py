@@ -1,8 +1,8 @@
 """Files that come into a folder, told by the kernel: how the agent hears of a shim's records without asking again and
 again. inotify(7).
 
-Rules kept here: an event only says "look now", what is there is read from the disk; where the kernel gives no watch (its
-limits are used up) a timer says it instead; a watched folder costs one descriptor for all and no thread.
+Rules kept here: an event only says "look now", what is there is read from the disk; where the kernel gives no watch
+(its limits are used up) a timer says it instead; all watched folders together cost one descriptor and no thread.
 """
 
 from __future__ import annotations

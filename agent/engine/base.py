@@ -23,7 +23,7 @@ from agent.api.queue import (
 )
 from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobReport, JobState, LogChunk, Plan, SubmitRequest, TaskResult
-from agent.jobs.store import JobFilter
+from agent.jobs.filters import JobFilter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class Engine(Protocol):
 
     # --- what is asked of a job
 
-    async def cancel(self, ref: JobRef, asker: Asker, request: CancelRequest = CancelRequest()) -> Job:
+    async def cancel(self, ref: JobRef, asker: Asker, request: CancelRequest) -> Job:
         """Ask a job to end; a job that has ended already is left as it is."""
         ...
 
@@ -84,7 +84,7 @@ class Engine(Protocol):
         """Let a held job start again; one that an admin holds, only an admin."""
         ...
 
-    async def requeue(self, ref: JobRef, asker: Asker, request: RequeueRequest = RequeueRequest()) -> Job:
+    async def requeue(self, ref: JobRef, asker: Asker, request: RequeueRequest) -> Job:
         """Stop a running job and let it wait again, or let an ended one run once more."""
         ...
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 import msgspec
 
 from agent.config import Config
-from agent.jobs import schedule
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agent.api.errors import ApiError
 from agent.api.queue import JobUsage, UsagePoint
@@ -208,7 +208,9 @@ def indexes(resources: Resources) -> dict[str, int]:
 
 def conflict(row: JobRow, doing: str) -> ApiError:
     """409 with how the job is now."""
-    return ApiError(409, "changed", f"job {row.id} is {row.status.state}: {doing}; look at it again: stoker show {row.id}")
+    return ApiError(
+        409, "changed", f"job {row.id} is {row.status.state}: {doing}; look at it again: stoker show {row.id}"
+    )
 
 
 def now() -> int:

@@ -40,6 +40,7 @@ from agent.engine.history import History, LogPieces
 from agent.engine.intake import Intake
 from agent.engine.launch import Launcher
 from agent.engine.plan import Planner
+from agent.engine.policy import queue_rules
 from agent.engine.prepare import prepare
 from agent.engine.progress import Progress
 from agent.engine.queue import Queue
@@ -50,8 +51,9 @@ from agent.engine.runs import Runner
 from agent.engine.share import FairShare
 from agent.engine.update import Updates
 from agent.engine.verbs import Verbs
+from agent.jobs.filters import JobFilter
 from agent.jobs.row import JobRow
-from agent.jobs.store import JobFilter, JobStore
+from agent.jobs.store import JobStore
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ class EmbeddedEngine:
         """See `Engine.plan`."""
         return await self._planner.plan(request, user=user, uid=uid, admin=admin)
 
-    async def cancel(self, ref: JobRef, asker: Asker, request: CancelRequest = CancelRequest()) -> Job:
+    async def cancel(self, ref: JobRef, asker: Asker, request: CancelRequest) -> Job:
         """See `Engine.cancel`."""
         return await self._verbs.cancel(ref, asker, request)
 
@@ -139,7 +141,7 @@ class EmbeddedEngine:
         """See `Engine.release`."""
         return await self._verbs.release(ref, asker)
 
-    async def requeue(self, ref: JobRef, asker: Asker, request: RequeueRequest = RequeueRequest()) -> Job:
+    async def requeue(self, ref: JobRef, asker: Asker, request: RequeueRequest) -> Job:
         """See `Engine.requeue`."""
         return await self._verbs.requeue(ref, asker, request)
 
@@ -191,7 +193,8 @@ class EmbeddedEngine:
 
     def rules(self) -> QueueRules:
         """See `Engine.rules`."""
-        return self._arrangements.rules()
+        resources, drained = self._core.view.resources(), self._arrangements.node_drained()
+        return queue_rules(self._core.config, [gpu.name for gpu in resources.gpus], drained=drained is not None)
 
     async def shares(self) -> list[Share]:
         """See `Engine.shares`."""

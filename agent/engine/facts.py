@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from agent.api.types import JobState
 from agent.config import Config
 from agent.engine.accept import Resources
 from agent.engine.arrange import Arrangements
 from agent.engine.awaiting import Awaiting
 from agent.engine.core import Core
+from agent.engine.policy import policy_of
 from agent.engine.progress import Progress
 from agent.jobs.row import JobRow
 from agent.jobs.schedule import Demand, GpuFacts, Policy, Running, Snapshot, Waiting
-from agent.engine.policy import policy_of
-from agent.api.types import JobState
 
 
 class Facts:

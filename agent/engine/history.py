@@ -21,10 +21,11 @@ from agent.engine.claims import attempt_dir, files_dir
 from agent.engine.core import Core
 from agent.engine.records import AttemptDir
 from agent.jobs import contract
+from agent.jobs.filters import JobFilter
 from agent.jobs.folder import job_dir
-from agent.jobs.row import JobRow
 from agent.jobs.row import JobEvent as StoredEvent
-from agent.jobs.store import JobFilter, JobStore
+from agent.jobs.row import JobRow
+from agent.jobs.store import JobStore
 
 RESULTS_MOST = 10_000
 """Tasks of which the results are told at once."""

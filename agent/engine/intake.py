@@ -1,7 +1,7 @@
 """A submission taken in: read, judged, stored, told. Accepted means stored.
 
-Rules kept here: a key that came before gives the job made then, whatever has become of the queue or the GPUs since; what
-no waiting could help is refused while the submitter is still there to read it; a dependency names jobs of this node.
+Rules kept here: a key that came before gives the job made then, whatever has become of the queue or the GPUs since;
+what no waiting could help is refused while the submitter is still there; a dependency names jobs of this node.
 """
 
 from __future__ import annotations
@@ -56,9 +56,13 @@ class Intake:
                 return self._core.wire(seen), False
             judged = await self.judge(request, user=user, uid=uid, owner=owner, admin=admin)
             if judged.spec.test_only:
-                raise ApiError(400, "test_only", "--test-only is answered by a plan: stoker submit --dry-run", "--test-only")
+                raise ApiError(
+                    400, "test_only", "--test-only is answered by a plan: stoker submit --dry-run", "--test-only"
+                )
             who = steps.Submitter(user=user, uid=uid, key=key, digest=digest, owner=owner, cron_id=cron_id)
-            rows, created = await self._core.store.call(steps.store_submission, self._core.config, judged.spec, request, who)
+            rows, created = await self._core.store.call(
+                steps.store_submission, self._core.config, judged.spec, request, who
+            )
         if created:
             for place, row in enumerate(rows):
                 self._core.keep(row, tell=place < TOLD_IN_FULL)

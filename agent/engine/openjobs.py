@@ -1,4 +1,4 @@
-"""The jobs that have not ended, in memory: a copy of the store's rows and nothing else, found by what is asked of them."""
+"""The jobs that have not ended, in memory: a copy of the store's rows and nothing else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from agent.api.types import JobState
 from agent.jobs.row import JobRow
-
 
 _K = TypeVar("_K", bound=Hashable)
 

@@ -96,7 +96,9 @@ def _sentence(decision: Decision, gpu_uuids: tuple[str, ...], known: dict[str, i
         return f"{many}could not end before its deadline"
     word, why = decision.reasons.get(_NOT_YET, ("Priority", "others are served first"))
     expected = decision.expected.get(_NOT_YET)
-    when = f"until {time.strftime('%Y-%m-%d %H:%M', time.localtime(expected))} at the latest" if expected else (
-        "and when it would start cannot be told"
+    when = (
+        f"until {time.strftime('%Y-%m-%d %H:%M', time.localtime(expected))} at the latest"
+        if expected
+        else ("and when it would start cannot be told")
     )
     return f"{many}would wait {when} ({word}): {why}"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from agent.api.queue import Partition, Qos, QueueRules
 from agent.config import Config
 from agent.config.tables import AccountTable, PartitionTable, QosTable
+from agent.jobs.rules import gpu_features
 from agent.jobs.schedule import GpuFacts, PartitionFacts, Policy, QosFacts
 
 
@@ -36,11 +38,46 @@ def shares_of(accounts: Sequence[AccountTable]) -> dict[tuple[str, str], float]:
     whole = sum(each.shares for each in accounts)
     found: dict[tuple[str, str], float] = {}
     for account in accounts:
+        if whole and not account.users:
+            found[account.name, ""] = account.shares / whole  # anybody's: divided among those who are known
         inside = sum(account.users.values())
         for user, shares in account.users.items():
             if whole and inside:
                 found[account.name, user] = account.shares / whole * shares / inside
     return found
+
+
+def queue_rules(config: Config, gpu_names: Iterable[str], *, drained: bool) -> QueueRules:
+    """What a submit may name."""
+    of_gpus = {feature for name in gpu_names for feature in gpu_features(name)}
+    return QueueRules(
+        partitions=tuple(
+            Partition(
+                name=each.name,
+                default=each.default,
+                default_time_s=each.default_time_s or config.jobs.default_time_s,
+                max_time_s=each.max_time_s,
+                priority_tier=each.priority_tier,
+                gpu_indexes=each.gpus,
+                state="DRAIN" if drained else "UP",
+            )
+            for each in config.partitions
+        ),
+        qos=tuple(
+            Qos(
+                name=each.name,
+                priority=each.priority,
+                preempts=each.preempts,
+                max_wall_s=each.max_wall_s,
+                max_gpus_per_user=each.max_gpus_per_user,
+                max_jobs_per_user=each.max_jobs_per_user,
+                max_submit_per_user=each.max_submit_per_user,
+            )
+            for each in config.qos
+        ),
+        accounts=tuple(each.name for each in config.accounts),
+        features=tuple(dict.fromkeys([*config.jobs.features, *sorted(of_gpus)])),
+    )
 
 
 def _partition(table: PartitionTable, gpus: Sequence[GpuFacts]) -> PartitionFacts:

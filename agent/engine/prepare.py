@@ -32,7 +32,9 @@ def prepare(config: Config, row: JobRow, attempt: AttemptDir, resources: Resourc
 
 def grant_of(row: JobRow, resources: Resources) -> Grant:
     """What a claim gives to the job, besides what its row says."""
-    devices = [GpuDevice(uuid=gpu.uuid, index=gpu.index, minor=resources.minors.get(gpu.uuid)) for gpu in resources.gpus]
+    devices = [
+        GpuDevice(uuid=gpu.uuid, index=gpu.index, minor=resources.minors.get(gpu.uuid)) for gpu in resources.gpus
+    ]
     known = {each.uuid: each for each in devices}
     array = None
     if row.array_job_id is not None and row.array_task_id is not None:

@@ -78,7 +78,7 @@ def _last_checkpoint_at(files: Path) -> int | None:
     finally:
         os.close(parent)
     try:
-        names = [name for name in os.listdir(fd)[:_CHECKPOINTS_MOST] if name.isdecimal()]
+        names = [name for name in os.listdir(fd)[:_CHECKPOINTS_MOST] if name.isdecimal()]  # noqa: PTH208 - by descriptor
         times = [os.stat(name, dir_fd=fd, follow_symlinks=False).st_mtime for name in names]
     except OSError:
         return None

@@ -1,9 +1,9 @@
 """The queue's loop: read a snapshot, decide, act, say one sentence about it.
 
-Rules kept here: a claim is stored before anything is launched, a wish to preempt before anything is signalled; a pass is
-made when something changed, when the decision said so, and every few seconds (licences and GPUs change without an event
-of ours); a pass that took long is not made again before as much time has passed, so that a queue of ten thousand leaves
-the loop to others; one that fails is made again.
+Rules kept here: a claim is stored before anything is launched, a wish to preempt before anything is signalled; a pass
+is made when something changed, when the decision said so, and every few seconds (licences and GPUs change without an
+event of ours); one that took long is not made again before as much time has passed, so that a queue of ten thousand
+leaves the loop to others; one that fails is made again.
 """
 
 from __future__ import annotations
@@ -81,7 +81,11 @@ class Queue:
         if started or preempted or expired or never:
             logger.info(
                 "queue: %d waiting, %d started, %d asked to make way, %d expired, %d never to be satisfied",
-                len(decision.reasons), started, preempted, expired, never,
+                len(decision.reasons),
+                started,
+                preempted,
+                expired,
+                never,
             )
         if left:
             return _TELL_AGAIN_S

@@ -164,9 +164,7 @@ class Runner:
 
     async def _see_out(self, row: JobRow, attempt: AttemptDir, came: asyncio.Event) -> JobRow:
         """Until the end, however long it takes: told by the exit record, or by the death of whoever should write it."""
-        dead = asyncio.create_task(
-            watch.wait_end(attempt, self._boot_id, start_timeout_s=0.0), name=f"watch-{row.id}"
-        )
+        dead = asyncio.create_task(watch.wait_end(attempt, self._boot_id, start_timeout_s=0.0), name=f"watch-{row.id}")
         try:
             while not dead.done():
                 came.clear()

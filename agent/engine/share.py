@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
 from agent.api.errors import StokerError
 from agent.api.queue import Share
+from agent.api.types import JobState
 from agent.engine import charges
 from agent.engine.accept import as_api_error
 from agent.engine.core import Core, now
@@ -92,11 +94,14 @@ class FairShare:
         ]
 
     def _keep(self, row: JobRow) -> None:
-        if row.status.state.is_final and row.status.gpu_uuids:
+        if row.status.attempt and not self._holds(row):
             self._changed.set()
 
-    async def _attempt(self, work: object) -> None:
+    def _holds(self, row: JobRow) -> bool:
+        return not row.status.state.is_final and row.status.state is not JobState.PENDING
+
+    async def _attempt(self, work: Awaitable[None]) -> None:
         try:
-            await work  # type: ignore[misc]
+            await work
         except StokerError as error:  # the next time includes it
             logger.warning("the fair share is not up to date: %s", error)

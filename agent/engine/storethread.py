@@ -190,7 +190,7 @@ def _do_part(store: JobStore, call: _Call) -> _Outcome:
     try:
         with store.transaction():
             return _Outcome(value=call.act())
-    except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+    except BaseException as error:
         if isinstance(error, StoreError) and not isinstance(error, _NO_FAULT_OF_THE_DISK):
             raise _Refused from error
         return _Outcome(error=error)

@@ -1,8 +1,8 @@
 """`scontrol update`: what a job asks for changed in Slurm's words, read by the parser that reads submissions.
 
-Rules kept here: each word stands for a flag of sbatch and is read as that flag is, so it is refused for the same reasons
-in the same sentences, and the site's rules are applied again; all words are understood and allowed before any holds;
-who only owns the job cannot put it before others, nor give it more time while it runs.
+Rules kept here: each word stands for a flag of sbatch and is read as that flag is, so it is refused for the same
+reasons in the same sentences, and the site's rules are applied again; all words are understood and allowed before any
+holds; who only owns the job cannot put it before others, nor give it more time while it runs.
 """
 
 from __future__ import annotations
@@ -113,9 +113,7 @@ class Updates:
         if longer and not asker.admin:
             raise ApiError(403, "forbidden", "only an admin may give a running job more time; ask one", "TimeLimit")
 
-    async def _change(
-        self, row: JobRow, asker: Asker, changes: Mapping[Word, str]
-    ) -> Callable[[JobSpec], JobSpec]:
+    async def _change(self, row: JobRow, asker: Asker, changes: Mapping[Word, str]) -> Callable[[JobSpec], JobSpec]:
         """All words read; what they make of a spec."""
         fields: dict[str, object] = {}
         throttle: int | None = None
@@ -143,7 +141,9 @@ class Updates:
         """What the site's rules do not know: whether what it names is there."""
         name = spec.reservation
         if name is not None and name != row.spec.reservation and self._arrangements.find(name) is None:
-            raise ApiError(400, "bad_option", f"there is no reservation {name}; see stoker reservations", "ReservationName")
+            raise ApiError(
+                400, "bad_option", f"there is no reservation {name}; see stoker reservations", "ReservationName"
+            )
         if spec.dependency is not None and spec.dependency != row.spec.dependency:
             ids = dependency.referenced(spec.dependency)
             unknown = [row.id] if row.id in ids else await self._core.store.read(steps.unknown_ids, ids)

@@ -207,7 +207,9 @@ def _signal_number(text: str) -> int:
         ApiError: 400, it is none, or one that would be the job's end.
     """
     word = text.strip().upper()
-    number = int(word) if word.isascii() and word.isdecimal() and len(word) < 4 else _NAMES.get(word.removeprefix("SIG"))
+    number = (
+        int(word) if word.isascii() and word.isdecimal() and len(word) < 4 else _NAMES.get(word.removeprefix("SIG"))
+    )
     if number is None or number not in _NUMBERS:
         known = ", ".join(sorted(_NAMES))
         raise ApiError(400, "bad_signal", f"{text[:40]!r} is no signal; known: {known}", "$.signal")
