@@ -166,8 +166,11 @@ def _systemd_run(unit: str, claim: Claim) -> list[str]:
     }
     if claim.memory_bytes is not None:
         properties["MemoryMax"] = str(claim.memory_bytes)
-    if claim.cpus_per_task is not None:  # asked for; what was not asked for is not limited
-        properties["CPUQuota"] = f"{claim.cpus_per_task * 100}%"
+        properties["MemorySwapMax"] = "0"  # else a job above its limit would drag the node through its swap
+    if claim.cpus is not None:  # asked for; what was not asked for is not limited
+        properties["CPUQuota"] = f"{claim.cpus * 100}%"
+    if claim.tasks_max is not None:
+        properties["TasksMax"] = str(claim.tasks_max)
     program = shutil.which("systemd-run", path=_PATH) or "systemd-run"
     options = ["--quiet", "--collect", "--no-ask-password", f"--unit={unit}", "--slice=stoker-jobs.slice"]
     return [program, *options, *(f"--property={name}={value}" for name, value in properties.items())]

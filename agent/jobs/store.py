@@ -8,18 +8,16 @@ and never thrown away; what a job becomes is decided by `machine.handle` alone.
 
 from __future__ import annotations
 
-import logging
-import sqlite3
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from agent.api.types import FINAL_STATES, JobState
 from agent.jobs import machine
+from agent.jobs.backup import Opened, back_up, backup_path, note_closed, open_or_restore
 from agent.jobs.database import in_groups, marks
-from agent.jobs.dbfile import open_database
 from agent.jobs.errors import GpuHeldError, IllegalMoveError, KeyConflictError, NoSuchJobError, StaleJobError
 from agent.jobs.filters import JobFilter, query
 from agent.jobs.folder import Submission
@@ -43,8 +41,6 @@ from agent.jobs.shelf import Shelf
 from agent.jobs.spec import JobSpec
 from agent.jobs.usage import Usage
 
-logger = logging.getLogger(__name__)
-
 _HOLDING = (JobState.CONFIGURING, JobState.RUNNING, JobState.COMPLETING)
 _SPECS_KEPT = 256
 """Specs kept decoded: the tasks of an array come and go for hours, and all have the same."""
@@ -63,15 +59,20 @@ _AMEND = f"UPDATE jobs SET {_assignments(('revision', 'eligible_at', *SPEC_COLUM
 class JobStore(Shelf, Usage):
     """All jobs of one node. Made by `open`; used and closed by the thread that opened it."""
 
-    def __init__(self, connection: sqlite3.Connection, damaged: Path | None) -> None:
-        super().__init__(connection)
+    def __init__(self, path: Path, opened: Opened) -> None:
+        super().__init__(opened.connection)
+        self._path = path
         self._specs: OrderedDict[str, JobSpec] = OrderedDict()
-        self.damaged = damaged
-        """Where an unsound file was moved at open; the caller then calls `rebuild` with what the job folders hold."""
+        self.damaged = opened.damaged
+        """Where an unsound file was moved at open."""
+        self.restored = opened.restored
+        """It is the last verified backup: jobs, reservations, charges as they were then."""
+        self.suspect = opened.damaged is not None or opened.restored or opened.wal_lost
+        """What the job folders hold may be newer than any row: `reconcile` then looks at all of them."""
 
     @classmethod
     def open(cls, path: Path, *, now: int) -> JobStore:
-        """Open the store, or make it.
+        """Open the store, or the last verified backup in place of a damaged or missing one, or make it.
 
         Args:
             path: the file, `state_dir/agent.db`.
@@ -82,10 +83,27 @@ class JobStore(Shelf, Usage):
             NewerSchemaError: a newer Stoker wrote it; names the backup to go back to.
             StoreError: the file cannot be opened or made.
         """
-        connection, damaged = open_database(path, SCHEMA, now=now)
-        if damaged is not None:
-            logger.error("store=%s was damaged; kept as %s", path, damaged)
-        return cls(connection, damaged)
+        return cls(path, open_or_restore(path, SCHEMA, now=now))
+
+    def close(self) -> None:
+        """Give the file back, the WAL played in. The store is unusable afterwards."""
+        super().close()
+        note_closed(self._path)
+
+    def back_up(self, *, at_least: int = 0, stop: Callable[[], bool] = lambda: False) -> int:
+        """Renew the verified backup beside the file, while the store works: call this on another thread.
+
+        Args:
+            at_least: how many jobs it must hold: `sum(counts().values())`, asked just before on the store's thread.
+            stop: asked all the time; True gives it up, and must be said before `close`.
+
+        Returns:
+            How many jobs it holds.
+
+        Raises:
+            StoreError: the last backup stands; says why.
+        """
+        return back_up(self._connection, backup_path(self._path), SCHEMA, at_least=at_least, stop=stop)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -186,17 +204,21 @@ class JobStore(Shelf, Usage):
             NoSuchJobError, StaleJobError, StoreError: as `apply`.
         """
         with self.transaction():
-            row = self._look(job_id, revision)
-            status = replace(row.status, requeue=spec.requeue)
-            changed = replace(
-                row, spec=spec, status=status, revision=row.revision + 1, eligible_at=_eligible_again(row, spec, now)
-            )
-            values = {"id": row.id, "revision": changed.revision, "eligible_at": changed.eligible_at}
-            before = self._digests([job_id])
-            self._execute(_AMEND, {**values, **spec_columns(spec, self._keep_spec(spec))})
-            self._drop_specs(before)
-            self._execute(_ADD_EVENT, (job_id, now, event, status.state, f"by {by}"))
-            self._tell(f"job={job_id} {status.state} on={event} by={by}")
+            self._look(job_id, revision)
+            return self.amend_alike([job_id], spec, now, event=event, by=by)[0]
+
+    def amend_alike(self, job_ids: Collection[int], spec: JobSpec, now: int, *, event: str, by: str) -> list[JobRow]:
+        """Change what several jobs ask for to one and the same, which is kept once. See `amend`."""
+        with self.transaction():
+            rows = [self.get(job_id) for job_id in job_ids]
+            before, sha256 = self._digests(list(job_ids)), self._keep_spec(spec)
+            changed = [_amended(row, spec, now) for row in rows]
+            for row in changed:
+                values = {"id": row.id, "revision": row.revision, "eligible_at": row.eligible_at}
+                self._execute(_AMEND, {**values, **spec_columns(spec, sha256)})
+                self._execute(_ADD_EVENT, (row.id, now, event, row.status.state, f"by {by}" if by else None))
+                self._tell(f"job={row.id} {row.status.state} on={event} by={by}")
+            self._drop_specs(before - {sha256})
             return changed
 
     def mark_eligible(self, job_ids: Collection[int], at: int) -> None:
@@ -413,8 +435,9 @@ class JobStore(Shelf, Usage):
         return found
 
 
-def _eligible_again(row: JobRow, spec: JobSpec, now: int) -> int | None:
-    """A job that may begin at another time, or waits for another job, ages anew; any other change leaves its age."""
-    if (row.spec.begin_at, row.spec.dependency) == (spec.begin_at, spec.dependency):
-        return row.eligible_at
-    return eligible_at(spec, now if row.spec.dependency is not None else row.submitted_at)
+def _amended(row: JobRow, spec: JobSpec, now: int) -> JobRow:
+    """The row with another spec. It ages anew if it may begin at another time, or waits for another job."""
+    status, eligible = replace(row.status, requeue=spec.requeue), row.eligible_at
+    if (row.spec.begin_at, row.spec.dependency) != (spec.begin_at, spec.dependency):
+        eligible = eligible_at(spec, now if row.spec.dependency is not None else row.submitted_at)
+    return replace(row, spec=spec, status=status, revision=row.revision + 1, eligible_at=eligible)
