@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 class Queue(Protocol):
     """What is asked of the engine."""
 
-    async def submit(self, request: SubmitRequest, *, user: str, uid: int, key: str) -> tuple[Job, bool]:
+    async def submit(self, request: SubmitRequest, *, user: str, uid: int, key: str, cron_id: int) -> tuple[Job, bool]:
         """See `agent.engine.base.Engine`."""
         ...
 
@@ -173,7 +173,7 @@ class CronKeeper:
             return
         try:
             job, _ = await self._queue.submit(
-                cron.request, user=cron.user, uid=cron.uid, key=f"cron-{cron.id}-{due.slot}"
+                cron.request, user=cron.user, uid=cron.uid, key=f"cron-{cron.id}-{due.slot}", cron_id=cron.id
             )
         except ApiError as error:
             if error.status >= 500:

@@ -34,6 +34,7 @@ from agent.engine.accept import ResourceView
 from agent.engine.arrange import Arrangements
 from agent.engine.awaiting import Awaiting
 from agent.engine.base import Asker
+from agent.engine.clerks import Clerks
 from agent.engine.core import Core, now
 from agent.engine.facts import Facts
 from agent.engine.history import History, LogPieces
@@ -74,6 +75,8 @@ class EmbeddedEngine:
         self._intake = Intake(core, self._arrangements)
         self._planner = Planner(core, self._facts, self._intake)
         self._history = History(core)
+        self.clerks = Clerks(core, self._intake)
+        """Recurring jobs and notices."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -97,9 +100,11 @@ class EmbeddedEngine:
         core.hold_gpus()
         self._background(self._queue.serve(), name="queue")
         self._background(self._share.serve(), name="fair-share")
+        await self.clerks.start()
 
     async def stop(self) -> None:
         """Stop serving; running jobs go on without us."""
+        await self.clerks.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -30,7 +30,11 @@ class Jobs(Protocol):
     """What the teller asks of the engine."""
 
     async def recent_jobs(self, ids: Collection[int]) -> list[Job]:
-        """These jobs, and all that have not ended."""
+        """These jobs, and all that have not ended, of those that anybody is to be told of."""
+        ...
+
+    async def running_jobs(self) -> list[Job]:
+        """Jobs that start, run or end, of those that anybody is to be told of."""
         ...
 
     async def tasks(self, array_job_id: int) -> list[Job]:
@@ -124,7 +128,7 @@ class Notices:
 
     async def _tell_limits(self) -> None:
         now = int(time.time())
-        for job in await self._jobs.recent_jobs(()):
+        for job in await self._jobs.running_jobs():
             passed = notice.limits_passed(job, now)
             fresh = [event for event in passed if f"{job.id}-{job.attempt}-{event}" not in self._limits]
             self._limits.update(f"{job.id}-{job.attempt}-{event}" for event in fresh)

@@ -21,7 +21,7 @@ class Shelf:
 
     async def all(self, kind: str, type_: type[_T]) -> list[_T]:
         """Everything of a kind, in the order in which it was first put there."""
-        return list((await self._store.call(JobStore.all, kind, type_)).values())
+        return list((await self._store.read(JobStore.all, kind, type_)).values())
 
     async def change(
         self, put: Sequence[tuple[str, str | int, msgspec.Struct]], drop: Sequence[tuple[str, str | int]] = ()

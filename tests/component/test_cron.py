@@ -29,7 +29,7 @@ class Queue:
         self.unended: set[int] = set()
         self.refusal: ApiError | None = None
 
-    async def submit(self, request: SubmitRequest, *, user: str, uid: int, key: str) -> tuple[Job, bool]:
+    async def submit(self, request: SubmitRequest, *, user: str, uid: int, key: str, cron_id: int) -> tuple[Job, bool]:
         if self.refusal is not None:
             raise self.refusal
         created = key not in self.made
@@ -100,7 +100,9 @@ def test_a_crash_between_the_submit_and_the_note_submits_nothing_twice(world: Wo
             made = await keeper.add(hourly(), user="ada", uid=1, key="k")
         world.now += HOUR
         assert made.next_at is not None
-        await world.queue.submit(REQUEST, user="ada", uid=1, key=f"cron-{made.id}-{made.next_at}")  # … and it crashed
+        await world.queue.submit(
+            REQUEST, user="ada", uid=1, key=f"cron-{made.id}-{made.next_at}", cron_id=made.id
+        )  # … and it crashed
         async with world.keeper() as keeper:
             await keeper.look()
         assert len(world.queue.made) == 1

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from agent.api.types import Job, JobState
 from agent.config import Config, HooksTable, load
-from agent.engine import courier
+from agent.engine import courier, notices
 from agent.engine.courier import Courier
 from agent.engine.notices import Notices
 from agent.engine.shelf import Shelf
@@ -39,6 +39,9 @@ class Queue:
 
     async def recent_jobs(self, ids: Collection[int]) -> list[Job]:
         return [each for each in self.jobs.values() if each.id in ids or not each.state.is_final]
+
+    async def running_jobs(self) -> list[Job]:
+        return [each for each in self.jobs.values() if each.state is JobState.RUNNING]
 
     async def tasks(self, array_job_id: int) -> list[Job]:
         return [each for each in self.jobs.values() if each.array_job_id == array_job_id]
@@ -185,6 +188,25 @@ def test_an_array_is_told_of_as_one_unless_its_tasks_are_asked_for(tmp_path: Pat
 
     asyncio.run(act())
     assert sorted(each["event"] for each in lines(tmp_path / "told")) == ["BEGIN", "FAIL"]
+
+
+def test_shares_of_the_time_limit_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "LOOK_S", 0.02)
+    hooks = command(tmp_path, f"cat >> {tmp_path}/told; echo >> {tmp_path}/told")
+    began = int(time.time()) - 85
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            types = ("TIME_LIMIT_80", "TIME_LIMIT_90")
+            facts = {"attempt": 1, "started_at": began, "time_limit_s": 100, "mail_types": types}
+            made.happens(job(1, JobState.RUNNING, **facts))
+            await until(lambda: _is(len(lines(tmp_path / "told")) == 1), "80 % is told")
+            made.happens(job(1, JobState.RUNNING, **{**facts, "started_at": began - 8}))
+            await until(lambda: _is(len(lines(tmp_path / "told")) == 2), "90 % is told")
+            await until(lambda: _empty(made, "notice"), "nothing is left")
+
+    asyncio.run(act())
+    assert [each["event"] for each in lines(tmp_path / "told")] == ["TIME_LIMIT_80", "TIME_LIMIT_90"]
 
 
 def test_a_command_that_fails_is_tried_again_then_dead_then_sent_by_hand(
