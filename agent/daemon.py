@@ -46,7 +46,7 @@ def run_hub(config: Config) -> int:
 
 async def _start_agent(config: Config, stack: AsyncExitStack) -> None:
     from agent.engine.embedded import EmbeddedEngine
-    from agent.engine.launch import choose_launcher
+    from agent.engine.served import choose_launcher
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
     from agent.server import base

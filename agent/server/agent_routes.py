@@ -29,7 +29,7 @@ from agent.api.types import (
     Wire,
 )
 from agent.config import Config
-from agent.server.base import caller_of, json_response, query_int, query_states, read_body
+from agent.server.base import caller_of, json_response, key_of, query_int, query_states, read_body
 from agent.server.feed import Feed
 from agent.server.node_view import NodeView
 from agent.server.stream import HEARTBEAT_S, NdjsonStream, serve_watch
@@ -162,14 +162,7 @@ class AgentService:
 
     async def _submit(self, request: web.Request) -> web.Response:
         caller = caller_of(request)
-        key = request.headers.get("Idempotency-Key", "")
-        if not 1 <= len(key) <= 128 or not key.isascii() or not key.isprintable():
-            raise ApiError(
-                400,
-                "bad_key",
-                "a submit needs a header Idempotency-Key of 1 to 128 printable characters",
-                "Idempotency-Key",
-            )
+        key = key_of(request)
         body = await read_body(request, SubmitRequest)
         if body.node not in (None, self._config.name):
             raise ApiError(404, "unknown_node", f"this is {self._config.name}, not {body.node}", "$.node")
