@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from agent.api.queue import JobUsage, UsagePoint
+from agent.api.queue import JobUsage, UsagePoint, Verdict
 from agent.telemetry.activity import Activity
 from agent.telemetry.curve import Curve
 from agent.telemetry.gpuaccount import GpuAccount, Sample, rounded
@@ -42,7 +42,9 @@ class JobAccount(msgspec.Struct, kw_only=True):
     cpu_before_s: float = 0.0
     """CPU time of the attempts that ended."""
 
-    def add(self, samples: Iterable[Sample], *, now: float, monotonic: float, idle_percent: float) -> None:
+    def add(
+        self, samples: Iterable[Sample], *, now: float, monotonic: float, idle_percent: float, gap_s: float
+    ) -> None:
         """Count the readings of one round. Readings that were counted already are ignored.
 
         Args:
@@ -50,12 +52,13 @@ class JobAccount(msgspec.Struct, kw_only=True):
             now: Unix seconds.
             monotonic: of the same moment.
             idle_percent: utilisation up to which a GPU counts as idle.
+            gap_s: most that a reading stands for.
         """
         counted = [
             (sample, seconds)
             for sample in samples
             if self._gpu(sample).sampled_at != sample.reading.sampled_at
-            for seconds in [self._gpu(sample).add(sample, now=now, monotonic=monotonic)]
+            for seconds in [self._gpu(sample).add(sample, now=now, monotonic=monotonic, gap_s=gap_s)]
         ]
         if not counted:
             return
@@ -84,7 +87,7 @@ class JobAccount(msgspec.Struct, kw_only=True):
     def usage(self) -> JobUsage:
         """The account as it is told."""
         gpus = list(self.gpus.values())
-        verdict, advice = judge(self._means())
+        verdict, advice = judge(self._means()) if gpus else (Verdict.UNKNOWN, "")
         energy = sum(gpu.energy_mj for gpu in gpus)
         return JobUsage(
             samples=self.samples,
@@ -98,7 +101,7 @@ class JobAccount(msgspec.Struct, kw_only=True):
             energy_kwh=round(energy / _MJ_PER_KWH, 6) if energy else None,
             idle_s=round(self.idle_s, 1),
             verdict=verdict,
-            sentence=" ".join([advice, *self._remarks(energy)]),
+            sentence=" ".join([advice, *self._remarks(energy)]) or None,
             gpus=tuple(gpu.usage() for gpu in gpus),
         )
 

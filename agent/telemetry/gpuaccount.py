@@ -62,12 +62,12 @@ class GpuAccount(msgspec.Struct, kw_only=True):
     estimated_mj: float = 0.0
     """Of `energy_mj`, what was power × time."""
 
-    def add(self, sample: Sample, *, now: float, monotonic: float) -> float:
+    def add(self, sample: Sample, *, now: float, monotonic: float, gap_s: float = GAP_S) -> float:
         """Count a fresh reading. Returns the seconds it stands for; 0 for the first one and after a gap."""
         passed = self._passed(now, monotonic)
-        seconds = passed if passed <= GAP_S else 0.0
+        seconds = passed if passed <= gap_s else 0.0
         self.sampled_at, self.at, self.now = sample.reading.sampled_at, monotonic, now
-        self._count_energy(sample, passed)
+        self._count_energy(sample, passed, measured=bool(seconds))
         self._count_memory(sample)
         self.held_s += passed / sample.holders
         self._count_time(sample, seconds)
@@ -122,7 +122,7 @@ class GpuAccount(msgspec.Struct, kw_only=True):
             self.memory_bytes = int(own)
             self.memory_peak_bytes = max(self.memory_peak_bytes or 0, self.memory_bytes)
 
-    def _count_energy(self, sample: Sample, passed: float) -> None:
+    def _count_energy(self, sample: Sample, passed: float, *, measured: bool) -> None:
         reading, before = sample.reading, self.counter_mj
         self.counter_mj = reading.energy_mj
         if not passed:
@@ -132,7 +132,7 @@ class GpuAccount(msgspec.Struct, kw_only=True):
             if 0 <= rise <= _most_mj(reading, passed):
                 self.energy_mj += rise * sample.part
                 return
-        if reading.power_mw is not None and passed <= GAP_S:
+        if reading.power_mw is not None and measured:
             estimate = reading.power_mw * passed * sample.part
             self.energy_mj += estimate
             self.estimated_mj += estimate

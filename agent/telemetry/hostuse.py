@@ -36,7 +36,16 @@ class _Process:
     shared_bytes: int
 
 
-def of_trees(roots: Mapping[int, int], proc: Path = Path("/proc")) -> dict[int, HostUse]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """The processes of all jobs at one moment."""
+
+    uses: dict[int, HostUse]
+    pids: dict[int, int]
+    """Process id → job."""
+
+
+def of_trees(roots: Mapping[int, int], proc: Path = Path("/proc")) -> Survey:
     """What the processes below each job's root use; one walk over /proc for all.
 
     Args:
@@ -48,7 +57,27 @@ def of_trees(roots: Mapping[int, int], proc: Path = Path("/proc")) -> dict[int, 
     children: dict[int, list[int]] = defaultdict(list)
     for pid, process in processes.items():
         children[process.parent].append(pid)
-    return {job: _sum(_tree(root, processes, children)) for job, root in roots.items() if root in processes}
+    trees = {job: _tree(root, children) for job, root in roots.items() if root in processes}
+    return Survey(
+        uses={job: _sum([processes[pid] for pid in tree]) for job, tree in trees.items()},
+        pids={pid: job for job, tree in trees.items() for pid in tree},
+    )
+
+
+def cgroup_of(pid: int, name: str, proc: Path = Path("/proc")) -> str | None:
+    """The path of the cgroup that a process is in, if `name` is a part of it; cgroups(7).
+
+    Args:
+        pid: the process.
+        name: the unit's, so that a job that has no cgroup of its own is not told what others use.
+        proc: where procfs is.
+    """
+    try:
+        lines = _bytes(f"{proc}/{pid}/cgroup").decode("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    paths = (line.split(":", 2)[2] for line in lines if line.count(":") >= 2)
+    return next((path for path in paths if name in path.split("/")), None)
 
 
 def of_cgroup(path: str, root: Path = _CGROUPS) -> HostUse | None:
@@ -115,13 +144,13 @@ def _bytes(path: str) -> bytes:
         os.close(fd)
 
 
-def _tree(root: int, processes: Mapping[int, _Process], children: Mapping[int, list[int]]) -> list[_Process]:
+def _tree(root: int, children: Mapping[int, list[int]]) -> set[int]:
     found, ahead = {root}, [root]
     while ahead:
         new = [pid for pid in children.get(ahead.pop(), ()) if pid not in found]
         found.update(new)
         ahead += new
-    return [processes[pid] for pid in found]
+    return found
 
 
 def _sum(tree: list[_Process]) -> HostUse:

@@ -17,7 +17,7 @@ from agent.api.queue import JobUsage, UsagePoint
 from agent.api.types import GpuReading, GpuState
 from agent.telemetry.account import JobAccount
 from agent.telemetry.activity import Activity
-from agent.telemetry.gpuaccount import Sample
+from agent.telemetry.gpuaccount import GAP_S, Sample
 from agent.telemetry.hostuse import HostUse
 from agent.telemetry.sharing import memory_of, parts
 from agent.telemetry.verdict import IDLE_PERCENT
@@ -30,8 +30,11 @@ _NO_PIDS: Mapping[int, int] = {}
 class JobUsageKeeper:
     """Accounts by job id. Not for several threads at a time."""
 
-    def __init__(self, *, window_s: float | None = None, idle_percent: float = IDLE_PERCENT) -> None:
-        """`window_s` and `idle_percent` are the reaper's `idle_s` and `below_percent`."""
+    def __init__(
+        self, *, window_s: float | None = None, idle_percent: float = IDLE_PERCENT, period_s: float = 1.0
+    ) -> None:
+        """`window_s` and `idle_percent` are the reaper's `idle_s` and `below_percent`; GPUs are read each `period_s`."""
+        self._gap_s = max(GAP_S, 3 * period_s)
         self._window_s = window_s or _WINDOW_S
         self._idle_percent = idle_percent
         self._accounts: dict[int, JobAccount] = {}
@@ -63,7 +66,9 @@ class JobUsageKeeper:
                 for job_id, sample in _samples(reading, holders, pids):
                     samples.setdefault(job_id, []).append(sample)
         for job_id, its in samples.items():
-            self._account(job_id).add(its, now=now, monotonic=monotonic, idle_percent=self._idle_percent)
+            self._account(job_id).add(
+                its, now=now, monotonic=monotonic, idle_percent=self._idle_percent, gap_s=self._gap_s
+            )
 
     def observe_host(self, job_id: int, use: HostUse) -> None:
         """Count what a job uses of the host; of one without GPUs too."""
@@ -108,6 +113,12 @@ class JobUsageKeeper:
             account.activity = Activity(window_s=self._window_s)
         account.break_off(goes_on=goes_on)
         self._accounts[job_id] = account
+
+    def pause(self, job_id: int) -> None:
+        """The attempt has ended and the job waits to run again: its account stays, what happens meanwhile is not its."""
+        account = self._accounts.get(job_id)
+        if account is not None:
+            account.break_off(goes_on=False)
 
     def take(self, job_id: int) -> tuple[JobUsage, tuple[UsagePoint, ...], bytes] | None:
         """The final account, its curve, and what `restore` needs should the job run again; then forget the job."""

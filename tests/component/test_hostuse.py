@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.telemetry.hostuse import HostUse, of_cgroup, of_trees
+from agent.telemetry.hostuse import HostUse, Survey, cgroup_of, of_cgroup, of_trees
 
 MIB = 1024**2
 
@@ -35,11 +35,14 @@ def test_memory_and_cpu_time_are_those_of_the_whole_tree() -> None:
     try:
         assert job.stdout is not None
         assert job.stdout.readline() == "ready\n"
-        while (used := of_trees({17: job.pid})[17]).cpu_seconds is None or used.cpu_seconds < 0.4:
+        while (used := of_trees({17: job.pid}).uses[17]).cpu_seconds is None or used.cpu_seconds < 0.4:
             pass
         assert used.memory_bytes is not None
         assert 128 * MIB < used.memory_bytes < 256 * MIB
         assert used.cpu_seconds < 30
+        pids = of_trees({17: job.pid, 18: os.getpid()}).pids
+        assert sorted(pids.values()) in ([17, 17, 18], [18, 18, 18])  # it is below us as well
+        assert pids[os.getpid()] == 18
     finally:
         job.communicate("\n", timeout=20)
 
@@ -48,8 +51,8 @@ def test_a_job_whose_root_is_gone_is_left_out() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     found = of_trees({17: gone.pid, 18: os.getpid()})
-    assert list(found) == [18]
-    assert of_trees({}) == {}
+    assert list(found.uses) == [18]
+    assert of_trees({}) == Survey(uses={}, pids={})
 
 
 @pytest.mark.parametrize("stat", [b"", b"17", b"17 (x", b"17 (a b) c) S x", b"\xff" * 5000])
@@ -61,7 +64,8 @@ def test_a_process_that_makes_no_sense_is_left_out(tmp_path: Path, stat: bytes) 
     (tmp_path / "self").mkdir()
     page = os.sysconf("SC_PAGE_SIZE")
     ticks = os.sysconf("SC_CLK_TCK")
-    assert of_trees({1: 17, 2: 18}, tmp_path) == {2: HostUse(memory_bytes=300 * page, cpu_seconds=150 / ticks)}
+    used = HostUse(memory_bytes=300 * page, cpu_seconds=150 / ticks)
+    assert of_trees({1: 17, 2: 18}, tmp_path) == Survey(uses={2: used}, pids={18: 2})
 
 
 def write(folder: Path, **files: str) -> None:
@@ -90,3 +94,20 @@ def test_a_cgroup_that_counts_nothing_is_none(tmp_path: Path, content: str) -> N
     write(tmp_path / "job", memory__stat=content, cpu__stat=content)
     assert of_cgroup("/job", tmp_path) is None
     assert of_cgroup("/other", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "path"),
+    [
+        ("0::/stoker-jobs.slice/stoker-job-17-1.service\n", "/stoker-jobs.slice/stoker-job-17-1.service"),
+        ("4:memory:/a/stoker-job-17-1.service/sub:x\n0::/\n", "/a/stoker-job-17-1.service/sub:x"),
+        ("0::/stoker-job-17-11.service\n", None),
+        ("0::/user.slice/session-1.scope\n", None),
+        ("", None),
+        ("\x00\n::\n", None),
+    ],
+)
+def test_only_a_cgroup_of_the_jobs_own_counts(tmp_path: Path, content: str, path: str | None) -> None:
+    write(tmp_path / "17", cgroup=content)
+    assert cgroup_of(17, "stoker-job-17-1.service", tmp_path) == path
+    assert cgroup_of(18, "stoker-job-17-1.service", tmp_path) is None

@@ -269,6 +269,22 @@ def test_host_memory_is_the_peak_and_cpu_time_goes_on_over_attempts() -> None:
     assert (node.usage().host_memory_peak_bytes, node.usage().cpu_seconds) == (3 * GIB, 27.0)
 
 
+def test_a_job_without_gpus_has_an_account_of_the_host_and_no_verdict() -> None:
+    keeper = JobUsageKeeper()
+    keeper.observe_host(17, HostUse(memory_bytes=GIB, cpu_seconds=3.0))
+    usage = keeper.usage(17) or pytest.fail()
+    assert (usage.host_memory_peak_bytes, usage.cpu_seconds, usage.verdict) == (GIB, 3.0, Verdict.UNKNOWN)
+    assert (usage.sentence, usage.gpus, usage.utilization_percent) == (None, (), None)
+
+
+def test_slow_sampling_is_no_gap() -> None:
+    node = Node(JobUsageKeeper(period_s=60))
+    for _ in range(11):
+        node.sample(reading(power_mw=500_000), held_by={"GPU-0": (17,)}, step_s=60.0)
+    assert node.usage().measured_s == 600
+    assert node.usage().gpus[0].energy_j == pytest.approx(300_000)
+
+
 # --- over a restart, over attempts ------------------------------------------------------------------------------------
 
 
@@ -301,6 +317,20 @@ def test_a_new_attempt_adds_to_the_account_and_not_what_others_did_between() -> 
     usage = node.usage()
     assert usage.gpus[0].energy_j == pytest.approx(500 * 200)
     assert (usage.gpu_seconds, usage.measured_s, usage.memory_peak_bytes) == (200, 200, 40 * GIB)
+
+
+def test_a_job_that_waits_to_run_again_keeps_its_account_in_memory() -> None:
+    node = Node()
+    counted(node, 0, 101)
+    node.keeper.observe_host(17, HostUse(memory_bytes=GIB, cpu_seconds=20.0))
+    node.keeper.pause(17)
+    node.keeper.pause(18)
+    node.at += 1000
+    counted(node, 900_000_000, 101)
+    node.keeper.observe_host(17, HostUse(memory_bytes=GIB, cpu_seconds=5.0))
+    usage = node.usage()
+    assert usage.gpus[0].energy_j == pytest.approx(500 * 200)
+    assert (usage.gpu_seconds, usage.cpu_seconds) == (200, 25.0)
 
 
 def test_the_peak_of_an_attempt_on_another_gpu_is_not_added_to_the_one_before() -> None:
