@@ -33,7 +33,7 @@ class JobUsageKeeper:
     def __init__(
         self, *, window_s: float | None = None, idle_percent: float = IDLE_PERCENT, period_s: float = 1.0
     ) -> None:
-        """`window_s` and `idle_percent` are the reaper's `idle_s` and `below_percent`; GPUs are read each `period_s`."""
+        """`window_s` and `idle_percent` are the reaper's `idle_s` and `below_percent`; `period_s` is the sampler's."""
         self._gap_s = max(GAP_S, 3 * period_s)
         self._window_s = window_s or _WINDOW_S
         self._idle_percent = idle_percent
@@ -115,7 +115,7 @@ class JobUsageKeeper:
         self._accounts[job_id] = account
 
     def pause(self, job_id: int) -> None:
-        """The attempt has ended and the job waits to run again: its account stays, what happens meanwhile is not its."""
+        """The attempt has ended and the job waits to run again: its account stays, and leaves out what happens between."""
         account = self._accounts.get(job_id)
         if account is not None:
             account.break_off(goes_on=False)
