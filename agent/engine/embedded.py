@@ -50,6 +50,7 @@ from agent.engine.retry import Retry
 from agent.engine.runs import Runner
 from agent.engine.share import FairShare
 from agent.engine.update import Updates
+from agent.engine.upkeep import Upkeep
 from agent.engine.verbs import Verbs
 from agent.jobs.filters import JobFilter
 from agent.jobs.row import JobRow
@@ -73,6 +74,7 @@ class EmbeddedEngine:
         self._intake = Intake(core, self._arrangements)
         self._planner = Planner(core, self._facts, self._intake)
         self._history = History(core)
+        self._upkeep = Upkeep(core)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -83,8 +85,8 @@ class EmbeddedEngine:
         """
         core, config = self._core, self._core.config
         self._runner.start()
-        damaged = await core.store.open(config.state_dir / "agent.db", now=now())
-        await core.store.read(reconcile, config.state_dir, damaged=damaged, now=now())
+        suspect = await core.store.open(config.state_dir / "agent.db", now=now())
+        await core.store.read(reconcile, config.state_dir, damaged=suspect, now=now())
         await self._arrangements.load()
         await self._share.load()
         active = await core.store.read(JobStore.active)
@@ -95,6 +97,8 @@ class EmbeddedEngine:
         core.hold_gpus()
         self._background(self._queue.serve(), name="queue")
         self._background(self._share.serve(), name="fair-share")
+        self._background(self._upkeep.back_up_regularly(), name="backup")
+        self._background(self._upkeep.forget_regularly(), name="retention")
 
     async def stop(self) -> None:
         """Stop serving; running jobs go on without us."""
