@@ -43,8 +43,6 @@ LAUNCHES_AT_MOST = 3
 START_DEADLINE_S = 10.0
 """How long a launched shim may take to be seen; some 15 ms are usual, a machine that swaps takes longer."""
 
-_START_STEP_S = 0.01
-
 logger = logging.getLogger(__name__)
 
 Apply = Callable[[int, Event], Awaitable[JobRow]]
@@ -116,7 +114,7 @@ class Runner:
         patience_s = START_DEADLINE_S
         if row.status.state is JobState.COMPLETING and row.status.started_at is None:
             patience_s = 0.0  # cancelled before it had a shim: there is none to be patient for
-        await _record_of_start(attempt, patience_s)
+        await watch.wait_begun(attempt, patience_s)
         row = await self._note_start(row, attempt)
         found = await watch.wait_end(attempt, self._boot_id, start_timeout_s=0.0)
         match found:
@@ -152,14 +150,6 @@ class Runner:
             return False
         await self._apply(row.id, machine.Ended(outcome=machine.launch_failed(sentence, int(time.time()))))
         return True
-
-
-async def _record_of_start(attempt: AttemptDir, patience_s: float) -> None:
-    """Until the attempt has begun (or ended already), at most `patience_s`."""
-    deadline = time.monotonic() + patience_s
-    # Some 15 ms, one or two steps: too short to be worth an inotify.
-    while not (await asyncio.to_thread(attempt.has_begun) or time.monotonic() >= deadline):  # noqa: ASYNC110
-        await asyncio.sleep(_START_STEP_S)
 
 
 def _started(attempt: AttemptDir) -> Started | None:
