@@ -125,7 +125,7 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
 
 
 def _cpus(gpu: GpuTable) -> int:
-    own = os.cpu_count() or 1
+    own = len(os.sched_getaffinity(0))
     return max(own, _CPUS_PER_SIMULATED_GPU * gpu.simulated_count) if gpu.source == "simulated" else own
 
 

@@ -51,6 +51,7 @@ from agent.engine.retry import Retry
 from agent.engine.runs import Runner
 from agent.engine.share import FairShare
 from agent.engine.update import Updates
+from agent.engine.upkeep import Upkeep
 from agent.engine.verbs import Verbs
 from agent.jobs.filters import JobFilter
 from agent.jobs.row import JobRow
@@ -77,6 +78,7 @@ class EmbeddedEngine:
         self._history = History(core)
         self.clerks = Clerks(core, self._intake)
         """Recurring jobs and notices."""
+        self._upkeep = Upkeep(core)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -88,8 +90,8 @@ class EmbeddedEngine:
         core, config = self._core, self._core.config
         self._runner.start()
         await self._launcher.start()
-        damaged = await core.store.open(config.state_dir / "agent.db", now=now())
-        await core.store.read(reconcile, config.state_dir, damaged=damaged, now=now())
+        suspect = await core.store.open(config.state_dir / "agent.db", now=now())
+        await core.store.read(reconcile, config.state_dir, damaged=suspect, now=now())
         await self._arrangements.load()
         await self._share.load()
         active = await core.store.read(JobStore.active)
@@ -100,6 +102,8 @@ class EmbeddedEngine:
         core.hold_gpus()
         self._background(self._queue.serve(), name="queue")
         self._background(self._share.serve(), name="fair-share")
+        self._background(self._upkeep.back_up_regularly(), name="backup")
+        self._background(self._upkeep.forget_regularly(), name="retention")
         await self.clerks.start()
 
     async def stop(self) -> None:

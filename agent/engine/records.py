@@ -20,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -28,6 +29,7 @@ import msgspec
 
 from agent.api.errors import StokerError
 from agent.engine import procs
+from agent.engine.asks import is_ask
 from agent.jobs.durable import sync_folder, write_durably
 
 MARK_NAMES = ("JOB_DIR", "JOB_ATTEMPT")
@@ -133,6 +135,18 @@ class Stop(Record, frozen=True, kw_only=True):
     why: Literal["cancel", "limit", "preempt"]
     by: str
     """The user, or the part of Stoker, that wishes it."""
+
+
+class Ask(Record, frozen=True, kw_only=True):
+    """Something that a running job's shim is to do, once."""
+
+    do: Literal["signal", "limit"]
+    number: int | None = None
+    """Of the signal."""
+    batch_only: bool = False
+    """To the job's first process alone; else to all of the job but that one."""
+    limit_s: float | None = None
+    """The new time limit from the start of the job on; `None`: none."""
 
 
 class Exit(Record, frozen=True, kw_only=True):
@@ -259,6 +273,35 @@ class AttemptDir:
         """
         if not (self.path / "stop").exists():
             self._write("stop", msgspec.json.encode(stop) + b"\n")
+
+    def write_ask(self, ask: Ask) -> None:
+        """Store an ask durably behind those that are there; see `asks`.
+
+        Raises:
+            RecordError: the disk refuses.
+        """
+        temporary = self.path / f".ask.{os.getpid()}.{threading.get_ident()}.tmp"
+        try:
+            write_durably(temporary, msgspec.json.encode(ask) + b"\n", mode=0o600, sync_folder_too=False)
+            number = max((int(name[len("ask.") :]) for name in self._asks()), default=0)
+            while True:
+                number += 1
+                try:
+                    (self.path / f"ask.{number}").hardlink_to(temporary)  # refuses a name that is taken
+                    break
+                except FileExistsError:
+                    continue
+            temporary.unlink()
+            sync_folder(self.path)
+        except OSError as error:
+            raise RecordDiskError(f"cannot write an ask into {self.path}: {error.strerror}; see its disk") from error
+
+    def has_asks(self) -> bool:
+        """Whether there are asks that the shim has not taken."""
+        return bool(self._asks())
+
+    def _asks(self) -> list[str]:
+        return [each.name for each in self.path.iterdir() if is_ask(each.name)]
 
     def locked(self) -> bool:
         """Whether a shim holds the attempt.

@@ -19,7 +19,8 @@ from agent.api.errors import StokerError
 from agent.api.types import JobState
 from agent.engine import watch
 from agent.engine.arrivals import Arrivals
-from agent.engine.claims import attempt_dir
+from agent.engine.claims import attempt_dir, files_dir
+from agent.engine.ends import end_event
 from agent.engine.launch import Launcher
 from agent.engine.records import (
     AttemptDir,
@@ -34,7 +35,7 @@ from agent.engine.records import (
     Started,
     recover,
 )
-from agent.jobs import machine
+from agent.jobs import contract, machine
 from agent.jobs.errors import StoreError
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
@@ -193,10 +194,12 @@ class Runner:
 
     async def _end(self, row: JobRow, seen: Seen) -> JobRow:
         assert seen.end is not None, "asked only once the exit record was read"
-        events: list[Event] = []
-        if row.status.started_at is None and seen.started is not None:
-            events.append(machine.Started(at=seen.started.at))
-        events.append(machine.Ended(outcome=_outcome(seen.end)))
+        files = files_dir(self._state_dir, row.id)
+        said = await asyncio.to_thread(_result_state, files, seen.started)
+        event = end_event(seen.end, seen.started, self._boot_id, said)
+        events: list[Event] = [event]
+        if row.status.started_at is None and seen.started is not None and not isinstance(event, machine.PrologFailed):
+            events.insert(0, machine.Started(at=seen.started.at))
         return await self._apply(row.id, *events)
 
     async def _recover(self, attempt: AttemptDir) -> Found:
@@ -277,7 +280,8 @@ def _why(row: JobRow) -> Why:
     return "cancel" if row.status.wish in (None, "cancel") else "preempt"
 
 
-def _outcome(end: Exit) -> machine.Outcome:
-    return machine.outcome_of(
-        code=end.code, signal=end.signal, why=end.why, ended_at=end.ended_at, oom=end.oom, detail=end.detail
-    )
+def _result_state(files: Path, started: Started | None) -> str | None:
+    """What the job says of its own end, in this attempt; it is believed before its exit code."""
+    since = None if started is None else float(started.at)
+    result = contract.read_result(files, since=since)
+    return None if result is None else result.state

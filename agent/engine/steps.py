@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from agent.api.types import JobState, SubmitRequest
 from agent.config import Config
 from agent.engine import charges
-from agent.jobs import ledger, schedule
+from agent.jobs import ledger, machine, schedule
 from agent.jobs.errors import GpuHeldError, IllegalMoveError, NoSuchJobError
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
@@ -89,7 +91,14 @@ def apply_events(store: JobStore, config: Config, job_id: int, events: Sequence[
     for event in events:
         before, row = row, ledger.apply(store, config.state_dir, job_id, event, now)
         charges.settle(store, config, before, row, now)
+        if isinstance(event, machine.PrologFailed):  # an admin has to look at the node first, as with Slurm
+            row = _hold_for_admin(store, config, row, now)
     return row
+
+
+def _hold_for_admin(store: JobStore, config: Config, row: JobRow, now: int) -> JobRow:
+    spec = replace(row.spec, held="admin")
+    return ledger.amend(store, config.state_dir, row.id, spec, now, event="Held", by="stoker")
 
 
 def apply_each(store: JobStore, config: Config, job_ids: Sequence[int], event: Event) -> list[JobRow]:

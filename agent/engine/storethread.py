@@ -60,9 +60,11 @@ class StoreThread:
         self._some = threading.Condition()
         self._store: JobStore | None = None
         self._thread: threading.Thread | None = None
+        self._backup: asyncio.Future[int] | None = None
+        self._closing = False
 
     async def open(self, path: Path, *, now: int) -> bool:
-        """Open the store; whether it had to be made anew because the file was damaged.
+        """Open the store; whether the job folders may know more than it does.
 
         Raises:
             StoreError: it is held by another process, newer than we are, or cannot be opened.
@@ -70,13 +72,13 @@ class StoreThread:
 
         def run() -> bool:
             self._store = JobStore.open(path, now=now)
-            return self._store.damaged is not None
+            return self._store.suspect
 
         loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._serve, args=(loop,), name="job-store", daemon=True)
         self._thread.start()
-        damaged: bool = await self._ask(run, writes=False)
-        return damaged
+        suspect: bool = await self._ask(run, writes=False)
+        return suspect
 
     async def call(self, act: Callable[Concatenate[JobStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """`act(store, …)` on the thread, in a transaction. What it raises is raised here, and undone there.
@@ -91,10 +93,25 @@ class StoreThread:
         value: _T = await self._ask(lambda: act(self._opened(), *args, **kwargs), writes=False)
         return value
 
+    async def back_up(self) -> int:
+        """Renew the verified backup, in a thread of its own beside ours; how many jobs it holds.
+
+        Raises:
+            StoreError: the last backup stands.
+        """
+        held = sum((await self.read(JobStore.counts)).values())
+        self._backup = asyncio.ensure_future(
+            asyncio.to_thread(self._opened().back_up, at_least=held, stop=lambda: self._closing)
+        )
+        return await asyncio.shield(self._backup)
+
     async def close(self) -> None:
         """Finish what is under way, close the file, end the thread."""
         if self._thread is None:
             return
+        self._closing = True
+        if self._backup is not None:
+            await asyncio.wait([self._backup])
 
         def run() -> None:
             if self._store is not None:

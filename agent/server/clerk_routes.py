@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -24,14 +23,13 @@ class ClerkRoutes:
         self._cron = cron
         self._courier = courier
 
-    def add_routes(self, app: web.Application, roots: Sequence[str]) -> None:
-        """Put the addresses on `app`, below each of `roots`."""
-        for root in roots:
-            app.router.add_get(f"{root}/cron", self._list)
-            app.router.add_post(f"{root}/cron", self._add)
-            app.router.add_delete(f"{root}/cron/{{id:\\d{{1,12}}}}", self._remove)
-            app.router.add_get(f"{root}/notices", self._dead)
-            app.router.add_post(f"{root}/notices/retry", self._retry)
+    def add(self, router: web.UrlDispatcher, root: str) -> None:
+        """Put the addresses below `root`."""
+        router.add_get(f"{root}/cron", self._list)
+        router.add_post(f"{root}/cron", self._add)
+        router.add_delete(f"{root}/cron/{{id:\\d{{1,12}}}}", self._remove)
+        router.add_get(f"{root}/notices", self._dead)
+        router.add_post(f"{root}/notices/retry", self._retry)
 
     async def _list(self, _: web.Request) -> web.Response:
         return json_response(self._cron.all())

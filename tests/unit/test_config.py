@@ -166,7 +166,7 @@ def test_a_reload_takes_what_may_change_and_names_what_needs_a_restart(tmp_path:
 
 
 def test_cpus_are_the_machines_and_a_simulated_server_has_enough_for_its_gpus(tmp_path: Path) -> None:
-    own = os.cpu_count() or 1
+    own = len(os.sched_getaffinity(0))
     assert load(tmp_path, "").cpus == own
     assert load(tmp_path, "[gpu]\nsource = 'simulated'\nsimulated_count = 32\n").cpus == max(own, 128)
     assert load(tmp_path, "[node]\ncpus = 3\n[gpu]\nsource = 'simulated'\n").cpus == 3
