@@ -36,7 +36,9 @@ def array(text: str) -> ArraySpec:
     ranges = [_range(part) for part in (numbers + comma + after).split(",") if part]
     if not ranges:
         raise GrammarError("names no task; write task numbers, such as 0-9, 1,3,5 or 0-20:5%2")
-    tasks = tuple(sorted({number for each in ranges for number in each}))
+    if sum(map(len, ranges)) > 2 * MAX_TASK:
+        raise GrammarError("names tasks over and over again; write each once")
+    tasks = tuple(sorted(set().union(*ranges)))
     most = int(limit) if limit and int(limit) else None
     return ArraySpec(tasks=tasks, limit=most, text=show(tasks, most))
 
