@@ -23,7 +23,7 @@ _TOKEN = re.compile(
     r"""
     (?P<space>[ \t]+|-|T(?=\d))
   | (?P<now>now)(?:[ \t]*(?P<sign>[+-])[ \t]*(?P<count>\d{1,12})[ \t]*
-      (?:(?P<unit>second|minute|hour|day|week)s?)?(?![a-z0-9]))?
+      (?:(?P<unit>second|minute|hour|day|week)s?)?(?![a-z0-9]) | (?![ \t]*[+a-z0-9-]))
   | (?P<day>today|tomorrow)
   | (?P<word>midnight|elevenses|noon|fika|teatime)
   | (?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d))?(?:[ \t]*(?P<half>[ap]m))?(?!\d)
