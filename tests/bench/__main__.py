@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, daemons, jobs, kills, peers, sampler
+from tests.bench import commands, daemons, jobs, kills, rivals, sampler
 from tests.bench.table import print_table
 
 PARTS = {
@@ -18,7 +18,7 @@ PARTS = {
     "jobs": jobs.rows,
     "commands": commands.rows,
     "kills": kills.rows,
-    "peers": peers.rows,
+    "peers": rivals.rows,
 }
 
 

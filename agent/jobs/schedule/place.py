@@ -15,6 +15,7 @@ Beyond, GPUs are added one by one, the best connected next, from every free GPU 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import combinations
 from math import comb
 
@@ -32,12 +33,15 @@ class Placer:
     def __init__(self, gpus: Sequence[GpuFacts]) -> None:
         """`gpus` in the order of the masks' bits."""
         self._gpus = gpus
-        self._grades = [[_grade(one, other) for other in gpus] for one in gpus]
-        self._levels = (
-            self._islands(LinkGrade.NVLINK),
-            self._islands(LinkGrade.BRIDGE),
-            self._numa_nodes(),
-        )
+
+    @cached_property
+    def _grades(self) -> list[list[int]]:
+        return [[_grade(one, other) for other in self._gpus] for one in self._gpus]
+
+    @cached_property
+    def _levels(self) -> tuple[list[int], list[int], list[int]]:
+        """The islands, the switches and the NUMA nodes."""
+        return self._islands(LinkGrade.NVLINK), self._islands(LinkGrade.BRIDGE), self._numa_nodes()
 
     def choose(self, free: int, count: int) -> int | None:
         """The best `count` of the free GPUs; `None` when there are not so many."""
