@@ -392,7 +392,7 @@ class Walk(RuleBasedStateMachine):
 
     def _came_back(self, before: Status, event: Event) -> None:
         asked = isinstance(event, RequeueAsked) or before.wish == "requeue"
-        never_began = isinstance(event, NeverRan | PrologFailed)
+        never_began = isinstance(event, NeverRan | PrologFailed) or before.started_at is None
         by_record = isinstance(event, Ended) and event.outcome.why == "requeue"
         assert before.requeue or asked or never_began or by_record, "it runs again only if that was wanted"
         assert before.wish != "cancel" or before.state.is_final
