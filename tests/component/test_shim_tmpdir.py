@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -89,7 +90,7 @@ for _ in range(3000):
 
 def test_no_depth_and_no_missing_right_keeps_it(tmp: Path) -> None:
     tmp.mkdir()
-    subprocess.run(["python3", "-c", DEEP, str(tmp)], check=True)
+    subprocess.run([sys.executable, "-c", DEEP, str(tmp)], check=True)
     (tmp / "closed" / "in" / "it").mkdir(parents=True)
     (tmp / "closed" / "in").chmod(0)
     (tmp / "closed").chmod(0)
@@ -111,7 +112,7 @@ def test_another_file_system_mounted_in_it_is_left_alone_and_told(tmp: Path) -> 
     try:
         (tmp / "a" / "mounted" / "precious").write_text("precious")
         problem = tmpdir.remove(str(tmp))
-        left = [path for path in tmp.rglob("precious")]
+        left = list(tmp.rglob("precious"))
         assert [path.read_text() for path in left] == ["precious"]
         assert problem is not None
         assert f"its temporary folder {tmp} is not removed whole: " in problem
