@@ -34,6 +34,7 @@ from agent.engine.accept import ResourceView
 from agent.engine.arrange import Arrangements
 from agent.engine.awaiting import Awaiting
 from agent.engine.base import Asker
+from agent.engine.clerks import Clerks
 from agent.engine.core import Core, now
 from agent.engine.facts import Facts
 from agent.engine.history import History, LogPieces
@@ -64,6 +65,7 @@ class EmbeddedEngine:
 
     def __init__(self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str) -> None:
         self._core = core = Core(config, view, enforces_limits=launcher.enforces_limits)
+        self._launcher = launcher
         self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._prepare, apply=core.apply)
         self._arrangements = Arrangements(core)
         self._facts = Facts(core, self._arrangements, Awaiting(core), Progress(core))
@@ -74,6 +76,8 @@ class EmbeddedEngine:
         self._intake = Intake(core, self._arrangements)
         self._planner = Planner(core, self._facts, self._intake)
         self._history = History(core)
+        self.clerks = Clerks(core, self._intake)
+        """Recurring jobs and notices."""
         self._upkeep = Upkeep(core)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -85,6 +89,7 @@ class EmbeddedEngine:
         """
         core, config = self._core, self._core.config
         self._runner.start()
+        await self._launcher.start()
         suspect = await core.store.open(config.state_dir / "agent.db", now=now())
         await core.store.read(reconcile, config.state_dir, damaged=suspect, now=now())
         await self._arrangements.load()
@@ -99,13 +104,16 @@ class EmbeddedEngine:
         self._background(self._share.serve(), name="fair-share")
         self._background(self._upkeep.back_up_regularly(), name="backup")
         self._background(self._upkeep.forget_regularly(), name="retention")
+        await self.clerks.start()
 
     async def stop(self) -> None:
         """Stop serving; running jobs go on without us."""
+        await self.clerks.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._runner.close()
+        await self._launcher.stop()
         await self._core.store.close()
 
     def reload(self, config: Config) -> None:

@@ -56,7 +56,7 @@ class NodeView:
                 for reading, age_s in view.gpus
             ),
             drain=drains.get(None),
-            cpu_count=host.cpu_count,
+            cpu_count=self._config.cpus,
             cpu_percent=host.cpu_percent,
             load_1m=host.load_1m,
             memory_total_bytes=host.memory_total_bytes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -22,7 +21,9 @@ if TYPE_CHECKING:
 class NodeResources:
     """See `agent.engine.accept.ResourceView`."""
 
-    def __init__(self, sampler: Sampler, gate: NodeGate) -> None:
+    def __init__(self, sampler: Sampler, gate: NodeGate, *, cpus: int) -> None:
+        """`cpus` are those that jobs may have."""
+        self._cpus = cpus
         self._sampler = sampler
         self._gate = gate
         self._memory_total_bytes = read_host().memory_total_bytes
@@ -36,7 +37,7 @@ class NodeResources:
             gpus=tuple(_facts(reading, reading.uuid in seated) for reading, _ in view.gpus),
             no_gpus=view.reason,
             simulated=view.source is GpuSource.SIMULATED,
-            cpu_count=len(os.sched_getaffinity(0)),
+            cpu_count=self._cpus,
             memory_total_bytes=self._memory_total_bytes,
             minors={reading.uuid: reading.minor for reading, _ in view.gpus if reading.minor is not None},
             licence_hold=held_back.detail if isinstance(held_back, Hold) else None,
