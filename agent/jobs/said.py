@@ -93,7 +93,7 @@ def _refuse_unsupported(settings: Sequence[Setting]) -> None:
 
 
 def _refuse_foreign(text: str, name: str) -> None:
-    """sbatch honours the directives of some other systems; we do not, and do not pass over them either."""
+    """Sbatch honours the directives of some other systems; we do not, and do not pass over them either."""
     found = next(script.foreign_directives(text), None)
     if found is not None:
         number, mark = found
