@@ -183,6 +183,8 @@ class JobsTable(Table, frozen=True, kw_only=True):
     """Give each job a folder of its own as `TMPDIR`, removed after it."""
     shards_per_gpu: int = 4
     """Into how many parts `--gres=shard:N` divides a GPU."""
+    shard_memory: str = "warn"
+    """A job that holds more of a shared GPU's memory than its shards: `warn`, `stop` it, or `off`."""
     features: tuple[str, ...] = ()
     """What `--constraint` may ask of this node, besides its GPUs' models."""
     licenses: dict[str, int] = {}

@@ -31,6 +31,7 @@ from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobReport, JobState, Plan, SubmitRequest, TaskResult
 from agent.config import Config
 from agent.engine.accept import ResourceView
+from agent.engine.accounts import Accounts, Readings
 from agent.engine.arrange import Arrangements
 from agent.engine.awaiting import Awaiting
 from agent.engine.base import Asker
@@ -40,6 +41,7 @@ from agent.engine.facts import Facts
 from agent.engine.history import History, LogPieces
 from agent.engine.intake import Intake
 from agent.engine.launch import Launcher
+from agent.engine.oversight import Oversight
 from agent.engine.plan import Planner
 from agent.engine.policy import queue_rules
 from agent.engine.prepare import prepare
@@ -63,7 +65,10 @@ logger = logging.getLogger(__name__)
 class EmbeddedEngine:
     """See `agent.engine.base.Engine`."""
 
-    def __init__(self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str) -> None:
+    def __init__(
+        self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str, gpus: Readings | None = None
+    ) -> None:
+        """`gpus`: by whose readings it is measured what jobs make of their GPUs; `None`: it is not."""
         self._core = core = Core(config, view, enforces_limits=launcher.enforces_limits)
         self._launcher = launcher
         self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._prepare, apply=core.apply)
@@ -79,6 +84,8 @@ class EmbeddedEngine:
         self.clerks = Clerks(core, self._intake)
         """Recurring jobs and notices."""
         self._upkeep = Upkeep(core)
+        self._accounts = Accounts(core, gpus)
+        self._oversight = Oversight(core, self._accounts, self._verbs)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -100,6 +107,10 @@ class EmbeddedEngine:
         for row in active:
             self._see_through(row, self._runner.resume(row))
         core.hold_gpus()
+        await self._accounts.load()
+        await self._oversight.load()
+        self._background(self._accounts.serve(), name="accounts")
+        self._background(self._oversight.serve(), name="oversight")
         self._background(self._queue.serve(), name="queue")
         self._background(self._share.serve(), name="fair-share")
         self._background(self._upkeep.back_up_regularly(), name="backup")
@@ -112,6 +123,7 @@ class EmbeddedEngine:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._accounts.store()
         self._runner.close()
         await self._launcher.stop()
         await self._core.store.close()
