@@ -25,7 +25,8 @@ import asyncio, json, os, sys, time
 from pathlib import Path
 sys.path.insert(0, {house!r})
 from agent.engine import procs, watch
-from agent.engine.launch import LaunchError, SystemdLauncher, choose_launcher
+from agent.engine.launch import LaunchError, SystemdLauncher
+from agent.engine.served import choose_launcher
 from agent.engine.records import AttemptDir, recover
 verb, attempt, *rest = sys.argv[1], AttemptDir(Path(sys.argv[2])), *sys.argv[3:]
 job_id = int(attempt.path.parent.name)
