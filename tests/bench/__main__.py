@@ -1,14 +1,15 @@
 """`python -m tests.bench [PART …]`: measures what the project promises and prints tables. Never part of the suite.
 
-Parts: sampler, daemons (resident memory), jobs (throughput), commands (wall times), tui (first paint). The machines are
-shared and noisy: every time is a median of repeats, beside the same machine's bare `python -c pass`.
+Parts: sampler, daemons (resident memory), jobs (throughput), commands (wall times), tui (first paint), sched (the
+scheduler: CPU time of a pass, and a simulation of a realistic queue). The machines are shared and noisy: every time is
+a median of repeats, beside the same machine's bare `python -c pass`.
 """
 
 from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, daemons, jobs, sampler
+from tests.bench import commands, daemons, jobs, sampler, sched
 from tests.bench.table import print_table
 
 PARTS = {
@@ -16,6 +17,7 @@ PARTS = {
     "daemons": daemons.rows,
     "jobs": jobs.rows,
     "commands": commands.rows,
+    "sched": sched.rows,
 }
 
 
