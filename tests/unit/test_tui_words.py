@@ -233,7 +233,7 @@ def test_what_is_said_of_a_job() -> None:
     assert rows.job_why(job(1)) == ""
     assert rows.job_gpus(job(1, gpus=2)) == "2 simulated"
     assert rows.job_gpus(job(1, gpus=2, simulated=False)) == "2"
-    assert rows.ranges((0, 1, 2, 5, 7, 8)) == "0-2,5,7-8"
+    assert arrays.ranges((0, 1, 2, 5, 7, 8)) == "0-2,5,7-8"
     assert rows.run_time_s(job(1, started_at=NOW + 5), NOW) == 0
     assert rows.run_time_s(job(1, JobState.PENDING), NOW) is None
 
