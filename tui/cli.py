@@ -54,6 +54,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     args = _parser(argv).parse_args(argv)
     if args.verb in commands.OWN_WORDS:
         _read_submit(args)
+    elif (check := getattr(args, "check", None)) is not None:
+        check(args)
     return args
 
 

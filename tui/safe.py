@@ -58,7 +58,7 @@ def text(value: str | bytes, limit: int = LIMIT) -> str:
 
 
 def clean(value: T) -> T:
-    """Make every string inside a wire value safe: structs, dicts, tuples and lists, however deep. Bytes are left alone."""
+    """Make every string inside a wire value safe: structs, dicts, tuples, lists, however deep. Bytes are left alone."""
     result: object = value
     if isinstance(value, str) and type(value) is str:  # not the words of an enum: those are ours
         result = text(value)

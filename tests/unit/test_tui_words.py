@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.api.types import JobState, Licence, LicenceStage, NodeUpdate
 from tests.fakes.cluster import NOW, evaluation, gpu, job, node, up
 from tests.fakes.lab import lab
-from tui import printed, rows, safe, status, units
+from tui import arrays, printed, rows, safe, status, units
 from tui.cluster import Cluster, Freshness, LinkView
 from tui.keymap import KEYS, Scope, as_markdown, footer, keys_of
 from tui.spans import GAP, Column, Role, Row, bar, cell, fit, lay_out, plain, spark

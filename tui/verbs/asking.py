@@ -53,6 +53,7 @@ def options(parser: Parser, name: str) -> None:
     if name == "cancel":
         work = _cancel
         _filters(parser)
+        parser.set_defaults(check=lambda args: _named_or_filtered(parser, args))
     elif name == "requeue":
         parser.add_argument("--hold", action="store_true", help="and keep it waiting until it is released")
     elif name == "nice":
@@ -63,6 +64,7 @@ def options(parser: Parser, name: str) -> None:
     if name == "update":
         parser.add_argument("job_refs", type=words.jobs, metavar="JOB", help="17, 17_3, 17_[1-5], n1:17")
         parser.add_argument("changes", type=_change, metavar="Key=Value", nargs="+")
+        parser.set_defaults(check=lambda args: _each_once(parser, args))
     else:
         words.jobs_argument(parser, nargs="*" if name == "cancel" else "+")
     parser.set_defaults(work=work)
@@ -95,11 +97,14 @@ def _plain(name: str) -> Callable[[Call, argparse.Namespace], int]:
 
 
 def _update(call: Call, args: argparse.Namespace) -> int:
-    changes = dict(args.changes)
-    if len(changes) < len(args.changes):
-        raise StokerError("the same key is given twice; which of the two values is meant?")
-    ask = call.client.update
+    changes, ask = dict(args.changes), call.client.update
     return each(call, args.job_refs, lambda ref: ask(ref, changes), not_done="not changed", line=state_line)
+
+
+def _each_once(parser: Parser, args: argparse.Namespace) -> None:
+    keys = [key.lower() for key, _ in args.changes]
+    if twice := [key for key, _ in args.changes if keys.count(key.lower()) > 1]:
+        parser.error(f"{twice[0]} is given twice; which of the two values is meant?")
 
 
 # --- cancel by what jobs are ------------------------------------------------------------------------------------------
@@ -116,10 +121,7 @@ def _filters(parser: Parser) -> None:
 
 def _cancel(call: Call, args: argparse.Namespace) -> int:
     refs = [ref for named in args.job_refs for ref in named]
-    filtered = any((args.user, args.state, args.name, args.partition, args.account))
-    if not filtered and not refs:
-        raise StokerError("no job is named; write: stoker cancel 17, or stoker cancel --user me --state PENDING")
-    if not filtered:
+    if not _is_filtered(args):
         return cancel(call, refs)
     found = _matching(call, args, refs)
     if not found:
@@ -131,6 +133,15 @@ def _cancel(call: Call, args: argparse.Namespace) -> int:
         plain.complain("nothing is cancelled")
         return 1
     return cancel(call, [arrays.ref(job) for job in found])
+
+
+def _named_or_filtered(parser: Parser, args: argparse.Namespace) -> None:
+    if not args.job_refs and not _is_filtered(args):
+        parser.error("no job is named; write: stoker cancel 17, or stoker cancel --user me --state PENDING")
+
+
+def _is_filtered(args: argparse.Namespace) -> bool:
+    return any((args.user, args.state, args.name, args.partition, args.account))
 
 
 def _matching(call: Call, args: argparse.Namespace, refs: Sequence[JobRef]) -> list[Job]:

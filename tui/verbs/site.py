@@ -198,7 +198,7 @@ def _reservation_options(parser: Parser) -> None:
     remove.add_argument("name", type=words.said)
     for each in (listing, remove):
         each.add_argument("--node", type=words.said, metavar="NAME")
-    add.set_defaults(work=_reserve)
+    add.set_defaults(work=_reserve, check=lambda args: _whole_reservation(add, args))
     listing.set_defaults(work=reservations)
     remove.set_defaults(work=_unreserve)
     parser.set_defaults(work=reservations, node=None)
@@ -218,10 +218,6 @@ def reservations(call: Call, args: argparse.Namespace) -> int:
 
 
 def _reserve(call: Call, args: argparse.Namespace) -> int:
-    if (args.duration is None) == (args.end is None):
-        raise StokerError("a reservation has a --duration or an --end, and not both; write --duration 2:00:00")
-    if not (args.users or args.accounts or args.maintenance):
-        raise StokerError("a reservation is for --users or --accounts, or is --maintenance; name one of them")
     request = ReservationRequest(
         name=args.name,
         start=args.start,
@@ -241,6 +237,13 @@ def _reserve(call: Call, args: argparse.Namespace) -> int:
     times = f"{tables.moment(safely.start_at)} to {tables.moment(safely.end_at)}"
     print(f"Reservation {safely.name}, {times}", file=call.out)
     return 0
+
+
+def _whole_reservation(parser: Parser, args: argparse.Namespace) -> None:
+    if (args.duration is None) == (args.end is None):
+        parser.error("a reservation has a --duration or an --end, and not both; write --duration 2:00:00")
+    if not (args.users or args.accounts or args.maintenance):
+        parser.error("a reservation is for --users or --accounts, or is --maintenance; name one of them")
 
 
 def _unreserve(call: Call, args: argparse.Namespace) -> int:
