@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+from agent.api.queue import Drain
 from agent.api.types import Gpu, GpuState, Job, JobState
 from tui import units
 from tui.cluster import Cluster, Freshness, JobKey, NodeView, gpu_label, job_key
@@ -211,11 +212,16 @@ def gpu_note(gpu: Gpu) -> str:
     if gpu.state is not GpuState.OK:
         return gpu.reason or f"the GPU is {gpu.state.value}"
     if gpu.drain is not None:
-        return f"drained by {gpu.drain.by}: {gpu.drain.reason}"
+        return drain_note(gpu.drain)
     if gpu.job_id is None and gpu.processes:
         first = gpu.processes[0]
         return f"not a job: {first.user or '?'} pid {first.pid}"
     return "" if gpu.seated else "no seat"
+
+
+def drain_note(drain: Drain) -> str:
+    """Who drained it, and why."""
+    return f"drained by {drain.by}: {drain.reason}"
 
 
 def is_heard(view: NodeView) -> bool:
@@ -289,7 +295,13 @@ def node_note(view: NodeView) -> str:
     if not view.node.gpus:
         return f"no GPUs: {view.node.gpu_reason or 'no reason given'}"
     bad = sum(gpu.state is not GpuState.OK for gpu in view.node.gpus)
-    return f"{units.count(bad, 'GPU')} not working" if bad else ""
+    drained = sum(gpu.drain is not None for gpu in view.node.gpus)
+    notes = [
+        drain_note(view.node.drain) if view.node.drain else "",
+        f"{units.count(bad, 'GPU')} not working" if bad else "",
+        f"{units.count(drained, 'GPU')} drained" if drained else "",
+    ]
+    return "; ".join(note for note in notes if note)
 
 
 def _summary(view: NodeView) -> Cell:
