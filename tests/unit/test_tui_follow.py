@@ -20,7 +20,7 @@ from agent.api.errors import (
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, LinkState, LogChunk, LogEnd, LogMessage, NodeStatus
 from tests.fakes.cluster import FakeClient, FakeCluster, Feed, job
-from tui import follow, outage, verbs
+from tui import follow, outage, running
 
 REF = JobRef(id=1)
 
@@ -177,7 +177,7 @@ def test_waiting_asks_often_at_first_and_then_every_two_seconds(time_flies: list
     ],
 )
 def test_exit_codes_are_those_of_sbatch(state: JobState, code: int | None, signal: int | None, expected: int) -> None:
-    assert verbs.exit_code(job(1, state, exit_code=code, signal=signal)) == expected
+    assert running.batch_code(job(1, state, exit_code=code, signal=signal)) == expected
 
 
 def test_a_log_as_json_is_ascii_and_whole() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,8 +26,8 @@ def found(pieces: list[LogChunk], text: str) -> list[LogChunk]:
 def test_the_cuts_between_pieces_do_not_matter(lines: list[bytes], cuts: list[int], text: str) -> None:
     whole = b"\n".join(line.replace(b"\x00", b"ab") for line in lines)
     places = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
-    pieces = [LogChunk(offset=a, data=whole[a:b]) for a, b in zip(places, places[1:], strict=False)]
-    wanted = [line for line in whole.split(b"\n")[:-1]]
+    pieces = [LogChunk(offset=a, data=whole[a:b]) for a, b in itertools.pairwise(places)]
+    wanted = whole.split(b"\n")[:-1]
     expected = [line + b"\n" for line in wanted if text.encode() in line + b"\n"]
     rest = whole.split(b"\n")[-1]
     expected += [rest] if rest and text.encode() in rest else []
