@@ -125,7 +125,7 @@ def test_a_job_is_not_taken_for_missing_while_a_node_is_away(capsys: pytest.Capt
 
 def test_following_goes_on_at_the_byte_where_it_broke(capsys: pytest.CaptureFixture[str]) -> None:
     class Breaking(FakeClient):
-        def follow_log(self, ref: JobRef, offset: int = 0, *, heartbeats: bool = False) -> Feed[LogMessage]:
+        def follow_log(self, ref: JobRef, offset: int = 0, **_: object) -> Feed[LogMessage]:
             asked.append((ref, offset))
             step = steps.pop(0)
             if isinstance(step, Exception):
