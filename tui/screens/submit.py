@@ -24,7 +24,7 @@ from agent.api.types import Job, SubmitRequest
 from tui import safe, submit, units
 from tui.keymap import Scope
 from tui.session import Session
-from tui.spans import Column, Role, Row, cell
+from tui.spans import Column, Role, Row, cell, folded
 from tui.widgets.keys import bindings
 from tui.widgets.panel import Panel
 from tui.widgets.table import Table
@@ -159,9 +159,7 @@ class SubmitForm(ModalScreen[Job | None]):
 
     def _say(self, sentence: str, role: Role) -> None:
         width = max(20, self.query_one("#answer", Panel).size.width - 2)
-        self.query_one("#answer", Panel).show(
-            [[(f" {line}", role)] for line in _folded(safe.text(sentence), width)[:4]]
-        )
+        self.query_one("#answer", Panel).show([[(f" {line}", role)] for line in folded(safe.text(sentence), width)[:4]])
 
 
 def _entries(path: Path) -> list[Row]:
@@ -198,14 +196,3 @@ def _size(entry: os.DirEntry[str]) -> int | None:
 def _shortened(folder: Path) -> str:
     home = Path.home()
     return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) and folder != home else str(folder)
-
-
-def _folded(sentence: str, width: int) -> list[str]:
-    lines = [""]
-    for word in sentence.split(" "):
-        joined = f"{lines[-1]} {word}".strip()
-        if safe.width(joined) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(word)
-    return lines
