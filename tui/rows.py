@@ -7,7 +7,7 @@ clock are parameters.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from agent.api.queue import Drain
 from agent.api.types import Gpu, GpuState, Job, JobState
