@@ -82,6 +82,10 @@ def is_active(job: Job) -> bool:
     return not job.state.is_final
 
 
+def _it(jobs: Sequence[Job]) -> str:
+    return "It" if len(jobs) == 1 else "They"
+
+
 def _cancelled(jobs: Sequence[Job]) -> list[str]:
     running = sum(not is_waiting(job) for job in jobs)
     lines = []
@@ -121,7 +125,7 @@ ACTIONS: dict[str, JobAction] = {
             title="Hold",
             applies=lambda job: is_waiting(job) and not job.held,
             nothing="There is nothing to hold: only a job that waits, and is not held, can be.",
-            effect=lambda _: ["It will not start until it is released (U)."],
+            effect=lambda jobs: [f"{_it(jobs)} will not start before a release (U)."],
             ask=lambda client, ref, _: client.hold(ref),
         ),
         JobAction(
@@ -129,7 +133,7 @@ ACTIONS: dict[str, JobAction] = {
             title="Release",
             applies=lambda job: is_waiting(job) and job.held,
             nothing="There is nothing to release: the job is not held.",
-            effect=lambda _: ["It may start when its turn comes."],
+            effect=lambda jobs: [f"{_it(jobs)} may start when the turn comes."],
             ask=lambda client, ref, _: client.release(ref),
         ),
         JobAction(
@@ -145,7 +149,7 @@ ACTIONS: dict[str, JobAction] = {
             title="Put first",
             applies=is_waiting,
             nothing="Only a job that waits can be put first.",
-            effect=lambda _: ["It goes before your other waiting jobs; an admin's word, before everybody's."],
+            effect=lambda _: ["Before your other waiting jobs; on an admin's word before everybody's."],
             ask=lambda client, ref, _: client.top(ref),
         ),
         JobAction(
@@ -153,7 +157,7 @@ ACTIONS: dict[str, JobAction] = {
             title="Renice",
             applies=is_waiting,
             nothing="Only a job that waits has a nice value to change.",
-            effect=lambda _: ["It is taken off the priority: above 0 the job waits longer, below 0 is for admins."],
+            effect=lambda _: ["It is taken off the priority: above 0 waits longer, below 0 is for admins."],
             ask=lambda client, ref, typed: client.update(ref, {"Nice": typed}),
             asks_for="nice",
         ),

@@ -285,6 +285,8 @@ def _owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
         return drained
     if gpu.processes:
         return cell(f"! {gpu_note(gpu)}", Role.WARN)
+    if view.node is not None and view.node.drain is not None:
+        return cell("* node drained", Role.WARN)
     return cell("free" if gpu.seated else "free, no seat", Role.DIM)
 
 

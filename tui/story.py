@@ -48,7 +48,7 @@ def _waiting(job: Job, wall: float, clock: Clock) -> list[_Part]:
         return []
     starts = None
     if job.expected_start_at is not None:
-        starts = f"{clock.moment(job.expected_start_at)} at the latest, {rows.starts_in(job, wall)}"
+        starts = f"{clock.moment(job.expected_start_at)} at the latest, in {rows.starts_in(job, wall)}"
     parts = rows.priority_parts(job)
     values = [
         ("reason", rows.job_why(job), Role.WARN),
@@ -70,7 +70,7 @@ def _progress(result: TaskResult | None) -> list[_Part]:
     if result.progress is not None:
         done = max(0.0, min(1.0, result.progress))
         found.append(("done", f"{spans.plain(spans.bar(done, 24))} {done:.0%}", Role.LOAD))
-    told = "  ".join(f"{name} {_number(value)}" for name, value in list(result.metrics.items())[:12])
+    told = ", ".join(f"{name} {_number(value)}" for name, value in list(result.metrics.items())[:12])
     return [*found, ("told", told, Role.TEXT)] if told else found
 
 
@@ -79,8 +79,8 @@ def _used(usage: JobUsage | None) -> list[_Part]:
         return []
     fine = usage.verdict.value in ("fine", "unknown")
     verdict = ": ".join(part for part in (usage.verdict.value, usage.sentence) if part)
-    energy = "" if usage.energy_kwh is None else f"   energy {usage.energy_kwh:.2f} kWh"
-    memory = "" if usage.memory_peak_bytes is None else f"   memory at most {units.size(usage.memory_peak_bytes)}"
+    energy = "" if usage.energy_kwh is None else f", energy {usage.energy_kwh:.2f} kWh"
+    memory = "" if usage.memory_peak_bytes is None else f", memory at most {units.size(usage.memory_peak_bytes)}"
     hours = f"{usage.gpu_seconds / 3600:.1f} GPU h, {usage.gpu_busy_seconds / 3600:.1f} of them busy"
     found: list[_Part] = [
         ("verdict", verdict, Role.OK if fine else Role.WARN),
@@ -92,12 +92,12 @@ def _used(usage: JobUsage | None) -> list[_Part]:
 
 
 def _asked(job: Job, clock: Clock) -> list[_Part]:
-    sweep = "  ".join(f"{name}={value}" for name, value in job.sweep.items())
+    sweep = ", ".join(f"{name}={value}" for name, value in job.sweep.items())
     place = [("partition", job.partition), ("account", job.account), ("QOS", job.qos)]
     values = [
         ("sweep", sweep),
         ("array", f"tasks {job.array_text}" if job.array_text else None),
-        ("queue", "   ".join(f"{name} {value}" for name, value in place if value)),
+        ("queue", ", ".join(f"{name} {value}" for name, value in place if value)),
         ("ranks", str(job.tasks) if job.tasks > 1 else None),
         ("deadline", clock.moment(job.deadline_at) if job.deadline_at is not None else None),
         ("requeue", "yes, after a failure of the node" if job.requeue else None),

@@ -40,7 +40,8 @@ def ask_how_many(target: Target, wall: float) -> Choice:
                 Role.TEXT,
             )
         ],
-        [("  Running ones get SIGTERM, and after a while SIGKILL; waiting ones will not start.", Role.WARN)],
+        [("  Running ones get SIGTERM, and after a while SIGKILL.", Role.WARN)],
+        [("  Waiting ones will not start.", Role.WARN)],
         [],
     ]
     choices = [("all", f"All {len(target.jobs)}")]

@@ -66,7 +66,7 @@ class SubmitForm(ModalScreen[Job | None]):
         """The path comes first."""
         box = self.query_one("#box")
         box.border_title = "Submit a job"
-        box.border_subtitle = "tab next line · enter opens or sends · F2 sends · F3 previews · esc closes"
+        box.border_subtitle = "tab next · enter opens or sends · F2 sends · F3 previews · esc"
         path = self.query_one("#path", Input)
         path.value = f"{_shortened(self._folder)}/"
         path.cursor_position = len(path.value)
