@@ -30,6 +30,9 @@ class NodeTable(Table, frozen=True, kw_only=True):
     """Defaults to `system` for root with the system file, else `user`."""
     state_dir: Path | None = None
     run_dir: Path | None = None
+    cpus: int | None = None
+    """CPUs that jobs may have at a time (Slurm's CPUs=). Defaults to all; where GPUs are simulated to at least four a
+    GPU, so that a laptop can play a GPU server."""
     allow_root_jobs: bool = False
     """Let uid 0 own jobs. Only sensible in user mode inside a container, where root is the only user."""
     act_for: tuple[str, ...] = ()

@@ -35,6 +35,7 @@ def place(spec: JobSpec, statuses: Sequence[NodeStatus], asked: Mapping[str, int
     able = [node for node in up if _fits(spec, node)]
     if not able:
         raise ApiError(400, "cannot_run", _why_none(spec, up, statuses), "$.script")
+    able = [node for node in able if node.drain is None] or able  # a drained node takes jobs again one day
     # Among equals the shorter queue, then the name, so that the choice can be explained.
     return min(able, key=lambda node: (-_room(node, spec, asked.get(node.name, 0)), node.jobs_pending, node.name)).name
 
@@ -94,7 +95,9 @@ def _free(gpus: Sequence[Gpu]) -> int:
 
 
 def _schedulable(node: Node) -> list[Gpu]:
-    return [gpu for gpu in node.gpus if gpu.state is GpuState.OK and gpu.seated]
+    if node.drain is not None:
+        return []
+    return [gpu for gpu in node.gpus if gpu.state is GpuState.OK and gpu.seated and gpu.drain is None]
 
 
 def _why_not_up(statuses: Sequence[NodeStatus]) -> str:
@@ -114,7 +117,7 @@ def _why_none(spec: JobSpec, up: Sequence[Node], statuses: Sequence[NodeStatus])
 def _wish(spec: JobSpec) -> str:
     gpus = _count(spec.gpus, "GPU") + (f" of type {spec.gpu_type}" if spec.gpu_type is not None else "")
     memory = [_gib(spec.memory_bytes)] if spec.memory_bytes is not None else []
-    return " and ".join([*([gpus] if spec.gpus else []), _count(spec.cpus_per_task, "CPU"), *memory])
+    return " and ".join([*([gpus] if spec.gpus else []), _count(spec.cpus, "CPU"), *memory])
 
 
 def _inventory(node: Node) -> str:

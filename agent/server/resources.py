@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from agent.api.types import GpuReading, GpuSource, GpuState
 from agent.engine.accept import Resources
 from agent.gate import Hold
+from agent.jobs.rules import gpu_features
 from agent.jobs.schedule import GpuFacts
 from agent.telemetry.host import read_host
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class NodeResources:
     """See `agent.engine.accept.ResourceView`."""
 
-    def __init__(self, sampler: Sampler, gate: NodeGate) -> None:
+    def __init__(self, sampler: Sampler, gate: NodeGate, *, cpus: int) -> None:
+        """`cpus` are those that jobs may have."""
+        self._cpus = cpus
         self._sampler = sampler
         self._gate = gate
         self._memory_total_bytes = read_host().memory_total_bytes
@@ -35,8 +37,9 @@ class NodeResources:
             gpus=tuple(_facts(reading, reading.uuid in seated) for reading, _ in view.gpus),
             no_gpus=view.reason,
             simulated=view.source is GpuSource.SIMULATED,
-            cpu_count=len(os.sched_getaffinity(0)),
+            cpu_count=self._cpus,
             memory_total_bytes=self._memory_total_bytes,
+            minors={reading.uuid: reading.minor for reading, _ in view.gpus if reading.minor is not None},
             licence_hold=held_back.detail if isinstance(held_back, Hold) else None,
         )
 
@@ -53,6 +56,10 @@ def _facts(reading: GpuReading, seated: bool) -> GpuFacts:
         healthy=reading.state is GpuState.OK,
         seated=seated,
         foreign=_first_user(reading),
+        memory_total_bytes=reading.memory_total_bytes or 0,
+        numa_node=reading.numa_node,
+        links=reading.links,
+        features=gpu_features(reading.name),
     )
 
 

@@ -1,6 +1,7 @@
 """`python -m tests.bench [PART …]`: measures what the project promises and prints tables. Never part of the suite.
 
-Parts: sampler, daemons (resident memory), jobs (throughput), commands (wall times), tui (first paint). The machines are
+Parts: sampler, daemons (resident memory), jobs (throughput), commands (wall times), kills (jobs under kill -9),
+peers (task-spooler and Slurm on the same jobs). The machines are
 shared and noisy: every time is a median of repeats, beside the same machine's bare `python -c pass`.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, daemons, jobs, sampler
+from tests.bench import commands, daemons, jobs, kills, peers, sampler
 from tests.bench.table import print_table
 
 PARTS = {
@@ -16,6 +17,8 @@ PARTS = {
     "daemons": daemons.rows,
     "jobs": jobs.rows,
     "commands": commands.rows,
+    "kills": kills.rows,
+    "peers": peers.rows,
 }
 
 
