@@ -45,6 +45,8 @@ class GpuTable(Table, frozen=True, kw_only=True):
     source: str = "auto"
     """`auto` (NVML, or no GPUs and why), `nvml`, `simulated` or `none`."""
     simulated_count: int = 8
+    simulated_layout: str = "nvswitch"
+    """`nvswitch`, `islands` (fours with NVLink) or `mig` (GPU 0 is divided)."""
     period_s: float = 1.0
     library: str | None = None
     """Path of `libnvidia-ml.so.1` when it is not where the loader looks."""
