@@ -322,7 +322,10 @@ def test_a_signal_of_the_shim_is_not_passed_on(steps: Steps, tmp_path: Path) -> 
 
 
 def test_nothing_is_left_when_srun_is_killed(steps: Steps) -> None:
-    script = READY + "(exec setsid sleep 300) & echo $! > .b$SLURM_PROCID; mv .b$SLURM_PROCID ready-1$SLURM_PROCID; exec sleep 300"
+    script = (
+        READY
+        + "(exec setsid sleep 300) & echo $! > .b$SLURM_PROCID; mv .b$SLURM_PROCID ready-1$SLURM_PROCID; exec sleep 300"
+    )
     step = steps.start("sh", "-c", script)
     pids = steps.ready(4)
     step.kill()
