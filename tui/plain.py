@@ -46,6 +46,11 @@ def as_json(value: object, out: TextIO) -> None:
     print(text.replace("\x7f", "\\u007f"), file=out, flush=True)
 
 
+def note(sentence: str) -> None:
+    """Say on stderr what is good to know beside a result."""
+    commandline.say(safe.text(sentence))
+
+
 def complain(sentence: str) -> None:
     """Say on stderr what went wrong."""
     commandline.say(f"stoker: {safe.text(sentence)}")

@@ -7,13 +7,15 @@ clock are parameters.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from agent.api.types import Gpu, GpuState, Job, JobState
 from tui import units
 from tui.cluster import Cluster, Freshness, JobKey, NodeView, gpu_label, job_key
 from tui.spans import Cell, Column, Role, Row, bar, cell, spark
 
+IDLE_SHOWN_S = 60
+"""From how long on a job that does nothing is called idle."""
 HOT_C, TOO_HOT_C = 80, 88
 """Where a data-centre GPU is warm, and where it is about to throttle (NVIDIA's slowdown thresholds start at 90)."""
 
@@ -142,6 +144,27 @@ def job_why(job: Job) -> str:
     return said
 
 
+def starts_in(job: Job, wall: float) -> str:
+    """How long until a waiting job should have started: `41 s`, `2 h 5 min`; a dash where nobody can tell."""
+    if job.state is not JobState.PENDING or job.expected_start_at is None:
+        return units.UNKNOWN
+    away = job.expected_start_at - wall
+    return units.countdown(away) if away >= 1 else "next"
+
+
+def priority_parts(job: Job) -> str:
+    """The terms of a waiting job's priority that count: `age 20 + fairshare 1000 - nice 100`."""
+    parts = job.priority_parts
+    if parts is None:
+        return ""
+    if parts.site:
+        return f"set to {parts.site}"
+    named = ("age", "fairshare", "jobsize", "partition", "qos")
+    plus = " + ".join(f"{name} {getattr(parts, name)}" for name in named if getattr(parts, name))
+    minus = f" {'-' if parts.nice > 0 else '+'} nice {abs(parts.nice)}" if parts.nice else ""
+    return f"{plus or '0'}{minus}"
+
+
 def spark_of(gpu: Gpu) -> str:
     """One GPU in one cell: its load as a height, `!` when it hangs, `x` when it is lost."""
     if gpu.state is GpuState.LOST:
@@ -187,6 +210,8 @@ def gpu_note(gpu: Gpu) -> str:
     """Why a GPU is not free although no job holds it; empty when there is nothing to say."""
     if gpu.state is not GpuState.OK:
         return gpu.reason or f"the GPU is {gpu.state.value}"
+    if gpu.drain is not None:
+        return f"drained by {gpu.drain.by}: {gpu.drain.reason}"
     if gpu.job_id is None and gpu.processes:
         first = gpu.processes[0]
         return f"not a job: {first.user or '?'} pid {first.pid}"
@@ -196,17 +221,6 @@ def gpu_note(gpu: Gpu) -> str:
 def is_heard(view: NodeView) -> bool:
     """Whether a node's values may be shown at all."""
     return view.freshness in (Freshness.LIVE, Freshness.STALE)
-
-
-def ranges(indexes: Sequence[int]) -> str:
-    """GPU indexes as Slurm writes them: `0-3,6`."""
-    parts: list[list[int]] = []
-    for index in sorted(indexes):
-        if parts and index == parts[-1][-1] + 1:
-            parts[-1].append(index)
-        else:
-            parts.append([index])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
 def _owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.message import Message
 
-from tui import rows, status, units
+from tui import arrays, rows, status, units
 from tui.cluster import JobKey, job_key
 from tui.keymap import Scope
 from tui.screens.base import BaseScreen, title_with_count
@@ -153,7 +153,7 @@ def job_facts(session: Session, key: JobKey) -> list[list[Span]]:
     wall, clock = session.wall(), session.clock
     limit = f" of {units.elapsed(job.time_limit_s)}" if job.time_limit_s is not None else ""
     gpus = units.count(job.gpus, "simulated GPU" if job.simulated else "GPU")
-    held = f" #{rows.ranges(job.gpu_indexes)}" if job.gpu_indexes else ""
+    held = f" #{arrays.ranges(job.gpu_indexes)}" if job.gpu_indexes else ""
     first: list[Span] = [
         (" ", Role.TEXT),
         *rows.job_state(job),
