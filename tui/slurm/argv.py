@@ -7,7 +7,7 @@ Slurm's does, `squeue: error: …`, because tools look for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from agent.api import commandline
@@ -124,7 +124,7 @@ class Options:
         if starting:
             several = " ".join(f"'--{name}'" for name in starting)
             raise _wrong(f"option '--{given}' is ambiguous; possibilities: {several}")
-        raise _wrong(f"unrecognized option '--{given}'{commandline.meant(given, self._long)}")
+        raise _wrong(f"unrecognized option '--{given}'{_meant(given, self._long)}")
 
 
 def complain(tool: str, error: StokerError) -> int:
@@ -144,6 +144,13 @@ def _put(words: Words, option: _Option, value: str, taken: int) -> int:
         raise ToolError(f"--{option.name} is not offered here")
     words.said.setdefault(option.name, []).append(value)
     return taken
+
+
+def _meant(given: str, known: Iterable[str]) -> str:
+    import difflib  # only for a mistake: it costs every start 5 ms
+
+    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.75)
+    return f"; did you mean --{close[0]}?" if close else ""
 
 
 def _wrong(sentence: str) -> ToolError:

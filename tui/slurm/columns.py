@@ -15,6 +15,9 @@ from agent.api import commandline
 
 T = TypeVar("T")
 
+_NEVER_CUT = frozenset({"TIME", "TIME_LIMIT", "TIME_LEFT", "CPUS", "NODES", "NICE"})
+"""Quantities: Slurm lets one that is too long move the rest rather than show half of it."""
+
 _LETTER = re.compile(r"%(\.?)(-?)([0-9]{0,4})([A-Za-z]?)")
 
 
@@ -33,7 +36,7 @@ class Column(Generic[T]):
         text = self.title if row is None or self.value is None else self.value(row)
         if not self.width or (self.value is None and row is not None):
             return text
-        cut = text[: self.width]
+        cut = text if row is not None and self.title in _NEVER_CUT else text[: self.width]
         return cut.rjust(self.width) if self.right else cut.ljust(self.width)
 
 

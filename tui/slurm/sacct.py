@@ -289,7 +289,7 @@ def _minutes(line: View) -> str:
 
 FIELDS: tuple[_Field, ...] = (
     _Field("Account", 10, lambda line: line.job.account or ""),
-    _Field("AdminComment", 19, lambda line: ""),
+    _Field("AdminComment", 15, lambda line: ""),
     _Field("AllocCPUS", 10, lambda line: str(line.view.cpus if line.view.nodes else 0)),
     _Field("AllocNodes", 10, lambda line: str(int(bool(line.view.nodes)))),
     _Field("AllocTRES", 10, lambda line: line.tres if line.view.nodes else ""),
@@ -310,7 +310,7 @@ FIELDS: tuple[_Field, ...] = (
     _Field("Eligible", 19, lambda line: times.stamp(line.job.begin_at or line.job.submitted_at)),
     _Field("End", 19, lambda line: times.stamp(line.job.ended_at)),
     _Field("ExitCode", 8, _exit),
-    _Field("Flags", 20, lambda line: ""),
+    _Field("Flags", 19, lambda line: ""),
     _Field("GID", 6, _for_job(lambda view: str(job.group(view.job.user)[1]))),
     _Field("Group", 9, _for_job(lambda view: job.group(view.job.user)[0])),
     _Field("JobID", -12, lambda line: line.id),

@@ -194,6 +194,7 @@ def _jobs(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
     else:
         found = queue.jobs(jobs_as.ACTIVE)
     views = jobs_as.views(found, time.time(), queue.default_partition())
+    views.sort(key=lambda view: (view.array_id, not view.pending, -view.job.id if view.job.array_job_id else 0))
     if not views:
         print("No jobs in the system")
     if "json" in words:

@@ -28,7 +28,8 @@ def job(view: View, *, detail: bool = False) -> list[str]:
         f"UserId={each.user}({jobs_as.uid(each.user)}) GroupId={group}({gid}) MCS_label=N/A",
         f"Priority={each.priority or 0} Nice={each.nice} Account={_null(each.account)} QOS={each.qos or 'normal'}",
         f"JobState={view.state} Reason={view.reason} Dependency={view.dependency}",
-        f"Requeue={int(each.requeue)} Restarts={max(0, each.attempt - 1)} BatchFlag=1 Reboot=0 ExitCode={view.exit_code}",
+        f"Requeue={int(each.requeue)} Restarts={max(0, each.attempt - 1)} BatchFlag=1 Reboot=0 "
+        f"ExitCode={view.exit_code}",
         f"RunTime={times.full(view.elapsed_s)} TimeLimit={times.full(each.time_limit_s)} TimeMin=N/A",
         f"SubmitTime={times.stamp(each.submitted_at)} EligibleTime={times.stamp(each.begin_at or each.submitted_at)}",
         f"AccrueTime={times.stamp(each.submitted_at)}",
@@ -112,7 +113,8 @@ def partition(each: Partition, hosts: list[Host], nodes: str) -> list[str]:
         f"PartitionName={each.name}",
         "AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL",
         f"AllocNodes=ALL Default={'YES' if each.default else 'NO'} QoS=N/A",
-        f"DefaultTime={times.full(each.default_time_s, 'NONE')} DisableRootJobs=NO ExclusiveUser=NO GraceTime=0 Hidden=NO",
+        f"DefaultTime={times.full(each.default_time_s, 'NONE')} DisableRootJobs=NO ExclusiveUser=NO GraceTime=0 "
+        "Hidden=NO",
         f"MaxNodes=1 MaxTime={times.full(each.max_time_s)} MinNodes=0 LLN=NO MaxCPUsPerNode=UNLIMITED",
         f"Nodes={nodes}",
         f"PriorityJobFactor=1 PriorityTier={each.priority_tier} RootOnly=NO ReqResv=NO OverSubscribe=NO",

@@ -30,8 +30,8 @@ OPTIONS = Options(
 DEFAULT = "%9P %.5a %.10l %.6D %.6t %N"
 LONG = "%9P %.5a %.10l %.10s %.4r %.8h %.10g %.6D %.11T %N"
 SUMMARY = "%9P %.5a %.10l %.16F %N"
-BY_NODE = "%10N %.6D %.9P %6t"
-BY_NODE_LONG = "%10N %.6D %.9P %.11T %4c %.8z %.6m %.8d %.6w %.8f %20E"
+BY_NODE = "%{}N %.6D %.9P %6t"
+BY_NODE_LONG = "%{}N %.6D %.9P %.11T %4c %.8z %.6m %.8d %.6w %.8f %20E"
 REASONS = "%20E %9u %19H %N"
 REASONS_LONG = "%20E %12U %19H %6t %N"
 
@@ -101,11 +101,12 @@ def _list(queue: ask.Queue, words: Words, environ: Mapping[str, str]) -> None:
     header = "noheader" not in words
     if "long" in words and header and "summarize" not in words:
         print(times.headline(now))
-    for line in columns.lines(_columns(words, environ), rows, header=header):
+    widest = max((len(host.name) for host in hosts), default=0)
+    for line in columns.lines(_columns(words, environ, max(9, widest)), rows, header=header):
         print(line)
 
 
-def _columns(words: Words, environ: Mapping[str, str]) -> list[columns.Column[Row]]:
+def _columns(words: Words, environ: Mapping[str, str], name_width: int) -> list[columns.Column[Row]]:
     if "Format" in words:
         return columns.by_names("sinfo", words.last("Format") or "", NAMED, "node")
     long = "long" in words
@@ -115,7 +116,7 @@ def _columns(words: Words, environ: Mapping[str, str]) -> list[columns.Column[Ro
     elif "summarize" in words:
         plain = SUMMARY
     elif "Node" in words:
-        plain = BY_NODE_LONG if long else BY_NODE
+        plain = (BY_NODE_LONG if long else BY_NODE).format(name_width)
     elif long:
         plain = LONG
     return columns.by_letters("sinfo", words.last("format") or plain, LETTERS, "node")

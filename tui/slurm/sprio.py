@@ -39,6 +39,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         for each in found
         if each.state is JobState.PENDING
         and not each.held
+        and each.reason not in ("BeginTime", "Dependency")
         and (not users or each.user in users)
         and (not partitions or (each.partition or default) in partitions)
     ]
