@@ -25,8 +25,9 @@ SHIM = Path(__file__).with_name("shim.py")
 _HAND_OFF_TIMEOUT_S = 30.0
 """From spawn to hand-off. It takes some 15 ms; the limit is for a machine that swaps or a disk that hangs."""
 
-_SWEEP_S = 70
-"""What a stop may take beyond the grace: the shim gives up on a process that cannot be killed after 60 s."""
+_SWEEP_S = 80
+"""What a stop may take beyond the grace: the shim gives up on a process that cannot be killed after 60 s, and on a
+temporary folder after 10."""
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -152,18 +153,29 @@ def _systemd_run(unit: str, claim: Claim) -> list[str]:
         "Description": f"Stoker {unit.removesuffix('.service')}",
         "Type": "exec",
         "KillMode": "mixed",
-        "TimeoutStopSec": f"{claim.grace_s + _SWEEP_S:.0f}",
+        "TimeoutStopSec": f"{claim.grace_s + _SWEEP_S + _hooks_s(claim):.0f}",
         "OOMPolicy": "continue",  # a process that ran out of memory is the job's to notice, not the unit's end
         "OOMScoreAdjust": "-900",
         "UMask": "0077",
     }
     if claim.memory_bytes is not None:
         properties["MemoryMax"] = str(claim.memory_bytes)
-    if claim.cpus_per_task is not None:  # asked for; what was not asked for is not limited
-        properties["CPUQuota"] = f"{claim.cpus_per_task * 100}%"
+        properties["MemorySwapMax"] = "0"  # else a job above its limit would drag the node through its swap
+    if claim.cpus is not None:  # asked for; what was not asked for is not limited
+        properties["CPUQuota"] = f"{claim.cpus * 100}%"
+    if claim.tasks_max is not None:
+        properties["TasksMax"] = str(claim.tasks_max)
     program = shutil.which("systemd-run", path=_PATH) or "systemd-run"
     options = ["--quiet", "--collect", "--no-ask-password", f"--unit={unit}", "--slice=stoker-jobs.slice"]
     return [program, *options, *(f"--property={name}={value}" for name, value in properties.items())]
+
+
+def _hooks_s(claim: Claim) -> float:
+    """What task_epilog and epilog may take; a prolog is ended by the stop."""
+    hooks = claim.hooks
+    return (
+        0.0 if hooks is None else hooks.timeout_s * sum(each is not None for each in (hooks.epilog, hooks.task_epilog))
+    )
 
 
 def shim_command(python: str) -> list[str]:

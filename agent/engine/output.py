@@ -161,6 +161,29 @@ class OutputFile:
             self._fd = None
 
 
+def open_input(path: str | None, account: Account) -> int:
+    """The file of `--input`, opened as the user; /dev/null when there is none.
+
+    Raises:
+        StartError: it cannot be opened, or is no file.
+    """
+    if path is None:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        account.assume()
+        fd = os.open(raw(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StartError(f"cannot open the input file {path}: {error.strerror}; see --input") from error
+    finally:
+        account.leave()
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+        os.close(fd)
+        raise StartError(f"cannot open the input file {path}: it is not a file; see --input")
+    os.set_blocking(fd, True)
+    return fd
+
+
 def _open_as(account: Account, path: str, umask: int) -> int:
     # Non-blocking: opening a fifo without a reader would wait for ever.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY

@@ -1,8 +1,8 @@
 """The shim: one process per running job, which outlives the agent. `python -I -S shim.py [--detach] ATTEMPT_DIR`.
 
-    launcher ──► shim ──► job            claim ──► shim ──► started, log, exit
-                  ▲                                 ▲
-               SIGTERM = stop                      stop
+    launcher ──► shim ──► job                      claim ──► shim ──► started, log, exit
+                  ▲                                           ▲
+               SIGTERM = stop, SIGUSR1 = ask            stop, ask.N
 
 It takes the attempt's lock, starts the job that `claim` describes behind a gate, writes `started`, opens the gate,
 carries the output, enforces the time limit, ends the job when asked, sweeps what is left, and writes `exit`.

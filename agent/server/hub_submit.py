@@ -91,7 +91,7 @@ class HubSubmit:
         if body.node is not None:
             return self._fleet.calls(body.node).name  # whether the job fits is for the node to say
         try:
-            wanted = parse.parse(body)
+            wanted = parse.parse(body, now=int(time.time()))
         except SpecError as error:
             raise ApiError(400, "bad_option", error.message, error.field) from error
         return place(wanted, self._fleet.statuses(), self._fleet.gpus_asked())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from agent.api.types import GpuReading, GpuSource, GpuState
 from agent.engine.accept import Resources
 from agent.gate import Hold
+from agent.jobs.rules import gpu_features
 from agent.jobs.schedule import GpuFacts
 from agent.telemetry.host import read_host
 
@@ -37,6 +38,7 @@ class NodeResources:
             simulated=view.source is GpuSource.SIMULATED,
             cpu_count=len(os.sched_getaffinity(0)),
             memory_total_bytes=self._memory_total_bytes,
+            minors={reading.uuid: reading.minor for reading, _ in view.gpus if reading.minor is not None},
             licence_hold=held_back.detail if isinstance(held_back, Hold) else None,
         )
 
@@ -53,6 +55,10 @@ def _facts(reading: GpuReading, seated: bool) -> GpuFacts:
         healthy=reading.state is GpuState.OK,
         seated=seated,
         foreign=_first_user(reading),
+        memory_total_bytes=reading.memory_total_bytes or 0,
+        numa_node=reading.numa_node,
+        links=reading.links,
+        features=gpu_features(reading.name),
     )
 
 

@@ -157,12 +157,12 @@ def test_a_stop_after_the_end_changes_nothing(bench: Bench) -> None:
     assert bench.last.read_exit() == ended
 
 
-def test_a_sigterm_without_a_stop_record_is_a_cancel_that_says_so(bench: Bench) -> None:
+def test_a_sigterm_without_a_stop_record_came_from_outside(bench: Bench) -> None:
     attempt = bench.running("echo READY; exec sleep 60")
     who = started(attempt)
     assert procs.signal_exact(who.shim_pid, who.shim_start, signal.SIGTERM)
     ended = finish(attempt)
-    assert (ended.why, ended.signal) == ("cancel", signal.SIGTERM)
+    assert (ended.why, ended.signal) == ("outside", signal.SIGTERM)
     assert "supervisor" in (ended.detail or "")
 
 

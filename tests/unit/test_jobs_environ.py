@@ -59,10 +59,15 @@ def test_slurms_variables() -> None:
         "SLURM_NODELIST": "n1",
         "SLURM_NPROCS": "1",
         "SLURM_NTASKS": "1",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_PRIO_PROCESS": "0",
         "SLURM_PROCID": "0",
         "SLURM_RESTART_COUNT": "1",
         "SLURM_SUBMIT_DIR": "/home/ada",
+        "SLURM_SUBMIT_HOST": "n1",
         "SLURM_TASKS_PER_NODE": "1",
+        "SLURM_TOPOLOGY_ADDR": "n1",
+        "SLURM_TOPOLOGY_ADDR_PATTERN": "node",
         "USER": "ada",
     }
 

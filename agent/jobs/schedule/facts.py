@@ -164,8 +164,11 @@ class Policy:
     qos: Mapping[str, QosFacts] = field(default_factory=dict)
     max_running_per_user: int | None = None
     max_gpus_per_user: int | None = None
+    plan_depth: int = 100
+    """How many of the first waiting jobs are told when to expect their start."""
     shares: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """(account, user) → part of the whole that is its due; a pair that is missing shares equally with its like."""
+    """(account, user) → part of the whole that is its due; (account, "") → an account's part, which its users
+    that have none of their own share equally. Pairs that are missing altogether share the rest equally."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
