@@ -18,26 +18,31 @@ CLIENT_COMMANDS = ("sbatch", "squeue", "scancel", "sacct", "sinfo", "seff", "spr
 _HERE = Path(__file__).resolve().parent
 
 
-def install(folder: Path, python: str, socket: Path | None = None) -> None:
+def folder(state_dir: Path) -> Path:
+    """Where they are: below the agent's own folder, which jobs' accounts may pass through."""
+    return state_dir / "tools"
+
+
+def install(at: Path, python: str, socket: Path | None = None) -> None:
     """Write the wrappers; what is right already is left alone.
 
     Args:
-        folder: made if it is not there; everybody may read and nobody but us write.
+        at: made if it is not there; everybody may read and nobody but us write.
         python: the interpreter they start, by its full path.
         socket: the agent's own, which the commands ask unless `$STOKER_SOCKET` names another.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o755)
+    at.mkdir(parents=True, exist_ok=True)
+    at.chmod(0o755)
     for name in STEP_COMMANDS:
         words = f"{shlex.quote(python)} -I -S {shlex.quote(str(_HERE / f'{name}.py'))}"
-        _write(folder / name, _wrapper(words, socket if name == "scontrol" else None))
+        _write(at / name, _wrapper(words, socket if name == "scontrol" else None))
     if not (_HERE.parents[1] / "tui" / "slurm").is_dir():
         return
     for name in CLIENT_COMMANDS:
-        _write(folder / name, _wrapper(f"{shlex.quote(python)} -I -m tui.slurm {name}", socket))
+        _write(at / name, _wrapper(f"{shlex.quote(python)} -I -m tui.slurm {name}", socket))
 
 
 def _wrapper(words: str, socket: Path | None) -> str:
