@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Coroutine
 
 from agent.api.queue import (
@@ -58,6 +59,7 @@ from agent.engine.verbs import Verbs
 from agent.jobs.filters import JobFilter
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
+from agent.step import tools
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class EmbeddedEngine:
             StoreError: the store cannot be opened.
         """
         core, config = self._core, self._core.config
+        await asyncio.to_thread(_install_tools, config)
         self._runner.start()
         await self._launcher.start()
         suspect = await core.store.open(config.state_dir / "agent.db", now=now())
@@ -315,3 +318,11 @@ class EmbeddedEngine:
         task = asyncio.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _install_tools(config: Config) -> None:
+    """Put `srun` and Slurm's other names into the folder that goes first on a job's PATH; jobs start without it too."""
+    try:
+        tools.install(tools.folder(config.state_dir), sys.executable, config.agent_socket)
+    except OSError as error:
+        logger.warning("srun and Slurm's other names are not in jobs' PATH: %s", error)

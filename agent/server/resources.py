@@ -27,10 +27,22 @@ class NodeResources:
         self._sampler = sampler
         self._gate = gate
         self._memory_total_bytes = read_host().memory_total_bytes
+        self._known: tuple[object, Resources] | None = None
 
     def resources(self) -> Resources:
-        """What there is now; never blocks."""
-        view, now = self._sampler.view(), int(time.time())
+        """What there is now; never blocks.
+
+        Asked several times for each job that comes, starts or ends, so one answer serves until something it is made of
+        changes: the readings, the lease, or the second.
+        """
+        now = int(time.time())
+        moment = (self._sampler.news, self._gate.lease_id, now)
+        if self._known is None or self._known[0] != moment:
+            self._known = (moment, self._look(now))
+        return self._known[1]
+
+    def _look(self, now: int) -> Resources:
+        view = self._sampler.view()
         seated = self._gate.seated(now)
         held_back = self._gate.admit((), now)
         return Resources(
