@@ -67,6 +67,9 @@ class Queue:
 
     async def make_pass(self) -> float:
         """One pass; how long the queue may rest unless something happens, in seconds."""
+        if not self._core.jobs.counts()[1]:
+            self._core.decision = Decision()
+            return TICK_S
         await self._facts.refresh()
         began, at = time.monotonic(), now()
         decision = schedule.decide(self._facts.snapshot(at), at)
