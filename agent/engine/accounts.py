@@ -70,6 +70,7 @@ class Accounts:
         self._some_ended = asyncio.Event()
         core.on_keep(self._keep)
         core.live_usage = self.live
+        core.live_account = self.account
 
     async def load(self) -> None:
         """Go on where the agent before left off; the rows of all jobs that have not ended are there.
@@ -107,6 +108,11 @@ class Accounts:
     def live(self, job_id: int) -> Told | None:
         """The account and curve of a job up to now, or at its end if that is not stored yet."""
         return self._ended.get(job_id) or self._keeper.snapshot(job_id)
+
+    def account(self, job_id: int) -> JobUsage | None:
+        """As `live`, without the curve."""
+        told = self._ended.get(job_id)
+        return told[0] if told is not None else self._keeper.usage(job_id)
 
     def readings(self) -> Sequence[GpuReading]:
         """All GPUs as they were read last."""
