@@ -92,17 +92,20 @@ class Accounts:
 
     async def serve(self) -> None:
         """Measure and store until cancelled."""
-        survey_at = store_at = time.monotonic()
-        store_at += STORE_S
+        survey_at, store_at = 0.0, time.monotonic() + STORE_S
         while True:
-            self._observe()
-            if time.monotonic() >= survey_at:
-                survey_at = time.monotonic() + SURVEY_S
-                await self.survey()
-            if self._ended or time.monotonic() >= store_at:
-                running = time.monotonic() >= store_at
-                store_at = time.monotonic() + STORE_S if running else store_at
-                await self.store(running=running)
+            now = time.monotonic()
+            try:
+                self._observe()
+                if now >= survey_at:
+                    survey_at = now + SURVEY_S
+                    await self.survey()
+                if self._ended or now >= store_at:
+                    await self.store(running=now >= store_at)
+            except Exception:
+                logger.exception("measuring what jobs use failed; it goes on")
+            if now >= store_at:
+                store_at = now + STORE_S
             await self._pause()
 
     def live(self, job_id: int) -> Told | None:
