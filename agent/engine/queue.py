@@ -74,7 +74,7 @@ class Queue:
         began, at = time.monotonic(), now()
         decision = schedule.decide(self._facts.snapshot(at), at)
         self._core.decision = decision
-        self._core.awaited = self._facts.awaited()
+        self._core.awaited, self._core.fulfilled = self._facts.awaited(), self._facts.fulfilled()
         left = self._telling.tell(decision)
         self._cost_s = time.monotonic() - began
         started = await self._start(decision)
