@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from agent.api.errors import ApiError
 from agent.api.queue import JobUsage, UsagePoint
@@ -50,6 +50,8 @@ class Core:
         """The scheduler's last one."""
         self.awaited: Mapping[int, str] = {}
         """Job → what of its dependency is still awaited, in Slurm's words."""
+        self.fulfilled: Collection[int] = ()
+        """Jobs of whose dependency nothing is awaited any more."""
         self.woken = asyncio.Event()
         self.live_usage: LiveUsage = lambda job_id: None
         """What a job has used up to now, `None` if it is not measured; whoever measures puts its own in place."""
@@ -215,6 +217,7 @@ class Core:
             priority=decision.priorities.get(row.id),
             expected_start_at=decision.expected.get(row.id),
             awaited=self.awaited.get(row.id),
+            fulfilled=row.id in self.fulfilled,
         )
 
     def _limits_note(self, row: JobRow) -> str | None:
