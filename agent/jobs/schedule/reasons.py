@@ -119,7 +119,7 @@ class Reasons:
         if not touching or (room.alone and not room.jobs):
             return bool(touching)
         if room.fits(ask):
-            return any(each.start_at == stuck_at for each in touching)
+            return any(stuck_at in (each.start_at, each.end_at) for each in touching)
         held = self._node.foreign | sum(1 << place for place in self._holders)
         unheld = (ask.mask & ~held).bit_count()
         return bool(ask.gpus) and (room.gpus & ask.mask).bit_count() < ask.gpus <= unheld
