@@ -1,86 +1,86 @@
-"""Store and job folders brought together at the agent's start: the queue is never silently empty.
+"""Store and job folders brought together at the agent's start: the queue is never silently empty, nor an old one.
 
-The folders are the second truth. A job that has a folder but no row (the database was damaged, or its last pages were
-lost) is taken in again from its `spec`, and what its attempts' records say is applied as if it had just happened.
+The folders are the second truth. A submission that has a folder but no rows (the database was damaged, or its last
+pages were lost) is taken in again; a row that is behind its folder (an older database was restored, or the end of the
+WAL was lost) is brought up to it: `replay`. After a loss all rows are looked at, else those that have not ended.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
-from agent.engine.claims import attempt_dir
-from agent.engine.records import AttemptDir, RecordError
+from agent.engine import procs
+from agent.engine.replay import Replay
 from agent.jobs import machine
 from agent.jobs.errors import FolderError
-from agent.jobs.folder import Submission, job_dir, read_cancelled, submissions
+from agent.jobs.filters import JobFilter
+from agent.jobs.folder import Submission, job_dir, read_spec
+from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
 
 logger = logging.getLogger(__name__)
 
-_GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+_PAGE = 1000
 
 
-def reconcile(store: JobStore, state_dir: Path, *, damaged: bool, now: int) -> int:
+def reconcile(store: JobStore, state_dir: Path, *, damaged: bool, now: int, boot_id: str | None = None) -> int:
     """Take in what the store has lost; how many jobs that were.
 
     Args:
         store: the opened store.
         state_dir: where the job folders are.
-        damaged: the store had to be made anew.
+        damaged: the store had to be made anew or restored, see `JobStore.suspect`.
         now: Unix seconds.
+        boot_id: of this boot; asked for when left out.
     """
-    if not damaged and not _folders_without_row(store, state_dir):
-        return 0
-    found = []
-    for each in submissions(state_dir):
-        if isinstance(each, FolderError):
-            logger.error("%s; this job cannot be taken in again", each)
-        else:
-            found.append(each)
+    on_disk = _folders(state_dir)
+    replay = Replay(store, state_dir, on_disk, now=now, boot_id=boot_id or procs.boot_id())
     with store.transaction():
-        known = {row.id for row in store.find()}
-        lost = [each for each in found if each.id not in known]
-        store.rebuild(lost)
-        taken = {row.id for row in store.find()} - known
-        for submission in lost:
-            if submission.id in taken:
-                _replay(store, state_dir, submission, now)
+        taken = store.rebuild(_submissions(state_dir, on_disk - store.ids()))
+        new = {row.id for row in taken}
+        behind = 0
+        for row in [*store.pending(), *store.active()] if not damaged else _all(store):
+            if row.id not in new:
+                behind += replay.bring_up(row)
+            if damaged and not row.status.state.is_final and row.folder_id not in on_disk:
+                _give_up(store, row, now)
+        for row in taken:
+            replay.take_in(row)
     if taken:
         logger.error("%d jobs were missing from the job store and were taken in again from their folders", len(taken))
+    if behind:
+        logger.error("%d jobs of the job store were behind their folders and were brought up to them", behind)
     return len(taken)
 
 
-def _folders_without_row(store: JobStore, state_dir: Path) -> bool:
+def _folders(state_dir: Path) -> set[int]:
     folder = state_dir / "jobs"
     if not folder.is_dir():
-        return False
-    ids = sum(each.name.isdecimal() and (each / "spec").exists() for each in folder.iterdir())
-    return ids > sum(store.counts().values())
+        return set()
+    return {int(each.name) for each in folder.iterdir() if each.name.isdecimal() and each.name.isascii()}
 
 
-def _replay(store: JobStore, state_dir: Path, submission: Submission, now: int) -> None:
-    """Bring a job that was taken in again to where its records say it is; the engine then follows it as usual."""
-    cancelled = read_cancelled(job_dir(state_dir, submission.id))
-    if cancelled is not None:
-        store.apply(submission.id, machine.CancelAsked(by=cancelled.by, reason=cancelled.reason), cancelled.at)
-        return
-    attempt = _last_attempt(state_dir, submission.id)
-    if attempt is None:
-        return
-    try:
-        claim, stop = attempt.read_claim(), attempt.read_stop()
-    except RecordError as error:
-        logger.error("%s", error)
-        return
-    if claim is None:
-        return
-    uuids = tuple(uuid for uuid in claim.env.get(_GPU_VARIABLE, "").split(",") if uuid)
-    store.apply(submission.id, machine.Claimed(attempt=attempt.attempt, gpu_uuids=uuids), now)
-    if stop is not None and stop.why == "cancel":
-        store.apply(submission.id, machine.CancelAsked(by=stop.by), now)
+def _submissions(state_dir: Path, ids: set[int]) -> Iterator[Submission]:
+    """Those of the folders that hold one; a folder of attempts alone belongs to a task of an array."""
+    for job_id in sorted(ids):
+        folder = job_dir(state_dir, job_id)
+        if not (folder / "spec").exists():
+            continue
+        try:
+            yield read_spec(folder)
+        except FolderError as error:
+            logger.error("%s; this job cannot be taken in again", error)
 
 
-def _last_attempt(state_dir: Path, job_id: int) -> AttemptDir | None:
-    numbers = [int(each.name) for each in job_dir(state_dir, job_id).iterdir() if each.name.isdecimal()]
-    return attempt_dir(state_dir, job_id, max(numbers)) if numbers else None
+def _all(store: JobStore) -> Iterator[JobRow]:
+    before: int | None = None
+    while page := store.find(JobFilter(before=before, limit=_PAGE)):
+        yield from page
+        before = page[-1].id
+
+
+def _give_up(store: JobStore, row: JobRow, now: int) -> None:
+    """An older database knows a job that has been forgotten since: it cannot run, and must not."""
+    store.apply(row.id, machine.CancelAsked(by="stoker", reason="its folder is gone"), now)

@@ -4,10 +4,13 @@ Rules kept here: one process at a time (locking_mode=EXCLUSIVE, which also spare
 disk); a commit survives a power cut (WAL, synchronous=FULL); a file that fails a check is moved aside under
 `NAME.damaged-TIME` with its -wal, and a new one is begun: loud, and nothing thrown away; before an older schema is
 changed the file is copied to `NAME.schema-N`; a newer schema is left alone.
+A file that has verified backups is opened by `backup.open_or_restore`.
 """
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +18,16 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.jobs.durable import sync_folder
 from agent.jobs.errors import NewerSchemaError, StoreError, StoreLockedError
 
 _LOCK_WAIT_S = 1.0
 """An agent that is just going away may still hold the file."""
 _MAGIC = b"SQLite format 3\0"
+_PARTS = ("", "-wal", "-shm")
+"""The file, and what SQLite keeps beside it. The -wal of a lost file must never meet another one: it would be played
+into it."""
+
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -40,8 +48,8 @@ class Schema:
         return len(self.migrations)
 
 
-class _DamagedError(Exception):
-    """The file is not to be trusted; the message says why."""
+class DamagedError(Exception):
+    """The file is not to be trusted; the message says why. A check or a migration may raise it."""
 
 
 def open_database(path: Path, schema: Schema, *, now: int) -> tuple[sqlite3.Connection, Path | None]:
@@ -59,17 +67,29 @@ def open_database(path: Path, schema: Schema, *, now: int) -> tuple[sqlite3.Conn
         StoreLockedError, NewerSchemaError, StoreError: it cannot be used, and was not touched.
     """
     try:
-        return _open(path, schema, is_new=not path.exists()), None
-    except _DamagedError:
-        aside = _move_aside(path, now)
-        return _open(path, schema, is_new=True), aside
+        return open_sound(path, schema), None
+    except DamagedError:
+        aside = move_aside(path, now)
+        return open_sound(path, schema), aside
 
 
-def _open(path: Path, schema: Schema, *, is_new: bool) -> sqlite3.Connection:
+def open_sound(path: Path, schema: Schema, *, threads: bool = False) -> sqlite3.Connection:
+    """Open the file, or make it where there is none.
+
+    Args:
+        path: the file.
+        schema: what it must be.
+        threads: several threads may use the connection; somebody else sees to it that they do so rightly.
+
+    Raises:
+        DamagedError: it is not to be trusted.
+        StoreLockedError, NewerSchemaError, StoreError: it cannot be used, and was not touched.
+    """
+    is_new = not path.exists()
     if not is_new:
         _check_header(path)
     try:
-        connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None, check_same_thread=not threads)
     except sqlite3.Error as error:
         raise StoreError(f"cannot open {path}: {error}; see whether its folder exists and is writable") from error
     try:
@@ -88,13 +108,23 @@ def _check_header(path: Path) -> None:
     try:
         with path.open("rb") as file:
             header = file.read(len(_MAGIC))
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}; see who owns it") from error
+        raise StoreError(f"cannot use {path}{_owner(path)}: {error.strerror}; see who owns it") from error
     if header == _MAGIC:
         return
     if _holder(path) is not None:  # another agent is just making it
         raise _locked(path)
-    raise _DamagedError("no header of a SQLite file")
+    raise DamagedError("no header of a SQLite file")
+
+
+def _owner(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return ""
+    return f" (of uid {found.st_uid}, mode {found.st_mode & 0o7777:04o}, and this is uid {os.geteuid()})"
 
 
 def _bring_up(connection: sqlite3.Connection, path: Path, schema: Schema, *, is_new: bool) -> None:
@@ -106,7 +136,7 @@ def _bring_up(connection: sqlite3.Connection, path: Path, schema: Schema, *, is_
     connection.execute("BEGIN IMMEDIATE")  # from the first write on, EXCLUSIVE holds the lock until close
     connection.execute("COMMIT")
     if version not in (0, schema.version):
-        _back_up(connection, path.with_name(f"{path.name}.schema-{version}"))
+        _back_up(connection, schema_backup(path, version))
     for number in range(version, schema.version):
         connection.execute("BEGIN IMMEDIATE")
         schema.migrations[number](connection)
@@ -116,21 +146,32 @@ def _bring_up(connection: sqlite3.Connection, path: Path, schema: Schema, *, is_
 
 
 def _existing_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> int:
+    """The schema of a file that was found sound; 0 where making it was cut short before the first table."""
     version = int(_pragma(connection, "user_version"))
     application_id = int(_pragma(connection, "application_id"))
     if application_id == 0 and version == 0 and int(_pragma(connection, "schema_version")) <= 1:
-        return 0  # making it was cut short before the first table
+        return 0
     if application_id != schema.application_id:
-        raise _DamagedError(f"application_id {application_id:#x} is not ours")
+        raise DamagedError(f"application_id {application_id:#x} is not ours")
     if version > schema.version:
         raise NewerSchemaError(_newer(path, version, schema.version))
+    check_sound(connection, schema)
+    return version
+
+
+def check_sound(connection: sqlite3.Connection, schema: Schema) -> None:
+    """Look for damage in an open file, in its pages and in its contents.
+
+    Raises:
+        DamagedError: there is some.
+    """
     verdict = _pragma(connection, "quick_check(1)")
     if verdict != "ok":
-        raise _DamagedError(str(verdict))
-    problem = schema.check(connection) if version == schema.version else None
+        raise DamagedError(str(verdict))
+    known = int(_pragma(connection, "user_version")) == schema.version
+    problem = schema.check(connection) if known else None
     if problem is not None:
-        raise _DamagedError(problem)
-    return version
+        raise DamagedError(problem)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> str | int:
@@ -139,7 +180,7 @@ def _pragma(connection: sqlite3.Connection, name: str) -> str | int:
 
 
 def _newer(path: Path, version: int, known: int) -> str:
-    backup = path.with_name(f"{path.name}.schema-{known}")
+    backup = schema_backup(path, known)
     restore = f"restore the backup {backup}" if backup.exists() else f"there is no backup {backup} to go back to"
     return (
         f"{path} has schema {version}, and this version of Stoker knows up to {known}: "
@@ -147,18 +188,38 @@ def _newer(path: Path, version: int, known: int) -> str:
     )
 
 
+def schema_backup(path: Path, version: int) -> Path:
+    """The copy of a file as it was before its schema went beyond `version`."""
+    return path.with_name(f"{path.name}.schema-{version}")
+
+
 def _back_up(connection: sqlite3.Connection, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.tmp")
     temporary.unlink(missing_ok=True)
     with closing(sqlite3.connect(temporary)) as copy:
         connection.backup(copy)
+    put_in_place(temporary, target)
+
+
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Give a file that was just written its name, so that after a power cut the name has the old or the new one, whole.
+
+    Raises:
+        OSError: the disk refuses; the name holds what it held before.
+    """
+    descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
     temporary.rename(target)
+    sync_folder(target.parent)
 
 
 def _explained(error: sqlite3.Error, path: Path) -> Exception:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _CORRUPT:
-        return _DamagedError(str(error))
+        return DamagedError(str(error))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return _locked(path)
     return StoreError(f"cannot use {path}: {error}; see whether the disk is full or read-only")
@@ -185,18 +246,22 @@ def _holder(path: Path) -> int | None:
     return None
 
 
-def _move_aside(path: Path, now: int) -> Path:
+def move_aside(path: Path, now: int) -> Path | None:
+    """Rename the file, and what SQLite keeps beside it, out of the way; where to, or `None` if nothing was there."""
     aside = path.with_name(f"{path.name}.damaged-{now}")
     number = 1
-    while aside.exists():
+    while any(aside.with_name(aside.name + suffix).exists() for suffix in _PARTS):
         number += 1
         aside = path.with_name(f"{path.name}.damaged-{now}.{number}")
-    path.rename(aside)
-    for suffix in ("-wal", "-shm"):
-        beside = path.with_name(path.name + suffix)
-        if beside.exists():
-            beside.rename(aside.with_name(aside.name + suffix))
-    return aside
+    moved = None
+    for suffix in _PARTS:
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+            moved = aside
+    if moved is not None:
+        sync_folder(path.parent)
+    return moved
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Files that are whole or absent after a power cut: temporary name → fsync → rename → fsync of the folder.
+"""Files that are whole or absent after a power cut: temporary name → fsync → rename → fsync of the folder; and lines
+that are added to a file for good.
 
 Nothing that stands at a name already is followed; the umask does not decide a mode.
 """
@@ -9,6 +10,7 @@ import os
 from pathlib import Path
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_GROW = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write_durably(
@@ -36,6 +38,35 @@ def write_durably(
         raise
     if sync_folder_too:
         sync_folder(path.parent)
+
+
+def append_durably(path: Path, lines: bytes, *, mode: int) -> None:
+    """Add whole lines to the end of a file; on return they are on disk.
+
+    A line that a power cut tore is left as it is, and the new ones begin behind it on a line of their own.
+
+    Raises:
+        OSError: they could not be written; the file ends where it ended before, as far as the disk lets us.
+    """
+    descriptor = os.open(path, _GROW, mode)
+    try:
+        size = os.fstat(descriptor).st_size
+        torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+        try:
+            _write_all(descriptor, b"\n" * torn + lines)
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+    if size == 0:
+        sync_folder(path.parent)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 def sync_folder(folder: Path) -> None:

@@ -57,9 +57,9 @@ class StoreError(StokerError):
 
 
 class NoSuchJobError(StoreError):
-    """No job has this id."""
+    """No job has this id; `17_3` names a task that its array does not have."""
 
-    def __init__(self, job_id: int) -> None:
+    def __init__(self, job_id: int | str) -> None:
         super().__init__(f"there is no job {job_id}")
         self.job_id = job_id
 

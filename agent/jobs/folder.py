@@ -18,6 +18,7 @@ import msgspec
 
 from agent.jobs.durable import sync_folder, write_durably
 from agent.jobs.errors import FolderError
+from agent.jobs.row import JobRow, new_rows
 from agent.jobs.spec import JobSpec
 
 _PASSABLE = 0o711
@@ -25,7 +26,7 @@ _PASSABLE = 0o711
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it was accepted; all that is needed to make its row again."""
+    """A job, or an array of them, as it was accepted; all that is needed to make its rows again."""
 
     id: int
     user: str
@@ -36,6 +37,20 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     spec: JobSpec
     env: dict[str, str]
     """The submitter's environment, whole; kept here and not in the database, where it would be most of its bytes."""
+    cron_id: int | None = None
+
+    def rows(self) -> list[JobRow]:
+        """The rows it stands for, as they were when it was accepted: one, or one for each task of its array."""
+        return new_rows(
+            self.id,
+            self.spec,
+            user=self.user,
+            uid=self.uid,
+            key=self.key,
+            digest=self.digest,
+            submitted_at=self.submitted_at,
+            cron_id=self.cron_id,
+        )
 
 
 def job_dir(state_dir: Path, job_id: int) -> Path:

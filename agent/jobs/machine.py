@@ -1,24 +1,37 @@
 """What can happen to a job, and what it is afterwards: one table, no clock, no disk.
 
     PENDING ──Claimed──► CONFIGURING ──Started──► RUNNING ──Ended──► COMPLETED FAILED TIMEOUT CANCELLED OUT_OF_MEMORY
-       ▲  └─CancelAsked─► CANCELLED    │             │
-       │                       CancelAsked ──► COMPLETING ──Ended, NeverRan, Rebooted, Lost──► a final state
-       └──────── Rebooted, Lost (only with --requeue; else NODE_FAIL) ─────┘
+     ▲ ▲ ├──CancelAsked─► CANCELLED  │                │
+     │ │ └──Expired─────► DEADLINE   │                ├──Rebooted, Lost──► NODE_FAIL (PENDING with --requeue)
+     │ ├───────PrologFailed──────────┴────────────────┤
+     │ │                                 CancelAsked, RequeueAsked, PreemptAsked: the wish is kept
+     │ │                                              ▼
+     │ └──wish requeue, or preempt with --requeue── COMPLETING ──► its own end, if it came first; else as wished:
+     │                                                             CANCELLED, PREEMPTED
+     └──RequeueAsked── any final state
 
 Rules kept here: what is not in the table does not happen (`IllegalMoveError` carries the history); a final state is
-left by nothing; the outcome is read from a record and never guessed; a job runs again only if it said `--requeue`, and
-never after somebody asked to cancel it.
+left only because a person asks for it (`RequeueAsked`); the outcome is read from a record and never guessed; a job runs
+again only if it said `--requeue`, if a person asks for it, or if it never began; of several wishes a cancel wins, and
+nothing runs again after it but by a later `RequeueAsked`; attempts only go up.
 """
 
 from __future__ import annotations
 
-import signal as signals
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Literal
 
-from agent.api.types import JobState
+from agent.api.types import FINAL_STATES, JobState
 from agent.jobs.errors import IllegalMoveError
+from agent.jobs.outcome import Outcome as Outcome
+from agent.jobs.outcome import believe as believe
+from agent.jobs.outcome import launch_failed as launch_failed
+from agent.jobs.outcome import outcome_of as outcome_of
+
+Wish = Literal["cancel", "requeue", "preempt"]
+"""Why a run is to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,22 +55,12 @@ class Status:
     """0–255 as waitpid(2) gives it; `None` when ended by a signal or unknown."""
     signal: int | None = None
     cancelled_by: str | None = None
-    """Who asked for the end; kept from the first to ask."""
+    """Who asked for the end; kept from the first to ask, unless a cancel comes after another wish. See `wish`."""
+    wish: Wish | None = None
+    """What shall become of a COMPLETING job; kept once it has ended."""
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a run ended, as its exit record tells it."""
-
-    state: JobState
-    ended_at: int
-    reason: str | None = None
-    detail: str | None = None
-    exit_code: int | None = None
-    signal: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +95,35 @@ class CancelAsked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RequeueAsked:
+    """A person wants it to run again, from the beginning or its last checkpoint. Stored before the job is told."""
+
+    by: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreemptAsked:
+    """The scheduler wants its GPUs for a job that goes before it. Stored before the job is told."""
+
+    for_job: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """It can no longer end before its `--deadline`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrologFailed:
+    """The site's prolog refused the node for this attempt; nothing of the job ran."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NeverRan:
-    """Claimed, but no shim ever opened the gate: the same attempt is launched again, unless cancelled."""
+    """Claimed, but no shim ever opened the gate: the same attempt is launched again, unless it is to end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +136,19 @@ class Lost:
     """The run is over and nothing tells how; what was left of it has been killed."""
 
 
-Event = Claimed | Started | Ended | CancelAsked | NeverRan | Rebooted | Lost
+Event = (
+    Claimed
+    | Started
+    | Ended
+    | CancelAsked
+    | RequeueAsked
+    | PreemptAsked
+    | Expired
+    | PrologFailed
+    | NeverRan
+    | Rebooted
+    | Lost
+)
 
 
 def handle(status: Status, event: Event, now: int, history: Sequence[str] = ()) -> Status:
@@ -119,66 +161,6 @@ def handle(status: Status, event: Event, now: int, history: Sequence[str] = ()) 
     if move is None:
         raise IllegalMoveError(status, event, history)
     return move(status, event, now)
-
-
-# --- outcomes ---------------------------------------------------------------------------------------------------------
-
-
-def outcome_of(
-    *,
-    code: int | None,
-    signal: int | None,
-    why: str | None,
-    ended_at: int,
-    oom: bool = False,
-    detail: str | None = None,
-) -> Outcome:
-    """Read an exit record: who asked for the end counts first, then memory, then the code.
-
-    A job that saves its work on SIGTERM and exits 0 was still stopped: TIMEOUT or CANCELLED, as Slurm says.
-
-    Args:
-        code: exit code 0–255, `None` when a signal ended it.
-        signal: number of the signal that ended it.
-        why: `cancel`, `limit`, `start` (the script could not be started), or `None` when it ended by itself.
-        ended_at: Unix seconds.
-        oom: the kernel killed one of its processes for memory.
-        detail: the shim's own sentence, used where ours would say less.
-    """
-    state, reason, ours = _verdict(code, signal, why, oom)
-    return Outcome(state=state, reason=reason, detail=detail or ours, exit_code=code, signal=signal, ended_at=ended_at)
-
-
-def launch_failed(detail: str, ended_at: int) -> Outcome:
-    """The launcher is certain that no shim runs and none will: `detail` says why."""
-    return Outcome(state=JobState.FAILED, reason="JobLaunchFailure", detail=detail, ended_at=ended_at)
-
-
-def _verdict(
-    code: int | None, signal: int | None, why: str | None, oom: bool
-) -> tuple[JobState, str | None, str | None]:
-    if why == "start":
-        return JobState.FAILED, "JobLaunchFailure", "its script could not be started"
-    if why == "limit":
-        return JobState.TIMEOUT, "TimeLimit", "reached its time limit and was stopped"
-    if why == "cancel":
-        return JobState.CANCELLED, None, None
-    if oom:
-        return JobState.OUT_OF_MEMORY, "OutOfMemory", "the kernel killed it for memory; ask for more with --mem"
-    if code == 0:
-        return JobState.COMPLETED, None, None
-    if signal is not None:
-        return JobState.FAILED, "RaisedSignal", f"ended by signal {_signal_name(signal)}"
-    if code is not None:
-        return JobState.FAILED, "NonZeroExitCode", f"exited with code {code}"
-    return JobState.NODE_FAIL, "Lost", "its exit record holds neither a code nor a signal"
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return f"{number} ({signals.Signals(number).name})"
-    except ValueError:
-        return str(number)
 
 
 # --- the moves --------------------------------------------------------------------------------------------------------
@@ -208,11 +190,43 @@ def _start_late(status: Status, event: Started, now: int) -> Status:
 
 
 def _end(status: Status, event: Ended, now: int) -> Status:
+    """A run that ended by itself keeps its own outcome; one that was stopped becomes what was wished."""
     outcome = event.outcome
+    wish = _wish(status, outcome)
+    if wish in ("requeue", "preempt"):
+        return _make_way(status, wish, outcome)
     detail = outcome.detail
-    if outcome.state is JobState.CANCELLED:
-        asked = status.detail if status.cancelled_by else "it was told to stop from outside Stoker"
-        detail = "; ".join(each for each in (asked, outcome.detail) if each)
+    if wish == "cancel":
+        outcome = replace(outcome, state=JobState.CANCELLED, reason=None)
+        said = None if outcome.why == "limit" else detail
+        detail = "; ".join(each for each in (status.detail, said) if each) or "told to stop from outside Stoker"
+    return _over(status, outcome, detail)
+
+
+def _wish(status: Status, outcome: Outcome) -> Wish | None:
+    """Whose will the end was; `None` for its own. The record counts where the wish itself was lost."""
+    if outcome.why in (None, "start"):
+        return None
+    if outcome.why == "limit":
+        return None if status.wish == "preempt" else status.wish
+    if status.wish is not None:
+        return status.wish
+    match outcome.why:
+        case "cancel" | "requeue" | "preempt":
+            return outcome.why
+        case _:
+            return None
+
+
+def _make_way(status: Status, wish: Wish, outcome: Outcome) -> Status:
+    """Back into the queue, where it may run again; a run that never began has lost nothing by it."""
+    if wish == "preempt" and not status.requeue and status.started_at is not None:
+        detail = status.detail or outcome.detail
+        return _over(status, replace(outcome, state=JobState.PREEMPTED, reason="Preempted"), detail)
+    return _wait_again(status, wish, status.detail or "it was stopped to run again")
+
+
+def _over(status: Status, outcome: Outcome, detail: str | None) -> Status:
     return replace(
         status,
         state=outcome.state,
@@ -224,28 +238,87 @@ def _end(status: Status, event: Ended, now: int) -> Status:
     )
 
 
+def _wait_again(status: Status, why: Wish, what: str) -> Status:
+    reason = "Preempted" if why == "preempt" else "Requeued"
+    return _back(status, reason, f"{what}; it waits to run again")
+
+
+def _back(status: Status, reason: str, detail: str) -> Status:
+    """Into the queue as it came; only the attempts it has had are remembered."""
+    return Status(requeue=status.requeue, attempt=status.attempt, reason=reason, detail=detail)
+
+
 def _cancel_waiting(status: Status, event: CancelAsked, now: int) -> Status:
     asked = _ask_end(status, event, now)
     return replace(asked, state=JobState.CANCELLED, ended_at=now, detail=f"{asked.detail} before it started")
 
 
+def _expire(status: Status, event: Expired, now: int) -> Status:
+    detail = "it could not have ended before its deadline any more"
+    return replace(status, state=JobState.DEADLINE, reason="DeadLine", detail=detail, ended_at=now)
+
+
 def _ask_end(status: Status, event: CancelAsked, now: int) -> Status:
-    detail = f"cancelled by {event.by}" + (f": {event.reason}" if event.reason else "")
-    return replace(status, state=JobState.COMPLETING, reason=None, detail=detail, cancelled_by=event.by)
+    return _completing(status, "cancel", event.by, f"cancelled by {event.by}{_because(event.reason)}")
 
 
-def _ask_again(status: Status, event: CancelAsked, now: int) -> Status:
+def _ask_requeue(status: Status, event: RequeueAsked, now: int) -> Status:
+    return _completing(status, "requeue", event.by, f"requeued by {event.by}{_because(event.reason)}")
+
+
+def _ask_preempt(status: Status, event: PreemptAsked, now: int) -> Status:
+    return _completing(status, "preempt", f"job {event.for_job}", f"makes way for job {event.for_job}")
+
+
+def _completing(status: Status, wish: Wish, by: str, detail: str) -> Status:
+    return replace(status, state=JobState.COMPLETING, reason=None, detail=detail, cancelled_by=by, wish=wish)
+
+
+def _because(reason: str | None) -> str:
+    return f": {reason}" if reason else ""
+
+
+def _ask_end_again(status: Status, event: CancelAsked, now: int) -> Status:
+    return status if status.wish == "cancel" else _ask_end(status, event, now)
+
+
+def _ask_requeue_again(status: Status, event: RequeueAsked, now: int) -> Status:
+    if status.wish == "cancel":
+        raise IllegalMoveError(status, event, (status.detail or "it is being cancelled",))
+    return status if status.wish == "requeue" else _ask_requeue(status, event, now)
+
+
+def _ask_preempt_again(status: Status, event: PreemptAsked, now: int) -> Status:
     return status
+
+
+def _requeue_ended(status: Status, event: RequeueAsked, now: int) -> Status:
+    return _wait_again(status, "requeue", f"requeued by {event.by}{_because(event.reason)} after {status.state}")
 
 
 def _launch_again(status: Status, event: NeverRan, now: int) -> Status:
     return replace(status, reason="JobLaunchFailure", detail=f"attempt {status.attempt} never began; starting it again")
 
 
-def _cancelled(status: Status, event: NeverRan | Rebooted | Lost, now: int) -> Status:
-    how = {NeverRan: "before it started", Rebooted: "and the node rebooted", Lost: "and its end was not recorded"}
-    detail = f"{status.detail} {how[type(event)]}"
-    return replace(status, state=JobState.CANCELLED, detail=detail, ended_at=now)
+def _prolog_failed(status: Status, event: PrologFailed, now: int) -> Status:
+    return _back(status, "Prolog", event.detail)
+
+
+def _vanish_wished(status: Status, event: NeverRan | Rebooted | Lost | PrologFailed, now: int) -> Status:
+    """A run that was to end is gone without an exit record: as wished. One that never began has lost nothing by it."""
+    how = {
+        NeverRan: "before it started",
+        Rebooted: "and the node rebooted",
+        Lost: "and its end was not recorded",
+        PrologFailed: "and its prolog failed",
+    }
+    what = f"{status.detail} {how[type(event)]}"
+    begun = isinstance(event, Rebooted | Lost)
+    if status.wish == "requeue" or (status.wish == "preempt" and (status.requeue or not begun)):
+        return _wait_again(status, status.wish, what)
+    if status.wish == "preempt":
+        return replace(status, state=JobState.PREEMPTED, reason="Preempted", detail=what, ended_at=now)
+    return replace(status, state=JobState.CANCELLED, detail=what, ended_at=now)
 
 
 def _reboot(status: Status, event: Rebooted, now: int) -> Status:
@@ -259,31 +332,40 @@ def _lose(status: Status, event: Lost, now: int) -> Status:
 def _fail_or_requeue(status: Status, reason: str, what: str, now: int) -> Status:
     if not status.requeue:
         return replace(status, state=JobState.NODE_FAIL, reason=reason, detail=what, ended_at=now)
-    return Status(
-        requeue=True, attempt=status.attempt, reason=reason, detail=f"{what}; it waits to run again, as --requeue asked"
-    )
+    return _back(status, reason, f"{what}; it waits to run again, as --requeue asked")
 
 
 _MOVES: Mapping[tuple[JobState, type], Callable[..., Status]] = MappingProxyType(
     {
         (JobState.PENDING, Claimed): _claim,
         (JobState.PENDING, CancelAsked): _cancel_waiting,
+        (JobState.PENDING, Expired): _expire,
         (JobState.CONFIGURING, Started): _start,
         (JobState.CONFIGURING, Ended): _end,
         (JobState.CONFIGURING, CancelAsked): _ask_end,
+        (JobState.CONFIGURING, RequeueAsked): _ask_requeue,
+        (JobState.CONFIGURING, PreemptAsked): _ask_preempt,
+        (JobState.CONFIGURING, PrologFailed): _prolog_failed,
         (JobState.CONFIGURING, NeverRan): _launch_again,
         (JobState.CONFIGURING, Rebooted): _reboot,
         (JobState.CONFIGURING, Lost): _lose,
         (JobState.RUNNING, Ended): _end,
         (JobState.RUNNING, CancelAsked): _ask_end,
+        (JobState.RUNNING, RequeueAsked): _ask_requeue,
+        (JobState.RUNNING, PreemptAsked): _ask_preempt,
+        (JobState.RUNNING, PrologFailed): _prolog_failed,
         (JobState.RUNNING, Rebooted): _reboot,
         (JobState.RUNNING, Lost): _lose,
         (JobState.COMPLETING, Started): _start_late,
         (JobState.COMPLETING, Ended): _end,
-        (JobState.COMPLETING, CancelAsked): _ask_again,
-        (JobState.COMPLETING, NeverRan): _cancelled,
-        (JobState.COMPLETING, Rebooted): _cancelled,
-        (JobState.COMPLETING, Lost): _cancelled,
+        (JobState.COMPLETING, CancelAsked): _ask_end_again,
+        (JobState.COMPLETING, RequeueAsked): _ask_requeue_again,
+        (JobState.COMPLETING, PreemptAsked): _ask_preempt_again,
+        (JobState.COMPLETING, NeverRan): _vanish_wished,
+        (JobState.COMPLETING, PrologFailed): _vanish_wished,
+        (JobState.COMPLETING, Rebooted): _vanish_wished,
+        (JobState.COMPLETING, Lost): _vanish_wished,
+        **{(state, RequeueAsked): _requeue_ended for state in FINAL_STATES},
     }
 )
 """The transition table. Keyed by (state, event); the value says what the job is then."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import msgspec
@@ -20,8 +21,16 @@ COLUMNS: dict[str, type] = {
     "key": str,
     "digest": str,
     "submitted_at": int,
-    "spec": str,
+    "folder_id": int,
+    "array_job_id": int,
+    "array_task_id": int,
+    "cron_id": int,
+    "eligible_at": int,
     "spec_sha256": str,
+    "name": str,
+    "account": str,
+    "partition": str,
+    "qos": str,
     "revision": int,
     "state": str,
     "reason": str,
@@ -33,11 +42,17 @@ COLUMNS: dict[str, type] = {
     "exit_code": int,
     "signal": int,
     "cancelled_by": str,
+    "wish": str,
 }
-"""Of the table `jobs`. `spec` and `gpu_uuids` are JSON."""
+"""Of the table `jobs`. `gpu_uuids` is JSON; the spec itself is in `specs`, once for all jobs that have the same."""
 
-NULLABLE = frozenset({"key", "reason", "detail", "started_at", "ended_at", "exit_code", "signal", "cancelled_by"})
 STATUS_COLUMNS = tuple(field.name for field in fields(Status) if field.name != "requeue")
+SPEC_COLUMNS = ("spec_sha256", "name", "account", "partition", "qos")
+_ALWAYS = {
+    *("id", "user", "uid", "digest", "submitted_at", "folder_id", "spec_sha256", "name"),
+    *("revision", "state", "attempt", "gpu_uuids"),
+}
+NULLABLE = frozenset(COLUMNS) - _ALWAYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,14 +63,25 @@ class JobRow:
     user: str
     uid: int
     key: str | None
-    """The idempotency key it was submitted with."""
+    """The idempotency key it was submitted with; of an array, the first task's."""
     digest: str
     """Of the request that came with the key: a retry must be the same."""
     submitted_at: int
     spec: JobSpec
+    """What it asks for now; all tasks of an array share one object until one of them is changed."""
     status: Status
     revision: int = 0
-    """Goes up with every event; guards an `apply` that was decided on an older view."""
+    """Goes up with every change; guards an `apply` that was decided on an older view."""
+    folder_id: int
+    """Where its script, spec and environment are: `jobs/FOLDER_ID`; its own id, or that of its array's first task."""
+    array_job_id: int | None = None
+    """Id of the array's first task; `None` for a job that is no array."""
+    array_task_id: int | None = None
+    cron_id: int | None = None
+    """The recurring job that made it."""
+    eligible_at: int | None = None
+    """From when on it counts as waiting: its submit, its `--begin`, or when its dependency was fulfilled; `None` until
+    then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,10 +99,26 @@ class JobEvent:
         return f"{self.event} at {self.at} -> {self.state}" + (f" ({self.detail})" if self.detail else "")
 
 
-def spec_columns(spec: JobSpec) -> dict[str, Any]:
-    """The columns that hold a spec; written once."""
+def encode_spec(spec: JobSpec) -> tuple[str, str]:
+    """A spec as it is kept, and its digest, by which it is found."""
     body = msgspec.json.encode(spec)
-    return {"spec": body.decode(), "spec_sha256": hashlib.sha256(body).hexdigest()}
+    return body.decode(), hashlib.sha256(body).hexdigest()
+
+
+def decode_spec(body: str) -> JobSpec:
+    """A spec as it was kept."""
+    return msgspec.json.decode(body, type=JobSpec)
+
+
+def spec_columns(spec: JobSpec, sha256: str) -> dict[str, Any]:
+    """The columns that tell of a spec; the last four are there to be looked for."""
+    return {
+        "spec_sha256": sha256,
+        "name": spec.name,
+        "account": spec.account,
+        "partition": spec.partition,
+        "qos": spec.qos,
+    }
 
 
 def status_columns(status: Status) -> dict[str, Any]:
@@ -85,26 +127,76 @@ def status_columns(status: Status) -> dict[str, Any]:
     return {**values, "state": str(status.state), "gpu_uuids": msgspec.json.encode(status.gpu_uuids).decode()}
 
 
+def job_columns(row: JobRow, sha256: str) -> dict[str, Any]:
+    """All columns of a row."""
+    names = ("id", "user", "uid", "key", "digest", "submitted_at", "revision", "folder_id")
+    more = ("array_job_id", "array_task_id", "cron_id", "eligible_at")
+    return {
+        **{name: getattr(row, name) for name in (*names, *more)},
+        **spec_columns(row.spec, sha256),
+        **status_columns(row.status),
+    }
+
+
+def eligible_at(spec: JobSpec, submitted_at: int) -> int | None:
+    """From when on a job ages, as far as that is known when it is taken in."""
+    return None if spec.dependency is not None else max(submitted_at, spec.begin_at or 0)
+
+
+def new_rows(
+    first_id: int,
+    spec: JobSpec,
+    *,
+    user: str,
+    uid: int,
+    key: str | None,
+    digest: str,
+    submitted_at: int,
+    cron_id: int | None = None,
+) -> list[JobRow]:
+    """The rows of a submission: one, or one for each task of its array, with ids that follow each other."""
+    first = JobRow(
+        id=first_id,
+        user=user,
+        uid=uid,
+        key=key,
+        digest=digest,
+        submitted_at=submitted_at,
+        spec=spec,
+        status=Status(requeue=spec.requeue),
+        folder_id=first_id,
+        cron_id=cron_id,
+        eligible_at=eligible_at(spec, submitted_at),
+    )
+    if spec.array is None:
+        return [first]
+    return [
+        replace(first, id=first_id + place, key=None if place else key, array_job_id=first_id, array_task_id=task)
+        for place, task in enumerate(spec.array.tasks)
+    ]
+
+
 def spec_is_sound(spec: str, sha256: str) -> bool:
     """Whether a stored spec is what was written."""
     return hashlib.sha256(spec.encode()).hexdigest() == sha256
 
 
-def read_row(row: sqlite3.Row) -> JobRow:
-    """Make a `JobRow` of a line of `SELECT * FROM jobs`."""
-    spec = msgspec.json.decode(row["spec"], type=JobSpec)
+def read_row(row: sqlite3.Row | Mapping[str, Any], spec: JobSpec) -> JobRow:
+    """Make a `JobRow` of a line of `SELECT * FROM jobs` and the spec it names."""
+    gpu_uuids = row["gpu_uuids"]
     status = Status(
         state=JobState(row["state"]),
         reason=row["reason"],
         detail=row["detail"],
         requeue=spec.requeue,
         attempt=row["attempt"],
-        gpu_uuids=msgspec.json.decode(row["gpu_uuids"], type=tuple[str, ...]),
+        gpu_uuids=() if gpu_uuids == "[]" else msgspec.json.decode(gpu_uuids, type=tuple[str, ...]),
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         exit_code=row["exit_code"],
         signal=row["signal"],
         cancelled_by=row["cancelled_by"],
+        wish=row["wish"],
     )
     return JobRow(
         id=row["id"],
@@ -116,4 +208,9 @@ def read_row(row: sqlite3.Row) -> JobRow:
         spec=spec,
         status=status,
         revision=row["revision"],
+        folder_id=row["folder_id"],
+        array_job_id=row["array_job_id"],
+        array_task_id=row["array_task_id"],
+        cron_id=row["cron_id"],
+        eligible_at=row["eligible_at"],
     )

@@ -1,64 +1,78 @@
 """The job store: one SQLite file, the queue and the history at once.
 
-Rules kept here: what `add` or `apply` returned is on disk (WAL, synchronous=FULL) once the outermost `transaction` is
-left; one process (locking_mode=EXCLUSIVE) and one thread of it use the store; every write begins with BEGIN IMMEDIATE;
-a row is never deleted and an id never given out twice; a file that is not sound is moved aside, never used and never
-thrown away; what a job becomes is decided by `machine.handle` alone.
+Rules kept here: what a method that writes returned is on disk (WAL, synchronous=FULL) once the outermost `transaction`
+is left; one process (locking_mode=EXCLUSIVE) and one thread of it use the store; every write begins with BEGIN
+IMMEDIATE; an id is never given out twice, whatever was forgotten; a file that is not sound is moved aside, never used
+and never thrown away; what a job becomes is decided by `machine.handle` alone.
 """
 
 from __future__ import annotations
 
-import logging
-import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agent.api.types import JobState
+from agent.api.types import FINAL_STATES, JobState
 from agent.jobs import machine
-from agent.jobs.dbfile import Schema, open_database, without_numpy
-from agent.jobs.errors import (
-    GpuHeldError,
-    IllegalMoveError,
-    KeyConflictError,
-    NoSuchJobError,
-    StaleJobError,
-    StoreError,
-)
+from agent.jobs.backup import Opened, back_up, backup_path, note_closed, open_or_restore
+from agent.jobs.database import in_groups, marks
+from agent.jobs.errors import GpuHeldError, IllegalMoveError, KeyConflictError, NoSuchJobError, StaleJobError
+from agent.jobs.filters import JobFilter, query
 from agent.jobs.folder import Submission
 from agent.jobs.machine import Event, Status
 from agent.jobs.row import (
-    COLUMNS,
-    NULLABLE,
+    SPEC_COLUMNS,
     STATUS_COLUMNS,
     JobEvent,
     JobRow,
+    decode_spec,
+    eligible_at,
+    encode_spec,
+    job_columns,
+    new_rows,
     read_row,
     spec_columns,
-    spec_is_sound,
     status_columns,
 )
+from agent.jobs.schema import INSERT_JOB, INSERT_SPEC, JOB_MARK, SCHEMA
+from agent.jobs.shelf import Shelf
 from agent.jobs.spec import JobSpec
-
-logger = logging.getLogger(__name__)
+from agent.jobs.usage import Usage
 
 _HOLDING = (JobState.CONFIGURING, JobState.RUNNING, JobState.COMPLETING)
+_SPECS_KEPT = 256
+"""Specs kept decoded: the tasks of an array come and go for hours, and all have the same."""
+
+_ADD_EVENT = "INSERT INTO events (job_id, at, event, state, detail) VALUES (?, ?, ?, ?, ?)"
 
 
-class JobStore:
+def _assignments(columns: Iterable[str]) -> str:
+    return ", ".join(f"{name} = :{name}" for name in columns)
+
+
+_MOVE = f"UPDATE jobs SET {_assignments(('revision', *STATUS_COLUMNS))} WHERE id = :id"  # noqa: S608
+_AMEND = f"UPDATE jobs SET {_assignments(('revision', 'eligible_at', *SPEC_COLUMNS))} WHERE id = :id"  # noqa: S608
+
+
+class JobStore(Shelf, Usage):
     """All jobs of one node. Made by `open`; used and closed by the thread that opened it."""
 
-    def __init__(self, connection: sqlite3.Connection, damaged: Path | None) -> None:
-        self._connection = connection
-        self._depth = 0
-        self._said: list[str] = []
-        self.damaged = damaged
-        """Where an unsound file was moved at open; the caller then calls `rebuild` with what the job folders hold."""
+    def __init__(self, path: Path, opened: Opened) -> None:
+        super().__init__(opened.connection)
+        self._path = path
+        self._specs: OrderedDict[str, JobSpec] = OrderedDict()
+        self.damaged = opened.damaged
+        """Where an unsound file was moved at open."""
+        self.restored = opened.restored
+        """It is the last verified backup: jobs, reservations, charges as they were then."""
+        self.suspect = opened.damaged is not None or opened.restored or opened.wal_lost
+        """What the job folders hold may be newer than any row: `reconcile` then looks at all of them."""
 
     @classmethod
     def open(cls, path: Path, *, now: int) -> JobStore:
-        """Open the store, or make it.
+        """Open the store, or the last verified backup in place of a damaged or missing one, or make it.
 
         Args:
             path: the file, `state_dir/agent.db`.
@@ -69,44 +83,42 @@ class JobStore:
             NewerSchemaError: a newer Stoker wrote it; names the backup to go back to.
             StoreError: the file cannot be opened or made.
         """
-        connection, damaged = open_database(path, SCHEMA, now=now)
-        if damaged is not None:
-            logger.error("store=%s was damaged; kept as %s", path, damaged)
-        return cls(connection, damaged)
+        return cls(path, open_or_restore(path, SCHEMA, now=now))
 
     def close(self) -> None:
-        """Give the file back. The store is unusable afterwards."""
-        self._connection.close()
+        """Give the file back, the WAL played in. The store is unusable afterwards."""
+        super().close()
+        note_closed(self._path)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Make everything inside durable at once: one disk flush for a burst of submits, or a pass of the scheduler.
+    def back_up(self, *, at_least: int = 0, stop: Callable[[], bool] = lambda: False) -> int:
+        """Renew the verified backup beside the file, while the store works: call this on another thread.
 
-        An inner `transaction` is a part that can fail alone: its error undoes only that part, if it is caught inside
-        the outer one.
+        Args:
+            at_least: how many jobs it must hold: `sum(counts().values())`, asked just before on the store's thread.
+            stop: asked all the time; True gives it up, and must be said before `close`.
+
+        Returns:
+            How many jobs it holds.
 
         Raises:
-            StoreError: the disk is full, read-only or failing; nothing of the outermost transaction was stored.
+            StoreError: the last backup stands; says why.
         """
-        level, said = self._depth, len(self._said)
-        self._execute(f"SAVEPOINT part_{level}" if level else "BEGIN IMMEDIATE")
-        self._depth += 1
-        try:
-            yield
-            self._execute(f"RELEASE part_{level}" if level else "COMMIT")
-        except BaseException:
-            del self._said[said:]
-            self._undo(level)
-            raise
-        finally:
-            self._depth = level
-        if level == 0:
-            self._say()
+        return back_up(self._connection, backup_path(self._path), SCHEMA, at_least=at_least, stop=stop)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
-    def add(self, spec: JobSpec, *, user: str, uid: int, key: str | None, digest: str, now: int) -> tuple[JobRow, bool]:
-        """Take a job in. The same key of the same user gives the job made then, and False.
+    def add(
+        self,
+        spec: JobSpec,
+        *,
+        user: str,
+        uid: int,
+        key: str | None,
+        digest: str,
+        now: int,
+        cron_id: int | None = None,
+    ) -> tuple[JobRow, bool]:
+        """Take a job in, or all tasks of an array at once. The same key of the same user gives the job made then.
 
         Args:
             spec: the parsed job.
@@ -115,6 +127,10 @@ class JobStore:
             key: idempotency key; `None` makes a new job each time.
             digest: of the whole request.
             now: Unix seconds.
+            cron_id: the recurring job that makes it.
+
+        Returns:
+            The job, or the first task of the array (`tasks_of` has them all); and whether it was made now.
 
         Raises:
             KeyConflictError: the key came before with another digest.
@@ -124,19 +140,26 @@ class JobStore:
             seen = self.seen(uid, key, digest)
             if seen is not None:
                 return seen, False
-            return self._insert(None, spec, user, uid, key, digest, now), True
+            count = len(spec.array.tasks) if spec.array else 1
+            first_id = self._count_up(JOB_MARK, count) - count + 1
+            rows = new_rows(
+                first_id, spec, user=user, uid=uid, key=key, digest=digest, submitted_at=now, cron_id=cron_id
+            )
+            self._insert(rows)
+            return rows[0], True
 
     def claim(self, job_id: int, *, attempt: int, gpu_uuids: Sequence[str], now: int) -> JobRow:
         """Give a waiting job its GPUs. Nothing is launched before this is stored.
 
         Raises:
-            GpuHeldError: another job holds one of them.
+            GpuHeldError: another job holds one of them; jobs that asked for shards may share theirs.
             NoSuchJobError, IllegalMoveError, StoreError: as `apply`.
         """
         with self.transaction():
+            shares = self.get(job_id).spec.shards > 0
             for holder in self.active():
                 taken = set(gpu_uuids).intersection(holder.status.gpu_uuids)
-                if taken and holder.id != job_id:
+                if taken and holder.id != job_id and not (shares and holder.spec.shards):
                     raise GpuHeldError(job_id, min(taken), holder.id)
             return self.apply(job_id, machine.Claimed(attempt=attempt, gpu_uuids=tuple(gpu_uuids)), now)
 
@@ -156,9 +179,7 @@ class JobStore:
             StoreError: not stored.
         """
         with self.transaction():
-            row = self.get(job_id)
-            if revision is not None and revision != row.revision:
-                raise StaleJobError(job_id, row.revision)
+            row = self._look(job_id, revision)
             try:
                 status = machine.handle(row.status, event, now)
             except IllegalMoveError as error:
@@ -166,22 +187,89 @@ class JobStore:
                 raise IllegalMoveError(row.status, event, [*error.history, *told]) from None
             return self._move(row, event, status, now)
 
-    def rebuild(self, submissions: Iterable[Submission]) -> int:
+    def amend(
+        self, job_id: int, spec: JobSpec, now: int, *, event: str, by: str, revision: int | None = None
+    ) -> JobRow:
+        """Change what a job asks for. Its folder must tell of it as well: see `ledger`.
+
+        Args:
+            job_id: the job.
+            spec: all that it asks for from now on.
+            now: Unix seconds.
+            event: the line in its history: `Held`, `Released`, `Updated`, …
+            by: who asked for it.
+            revision: as in `apply`.
+
+        Raises:
+            NoSuchJobError, StaleJobError, StoreError: as `apply`.
+        """
+        with self.transaction():
+            self._look(job_id, revision)
+            return self.amend_alike([job_id], spec, now, event=event, by=by)[0]
+
+    def amend_alike(self, job_ids: Collection[int], spec: JobSpec, now: int, *, event: str, by: str) -> list[JobRow]:
+        """Change what several jobs ask for to one and the same, which is kept once. See `amend`."""
+        with self.transaction():
+            rows = [self.get(job_id) for job_id in job_ids]
+            before, sha256 = self._digests(list(job_ids)), self._keep_spec(spec)
+            changed = [_amended(row, spec, now) for row in rows]
+            for row in changed:
+                values = {"id": row.id, "revision": row.revision, "eligible_at": row.eligible_at}
+                self._execute(_AMEND, {**values, **spec_columns(spec, sha256)})
+                self._execute(_ADD_EVENT, (row.id, now, event, row.status.state, f"by {by}" if by else None))
+                self._tell(f"job={row.id} {row.status.state} on={event} by={by}")
+            self._drop_specs(before - {sha256})
+            return changed
+
+    def mark_eligible(self, job_ids: Collection[int], at: int) -> None:
+        """Note from when on jobs count as waiting whose dependency is fulfilled now. Done again, it changes nothing.
+
+        Raises:
+            StoreError: not stored.
+        """
+        with self.transaction():
+            for group in in_groups(list(job_ids)):
+                sql = f"UPDATE jobs SET eligible_at = ? WHERE eligible_at IS NULL AND id IN ({marks(group)})"  # noqa: S608
+                self._execute(sql, (at, *group))
+
+    def rebuild(self, submissions: Iterable[Submission]) -> list[JobRow]:
         """Take in again, under their old ids, the jobs that the job folders hold and the store does not.
 
-        They come back as PENDING; the engine then applies what `claim`, `started` and `exit` of their attempts tell.
+        They come back as PENDING, as they were submitted; `reconcile` then applies what their folders tell besides.
 
         Returns:
-            How many were taken in.
+            Those that were taken in.
         """
-        count = 0
+        taken = []
         with self.transaction():
+            known = self.ids()
             for each in submissions:
-                if self._select("WHERE id = ?", (each.id,)) or self._by_key(each.uid, each.key):
+                if self._by_key(each.uid, each.key) is not None and each.id not in known:
                     continue
-                self._insert(each.id, each.spec, each.user, each.uid, each.key, each.digest, each.submitted_at)
-                count += 1
-        return count
+                rows = [row for row in each.rows() if row.id not in known]
+                self._insert(rows)
+                known.update(row.id for row in rows)
+                taken += rows
+            self._count_to(JOB_MARK, max(known, default=0))
+        return taken
+
+    def forget(self, job_ids: Collection[int]) -> int:
+        """Drop ended jobs with their history and usage; their ids are not given out again.
+
+        Returns:
+            How many were dropped: a job that has not ended stays.
+
+        Raises:
+            StoreError: nothing was dropped.
+        """
+        with self.transaction():
+            gone = [row for row in self.find(JobFilter(ids=job_ids)) if row.status.state.is_final] if job_ids else []
+            digests = self._digests([row.id for row in gone])
+            for group in in_groups([row.id for row in gone]):
+                for sql in ("jobs WHERE id", "events WHERE job_id", "usage WHERE job_id"):
+                    self._execute(f"DELETE FROM {sql} IN ({marks(group)})", group)  # noqa: S608 - own words
+            self._drop_specs(digests)
+        return len(gone)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -196,6 +284,21 @@ class JobStore:
             raise NoSuchJobError(job_id)
         return rows[0]
 
+    def task(self, array_id: int, task_id: int) -> JobRow:
+        """One task of an array: `17_3`.
+
+        Raises:
+            NoSuchJobError: there is no such array, or no such task in it.
+        """
+        rows = self._select("WHERE array_job_id = ? AND array_task_id = ?", (array_id, task_id))
+        if not rows:
+            raise NoSuchJobError(f"{array_id}_{task_id}")
+        return rows[0]
+
+    def tasks_of(self, array_id: int) -> Sequence[JobRow]:
+        """All tasks of an array in the order of their numbers; none for a job that is no array."""
+        return self._select("WHERE array_job_id = ? ORDER BY array_task_id", (array_id,))
+
     def seen(self, uid: int, key: str | None, digest: str) -> JobRow | None:
         """The job that a user made with this key before.
 
@@ -207,28 +310,21 @@ class JobStore:
             raise KeyConflictError(key or "", row.id)
         return row
 
-    def find(
-        self, *, states: Collection[JobState] = (), user: str | None = None, limit: int | None = None
-    ) -> list[JobRow]:
-        """Jobs, the youngest first; of some states, of one user, at most `limit`."""
-        where, values = ["1"], []
-        if states:
-            where.append(f"state IN ({', '.join('?' * len(states))})")
-            values += [str(state) for state in states]
-        if user is not None:
-            where.append("user = ?")
-            values.append(user)
-        return self._select(
-            f"WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?", (*values, -1 if limit is None else limit)
-        )
+    def find(self, wanted: JobFilter | None = None) -> list[JobRow]:
+        """The jobs one wants to see, the youngest first."""
+        return self._rows(*query(wanted or JobFilter()))
 
     def pending(self) -> Sequence[JobRow]:
-        """Waiting jobs in the order in which they are served."""
+        """Waiting jobs in the order in which they came."""
         return self._select("WHERE state = ? ORDER BY id", (JobState.PENDING,))
 
     def active(self) -> Sequence[JobRow]:
         """Jobs that hold what they were given, in the order of their ids."""
-        return self._select(f"WHERE state IN ({', '.join('?' * len(_HOLDING))}) ORDER BY id", _HOLDING)
+        return self._select(f"WHERE state IN ({marks(_HOLDING)}) ORDER BY id", _HOLDING)
+
+    def ids(self) -> set[int]:
+        """The ids of all jobs that are kept."""
+        return {row[0] for row in self._execute("SELECT id FROM jobs")}
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state; a state that has none is left out."""
@@ -243,96 +339,105 @@ class JobStore:
             for row in rows
         ]
 
+    def expired(self, before: int, limit: int) -> dict[int, list[int]]:
+        """Jobs that ended before a time (Unix seconds): folder → the jobs whose submission it holds.
+
+        An array goes as a whole, once its last task has ended so long ago. The youngest submission stays: its folder
+        tells which ids were given out, should the database be lost.
+
+        Args:
+            before: Unix seconds.
+            limit: most folders at a time, the oldest first.
+        """
+        final = sorted(str(state) for state in FINAL_STATES)
+        ended = f"state IN ({marks(final)}) AND ended_at < ?"
+        rows = self._execute(
+            f"SELECT folder_id FROM jobs GROUP BY folder_id HAVING min({ended})"  # noqa: S608 - own words
+            " AND folder_id < (SELECT max(folder_id) FROM jobs) ORDER BY folder_id LIMIT ?",
+            (*final, before, limit),
+        )
+        found: dict[int, list[int]] = {row[0]: [] for row in rows}
+        for group in in_groups(list(found)):
+            sql = f"SELECT folder_id, id FROM jobs WHERE folder_id IN ({marks(group)}) ORDER BY id"  # noqa: S608
+            for folder_id, job_id in self._execute(sql, group):
+                found[folder_id].append(job_id)
+        return found
+
     # --- below: SQL ---------------------------------------------------------------------------------------------------
+
+    def _look(self, job_id: int, revision: int | None) -> JobRow:
+        row = self.get(job_id)
+        if revision is not None and revision != row.revision:
+            raise StaleJobError(job_id, row.revision)
+        return row
 
     def _by_key(self, uid: int, key: str | None) -> JobRow | None:
         rows = self._select("WHERE uid = ? AND key = ?", (uid, key))
         return rows[0] if rows else None
 
-    def _insert(
-        self, job_id: int | None, spec: JobSpec, user: str, uid: int, key: str | None, digest: str, at: int
-    ) -> JobRow:
-        status = Status(requeue=spec.requeue)
-        who = {"id": job_id, "user": user, "uid": uid, "key": key, "digest": digest, "submitted_at": at, "revision": 0}
-        values = {**who, **spec_columns(spec), **status_columns(status)}
-        cursor = self._execute(_INSERT, values)
-        assert cursor.lastrowid is not None
-        new_id = cursor.lastrowid
-        self._record(new_id, at, "Submitted", status)
-        self._said.append(f"job={new_id} -> PENDING user={user} gpus={spec.gpus}")
-        return JobRow(id=new_id, user=user, uid=uid, key=key, digest=digest, submitted_at=at, spec=spec, status=status)
+    def _insert(self, rows: Sequence[JobRow]) -> None:
+        if not rows:
+            return
+        first = rows[0]
+        sha256 = self._keep_spec(first.spec)
+        self._execute_many(INSERT_JOB, (job_columns(row, sha256) for row in rows))
+        self._execute_many(
+            _ADD_EVENT, ((row.id, row.submitted_at, "Submitted", JobState.PENDING, None) for row in rows)
+        )
+        tasks = f" tasks={len(rows)}" if first.array_job_id is not None else ""
+        self._tell(f"job={first.id}{tasks} -> PENDING user={first.user} gpus={first.spec.gpus}")
 
     def _move(self, row: JobRow, event: Event, status: Status, now: int) -> JobRow:
-        self._execute(_UPDATE, {"id": row.id, "revision": row.revision + 1, **status_columns(status)})
-        self._record(row.id, now, type(event).__name__, status)
-        gpus = f" gpus={','.join(status.gpu_uuids)}" if status.gpu_uuids else ""
-        self._said.append(f"job={row.id} {row.status.state} -> {status.state} on={type(event).__name__}{gpus}")
-        return self.get(row.id)
-
-    def _record(self, job_id: int, at: int, event: str, status: Status) -> None:
+        moved = replace(row, status=status, revision=row.revision + 1)
+        self._execute(_MOVE, {"id": row.id, "revision": moved.revision, **status_columns(status)})
         detail = status.detail or (f"attempt {status.attempt}" if status.attempt else None)
-        self._execute(
-            "INSERT INTO events (job_id, at, event, state, detail) VALUES (?, ?, ?, ?, ?)",
-            (job_id, at, event, status.state, detail),
-        )
+        self._execute(_ADD_EVENT, (row.id, now, type(event).__name__, status.state, detail))
+        gpus = f" gpus={','.join(status.gpu_uuids)}" if status.gpu_uuids else ""
+        self._tell(f"job={row.id} {row.status.state} -> {status.state} on={type(event).__name__}{gpus}")
+        return moved
+
+    def _keep_spec(self, spec: JobSpec) -> str:
+        body, sha256 = encode_spec(spec)
+        self._execute(INSERT_SPEC, (sha256, body))
+        return sha256
+
+    def _digests(self, job_ids: Sequence[int]) -> set[str]:
+        found: set[str] = set()
+        for group in in_groups(job_ids):
+            sql = f"SELECT DISTINCT spec_sha256 FROM jobs WHERE id IN ({marks(group)})"  # noqa: S608 - own words
+            found.update(row[0] for row in self._execute(sql, group))
+        return found
+
+    def _drop_specs(self, digests: Iterable[str]) -> None:
+        """Drop those that no job has any more."""
+        sql = "DELETE FROM specs WHERE sha256 = ? AND NOT EXISTS (SELECT 1 FROM jobs WHERE spec_sha256 = ?)"
+        for sha256 in digests:
+            self._execute(sql, (sha256, sha256))
 
     def _select(self, clause: str, values: Sequence[Any]) -> list[JobRow]:
-        return [read_row(row) for row in self._execute(f"SELECT * FROM jobs {clause}", values)]  # noqa: S608 - own clauses
+        return self._rows(f"SELECT * FROM jobs {clause}", values)  # noqa: S608 - own clauses
 
-    def _execute(self, sql: str, values: Any = ()) -> sqlite3.Cursor:
-        try:
-            return self._connection.execute(sql, values)
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"the job store refused: {error}; see whether the disk of the state folder is full"
-            ) from error
+    def _rows(self, sql: str, values: Sequence[Any]) -> list[JobRow]:
+        rows = self._execute(sql, values).fetchall()
+        specs = self._specs_of({row["spec_sha256"] for row in rows})
+        return [read_row(row, specs[row["spec_sha256"]]) for row in rows]
 
-    def _undo(self, level: int) -> None:
-        if not self._connection.in_transaction:
-            return  # after an I/O error SQLite has rolled back by itself
-        if level:
-            self._execute(f"ROLLBACK TO part_{level}")
-            self._execute(f"RELEASE part_{level}")
-        else:
-            self._execute("ROLLBACK")
-
-    def _say(self) -> None:
-        for line in self._said:
-            logger.info("%s", line)
-        self._said.clear()
+    def _specs_of(self, wanted: set[str]) -> dict[str, JobSpec]:
+        found = {sha256: self._specs[sha256] for sha256 in wanted if sha256 in self._specs}
+        for group in in_groups(sorted(wanted - found.keys())):
+            rows = self._execute(f"SELECT sha256, body FROM specs WHERE sha256 IN ({marks(group)})", group)  # noqa: S608
+            found.update({sha256: decode_spec(body) for sha256, body in rows})
+        for sha256, spec in found.items():
+            self._specs[sha256] = spec
+            self._specs.move_to_end(sha256)
+        while len(self._specs) > _SPECS_KEPT:
+            self._specs.popitem(last=False)
+        return found
 
 
-# --- the schema -------------------------------------------------------------------------------------------------------
-
-_INSERT = f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({', '.join(f':{name}' for name in COLUMNS)})"  # noqa: S608
-_ASSIGNMENTS = ", ".join(f"{name} = :{name}" for name in ("revision", *STATUS_COLUMNS))
-_UPDATE = f"UPDATE jobs SET {_ASSIGNMENTS} WHERE id = :id"  # noqa: S608
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    """Schema 1. Ids ascend and are not reused because no row is ever deleted."""
-    with without_numpy():
-        from sqlite_utils import Database
-
-    database = Database(connection, recursive_triggers=False, execute_plugins=False)
-    jobs = database.table("jobs")
-    jobs.create(COLUMNS, pk="id", not_null=set(COLUMNS) - {"id"} - NULLABLE, if_not_exists=True, strict=True)
-    jobs.create_index(["uid", "key"], unique=True, if_not_exists=True)
-    jobs.create_index(["state"], if_not_exists=True)
-    jobs.create_index(["user"], if_not_exists=True)
-    events = database.table("events")
-    columns = {"id": int, "job_id": int, "at": int, "event": str, "state": str, "detail": str}
-    events.create(columns, pk="id", not_null={"job_id", "at", "event", "state"}, if_not_exists=True, strict=True)
-    events.create_index(["job_id"], if_not_exists=True)
-
-
-def _check_contents(connection: sqlite3.Connection) -> str | None:
-    """Bit rot inside a text is no error to SQLite: compare every spec with its digest."""
-    for job_id, spec, digest in connection.execute("SELECT id, spec, spec_sha256 FROM jobs"):
-        if not spec_is_sound(spec, digest):
-            return f"the spec of job {job_id} does not match its digest"
-    return None
-
-
-SCHEMA = Schema(application_id=0x53544F4B, migrations=(_create,), check=_check_contents)
-"""`STOK` in the header: `file agent.db` shows it."""
+def _amended(row: JobRow, spec: JobSpec, now: int) -> JobRow:
+    """The row with another spec. It ages anew if it may begin at another time, or waits for another job."""
+    status, eligible = replace(row.status, requeue=spec.requeue), row.eligible_at
+    if (row.spec.begin_at, row.spec.dependency) != (spec.begin_at, spec.dependency):
+        eligible = eligible_at(spec, now if row.spec.dependency is not None else row.submitted_at)
+    return replace(row, spec=spec, status=status, revision=row.revision + 1, eligible_at=eligible)

@@ -30,6 +30,7 @@ from agent.jobs.errors import (
     StoreError,
     StoreLockedError,
 )
+from agent.jobs.filters import JobFilter
 from agent.jobs.machine import CancelAsked, Claimed, Ended, Event, Lost, NeverRan, Rebooted, Started, Status, outcome_of
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
@@ -73,7 +74,16 @@ def test_a_job_is_kept_as_it_was_taken_in(path: Path, store: JobStore) -> None:
     row, created = store.add(asked, user="ada", uid=1001, key="k", digest="d", now=100)
     assert created
     assert row == JobRow(
-        id=1, user="ada", uid=1001, key="k", digest="d", submitted_at=100, spec=asked, status=Status(requeue=True)
+        id=1,
+        user="ada",
+        uid=1001,
+        key="k",
+        digest="d",
+        submitted_at=100,
+        spec=asked,
+        status=Status(requeue=True),
+        folder_id=1,
+        eligible_at=100,
     )
     assert reopened(store, path).get(1) == row
 
@@ -114,11 +124,13 @@ def test_finding(store: JobStore) -> None:
     store.apply(2, CancelAsked(by="ada"), 101)
     store.apply(5, CancelAsked(by="bob"), 101)
     assert [row.id for row in store.find()] == [6, 5, 4, 3, 2, 1]
-    assert [row.id for row in store.find(limit=2)] == [6, 5]
-    assert [row.id for row in store.find(user="ada")] == [6, 4, 2]
-    assert [row.id for row in store.find(states=[JobState.CANCELLED])] == [5, 2]
-    assert [row.id for row in store.find(states=[JobState.CANCELLED, JobState.PENDING], user="bob", limit=1)] == [5]
-    assert store.find(user="'; DROP TABLE jobs; --") == []
+    assert [row.id for row in store.find(JobFilter(limit=2))] == [6, 5]
+    assert [row.id for row in store.find(JobFilter(users=["ada"]))] == [6, 4, 2]
+    assert [row.id for row in store.find(JobFilter(states=[JobState.CANCELLED]))] == [5, 2]
+    assert [
+        row.id for row in store.find(JobFilter(states=[JobState.CANCELLED, JobState.PENDING], users=["bob"], limit=1))
+    ] == [5]
+    assert store.find(JobFilter(users=["'; DROP TABLE jobs; --"])) == []
     with pytest.raises(NoSuchJobError, match="there is no job 99"):
         store.get(99)
 
@@ -245,9 +257,12 @@ def test_a_rebuild_takes_in_what_is_missing(store: JobStore) -> None:
         )
 
     kept = add(store, "kept")
-    assert (
-        store.rebuild([submission(kept.id, "x"), submission(40, None), submission(41, "k"), submission(7, "kept")]) == 2
-    )
+    assert [
+        row.id
+        for row in store.rebuild(
+            [submission(kept.id, "x"), submission(40, None), submission(41, "k"), submission(7, "kept")]
+        )
+    ] == [40, 41]
     assert store.get(kept.id) == kept
     assert [row.id for row in store.pending()] == [kept.id, 40, 41]
     assert store.get(41).status == Status(requeue=True)
@@ -347,6 +362,7 @@ FILL = """
 import json, os, resource, signal, sys
 from pathlib import Path
 from agent.jobs.errors import StoreError
+from agent.jobs.filters import JobFilter
 from agent.jobs.machine import CancelAsked
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore

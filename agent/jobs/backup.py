@@ -1,0 +1,197 @@
+"""The verified backup `agent.db.backup`: made while the store works, put in place only when sound, and gone back to.
+
+Rules kept here: the copy is made in small steps on a thread of its own, so that nobody waits for it; it gets its name
+only when it was read back whole (pages, digests, number of jobs), so the last good one is never replaced by a bad one;
+a damaged or missing database is replaced by the backup, never by an empty one while there is a backup; what is moved
+aside or gone back to is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.jobs.dbfile import DamagedError, Schema, check_sound, move_aside, open_sound, put_in_place
+from agent.jobs.durable import write_durably
+from agent.jobs.errors import StoreError
+
+_STEP_PAGES = 128
+"""512 KiB: the store waits for one step at most, some milliseconds."""
+
+_PAUSE_S = 0.002
+"""Between two steps; the store's own calls come first."""
+
+_BUSY_S = 0.01
+"""While a transaction of the store is open, nothing can be copied."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A database that was opened."""
+
+    connection: sqlite3.Connection
+    damaged: Path | None = None
+    """Where an unsound file was moved."""
+    restored: bool = False
+    """It is a backup, and knows nothing that came after it."""
+    wal_lost: bool = False
+    """It was in use when the last process went, and the -wal it must have left is not there: it may be an older one."""
+
+
+def backup_path(path: Path) -> Path:
+    """Where the backup of a database is."""
+    return path.with_name(f"{path.name}.backup")
+
+
+# --- making one -------------------------------------------------------------------------------------------------------
+
+
+def back_up(
+    source: sqlite3.Connection,
+    target: Path,
+    schema: Schema,
+    *,
+    at_least: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+) -> int:
+    """Copy a database that is in use, verify the copy, and put it in place of the last one. Not on the store's thread.
+
+    Args:
+        source: the store's own connection; SQLite lets two threads use it in turn, statement by statement.
+        target: the backup's name.
+        schema: what it must be.
+        at_least: how many jobs it must hold.
+        stop: asked between two steps; True gives the backup up.
+
+    Returns:
+        How many jobs the backup holds.
+
+    Raises:
+        StoreError: there is no new backup, the last one stands; says why.
+    """
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        _copy(source, temporary, stop)
+        jobs = verify(temporary, schema)
+        if jobs < at_least:
+            raise DamagedError(f"it holds {jobs} jobs of {at_least}")
+        put_in_place(temporary, target)
+    except DamagedError as error:
+        raise StoreError(
+            f"the backup {target} was not renewed, the copy is damaged: {error}; restart the agent, which checks its "
+            "database then and goes back to the last good backup where it must"
+        ) from error
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(f"the backup {target} was not renewed: {error}; see the disk of the state folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return jobs
+
+
+def _copy(source: sqlite3.Connection, temporary: Path, stop: Callable[[], bool]) -> None:
+    if sqlite3.threadsafety != 3:
+        raise StoreError("this SQLite was built without threads: no backup is made")
+
+    def pause(_status: int, _remaining: int, _total: int) -> None:
+        if stop():
+            raise StoreError("the backup was given up; the last one stands")
+        time.sleep(_PAUSE_S)
+
+    with closing(sqlite3.connect(temporary)) as copy:
+        temporary.chmod(0o600)
+        source.backup(copy, pages=_STEP_PAGES, progress=pause, sleep=_BUSY_S)
+
+
+def verify(path: Path, schema: Schema) -> int:
+    """Read a copy whole that nobody has open; how many jobs it holds.
+
+    Raises:
+        DamagedError: it is no sound database of ours, or of a newer schema.
+    """
+    try:
+        # immutable: nothing is written beside it, and no -wal that lies there is believed.
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)) as copy:
+            application_id = copy.execute("PRAGMA application_id").fetchone()[0]
+            version = copy.execute("PRAGMA user_version").fetchone()[0]
+            if application_id != schema.application_id or not 0 < version <= schema.version:
+                raise DamagedError(f"application_id {application_id:#x}, schema {version}: not ours")
+            check_sound(copy, schema)
+            return int(copy.execute("SELECT count(*) FROM jobs").fetchone()[0])
+    except sqlite3.Error as error:
+        raise DamagedError(str(error)) from error
+
+
+# --- going back to one ------------------------------------------------------------------------------------------------
+
+
+def open_or_restore(path: Path, schema: Schema, *, now: int) -> Opened:
+    """Open a database, or its backup in its place, or make it where there is neither.
+
+    Raises:
+        StoreLockedError, NewerSchemaError, StoreError: it cannot be used, and was not touched.
+    """
+    if path.exists():
+        wal_lost = _in_use(path).exists() and not path.with_name(f"{path.name}-wal").exists()
+        try:
+            connection = open_sound(path, schema, threads=True)
+        except DamagedError as error:
+            logger.error("store=%s is damaged: %s", path, error)
+        else:
+            if wal_lost:
+                logger.error("store=%s has lost its -wal, and with it perhaps the last changes", path)
+            return _opened(path, Opened(connection=connection, wal_lost=wal_lost))
+    try:
+        damaged = move_aside(path, now)
+        restored = _restore(path, schema)
+    except OSError as error:
+        raise StoreError(f"cannot replace the damaged {path}: {error}; see its disk") from error
+    if damaged is not None:
+        logger.error("store=%s was damaged; kept as %s", path, damaged)
+    connection = open_sound(path, schema, threads=True)
+    return _opened(path, Opened(connection=connection, damaged=damaged, restored=restored))
+
+
+def _opened(path: Path, opened: Opened) -> Opened:
+    """Note that it is in use, until `note_closed`. On a full disk without: what is told then is only less."""
+    try:
+        write_durably(_in_use(path), b"", mode=0o600)
+    except OSError as error:
+        logger.warning("cannot note that %s is in use: %s", path, error)
+    return opened
+
+
+def note_closed(path: Path) -> None:
+    """The database was closed in good order: no -wal is left, and none will be missed."""
+    with suppress(OSError):
+        _in_use(path).unlink(missing_ok=True)
+
+
+def _in_use(path: Path) -> Path:
+    return path.with_name(f"{path.name}.in-use")
+
+
+def _restore(path: Path, schema: Schema) -> bool:
+    backup = backup_path(path)
+    if not backup.exists():
+        return False
+    try:
+        jobs = verify(backup, schema)
+    except DamagedError as error:
+        logger.error("the backup %s is damaged as well (%s): the queue is made of the job folders alone", backup, error)
+        return False
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    temporary.write_bytes(backup.read_bytes())
+    temporary.chmod(0o600)
+    put_in_place(temporary, path)
+    made = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(backup.stat().st_mtime))
+    logger.error("store=%s was replaced by its backup of %s with %d jobs", path, made, jobs)
+    return True

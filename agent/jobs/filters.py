@@ -1,0 +1,77 @@
+"""Which jobs one wants to see, and the SQL that finds them.
+
+One index holds all that can be asked for, in the order in which jobs are shown (`schema`). Whatever is combined, a page
+costs at most one reading of that index, and never a reading of the rows that are not shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from agent.api.types import JobState
+
+PAGE_INDEX = "idx_jobs_page"
+FILTERED = ("state", "user", "name", "account", "partition", "qos", "cron_id", "submitted_at", "ended_at")
+"""The columns of that index, behind the id and before the array's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFilter:
+    """Which jobs; each field narrows the choice, an empty one leaves it."""
+
+    states: Collection[JobState] = ()
+    users: Collection[str] = ()
+    names: Collection[str] = ()
+    accounts: Collection[str] = ()
+    partitions: Collection[str] = ()
+    qos: Collection[str] = ()
+    ids: Collection[int] = ()
+    array: int | None = None
+    """All tasks of the array with this id."""
+    cron: int | None = None
+    """All jobs that this recurring job made."""
+    since: int | None = None
+    """Unix seconds: jobs that had not ended before it (sacct's `-S`)."""
+    until: int | None = None
+    """Unix seconds: jobs that were submitted by then (sacct's `-E`)."""
+    before: int | None = None
+    """Ids below this one: the next page begins below the last id of the page before."""
+    limit: int | None = None
+
+
+def query(wanted: JobFilter) -> tuple[str, list[Any]]:
+    """The statement that finds the jobs, the youngest first, and its values."""
+    where, values = _conditions(wanted)
+    limit = -1 if wanted.limit is None else wanted.limit
+    # Only the index is read until it is known which rows are shown.
+    found = f"SELECT id FROM jobs INDEXED BY {PAGE_INDEX} WHERE {where} ORDER BY id DESC LIMIT ?"  # noqa: S608
+    return f"SELECT * FROM jobs WHERE id IN ({found}) ORDER BY id DESC", [*values, limit]  # noqa: S608
+
+
+def _conditions(wanted: JobFilter) -> tuple[str, list[Any]]:
+    where, values = ["id > 0"], []
+    for column, among in (
+        ("state", [str(state) for state in wanted.states]),
+        ("user", wanted.users),
+        ("name", wanted.names),
+        ("account", wanted.accounts),
+        ("partition", wanted.partitions),
+        ("qos", wanted.qos),
+        ("id", wanted.ids),
+    ):
+        if among:
+            where.append(f"{column} IN ({', '.join('?' * len(among))})")
+            values += list(among)
+    for condition, value in (
+        ("array_job_id = ?", wanted.array),
+        ("cron_id = ?", wanted.cron),
+        ("(ended_at IS NULL OR ended_at >= ?)", wanted.since),
+        ("submitted_at <= ?", wanted.until),
+        ("id < ?", wanted.before),
+    ):
+        if value is not None:
+            where.append(condition)
+            values.append(value)
+    return " AND ".join(where), values

@@ -1,0 +1,175 @@
+"""Row and folder together: whatever is asked of a job is stored in both, each function one transaction of the store.
+
+Rules kept here: the folder is on disk before its row counts, so a lost database is made again from the folders and
+knows every job that was answered for, every change of it and every wish; done again, each function changes nothing
+more, or says why it cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from agent.api.types import JobState
+from agent.jobs import folder, notes
+from agent.jobs.errors import IllegalMoveError
+from agent.jobs.folder import Submission, job_dir
+from agent.jobs.machine import Event
+from agent.jobs.notes import Note
+from agent.jobs.row import JobRow
+from agent.jobs.spec import JobSpec
+from agent.jobs.store import JobStore
+
+_RUNNING = (JobState.CONFIGURING, JobState.RUNNING, JobState.COMPLETING)
+
+
+def take_in(
+    store: JobStore,
+    state_dir: Path,
+    spec: JobSpec,
+    *,
+    user: str,
+    uid: int,
+    key: str | None,
+    digest: str,
+    now: int,
+    env: dict[str, str],
+    script: str,
+    owner: tuple[int, int] | None = None,
+    cron_id: int | None = None,
+) -> tuple[JobRow, bool]:
+    """Store a submission: a job, or all tasks of an array. See `JobStore.add` and `folder.write_spec`.
+
+    Raises:
+        KeyConflictError, StoreError, OSError: nothing was accepted.
+    """
+    with store.transaction():
+        row, created = store.add(spec, user=user, uid=uid, key=key, digest=digest, now=now, cron_id=cron_id)
+        if created:
+            submission = Submission(
+                id=row.id,
+                user=user,
+                uid=uid,
+                key=key,
+                digest=digest,
+                submitted_at=now,
+                spec=spec,
+                env=env,
+                cron_id=cron_id,
+            )
+            folder.write_spec(job_dir(state_dir, row.id), submission, script, owner=owner)
+    return row, created
+
+
+def apply(
+    store: JobStore, state_dir: Path, job_id: int, event: Event, now: int, *, revision: int | None = None
+) -> JobRow:
+    """Let an event happen to a job; a wish is noted in its folder besides. See `JobStore.apply`.
+
+    Raises:
+        NoSuchJobError, StaleJobError, IllegalMoveError, StoreError, OSError: it did not happen.
+    """
+    with store.transaction():
+        before = store.get(job_id)
+        row = store.apply(job_id, event, now, revision=revision)
+        if notes.noted(event):
+            _note(state_dir, [before], event, now)
+    return row
+
+
+def apply_each(store: JobStore, state_dir: Path, job_ids: Iterable[int], event: Event, now: int) -> list[JobRow]:
+    """Let an event happen to many jobs at once, with one flush of each folder: the tasks of an array.
+
+    Returns:
+        The jobs it happened to; one to which it cannot happen is left out.
+
+    Raises:
+        NoSuchJobError, StoreError, OSError: it happened to none.
+    """
+    moved, before = [], []
+    with store.transaction():
+        for job_id in job_ids:
+            row = store.get(job_id)
+            try:
+                moved.append(store.apply(job_id, event, now))
+            except IllegalMoveError:
+                continue
+            before.append(row)
+        if notes.noted(event):
+            _note(state_dir, before, event, now)
+    return moved
+
+
+def amend(
+    store: JobStore,
+    state_dir: Path,
+    job_id: int,
+    spec: JobSpec,
+    now: int,
+    *,
+    event: str,
+    by: str,
+    revision: int | None = None,
+) -> JobRow:
+    """Change what a job asks for. See `JobStore.amend`.
+
+    Raises:
+        NoSuchJobError, StaleJobError, StoreError, OSError: nothing was changed.
+    """
+    with store.transaction():
+        row = store.amend(job_id, spec, now, event=event, by=by, revision=revision)
+        note = Note(at=now, event=event, ids=(job_id,), attempt=row.status.attempt, by=by, spec=spec)
+        notes.append(job_dir(state_dir, row.folder_id), [note])
+    return row
+
+
+def amend_each(
+    store: JobStore,
+    state_dir: Path,
+    job_ids: Iterable[int],
+    change: Callable[[JobSpec], JobSpec],
+    now: int,
+    *,
+    event: str,
+    by: str,
+) -> list[JobRow]:
+    """Change many jobs alike: those that asked for the same before share one spec after. The tasks of an array.
+
+    Raises:
+        NoSuchJobError, StoreError, OSError: nothing was changed.
+    """
+    with store.transaction():
+        groups: dict[tuple[int, int], list[JobRow]] = {}
+        for row in (store.get(job_id) for job_id in job_ids):
+            groups.setdefault((row.folder_id, id(row.spec)), []).append(row)
+        amended: list[JobRow] = []
+        lines: dict[int, list[Note]] = {}
+        for (folder_id, _), rows in groups.items():
+            spec = change(rows[0].spec)
+            amended += store.amend_alike([row.id for row in rows], spec, now, event=event, by=by)
+            note = Note(at=now, event=event, ids=tuple(row.id for row in rows), by=by, spec=spec)
+            lines.setdefault(folder_id, []).append(note)
+        for folder_id, written in lines.items():
+            notes.append(job_dir(state_dir, folder_id), written)
+    return amended
+
+
+def _note(state_dir: Path, rows: Sequence[JobRow], event: Event, now: int) -> None:
+    groups: dict[tuple[int, int, bool], list[int]] = {}
+    for row in rows:
+        running = row.status.state in _RUNNING
+        groups.setdefault((row.folder_id, row.status.attempt, running), []).append(row.id)
+    lines: dict[int, list[Note]] = {}
+    for (folder_id, attempt, running), ids in groups.items():
+        note = Note(
+            at=now,
+            event=type(event).__name__,
+            ids=tuple(ids),
+            attempt=attempt,
+            running=running,
+            by=getattr(event, "by", ""),
+            reason=getattr(event, "reason", None),
+        )
+        lines.setdefault(folder_id, []).append(note)
+    for folder_id, written in lines.items():
+        notes.append(job_dir(state_dir, folder_id), written)
