@@ -83,6 +83,7 @@ def test_without_backfill_nothing_goes_before_the_head() -> None:
     decision = run(waiting, gpus(2), running=[busy(9, "0", time_limit_s=HOUR)], policy=plain(backfill=False))
     assert set(started(decision)) == {3}
     assert words(decision) == {1: "Resources", 2: "Priority", 4: "Priority"}
+    assert decision.reasons[2][1] == "behind job 1 in the queue", "and no window is offered"
 
 
 def test_only_the_first_are_told_when_to_expect_their_start() -> None:
@@ -213,7 +214,7 @@ def check_node(facts: Snapshot) -> None:
             assert len(each.gpu_uuids) == (1 if each.demand.shards else each.demand.gpus), "all or nothing"
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=150)
 @given(snapshots(finite=True))
 def test_nobody_behind_it_delays_the_head(facts: Snapshot) -> None:
     """What the first in line is promised with nobody behind it, it is promised with them, and after they started."""

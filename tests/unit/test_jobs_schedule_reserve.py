@@ -94,6 +94,26 @@ def test_a_reservation_has_a_beginning_and_an_end() -> None:
     )
 
 
+def test_outsiders_wait_for_the_end_of_a_reservation_in_use() -> None:
+    running = [busy(9, "0", time_limit_s=HOUR, reservation="exam")]
+    waiting = [job(1, time_limit_s=60), job(2, 1, time_limit_s=60)]
+    decision = run(waiting, gpus(2), running=running, reservations=[reserve(-60, 2)])
+    assert words(decision) == {1: "ReqNodeNotAvail, Reserved", 2: "ReqNodeNotAvail, Reserved"}
+    assert decision.expected == {1: NOW + 2 * HOUR - 60, 2: NOW + 2 * HOUR - 60}
+
+
+def test_a_job_without_gpus_is_not_concerned_by_reserved_gpus() -> None:
+    decision = run([job(1, time_limit_s=None)], gpus(2), reservations=[reserve(600, on="01", maintenance=True)])
+    assert started(decision) == {1: ""}
+
+
+def test_who_waits_for_others_is_not_told_of_a_reservation_to_come() -> None:
+    running = [busy(9, "01", time_limit_s=HOUR)]
+    decision = run([job(1, 2, time_limit_s=HOUR)], gpus(2), running=running, reservations=[reserve(DAY)])
+    assert words(decision) == {1: "Resources"}
+    assert decision.expected == {1: NOW + HOUR}
+
+
 def test_members_wait_for_each_other() -> None:
     waiting = [job(1, 2, reservation="exam", time_limit_s=600), job(2, 2, reservation="exam", time_limit_s=600)]
     decision = run(waiting, gpus(4), reservations=[reserve(0, on="12")])

@@ -77,7 +77,8 @@ class _Pass:
         """Serve all, then tell those that stay."""
         self._serve_all()
         if self._closed is None:
-            self._offer_windows()
+            if self._policy.backfill:
+                self._offer_windows()
             self._plan()
         self._told.update({job.id: group.reason for job, group in self._left if group.reason is not None})
         return Decision(
@@ -166,7 +167,7 @@ class _Pass:
     def _wait_first(self, job: Waiting, group: Group, kind: Kind) -> bool:
         """The first of its line that must wait: plan it, or end others for it."""
         room = self._forecast.room(kind)
-        if self._reasons.in_the_way(kind.ask, room, self._now + kind.bound_s):
+        if self._reasons.in_the_way(kind.ask, room, self._now + kind.bound_s, kind.view):
             return self._wait_aside(job, group, kind)
         if self._preempt_for(job, group, kind):
             return True
