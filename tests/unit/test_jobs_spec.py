@@ -381,11 +381,15 @@ def test_a_sweep_is_an_array_of_its_combinations() -> None:
     ]
 
 
+def test_small_letters_are_other_variables() -> None:
+    assert parse(request(sweep={"env": ("CartPole",), "path": ("a",), "gpu_frac": ("1",)})).array is not None
+
+
 @pytest.mark.parametrize(
     ("sweep", "said"),
     [
         ({"PATH": ("x",)}, "would override"),
-        ({"path": ("x",)}, "would override"),
+        ({"TMPDIR": ("x",)}, "would override"),
         ({"LD_PRELOAD": ("x",)}, "would override"),
         ({"HOME": ("x",)}, "would override"),
         ({"SLURM_JOB_ID": ("x",)}, "would override"),
