@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,10 @@ from tui import cli, endpoint, plain
 def main(argv: Sequence[str] | None = None) -> int:
     """The `stoker` program; returns its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["slurm"]:
+        from tui.slurm.__main__ import main as slurm
+
+        return slurm(["stoker", *words[1:]])
     return commandline.run("stoker", lambda: _main(words))
 
 
@@ -54,6 +57,8 @@ def _screen(args: argparse.Namespace) -> int:
 
 def _quiet_logs() -> None:
     """Nothing may be written to the terminal behind the screen's back; `$STOKER_LOG` names a file that takes it."""
+    import logging  # for the screen alone: it costs every start 10 ms
+
     logging.basicConfig(
         filename=os.environ.get("STOKER_LOG") or os.devnull,
         level=logging.DEBUG,

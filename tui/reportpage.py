@@ -13,7 +13,7 @@ from html import escape
 
 from agent.api.queue import GpuUsage, UsagePoint, Verdict
 from agent.api.types import Job, JobReport, JobState
-from tui import reportplot, rows, safe, units
+from tui import arrays, reportplot, rows, safe, units
 from tui.reportplot import Series
 from tui.theme import DARK, LIGHT
 
@@ -186,7 +186,7 @@ def _history(report: JobReport) -> str:
 
 def _job_facts(report: JobReport) -> list[tuple[str, str | None]]:
     job = report.job
-    held = f" (#{rows.ranges(job.gpu_indexes)})" if job.gpu_indexes else ""
+    held = f" (#{arrays.ranges(job.gpu_indexes)})" if job.gpu_indexes else ""
     return [
         ("GPUs", f"{rows.job_gpus(job)}{held}" + (f", {units.count(job.shards, 'shard')}" if job.shards else "")),
         ("Tasks × CPUs", f"{job.tasks} × {job.cpus_per_task}"),

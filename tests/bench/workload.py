@@ -24,7 +24,20 @@ from itertools import accumulate
 
 HOUR, DAY = 3600, 86400
 LONGEST_S = 7 * DAY
-LIMITS_S = (HOUR // 2, HOUR, 2 * HOUR, 4 * HOUR, 8 * HOUR, 12 * HOUR, DAY, 2 * DAY, 4 * DAY, 7 * DAY, 14 * DAY, 28 * DAY)
+LIMITS_S = (
+    HOUR // 2,
+    HOUR,
+    2 * HOUR,
+    4 * HOUR,
+    8 * HOUR,
+    12 * HOUR,
+    DAY,
+    2 * DAY,
+    4 * DAY,
+    7 * DAY,
+    14 * DAY,
+    28 * DAY,
+)
 USERS = 40
 ZIPF = 1.3
 

@@ -23,6 +23,8 @@ from agent.jobs.schedule.fairshare import Pair, standings
 SHORTEST_S = 60
 LONGEST_S = 7 * 86400
 """Time limits between which the size factor falls; no limit counts as the longest."""
+WIDTH = 0.5
+"""What being as wide as the node counts for, where being as short as can be counts for 1."""
 
 _ALIKE = attrgetter(
     "user",
@@ -181,16 +183,17 @@ class _Factors:
 
 
 def size_factor(width: float, time_limit_s: int | None, policy: Policy) -> float:
-    """How small (or with `favour_small` off: how large) a job is, 0..1.
+    """How much a job's size speaks for it, 0..1.
 
-    Large is Slurm's own measure, the part of the node: `width`. Small is made of two halves: the part of the node that
-    it leaves, and how short its time limit is on a logarithmic scale from `SHORTEST_S` to `LONGEST_S`.
+    With `favour_small` off that is Slurm's own measure, the part of the node: `width`. With it on, the shorter job goes
+    first, by its time limit on a logarithmic scale from `SHORTEST_S` to `LONGEST_S`; of jobs about as long, the wider
+    one: narrow jobs fill in beside and behind it, while it would wait behind each of them for a node that is empty.
     """
     if not policy.favour_small:
         return width
     limit = LONGEST_S if time_limit_s is None else min(LONGEST_S, max(SHORTEST_S, time_limit_s))
     length = log2(limit / SHORTEST_S) / log2(LONGEST_S / SHORTEST_S)
-    return 1.0 - (width + length) / 2
+    return (1.0 - length + WIDTH * width) / (1.0 + WIDTH)
 
 
 def qos_levels(qos: Mapping[str, QosFacts]) -> dict[str, int]:

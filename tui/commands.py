@@ -1,0 +1,73 @@
+"""All commands in one table: what each is for, and the module that knows its options and does it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.api.commandline import Parser
+from tui import words
+
+OWN_WORDS = ("submit", "run")
+"""Commands whose words are sbatch's up to the script; argparse does not read them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One verb of `stoker`."""
+
+    name: str
+    module: str
+    """Below `tui.verbs`; loaded when the command is named."""
+    help: str
+    alias: str | None = None
+
+
+COMMANDS = (
+    Command("submit", "handing", "submit a job script, with sbatch's options"),
+    Command("run", "handing", "run a script or a command as a job, and wait for it"),
+    Command("jobs", "listing", "list the queue, the jobs that ended last, and the history"),
+    Command("show", "story", "show everything about a job: why it waits, what it used, its history"),
+    Command("logs", "watching", "print what a job wrote"),
+    Command("wait", "watching", "wait until jobs have ended; the exit code is the job's"),
+    Command("report", "story", "print or write the account of a job: times, GPUs, energy, advice"),
+    Command("sweep", "story", "print what each task of an array or a sweep achieved"),
+    Command("cancel", "asking", "cancel jobs"),
+    Command("hold", "asking", "keep waiting jobs from starting"),
+    Command("release", "asking", "let held jobs start again"),
+    Command("requeue", "asking", "stop jobs and let them wait again, or run ended ones once more"),
+    Command("top", "asking", "put waiting jobs first"),
+    Command("nice", "asking", "make waiting jobs wait longer, or less"),
+    Command("update", "asking", "change a job in scontrol's words"),
+    Command("signal", "asking", "send a running job's processes a signal"),
+    Command("cron", "recurring", "list recurring jobs, or remove one"),
+    Command("nodes", "looks", "list the nodes and how they are"),
+    Command("gpus", "looks", "list the GPUs of all nodes and who uses them"),
+    Command("drain", "site", "give a node or a GPU no new job"),
+    Command("resume", "site", "undo a drain"),
+    Command("drains", "site", "list what is drained, by whom and why"),
+    Command("reservation", "site", "list, make and remove reservations and maintenance windows"),
+    Command("partitions", "site", "list partitions, QOS, accounts and features that a submit may name"),
+    Command("shares", "site", "list who has used how much of the due share"),
+    Command("notices", "site", "list notices that could not be delivered, or send them again"),
+    Command("license", "looks", "print the licence in a line", alias="licence"),
+)
+
+
+def add_all(parser: Parser, said: Sequence[str]) -> None:
+    """Add every command, with its options where its name is among the words `said`: all of them would cost 20 ms."""
+    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", prog=parser.prog)
+    common = words.common()
+    for each in COMMANDS:
+        if each.name in OWN_WORDS:
+            # No prefix character: every word is passed on as it is, because up to the script they are sbatch's options.
+            own = commands.add_parser(each.name, help=each.help, prefix_chars="\0", add_help=False)
+            own.add_argument("words", nargs="...")
+            continue
+        names = [each.alias] if each.alias else []
+        text = each.help[:1].upper() + each.help[1:] + "."
+        made = commands.add_parser(each.name, help=each.help, description=text, parents=[common], aliases=names)
+        if each.name in said or each.alias in said:
+            import importlib
+
+            importlib.import_module(f"tui.verbs.{each.module}").options(made, each.name)
