@@ -62,7 +62,7 @@ class Points:
         if self.left is None:
             return
         if self.left == 0:
-            self.dead = True
+            self.left, self.dead = None, True
             raise Crash
         self.left -= 1
 
