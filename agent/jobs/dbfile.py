@@ -97,6 +97,9 @@ def open_sound(path: Path, schema: Schema, *, threads: bool = False) -> sqlite3.
     except sqlite3.Error as error:
         connection.close()
         raise _explained(error, path) from error
+    except UnicodeDecodeError as error:  # of a name in the schema, which quick_check tells as it stands there
+        connection.close()
+        raise DamagedError(str(error)) from error
     except BaseException:
         connection.close()
         raise

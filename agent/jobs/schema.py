@@ -136,26 +136,29 @@ def _utils(connection: sqlite3.Connection) -> Any:
 
 
 def check_contents(connection: sqlite3.Connection) -> str | None:
-    """Bit rot inside a text is no error to SQLite: compare every spec with its digest, find every job's, read states."""
-    for sha256, body in connection.execute("SELECT sha256, body FROM specs"):
+    """Bit rot inside a text is no error to SQLite: compare each spec with its digest, find each job's, read states."""
+    known = set()
+    for sha256, body in connection.execute("SELECT sha256, body FROM specs NOT INDEXED"):
         if not spec_is_sound(body, sha256):
             return f"the spec {sha256} does not match its digest"
-    missing = connection.execute(
-        "SELECT id FROM jobs WHERE spec_sha256 NOT IN (SELECT sha256 FROM specs) LIMIT 1"
-    ).fetchone()
-    return f"the spec of job {missing[0]} is missing" if missing else _unreadable(connection)
+        known.add(sha256)
+    # NOT INDEXED: an index may be sound where the table is not.
+    columns = connection.execute("SELECT id, spec_sha256, state, wish, gpu_uuids, user, name FROM jobs NOT INDEXED")
+    return next((problem for row in columns if (problem := _unreadable(known, *row))), None)
 
 
-def _unreadable(connection: sqlite3.Connection) -> str | None:
-    for job_id, state, uuids, wish in connection.execute("SELECT id, state, gpu_uuids, wish FROM jobs NOT INDEXED"):
-        if state not in _STATES or wish not in _WISHES:
-            return f"job {job_id} is in the state {state!r} with the wish {wish!r}"
-        try:
-            if uuids != "[]":
-                msgspec.json.decode(uuids, type=tuple[str, ...])
-        except msgspec.DecodeError as error:
-            return f"the GPUs of job {job_id} cannot be read: {error}"
-    return None
+def _unreadable(known: set[str], job_id: int, sha256: str, state: str, wish: str | None, uuids: str, *_: str) -> str:
+    """What is wrong with a row; nothing if it can be read."""
+    if sha256 not in known:
+        return f"the spec of job {job_id} is missing"
+    if state not in _STATES or wish not in _WISHES:
+        return f"job {job_id} is in the state {state!r} with the wish {wish!r}"
+    try:
+        if uuids != "[]":
+            msgspec.json.decode(uuids, type=tuple[str, ...])
+    except msgspec.DecodeError as error:
+        return f"the GPUs of job {job_id} cannot be read: {error}"
+    return ""
 
 
 SCHEMA = Schema(application_id=0x53544F4B, migrations=(_create, _widen), check=check_contents)
