@@ -158,13 +158,11 @@ def test_wrong_words_end_with_2_and_say_what_is_meant(
 
 
 def test_hold_release_top_nice_and_requeue_say_how_the_job_is_now(desk: Desk) -> None:
-    assert (
-        desk("hold", "4", "5") == "job 4: PENDING, JobHeldUser, priority 0\njob 5: PENDING, JobHeldUser, priority 0\n"
-    )
+    assert desk("hold", "4", "5") == "job 4: PENDING, held, priority 0\njob 5: PENDING, held, priority 0\n"
     assert desk("release", "4") == "job 4: PENDING, Priority, priority 7\n"
     assert desk("top", "n1:5").endswith("priority 9999\n")
     assert desk("nice", "-100", "6").endswith("nice -100\n")
-    assert desk("requeue", "--hold", "12") == "job 12: PENDING\n"
+    assert desk("requeue", "--hold", "12") == "job 12: PENDING, held\n"
     wanted = [("hold", None), ("hold", None), ("release", None), ("top", None)]
     *before, nice, requeue = desk.asked()
     assert [(each["verb"], each["body"]) for each in before[-4:]] == wanted
