@@ -250,6 +250,12 @@ def test_wrap_makes_sbatchs_own_script(desk: Desk) -> None:
     assert (body["script_name"], body["flags"], body["args"]) == ("wrap", ["--gpus=1"], [])
 
 
+def test_sbatchs_words_for_its_own_output_are_obeyed(desk: Desk) -> None:
+    assert desk("submit", "--parsable", "--wrap", "true").strip().isdecimal()
+    assert desk("submit", "-Q", "--wrap", "true") == ""
+    assert "It would start at once" in desk("submit", "--test-only", "--wrap", "true")
+
+
 def test_a_sweeps_values_may_be_quoted(desk: Desk) -> None:
     desk("submit", "--sweep", "lr=1e-3,1e-4", '--sweep=layers="2,4",8', "--wrap", "true")
     assert desk.asked()[-1]["body"]["sweep"] == {"lr": ["1e-3", "1e-4"], "layers": ["2,4", "8"]}

@@ -35,7 +35,10 @@ def submit_job(call: Call, words: SubmitWords) -> int:
         plain.as_json(reply.job, call.out)
         return 0
     known = "" if reply.created else ", submitted before with this key"
-    print(f"Submitted {_named(job)} on {job.node}{known}", file=call.out)
+    if words.parsable:
+        print(job.id, file=call.out)
+    elif not words.quiet:
+        print(f"Submitted {_named(job)} on {job.node}{known}", file=call.out)
     return 0
 
 
