@@ -64,8 +64,6 @@ def hand_in(
     Raises:
         ToolError: it is refused.
     """
-    import secrets
-
     names = [each.name for each in queue.nodes()]
     here = os.uname().nodename.split(".")[0]
     request = submit.request(
@@ -77,7 +75,7 @@ def hand_in(
         command=command,
     )
     try:
-        return handin.hand_in(queue.client, request, secrets.token_hex(16))
+        return handin.hand_in(queue.client, request, os.urandom(16).hex())
     except ApiError as error:
         raise ToolError(error.message) from error
 
