@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -58,6 +57,8 @@ def _screen(args: argparse.Namespace) -> int:
 
 def _quiet_logs() -> None:
     """Nothing may be written to the terminal behind the screen's back; `$STOKER_LOG` names a file that takes it."""
+    import logging  # for the screen alone: it costs every start 10 ms
+
     logging.basicConfig(
         filename=os.environ.get("STOKER_LOG") or os.devnull,
         level=logging.DEBUG,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +56,7 @@ COMMANDS = (
 
 def add_all(parser: Parser, said: Sequence[str]) -> None:
     """Add every command, with its options where its name is among the words `said`: all of them would cost 20 ms."""
-    commands = parser.add_subparsers(dest="verb", metavar="COMMAND")
+    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", prog=parser.prog)
     common = words.common()
     for each in COMMANDS:
         if each.name in OWN_WORDS:
@@ -69,4 +68,6 @@ def add_all(parser: Parser, said: Sequence[str]) -> None:
         text = each.help[:1].upper() + each.help[1:] + "."
         made = commands.add_parser(each.name, help=each.help, description=text, parents=[common], aliases=names)
         if each.name in said or each.alias in said:
+            import importlib
+
             importlib.import_module(f"tui.verbs.{each.module}").options(made, each.name)

@@ -25,11 +25,17 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO) -> 
     right = [title.startswith(">") for title in titles]
     lines = [[title.lstrip(">") for title in titles], *rows]
     widths = [max(safe.width(line[column]) for line in lines) for column in range(len(titles))]
-    room = _terminal_columns() if out.isatty() else None
+    room = _columns() if out.isatty() else None
     for line in lines:
         cells = [safe.fit(text, width, right=to) for text, width, to in zip(line, widths, right, strict=True)]
         joined = _GAP.join([*cells[:-1], line[-1]])
         print((safe.truncate(joined, room) if room else joined).rstrip(), file=out)
+
+
+def _columns() -> int:
+    import shutil  # for a terminal alone: it costs every start 5 ms
+
+    return shutil.get_terminal_size().columns
 
 
 def facts(pairs: Sequence[tuple[str, str]], out: TextIO) -> None:
@@ -63,9 +69,3 @@ def refuse(error: StokerError, *, json: bool, about: str = "") -> None:
     code = "unreachable" if isinstance(error, TransportError) else "refused"
     body = {"code": getattr(error, "code", code), "message": f"{about}{error}", "field": getattr(error, "field", None)}
     as_json({"error": body}, sys.stderr)
-
-
-def _terminal_columns() -> int:
-    import shutil  # its archives' modules cost every command 10 ms
-
-    return shutil.get_terminal_size().columns

@@ -36,6 +36,9 @@ class Awaiting:
         """Ids that are referred to and to which something happened since they were read for."""
         self._namesakes: dict[tuple[str, str], dict[int, None]] = {}
         """User and name → ids of the jobs that have not ended, ascending."""
+        self._name_of: dict[int, tuple[str, str]] = {}
+        self._singletons: dict[tuple[str, str], set[int]] = {}
+        """User and name → waiting jobs that run alone."""
         self._dirty: set[int] = set()
         self._holds: dict[int, tuple[str, str]] = {}
         self._since: dict[int, int] = {}
@@ -109,6 +112,8 @@ class Awaiting:
             self._rows[row.id] = row
         for ref in dependency.referenced(spec):
             self._dependents.setdefault(ref, set()).add(row.id)
+        if _is_singleton(spec):
+            self._singletons.setdefault((row.user, row.spec.name), set()).add(row.id)
         self._dirty.add(row.id)
 
     def _forget(self, job_id: int) -> None:
@@ -120,6 +125,7 @@ class Awaiting:
             if not others:
                 self._dependents.pop(ref, None)
                 self._fates.pop(ref, None)
+        self._singletons.get((row.user, row.spec.name), set()).discard(job_id)
         for kept in (self._holds, self._since, self._due, self.texts):
             kept.pop(job_id, None)
         self.never.discard(job_id)
@@ -136,22 +142,26 @@ class Awaiting:
 
     def _note_namesake(self, row: JobRow) -> None:
         key = row.user, row.spec.name
+        before = self._name_of.get(row.id)
+        if before is not None and before != key:  # it was given another name
+            self._drop_namesake(row.id, before)
         known = self._namesakes.setdefault(key, {})
-        if not row.status.state.is_final:
-            if row.id not in known:
-                known[row.id] = None
-                if next(reversed(known)) < max(known):  # only one that runs again comes in late
-                    self._namesakes[key] = dict.fromkeys(sorted(known))
-            return
-        known.pop(row.id, None)
-        self._dirty |= {job_id for job_id in known if self._is_singleton(job_id)}
-        if not known:
-            del self._namesakes[key]
+        if row.status.state.is_final:
+            self._drop_namesake(row.id, key)
+        elif row.id not in known:
+            late = bool(known) and next(reversed(known)) > row.id  # it runs again
+            known[row.id] = None
+            self._name_of[row.id] = key
+            if late:
+                self._namesakes[key] = dict.fromkeys(sorted(known))
 
-    def _is_singleton(self, job_id: int) -> bool:
-        row = self._rows.get(job_id)
-        spec = row.spec.dependency if row else None
-        return spec is not None and any(each.kind == dependency.SINGLETON for each in spec.conditions)
+    def _drop_namesake(self, job_id: int, key: tuple[str, str]) -> None:
+        known = self._namesakes.get(key, {})
+        known.pop(job_id, None)
+        self._name_of.pop(job_id, None)
+        self._dirty |= self._singletons.get(key, set())
+        if not known:
+            self._namesakes.pop(key, None)
 
     async def _read_missing(self) -> None:
         rows = [self._rows[job_id] for job_id in self._dirty if job_id in self._rows]
@@ -222,6 +232,10 @@ def _names(row: JobRow) -> Iterator[tuple[int, int | None]]:
         yield row.array_job_id, row.array_task_id
     if row.array_job_id != row.id:
         yield row.id, None
+
+
+def _is_singleton(spec: DependencySpec) -> bool:
+    return any(each.kind == dependency.SINGLETON for each in spec.conditions)
 
 
 def _moments(facts: Facts) -> Iterator[int]:

@@ -31,6 +31,8 @@ LiveUsage = Callable[[int], tuple[JobUsage, Sequence[UsagePoint]] | None]
 TOLD_IN_FULL = 50
 """How many jobs at the head of the queue, or changed at once, watchers are told of without delay."""
 
+_TAKEN_AT_ONCE = 250
+
 Listener = Callable[[Job], None]
 
 
@@ -51,6 +53,8 @@ class Core:
         self.live_usage: LiveUsage = lambda job_id: None
         """What a running job has used up to now; whoever measures puts its own in place."""
         self._enforces_limits = enforces_limits
+        self._coming: dict[int, JobRow] = {}
+        """Rows that are being taken, many at a time."""
         self._listeners: list[Listener] = []
         self._keepers: list[Callable[[JobRow], None]] = []
 
@@ -74,8 +78,7 @@ class Core:
             StoreError: not stored.
         """
         rows = await self.store.call(steps.apply_each, self.config, job_ids, event)
-        for row in rows:
-            self.keep(row, tell=len(rows) <= TOLD_IN_FULL)
+        await self.keep_all(rows)
         return rows
 
     async def amend(self, job_id: int, spec: JobSpec, *, event: str, by: str, revision: int | None = None) -> JobRow:
@@ -98,17 +101,26 @@ class Core:
             StoreError: not stored.
         """
         rows = await self.store.call(steps.amend_each, self.config, job_ids, change, event, by)
-        for row in rows:
-            self.keep(row, tell=len(rows) <= TOLD_IN_FULL)
+        await self.keep_all(rows)
         return rows
 
     def keep(self, row: JobRow, *, tell: bool = True) -> None:
         """Take a row that the store returned."""
+        self._coming.pop(row.id, None)
         self.jobs.keep(row)
         for keeper in self._keepers:
             keeper(row)
         if tell:
             self.announce(row)
+
+    async def keep_all(self, rows: Sequence[JobRow]) -> None:
+        """Take many; the loop is left to others in between. The queue tells of those that are not told at once."""
+        self._coming.update((row.id, row) for row in rows)
+        for place, row in enumerate(rows):
+            if self._coming.get(row.id) is row:  # else something newer is known of it by now
+                self.keep(row, tell=place < TOLD_IN_FULL or row.status.state.is_final)
+            if place % _TAKEN_AT_ONCE == _TAKEN_AT_ONCE - 1:
+                await asyncio.sleep(0)
 
     def on_keep(self, keeper: Callable[[JobRow], None]) -> None:
         """Call `keeper` with every row that is new or changed, before watchers are told."""

@@ -32,14 +32,17 @@ from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobReport, JobState, Plan, SubmitRequest, TaskResult
 from agent.config import Config
 from agent.engine.accept import ResourceView
+from agent.engine.accounts import Accounts, Readings
 from agent.engine.arrange import Arrangements
 from agent.engine.awaiting import Awaiting
 from agent.engine.base import Asker
+from agent.engine.clerks import Clerks
 from agent.engine.core import Core, now
 from agent.engine.facts import Facts
 from agent.engine.history import History, LogPieces
 from agent.engine.intake import Intake
 from agent.engine.launch import Launcher
+from agent.engine.oversight import Oversight
 from agent.engine.plan import Planner
 from agent.engine.policy import queue_rules
 from agent.engine.prepare import prepare
@@ -64,8 +67,12 @@ logger = logging.getLogger(__name__)
 class EmbeddedEngine:
     """See `agent.engine.base.Engine`."""
 
-    def __init__(self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str) -> None:
+    def __init__(
+        self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str, gpus: Readings | None = None
+    ) -> None:
+        """`gpus`: by whose readings it is measured what jobs make of their GPUs; `None`: it is not."""
         self._core = core = Core(config, view, enforces_limits=launcher.enforces_limits)
+        self._launcher = launcher
         self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._prepare, apply=core.apply)
         self._arrangements = Arrangements(core)
         self._facts = Facts(core, self._arrangements, Awaiting(core), Progress(core))
@@ -76,7 +83,11 @@ class EmbeddedEngine:
         self._intake = Intake(core, self._arrangements)
         self._planner = Planner(core, self._facts, self._intake)
         self._history = History(core)
+        self.clerks = Clerks(core, self._intake)
+        """Recurring jobs and notices."""
         self._upkeep = Upkeep(core)
+        self._accounts = Accounts(core, gpus)
+        self._oversight = Oversight(core, self._accounts, self._verbs)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -88,6 +99,7 @@ class EmbeddedEngine:
         core, config = self._core, self._core.config
         await asyncio.to_thread(_install_tools, config)
         self._runner.start()
+        await self._launcher.start()
         suspect = await core.store.open(config.state_dir / "agent.db", now=now())
         await core.store.read(reconcile, config.state_dir, damaged=suspect, now=now())
         await self._arrangements.load()
@@ -98,17 +110,25 @@ class EmbeddedEngine:
         for row in active:
             self._see_through(row, self._runner.resume(row))
         core.hold_gpus()
+        await self._accounts.load()
+        await self._oversight.load()
+        self._background(self._accounts.serve(), name="accounts")
+        self._background(self._oversight.serve(), name="oversight")
         self._background(self._queue.serve(), name="queue")
         self._background(self._share.serve(), name="fair-share")
         self._background(self._upkeep.back_up_regularly(), name="backup")
         self._background(self._upkeep.forget_regularly(), name="retention")
+        await self.clerks.start()
 
     async def stop(self) -> None:
         """Stop serving; running jobs go on without us."""
+        await self.clerks.stop()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._accounts.store()
         self._runner.close()
+        await self._launcher.stop()
         await self._core.store.close()
 
     def reload(self, config: Config) -> None:

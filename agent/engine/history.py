@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.api.queue import JobEvent, JobUsage, UsagePoint
 from agent.api.refs import JobRef
-from agent.api.types import FINAL_STATES, MAX_SCRIPT_BYTES, Job, JobReport, JobState, LogChunk, TaskResult
+from agent.api.types import FINAL_STATES, MAX_SCRIPT_BYTES, Job, JobReport, LogChunk, TaskResult
 from agent.engine import logread
 from agent.engine.accept import as_api_error
 from agent.engine.claims import attempt_dir, files_dir
@@ -57,7 +57,7 @@ class History:
         with as_api_error():
             rows, usages = await self._core.store.read(_page, wanted)
         resources = self._core.view.resources()
-        return [self._core.wire(row, resources, usage=usages.get(row.id)) for row in rows]
+        return [self._core.wire(row, resources, usage=self._live(row) or usages.get(row.id)) for row in rows]
 
     async def recent(self, ended: int) -> list[Job]:
         """See `Engine.recent`."""
@@ -102,8 +102,8 @@ class History:
         return await asyncio.to_thread(_read_log, self._attempt(row), offset, limit)
 
     async def _usage(self, row: JobRow) -> tuple[JobUsage | None, Sequence[UsagePoint]]:
-        """Of a job that runs, what is measured now; else what was kept."""
-        live = self._core.live_usage(row.id) if row.status.state is JobState.RUNNING else None
+        """Of a job that has not ended, what is measured now; else what was kept."""
+        live = self._core.live_usage(row.id)
         if live is not None:
             return live
         if not row.status.attempt:
@@ -111,6 +111,10 @@ class History:
         with as_api_error():
             kept = await self._core.store.read(JobStore.usage_of, row.id)
         return kept or (None, ())
+
+    def _live(self, row: JobRow) -> JobUsage | None:
+        live = self._core.live_usage(row.id)
+        return live[0] if live is not None else None
 
     def _attempt(self, row: JobRow) -> AttemptDir:
         return attempt_dir(self._core.config.state_dir, row.id, row.status.attempt)

@@ -17,7 +17,7 @@ from agent.api.types import Job, SubmitRequest
 from agent.engine import steps
 from agent.engine.accept import accept, as_api_error, check_account, groups_of
 from agent.engine.arrange import Arrangements
-from agent.engine.core import TOLD_IN_FULL, Core, now
+from agent.engine.core import Core, now
 from agent.jobs import dependency
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
@@ -64,8 +64,7 @@ class Intake:
                 steps.store_submission, self._core.config, judged.spec, request, who
             )
         if created:
-            for place, row in enumerate(rows):
-                self._core.keep(row, tell=place < TOLD_IN_FULL)
+            await self._core.keep_all(rows)
             self._core.wake()
         return self._core.wire(rows[0]), created
 

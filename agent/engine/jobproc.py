@@ -234,7 +234,7 @@ class _Child:
         problem = run_hook(
             "task_prolog",
             path,
-            self._program.env,
+            {**self._program.env, b"SLURM_SCRIPT_CONTEXT": b"prolog_task"},
             None,
             self._around.hook_timeout_s,
             lambda data: said.extend(data[: _SAID_BYTES - len(said)]),

@@ -42,6 +42,12 @@ class Launcher(Protocol):
     enforces_limits: bool
     """Whether the claim's memory and CPU limits are kept to."""
 
+    async def start(self) -> None:
+        """Get ready, so that the first job need not wait for it."""
+
+    async def stop(self) -> None:
+        """Let go of what `start` made; running shims stay."""
+
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """Start the attempt's shim; returns when it no longer depends on us.
 
@@ -64,11 +70,20 @@ class ForkLauncher:
 
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """See `Launcher`."""
-        command = [*shim_command(self._python), "--detach", os.fspath(attempt.path)]
         with _naming(job_id, f"its record {attempt.path}, and this node's memory, disk and process limits"):
-            status, said = await _run(command)
+            status, said = await self.hand_off(attempt.path)
             if status not in (0, EXIT_TAKEN):
                 raise LaunchError(said or f"its shim ended with status {status}")
+
+    async def hand_off(self, attempt: Path) -> tuple[int, str]:
+        """Start the attempt's shim; the exit status of its parent and what it said."""
+        return await _run([*shim_command(self._python), "--detach", os.fspath(attempt)])
+
+    async def start(self) -> None:
+        """See `Launcher`: there is nothing to make."""
+
+    async def stop(self) -> None:
+        """See `Launcher`."""
 
 
 class SystemdLauncher:
@@ -85,6 +100,12 @@ class SystemdLauncher:
         self._python = python
         self._timeout_s = timeout_s
 
+    async def start(self) -> None:
+        """See `Launcher`: PID 1 is there already."""
+
+    async def stop(self) -> None:
+        """See `Launcher`."""
+
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """See `Launcher`. The name is taken while the unit lives: a second launch of an attempt changes nothing."""
         claim = _claim_of(job_id, attempt)
@@ -96,20 +117,6 @@ class SystemdLauncher:
             status, said = await _run(command, self._timeout_s)
             if status and "already" not in said:  # "already exists" before 248, "already loaded" since
                 raise LaunchError(f"systemd refused {unit}: {said or f'systemd-run ended with status {status}'}")
-
-
-def choose_launcher(setting: str, python: str = sys.executable) -> Launcher:
-    """The launcher for `jobs.launcher`: `auto` takes units where systemd is PID 1 and we are root.
-
-    Raises:
-        LaunchError: `systemd` was asked for where it cannot be had.
-    """
-    reason = why_no_systemd()
-    if setting == "systemd" and reason is not None:
-        raise LaunchError(f'jobs.launcher = "systemd" cannot be had: {reason}; use "auto" or "fork"')
-    if setting == "fork" or reason is not None:
-        return ForkLauncher(python)
-    return SystemdLauncher(python)
 
 
 def why_no_systemd() -> str | None:

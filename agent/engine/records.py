@@ -7,7 +7,7 @@
         stop       agent → shim   the wish to end it; written durably before anything is signalled
         ask.N      agent → shim   a signal to pass on, or a new time limit (`asks`); the shim removes what it has done
         exit       shim → agent   how it ended, and that nothing of it is left
-        log, log.* shim → agent   the bounded log (`logread`); `log-times` tells when which part of it was written
+        log, log.* shim → agent   the bounded log (`logread`); `times` tells when which part was written
         hooks.log  shim → admin   what prolog and epilog said
 
 Rules kept here: each record is written as temp → fsync → rename → fsync(folder), so a reader sees a whole record or

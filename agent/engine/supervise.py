@@ -67,6 +67,8 @@ class Supervisor:
         """SIGUSR1 has come: there are asks."""
         self._status: int | None = None
         """waitpid's, of the job's first process."""
+        self._began = False
+        """The gate was opened."""
         self._alone = False
         """Nothing is left below us."""
         self._gate_at = self._ended_at = time.monotonic()
@@ -78,7 +80,7 @@ class Supervisor:
         become_subreaper()
         self._wake = self._catch_signals()
         self._site = _hooks_of(self._folder, self._order)
-        if self._site is not None and self._fails(self._site.prolog(self._wake, lambda: self._asked), "prolog"):
+        if self._site is not None and self._fails(self._site.prolog(self._wake, self._is_asked), "prolog"):
             self._finish()
             return
         try:
@@ -89,7 +91,7 @@ class Supervisor:
             self._fails(str(error), "start")
             self._finish()
             return
-        if self._asked or self._folder.exists("stop"):
+        if self._is_asked():
             self._stop_at_the_gate()
         else:
             self._supervise()
@@ -100,6 +102,7 @@ class Supervisor:
         self._gate_at = time.monotonic()
         self._ending.begin(self._gate_at, self._job.pid)
         self._poked = True  # what was asked before we could hear
+        self._began = True
         self._job.open_gate()
         while not self._over():
             self._wait(self._patience_s())
@@ -112,7 +115,7 @@ class Supervisor:
     def _finish(self) -> None:
         """After the job, or instead of it: the site's epilog, the temporary folder, the record."""
         if self._site is not None:
-            self._ending.told += self._site.epilog(self._status)
+            self._ending.told += self._site.epilog(self._status if self._began else None)
         if self._order.tmp_dir is not None and (problem := tmpdir.remove(self._order.tmp_dir)):
             self._ending.told.append(problem)
         self._record()
@@ -192,6 +195,10 @@ class Supervisor:
         except OSError as error:
             self._job.give_up()
             raise StartError(f"cannot write {self._folder.path}/started: {error.strerror}; see its disk") from error
+
+    def _is_asked(self) -> bool:
+        """Before the gate a stop record counts without a signal: nobody knew whom to send it to."""
+        return self._asked or self._folder.exists("stop")
 
     def _stop_at_the_gate(self) -> None:
         self._job.give_up()
@@ -370,7 +377,7 @@ def _hooks_of(folder: Folder, order: Order) -> SiteHooks | None:
         return None
     from agent.engine.hooks import SiteHooks
 
-    return SiteHooks(folder.fd, hooks, order.program, order.account)
+    return SiteHooks(folder.fd, order)
 
 
 def _on_child(_number: int, _frame: object) -> None:

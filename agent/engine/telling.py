@@ -10,6 +10,9 @@ from __future__ import annotations
 from agent.engine.core import TOLD_IN_FULL, Core
 from agent.jobs.schedule import Decision
 
+_Place = tuple[tuple[str, str], int | None, int | None]
+"""Word and sentence, expected start, priority."""
+
 _AT_A_TIME = 200
 """New words told in one pass below the head of the queue."""
 
@@ -21,18 +24,20 @@ class Telling:
         self._core = core
         self._words: dict[int, str] = {}
         """Job → the word that was told last."""
-        self._head: dict[int, tuple[tuple[str, str], int | None]] = {}
+        self._head: dict[int, _Place] = {}
+        """What was told of the jobs at the head."""
 
     def tell(self, decision: Decision) -> bool:
         """Tell what is new; whether some is left to tell."""
         resources = self._core.view.resources()
         told, left = 0, False
-        head: dict[int, tuple[tuple[str, str], int | None]] = {}
+        head: dict[int, _Place] = {}
         words: dict[int, str] = {}
         for place, (job_id, why) in enumerate(decision.reasons.items()):
             was = self._words.get(job_id)
             if place < TOLD_IN_FULL:
-                head[job_id] = (why, decision.expected.get(job_id))
+                parts = decision.priorities.get(job_id)
+                head[job_id] = (why, decision.expected.get(job_id), parts.total if parts else None)
                 news = self._head.get(job_id) != head[job_id]
             elif was == why[0] or told >= _AT_A_TIME:
                 left = left or was != why[0]

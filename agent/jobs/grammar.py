@@ -22,8 +22,10 @@ _MAX_MINUTES = 0xFFFF_FFFD
 _MAX_BYTES = 2**63 - 1
 """SQLite and cgroup files hold signed 64-bit numbers."""
 
-_TIME = re.compile(r"(?:(?P<days>\d{1,9})-)?(?P<a>\d{1,12})(?::(?P<b>\d{1,12}))?(?::(?P<c>\d{1,12}))?", re.ASCII)
-_SIZE = re.compile(r"(\d{1,20})([KMGT]?)B?", re.ASCII | re.IGNORECASE)
+_TIME = re.compile(
+    r"(?P<d>\d{1,9})-|(?:(?P<days>\d{1,9})-)?(?P<a>\d{1,12})(?::(?P<b>\d{1,12}))?(?::(?P<c>\d{1,12}))?", re.ASCII
+)
+_SIZE = re.compile(r"(\d{1,20})(?:([KMGT])B?)?", re.ASCII | re.IGNORECASE)
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SIGNAL = re.compile(r"(?:(?P<flags>[RB]|RB|BR):)?(?P<signal>[A-Z0-9]{1,12})(?:@(?P<before>\d{0,9}))?", re.ASCII | re.I)
@@ -55,8 +57,9 @@ def time_limit_s(text: str) -> int | None:
             "days-hours:minutes, days-hours:minutes:seconds or UNLIMITED"
         )
     a, b, c = (None if match[part] is None else int(match[part]) for part in "abc")
-    if match["days"] is not None:
-        seconds = int(match["days"]) * 86_400 + (a or 0) * 3600 + (b or 0) * 60 + (c or 0)
+    days = match["days"] or match["d"]
+    if days is not None:
+        seconds = int(days) * 86_400 + (a or 0) * 3600 + (b or 0) * 60 + (c or 0)
     elif c is not None:
         seconds = (a or 0) * 3600 + (b or 0) * 60 + c
     else:
@@ -72,7 +75,7 @@ def memory_bytes(text: str) -> int | None:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise GrammarError("is not a memory size; write a number of megabytes, or one with K, M, G or T such as 16G")
-    number, unit = int(match[1]), match[2].upper() or "M"
+    number, unit = int(match[1]), (match[2] or "M").upper()
     # Slurm counts memory in whole MiB, so kilobytes round up.
     mebibytes = -(-number // 1024) if unit == "K" else number * {"M": 1, "G": 1024, "T": 1024 * 1024}[unit]
     if mebibytes * 1024 * 1024 > _MAX_BYTES:

@@ -140,7 +140,7 @@ def check_fits(
 
 def _name(said: Said, script_name: str) -> str:
     if said.setting("job-name") is not None:
-        name: str = said.get("job-name", grammar.job_name, "")
+        name: str = said.get("job-name", lambda text: grammar.job_name(text.strip()), "")  # stripped as sbatch does
         return name
     try:
         return grammar.job_name(script_name)

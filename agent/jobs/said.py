@@ -7,11 +7,12 @@ once; what tells the submitting command what to do must stand where that command
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.api.options import OPTIONS, Flag, Option, OptionError, scan
+from agent.api.options import OPTIONS, Flag, Option, OptionError, Takes, scan
 from agent.api.types import SubmitRequest
 from agent.jobs import grammar, script
 from agent.jobs.errors import SpecError
@@ -76,7 +77,10 @@ def collect(request: SubmitRequest, script_name: str) -> Said:
         *_from_flags(request.flags),
     ]
     _refuse_unsupported([setting for setting in settings if not setting.option.honoured])
-    return Said(settings)
+    said = Said(settings)
+    if said.setting("ignore-pbs") is None:
+        _refuse_foreign(request.script, script_name)
+    return said
 
 
 def _refuse_unsupported(settings: Sequence[Setting]) -> None:
@@ -86,6 +90,15 @@ def _refuse_unsupported(settings: Sequence[Setting]) -> None:
     verb, them = ("is", "it") if len(settings) == 1 else ("are", "them")
     named = ", ".join(setting.label for setting in settings)
     raise SpecError(f"{named} {verb} not supported by this node's engine; remove {them}", settings[0].field)
+
+
+def _refuse_foreign(text: str, name: str) -> None:
+    """Sbatch honours the directives of some other systems; we do not, and do not pass over them either."""
+    found = next(script.foreign_directives(text), None)
+    if found is not None:
+        number, mark = found
+        what = f"{mark} lines are not read by this node's engine; write #SBATCH, or submit with --ignore-pbs"
+        raise SpecError(f"{name}:{number}: {what}", f"{name}:{number}")
 
 
 def _from_script(text: str, name: str) -> Iterator[Setting]:
@@ -101,10 +114,17 @@ def _from_script(text: str, name: str) -> Iterator[Setting]:
 
 def _from_environment(env: dict[str, str]) -> Iterator[Setting]:
     for option in OPTIONS:
-        if option.variable is not None and option.variable in env:
-            value = env[option.variable]
+        value = env.get(option.variable or "")
+        if value is not None and option.variable and not _is_off(option, value):
             label = f"{option.variable}={shown(value)}"
             yield Setting(option=option, value=value, field=option.variable, label=label)
+
+
+def _is_off(option: Option, value: str) -> bool:
+    """sbatch: a variable of an option without a value counts when it is empty, `yes` or a number other than 0."""
+    if option.takes is not Takes.NONE:
+        return False
+    return not (value in ("", "yes") or (re.fullmatch(r"[+-]?\d+", value, re.ASCII) and int(value[:20]) != 0))
 
 
 def _from_flags(words: Sequence[str]) -> Iterator[Setting]:
@@ -119,7 +139,8 @@ def _scan(words: Sequence[str], place: str | None, prefix: str) -> list[Flag]:
         raise SpecError(f"{prefix}{error.message}", place or error.word) from None
     if used < len(words):
         extra = words[used]
-        what = "heterogeneous jobs need the cluster engine" if extra.startswith(":") else "it is not an option"
+        several = extra.startswith(":") or extra in ("hetjob", "packjob")
+        what = "heterogeneous jobs need the cluster engine" if several else "it is not an option"
         raise SpecError(f"{prefix}{shown(extra)!r} is not expected here: {what}", place or f"$.flags[{used}]")
     return flags
 

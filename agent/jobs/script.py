@@ -2,7 +2,8 @@
 
 Rules kept here, as sbatch keeps them: the first line is `#!` and an interpreter; a directive begins in the first
 column, in capitals; directives end at the first line that is neither empty nor a comment; within one, words are parted
-by blanks, grouped by quotes, a backslash takes the next character as it is, and an unquoted `#` ends the line.
+by blanks, grouped by quotes, a backslash takes the next character as it is (but for a blank outside quotes, which ends
+the word all the same), and an unquoted `#` ends the line.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from agent.api.types import MAX_SCRIPT_BYTES
 from agent.jobs.errors import SpecError
 
 _MARK = "#SBATCH"
+_FOREIGN = ("#PBS", "#BSUB")
+"""What sbatch reads besides, unless told `--ignore-pbs`."""
+_BLANKS = " \t\v\f\r\n"
+"""isspace(3) of the C locale."""
 
 
 def check(script: str, name: str) -> None:
@@ -32,14 +37,28 @@ def directives(script: str, name: str) -> Iterator[tuple[int, list[str]]]:
     Raises:
         SpecError: a line cannot be taken apart; names it.
     """
-    for number, line in enumerate(script.split("\n"), start=1):
+    for number, line in _head(script):
         if line.startswith(_MARK):
             try:
                 yield number, split_words(line[len(_MARK) :])
             except ValueError as error:
                 raise SpecError(f"{name}:{number}: {error}", f"{name}:{number}") from None
-        elif line.strip() and not line.lstrip().startswith("#"):
+
+
+def foreign_directives(script: str) -> Iterator[tuple[int, str]]:
+    """The lines up to the first command that are directives of another system, with what they begin with."""
+    for number, line in _head(script):
+        mark = next((each for each in _FOREIGN if line.startswith(each)), None)
+        if mark is not None and line[len(mark) :].strip():
+            yield number, mark
+
+
+def _head(script: str) -> Iterator[tuple[int, str]]:
+    """The lines before the first command."""
+    for number, line in enumerate(script.split("\n"), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
             return
+        yield number, line
 
 
 def split_words(text: str) -> list[str]:
@@ -51,10 +70,15 @@ def split_words(text: str) -> list[str]:
     words: list[str] = []
     word: str | None = None
     quote = ""
-    chars = iter(text)
-    for char in chars:
-        if char == "\\":
-            word = (word or "") + next(chars, "")
+    escaped = False
+    for char in text:
+        if not quote and char in _BLANKS:
+            words += [] if word is None else [word]
+            word, escaped = None, False
+        elif escaped:
+            word, escaped = (word or "") + char, False
+        elif char == "\\":
+            escaped = True
         elif char == quote:
             quote = ""
         elif quote:
@@ -63,9 +87,6 @@ def split_words(text: str) -> list[str]:
             quote, word = char, word or ""
         elif char == "#":
             break
-        elif char.isspace():
-            words += [] if word is None else [word]
-            word = None
         else:
             word = (word or "") + char
     if quote:

@@ -16,7 +16,7 @@ from agent.api.types import CancelRequest, Hello, LogChunk, LogEnd, SubmitReply,
 from agent.config import Config
 from agent.engine.base import Asker
 from agent.jobs.filters import JobFilter
-from agent.server.base import caller_of, json_response, query_int, query_states, read_body
+from agent.server.base import caller_of, json_response, key_of, query_int, query_states, read_body
 from agent.server.stream import HEARTBEAT_S, NdjsonStream
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class JobRoutes:
     # --- taking in ----------------------------------------------------------------------------------------------------
 
     async def _submit(self, request: web.Request) -> web.Response:
-        caller, key = caller_of(request), submit_key(request)
+        caller, key = caller_of(request), key_of(request)
         body = await self._submission(request)
         job, created = await self._engine.submit(body, user=caller.user, uid=caller.uid, key=key, admin=caller.admin)
         return json_response(SubmitReply(job=job, created=created), status=201 if created else 200)
@@ -172,19 +172,6 @@ def asker_of(request: web.Request) -> Asker:
 def ref_of(request: web.Request) -> JobRef:
     """The job that the address names."""
     return JobRef.parse(request.match_info["ref"])
-
-
-def submit_key(request: web.Request) -> str:
-    """The idempotency key.
-
-    Raises:
-        ApiError: 400, there is none that can be used.
-    """
-    key = request.headers.get("Idempotency-Key", "")
-    if not 1 <= len(key) <= 128 or not key.isascii() or not key.isprintable():
-        sentence = "a submit needs a header Idempotency-Key of 1 to 128 printable characters"
-        raise ApiError(400, "bad_key", sentence, "Idempotency-Key")
-    return key
 
 
 def query_filter(request: web.Request) -> JobFilter:

@@ -10,6 +10,7 @@ import msgspec
 from agent import __version__
 from agent.api.types import Gpu, Node
 from agent.config import Config
+from agent.server.resources import seat_of
 from agent.telemetry.host import read_boot_id, read_host
 
 if TYPE_CHECKING:
@@ -50,13 +51,13 @@ class NodeView:
                     age_s=age_s,
                     job_id=next(iter(held_by.get(reading.uuid, ())), None),
                     job_ids=held_by.get(reading.uuid, ()),
-                    seated=reading.uuid in seated,
+                    seated=seat_of(reading) in seated,
                     drain=drains.get(reading.uuid),
                 )
                 for reading, age_s in view.gpus
             ),
             drain=drains.get(None),
-            cpu_count=host.cpu_count,
+            cpu_count=self._config.cpus,
             cpu_percent=host.cpu_percent,
             load_1m=host.load_1m,
             memory_total_bytes=host.memory_total_bytes,

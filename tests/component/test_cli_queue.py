@@ -91,7 +91,7 @@ def test_waiting_tasks_of_an_array_are_one_line_until_expanded(desk: Desk) -> No
 
 def test_the_list_tells_priority_expected_start_and_the_first_sentence_of_the_reason(desk: Desk) -> None:
     titles, line = desk("jobs", "-u", "bob").splitlines()
-    assert "1520" in line and line.endswith("Resources: 2 GPUs wanted, 0 free.")
+    assert "1520" in line and line.endswith("Resources: 2 GPUs wanted, 0 free")
     assert titles.split()[-3:] == ["PRIO", "STARTS", "REASON"]
 
 
@@ -198,7 +198,7 @@ def test_update_and_signal_send_the_words_as_they_are(desk: Desk) -> None:
 
 
 def test_cancel_by_filter_takes_what_has_not_ended_and_nothing_else(desk: Desk) -> None:
-    assert desk("cancel", "--name", "own-9", "--state", "pending") == "job 9: CANCELLED\n"
+    assert desk("cancel", "--name", "own-9", "--state", "pending") == "job n1:9: CANCELLED\n"
     desk("cancel", "--name", "own-9")
     assert "nothing is cancelled" in desk.err
     assert desk("cancel", "--user", "alice", "10", "11", "--state", "PD").count("CANCELLED") == 2
@@ -304,7 +304,7 @@ def test_nodes_and_gpus_are_drained_for_a_reason_and_resumed(desk: Desk) -> None
 
 @pytest.mark.parametrize(
     ("target", "said"),
-    [("n2", "did you mean n1?"), ("n1:99", "no GPU '99'"), ("99", "no node and no GPU"), ("n1:", "")],
+    [("n2", "there is n1, and"), ("n1:99", "no GPU '99'"), ("99", "no node and no GPU"), ("n1:", "")],
 )
 def test_what_is_no_node_and_no_gpu_is_not_drained(target: str, said: str, desk: Desk) -> None:
     desk("drain", target, "--reason", "x", code=1)

@@ -6,125 +6,18 @@ import asyncio
 import contextlib
 import os
 import subprocess
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from agent import config as configuration
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
-from agent.api.types import CancelRequest, Job, JobState, SubmitRequest
-from agent.engine.accept import Resources
-from agent.engine.base import Asker
-from agent.engine.embedded import EmbeddedEngine
-from agent.engine.launch import ForkLauncher, Launcher
+from agent.api.types import CancelRequest, JobState
+from agent.engine.launch import ForkLauncher
 from agent.jobs.filters import JobFilter
-from agent.jobs.schedule import GpuFacts
 from agent.jobs.store import JobStore
-from agent.telemetry.host import read_boot_id
-
-DEADLINE_S = 30.0
-
-
-@dataclass
-class Gpus:
-    """A node's facts, as a test wants them."""
-
-    count: int = 2
-    cpu_count: int = 4
-    memory_total_bytes: int = 2**34
-    licence_hold: str | None = None
-    ill: set[int] = field(default_factory=set)
-    held: frozenset[str] = frozenset()
-
-    def resources(self) -> Resources:
-        facts = (
-            GpuFacts(uuid=f"GPU-{i}", index=i, name="Test GPU", healthy=i not in self.ill) for i in range(self.count)
-        )
-        return Resources(
-            gpus=tuple(facts),
-            no_gpus="there is no driver" if not self.count else None,
-            simulated=False,
-            cpu_count=self.cpu_count,
-            memory_total_bytes=self.memory_total_bytes,
-            licence_hold=self.licence_hold,
-        )
-
-    def hold(self, uuids: Collection[str]) -> None:
-        self.held = frozenset(uuids)
-
-
-def make_config(tmp_path: Path, **jobs: int) -> configuration.Config:
-    made = configuration.load(None, environ={"HOME": str(tmp_path)})
-    return msgspec.structs.replace(
-        made,
-        state_dir=tmp_path / "state",
-        allow_root_jobs=True,
-        name="n1",
-        jobs=msgspec.structs.replace(made.jobs, grace_s=1, **jobs),
-    )
-
-
-@asynccontextmanager
-async def engine(
-    config: configuration.Config, view: Gpus | None = None, launcher: Launcher | None = None
-) -> AsyncIterator[EmbeddedEngine]:
-    config.state_dir.mkdir(parents=True, exist_ok=True)
-    made = EmbeddedEngine(config, view=view or Gpus(), launcher=launcher or ForkLauncher(), boot_id=read_boot_id())
-    await made.start()
-    try:
-        yield made
-    finally:
-        await made.stop()
-
-
-async def submit(made: EmbeddedEngine, script: str, *flags: str, key: str | None = None) -> Job:
-    request = SubmitRequest(
-        script=f"#!/bin/sh\n{script}\n",
-        script_name="job.sh",
-        flags=("--output=/dev/null", *flags),
-        work_dir="/",
-        env={"PATH": os.environ["PATH"]},
-    )
-    job, _ = await made.submit(request, user="me", uid=os.geteuid(), key=key or f"key-{time.monotonic_ns()}")
-    return job
-
-
-def who(name: str = "me", *, admin: bool = True) -> Asker:
-    return Asker(user=name, uid=os.geteuid(), admin=admin)
-
-
-async def until(made: EmbeddedEngine, job_id: int, right: Callable[[Job], bool]) -> Job:
-    """The job once it is as wanted: told by the engine, not asked for again and again."""
-    told: asyncio.Queue[Job] = asyncio.Queue()
-    made.listen(told.put_nowait)
-    job = await made.job(JobRef(id=job_id))
-    async with asyncio.timeout(DEADLINE_S):
-        while not right(job):
-            heard = await told.get()
-            job = heard if heard.id == job_id else job
-    return job
-
-
-def ended(job: Job) -> bool:
-    return job.state.is_final
-
-
-def running(job: Job) -> bool:
-    return job.state is JobState.RUNNING
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(2 * DEADLINE_S):
-            await test()
-
-    asyncio.run(bounded())
+from tests.fakes.engines import Gpus, ended, engine, make_config, run, running, submit, until, who
 
 
 def test_a_launch_that_fails_fails_the_job_with_the_reason_and_frees_its_gpus(tmp_path: Path) -> None:

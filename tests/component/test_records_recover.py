@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,7 +54,7 @@ def test_before_during_and_after(bench: Bench) -> None:
     assert recover(attempt, "another boot") == Ended(ended)
 
 
-def test_a_killed_shim_is_lost_and_its_job_is_swept(bench: Bench, tmp_path: Path) -> None:
+def test_row_8_a_killed_shim_is_lost_and_its_job_is_swept(bench: Bench, tmp_path: Path) -> None:
     """Also what left the job's tree, which is known by the job's environment."""
     script = program(tmp_path / "family", FAMILY)
     attempt = bench.running([str(script)], env={"PATH": "/bin", "JOB_DIR": str(tmp_path), "JOB_ATTEMPT": "1"})
@@ -68,6 +70,27 @@ def test_a_killed_shim_is_lost_and_its_job_is_swept(bench: Bench, tmp_path: Path
     again = recover(attempt, procs.boot_id())
     assert isinstance(again, Lost)
     assert "nothing of it was left" in again.detail
+
+
+def test_row_9_agent_and_shim_killed_at_once_is_lost_too(bench: Bench, tmp_path: Path) -> None:
+    """The launcher's whole session is killed, then the shim; whoever looks next finds a lost run and ends the rest."""
+    script = program(tmp_path / "family", FAMILY)
+    attempt = bench.attempt([str(script)], env={"PATH": "/bin", "JOB_DIR": str(tmp_path), "JOB_ATTEMPT": "1"})
+    code = (
+        "import asyncio, pathlib, time\n"
+        "from agent.engine.launch import ForkLauncher\n"
+        "from agent.engine.records import AttemptDir\n"
+        f"asyncio.run(ForkLauncher().launch(1, AttemptDir(pathlib.Path({str(attempt.path)!r}))))\n"
+        "time.sleep(600)\n"
+    )
+    house = str(Path(procs.__file__).parents[2])
+    with subprocess.Popen([sys.executable, "-c", code], cwd=house, start_new_session=True) as agent:
+        until(lambda: len(left(str(script))) == 3)
+        os.killpg(agent.pid, signal.SIGKILL)
+        _kill_shim(attempt)
+    assert isinstance(recover(attempt, procs.boot_id()), Lost)
+    assert left(str(script)) == []
+    assert attempt.read_exit() is None
 
 
 def test_without_marks_only_the_tree_is_killed(bench: Bench, tmp_path: Path) -> None:
@@ -117,7 +140,7 @@ def test_another_boot_is_a_reboot_and_nobody_is_signalled(bench: Bench) -> None:
     assert isinstance(recover(attempt, procs.boot_id()), Lost)
 
 
-def test_a_pid_that_was_given_out_again_is_not_signalled(bench: Bench) -> None:
+def test_row_21_a_pid_that_was_given_out_again_is_not_signalled(bench: Bench) -> None:
     """The record names a living process with another start time: a stranger."""
     attempt = bench.running("echo READY; exec sleep 60")
     stranger = bench.running("echo READY; exec sleep 60")

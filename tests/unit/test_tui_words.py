@@ -241,9 +241,9 @@ def test_what_is_said_of_a_job() -> None:
 def test_a_list_has_a_sentence_of_why_a_job_waits() -> None:
     detail = "LIC-401: No licence is installed (v0.1. of it), so jobs are held. Running jobs go on. Run: stoker-license"
     waiting = job(1, JobState.PENDING, reason="License", detail=detail)
-    shown = printed.job_line(waiting, NOW)[-1]
+    shown = printed.job_line(arrays.Line(jobs=(waiting,)), NOW)[-1]
     assert shown == "License: LIC-401: No licence is installed (v0.1. of it), so jobs are held"
-    assert dict(printed.job_facts(waiting))["Reason"] == f"License: {detail}"
+    assert dict(printed.job_facts(waiting, NOW))["Reason"] == f"License: {detail}"
     assert printed.first_sentence("took 1.5 s... then n1.Lab ended") == "took 1.5 s... then n1.Lab ended"
 
 

@@ -126,13 +126,14 @@ def _queue(call: Call, wanted: Wanted) -> list[Job]:
 def _page(call: Call, wanted: Wanted) -> tuple[list[Job], int | None]:
     """One page, newest first, and below which number the next one begins."""
     limit, before = wanted.limit or PAGE_SHOWN, wanted.before
-    found: list[Job] = []
-    for _ in range(wanted.page):
+    for page in range(1, wanted.page + 1):
         found = call.client.jobs(state=wanted.state, user=wanted.user, limit=limit, before=before, **wanted.filters)
+        if page == wanted.page:
+            return found, min(job.id for job in found) if len(found) == limit else None
         if len(found) < limit:
-            return found, None
+            break
         before = min(job.id for job in found)
-    return found, before
+    return [], None
 
 
 def states(text: str) -> str:

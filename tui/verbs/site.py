@@ -124,7 +124,8 @@ def find_target(text: str, known: Sequence[NodeStatus]) -> Target:
             return Target(node=holders[0].name, gpu=text)
         if len(holders) > 1:
             raise StokerError(f"{text} is a GPU of {len(holders)} nodes; write {holders[0].name}:{text}")
-    raise StokerError(f"{text!r} is no node and no GPU{meant(node or text, names) or '; stoker gpus lists them'}")
+    hint = meant(node or text, names) or f"; there is {', '.join(names[:8])}, and stoker gpus lists the GPUs"
+    raise StokerError(f"{text!r} is no node and no GPU{hint}")
 
 
 def _gpu(text: str, status: NodeStatus) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from agent.api.commandline import Parser
 from agent.api.refs import JobRef
 from tui import arrays, follow, plain, rows, safe, words
+from tui.grep import Matching
 from tui.running import batch_code
 from tui.verbs.call import Call
 
@@ -60,6 +61,7 @@ def _tasks(call: Call, ref: JobRef) -> list[JobRef]:
 def logs(call: Call, ref: JobRef, *, follow_on: bool, since: int | None = None, grep: str | None = None) -> int:
     """Print what a job has written, and with `follow_on` what it goes on to write, until it ends."""
     write = follow.writer(call.out, json=call.json, gaps=since is None and grep is None)
+    write = write if grep is None else Matching(write, grep)
     wanted = follow.Wanted(since=since, grep=grep)
     (follow.follow_log if follow_on else follow.copy_log)(call.client, ref, write, wanted)
     return 0

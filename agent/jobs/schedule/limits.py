@@ -16,6 +16,9 @@ class Limits:
     def __init__(self, snapshot: Snapshot) -> None:
         self._policy = snapshot.policy
         self._parts_per_gpu = max((gpu.shards for gpu in snapshot.gpus), default=1)
+        self._any = bool(self._policy.partitions or self._policy.qos) or not (
+            self._policy.max_running_per_user is None and self._policy.max_gpus_per_user is None
+        )
         self._jobs: Counter[str] = Counter()
         self._gpus: Counter[str] = Counter()
         self._qos_jobs: Counter[tuple[str, str]] = Counter()
@@ -36,6 +39,8 @@ class Limits:
 
     def against(self, job: Waiting, gpus: int) -> Reason | None:
         """What it must wait for, whoever else runs; `gpus` is what it would be given."""
+        if not self._any and job.array_id is None:
+            return None
         qos = self._policy.qos.get(job.qos)
         return (
             time_limit(job, self._policy.partitions.get(job.partition), qos)
@@ -96,15 +101,17 @@ class Limits:
 
 def time_limit(job: Waiting, partition: PartitionFacts | None, qos: QosFacts | None) -> Reason | None:
     """Whether its limit is longer than its partition or QOS allow."""
-    asked = "no time limit" if job.time_limit_s is None else f"{clock_span(job.time_limit_s)}"
     if partition is not None and _longer(job.time_limit_s, partition.max_time_s):
-        most = clock_span(partition.max_time_s or 0)
-        return "PartitionTimeLimit", f"asks for {asked}; partition {partition.name} allows {most}"
+        return "PartitionTimeLimit", _too_long(job, f"partition {partition.name}", partition.max_time_s)
     if qos is not None and _longer(job.time_limit_s, qos.max_wall_s):
-        most = clock_span(qos.max_wall_s or 0)
-        return "QOSMaxWallDurationPerJobLimit", f"asks for {asked}; QOS {qos.name} allows {most}"
+        return "QOSMaxWallDurationPerJobLimit", _too_long(job, f"QOS {qos.name}", qos.max_wall_s)
     return None
 
 
 def _longer(limit_s: int | None, most_s: int | None) -> bool:
     return most_s is not None and (limit_s is None or limit_s > most_s)
+
+
+def _too_long(job: Waiting, who: str, most_s: int | None) -> str:
+    asked = "no time limit" if job.time_limit_s is None else clock_span(job.time_limit_s)
+    return f"asks for {asked}; {who} allows {clock_span(most_s or 0)}"

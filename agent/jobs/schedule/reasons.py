@@ -116,7 +116,7 @@ class Reasons:
     def in_the_way(self, ask: Ask, room: Room, stuck_at: int) -> bool:
         """Whether a reservation is what it waits for, and nobody who runs: `stuck_at` is until when it would fit."""
         touching = [each for each in self._snapshot.reservations if self._touches(each, ask)]
-        if not touching or room.jobs == 0 and room.alone:
+        if not touching or (room.alone and not room.jobs):
             return bool(touching)
         if room.fits(ask):
             return any(each.start_at == stuck_at for each in touching)
