@@ -437,7 +437,7 @@ def test_attach_takes_no_terminal_of_another_account(steps: Steps) -> None:
         with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stranger:
             assert stranger.stdout is not None
             assert stranger.stdout.readline() == "ready\n"
-            command = [steps.bin / "stoker-attach", f"{folder}/s", "touch", "taken"]
+            command = [str(steps.bin / "stoker-attach"), f"{folder}/s", "touch", "taken"]
             done = subprocess.run(command, env=steps.env, cwd=folder, capture_output=True, text=True, timeout=30)
             stranger.communicate(timeout=30)
         assert not os.path.exists(f"{folder}/taken")
