@@ -1,4 +1,4 @@
-"""What the programs' command lines share: how wrong words are answered. (`outlet` has what comes around the work.)
+"""What the programs' command lines share: how wrong words are answered. What comes around the work is in `outlet`.
 
 Rules kept here: a word that is not known is answered in one line with the one that was probably meant.
 """
