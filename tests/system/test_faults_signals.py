@@ -1,4 +1,4 @@
-"""A whole agent under signals, with closed descriptors, and with a wall clock that jumps. Fault matrix rows 29 and 64."""
+"""A whole agent under signals, with closed descriptors, and with a wall clock that jumps. Rows 29, 30 and 64."""
 
 from __future__ import annotations
 
@@ -221,6 +221,35 @@ def test_row_29_a_jump_of_the_agents_clock_ends_no_job_and_holds_none_up(
             assert wait_final(client, endless).state is JobState.CANCELLED
             go.write_text("\n")
             assert wait_final(client, limited).exit_code == 3
+    finally:
+        made.close()
+
+
+def test_row_30_a_clock_before_the_licences_issue_date_stops_no_running_job_and_lets_new_ones_start(
+    tmp_path: Path,
+) -> None:
+    """The agent starts with a clock that is ten years slow, as after a dead clock chip."""
+    made = Box(tmp_path, gpus=2)
+    jump = tmp_path / "jump"
+    try:
+        made.agent.start()
+        made.hub.start()
+        activate_evaluation(made)
+        made.hub.stop()
+        go = fifo(made, "go")
+        with made.agent.client() as client:
+            old = submit(client, made, f"read x < {go}; exit 3", "--gpus=1")
+            wait_until(lambda: runs(client, old), "it runs")
+        made.agent.kill()
+        jump.write_text(str(-10 * 365 * 86_400))
+        _start_with(made, JUMPY.format(path=str(jump)))
+        with made.agent.client() as client:
+            assert client.node().time < time.time() - 9 * 365 * 86_400
+            assert runs(client, old)
+            assert wait_final(client, submit(client, made, "exit 2", "--gpus=1")).exit_code == 2
+            go.write_text("\n")
+            assert wait_final(client, old).exit_code == 3
+        assert said(made, "timedatectl set-ntp true"), "the warning"
     finally:
         made.close()
 
