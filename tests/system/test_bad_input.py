@@ -64,6 +64,7 @@ BIG_GPUS = "#!/bin/sh\n#SBATCH --gpus=9\ntrue\n"
         ({"work_dir": "relative"}, 400, "absolute", "$.work_dir"),
         ({"args": ["a\x00b"]}, 400, "NUL", "$.args[0]"),
         ({"env": {"A=B": "c"}}, 400, "variable", "$.env"),
+        ({"env": {"A": "b\x00c"}}, 400, "NUL", "$.env"),
         ({"script": BIG_GPUS}, 400, "asks for 9 GPUs; n1 has 8", "$.script"),
         ({"node": "n9"}, 404, "n9", "$.node"),
         ({"script": 3}, 400, "Expected `str`, got `int`", "$.script"),
