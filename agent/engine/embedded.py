@@ -107,6 +107,7 @@ class EmbeddedEngine:
         active = await core.store.read(JobStore.active)
         for row in [*active, *await core.store.read(JobStore.pending)]:
             core.keep(row, tell=False)
+        left = await self._upkeep.set_aside([row.id for row in active])
         for row in active:
             self._see_through(row, self._runner.resume(row))
         core.hold_gpus()
@@ -118,6 +119,7 @@ class EmbeddedEngine:
         self._background(self._share.serve(), name="fair-share")
         self._background(self._upkeep.back_up_regularly(), name="backup")
         self._background(self._upkeep.forget_regularly(), name="retention")
+        self._background(self._upkeep.remove_left(left), name="leftovers")
         await self.clerks.start()
 
     async def stop(self) -> None:

@@ -26,7 +26,8 @@ def prepare(config: Config, row: JobRow, attempt: AttemptDir, resources: Resourc
         return
     account = account_of(row.uid)
     submission = folder.read_spec(folder.job_dir(config.state_dir, row.folder_id))
-    attempt.make()  # and with it the folder of an array's task
+    if row.folder_id != row.id:
+        attempt.make()  # and with it the folder of an array's task
     make_files_dir(config, row, account)
     attempt.create(build_claim(config, row, account, submission.env, grant_of(row, resources, _tools(config))))
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine import procs, tmpdir
+from agent.engine.records import Lost, Rebooted, recover
 from tests.fakes.attempts import Bench, finish, log, started, until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a job as another user")
@@ -137,23 +138,38 @@ def test_a_folder_with_more_names_than_one_reading_gives(tmp: Path) -> None:
     assert not tmp.exists()
 
 
-def test_the_sweep_after_a_crash_removes_what_no_running_job_has(bench: Bench, tmp_path: Path) -> None:
-    jobs = tmp_path / "jobs"
-    attempt = bench.running(
-        "echo READY; echo x > $TMPDIR/x; exec sleep 60", tmp_dir=f"{jobs}/1/tmp", env={"TMPDIR": f"{jobs}/1/tmp"}
-    )
-    until((jobs / "1" / "tmp" / "x").exists)
-    (jobs / "2" / "tmp" / "y").mkdir(parents=True)
-    (jobs / "other" / "tmp").mkdir(parents=True)
+def test_row_8_a_lost_runs_folder_is_removed_with_what_is_left_of_it(bench: Bench, tmp: Path) -> None:
+    attempt = bench.running(f"touch {tmp}/x; echo READY; exec sleep 60", tmp_dir=str(tmp))
     who = started(attempt)
-    assert tmpdir.sweep(str(jobs), running={1}) == []
-    assert [(jobs / name / "tmp").exists() for name in ("1", "2", "other")] == [True, False, True]
     procs.signal_exact(who.shim_pid, who.shim_start, signal.SIGKILL)
-    os.kill(who.job_pid, signal.SIGKILL)
     until(lambda: not attempt.locked())
-    assert tmpdir.sweep(str(jobs), running=set()) == []
-    assert not (jobs / "1" / "tmp").exists()
-    assert tmpdir.sweep(str(tmp_path / "none"), running=set()) == []
+    assert tmp.exists()
+    assert isinstance(recover(attempt, procs.boot_id()), Lost)
+    assert not tmp.exists()
+
+
+def test_row_10_a_reboot_leaves_none_either(bench: Bench, tmp: Path) -> None:
+    attempt = bench.running(f"touch {tmp}/x; echo READY; exec sleep 60", tmp_dir=str(tmp))
+    who = started(attempt)
+    procs.signal_exact(who.shim_pid, who.shim_start, signal.SIGKILL)
+    until(lambda: not attempt.locked())
+    assert isinstance(recover(attempt, "another boot"), Rebooted)
+    assert not tmp.exists()
+    os.kill(who.job_pid, signal.SIGKILL)
+
+
+def test_an_agents_start_sets_aside_what_no_running_job_has(tmp_path: Path) -> None:
+    jobs = tmp_path / "jobs"
+    for name in ("1", "2", "3", "other"):
+        (jobs / name / "tmp" / "x").mkdir(parents=True)
+    (jobs / "3" / "tmp.old" / "y").mkdir(parents=True)
+    (jobs / "4").mkdir()
+    found = tmpdir.set_aside(str(jobs), running={1})
+    assert sorted(found) == [f"{jobs}/2/tmp.old", f"{jobs}/3/tmp.old"]
+    assert [tmpdir.remove(each) for each in found] == [None, None]
+    assert [(jobs / name / "tmp").exists() for name in ("1", "2", "3", "other")] == [True, False, True, True]
+    assert tmpdir.set_aside(str(jobs), running={1}) == [f"{jobs}/3/tmp.old"]
+    assert tmpdir.set_aside(str(tmp_path / "none"), running=set()) == []
 
 
 def test_a_job_that_is_stopped_has_its_folder_removed_too(bench: Bench, tmp: Path) -> None:
