@@ -54,7 +54,9 @@ class Core:
         """Jobs of whose dependency nothing is awaited any more."""
         self.woken = asyncio.Event()
         self.live_usage: LiveUsage = lambda job_id: None
-        """What a running job has used up to now; whoever measures puts its own in place."""
+        """What a job has used up to now, `None` if it is not measured; whoever measures puts its own in place."""
+        self.live_account: Callable[[int], JobUsage | None] = lambda job_id: None
+        """The same without the curve."""
         self._enforces_limits = enforces_limits
         self._resources: Resources | None = None
         self._resources_at = 0.0
@@ -193,7 +195,7 @@ class Core:
         log_bytes: int | None = None,
         usage: JobUsage | None = None,
     ) -> Job:
-        """A job as its users see it, exact at this moment."""
+        """A job as its users see it, exact at this moment; of one that is measured, with its account up to now."""
         resources = resources or self._lately()
         return to_wire(
             row,
@@ -203,7 +205,7 @@ class Core:
             gpu_indexes=indexes(resources),
             log_bytes=log_bytes,
             simulated=bool(row.spec.gpus or row.spec.shards) and resources.simulated,
-            usage=usage,
+            usage=self.live_account(row.id) or usage,
         )
 
     def _holds(self, row: JobRow) -> bool:
