@@ -268,7 +268,7 @@ def test_a_running_job_whose_records_were_taken_away_is_lost_and_no_success(tmp_
         await gate.open()
         folder = config.state_dir / "jobs" / str(job.id) / "1"
         async with asyncio.timeout(20):
-            while not (folder / "exit").exists():  # noqa: ASYNC110 - nobody is there to tell us
+            while not (folder / "exit").exists():
                 await asyncio.sleep(0.02)
         folder.rename(tmp_path / "taken")
         async with engine(config) as made:
