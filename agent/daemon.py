@@ -67,9 +67,8 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
     stack.push_async_callback(sampler.stop)
     await sampler.wait_change(FIRST_SAMPLE_S)
     launcher = choose_launcher(config.jobs.launcher)
-    engine = EmbeddedEngine(
-        config, view=NodeResources(sampler, gate, cpus=config.cpus), launcher=launcher, boot_id=read_boot_id()
-    )
+    node = NodeResources(sampler, gate, cpus=config.cpus)
+    engine = EmbeddedEngine(config, view=node, launcher=launcher, boot_id=read_boot_id(), gpus=node)
     await engine.start()
     stack.push_async_callback(engine.stop)
     clerks = ClerkRoutes(config.name, cron=engine.clerks.cron, courier=engine.clerks.courier)

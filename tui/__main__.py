@@ -15,6 +15,10 @@ from tui import cli, endpoint, plain
 def main(argv: Sequence[str] | None = None) -> int:
     """The `stoker` program; returns its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["slurm"]:
+        from tui.slurm.__main__ import main as slurm
+
+        return slurm(["stoker", *words[1:]])
     return program.run("stoker", lambda: _main(words))
 
 

@@ -14,8 +14,8 @@ from html import escape
 from agent.api.queue import GpuUsage, UsagePoint, Verdict
 from agent.api.types import Job, JobReport, JobState
 from tui import arrays, reportplot, rows, safe, units
+from tui.palette import DARK, LIGHT, Palette
 from tui.reportplot import Series
-from tui.theme import DARK, LIGHT
 
 _GOOD, _WARN, _BAD, _DIM = "good", "warn", "bad", "dim"
 _STATE_TONES = {
@@ -265,20 +265,20 @@ def _block(text: str) -> str:
     return "\n".join(escape(safe.text(line.expandtabs(8), _LINE_MAX)) for line in text.split("\n"))
 
 
-def _palette(theme: object) -> str:
-    assert isinstance(theme, type(LIGHT))
-    colours = {
-        "ground": theme.background,
-        "card": theme.surface,
-        "ink": theme.foreground,
-        "good": theme.success,
-        "warn": theme.warning,
-        "bad": theme.error,
-        "live": theme.primary,
-        "power": theme.accent,
-        **{name: theme.variables[name] for name in ("dim", "track", "load", "memory", "frame")},
+def _palette(colours: Palette) -> str:
+    """As custom properties, by what they are for on the page."""
+    roles = {
+        "ground": "background",
+        "card": "surface",
+        "ink": "foreground",
+        "good": "success",
+        "warn": "warning",
+        "bad": "error",
+        "live": "primary",
+        "power": "accent",
+        **{role: role for role in ("dim", "track", "load", "memory", "frame")},
     }
-    return "".join(f"--{name}:{colour};" for name, colour in colours.items())
+    return "".join(f"--{name}:{colours[role]};" for name, role in roles.items())
 
 
 _DOCUMENT = """<!DOCTYPE html>

@@ -192,16 +192,16 @@ OPTIONS: tuple[Option, ...] = (
     # What this version honours.
     Option("account", "A", honoured=True, variable="SBATCH_ACCOUNT"),
     Option("array", "a", honoured=True, variable="SBATCH_ARRAY_INX"),
-    Option("begin", "b", honoured=True, variable="SBATCH_BEGIN"),
+    Option("begin", "b", honoured=True),
     Option("chdir", "D", honoured=True),
-    Option("comment", honoured=True, variable="SBATCH_COMMENT"),
+    Option("comment", honoured=True),
     Option("constraint", "C", honoured=True, variable="SBATCH_CONSTRAINT"),
     Option("cpus-per-gpu", honoured=True, variable="SBATCH_CPUS_PER_GPU"),
     Option("cpus-per-task", "c", honoured=True),
-    Option("deadline", honoured=True, variable="SBATCH_DEADLINE"),
-    Option("dependency", "d", honoured=True, variable="SBATCH_DEPENDENCY"),
+    Option("deadline", honoured=True),
+    Option("dependency", "d", honoured=True),
     Option("error", "e", honoured=True, variable="SBATCH_ERROR"),
-    Option("exclude", "x", honoured=True, variable="SBATCH_EXCLUDE"),
+    Option("exclude", "x", honoured=True),
     Option("exclusive", takes=_MAYBE, honoured=True, variable="SBATCH_EXCLUSIVE"),
     Option("export", honoured=True, variable="SBATCH_EXPORT"),
     Option("gpus", "G", honoured=True, variable="SBATCH_GPUS"),
@@ -211,8 +211,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("hold", "H", takes=_FLAG, honoured=True),
     Option("input", "i", honoured=True, variable="SBATCH_INPUT"),
     Option("job-name", "J", honoured=True, variable="SBATCH_JOB_NAME"),
-    Option("kill-on-invalid-dep", honoured=True, variable="SBATCH_KILL_INVALID_DEP"),
-    Option("licenses", "L", honoured=True, variable="SBATCH_LICENSES"),
+    Option("kill-on-invalid-dep", honoured=True),
+    Option("licenses", "L", honoured=True),
     Option("mail-type", honoured=True),
     Option("mail-user", honoured=True),
     Option("mem", honoured=True, variable="SBATCH_MEM_PER_NODE"),
@@ -245,7 +245,13 @@ OPTIONS: tuple[Option, ...] = (
     # Honoured by doing nothing, each for the reason given.
     Option("contiguous", takes=_FLAG, honoured=True, moot=_ONE_NODE),
     Option("delay-boot", honoured=True, moot="the node is up when the job starts", variable="SBATCH_DELAY_BOOT"),
-    Option("ignore-pbs", takes=_FLAG, honoured=True, moot="#PBS lines are never read", variable="SBATCH_IGNORE_PBS"),
+    Option(
+        "ignore-pbs",
+        takes=_FLAG,
+        honoured=True,
+        moot="lines of other systems (#PBS, #BSUB) are never read; without it they are refused",
+        variable="SBATCH_IGNORE_PBS",
+    ),
     Option(
         "no-kill",
         "k",
@@ -313,14 +319,14 @@ OPTIONS: tuple[Option, ...] = (
     Option("threads-per-core", variable="SBATCH_THREADS_PER_CORE"),
     Option("time-min"),
     Option("tmp"),
-    Option("tres-bind", variable="SBATCH_TRES_BIND"),
+    Option("tres-bind"),
     Option("tres-per-task", variable="SBATCH_TRES_PER_TASK"),
     Option("uid"),
     Option("usage", takes=_FLAG),
     Option("version", "V", takes=_FLAG),
 )
 
-_ALIASES = {"share": "oversubscribe", "tasks": "ntasks", "tasks-per-node": "ntasks-per-node"}
+_ALIASES = {"share": "oversubscribe", "tasks-per-node": "ntasks-per-node"}
 
 _BY_LONG: dict[str, Option] = {option.long: option for option in OPTIONS}
 _BY_LONG |= {alias: _BY_LONG[long] for alias, long in _ALIASES.items()}

@@ -23,6 +23,8 @@ _SOCKET_PATH_MAX = 107
 
 _WORDS = {
     "gpu.source": ("auto", "nvml", "simulated", "none"),
+    "gpu.simulated_layout": ("nvswitch", "islands", "mig"),
+    "jobs.shard_memory": ("warn", "stop", "off"),
     "jobs.launcher": ("auto", "systemd", "fork"),
     "jobs.confine_gpus": ("auto", "on", "off"),
     "scheduler.preempt": ("off", "qos", "partition"),

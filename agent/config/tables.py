@@ -103,15 +103,18 @@ class SchedulerTable(Table, frozen=True, kw_only=True):
     """`requeue` (a job that may not run twice is no victim) or `cancel`."""
     half_life_s: int = 7 * 86400
     """After which use counts half in the fair share (PriorityDecayHalfLife)."""
-    max_age_s: int = 7 * 86400
+    max_age_s: int = 14 * 86400
     """Wait at which the age factor is 1 (PriorityMaxAge)."""
-    weight_age: int = 1000
-    weight_fairshare: int = 10000
-    weight_jobsize: int = 1000
+    weight_age: int = 10000
+    """The weights' defaults are those with which `python -m tests.bench sched` showed the least slowdown that costs no
+    utilisation; a job without a time limit overtakes the shortest newcomer after 14 days."""
+    weight_fairshare: int = 5000
+    weight_jobsize: int = 15000
     weight_partition: int = 1000
-    weight_qos: int = 10000
+    weight_qos: int = 20000
     favour_small: bool = True
-    """The size factor grows as jobs get smaller and shorter (PriorityFavorSmall)."""
+    """The size factor grows as time limits get shorter, and among equal limits with the part of the node; `false`:
+    with the part of the node alone (Slurm's PriorityFavorSmall=NO)."""
 
 
 class LimitsTable(Table, frozen=True, kw_only=True):
@@ -183,6 +186,8 @@ class JobsTable(Table, frozen=True, kw_only=True):
     """Give each job a folder of its own as `TMPDIR`, removed after it."""
     shards_per_gpu: int = 4
     """Into how many parts `--gres=shard:N` divides a GPU."""
+    shard_memory: str = "warn"
+    """A job that holds more of a shared GPU's memory than its shards: `warn`, `stop` it, or `off`."""
     features: tuple[str, ...] = ()
     """What `--constraint` may ask of this node, besides its GPUs' models."""
     licenses: dict[str, int] = {}

@@ -85,6 +85,20 @@ def groups_of(uid: int) -> frozenset[str]:
     return frozenset(names)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What an account may own here, and whose member it is."""
+
+    owner: tuple[int, int] | None
+    """uid and gid that its files shall have; `None`: the agent's own."""
+    groups: frozenset[str]
+
+
+def identify(config: Config, uid: int) -> Identity:
+    """See `check_account` and `groups_of`."""
+    return Identity(owner=check_account(config, uid), groups=groups_of(uid))
+
+
 def accept(
     config: Config,
     request: SubmitRequest,

@@ -87,6 +87,11 @@ class Awaiting:
         """From when on it counts as waiting."""
         return max(row.submitted_at, row.spec.begin_at or 0, self._since.get(row.id, 0))
 
+    @property
+    def fulfilled(self) -> Collection[int]:
+        """Jobs of whose dependency nothing is awaited any more."""
+        return self._since.keys()
+
     def look_again_at(self) -> int | None:
         """When time alone may fulfil the next one."""
         return min(self._due.values(), default=None)

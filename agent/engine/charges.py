@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from agent.config import Config
+from agent.jobs.machine import Event, Lost, Rebooted
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
 
@@ -33,13 +34,16 @@ def gpus_of(row: JobRow, shards_per_gpu: int) -> float:
     return float(len(row.status.gpu_uuids))
 
 
-def settle(store: JobStore, config: Config, before: JobRow, after: JobRow, now: int) -> None:
-    """Charge what an event ended: from the last charge to the end that is told."""
+def settle(store: JobStore, config: Config, event: Event, before: JobRow, after: JobRow, now: int) -> None:
+    """Charge what an event ended: from the last charge to the end that is told. Of a run whose end nobody recorded it
+    stays at the last charge: it may have ended long before we heard of it.
+    """
     holding = before.status.started_at is not None and before.status.gpu_uuids
     ended = after.status.state.is_final or after.status.attempt != before.status.attempt or not after.status.gpu_uuids
     if not holding or not ended or before.status.state.is_final:
         return
-    _charge(store, config, before, after.status.ended_at or now)
+    if not isinstance(event, Rebooted | Lost):
+        _charge(store, config, before, after.status.ended_at or now)
     store.drop(SHELF, before.id)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 
 from agent.api.refs import JobRef
 from agent.api.types import Job, SubmitRequest
-from agent.engine.accept import as_api_error, check_account
+from agent.engine.accept import as_api_error
 from agent.engine.core import Core
 from agent.engine.courier import Courier
 from agent.engine.cron import CronKeeper
@@ -74,8 +73,7 @@ class Clerks:
     async def plan_check(self, request: SubmitRequest, *, user: str, uid: int) -> str:
         """See `cron.Queue`."""
         with as_api_error():
-            owner = await asyncio.to_thread(check_account, self._core.config, uid)
-            judged = await self._intake.judge(request, user=user, uid=uid, owner=owner, admin=False)
+            judged = await self._intake.judge(request, user=user, uid=uid, admin=False)
         return judged.spec.name
 
     async def unfinished(self, job_id: int) -> bool:

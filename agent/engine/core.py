@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from agent.api.errors import ApiError
 from agent.api.queue import JobUsage, UsagePoint
@@ -32,6 +32,7 @@ TOLD_IN_FULL = 50
 """How many jobs at the head of the queue, or changed at once, watchers are told of without delay."""
 
 _TAKEN_AT_ONCE = 250
+_LATELY_S = 0.5
 
 Listener = Callable[[Job], None]
 
@@ -49,10 +50,16 @@ class Core:
         """The scheduler's last one."""
         self.awaited: Mapping[int, str] = {}
         """Job → what of its dependency is still awaited, in Slurm's words."""
+        self.fulfilled: Collection[int] = ()
+        """Jobs of whose dependency nothing is awaited any more."""
         self.woken = asyncio.Event()
         self.live_usage: LiveUsage = lambda job_id: None
-        """What a running job has used up to now; whoever measures puts its own in place."""
+        """What a job has used up to now, `None` if it is not measured; whoever measures puts its own in place."""
+        self.live_account: Callable[[int], JobUsage | None] = lambda job_id: None
+        """The same without the curve."""
         self._enforces_limits = enforces_limits
+        self._resources: Resources | None = None
+        self._resources_at = 0.0
         self._coming: dict[int, JobRow] = {}
         """Rows that are being taken, many at a time."""
         self._listeners: list[Listener] = []
@@ -182,8 +189,8 @@ class Core:
         log_bytes: int | None = None,
         usage: JobUsage | None = None,
     ) -> Job:
-        """A job as its users see it, exact at this moment."""
-        resources = resources or self.view.resources()
+        """A job as its users see it, exact at this moment; of one that is measured, with its account up to now."""
+        resources = resources or self._lately()
         return to_wire(
             row,
             self.config.name,
@@ -192,8 +199,15 @@ class Core:
             gpu_indexes=indexes(resources),
             log_bytes=log_bytes,
             simulated=bool(row.spec.gpus or row.spec.shards) and resources.simulated,
-            usage=usage,
+            usage=self.live_account(row.id) or usage,
         )
+
+    def _lately(self) -> Resources:
+        """What the node had a moment ago: for GPU indexes, which a boot changes, it is good enough."""
+        at = time.monotonic()
+        if self._resources is None or at - self._resources_at > _LATELY_S:
+            self._resources, self._resources_at = self.view.resources(), at
+        return self._resources
 
     def _standing(self, row: JobRow) -> Standing:
         """Where a waiting job stands, by the scheduler's last word."""
@@ -203,6 +217,7 @@ class Core:
             priority=decision.priorities.get(row.id),
             expected_start_at=decision.expected.get(row.id),
             awaited=self.awaited.get(row.id),
+            fulfilled=row.id in self.fulfilled,
         )
 
     def _limits_note(self, row: JobRow) -> str | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable, Coroutine
 
 from agent.api.queue import (
@@ -31,6 +32,7 @@ from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobReport, JobState, Plan, SubmitRequest, TaskResult
 from agent.config import Config
 from agent.engine.accept import ResourceView
+from agent.engine.accounts import Accounts, Readings
 from agent.engine.arrange import Arrangements
 from agent.engine.awaiting import Awaiting
 from agent.engine.base import Asker
@@ -40,6 +42,7 @@ from agent.engine.facts import Facts
 from agent.engine.history import History, LogPieces
 from agent.engine.intake import Intake
 from agent.engine.launch import Launcher
+from agent.engine.oversight import Oversight
 from agent.engine.plan import Planner
 from agent.engine.policy import queue_rules
 from agent.engine.prepare import prepare
@@ -56,6 +59,7 @@ from agent.engine.verbs import Verbs
 from agent.jobs.filters import JobFilter
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
+from agent.step import tools
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +67,10 @@ logger = logging.getLogger(__name__)
 class EmbeddedEngine:
     """See `agent.engine.base.Engine`."""
 
-    def __init__(self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str) -> None:
+    def __init__(
+        self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str, gpus: Readings | None = None
+    ) -> None:
+        """`gpus`: by whose readings it is measured what jobs make of their GPUs; `None`: it is not."""
         self._core = core = Core(config, view, enforces_limits=launcher.enforces_limits)
         self._launcher = launcher
         self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._prepare, apply=core.apply)
@@ -79,6 +86,8 @@ class EmbeddedEngine:
         self.clerks = Clerks(core, self._intake)
         """Recurring jobs and notices."""
         self._upkeep = Upkeep(core)
+        self._accounts = Accounts(core, gpus)
+        self._oversight = Oversight(core, self._accounts, self._verbs)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -88,6 +97,7 @@ class EmbeddedEngine:
             StoreError: the store cannot be opened.
         """
         core, config = self._core, self._core.config
+        await asyncio.to_thread(_install_tools, config)
         self._runner.start()
         await self._launcher.start()
         suspect = await core.store.open(config.state_dir / "agent.db", now=now())
@@ -97,13 +107,19 @@ class EmbeddedEngine:
         active = await core.store.read(JobStore.active)
         for row in [*active, *await core.store.read(JobStore.pending)]:
             core.keep(row, tell=False)
+        left = await self._upkeep.set_aside([row.id for row in active])
         for row in active:
             self._see_through(row, self._runner.resume(row))
         core.hold_gpus()
+        await self._accounts.load()
+        await self._oversight.load()
+        self._background(self._accounts.serve(), name="accounts")
+        self._background(self._oversight.serve(), name="oversight")
         self._background(self._queue.serve(), name="queue")
         self._background(self._share.serve(), name="fair-share")
         self._background(self._upkeep.back_up_regularly(), name="backup")
         self._background(self._upkeep.forget_regularly(), name="retention")
+        self._background(self._upkeep.remove_left(left), name="leftovers")
         await self.clerks.start()
 
     async def stop(self) -> None:
@@ -112,6 +128,7 @@ class EmbeddedEngine:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._accounts.store()
         self._runner.close()
         await self._launcher.stop()
         await self._core.store.close()
@@ -303,3 +320,11 @@ class EmbeddedEngine:
         task = asyncio.create_task(coroutine, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _install_tools(config: Config) -> None:
+    """Put `srun` and Slurm's other names into the folder that goes first on a job's PATH; jobs start without it too."""
+    try:
+        tools.install(tools.folder(config.state_dir), sys.executable, config.agent_socket)
+    except OSError as error:
+        logger.warning("srun and Slurm's other names are not in jobs' PATH: %s", error)

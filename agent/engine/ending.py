@@ -94,7 +94,7 @@ class Ending:
 
     def send(self, number: int, *, batch_only: bool) -> None:
         """A signal to the job's first process alone, or to all of the job but that one."""
-        for pid, start in procs.descendants(os.getpid()):
+        for pid, start in procs.descendants(os.getpid()) if 0 < number < signal.NSIG else ():
             if (pid == self._first) is batch_only:
                 procs.signal_exact(pid, start, number)
 

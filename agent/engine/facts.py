@@ -6,7 +6,7 @@ ten thousand waiting jobs is a list of what is there; what changes by the clock 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from agent.api.types import JobState
@@ -84,6 +84,10 @@ class Facts:
     def awaited(self) -> Mapping[int, str]:
         """Job → what of its dependency is still awaited."""
         return self._awaiting.texts
+
+    def fulfilled(self) -> Collection[int]:
+        """Jobs of whose dependency nothing is awaited any more."""
+        return self._awaiting.fulfilled
 
     def never_satisfied(self) -> Sequence[int]:
         """Jobs whose dependency cannot be fulfilled any more."""

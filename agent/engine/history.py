@@ -14,7 +14,7 @@ from pathlib import Path
 
 from agent.api.queue import JobEvent, JobUsage, UsagePoint
 from agent.api.refs import JobRef
-from agent.api.types import FINAL_STATES, MAX_SCRIPT_BYTES, Job, JobReport, JobState, LogChunk, TaskResult
+from agent.api.types import FINAL_STATES, MAX_SCRIPT_BYTES, Job, JobReport, LogChunk, TaskResult
 from agent.engine import logread
 from agent.engine.accept import as_api_error
 from agent.engine.claims import attempt_dir, files_dir
@@ -102,8 +102,8 @@ class History:
         return await asyncio.to_thread(_read_log, self._attempt(row), offset, limit)
 
     async def _usage(self, row: JobRow) -> tuple[JobUsage | None, Sequence[UsagePoint]]:
-        """Of a job that runs, what is measured now; else what was kept."""
-        live = self._core.live_usage(row.id) if row.status.state is JobState.RUNNING else None
+        """Of a job that has not ended, what is measured now; else what was kept."""
+        live = self._core.live_usage(row.id)
         if live is not None:
             return live
         if not row.status.attempt:

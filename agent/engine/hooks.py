@@ -22,14 +22,17 @@ LOG_BYTES = 64 * 1024
 """Most that is kept of what all hooks of an attempt say."""
 
 _KILL_S = 5.0
+_LOOK_S = 0.5
+"""How often `asked` is looked at: a stop record comes without a signal while there is no `started`."""
+
 _READ_BYTES = 65536
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.engine.jobproc import Program
-    from agent.engine.order import HookOrder
+    from agent.engine.jobproc import Surroundings
+    from agent.engine.order import Order
 
 
 class HookLog:
@@ -57,12 +60,13 @@ class HookLog:
 class SiteHooks:
     """The hooks of one attempt, as its shim runs them."""
 
-    def __init__(self, dir_fd: int, order: HookOrder, program: Program, account: Account) -> None:
-        self._order = order
-        self._program = program
-        self._account = account
+    def __init__(self, dir_fd: int, order: Order) -> None:
+        self._order = order.hooks
+        self._program = order.program
+        self._account = order.account
+        self._around = order.surroundings if order.surroundings.hidden else None
         self._log = HookLog(dir_fd)
-        self._env = {raw(name): raw(value) for name, value in order.env.items()}
+        self._env = {raw(name): raw(value) for name, value in order.hooks.env.items()}
 
     def prolog(self, wake: int, asked: Callable[[], bool]) -> str | None:
         """Before the job; returns why there must be none. One that is asked to stop is not at fault."""
@@ -84,7 +88,7 @@ class SiteHooks:
         told = []
         if self._order.task_epilog is not None and status is not None:
             env = {**self._program.env, b"SLURM_SCRIPT_CONTEXT": b"epilog_task", b"SLURM_JOB_EXIT_CODE": code}
-            told.append(self._run("task_epilog", self._order.task_epilog, env, self._account))
+            told.append(self._run("task_epilog", self._order.task_epilog, env, self._account, confined=self._around))
         if self._order.epilog is not None:
             env = {**self._env, b"SLURM_SCRIPT_CONTEXT": b"epilog_slurmd", b"SLURM_JOB_EXIT_CODE": code}
             told.append(self._run("epilog", self._order.epilog, env, None))
@@ -99,9 +103,11 @@ class SiteHooks:
         *,
         wake: int | None = None,
         asked: Callable[[], bool] = bool,
+        confined: Surroundings | None = None,
     ) -> str | None:
+        take, timeout_s = self._log.write, self._order.timeout_s
         try:
-            return run_hook(name, path, env, account, self._order.timeout_s, self._log.write, wake=wake, asked=asked)
+            return run_hook(name, path, env, account, timeout_s, take, wake=wake, asked=asked, confined=confined)
         except OSError as error:
             return f"the {name} {path} could not be started: {error.strerror}"
 
@@ -117,6 +123,7 @@ def run_hook(
     wake: int | None = None,
     asked: Callable[[], bool] = bool,
     beside: bool = False,
+    confined: Surroundings | None = None,
 ) -> str | None:
     """Run a hook to its end; returns what went wrong, `None` when it exited with 0.
 
@@ -127,8 +134,9 @@ def run_hook(
         account: whom to become; `None` stays who we are.
         timeout_s: then it is killed.
         take: gets what it writes.
-        wake: becomes readable when `asked` may have changed.
+        wake: becomes readable when a signal has come.
         asked: true ends the hook early.
+        confined: hide from it what is hidden from the job.
         beside: only standard output goes to `take`, the rest to where ours goes, and it starts in our folder.
 
     Raises:
@@ -137,7 +145,7 @@ def run_hook(
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
-        _become_hook(path, env, account, write_end, beside)
+        _become_hook(path, env, account, write_end, beside, confined)
     os.close(write_end)
     try:
         status = _await(pid, read_end, time.monotonic() + timeout_s, take, wake, asked)
@@ -148,7 +156,14 @@ def run_hook(
     return _problem(name, path, status, timeout_s)
 
 
-def _become_hook(path: str, env: dict[bytes, bytes], account: Account | None, out: int, beside: bool) -> None:
+def _become_hook(
+    path: str,
+    env: dict[bytes, bytes],
+    account: Account | None,
+    out: int,
+    beside: bool,
+    confined: Surroundings | None,
+) -> None:
     """In the child; does not return."""
     try:
         os.setsid()
@@ -159,6 +174,8 @@ def _become_hook(path: str, env: dict[bytes, bytes], account: Account | None, ou
             os.dup2(out, 2)
             os.chdir("/")
             os.umask(0o022)
+        if confined is not None:
+            _hide(confined)
         if account is not None:
             account.become()
         os.execve(raw(path), [raw(path)], env)  # noqa: S606  (no shell is the point)
@@ -166,6 +183,17 @@ def _become_hook(path: str, env: dict[bytes, bytes], account: Account | None, ou
         os.write(2, f"cannot run {path}: {error.strerror}\n".encode("utf-8", "backslashreplace"))
     finally:
         os._exit(127)
+
+
+def _hide(around: Surroundings) -> None:
+    """As of the job, whose own start has told whether it can be done."""
+    from agent.engine.confine import hide
+
+    try:
+        hide(around.hidden, around.cover)
+    except OSError:
+        if around.must_hide:
+            raise
 
 
 def _await(
@@ -183,7 +211,7 @@ def _await(
         poll.register(fd, select.POLLIN)
     try:
         while (left_s := give_up_at - time.monotonic()) > 0 and not asked():
-            for fd, _ in poll.poll(left_s * 1000 + 1):
+            for fd, _ in poll.poll(min(left_s, _LOOK_S) * 1000 + 1):
                 if fd == pidfd:
                     return os.waitpid(pid, 0)[1]
                 data = os.read(fd, _READ_BYTES)

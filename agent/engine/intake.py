@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -15,10 +17,12 @@ import msgspec
 from agent.api.errors import ApiError
 from agent.api.types import Job, SubmitRequest
 from agent.engine import steps
-from agent.engine.accept import accept, as_api_error, check_account, groups_of
+from agent.engine.accept import accept, as_api_error, identify
 from agent.engine.arrange import Arrangements
 from agent.engine.core import Core, now
 from agent.jobs import dependency
+from agent.jobs.errors import SpecError
+from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
 
@@ -43,6 +47,8 @@ class Intake:
     def __init__(self, core: Core, arrangements: Arrangements) -> None:
         self._core = core
         self._arrangements = arrangements
+        self._on_the_way: Counter[str] = Counter()
+        """User → jobs that were judged and are being stored: they count, so that no two submits share one place."""
 
     async def submit(
         self, request: SubmitRequest, *, user: str, uid: int, key: str, admin: bool, cron_id: int | None
@@ -50,53 +56,61 @@ class Intake:
         """See `Engine.submit`."""
         digest = hashlib.sha256(msgspec.json.encode(request, order="deterministic")).hexdigest()
         with as_api_error():
-            owner = await asyncio.to_thread(check_account, self._core.config, uid)
-            seen = await self._core.store.read(JobStore.seen, uid, key, digest)
-            if seen is not None:
-                return self._core.wire(seen), False
-            judged = await self.judge(request, user=user, uid=uid, owner=owner, admin=admin)
+            try:
+                judged = await self.judge(request, user=user, uid=uid, admin=admin)
+            except (SpecError, ApiError):
+                seen = await self._core.store.read(JobStore.seen, uid, key, digest)
+                if seen is None:
+                    raise
+                return self._core.wire(seen), False  # it was accepted before, whatever is full or gone by now
             if judged.spec.test_only:
-                raise ApiError(
-                    400, "test_only", "--test-only is answered by a plan: stoker submit --dry-run", "--test-only"
-                )
-            who = steps.Submitter(user=user, uid=uid, key=key, digest=digest, owner=owner, cron_id=cron_id)
-            rows, created = await self._core.store.call(
-                steps.store_submission, self._core.config, judged.spec, request, who
-            )
-        if created:
-            await self._core.keep_all(rows)
-            self._core.wake()
+                sentence = "--test-only is answered by a plan: stoker submit --dry-run"
+                raise ApiError(400, "test_only", sentence, "--test-only")
+            who = steps.Submitter(user=user, uid=uid, key=key, digest=digest, owner=judged.owner, cron_id=cron_id)
+            rows, created = await self._store(request, judged, who)
         return self._core.wire(rows[0]), created
 
-    async def judge(
-        self, request: SubmitRequest, *, user: str, uid: int, owner: tuple[int, int] | None, admin: bool
-    ) -> Judged:
+    async def _store(
+        self, request: SubmitRequest, judged: Judged, who: steps.Submitter
+    ) -> tuple[Sequence[JobRow], bool]:
+        core = self._core
+        self._on_the_way[who.user] += judged.tasks
+        try:
+            rows, created = await core.store.call(steps.store_submission, core.config, judged.spec, request, who)
+        finally:
+            self._on_the_way[who.user] -= judged.tasks
+        if created:
+            await core.keep_all(rows)
+            core.wake()
+        return rows, created
+
+    async def judge(self, request: SubmitRequest, *, user: str, uid: int, admin: bool) -> Judged:
         """Whether it can be taken, as things stand.
 
         Raises:
             SpecError, ApiError: it cannot, and why.
         """
-        groups = await asyncio.to_thread(groups_of, uid)
+        identity = await asyncio.to_thread(identify, self._core.config, uid)
         resources, config = self._core.view.resources(), self._core.config
-        spec = accept(config, request, resources, user=user, groups=groups, now=now(), admin=admin)
-        judged = Judged(spec=spec, owner=owner)
+        spec = accept(config, request, resources, user=user, groups=identity.groups, now=now(), admin=admin)
+        judged = Judged(spec=spec, owner=identity.owner)
         self._check_room(judged.tasks, user, spec)
         self._check_reservation(spec)
         await self._check_dependency(spec)
         return judged
 
     def _check_room(self, tasks: int, user: str, spec: JobSpec) -> None:
-        config = self._core.config
-        _, pending = self._core.jobs.counts()
+        config, jobs = self._core.config, self._core.jobs
+        pending = jobs.counts()[1] + self._on_the_way.total()
         if pending + tasks > config.jobs.max_pending:
             more = f", and these are {tasks} more" if tasks > 1 else ""
             sentence = f"{pending} jobs wait already{more}; jobs.max_pending is {config.jobs.max_pending}"
             raise ApiError(429, "queue_full", f"{sentence}; submit again when some have run")
-        own = self._core.jobs.of_user(user)
-        self._check_limit(len(own), tasks, config.limits.max_submit_per_user, "limits.max_submit_per_user")
+        own = jobs.count_of(user) + self._on_the_way[user]
+        self._check_limit(own, tasks, config.limits.max_submit_per_user, "limits.max_submit_per_user")
         qos = next((each for each in config.qos if each.name == spec.qos), None)
         if qos is not None and qos.max_submit_per_user is not None:
-            same = sum(row.spec.qos == spec.qos for row in own)
+            same = sum(row.spec.qos == spec.qos for row in jobs.of_user(user)) + self._on_the_way[user]
             self._check_limit(same, tasks, qos.max_submit_per_user, f"max_submit_per_user of QOS {qos.name}")
 
     def _check_limit(self, have: int, more: int, most: int | None, name: str) -> None:

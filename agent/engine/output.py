@@ -1,6 +1,7 @@
 """Where a job's output goes: the bounded log, and the files that `--output` and `--error` name.
 
     pipe ──► BoundedLog   log                        the first `head_bytes`
+         │                times                      when what was written (`logtimes`)
          │                log.00000000000016777216   segments of the rotating tail, named by the position of their
          │                log.…                      first byte in everything the job wrote
          └─► OutputFile   opened as the user, capped
@@ -15,6 +16,7 @@ import os
 import stat
 
 from agent.engine.jobproc import Account, StartError, raw
+from agent.engine.logtimes import LogTimes
 
 TAIL_SEGMENTS = 4
 """The tail rotates by a quarter of its cap: after a rotation three quarters of it are still there."""
@@ -35,11 +37,13 @@ class BoundedLog:
         self._segment_bytes = max(1, tail_bytes // TAIL_SEGMENTS)
         self._segments: list[tuple[str, int]] = []
         """Name and reserved length of the tail's files, oldest first."""
+        self._times = LogTimes(dir_fd)
         self._fd = self._create("log")
         self._room = head_bytes if self._fd is not None else 0
 
     def write(self, data: bytes) -> None:
         """Take in what the job wrote. Never raises for a disk that is full or broken."""
+        self._times.mark(self.size)
         rest = memoryview(data)
         while rest:
             if self._room == 0:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import replace
 
 from agent.api.types import Plan, SubmitRequest
-from agent.engine.accept import as_api_error, check_account
+from agent.engine.accept import as_api_error
 from agent.engine.core import Core, indexes, now
 from agent.engine.facts import Facts
 from agent.engine.intake import Intake
@@ -34,8 +33,7 @@ class Planner:
         """See `Engine.plan`."""
         core, at = self._core, now()
         with as_api_error():
-            owner = await asyncio.to_thread(check_account, core.config, uid)
-            judged = await self._intake.judge(request, user=user, uid=uid, owner=owner, admin=admin)
+            judged = await self._intake.judge(request, user=user, uid=uid, admin=admin)
             row = _row(judged.spec, user, uid, at)
             hold = await self._facts.hold_of(row)
             await self._facts.refresh()

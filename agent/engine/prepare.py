@@ -11,6 +11,7 @@ from agent.engine.records import AttemptDir
 from agent.jobs import folder
 from agent.jobs.environ import ArrayTask
 from agent.jobs.row import JobRow
+from agent.step import tools
 
 
 def prepare(config: Config, row: JobRow, attempt: AttemptDir, resources: Resources) -> None:
@@ -25,12 +26,13 @@ def prepare(config: Config, row: JobRow, attempt: AttemptDir, resources: Resourc
         return
     account = account_of(row.uid)
     submission = folder.read_spec(folder.job_dir(config.state_dir, row.folder_id))
-    attempt.make()  # and with it the folder of an array's task
+    if row.folder_id != row.id:
+        attempt.make()  # and with it the folder of an array's task
     make_files_dir(config, row, account)
-    attempt.create(build_claim(config, row, account, submission.env, grant_of(row, resources)))
+    attempt.create(build_claim(config, row, account, submission.env, grant_of(row, resources, _tools(config))))
 
 
-def grant_of(row: JobRow, resources: Resources) -> Grant:
+def grant_of(row: JobRow, resources: Resources, tools_dir: str | None = None) -> Grant:
     """What a claim gives to the job, besides what its row says."""
     devices = [
         GpuDevice(uuid=gpu.uuid, index=gpu.index, minor=resources.minors.get(gpu.uuid)) for gpu in resources.gpus
@@ -45,8 +47,14 @@ def grant_of(row: JobRow, resources: Resources) -> Grant:
         array=array,
         folder_id=row.folder_id,
         at=int(time.time()),
-        tools_dir=None,
+        tools_dir=tools_dir,
     )
+
+
+def _tools(config: Config) -> str | None:
+    """The folder of Slurm's names, if it could be written at the start."""
+    folder = tools.folder(config.state_dir)
+    return str(folder) if folder.is_dir() else None
 
 
 __all__ = ["JobAccount", "grant_of", "prepare"]

@@ -13,6 +13,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from agent.api.types import JobState
 from agent.engine import steps
 from agent.engine.core import Core, now
@@ -67,11 +69,14 @@ class Queue:
 
     async def make_pass(self) -> float:
         """One pass; how long the queue may rest unless something happens, in seconds."""
+        if not self._core.jobs.counts()[1]:
+            self._core.decision = Decision()
+            return TICK_S
         await self._facts.refresh()
         began, at = time.monotonic(), now()
         decision = schedule.decide(self._facts.snapshot(at), at)
         self._core.decision = decision
-        self._core.awaited = self._facts.awaited()
+        self._core.awaited, self._core.fulfilled = self._facts.awaited(), self._facts.fulfilled()
         left = self._telling.tell(decision)
         self._cost_s = time.monotonic() - began
         started = await self._start(decision)
@@ -110,11 +115,19 @@ class Queue:
         count = 0
         for each in decision.preempts:
             for victim in each.victims:
+                await self._give_up_return(victim)
                 row = await self._wish(victim, machine.PreemptAsked(for_job=each.job_id))
                 if row is not None and row.status.state is JobState.COMPLETING:
                     self._carry_out(row)
                     count += 1
         return count
+
+    async def _give_up_return(self, victim: int) -> None:
+        """Where the site cancels victims, one that said --requeue does not come back either (PreemptMode=CANCEL)."""
+        row = self._core.jobs.get(victim)
+        if row is not None and row.spec.requeue and self._core.config.scheduler.preempt_mode == "cancel":
+            spec = replace(row.spec, requeue=False)
+            await self._core.amend(victim, spec, event="RequeueTaken", by="stoker")
 
     async def _expire(self, decision: Decision) -> int:
         gone = [await self._wish(job_id, machine.Expired()) for job_id in decision.expired]

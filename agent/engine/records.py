@@ -7,7 +7,7 @@
         stop       agent → shim   the wish to end it; written durably before anything is signalled
         ask.N      agent → shim   a signal to pass on, or a new time limit (`asks`); the shim removes what it has done
         exit       shim → agent   how it ended, and that nothing of it is left
-        log, log.* shim → agent   the bounded log (`logread`); `log-times` tells when which part of it was written
+        log, log.* shim → agent   the bounded log (`logread`); `times` tells when which part was written
         hooks.log  shim → admin   what prolog and epilog said
 
 Rules kept here: each record is written as temp → fsync → rename → fsync(folder), so a reader sees a whole record or
@@ -28,7 +28,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from agent.api.errors import StokerError
-from agent.engine import procs
+from agent.engine import cgroup, procs, tmpdir
 from agent.engine.asks import is_ask
 from agent.jobs.durable import sync_folder, write_durably
 
@@ -125,6 +125,8 @@ class Started(Record, frozen=True, kw_only=True):
     boot_id: str
     at: int
     """Unix seconds."""
+    cgroup: str | None = None
+    """Folder of the cgroup that holds the job and nothing else, where no unit does."""
     hears: int = 0
     """1: the shim reads `ask.N` on SIGUSR1. A shim of an older version has 0, and that signal would end it."""
 
@@ -367,6 +369,7 @@ def recover(attempt: AttemptDir, boot_id: str) -> Found:
     if started is None:
         return NeverRan()
     if started.boot_id != boot_id:
+        _remove_tmp(attempt)
         return Rebooted(started)
     rest = _kill_rest(attempt, started)
     return Lost(started, f"its supervisor (pid {started.shim_pid}) died without recording an end{rest}")
@@ -376,7 +379,20 @@ def _kill_rest(attempt: AttemptDir, started: Started | None) -> str:
     """Kill what a lost run left: its tree where it is known, and whatever carries its marks. Says how many."""
     pid, start = (started.job_pid, started.job_start) if started else (0, 0)
     killed = procs.kill_left(pid, start, _marks(attempt))
+    if started is not None and started.cgroup is not None:
+        killed += cgroup.end(started.cgroup)
+    _remove_tmp(attempt)
     return f"; {killed} processes of it were killed" if killed else "; nothing of it was left"
+
+
+def _remove_tmp(attempt: AttemptDir) -> None:
+    """What the shim would have removed; what cannot be removed in time is for the agent's next start."""
+    try:
+        claim = attempt.read_claim()
+    except RecordError:
+        return
+    if claim is not None and claim.tmp_dir is not None:
+        tmpdir.remove(claim.tmp_dir)
 
 
 def _marks(attempt: AttemptDir) -> list[bytes]:

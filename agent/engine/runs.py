@@ -19,7 +19,7 @@ from agent.api.errors import StokerError
 from agent.api.types import JobState
 from agent.engine import watch
 from agent.engine.arrivals import Arrivals
-from agent.engine.claims import attempt_dir, files_dir
+from agent.engine.claims import attempt_dir
 from agent.engine.ends import end_event
 from agent.engine.launch import Launcher
 from agent.engine.records import (
@@ -179,7 +179,8 @@ class Runner:
             dead.cancel()
         match found:
             case Ended(exit=end):
-                return await self._end(row, replace(await asyncio.to_thread(_records, attempt), end=end))
+                seen = await asyncio.to_thread(_records, attempt)
+                return await self._end(row, replace(seen, end=end))
             case NeverRan():
                 return await self._apply(row.id, machine.NeverRan())
             case Rebooted():
@@ -194,9 +195,7 @@ class Runner:
 
     async def _end(self, row: JobRow, seen: Seen) -> JobRow:
         assert seen.end is not None, "asked only once the exit record was read"
-        files = files_dir(self._state_dir, row.id)
-        said = await asyncio.to_thread(_result_state, files, seen.started)
-        event = end_event(seen.end, seen.started, self._boot_id, said)
+        event = end_event(seen.end, seen.started, self._boot_id, seen.result_state)
         events: list[Event] = [event]
         if row.status.started_at is None and seen.started is not None and not isinstance(event, machine.PrologFailed):
             events.insert(0, machine.Started(at=seen.started.at))
@@ -226,6 +225,8 @@ class Seen:
 
     started: Started | None = None
     end: Exit | None = None
+    result_state: str | None = None
+    """What the job says of its own end, in this attempt; it is believed before its exit code."""
 
 
 async def _first_records(attempt: AttemptDir, came: asyncio.Event, patience_s: float) -> Seen:
@@ -267,7 +268,8 @@ async def _either(dead: asyncio.Task[Any], came: asyncio.Event) -> None:
 def _records(attempt: AttemptDir) -> Seen:
     """The records; a damaged one tells nothing here, and `recover` makes the run a lost one."""
     try:
-        return Seen(started=attempt.read_started(), end=attempt.read_exit())
+        started, end = attempt.read_started(), attempt.read_exit()
+        return Seen(started=started, end=end, result_state=_result_state(attempt, started) if end else None)
     except RecordDiskError:
         raise
     except RecordError as error:
@@ -280,8 +282,7 @@ def _why(row: JobRow) -> Why:
     return "cancel" if row.status.wish in (None, "cancel") else "preempt"
 
 
-def _result_state(files: Path, started: Started | None) -> str | None:
-    """What the job says of its own end, in this attempt; it is believed before its exit code."""
+def _result_state(attempt: AttemptDir, started: Started | None) -> str | None:
     since = None if started is None else float(started.at)
-    result = contract.read_result(files, since=since)
+    result = contract.read_result(attempt.path.parent / "files", since=since)
     return None if result is None else result.state

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from agent.api.types import JobState, SubmitRequest
 from agent.config import Config
 from agent.engine import charges
-from agent.jobs import ledger, machine, schedule
+from agent.jobs import ledger, machine, notes, schedule
 from agent.jobs.errors import GpuHeldError, IllegalMoveError, NoSuchJobError
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
@@ -89,8 +89,11 @@ def apply_events(store: JobStore, config: Config, job_id: int, events: Sequence[
     now = int(time.time())
     row = store.get(job_id)
     for event in events:
-        before, row = row, ledger.apply(store, config.state_dir, job_id, event, now)
-        charges.settle(store, config, before, row, now)
+        if notes.noted(event):
+            before, row = row, ledger.apply(store, config.state_dir, job_id, event, now)
+        else:  # the records of the run tell of it: nothing to note, and half the reading
+            before, row = row, store.apply(job_id, event, now)
+        charges.settle(store, config, event, before, row, now)
         if isinstance(event, machine.PrologFailed):  # an admin has to look at the node first, as with Slurm
             row = _hold_for_admin(store, config, row, now)
     return row

@@ -35,7 +35,7 @@ class Telling:
         words: dict[int, str] = {}
         for place, (job_id, why) in enumerate(decision.reasons.items()):
             was = self._words.get(job_id)
-            if place < TOLD_IN_FULL:
+            if place < TOLD_IN_FULL or job_id in decision.expected:  # those are the first ones of the queue
                 parts = decision.priorities.get(job_id)
                 head[job_id] = (why, decision.expected.get(job_id), parts.total if parts else None)
                 news = self._head.get(job_id) != head[job_id]

@@ -3,7 +3,7 @@
 Rules kept here: everything goes by folder descriptor and no link is followed, so that nothing outside can be reached;
 no other file system is entered, so that what a user mounted there is not emptied; no depth of folders costs more than
 two descriptors, because a folder's folders are moved up to the top before it is removed; there is a time limit, and
-what is left then is for the agent's sweep (`sweep`). Cheap imports only (see `lean`).
+what is left then is for the agent's next start (`set_aside`). Cheap imports only (see `lean`).
 """
 
 # ruff: noqa: PTH102, PTH108, PTH119, PTH120
@@ -59,22 +59,27 @@ def remove(path: str, timeout_s: float = REMOVE_S) -> str | None:
         os.close(parent)
 
 
-def sweep(jobs_dir: str, running: set[int], timeout_s: float = 60.0) -> list[str]:
-    """Remove the folders that crashes left behind; returns sentences about what could not be removed.
+def set_aside(jobs_dir: str, running: set[int]) -> list[str]:
+    """Rename the folders that crashes left behind, so that new ones may take their names; returns what to `remove`.
+
+    Quick, for before the first job of an agent's life starts; the removal may take its time while others run.
 
     Args:
         jobs_dir: the folder of the job folders.
         running: ids of the jobs whose folder must stay.
-        timeout_s: for all of them; what is left then is found by the next sweep.
     """
-    give_up_at = time.monotonic() + timeout_s
-    told = []
+    found = []
     for name in os.listdir(jobs_dir) if os.path.isdir(jobs_dir) else ():  # noqa: PTH112, PTH208
         path = os.path.join(jobs_dir, name, "tmp")  # noqa: PTH118
-        if name.isdecimal() and int(name) not in running and os.path.lexists(path):
-            problem = remove(path, max(0.0, give_up_at - time.monotonic()))
-            told += [problem] if problem else []
-    return told
+        if not name.isdecimal() or int(name) in running:
+            continue
+        try:  # noqa: SIM105 - contextlib is not worth its import in a shim
+            os.rename(path, f"{path}.old")  # noqa: PTH104
+        except OSError:  # there is none; or one of an earlier crash still is, and the next start takes this one
+            pass
+        if os.path.lexists(f"{path}.old"):
+            found.append(f"{path}.old")
+    return found
 
 
 def _left(path: str, error: OSError) -> str:

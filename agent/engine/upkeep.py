@@ -1,4 +1,4 @@
-"""The engine's own house: a verified backup every hour, and jobs forgotten that ended long enough ago.
+"""The engine's own house: a verified backup every hour, jobs forgotten that ended long enough ago, leftovers removed.
 
 Rules kept here: none of it is on the event loop or, but for single steps, on the store's thread; what fails is said and
 done again the next time; a job is forgotten in memory, on disk and in the store in the order that `retention` asks for.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 
 from agent.api.errors import StokerError
+from agent.engine import tmpdir
 from agent.engine.core import Core, now
 from agent.jobs import retention
 from agent.jobs.store import JobStore
 
 _DAY_S = 86_400
 _RETENTION_S = 3600.0
+_REMOVE_S = 600.0
 _AT_ONCE = 50
 """Submissions that are forgotten in one go."""
 
@@ -39,6 +42,18 @@ class Upkeep:
                 logger.info("backup of the job store renewed: %d jobs", held)
             except (StokerError, OSError) as error:
                 logger.error("the job store could not be backed up, the last backup stands: %s", error)
+
+    async def set_aside(self, running: Collection[int]) -> list[str]:
+        """Temporary folders that crashes left, out of the way of new jobs. Before the queue is served."""
+        jobs_dir = self._core.config.state_dir / "jobs"
+        return await asyncio.to_thread(tmpdir.set_aside, str(jobs_dir), set(running))
+
+    async def remove_left(self, folders: Collection[str]) -> None:
+        """Remove what `set_aside` found."""
+        for folder in folders:
+            problem = await asyncio.to_thread(tmpdir.remove, folder, _REMOVE_S)
+            if problem is not None:
+                logger.warning("%s; the next start of the agent tries again", problem)
 
     async def forget_regularly(self) -> None:
         """Forget old jobs until cancelled."""

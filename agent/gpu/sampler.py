@@ -82,6 +82,8 @@ class Sampler:
         self._reason: str | None = "the sampler is starting"
         self._driver_version: str | None = None
         self._known: tuple[_Known, ...] = ()
+        self.news = 0
+        """How often something was heard so far: while it is the same, only ages differ."""
 
     async def start(self) -> None:
         """Start the child and return; its first frame comes a fraction of a second later, see `wait_change`."""
@@ -151,6 +153,7 @@ class Sampler:
 
     def _announce(self) -> None:
         """Wake all waiters once; who waits from now on waits for the next news."""
+        self.news += 1
         self._changed.set()
         self._changed = asyncio.Event()
 

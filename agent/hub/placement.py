@@ -75,7 +75,7 @@ def require_answering(status: NodeStatus) -> None:
 
 
 def _fits(spec: JobSpec, node: Node) -> bool:
-    gpus = [(gpu.uuid, gpu.name) for gpu in node.gpus]
+    gpus = [(gpu.uuid, gpu.name) for gpu in node.gpus if not gpu.divided]
     return (
         check_fits(spec, gpus, node.name, cpu_count=node.cpu_count, memory_total_bytes=node.memory_total_bytes) is None
     )
@@ -97,7 +97,8 @@ def _free(gpus: Sequence[Gpu]) -> int:
 def _schedulable(node: Node) -> list[Gpu]:
     if node.drain is not None:
         return []
-    return [gpu for gpu in node.gpus if gpu.state is GpuState.OK and gpu.seated and gpu.drain is None]
+    usable = (gpu for gpu in node.gpus if gpu.state is GpuState.OK and not gpu.divided)
+    return [gpu for gpu in usable if gpu.seated and gpu.drain is None]
 
 
 def _why_not_up(statuses: Sequence[NodeStatus]) -> str:
@@ -121,7 +122,7 @@ def _wish(spec: JobSpec) -> str:
 
 
 def _inventory(node: Node) -> str:
-    kinds = Counter(gpu.name for gpu in node.gpus)
+    kinds = Counter(gpu.name for gpu in node.gpus if not gpu.divided)
     gpus = " + ".join(f"{number} {name}" for name, number in sorted(kinds.items()))
     return f"{gpus or 'no GPU'} and {_count(node.cpu_count, 'CPU')} and {_gib(node.memory_total_bytes)}"
 

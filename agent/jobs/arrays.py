@@ -15,8 +15,8 @@ from agent.jobs.spec import ArraySpec
 
 MAX_TASK = 1_000_000
 """Task numbers are below it, whatever the site allows; Slurm's own most for MaxArraySize is 4,000,001."""
-_STEPPED_FROM = 10
-"""Slurm shows a step (`0-30:3`) where first and last are further apart than this."""
+_STEPPED_TASKS, _STEPPED_SPREAD = 5, 10
+"""Slurm shows a step (`0-30:3`) for more tasks than that, with first and last further apart than that."""
 
 _RANGE = re.compile(r"(\d{1,10})(?:-(\d{1,10})(?::(\d{1,10}))?)?", re.ASCII)
 
@@ -36,7 +36,9 @@ def array(text: str) -> ArraySpec:
     ranges = [_range(part) for part in (numbers + comma + after).split(",") if part]
     if not ranges:
         raise GrammarError("names no task; write task numbers, such as 0-9, 1,3,5 or 0-20:5%2")
-    tasks = tuple(sorted({number for each in ranges for number in each}))
+    if sum(map(len, ranges)) > 2 * MAX_TASK:
+        raise GrammarError("names tasks over and over again; write each once")
+    tasks = tuple(sorted(set().union(*ranges)))
     most = int(limit) if limit and int(limit) else None
     return ArraySpec(tasks=tasks, limit=most, text=show(tasks, most))
 
@@ -45,7 +47,7 @@ def show(tasks: Sequence[int], limit: int | None = None) -> str:
     """Write task numbers (ascending, each once) as Slurm shows them: `1,3-5,7%3`. `array` reads it back."""
     throttle = f"%{limit}" if limit else ""
     step = tasks[1] - tasks[0] if len(tasks) > 1 else 1
-    stepped = step > 1 and tasks[-1] - tasks[0] > _STEPPED_FROM
+    stepped = step > 1 and len(tasks) > _STEPPED_TASKS and tasks[-1] - tasks[0] > _STEPPED_SPREAD
     if stepped and all(tasks[index + 1] - tasks[index] == step for index in range(len(tasks) - 1)):
         return f"{tasks[0]}-{tasks[-1]}:{step}{throttle}"
     runs: list[list[int]] = []

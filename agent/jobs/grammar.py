@@ -17,13 +17,17 @@ MAX_NAME_BYTES = 256
 MAX_TEXT_BYTES = 1024
 MAX_PATH_BYTES = 4096
 """PATH_MAX of Linux, with its NUL."""
+_MAX_EXEC_STRING_BYTES = 128 * 1024
+"""execve(2): MAX_ARG_STRLEN, the most that one argument or variable may hold, with its NUL."""
 _MAX_MINUTES = 0xFFFF_FFFD
 """Slurm keeps minutes in 32 bits, with the two highest values meaning "infinite" and "not set"."""
 _MAX_BYTES = 2**63 - 1
 """SQLite and cgroup files hold signed 64-bit numbers."""
 
-_TIME = re.compile(r"(?:(?P<days>\d{1,9})-)?(?P<a>\d{1,12})(?::(?P<b>\d{1,12}))?(?::(?P<c>\d{1,12}))?", re.ASCII)
-_SIZE = re.compile(r"(\d{1,20})([KMGT]?)B?", re.ASCII | re.IGNORECASE)
+_TIME = re.compile(
+    r"(?P<d>\d{1,9})-|(?:(?P<days>\d{1,9})-)?(?P<a>\d{1,12})(?::(?P<b>\d{1,12}))?(?::(?P<c>\d{1,12}))?", re.ASCII
+)
+_SIZE = re.compile(r"(\d{1,20})(?:([KMGT])B?)?", re.ASCII | re.IGNORECASE)
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _SIGNAL = re.compile(r"(?:(?P<flags>[RB]|RB|BR):)?(?P<signal>[A-Z0-9]{1,12})(?:@(?P<before>\d{0,9}))?", re.ASCII | re.I)
@@ -55,8 +59,9 @@ def time_limit_s(text: str) -> int | None:
             "days-hours:minutes, days-hours:minutes:seconds or UNLIMITED"
         )
     a, b, c = (None if match[part] is None else int(match[part]) for part in "abc")
-    if match["days"] is not None:
-        seconds = int(match["days"]) * 86_400 + (a or 0) * 3600 + (b or 0) * 60 + (c or 0)
+    days = match["days"] or match["d"]
+    if days is not None:
+        seconds = int(days) * 86_400 + (a or 0) * 3600 + (b or 0) * 60 + (c or 0)
     elif c is not None:
         seconds = (a or 0) * 3600 + (b or 0) * 60 + c
     else:
@@ -72,7 +77,7 @@ def memory_bytes(text: str) -> int | None:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise GrammarError("is not a memory size; write a number of megabytes, or one with K, M, G or T such as 16G")
-    number, unit = int(match[1]), match[2].upper() or "M"
+    number, unit = int(match[1]), (match[2] or "M").upper()
     # Slurm counts memory in whole MiB, so kilobytes round up.
     mebibytes = -(-number // 1024) if unit == "K" else number * {"M": 1, "G": 1024, "T": 1024 * 1024}[unit]
     if mebibytes * 1024 * 1024 > _MAX_BYTES:
@@ -233,6 +238,15 @@ def warn_signal(text: str) -> WarnSignal:
         raise GrammarError(f"comes too long before the end; the most is {_MAX_SIGNAL_S} seconds")
     batch_only = "B" in (match["flags"] or "").upper()
     return WarnSignal(number=_signal_number(match["signal"]), before_s=before_s, batch_only=batch_only)
+
+
+def exec_string(text: str) -> str:
+    """Check a text that a program is to be given as an argument, or as a variable with its value."""
+    if "\0" in text:
+        raise GrammarError("holds a NUL, which no program can be given")
+    if utf8_length(text) >= _MAX_EXEC_STRING_BYTES:
+        raise GrammarError(f"is longer than the {_MAX_EXEC_STRING_BYTES - 1} bytes that Linux allows")
+    return text
 
 
 def utf8_length(text: str) -> int:

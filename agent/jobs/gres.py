@@ -1,7 +1,7 @@
 """GPUs and parts of them, as `--gpus`, `--gpus-per-node`, `--gpus-per-task` and `--gres` name them.
 
-Rules kept here: of Slurm's generic resources a node has `gpu` and `shard`, any other is refused by its name; several
-of one `--gres` are added up as Slurm does.
+Rules kept here: of Slurm's generic resources a node has `gpu` and `shard`, any other is refused by its name; each
+stands in a list once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ def gres(text: str) -> GresRequest:
     for part in text.split(","):
         kind, _, rest = re.sub(r"^gres[:/]", "", part).partition(":")
         if kind == "gpu":
-            found = _joined(found, gpus(rest) if rest else _bare(part))
+            gpus_twice = found is not None
+            found = gpus(rest) if rest else _bare(part)
+            if gpus_twice:
+                raise GrammarError("names gpu twice; a job gets GPUs of one type: write gpu:COUNT or gpu:TYPE:COUNT")
         elif kind == "shard":
             shards += _shards(part, rest)
         else:
@@ -68,14 +71,6 @@ def _bare(text: str) -> GpuRequest:
     if text.endswith(":"):
         raise GrammarError("ends with a colon; write gpu:COUNT")
     return GpuRequest(count=1)
-
-
-def _joined(found: GpuRequest | None, more: GpuRequest) -> GpuRequest:
-    if found is None:
-        return more
-    if found.type != more.type:
-        raise GrammarError("asks for GPUs of several types; this node gives a job GPUs of one: write gpu:TYPE:COUNT")
-    return GpuRequest(count=found.count + more.count, type=found.type)
 
 
 def _shards(part: str, rest: str) -> int:

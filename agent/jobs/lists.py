@@ -78,10 +78,14 @@ def nodes(text: str) -> tuple[str, ...]:
     """Read a list of nodes: `n1`, `n1,n2`, `n[1-3,7],m[01-04]`; each name once."""
     if "/" in text:
         raise GrammarError("names a file; write the nodes' names")
-    names = [name for part in _split(text) for name in _expand(part)]
+    names: dict[str, None] = {}
+    for part in _split(text):
+        names |= dict.fromkeys(_expand(part))
+        if len(names) > MAX_NODES:
+            raise GrammarError(f"is not a list of at most {MAX_NODES} nodes")
     if not names:
         raise GrammarError("names no node")
-    return tuple(dict.fromkeys(names))
+    return tuple(names)
 
 
 def _split(text: str) -> list[str]:

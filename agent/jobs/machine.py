@@ -219,7 +219,8 @@ def _wish(status: Status, outcome: Outcome) -> Wish | None:
 
 
 def _make_way(status: Status, wish: Wish, outcome: Outcome) -> Status:
-    if wish == "preempt" and not status.requeue:
+    """Back into the queue, where it may run again; a run that never began has lost nothing by it."""
+    if wish == "preempt" and not status.requeue and status.started_at is not None:
         detail = status.detail or outcome.detail
         return _over(status, replace(outcome, state=JobState.PREEMPTED, reason="Preempted"), detail)
     return _wait_again(status, wish, status.detail or "it was stopped to run again")

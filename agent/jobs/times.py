@@ -23,11 +23,11 @@ _TOKEN = re.compile(
     r"""
     (?P<space>[ \t]+|-|T(?=\d))
   | (?P<now>now)(?:[ \t]*(?P<sign>[+-])[ \t]*(?P<count>\d{1,12})[ \t]*
-      (?:(?P<unit>second|minute|hour|day|week)s?)?(?![a-z0-9]))?
+      (?:(?P<unit>second|minute|hour|day|week)s?)?(?![a-z0-9]) | (?![ \t]*[+a-z0-9-]))
   | (?P<day>today|tomorrow)
   | (?P<word>midnight|elevenses|noon|fika|teatime)
   | (?P<hour>\d{1,2}):(?P<minute>\d\d)(?::(?P<second>\d\d))?(?:[ \t]*(?P<half>[ap]m))?(?!\d)
-  | (?P<year>\d{4})-(?P<month>\d{1,2})-(?P<mday>\d{1,2})(?!\d)
+  | (?P<year>\d{4})-(?P<month>\d\d)-(?P<mday>\d\d)(?!\d)
   | (?P<us_month>\d{1,2})[./](?P<us_mday>\d{1,2})(?:[./](?P<us_year>\d\d))?(?!\d)
   | (?P<packed_month>\d\d)(?P<packed_mday>\d\d)(?P<packed_year>\d\d)?(?!\d)
     """,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from agent.api.errors import ApiError
+from agent.api.errors import ApiError, StokerError
 from agent.api.queue import RequeueRequest, SignalRequest, UpdateRequest
 from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Hello, LogChunk, LogEnd, SubmitReply, SubmitRequest
@@ -34,7 +34,7 @@ _LOG_PIECE_BYTES = 256 * 1024
 _LOG_POLL_S = 0.2
 """How often a followed log is looked at: a file grows without an event that aiohttp could await."""
 
-_REF = r"{ref:\d{1,12}(?:_\d{1,9})?}"
+_REF = r"{ref:\d+(?:_\d+)?}"
 
 
 class JobRoutes:
@@ -170,8 +170,16 @@ def asker_of(request: web.Request) -> Asker:
 
 
 def ref_of(request: web.Request) -> JobRef:
-    """The job that the address names."""
-    return JobRef.parse(request.match_info["ref"])
+    """The job that the address names.
+
+    Raises:
+        ApiError: 404, no job has so long a number.
+    """
+    text = request.match_info["ref"]
+    try:
+        return JobRef.parse(text)
+    except StokerError as error:
+        raise ApiError(404, "no_such_job", f"there is no job {text[:40]}; see stoker jobs") from error
 
 
 def query_filter(request: web.Request) -> JobFilter:

@@ -10,6 +10,7 @@ import msgspec
 from agent import __version__
 from agent.api.types import Gpu, Node
 from agent.config import Config
+from agent.server.resources import seat_of
 from agent.telemetry.host import read_boot_id, read_host
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class NodeView:
                     age_s=age_s,
                     job_id=next(iter(held_by.get(reading.uuid, ())), None),
                     job_ids=held_by.get(reading.uuid, ()),
-                    seated=reading.uuid in seated,
+                    seated=seat_of(reading) in seated,
                     drain=drains.get(reading.uuid),
                 )
                 for reading, age_s in view.gpus

@@ -27,14 +27,26 @@ class NodeResources:
         self._sampler = sampler
         self._gate = gate
         self._memory_total_bytes = read_host().memory_total_bytes
+        self._known: tuple[object, Resources] | None = None
 
     def resources(self) -> Resources:
-        """What there is now; never blocks."""
-        view, now = self._sampler.view(), int(time.time())
+        """What there is now; never blocks.
+
+        Asked several times for each job that comes, starts or ends, so one answer serves until something it is made of
+        changes: the readings, the lease, or the second.
+        """
+        now = int(time.time())
+        moment = (self._sampler.news, self._gate.lease_id, now)
+        if self._known is None or self._known[0] != moment:
+            self._known = (moment, self._look(now))
+        return self._known[1]
+
+    def _look(self, now: int) -> Resources:
+        view = self._sampler.view()
         seated = self._gate.seated(now)
         held_back = self._gate.admit((), now)
         return Resources(
-            gpus=tuple(_facts(reading, reading.uuid in seated) for reading, _ in view.gpus),
+            gpus=tuple(_facts(reading, seat_of(reading) in seated) for reading, _ in view.gpus if not reading.divided),
             no_gpus=view.reason,
             simulated=view.source is GpuSource.SIMULATED,
             cpu_count=self._cpus,
@@ -43,9 +55,18 @@ class NodeResources:
             licence_hold=held_back.detail if isinstance(held_back, Hold) else None,
         )
 
+    def readings(self) -> tuple[GpuReading, ...]:
+        """See `agent.engine.accounts.Readings`."""
+        return tuple(reading for reading, _ in self._sampler.view().gpus)
+
     def hold(self, uuids: Collection[str]) -> None:
         """Tell the sampler which GPUs running jobs hold."""
         self._sampler.hold(uuids)
+
+
+def seat_of(reading: GpuReading) -> str:
+    """The UUID that a licence seat is counted by: a MIG instance is seated with the GPU that it is a part of."""
+    return reading.mig_parent or reading.uuid
 
 
 def _facts(reading: GpuReading, seated: bool) -> GpuFacts:
@@ -56,6 +77,7 @@ def _facts(reading: GpuReading, seated: bool) -> GpuFacts:
         healthy=reading.state is GpuState.OK,
         seated=seated,
         foreign=_first_user(reading),
+        ill=len(reading.ill),
         memory_total_bytes=reading.memory_total_bytes or 0,
         numa_node=reading.numa_node,
         links=reading.links,

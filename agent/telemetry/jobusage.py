@@ -40,6 +40,14 @@ class JobUsageKeeper:
         self._accounts: dict[int, JobAccount] = {}
         self._holding: set[tuple[int, str]] = set()
 
+    def follow(self, *, window_s: float | None, idle_percent: float) -> None:
+        """Let other rules of the reaper hold from now on: its `idle_s` and `below_percent`."""
+        self._idle_percent = idle_percent
+        if self._window_s != (window_s or _WINDOW_S):
+            self._window_s = window_s or _WINDOW_S
+            for account in self._accounts.values():
+                account.activity.window_s = self._window_s
+
     def observe(
         self,
         readings: Iterable[GpuReading],
@@ -109,13 +117,12 @@ class JobUsageKeeper:
         if job_id in self._accounts:
             return
         account = msgspec.json.decode(saved, type=JobAccount)
-        if account.activity.window_s != self._window_s:
-            account.activity = Activity(window_s=self._window_s)
+        account.activity.window_s = self._window_s
         account.break_off(goes_on=goes_on)
         self._accounts[job_id] = account
 
     def pause(self, job_id: int) -> None:
-        """The attempt has ended and the job waits to run again: its account stays, and leaves out what happens between."""
+        """The attempt has ended and the job waits to run again: its account stays, and does not go on meanwhile."""
         account = self._accounts.get(job_id)
         if account is not None:
             account.break_off(goes_on=False)

@@ -71,7 +71,7 @@ def judge(
 def _is_idle(activity: Activity, policy: ReaperTable, warned_at: float | None, now: float) -> bool:
     """Idle over the window and, once warned, since the warning too."""
     assert policy.idle_s is not None
-    if activity.covered_s() < _COVER * min(policy.idle_s, activity.window_s):
+    if activity.covered_s() < _COVER * policy.idle_s:
         return False
     spans = [float(policy.idle_s)]
     if warned_at is not None and now > warned_at:

@@ -443,3 +443,19 @@ def test_a_report_tells_the_whole_story(tmp_path: Path) -> None:
             assert report.run_s >= 0
 
     run(test)
+
+
+def test_where_the_site_cancels_victims_none_of_them_comes_back(tmp_path: Path) -> None:
+    async def test() -> None:
+        tables = {
+            "partitions": (PartitionTable(name="low", default=True), PartitionTable(name="high", priority_tier=2)),
+            "scheduler": SchedulerTable(preempt="partition", preempt_mode="cancel"),
+        }
+        async with engine(make_config(tmp_path, tables=tables), Gpus(count=1)) as made:
+            victim = await submit(made, "exec sleep 600", "--gpus=1", "--requeue")
+            await until(made, victim.id, running)
+            high = await submit(made, "true", "--gpus=1", "--partition=high")
+            assert (await until(made, victim.id, ended)).state is JobState.PREEMPTED
+            assert (await until(made, high.id, ended)).state is JobState.COMPLETED
+
+    run(test)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine import procs
-from agent.engine.records import AttemptDir, Exit
+from agent.engine.records import AttemptDir, Exit, HookOrders
 from tests.fakes.attempts import Bench, left, log, program, until
 from tests.fakes.sysd_ns import Systemd, why_not
 
@@ -110,6 +110,41 @@ def test_a_job_is_a_unit_of_its_own_with_the_claims_limits(box: Systemd, bench: 
     assert f"stoker-jobs.slice/{unit(attempt)}".encode() in log(attempt)
 
 
+def test_row_15_a_fork_bomb_is_bounded_by_its_unit(box: Systemd, bench: Bench) -> None:
+    """The limit is set; that the kernel keeps it cannot be shown here, where cgroup v2 has no pids controller."""
+    token = f"5{os.getpid()}.5"
+    bomb = f"echo READY; for i in $(seq 100); do sleep {token} & done 2>/dev/null; sleep 0.5"
+    attempt = bench.attempt(bomb, tasks_max=50, memory_bytes=1 << 28)
+    agent(box, "launch", attempt)
+    until(lambda: b"READY" in log(attempt))
+    facts = show(box, attempt, "TasksMax", "MemorySwapMax")
+    assert facts == {"TasksMax": "50", "MemorySwapMax": "0"}
+    ended(attempt)
+    assert left(token) == []
+
+
+def test_a_unit_may_hide_devices_and_has_time_for_its_epilogs(box: Systemd, bench: Bench) -> None:
+    """The properties of a transient unit forbid no mount namespace. The device is a stand-in."""
+    (device := bench.path / "nvidia1").write_text("the other GPU")
+    (epilog := bench.path / "epilog").write_text("#!/bin/sh\necho after\n")
+    epilog.chmod(0o755)
+    attempt = bench.attempt(
+        f"echo READY; cat '{device}'; sleep 0.5",
+        hidden_devices=(str(device),),
+        confine="on",
+        uid=1,
+        gid=1,
+        groups=(),
+        hooks=HookOrders(epilog=str(epilog), timeout_s=100),
+    )
+    agent(box, "launch", attempt)
+    until(lambda: b"READY" in log(attempt))
+    assert show(box, attempt, "TimeoutStopUSec") == {"TimeoutStopUSec": "3min 5s"}
+    assert ended(attempt).why is None
+    assert b"the other GPU" not in log(attempt)
+    assert (attempt.path / "hooks.log").read_text() == "after\n"
+
+
 def test_what_the_claim_does_not_ask_for_is_not_limited(box: Systemd, bench: Bench) -> None:
     """A job that was given GPUs and asked for no CPUs feeds them with every core there is."""
     attempt = bench.attempt("echo READY; sleep 1", memory_bytes=None, cpus=None)
@@ -158,7 +193,7 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("by", ["shim", "systemctl"])
-def test_a_stop_keeps_the_grace_and_leaves_nothing(box: Systemd, bench: Bench, by: str) -> None:
+def test_row_13_a_stop_keeps_the_grace_and_leaves_nothing(box: Systemd, bench: Bench, by: str) -> None:
     script = program(bench.path / "runaway", RUNAWAY)
     attempt = bench.attempt([str(script)], grace_s=0.6)
     agent(box, "launch", attempt)
@@ -175,7 +210,7 @@ def test_a_stop_keeps_the_grace_and_leaves_nothing(box: Systemd, bench: Bench, b
     until(lambda: show(box, attempt, "LoadState") == {"LoadState": "not-found"})
 
 
-def test_when_the_shim_is_killed_pid_1_ends_the_rest_and_the_run_is_lost(box: Systemd, bench: Bench) -> None:
+def test_row_8_when_the_shim_is_killed_pid_1_ends_the_rest_and_the_run_is_lost(box: Systemd, bench: Bench) -> None:
     """Also the daemon without environment, which recovery by itself could not find."""
     script = program(bench.path / "runaway", RUNAWAY)
     attempt = bench.attempt([str(script)])

@@ -100,7 +100,7 @@ def after(facts: Snapshot, decision: Decision, now: int) -> Snapshot:
 
 def dgx() -> list[GpuFacts]:
     """Eight GPUs, each linked to each other by 18 NVLinks through switches; two NUMA nodes."""
-    return [_linked(index, {o: LinkGrade.NVLINK + 17 for o in range(8)}, index // 4) for index in range(8)]
+    return [_linked(index, dict.fromkeys(range(8), LinkGrade.NVLINK + 17), index // 4) for index in range(8)]
 
 
 def pairs() -> list[GpuFacts]:

@@ -172,3 +172,20 @@ def test_the_choice_can_always_run_the_job_and_none_is_freer(
     nodes = {each.name: each.node for each in able if each.node}
     assert free_gpus(nodes[chosen]) == max(map(free_gpus, nodes.values()))
     assert place(wants(gpus), list(reversed(statuses)), {}) == chosen
+
+
+def test_a_gpu_in_mig_mode_is_no_place_and_its_instances_are() -> None:
+    made = node("n1", 2)
+    parent = msgspec.structs.replace(made.gpus[0], divided=True)
+    parts = [
+        msgspec.structs.replace(made.gpus[0], index=100 + slot, uuid=f"MIG-{slot}", mig_parent=parent.uuid, job_id=None)
+        for slot in range(3)
+    ]
+    gpus = (parent, msgspec.structs.replace(made.gpus[1], job_id=None), *parts)
+    divided = NodeStatus(
+        name="n1", link=LinkState.UP, age_s=0.0, node=msgspec.structs.replace(made, gpus=gpus), reason=None
+    )
+    assert divided.node is not None
+    assert free_gpus(divided.node) == 4
+    with pytest.raises(ApiError, match="n1 has 4 "):
+        place(wants(5), [divided], {})

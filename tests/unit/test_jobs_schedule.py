@@ -169,7 +169,7 @@ def test_parts_of_a_gpu_are_packed_and_never_mixed_with_whole_ones() -> None:
 def test_a_shared_gpu_fills_up_before_another_is_broken_into() -> None:
     running = [busy(8, "2", shards=2), busy(9, "0")]
     assert started(run([job(1, shards=2)], gpus(3, shards=4), running=running)) == {1: "2"}
-    full = run([job(1, shards=3)], gpus(1, shards=4), running=running[:0] + [busy(8, "0", shards=2)])
+    full = run([job(1, shards=3)], gpus(1, shards=4), running=[busy(8, "0", shards=2)])
     assert full.reasons[1] == ("Resources", "asks for 3 shards of a GPU; no GPU has as many free, of 1, held by job 8")
 
 

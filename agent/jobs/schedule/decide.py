@@ -19,6 +19,8 @@ Rules kept here, besides those of the modules that are named:
 
 from __future__ import annotations
 
+from itertools import chain, islice
+
 from agent.jobs.schedule import preempt
 from agent.jobs.schedule.book import ENDING_S, Book, demand_claim, end_of
 from agent.jobs.schedule.facts import Decision, Preempt, Running, Snapshot, Start, Waiting
@@ -66,14 +68,19 @@ class _Pass:
         self._told: dict[int, Reason] = {}
         self._expected: dict[int, int] = {}
         self._looks: list[int] = []
+        self._left: list[tuple[Waiting, Group]] = []
+        """Who stays for the reason of its group."""
+        self._later: list[tuple[Waiting, Group]] = []
+        """Whose begin time has not come."""
 
     def decision(self) -> Decision:
         """Serve all, then tell those that stay."""
-        left, later = self._serve_all()
+        self._serve_all()
         if self._closed is None:
-            self._offer_windows(left[: self._policy.plan_depth])
-            self._plan(left, later)
-        self._told.update({job.id: group.reason for job, group in left if group.reason is not None})
+            if self._policy.backfill:
+                self._offer_windows()
+            self._plan()
+        self._told.update({job.id: group.reason for job, group in self._left if group.reason is not None})
         return Decision(
             starts=tuple(self._starts),
             preempts=tuple(self._preempts),
@@ -86,26 +93,22 @@ class _Pass:
 
     # --- who starts ---------------------------------------------------------------------------------------------------
 
-    def _serve_all(self) -> tuple[list[tuple[Waiting, Group]], list[Waiting]]:
-        """Go through the queue. Returns who stays for the reason of its group, and who waits for its begin time."""
-        left: list[tuple[Waiting, Group]] = []
-        later: list[Waiting] = []
+    def _serve_all(self) -> None:
+        """Go through the queue."""
         for pair in self._ranking.ordered():
             job, group = pair
-            if (job.hold is not None or job.begin_at is not None or job.deadline_at is not None) and self._stands_aside(
-                job, later
-            ):
+            told = job.hold is not None or job.begin_at is not None or job.deadline_at is not None
+            if told and self._stands_aside(job, group):
                 continue
             if group.reason is None and self._serve(job, group):
                 continue
-            left.append(pair)
-        return left, later
+            self._left.append(pair)
 
-    def _stands_aside(self, job: Waiting, later: list[Waiting]) -> bool:
+    def _stands_aside(self, job: Waiting, group: Group) -> bool:
         """Whether a hold or a time keeps it from being served at all."""
         if job.deadline_at is not None:
-            last = job.deadline_at - (job.time_limit_s or 0)
-            if self._now > last or self._now >= job.deadline_at:
+            last = job.deadline_at - (job.time_limit_s or 1)
+            if self._now > last:
                 self._expired.append(job.id)
                 return True
             self._looks.append(last + 1)
@@ -115,20 +118,20 @@ class _Pass:
         if job.begin_at is not None and job.begin_at > self._now:
             self._told[job.id] = ("BeginTime", f"may start from {moment(job.begin_at)} on")
             self._looks.append(job.begin_at)
-            later.append(job)
+            self._later.append((job, group))
             return True
         return False
 
     def _serve(self, job: Waiting, group: Group) -> bool:
         """Start the job, or make it the head of its line, or let its whole group wait: then the answer is `False`."""
-        group.reason = self._closed or self._reasons.reservation(job)
+        group.reason = self._closed or (self._reasons.reservation(job) if job.reservation is not None else None)
         if group.reason is not None:
             return False
-        kind = self._kinds.of(job)
+        kind = self._kinds.of(job, group)
         group.reason = kind.obstacle or self._limits.against(job, kind.ask.gpus)
         if group.reason is not None:
             return False
-        head = self._heads.get(self._line(job, kind))
+        head = self._heads.get(kind.line)
         if head is None or self._policy.backfill:
             room = self._room_now(job, kind, behind_head=head is not None)
             if room is not None:
@@ -138,11 +141,6 @@ class _Pass:
             return self._wait_first(job, group, kind)
         group.reason, group.in_line = head, True
         return False
-
-    def _line(self, job: Waiting, kind: Kind) -> tuple[object, ...]:
-        if self._policy.backfill:
-            return kind.line
-        return (job.partition, bool(kind.ask.gpus or kind.ask.shards))
 
     def _room_now(self, job: Waiting, kind: Kind, *, behind_head: bool) -> Room | None:
         """What is free for it from now until its limit; `None` when that is too little."""
@@ -169,7 +167,7 @@ class _Pass:
     def _wait_first(self, job: Waiting, group: Group, kind: Kind) -> bool:
         """The first of its line that must wait: plan it, or end others for it."""
         room = self._forecast.room(kind)
-        if self._reasons.in_the_way(kind.ask, room, self._now + kind.bound_s):
+        if self._reasons.in_the_way(kind.ask, room, self._now + kind.bound_s, kind.view):
             return self._wait_aside(job, group, kind)
         if self._preempt_for(job, group, kind):
             return True
@@ -188,14 +186,14 @@ class _Pass:
         group.reason = self._reasons.reserved(job, kind.ask)
         if self._aside < MAX_ASIDE:
             self._aside += 1
-            start = self._forecast.plan(job, kind)
-            self._expect(job, start)
+            self._offer_window(job, group)
+            self._expect(job, self._forecast.plan(job, kind))
         return False
 
     def _lead(self, job: Waiting, group: Group, kind: Kind, reason: Reason) -> None:
         """Make it the head of its line."""
         self._told[job.id] = reason
-        group.reason = self._heads[self._line(job, kind)] = behind(job.id)
+        group.reason = self._heads[kind.line] = behind(job.id)
         group.in_line = True
 
     def _preempt_for(self, job: Waiting, group: Group, kind: Kind) -> bool:
@@ -244,24 +242,25 @@ class _Pass:
 
     # --- what the others are told -------------------------------------------------------------------------------------
 
-    def _offer_windows(self, first: list[tuple[Waiting, Group]]) -> None:
+    def _offer_windows(self) -> None:
         """Say to the first of those that wait for their turn with which limit they could start."""
         seen: set[int] = set()
-        for job, group in first:
-            if not group.in_line or group.reason is None or id(group) in seen:
-                continue
-            seen.add(id(group))
-            window = self._forecast.window(self._kinds.of(job), duration_of(job))
-            if window is not None:
-                word, sentence = group.reason
-                group.reason = (word, sentence + sooner(*window))
+        for job, group in islice(self._left, self._policy.plan_depth):
+            if group.in_line and id(group) not in seen:
+                seen.add(id(group))
+                self._offer_window(job, group)
 
-    def _plan(self, left: list[tuple[Waiting, Group]], later: list[Waiting]) -> None:
-        """Plan the first of those that stay, in their order."""
-        depth = self._policy.plan_depth
-        in_line = [job for job, group in left[: 2 * depth] if group.in_line] if depth else []
-        for job in [*in_line, *later][:depth]:
-            kind = self._kinds.of(job)
+    def _offer_window(self, job: Waiting, group: Group) -> None:
+        window = self._forecast.window(self._kinds.of(job, group), duration_of(job))
+        if window is not None and group.reason is not None:
+            word, sentence = group.reason
+            group.reason = (word, sentence + sooner(*window))
+
+    def _plan(self) -> None:
+        """Plan the first of those that stay, in their order, and behind them those whose time has not come."""
+        in_line = (pair for pair in self._left if pair[1].in_line)
+        for job, group in islice(chain(in_line, self._later), max(0, self._policy.plan_depth - len(self._expected))):
+            kind = self._kinds.of(job, group)
             if kind.obstacle is None and self._reasons.reservation(job) is None:
                 self._expect(job, self._forecast.plan(job, kind))
 

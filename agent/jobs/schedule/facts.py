@@ -153,12 +153,12 @@ class Policy:
     preempt: str = "off"
     """`off`, `qos` or `partition`."""
     preempt_cancels: bool = False
-    max_age_s: int = 7 * 86400
-    weight_age: int = 1000
-    weight_fairshare: int = 10000
-    weight_jobsize: int = 1000
+    max_age_s: int = 14 * 86400
+    weight_age: int = 10000
+    weight_fairshare: int = 5000
+    weight_jobsize: int = 15000
     weight_partition: int = 1000
-    weight_qos: int = 10000
+    weight_qos: int = 20000
     favour_small: bool = True
     partitions: Mapping[str, PartitionFacts] = field(default_factory=dict)
     qos: Mapping[str, QosFacts] = field(default_factory=dict)

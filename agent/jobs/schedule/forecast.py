@@ -1,8 +1,8 @@
 """When the jobs that stay can expect to start, and what would let one start sooner.
 
 Rules kept here: jobs are planned in the order of the queue, each at the first time at which it delays nobody planned
-before it, with begin times and reservations counted in; nobody is promised a start behind a job that never ends. A window is
-offered only if it opens within `SOON_S` and lasts `WINDOW_S` at least.
+before it, with begin times and reservations counted in; nobody is promised a start behind a job that never ends. A
+window is offered only if it opens within `SOON_S` and lasts `WINDOW_S` at least.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from agent.jobs.schedule.book import licence_counts
 from agent.jobs.schedule.facts import Demand, Snapshot, Waiting
 from agent.jobs.schedule.node import Node, places
+from agent.jobs.schedule.priority import Group
 from agent.jobs.schedule.reasons import Reason, Reasons
 from agent.jobs.schedule.timeline import LASTING, Ask
 
@@ -20,32 +21,29 @@ class Kind:
     view: str | None
     """The reservation they name."""
     obstacle: Reason | None
+    line: tuple[object, ...]
+    """Jobs that could be given the same GPUs wait in one line; those without GPUs in one of their own."""
     bound_s: int = LASTING
     """Nothing longer than this could start now."""
     planned: dict[int, int] = field(default_factory=dict)
     """Duration → where the last one was planned: an equal one behind it starts no earlier."""
-
-    @property
-    def line(self) -> tuple[str | None, int]:
-        """Jobs that could be given the same GPUs wait in one line; those without GPUs in one of their own."""
-        return (self.view, self.ask.mask if self.ask.gpus or self.ask.shards else 0)
 
 
 class Kinds:
     """Finds a job's kind."""
 
     def __init__(self, node: Node, snapshot: Snapshot, reasons: Reasons) -> None:
-        self._node, self._reasons = node, reasons
+        self._node, self._reasons, self._backfill = node, reasons, snapshot.policy.backfill
         self._reserved = {each.name: each.gpu_uuids for each in snapshot.reservations}
         self._suited: dict[tuple[str | None, tuple[str, ...], str], int] = {}
-        self._kinds: dict[tuple[Demand, str, str | None], Kind] = {}
+        self._kinds: dict[tuple[int, str, str | None], Kind] = {}
 
-    def of(self, job: Waiting) -> Kind:
+    def of(self, job: Waiting, group: Group) -> Kind:
         """The kind of a job; the same object for all of a kind."""
-        key = (job.demand, job.partition, job.reservation)
+        key = (group.demand, job.partition, job.reservation)
         kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[key] = self._make(*key)
+            kind = self._kinds[key] = self._make(job.demand, job.partition, job.reservation)
         return kind
 
     def _make(self, demand: Demand, partition: str, reservation: str | None) -> Kind:
@@ -54,7 +52,11 @@ class Kinds:
         if kept is not None:
             suited &= self._node.mask_of(kept)
         obstacle = self._reasons.obstacle(demand, suited)
-        return Kind(ask=self._ask(demand, suited), demand=demand, view=reservation, obstacle=obstacle)
+        ask = self._ask(demand, suited)
+        line = (reservation, ask.mask) if self._backfill else (partition,)
+        if not (ask.gpus or ask.shards):
+            line = (*line[:1], 0)
+        return Kind(ask, demand, reservation, obstacle, line)
 
     def _suited_for(self, demand: Demand, partition: str) -> int:
         key = (demand.gpu_type, demand.features, partition)
@@ -64,6 +66,8 @@ class Kinds:
 
     def _ask(self, demand: Demand, suited: int) -> Ask:
         node, mask = self._node, suited & self._node.usable
+        if not (demand.gpus or demand.shards or demand.exclusive):
+            mask = 0
         if demand.shards:
             mask = sum(1 << place for place in places(mask) if node.shards[place] >= demand.shards)
         return Ask(

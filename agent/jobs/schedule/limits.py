@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from agent.jobs.schedule.facts import Demand, PartitionFacts, QosFacts, Running, Snapshot, Waiting
+from agent.jobs.schedule.facts import Demand, PartitionFacts, Policy, QosFacts, Running, Snapshot, Waiting
 from agent.jobs.schedule.words import clock_span, many
 
 Reason = tuple[str, str]
@@ -16,6 +16,7 @@ class Limits:
     def __init__(self, snapshot: Snapshot) -> None:
         self._policy = snapshot.policy
         self._parts_per_gpu = max((gpu.shards for gpu in snapshot.gpus), default=1)
+        self._any = _sets_any(self._policy)
         self._jobs: Counter[str] = Counter()
         self._gpus: Counter[str] = Counter()
         self._qos_jobs: Counter[tuple[str, str]] = Counter()
@@ -36,6 +37,8 @@ class Limits:
 
     def against(self, job: Waiting, gpus: int) -> Reason | None:
         """What it must wait for, whoever else runs; `gpus` is what it would be given."""
+        if not self._any and job.array_id is None:
+            return None
         qos = self._policy.qos.get(job.qos)
         return (
             time_limit(job, self._policy.partitions.get(job.partition), qos)
@@ -94,17 +97,27 @@ class Limits:
         return f"{number:g} GPU{'' if number == 1 else 's'}"
 
 
+def _sets_any(policy: Policy) -> bool:
+    limits: list[int | None] = [policy.max_running_per_user, policy.max_gpus_per_user]
+    limits += [each.max_time_s for each in policy.partitions.values()]
+    for qos in policy.qos.values():
+        limits += [qos.max_wall_s, qos.max_gpus_per_user, qos.max_jobs_per_user]
+    return any(limit is not None for limit in limits)
+
+
 def time_limit(job: Waiting, partition: PartitionFacts | None, qos: QosFacts | None) -> Reason | None:
     """Whether its limit is longer than its partition or QOS allow."""
-    asked = "no time limit" if job.time_limit_s is None else f"{clock_span(job.time_limit_s)}"
     if partition is not None and _longer(job.time_limit_s, partition.max_time_s):
-        most = clock_span(partition.max_time_s or 0)
-        return "PartitionTimeLimit", f"asks for {asked}; partition {partition.name} allows {most}"
+        return "PartitionTimeLimit", _too_long(job, f"partition {partition.name}", partition.max_time_s)
     if qos is not None and _longer(job.time_limit_s, qos.max_wall_s):
-        most = clock_span(qos.max_wall_s or 0)
-        return "QOSMaxWallDurationPerJobLimit", f"asks for {asked}; QOS {qos.name} allows {most}"
+        return "QOSMaxWallDurationPerJobLimit", _too_long(job, f"QOS {qos.name}", qos.max_wall_s)
     return None
 
 
 def _longer(limit_s: int | None, most_s: int | None) -> bool:
     return most_s is not None and (limit_s is None or limit_s > most_s)
+
+
+def _too_long(job: Waiting, who: str, most_s: int | None) -> str:
+    asked = "no time limit" if job.time_limit_s is None else clock_span(job.time_limit_s)
+    return f"asks for {asked}; {who} allows {clock_span(most_s or 0)}"

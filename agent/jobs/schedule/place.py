@@ -9,12 +9,13 @@ Rules kept here, the first that tells two choices apart decides:
 4. the least ill GPUs; 5. the lowest indexes.
 
 All choices are weighed while there are at most `MAX_CHOICES` of them (any choice among 8 GPUs, pairs among 64).
-Beyond, GPUs are added one by one, the best connected next, from every free GPU as the first.
+Beyond, GPUs are added one by one, the best connected next, from the first free one of each island.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import combinations
 from math import comb
 
@@ -24,6 +25,7 @@ from agent.jobs.schedule.node import places
 from agent.jobs.schedule.timeline import Ask, Room
 
 MAX_CHOICES = 2100
+MAX_SEEDS = 16
 
 
 class Placer:
@@ -32,12 +34,15 @@ class Placer:
     def __init__(self, gpus: Sequence[GpuFacts]) -> None:
         """`gpus` in the order of the masks' bits."""
         self._gpus = gpus
-        self._grades = [[_grade(one, other) for other in gpus] for one in gpus]
-        self._levels = (
-            self._islands(LinkGrade.NVLINK),
-            self._islands(LinkGrade.BRIDGE),
-            self._numa_nodes(),
-        )
+
+    @cached_property
+    def _grades(self) -> list[list[int]]:
+        return [[_grade(one, other) for other in self._gpus] for one in self._gpus]
+
+    @cached_property
+    def _levels(self) -> tuple[list[int], list[int], list[int]]:
+        """The islands, the switches and the NUMA nodes."""
+        return self._islands(LinkGrade.NVLINK), self._islands(LinkGrade.BRIDGE), self._numa_nodes()
 
     def choose(self, free: int, count: int) -> int | None:
         """The best `count` of the free GPUs; `None` when there are not so many."""
@@ -49,7 +54,7 @@ class Placer:
         if comb(len(available), count) <= MAX_CHOICES:
             candidates = set(combinations(available, count))
         else:
-            candidates = {self._grow(first, available, count) for first in available}
+            candidates = {self._grow(first, available, count) for first in self._seeds(free)}
         best = min(candidates, key=lambda chosen: self._score(chosen, free))
         return _mask(best)
 
@@ -91,12 +96,21 @@ class Placer:
         for level in self._levels:
             yield _mask_union(part for part in level if part & mask)
 
+    def _seeds(self, free: int) -> list[int]:
+        """The first free GPU of each island, switch and NUMA node."""
+        firsts = {part & free & -(part & free) for level in self._levels for part in level if part & free}
+        return sorted(bit.bit_length() - 1 for bit in firsts)[:MAX_SEEDS]
+
     def _grow(self, first: int, available: Sequence[int], count: int) -> tuple[int, ...]:
         chosen = [first]
         weakest = {place: self._grades[first][place] for place in available if place != first}
         total = dict(weakest)
+        friends = {place: sum(self._grades[place][other] for other in available) for place in weakest}
         while len(chosen) < count:
-            best = max(weakest, key=lambda place: (weakest[place], total[place], -self._gpus[place].ill, -place))
+            best = max(
+                weakest,
+                key=lambda place: (weakest[place], total[place], friends[place], -self._gpus[place].ill, -place),
+            )
             chosen.append(best)
             del weakest[best], total[best]
             for place in weakest:

@@ -11,18 +11,21 @@ Rules kept here:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from math import log2
 from operator import attrgetter
 
 from agent.api.queue import PriorityParts
 from agent.jobs.schedule.facts import Demand, Policy, QosFacts, Snapshot, Waiting
-from agent.jobs.schedule.fairshare import Pair, Standing, standings
+from agent.jobs.schedule.fairshare import Pair, standings
 
 SHORTEST_S = 60
 LONGEST_S = 7 * 86400
 """Time limits between which the size factor falls; no limit counts as the longest."""
+WIDTH = 0.5
+"""What being as wide as the node counts for, where being as short as can be counts for 1."""
 
 _ALIKE = attrgetter(
     "user",
@@ -36,29 +39,50 @@ _ALIKE = attrgetter(
     "array_id",
     "array_limit",
 )
+_ASKS = attrgetter(*(each.name for each in fields(Demand)))
+"""A demand as a tuple: ten thousand are hashed faster so."""
+
+
+_NO_PARTS = PriorityParts()
 
 
 @dataclass(slots=True, eq=False)
 class Group:
     """Waiting jobs that differ only in their ids and times."""
 
-    like: Waiting
-    rank: tuple[int, int]
-    """Tier and QOS level; higher is first."""
-    parts: PriorityParts
-    """Without the age."""
+    demand: int
+    """The same number for all that ask for the same."""
+    rank: int
+    """Tier and QOS level, so far up that any priority can be added below."""
+    fairshare: int
+    jobsize: int
+    partition: int
+    qos: int
+    nice: int
+    site: int | None
     reason: tuple[str, str] | None = None
     """Why no job of it starts any more in this pass."""
     in_line: bool = False
     """It waits for its turn only, so it can be planned."""
-    by_age: dict[int, PriorityParts] = field(default_factory=dict)
+    points: int = -1
+    """Age of the job before, and … """
+    made: PriorityParts = _NO_PARTS
+    """… what its priority is made of: jobs that came together share it."""
 
-    def aged(self, points: int) -> PriorityParts:
-        """Its parts at some age."""
-        parts = self.by_age.get(points)
-        if parts is None:
-            parts = self.by_age[points] = _with_age(self.parts, points)
-        return parts
+    def parts(self, points: int) -> PriorityParts:
+        """What the priority of its jobs of some age is made of."""
+        if self.site is not None:
+            return PriorityParts(site=self.site, total=max(1, self.site))
+        total = points + self.fairshare + self.jobsize + self.partition + self.qos - self.nice
+        return PriorityParts(
+            age=points,
+            fairshare=self.fairshare,
+            jobsize=self.jobsize,
+            partition=self.partition,
+            qos=self.qos,
+            nice=self.nice,
+            total=total if total > 1 else 1,
+        )
 
 
 class Ranking:
@@ -71,8 +95,8 @@ class Ranking:
         self._factors = _Factors(snapshot)
         self._groups: dict[tuple[object, int], Group] = {}
         self._demands: dict[int, int] = {}
-        self._alike: dict[Demand, int] = {}
-        self._heaps: dict[tuple[tuple[int, int], int], list[tuple[Waiting, Group]]] = {}
+        self._alike: dict[tuple[object, ...], int] = {}
+        self._heaps: defaultdict[int, list[tuple[Waiting, Group]]] = defaultdict(list)
         self._enter(snapshot, now)
 
     def ordered(self) -> Iterable[tuple[Waiting, Group]]:
@@ -85,59 +109,65 @@ class Ranking:
         weight, max_age = self._policy.weight_age, max(1, self._policy.max_age_s)
         groups, demands, heaps, parts = self._groups, self._demands, self._heaps, self.parts
         for job in waiting:
-            demand = id(job.demand)
-            key = (_ALIKE(job), demands.get(demand) or self._canonical(job.demand))
+            demand = demands.get(id(job.demand)) or self._canonical(job.demand)
+            key = (_ALIKE(job), demand)
             group = groups.get(key)
             if group is None:
-                group = groups[key] = self._group(job)
+                group = groups[key] = self._factors.group(job, demand)
             age = now - job.eligible_at
             points = 0 if age <= 0 else weight if age >= max_age else weight * age // max_age
-            made = group.by_age.get(points) or group.aged(points)
-            parts[job.id] = made
-            place = (group.rank, made.total)
-            heap = heaps.get(place)
-            if heap is None:
-                heaps[place] = [(job, group)]
-            else:
-                heap.append((job, group))
+            if points != group.points:
+                group.points, group.made = points, group.parts(points)
+            parts[job.id] = made = group.made
+            heaps[group.rank + made.total].append((job, group))
 
     def _canonical(self, demand: Demand) -> int:
         """The same number for equal demands; the objects live as long as the snapshot, so their ids are theirs."""
-        same = self._alike.setdefault(demand, id(demand))
+        same = self._alike.setdefault(_ASKS(demand), id(demand))
         self._demands[id(demand)] = same
         return same
 
-    def _group(self, job: Waiting) -> Group:
-        return Group(like=job, rank=self._factors.rank(job), parts=self._factors.parts(job))
-
 
 class _Factors:
-    """What the factors are computed from, once a pass."""
+    """What the factors are computed from, each once a pass."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._policy = policy = snapshot.policy
-        pairs = {(job.account, job.user) for jobs in (snapshot.waiting, snapshot.running) for job in jobs}
-        self._standings: Mapping[Pair, Standing] = standings(pairs, snapshot.usage, policy.shares)
         self._levels = qos_levels(policy.qos) if policy.preempt == "qos" else {}
         self._top_tier = max((each.tier for each in policy.partitions.values()), default=1)
         self._gpus = max(1, len(snapshot.gpus))
         self._parts_of_gpus = max(1, sum(gpu.shards for gpu in snapshot.gpus))
         self._cpus = max(1, snapshot.cpu_count)
+        self._fairshare = self._fairshares(snapshot)
+        self._sizes: dict[tuple[int, int | None], int] = {}
+        self._places: dict[tuple[str, str], tuple[int, int, int]] = {}
 
-    def rank(self, job: Waiting) -> tuple[int, int]:
-        partition = self._policy.partitions.get(job.partition)
-        return (1 if partition is None else partition.tier, self._levels.get(job.qos, 0))
+    def group(self, job: Waiting, demand: int) -> Group:
+        """A new group, of which this job is the first."""
+        size = self._sizes.get((demand, job.time_limit_s))
+        if size is None:
+            size = self._sizes[demand, job.time_limit_s] = round(self._policy.weight_jobsize * self._size(job))
+        place = self._places.get((job.partition, job.qos))
+        if place is None:
+            place = self._places[job.partition, job.qos] = self._place(job)
+        rank, partition, qos = place
+        fairshare = self._fairshare[job.account, job.user]
+        return Group(demand, rank, fairshare, size, partition, qos, job.nice, job.priority)
 
-    def parts(self, job: Waiting) -> PriorityParts:
-        if job.priority is not None:
-            return PriorityParts(site=job.priority, total=max(1, job.priority))
-        policy, qos = self._policy, self._policy.qos.get(job.qos)
-        tier = self.rank(job)[0] / self._top_tier if self._top_tier > 0 else 0.0
-        fairshare = round(policy.weight_fairshare * self._standings[job.account, job.user].factor)
-        jobsize = round(policy.weight_jobsize * self._size(job))
-        partition = round(policy.weight_partition * max(0.0, tier))
-        priority = round(policy.weight_qos * (0.0 if qos is None else qos.factor))
-        return PriorityParts(fairshare=fairshare, jobsize=jobsize, partition=partition, qos=priority, nice=job.nice)
+    def _fairshares(self, snapshot: Snapshot) -> dict[Pair, int]:
+        pairs = {(job.account, job.user) for jobs in (snapshot.waiting, snapshot.running) for job in jobs}
+        found = standings(pairs, snapshot.usage, self._policy.shares)
+        return {pair: round(self._policy.weight_fairshare * each.factor) for pair, each in found.items()}
+
+    def _place(self, job: Waiting) -> tuple[int, int, int]:
+        policy, facts, qos = self._policy, self._policy.partitions.get(job.partition), self._policy.qos.get(job.qos)
+        tier = 1 if facts is None else facts.tier
+        part = max(0.0, tier / self._top_tier) if self._top_tier > 0 else 0.0
+        return (
+            (tier << 16 | self._levels.get(job.qos, 0)) << 64,
+            round(policy.weight_partition * part),
+            round(policy.weight_qos * (0.0 if qos is None else qos.factor)),
+        )
 
     def _size(self, job: Waiting) -> float:
         demand = job.demand
@@ -151,16 +181,17 @@ class _Factors:
 
 
 def size_factor(width: float, time_limit_s: int | None, policy: Policy) -> float:
-    """How small (or with `favour_small` off: how large) a job is, 0..1.
+    """How much a job's size speaks for it, 0..1.
 
-    Large is Slurm's own measure, the part of the node: `width`. Small is made of two halves: the part of the node that
-    it leaves, and how short its time limit is on a logarithmic scale from `SHORTEST_S` to `LONGEST_S`.
+    With `favour_small` off that is Slurm's own measure, the part of the node: `width`. With it on, the shorter job goes
+    first, by its time limit on a logarithmic scale from `SHORTEST_S` to `LONGEST_S`; of jobs about as long, the wider
+    one: narrow jobs fill in beside and behind it, while it would wait behind each of them for a node that is empty.
     """
     if not policy.favour_small:
         return width
     limit = LONGEST_S if time_limit_s is None else min(LONGEST_S, max(SHORTEST_S, time_limit_s))
     length = log2(limit / SHORTEST_S) / log2(LONGEST_S / SHORTEST_S)
-    return 1.0 - (width + length) / 2
+    return (1.0 - length + WIDTH * width) / (1.0 + WIDTH)
 
 
 def qos_levels(qos: Mapping[str, QosFacts]) -> dict[str, int]:
@@ -171,18 +202,3 @@ def qos_levels(qos: Mapping[str, QosFacts]) -> dict[str, int]:
             below = [levels[other] for other in facts.preempts if other in qos and name not in qos[other].preempts]
             levels[name] = min(len(qos), max([levels[name], *(each + 1 for each in below)]))
     return levels
-
-
-def _with_age(parts: PriorityParts, points: int) -> PriorityParts:
-    if parts.site:
-        return parts
-    total = points + parts.fairshare + parts.jobsize + parts.partition + parts.qos - parts.nice
-    return PriorityParts(
-        age=points,
-        fairshare=parts.fairshare,
-        jobsize=parts.jobsize,
-        partition=parts.partition,
-        qos=parts.qos,
-        nice=parts.nice,
-        total=max(1, total),
-    )

@@ -59,10 +59,12 @@ class Room:
     gpus: int
     """GPUs that nobody holds any part of."""
     shards: list[int] | None
-    """Free parts of each GPU; `None` on a node where nobody asks for parts."""
+    """Free parts of each GPU that nobody holds wholly; `None` where nobody asks for parts."""
     cpus: int
     memory_bytes: int
     licenses: tuple[int, ...]
+    held: int = 0
+    """GPUs that somebody holds wholly."""
     jobs: int = 0
     """How many jobs are there."""
     alone: bool = False
@@ -71,11 +73,14 @@ class Room:
     def copy(self, at: int) -> Room:
         """The same from another time on."""
         shards = None if self.shards is None else self.shards.copy()
-        return Room(at, self.gpus, shards, self.cpus, self.memory_bytes, self.licenses, self.jobs, self.alone)
+        room = Room(at, self.gpus, shards, self.cpus, self.memory_bytes, self.licenses)
+        room.held, room.jobs, room.alone = self.held, self.jobs, self.alone
+        return room
 
     def narrow(self, other: Room) -> None:
         """Keep only what is free in both."""
         self.gpus &= other.gpus
+        self.held |= other.held
         if self.shards is not None and other.shards is not None:
             self.shards = [min(pair) for pair in zip(self.shards, other.shards, strict=True)]
         self.cpus = min(self.cpus, other.cpus)
@@ -88,9 +93,8 @@ class Room:
     def take(self, claim: Claim) -> None:
         """Have less free."""
         self.gpus &= ~(claim.gpus | claim.shared)
-        if self.shards is not None:
-            for place in places(claim.gpus):
-                self.shards[place] = 0
+        self.held |= claim.gpus
+        if claim.shared and self.shards is not None:
             for place in places(claim.shared):
                 self.shards[place] -= claim.shards
         self.cpus -= claim.cpus
@@ -120,7 +124,8 @@ class Room:
     def with_shards(self, ask: Ask) -> int:
         """The GPUs that have as many parts free."""
         free = self.shards or ()
-        return sum(1 << place for place in places(ask.mask) if place < len(free) and free[place] >= ask.shards)
+        open_to_all = ask.mask & ~self.held
+        return sum(1 << place for place in places(open_to_all) if place < len(free) and free[place] >= ask.shards)
 
 
 class Timeline:
