@@ -1,4 +1,4 @@
-"""What the programs' command lines share: how wrong words are answered. What comes around the work is in `outlet`.
+"""What the programs' command lines share: how wrong words are answered. What comes around the work is in `program`.
 
 Rules kept here: a word that is not known is answered in one line with the one that was probably meant.
 """
@@ -10,10 +10,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NoReturn
 
-from agent.api.outlet import meant as meant
-from agent.api.outlet import printable as printable
-from agent.api.outlet import run as run
-from agent.api.outlet import say as say
+from agent.api.program import BROKEN_PIPE as BROKEN_PIPE
+from agent.api.program import INTERRUPTED as INTERRUPTED
+from agent.api.program import meant as meant
+from agent.api.program import printable as printable
+from agent.api.program import run as run
+from agent.api.program import say as say
 
 
 class Parser(argparse.ArgumentParser):

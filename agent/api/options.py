@@ -76,7 +76,7 @@ class OptionError(StokerError):
 
 def wrapped(command: str) -> str:
     """The script that sbatch makes of `--wrap=COMMAND`; its name is `wrap`."""
-    return f"#!/bin/sh\n# This script was created by sbatch --wrap.\n\n{command}\n\n"
+    return f"#!/bin/sh\n# This script was created by sbatch --wrap.\n\n{command}\n"
 
 
 def split_argv(words: Sequence[str]) -> SplitArgv:

@@ -14,6 +14,10 @@ import os
 
 from agent.engine.lean import signal
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.engine.cgroup import JobCgroup
+
 EXIT_NOT_FOUND = 127
 EXIT_NOT_EXECUTABLE = 126
 
@@ -99,6 +103,8 @@ class Surroundings:
         """Refuse the start where that cannot be had; else only tell."""
         self.cover = ""
         """Path of the file that covers them; see `confine`."""
+        self.cgroup: JobCgroup | None = None
+        """The job's own, which it enters first."""
         self.tasks_max = tasks_max
         self.task_prolog = task_prolog
         self.hook_timeout_s = hook_timeout_s
@@ -195,6 +201,8 @@ class _Child:
     def _become(self) -> None:
         """Everything that makes this process the user's."""
         _set_oom_score(self._oom_score)
+        if self._around.cgroup is not None:
+            self._around.cgroup.enter()
         if self._around.hidden:
             self._hide()
         if self._around.tasks_max is not None:

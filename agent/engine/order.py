@@ -35,6 +35,7 @@ class Order:
         self.log_head_bytes, self.log_tail_bytes, self.output_max_bytes = (
             int(str(get(name))) for name in ("log_head_bytes", "log_tail_bytes", "output_max_bytes")
         )
+        self.memory_bytes, self.cpus = _number(may("memory_bytes")), _number(may("cpus"))
         hooks = may("hooks") or {}
         self.hooks = HookOrder(hooks)  # type: ignore[arg-type]
         self.surroundings = Surroundings(

@@ -28,7 +28,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from agent.api.errors import StokerError
-from agent.engine import procs, tmpdir
+from agent.engine import cgroup, procs, tmpdir
 from agent.engine.asks import is_ask
 from agent.jobs.durable import sync_folder, write_durably
 
@@ -125,6 +125,8 @@ class Started(Record, frozen=True, kw_only=True):
     boot_id: str
     at: int
     """Unix seconds."""
+    cgroup: str | None = None
+    """Folder of the cgroup that holds the job and nothing else, where no unit does."""
     hears: int = 0
     """1: the shim reads `ask.N` on SIGUSR1. A shim of an older version has 0, and that signal would end it."""
 
@@ -377,6 +379,8 @@ def _kill_rest(attempt: AttemptDir, started: Started | None) -> str:
     """Kill what a lost run left: its tree where it is known, and whatever carries its marks. Says how many."""
     pid, start = (started.job_pid, started.job_start) if started else (0, 0)
     killed = procs.kill_left(pid, start, _marks(attempt))
+    if started is not None and started.cgroup is not None:
+        killed += cgroup.end(started.cgroup)
     _remove_tmp(attempt)
     return f"; {killed} processes of it were killed" if killed else "; nothing of it was left"
 

@@ -16,7 +16,7 @@ import os
 import select
 import time
 
-from agent.engine import procs, tmpdir
+from agent.engine import cgroup, procs, tmpdir
 from agent.engine.asks import Asks
 from agent.engine.ending import Ending
 from agent.engine.folder import Folder, Refused, Scalar
@@ -61,6 +61,7 @@ class Supervisor:
         self._job_folder = JobFolder(order.job_dir, order.account)
         self._ending = Ending(order, self._job_folder)
         self._asks = Asks(folder)
+        self._cgroup: cgroup.JobCgroup | None = None
         self._asked = False
         """SIGTERM has come."""
         self._poked = False
@@ -114,11 +115,14 @@ class Supervisor:
 
     def _finish(self) -> None:
         """After the job, or instead of it: the site's epilog, the temporary folder, the record."""
+        oom = self._oom_happened()
+        if self._cgroup is not None:
+            self._cgroup.remove()
         if self._site is not None:
             self._ending.told += self._site.epilog(self._status if self._began else None)
         if self._order.tmp_dir is not None and (problem := tmpdir.remove(self._order.tmp_dir)):
             self._ending.told.append(problem)
-        self._record()
+        self._record(oom)
 
     def _fails(self, problem: str | None, why: str) -> bool:
         """Note that there will be no job, unless there is no problem."""
@@ -168,6 +172,18 @@ class Supervisor:
             raise StartError(f"cannot make the job's folders: {error.strerror}; see the state's disk") from error
         if self._oom.alone:
             order.surroundings.tasks_max = None  # the unit's TasksMax counts this job's alone
+        self._make_cgroup()
+
+    def _make_cgroup(self) -> None:
+        """Where there is no unit: what ends everything of the job at once, and limits it if we are lucky."""
+        order = self._order
+        self._cgroup = order.surroundings.cgroup = cgroup.make()
+        if self._cgroup is None:
+            return
+        self._cgroup.limit(order.memory_bytes, order.surroundings.tasks_max, order.cpus)
+        events = self._cgroup.counts_memory_kills()
+        if events is not None:
+            self._oom.watch(events)
 
     def _fork(self, job_oom_score: int) -> None:
         order = self._order
@@ -189,6 +205,7 @@ class Supervisor:
             "boot_id": procs.boot_id(),
             "at": int(time.time()),
             "hears": HEARS,
+            "cgroup": None if self._cgroup is None else self._cgroup.path,
         }
         try:
             self._folder.write("started", record)
@@ -299,6 +316,8 @@ class Supervisor:
             left = set(procs.descendants(me))
             for each in left - met:
                 procs.signal_exact(*each, signal.SIGKILL)
+            if self._cgroup is not None:
+                cgroup.kill_all(self._cgroup.path)
             if left <= met:  # nobody new: let them die
                 self._wait(_SWEEP_PAUSE_S)
             met |= left
@@ -311,7 +330,14 @@ class Supervisor:
         self._swept = {(pid, start) for pid, start in met if pid != self._job.pid}
         self._ending.tell(len(met), time.monotonic())
 
-    def _record(self) -> None:
+    def _oom_happened(self) -> bool:
+        killed = (
+            self._status is not None and os.WIFSIGNALED(self._status) and os.WTERMSIG(self._status) == signal.SIGKILL
+        )
+        as_killed = self._status is not None and os.WIFEXITED(self._status) and os.WEXITSTATUS(self._status) == 137
+        return self._oom.happened(died_of_kill=(killed and self._ending.why is None) or as_killed)
+
+    def _record(self, oom: bool) -> None:
         ended, why = self._status, self._ending.why
         code = os.WEXITSTATUS(ended) if ended is not None and os.WIFEXITED(ended) else None
         number = os.WTERMSIG(ended) if ended is not None and os.WIFSIGNALED(ended) else None
@@ -323,7 +349,7 @@ class Supervisor:
             "detail": told[:2000].encode("utf-8", "backslashreplace").decode() or None,
             "ended_at": int(time.time()),
             "run_s": round(max(0.0, self._ended_at - self._gate_at), 3),
-            "oom": self._oom.happened(died_of_kill=(number == signal.SIGKILL and why is None) or code == 137),
+            "oom": oom,
             "swept": len(self._swept),
             "log_bytes": self._streams.log_bytes,
         }

@@ -92,7 +92,8 @@ def back_up(
     except (sqlite3.Error, OSError) as error:
         raise StoreError(f"the backup {target} was not renewed: {error}; see the disk of the state folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return jobs
 
 
@@ -125,7 +126,7 @@ def verify(path: Path, schema: Schema) -> int:
                 raise DamagedError(f"application_id {application_id:#x}, schema {version}: not ours")
             check_sound(copy, schema)
             return int(copy.execute("SELECT count(*) FROM jobs").fetchone()[0])
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise DamagedError(str(error)) from error
 
 

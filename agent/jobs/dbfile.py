@@ -97,6 +97,9 @@ def open_sound(path: Path, schema: Schema, *, threads: bool = False) -> sqlite3.
     except sqlite3.Error as error:
         connection.close()
         raise _explained(error, path) from error
+    except UnicodeDecodeError as error:  # of a name in the schema, which quick_check tells as it stands there
+        connection.close()
+        raise DamagedError(str(error)) from error
     except BaseException:
         connection.close()
         raise
@@ -218,7 +221,7 @@ def put_in_place(temporary: Path, target: Path) -> None:
 
 def _explained(error: sqlite3.Error, path: Path) -> Exception:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in _CORRUPT:
+    if code in _CORRUPT or "decode to UTF-8" in str(error):  # no code of SQLite's: it does not look into a text
         return DamagedError(str(error))
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return _locked(path)

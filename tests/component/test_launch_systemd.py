@@ -111,14 +111,16 @@ def test_a_job_is_a_unit_of_its_own_with_the_claims_limits(box: Systemd, bench: 
 
 
 def test_row_15_a_fork_bomb_is_bounded_by_its_unit(box: Systemd, bench: Bench) -> None:
-    bomb = "echo READY; for i in $(seq 200); do sleep 60 & done 2>/dev/null; jobs -p | wc -l"
+    """The limit is set; that the kernel keeps it cannot be shown here, where cgroup v2 has no pids controller."""
+    token = f"5{os.getpid()}.5"
+    bomb = f"echo READY; for i in $(seq 100); do sleep {token} & done 2>/dev/null; sleep 0.5"
     attempt = bench.attempt(bomb, tasks_max=50, memory_bytes=1 << 28)
     agent(box, "launch", attempt)
     until(lambda: b"READY" in log(attempt))
     facts = show(box, attempt, "TasksMax", "MemorySwapMax")
     assert facts == {"TasksMax": "50", "MemorySwapMax": "0"}
     ended(attempt)
-    assert left("sleep 60") == []
+    assert left(token) == []
 
 
 def test_a_unit_may_hide_devices_and_has_time_for_its_epilogs(box: Systemd, bench: Bench) -> None:

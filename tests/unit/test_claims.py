@@ -42,7 +42,9 @@ def claim(
     known = {"name": "nm", "script_name": "s.sh", "submit_dir": "/home/ada", "work_dir": "/data"}
     spec = JobSpec(**{**known, **fields})  # type: ignore[arg-type]
     status = Status(attempt=2)
-    row = JobRow(id=19, user="ada", uid=1001, key=None, digest="d", submitted_at=1, spec=spec, status=status)
+    row = JobRow(
+        id=19, folder_id=19, user="ada", uid=1001, key=None, digest="d", submitted_at=1, spec=spec, status=status
+    )
     return build_claim(config, row, ADA, {"LANG": "C"}, grant or Grant())
 
 

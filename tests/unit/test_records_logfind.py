@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -83,33 +82,45 @@ def test_marks_are_made_once_a_second_and_tell_the_time(tmp_path: Path) -> None:
     assert marks[3] == (12, 5_003_000, 1000)
 
 
-@settings(deadline=None, max_examples=20)
-@given(st.integers(1, 40_000), st.integers(0, 40_000))
-def test_the_file_is_bounded_and_no_time_is_ever_lost(count: int, at: int) -> None:
-    """Whatever is thinned out, what is found for a time begins at or before what was written then."""
-    with tempfile.TemporaryDirectory() as name:
-        fd = os.open(name, os.O_RDONLY)
-        times = LogTimes(fd)
-        data = b"".join(pack(number * 10, number * 1000, 1000) for number in range(min(count, MARKS_MOST)))
-        assert times._fd is not None
-        os.pwrite(times._fd, data, 0)
-        times._count = len(data) // MARK_BYTES
-        for number in range(len(data) // MARK_BYTES, count):
-            if times._count >= MARKS_MOST:
-                times._thin()
-            os.pwrite(times._fd, pack(number * 10, number * 1000, 1000), times._count * MARK_BYTES)
-            times._count += 1
-        times.close()
-        os.close(fd)
-        path = Path(name) / logtimes.NAME
-        assert path.stat().st_size <= MARKS_MOST * MARK_BYTES
-        second = at % count
-        offset = logread.offset_since(AttemptDir(Path(name)), second)
-        assert offset <= second * 10
-        assert unpack(path.read_bytes())[-1][0] == (count - 1) * 10
-        recent = min(count, MARKS_MOST // 2) // 2
-        if second > count - recent:
-            assert offset == second * 10  # the last hours are exact
+def test_the_file_is_bounded_and_no_time_is_ever_lost(tmp_path: Path) -> None:
+    """A job that writes for two days: whatever is looked for begins at or before what was written then, not by much."""
+    now, whole_s = 0.0, 2 * 86_400
+    fd = os.open(tmp_path, os.O_RDONLY)
+    times = LogTimes(fd, lambda: now, lambda: now)
+    path, attempt = tmp_path / logtimes.NAME, AttemptDir(tmp_path)
+    for second in range(whole_s):
+        now = float(second)
+        times.mark(second * 10)
+    times.close()
+    os.close(fd)
+    assert path.stat().st_size <= MARKS_MOST * MARK_BYTES
+    for age in (0, 1, 5, 60, 600, 3600, 86_400, whole_s - 10):
+        then = whole_s - 1 - age
+        offset = logread.offset_since(attempt, then)
+        assert then - (2 + age / 200) <= offset / 10 <= then
+
+
+@relaxed
+@given(st.lists(st.integers(0, 10**7), min_size=2, max_size=200), st.integers(0, 10**7))
+def test_thinning_joins_and_never_loses(moments: list[int], at: int) -> None:
+    """Also where the clock was set back: what is found for a time of a mark is not after that mark."""
+    moments.sort()
+    data = b"".join(pack(number, moment, 1000) for number, moment in enumerate(moments))
+    now = moments[-1] + 1000
+    thin = unpack(logtimes.thinned(data, now))
+    assert len(thin) <= len(moments)
+    assert thin[0][:2] == (0, moments[0])
+    wanted = moments[at % len(moments)]
+    first = next(offset for offset, at_ms, span_ms in thin if at_ms + span_ms > wanted)
+    assert moments[first] <= wanted
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**60), st.integers(0, 2**60), st.integers(0, 2**60)), max_size=50))
+def test_any_marks_can_be_thinned(marks: list[tuple[int, int, int]]) -> None:
+    data = b"".join(pack(*mark) for mark in marks)
+    thin = logtimes.thinned(data, 1000)
+    assert len(unpack(thin)) <= len(marks)
+    assert len(marks) < 8 or len(unpack(thin)) <= len(marks) * 7 / 8
 
 
 def test_a_real_jobs_log_is_found_by_time(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from agent.api import outlet
+from agent.api import program
 from agent.api.errors import StokerError
 from agent.api.types import Job, JobState
 from tui import safe
@@ -91,4 +91,4 @@ def _hand_in(queue: ask.Queue, asked: alloc.Asked, command: Sequence[str], envir
 
 def _tell(sentence: str, *, quiet: bool) -> None:
     if not quiet:
-        outlet.say(f"salloc: {safe.text(sentence)}")
+        program.say(f"salloc: {safe.text(sentence)}")

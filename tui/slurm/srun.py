@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 import agent
-from agent.api import outlet
+from agent.api import program
 from agent.api.errors import StokerError
 from tui import safe
 from tui.slurm import alloc, ask
@@ -104,4 +104,4 @@ def _on_terminal(queue: ask.Queue, asked: alloc.Asked, name: str, environ: Mappi
 
 
 def _tell(sentence: str) -> None:
-    outlet.say(f"srun: {safe.text(sentence)}")
+    program.say(f"srun: {safe.text(sentence)}")

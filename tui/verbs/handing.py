@@ -10,7 +10,7 @@ from agent.api.errors import StokerError
 from agent.api.options import scan
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, LicenceStage, SubmitRequest
-from tui import arrays, handin, plain, safe, submit, sweep
+from tui import arrays, handin, plain, safe, submit, sweep, units
 from tui.submitargs import SubmitWords
 from tui.verbs.call import Call
 
@@ -35,7 +35,10 @@ def submit_job(call: Call, words: SubmitWords) -> int:
         plain.as_json(reply.job, call.out)
         return 0
     known = "" if reply.created else ", submitted before with this key"
-    print(f"Submitted {_named(job)} on {job.node}{known}", file=call.out)
+    if words.parsable:
+        print(job.id, file=call.out)
+    elif not words.quiet:
+        print(f"Submitted {_named(job)} on {job.node}{known}", file=call.out)
     return 0
 
 
@@ -52,7 +55,7 @@ def run(call: Call, words: SubmitWords) -> int:
             f"{_named(job)} is stored, and an array cannot be watched as one: stoker jobs --array {job.id}, "
             f"stoker logs -f {arrays.label(job)}"
         )
-    plain.complain(f"{_named(job)} on {job.node}, {job.gpus} GPUs")
+    plain.complain(f"{_named(job)} on {job.node}, {units.count(job.gpus, 'GPU')}")
     watched = running.Running(call.client, reply.job, follow.writer(call.out, json=call.json))
     code = watched.to_end()
     if watched.job.state is not JobState.COMPLETED and watched.job.state.is_final:

@@ -77,7 +77,8 @@ class _Pass:
         """Serve all, then tell those that stay."""
         self._serve_all()
         if self._closed is None:
-            self._offer_windows()
+            if self._policy.backfill:
+                self._offer_windows()
             self._plan()
         self._told.update({job.id: group.reason for job, group in self._left if group.reason is not None})
         return Decision(
@@ -166,7 +167,7 @@ class _Pass:
     def _wait_first(self, job: Waiting, group: Group, kind: Kind) -> bool:
         """The first of its line that must wait: plan it, or end others for it."""
         room = self._forecast.room(kind)
-        if self._reasons.in_the_way(kind.ask, room, self._now + kind.bound_s):
+        if self._reasons.in_the_way(kind.ask, room, self._now + kind.bound_s, kind.view):
             return self._wait_aside(job, group, kind)
         if self._preempt_for(job, group, kind):
             return True
@@ -185,8 +186,8 @@ class _Pass:
         group.reason = self._reasons.reserved(job, kind.ask)
         if self._aside < MAX_ASIDE:
             self._aside += 1
-            start = self._forecast.plan(job, kind)
-            self._expect(job, start)
+            self._offer_window(job, group)
+            self._expect(job, self._forecast.plan(job, kind))
         return False
 
     def _lead(self, job: Waiting, group: Group, kind: Kind, reason: Reason) -> None:
@@ -245,18 +246,20 @@ class _Pass:
         """Say to the first of those that wait for their turn with which limit they could start."""
         seen: set[int] = set()
         for job, group in islice(self._left, self._policy.plan_depth):
-            if group.reason is None or not group.in_line or id(group) in seen:
-                continue
-            seen.add(id(group))
-            window = self._forecast.window(self._kinds.of(job, group), duration_of(job))
-            if window is not None:
-                word, sentence = group.reason
-                group.reason = (word, sentence + sooner(*window))
+            if group.in_line and id(group) not in seen:
+                seen.add(id(group))
+                self._offer_window(job, group)
+
+    def _offer_window(self, job: Waiting, group: Group) -> None:
+        window = self._forecast.window(self._kinds.of(job, group), duration_of(job))
+        if window is not None and group.reason is not None:
+            word, sentence = group.reason
+            group.reason = (word, sentence + sooner(*window))
 
     def _plan(self) -> None:
         """Plan the first of those that stay, in their order, and behind them those whose time has not come."""
         in_line = (pair for pair in self._left if pair[1].in_line)
-        for job, group in islice(chain(in_line, self._later), self._policy.plan_depth):
+        for job, group in islice(chain(in_line, self._later), max(0, self._policy.plan_depth - len(self._expected))):
             kind = self._kinds.of(job, group)
             if kind.obstacle is None and self._reasons.reservation(job) is None:
                 self._expect(job, self._forecast.plan(job, kind))

@@ -66,6 +66,8 @@ class Kinds:
 
     def _ask(self, demand: Demand, suited: int) -> Ask:
         node, mask = self._node, suited & self._node.usable
+        if not (demand.gpus or demand.shards or demand.exclusive):
+            mask = 0
         if demand.shards:
             mask = sum(1 << place for place in places(mask) if node.shards[place] >= demand.shards)
         return Ask(
