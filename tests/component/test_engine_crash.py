@@ -257,3 +257,22 @@ def test_row_44_a_second_engine_on_the_same_state_is_refused(tmp_path: Path) -> 
             assert (await look(made, job.id)).state is JobState.PENDING
 
     run(test)
+
+
+def test_a_running_job_whose_records_were_taken_away_is_lost_and_no_success(tmp_path: Path) -> None:
+    async def test() -> None:
+        config, gate = make_config(tmp_path), Gate(tmp_path / "go")
+        async with crashing(config) as made:
+            job = await submit(made, gate.script, "--gpus=1")
+            await until(made, job.id, running)
+        await gate.open()
+        folder = config.state_dir / "jobs" / str(job.id) / "1"
+        async with asyncio.timeout(20):
+            while not (folder / "exit").exists():
+                await asyncio.sleep(0.02)
+        folder.rename(tmp_path / "taken")
+        async with engine(config) as made:
+            after = await until(made, job.id, ended)
+            assert (after.state, after.reason) == (JobState.NODE_FAIL, "Lost")
+
+    run(test)

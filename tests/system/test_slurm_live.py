@@ -215,7 +215,8 @@ def test_salloc_on_a_terminal(shell: Shell) -> None:
         os.chdir(shell.folder)
         os.execve(sys.executable, shell.words("salloc"), shell.env)
     read_until(fd, b"Granted job allocation")
-    os.write(fd, b"tty; stty size; echo job=$SLURM_JOB_ID; sleep 100\n")
+    # What is typed is echoed: the quotes keep that from being taken for the answer.
+    os.write(fd, b"tty; sh -c 'echo jo\"\"b=$SLURM_JOB_ID; exec sleep 100'\n")
     said = read_until(fd, b"job=", b"/dev/pts/")
     assert b"not a tty" not in said
     os.write(fd, b"\x03")  # Ctrl-C is the command's in the shell, and ends neither shell nor job
