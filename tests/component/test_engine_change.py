@@ -63,6 +63,7 @@ def test_a_requeued_job_runs_again_as_another_attempt_and_finds_what_the_first_l
             )
             job = await submit(made, script, "--gpus=1", "--no-requeue")
             await until(made, job.id, running)
+            await _exists(marks)  # running is from the gate on: the first command comes a moment later
             asked = await made.requeue(ref(job), who("ada"), RequeueRequest())
             assert asked.state is JobState.COMPLETING
             await until(made, job.id, lambda each: each.state is JobState.RUNNING and each.attempt == 2)
