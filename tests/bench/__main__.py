@@ -1,6 +1,7 @@
 """`python -m tests.bench [PART …]`: measures what the project promises and prints tables. Never part of the suite.
 
-Parts: sampler, daemons (resident memory), jobs (throughput), commands (wall times), tui (first paint). The machines are
+Parts: sampler, daemons (resident memory), jobs (throughput), history (the store),
+commands (wall times), tui (first paint). The machines are
 shared and noisy: every time is a median of repeats, beside the same machine's bare `python -c pass`.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, daemons, jobs, sampler
+from tests.bench import commands, daemons, history, jobs, sampler
 from tests.bench.table import print_table
 
 PARTS = {
     "sampler": sampler.rows,
     "daemons": daemons.rows,
     "jobs": jobs.rows,
+    "history": history.rows,
     "commands": commands.rows,
 }
 
