@@ -220,8 +220,8 @@ def test_salloc_on_a_terminal(shell: Shell) -> None:
     said = read_until(fd, b"job=", b"/dev/pts/")
     assert b"not a tty" not in said
     os.write(fd, b"\x03")  # Ctrl-C is the command's in the shell, and ends neither shell nor job
-    os.write(fd, b"echo still $((40 + 2)); exit 5\n")
-    read_until(fd, b"still 42")
+    ask_until(fd, b"echo still $((40 + 2))\n", b"still 42")
+    os.write(fd, b"exit 5\n")
     read_until(fd, b"Relinquishing")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
     os.close(fd)
@@ -280,6 +280,16 @@ def _cpu_s(work: Callable[[], object]) -> float:
     work()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def ask_until(fd: int, typed: bytes, wanted: bytes) -> None:
+    """Type until there is an answer: a shell that is just being interrupted throws away what was typed before."""
+    said, end = b"", time.monotonic() + 60
+    while wanted not in said and time.monotonic() < end:
+        os.write(fd, typed)
+        while wanted not in said and select.select([fd], [], [], 2.0)[0]:
+            said += os.read(fd, 65536)
+    assert wanted in said, said
 
 
 def read_until(fd: int, *wanted: bytes) -> bytes:
