@@ -130,8 +130,8 @@ class Engine(Protocol):
         """The uid a job belongs to."""
         ...
 
-    async def read_log(self, ref: JobRef, offset: int, limit: int) -> LogSlice:
-        """Up to `limit` bytes of the log from `offset` on."""
+    async def read_log(self, ref: JobRef, offset: int, limit: int, *, since: int | None = None) -> LogSlice:
+        """Up to `limit` bytes of the log from `offset` on, and only what was written from `since` (Unix seconds) on."""
         ...
 
     async def job_counts(self) -> dict[JobState, int]:

@@ -94,12 +94,12 @@ class History:
             for row, each in zip(rows, told, strict=True)
         ]
 
-    async def read_log(self, ref: JobRef, offset: int, limit: int) -> LogPieces:
+    async def read_log(self, ref: JobRef, offset: int, limit: int, *, since: int | None = None) -> LogPieces:
         """See `Engine.read_log`."""
         row = await self._core.row(ref)
         if not row.status.attempt:
             return LogPieces(chunks=(), end=0)
-        return await asyncio.to_thread(_read_log, self._attempt(row), offset, limit)
+        return await asyncio.to_thread(_read_log, self._attempt(row), offset, limit, since)
 
     async def _usage(self, row: JobRow) -> tuple[JobUsage | None, Sequence[UsagePoint]]:
         """Of a job that has not ended, what is measured now; else what was kept."""
@@ -167,8 +167,9 @@ def _told(files: Path) -> _Told:
     return _Told(metrics=metrics, progress=done)
 
 
-def _read_log(attempt: AttemptDir, offset: int, limit: int) -> LogPieces:
+def _read_log(attempt: AttemptDir, offset: int, limit: int, since: int | None) -> LogPieces:
     """In a thread: a disk that hangs must not hang the loop."""
-    pieces = logread.read(attempt, offset, limit)
+    begin = offset if since is None else max(offset, logread.offset_since(attempt, since))
+    pieces = logread.read(attempt, begin, limit)
     chunks = tuple(LogChunk(offset=piece.offset, data=piece.data) for piece in pieces)
     return LogPieces(chunks=chunks, end=logread.size(attempt))

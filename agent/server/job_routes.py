@@ -97,24 +97,24 @@ class JobRoutes:
 
     async def _log(self, request: web.Request) -> web.StreamResponse:
         ref = await self._own(request, "the log of job")
-        offset = query_int(request, "offset", 0) or 0
+        offset, since = query_int(request, "offset", 0) or 0, query_int(request, "since", None)
         if request.query.get("follow") in ("1", "true"):
-            return await self._follow(request, ref, offset)
+            return await self._follow(request, ref, offset, since)
         limit = query_int(request, "limit", LOG_ANSWER_BYTES) or 0
-        read = await self._engine.read_log(ref, offset, min(limit, LOG_ANSWER_BYTES))
+        read = await self._engine.read_log(ref, offset, min(limit, LOG_ANSWER_BYTES), since=since)
         start = read.chunks[0].offset if read.chunks else offset
         headers = {"Stoker-Log-Offset": str(start), "Stoker-Log-End": str(read.end)}
         # A gap ends the answer: its bytes are one run from the start offset; the reader asks on from there.
         return web.Response(body=_first_run(read.chunks), headers=headers, content_type="application/octet-stream")
 
-    async def _follow(self, request: web.Request, ref: JobRef, offset: int) -> web.StreamResponse:
+    async def _follow(self, request: web.Request, ref: JobRef, offset: int, since: int | None) -> web.StreamResponse:
         stream = await NdjsonStream.open(request)
         try:
             await stream.send(self._hello)
             silent_since = time.monotonic()
             while True:
                 job = await self._engine.job(ref)  # before the read: what a job wrote before its end is then seen
-                read = await self._engine.read_log(ref, offset, _LOG_PIECE_BYTES)
+                read = await self._engine.read_log(ref, offset, _LOG_PIECE_BYTES, since=since)
                 if read.chunks:
                     await stream.send(*read.chunks)
                     offset = read.chunks[-1].offset + len(read.chunks[-1].data)
