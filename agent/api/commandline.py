@@ -1,4 +1,7 @@
-"""What the programs' command lines share: a word that is not known is answered in one line with the one meant."""
+"""What the programs' command lines share: how wrong words are answered. What comes around the work is in `program`.
+
+Rules kept here: a word that is not known is answered in one line with the one that was probably meant.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any, ClassVar, NoReturn
 
 from agent.api.program import BROKEN_PIPE as BROKEN_PIPE
 from agent.api.program import INTERRUPTED as INTERRUPTED
+from agent.api.program import meant as meant
 from agent.api.program import printable as printable
 from agent.api.program import run as run
 from agent.api.program import say as say
@@ -53,14 +57,6 @@ class Parser(argparse.ArgumentParser):
         known = [str(each) for each in action.choices]
         noun = action.metavar.lower() if isinstance(action.metavar, str) else f"value of {_name(action)}"
         self.error(f"{value!r} is no {noun}{meant(str(value), known) or '; known: ' + ', '.join(known)}")
-
-
-def meant(word: str, known: Iterable[str]) -> str:
-    """`; did you mean jobs?`, or nothing when no known word is close."""
-    import difflib  # only for a mistake: it costs every start 5 ms
-
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _leading_options(words: Sequence[str]) -> list[str]:

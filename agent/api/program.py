@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TextIO
 
 INTERRUPTED = 130
@@ -52,6 +52,14 @@ def say(line: str) -> None:
 def printable(text: str) -> str:
     """Text without anything that acts on a terminal."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """`; did you mean jobs?`, or nothing when no known word is close."""
+    import difflib  # only for a mistake: it costs every start 5 ms
+
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def _open_streams() -> None:

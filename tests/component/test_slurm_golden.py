@@ -224,6 +224,17 @@ def test_a_wrong_state_lists_those_that_are(screen: Screen) -> None:
     assert set(told[1].rpartition(": ")[2].split(",")) <= set(theirs[1].rpartition(": ")[2].split(",")) | {"REQUEUED"}
 
 
+def test_the_names_are_words_of_stoker_too(screen: Screen, capsys: pytest.CaptureFixture[str]) -> None:
+    from tui.__main__ import main
+
+    assert main(["slurm", "squeue", "-h", "-j", "1", "-o", "%i %j"]) == 0
+    assert capsys.readouterr().out == "1 train\n"
+    assert slurm.main(["/usr/local/bin/squeue", "-h", "-j", "2", "-o", "%i"]) == 0
+    assert capsys.readouterr().out == "2\n"
+    assert slurm.main(["/usr/local/bin/sinfo", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: sinfo")
+
+
 def test_nobody_listening_is_a_sentence(screen: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STOKER_SOCKET", str(tmp_path / "nothing"))
     for name in ("squeue", "sinfo", "sacct", "sprio", "sshare"):
