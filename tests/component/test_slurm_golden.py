@@ -59,8 +59,8 @@ def host(**more: Any) -> NodeStatus:
 def the_jobs() -> list[Any]:
     """The recorded jobs as the agent would tell them."""
     hour = 3600
-    array = {"array_job_id": 3, "array_text": "3-9%2", "priority": 56}
-    waits = {"reason": "JobArrayTaskLimit", **array}
+    array: dict[str, Any] = {"array_job_id": 3, "array_text": "3-9%2", "priority": 56}
+    waits: dict[str, Any] = {"reason": "JobArrayTaskLimit", **array}
     paths = [{"output_path": f"/home/alice/slurm-{name}.out"} for name in ("1", "2", "3_3", "3_4")]
     return [
         job(1, JobState.RUNNING, name="train", tasks=2, gpus=2, time_limit_s=600, comment="hi", priority=62,
@@ -269,7 +269,7 @@ def test_jobs_are_read_page_by_page(screen: Screen, monkeypatch: pytest.MonkeyPa
 def ended_jobs() -> list[Any]:
     """The jobs of the recorded `sacct -a -P`, but for steps of `srun`, which nobody keeps count of here."""
     ended = {"started_at": SUBMITTED, "ended_at": SUBMITTED + 6, "attempt": 1}
-    array = {"array_job_id": 3, "array_text": "3-9%2"}
+    array: dict[str, Any] = {"array_job_id": 3, "array_text": "3-9%2"}
     cancelled = {"signal": 15, "detail": "cancelled by root", **ended}
     return [
         job(1, JobState.FAILED, name="train", tasks=2, gpus=2, exit_code=3, comment="hi", time_limit_s=600, priority=62,
