@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.errors import StokerError
 from tui import cli, endpoint, plain
 
@@ -20,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from tui.slurm.__main__ import main as slurm
 
         return slurm(["stoker", *words[1:]])
-    return commandline.run("stoker", lambda: _main(words))
+    return program.run("stoker", lambda: _main(words))
 
 
 def _main(words: Sequence[str]) -> int:
@@ -37,7 +36,7 @@ def _main(words: Sequence[str]) -> int:
     return _screen(args)
 
 
-def _screen(args: argparse.Namespace) -> int:
+def _screen(args: cli.Args) -> int:
     theme = args.theme or os.environ.get("STOKER_THEME") or cli.THEMES[0]
     if theme not in cli.THEMES:
         plain.complain(f"STOKER_THEME is {theme!r}, which is no theme; use {' or '.join(cli.THEMES)}")

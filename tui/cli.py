@@ -7,40 +7,24 @@ Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted, 141 whe
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from agent import __version__
-from agent.api.commandline import Parser
 from agent.api.errors import HostKeyError, StokerError
-from tui import commands, endpoint, plain, safe, words
-from tui.submitargs import SubmitWords
+from tui import endpoint, plain, safe
+from tui.submitargs import VERBS, SubmitWords
 from tui.verbs.call import Call
 
 USAGE = 2
 THEMES = ("dark", "light")
-
-_EXAMPLES = """\
-examples:
-  stoker                               the screen, on the hub or agent of this machine
-  stoker -H alice@head1                the same over ssh
-  stoker submit --gres=gpu:2 train.sh --epochs 5
-  stoker submit --dry-run --gpus=8 train.sh    when would it start, on which GPUs
-  stoker run --gpus=1 -- python train.py       wait, watch, and end with its exit code
-  stoker logs -f 17                    follow; n1:17 where two nodes have a 17
-  stoker jobs --json | jq '.[] | select(.state == "PENDING") | .id'
-  stoker wait 17 && echo trained
-
-Sockets are looked for in $STOKER_SOCKET, /run/stoker, $XDG_RUNTIME_DIR/stoker and ~/.local/state/stoker/run.
-
-exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted, 141 the reader of the output has gone;
-wait, run and submit --wait end with the job's own. With --json a failure is the last line of stderr:
-{"error":{"code":"no_such_job","message":"…","field":null}}; stdout then has nothing that is not whole."""
+Args = Any
+"""An `argparse.Namespace`, or what stands for one."""
 
 
-def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def run(args: Args, environ: Mapping[str, str]) -> int:
     """Run the command that `parse` read; its exit code."""
     try:
         return _with_questions(args, environ)
@@ -49,20 +33,25 @@ def run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         return 1
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> Args:
     """Read the command line; wrong usage ends the program with 2, `--help` and `--version` with 0."""
-    if argv and argv[0] in commands.OWN_WORDS:  # argparse has no word in it: a third of what a submit costs
-        args = argparse.Namespace(verb=argv[0], words=argv[1:], host=None, socket=None, json=False)
-    else:
-        args = _parser(argv).parse_args(argv)
-    if args.verb in commands.OWN_WORDS:
+    args = _args(argv)
+    if args.verb in VERBS:
         _read_submit(args)
     elif (check := getattr(args, "check", None)) is not None:
         check(args)
     return args
 
 
-def _read_submit(args: argparse.Namespace) -> None:
+def _args(argv: Sequence[str]) -> Args:
+    if argv and argv[0] in VERBS:  # argparse has no word in it, and would be a fifth of what a submit costs
+        return SimpleNamespace(verb=argv[0], words=argv[1:], host=None, socket=None, json=False)
+    from tui import commands
+
+    return commands.parser(argv).parse_args(argv)
+
+
+def _read_submit(args: Args) -> None:
     """Read the words after `submit` or `run`, and let what they say of host, socket and output hold for the command."""
     try:
         said = SubmitWords.read(args.words, args.verb)
@@ -79,7 +68,7 @@ def _read_submit(args: argparse.Namespace) -> None:
     args.json = args.json or said.json
 
 
-def _with_questions(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def _with_questions(args: Args, environ: Mapping[str, str]) -> int:
     """Run the verb; over ssh to a host never seen, ask about its key first and run it then.
 
     An unknown host is refused before anything was sent, so running again repeats nothing.
@@ -92,7 +81,7 @@ def _with_questions(args: argparse.Namespace, environ: Mapping[str, str]) -> int
                 return 1
 
 
-def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+def _run(args: Args, environ: Mapping[str, str]) -> int:
     client = endpoint.choose(args.host, Path(args.socket) if args.socket else None, environ).open()
     try:
         return _run_verb(args, Call(client=client, json=args.json))
@@ -100,8 +89,8 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
         client.close()
 
 
-def _run_verb(args: argparse.Namespace, call: Call) -> int:
-    if args.verb in commands.OWN_WORDS:
+def _run_verb(args: Args, call: Call) -> int:
+    if args.verb in VERBS:
         from tui.verbs import handing
 
         return handing.run(call, args.submit) if args.verb == "run" else handing.submit_job(call, args.submit)
@@ -138,21 +127,3 @@ def _trusted(error: HostKeyError) -> bool:
         return False
     remember(error)
     return True
-
-
-# --- the command line -------------------------------------------------------------------------------------------------
-
-
-def _parser(said: Sequence[str]) -> Parser:
-    parser = Parser(
-        prog="stoker",
-        description="Watch and use a GPU cluster. Without a command, on a terminal: the screen.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"stoker {__version__}")
-    parser.add_argument("--job", type=words.job, metavar="JOB", help="open the screen on this job")
-    parser.add_argument("--theme", choices=THEMES, help="of the screen; $STOKER_THEME")
-    words.where(parser, None)
-    commands.add_all(parser, said)
-    return parser

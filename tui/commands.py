@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent import __version__
 from agent.api.commandline import Parser
-from tui import words
+from tui import cli, words
+from tui.submitargs import VERBS
 
-OWN_WORDS = ("submit", "run")
-"""Commands whose words are sbatch's up to the script; argparse does not read them."""
+_EXAMPLES = """\
+examples:
+  stoker                               the screen, on the hub or agent of this machine
+  stoker -H alice@head1                the same over ssh
+  stoker submit --gres=gpu:2 train.sh --epochs 5
+  stoker submit --dry-run --gpus=8 train.sh    when would it start, on which GPUs
+  stoker run --gpus=1 -- python train.py       wait, watch, and end with its exit code
+  stoker logs -f 17                    follow; n1:17 where two nodes have a 17
+  stoker jobs --json | jq '.[] | select(.state == "PENDING") | .id'
+  stoker wait 17 && echo trained
+
+Sockets are looked for in $STOKER_SOCKET, /run/stoker, $XDG_RUNTIME_DIR/stoker and ~/.local/state/stoker/run.
+
+exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted, 141 the reader of the output has gone;
+wait, run and submit --wait end with the job's own. With --json a failure is the last line of stderr:
+{"error":{"code":"no_such_job","message":"…","field":null}}; stdout then has nothing that is not whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +71,12 @@ COMMANDS = (
 )
 
 
-def add_all(parser: Parser, said: Sequence[str]) -> None:
+def _add_all(parser: Parser, said: Sequence[str]) -> None:
     """Add every command, with its options where its name is among the words `said`: all of them would cost 20 ms."""
     commands = parser.add_subparsers(dest="verb", metavar="COMMAND", prog=parser.prog)
     common = words.common()
     for each in COMMANDS:
-        if each.name in OWN_WORDS:
+        if each.name in VERBS:
             # No prefix character: every word is passed on as it is, because up to the script they are sbatch's options.
             own = commands.add_parser(each.name, help=each.help, prefix_chars="\0", add_help=False)
             own.add_argument("words", nargs="...")
@@ -71,3 +88,19 @@ def add_all(parser: Parser, said: Sequence[str]) -> None:
             import importlib
 
             importlib.import_module(f"tui.verbs.{each.module}").options(made, each.name)
+
+
+def parser(said: Sequence[str]) -> Parser:
+    """The whole command line."""
+    made = Parser(
+        prog="stoker",
+        description="Watch and use a GPU cluster. Without a command, on a terminal: the screen.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--version", action="version", version=f"stoker {__version__}")
+    made.add_argument("--job", type=words.job, metavar="JOB", help="open the screen on this job")
+    made.add_argument("--theme", choices=cli.THEMES, help="of the screen; $STOKER_THEME")
+    words.where(made, None)
+    _add_all(made, said)
+    return made

@@ -35,6 +35,7 @@ from agent.api.types import (
     LogChunk,
     LogEnd,
     LogMessage,
+    Node,
     NodeStatus,
     Plan,
     SubmitReply,
@@ -74,6 +75,7 @@ class ClusterClient(Protocol):
     where: str
 
     def nodes(self) -> list[NodeStatus]: ...
+    def node(self, name: str | None = None) -> Node: ...
     def jobs(
         self, state: str | None = None, user: str | None = None, limit: int | None = None, **more: str | int | None
     ) -> list[Job]: ...

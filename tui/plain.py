@@ -13,7 +13,7 @@ from typing import TextIO
 
 import msgspec
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.errors import StokerError, TransportError
 from tui import safe
 
@@ -53,12 +53,12 @@ def as_json(value: object, out: TextIO) -> None:
 
 def note(sentence: str) -> None:
     """Say on stderr what is good to know beside a result."""
-    commandline.say(safe.text(sentence))
+    program.say(safe.text(sentence))
 
 
 def complain(sentence: str) -> None:
     """Say on stderr what went wrong."""
-    commandline.say(f"stoker: {safe.text(sentence)}")
+    program.say(f"stoker: {safe.text(sentence)}")
 
 
 def refuse(error: StokerError, *, json: bool, about: str = "") -> None:

@@ -14,8 +14,8 @@ from html import escape
 from agent.api.queue import GpuUsage, UsagePoint, Verdict
 from agent.api.types import Job, JobReport, JobState
 from tui import arrays, reportplot, rows, safe, units
+from tui.palette import DARK, LIGHT, Palette
 from tui.reportplot import Series
-from tui.theme import DARK, LIGHT
 
 _GOOD, _WARN, _BAD, _DIM = "good", "warn", "bad", "dim"
 _STATE_TONES = {
@@ -89,11 +89,11 @@ def _tiles(report: JobReport) -> str:
             (
                 "GPU utilisation",
                 units.percent(usage.utilization_percent),
-                f"of {usage.gpu_seconds / 3600:.2f} GPU hours",
+                f"of {_hours(usage.gpu_seconds, 'GPU')}",
             ),
             ("GPU memory, peak", units.size(usage.memory_peak_bytes), "sum over its GPUs"),
             ("Energy", _kwh(usage.energy_kwh), "of its GPUs"),
-            ("Host memory, peak", units.size(usage.host_memory_peak_bytes), _cpu(usage.cpu_seconds)),
+            ("Host memory, peak", units.size(usage.host_memory_peak_bytes), _hours(usage.cpu_seconds, "CPU")),
         ]
     cells = (
         f'<div class="tile"><p>{_text(name)}</p><b>{_text(value)}</b><small>{_text(note)}</small></div>'
@@ -238,10 +238,10 @@ def _kwh(value: float | None) -> str:
     return f"{value:.2f} kWh" if value >= 0.1 else f"{value * 1000:.1f} Wh"
 
 
-def _cpu(seconds: float | None) -> str:
-    return (
-        "" if seconds is None else f"{seconds / 3600:.2f} CPU hours" if seconds >= 360 else f"{seconds:.0f} CPU seconds"
-    )
+def _hours(seconds: float | None, what: str) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds / 3600:.2f} {what} hours" if seconds >= 360 else f"{seconds:.0f} {what} seconds"
 
 
 def _moment(seconds: int | None) -> str:
@@ -265,20 +265,20 @@ def _block(text: str) -> str:
     return "\n".join(escape(safe.text(line.expandtabs(8), _LINE_MAX)) for line in text.split("\n"))
 
 
-def _palette(theme: object) -> str:
-    assert isinstance(theme, type(LIGHT))
-    colours = {
-        "ground": theme.background,
-        "card": theme.surface,
-        "ink": theme.foreground,
-        "good": theme.success,
-        "warn": theme.warning,
-        "bad": theme.error,
-        "live": theme.primary,
-        "power": theme.accent,
-        **{name: theme.variables[name] for name in ("dim", "track", "load", "memory", "frame")},
+def _palette(colours: Palette) -> str:
+    """As custom properties, by what they are for on the page."""
+    roles = {
+        "ground": "background",
+        "card": "surface",
+        "ink": "foreground",
+        "good": "success",
+        "warn": "warning",
+        "bad": "error",
+        "live": "primary",
+        "power": "accent",
+        **{role: role for role in ("dim", "track", "load", "memory", "frame")},
     }
-    return "".join(f"--{name}:{colour};" for name, colour in colours.items())
+    return "".join(f"--{name}:{colours[role]};" for name, role in roles.items())
 
 
 _DOCUMENT = """<!DOCTYPE html>

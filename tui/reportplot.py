@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tui.theme import LIGHT
+from tui.palette import LIGHT
 
 WIDTH, HEIGHT = 720, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 10, 24
@@ -43,7 +43,7 @@ class Series:
     """A value in words."""
 
 
-_COLOURS = {"load": LIGHT.variables["load"], "memory": LIGHT.variables["memory"], "power": LIGHT.accent or "#7a2da8"}
+_COLOURS = {"load": LIGHT["load"], "memory": LIGHT["memory"], "power": LIGHT["accent"]}
 
 
 def svg(series: Series, start: int, end: int) -> str:
@@ -108,7 +108,7 @@ def _run(run: Sequence[tuple[int, float]], kind: str, x: Callable[[float], float
 def _grid(series: Series, y: Callable[[float], float]) -> Iterator[str]:
     for number in range(_GRID + 1):
         value = series.top * number / _GRID
-        down, colour = y(value), LIGHT.variables["frame" if number == 0 else "track"]
+        down, colour = y(value), LIGHT["frame" if number == 0 else "track"]
         kind = "ground" if number == 0 else "grid"
         yield (
             f'<line class="{kind}" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{down:.1f}" y2="{down:.1f}"'
@@ -128,7 +128,7 @@ def _ticks(start: int, end: int, x: Callable[[float], float]) -> Iterator[str]:
 
 
 def _label(across: float, down: float, text: str, anchor: str) -> str:
-    colour = LIGHT.variables["dim"]
+    colour = LIGHT["dim"]
     return (
         f'<text class="label" x="{across:.1f}" y="{down:.1f}" text-anchor="{anchor}" font-size="11"'
         f' font-family="system-ui, sans-serif" fill="{colour}">{text}</text>'

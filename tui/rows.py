@@ -57,7 +57,7 @@ JOB_COLUMNS = (
 )
 TASK_COLUMNS = (
     Column(title="TASK", least=5, most=16, right=True, firm=True),
-    Column(title="PARAMETERS", least=4, most=40, drop=1),
+    Column(title="PARAMS", least=6, most=40, drop=1),
     Column(title="STATE", least=11, most=18, firm=True),
     Column(title="GPUS", least=4, most=14, firm=True),
     Column(title="TIME", least=5, most=11, right=True, firm=True),

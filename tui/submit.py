@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.api.errors import StokerError
-from agent.api.options import SplitArgv, split_argv
+from agent.api.options import SplitArgv, split_argv, wrapped
 from agent.api.types import MAX_SCRIPT_BYTES, SubmitRequest
 
 _FROM_STDIN = "stdin"
@@ -62,11 +62,6 @@ def request(
         node=node,
         sweep=dict(sweep),
     )
-
-
-def wrapped(commands: str) -> str:
-    """The script that sbatch makes of `--wrap`, to the letter (sbatch.c, `_script_wrap`)."""
-    return f"#!/bin/sh\n# This script was created by sbatch --wrap.\n\n{commands}\n"
 
 
 def _script(

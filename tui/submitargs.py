@@ -1,8 +1,8 @@
 """The words after `stoker submit` and `stoker run`: our few options among sbatch's, up to the script.
 
 Rules kept here: reading stops at the script, what follows is its own; a word that an sbatch option takes as its value
-is never mistaken for one of ours; ours are those that sbatch lacks, and `--wait` and `--wrap`, which mean the same in
-both.
+is never mistaken for one of ours; ours are those that sbatch lacks, and those that are the command's and not the job's
+in sbatch too (`--wait`, `--wrap`, `--test-only`, `--parsable`, `--quiet`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,23 @@ from dataclasses import dataclass, field
 from agent.api.errors import StokerError
 from agent.api.options import OPTIONS, Flag, OptionError, scan
 
+VERBS = ("submit", "run")
+"""Commands whose words are sbatch's up to the script; argparse does not read them."""
+
 _COMMON_FLAGS = {"--help": "help", "-h": "help"}
 _COMMON_VALUES = {"--node": "node", "--key": "key", "--host": "host", "--socket": "socket", "--wrap": "wrap"}
 _FLAGS = {
-    "submit": {"--json": "json", "--wait": "wait", "-W": "wait", "--dry-run": "dry_run", "--overlap": "overlap"}
+    "submit": {
+        "--json": "json",
+        "--wait": "wait",
+        "-W": "wait",
+        "--dry-run": "dry_run",
+        "--test-only": "dry_run",
+        "--parsable": "parsable",
+        "--quiet": "quiet",
+        "-Q": "quiet",
+        "--overlap": "overlap",
+    }
     | _COMMON_FLAGS,
     "run": {"--json": "json"} | _COMMON_FLAGS,
 }
@@ -38,6 +51,9 @@ class SubmitWords:
     help: bool = False
     dry_run: bool = False
     overlap: bool = False
+    parsable: bool = False
+    """The number alone."""
+    quiet: bool = False
     node: str | None = None
     key: str | None = None
     host: str | None = None

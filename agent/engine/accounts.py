@@ -70,6 +70,7 @@ class Accounts:
         self._some_ended = asyncio.Event()
         core.on_keep(self._keep)
         core.live_usage = self.live
+        core.live_account = self.account
 
     async def load(self) -> None:
         """Go on where the agent before left off; the rows of all jobs that have not ended are there.
@@ -91,22 +92,30 @@ class Accounts:
 
     async def serve(self) -> None:
         """Measure and store until cancelled."""
-        survey_at = store_at = time.monotonic()
-        store_at += STORE_S
+        survey_at, store_at = 0.0, time.monotonic() + STORE_S
         while True:
-            self._observe()
-            if time.monotonic() >= survey_at:
-                survey_at = time.monotonic() + SURVEY_S
-                await self.survey()
-            if self._ended or time.monotonic() >= store_at:
-                running = time.monotonic() >= store_at
-                store_at = time.monotonic() + STORE_S if running else store_at
-                await self.store(running=running)
+            now = time.monotonic()
+            try:
+                self._observe()
+                if now >= survey_at:
+                    survey_at = now + SURVEY_S
+                    await self.survey()
+                if self._ended or now >= store_at:
+                    await self.store(running=now >= store_at)
+            except Exception:
+                logger.exception("measuring what jobs use failed; it goes on")
+            if now >= store_at:
+                store_at = now + STORE_S
             await self._pause()
 
     def live(self, job_id: int) -> Told | None:
         """The account and curve of a job up to now, or at its end if that is not stored yet."""
         return self._ended.get(job_id) or self._keeper.snapshot(job_id)
+
+    def account(self, job_id: int) -> JobUsage | None:
+        """As `live`, without the curve."""
+        told = self._ended.get(job_id)
+        return told[0] if told is not None else self._keeper.usage(job_id)
 
     def readings(self) -> Sequence[GpuReading]:
         """All GPUs as they were read last."""

@@ -54,7 +54,9 @@ class Core:
         """Jobs of whose dependency nothing is awaited any more."""
         self.woken = asyncio.Event()
         self.live_usage: LiveUsage = lambda job_id: None
-        """What a running job has used up to now; whoever measures puts its own in place."""
+        """What a job has used up to now, `None` if it is not measured; whoever measures puts its own in place."""
+        self.live_account: Callable[[int], JobUsage | None] = lambda job_id: None
+        """The same without the curve."""
         self._enforces_limits = enforces_limits
         self._resources: Resources | None = None
         self._resources_at = 0.0
@@ -112,7 +114,13 @@ class Core:
     def keep(self, row: JobRow, *, tell: bool = True) -> None:
         """Take a row that the store returned."""
         self._coming.pop(row.id, None)
+        known = self.jobs.get(row.id)
+        if known is not None and known.revision > row.revision:
+            return  # an answer that was overtaken
+        held = known is not None and bool(known.status.gpu_uuids)
         self.jobs.keep(row)
+        if held and not self._holds(row):
+            self.hold_gpus()
         for keeper in self._keepers:
             keeper(row)
         if tell:
@@ -187,7 +195,7 @@ class Core:
         log_bytes: int | None = None,
         usage: JobUsage | None = None,
     ) -> Job:
-        """A job as its users see it, exact at this moment."""
+        """A job as its users see it, exact at this moment; of one that is measured, with its account up to now."""
         resources = resources or self._lately()
         return to_wire(
             row,
@@ -197,8 +205,11 @@ class Core:
             gpu_indexes=indexes(resources),
             log_bytes=log_bytes,
             simulated=bool(row.spec.gpus or row.spec.shards) and resources.simulated,
-            usage=usage,
+            usage=self.live_account(row.id) or usage,
         )
+
+    def _holds(self, row: JobRow) -> bool:
+        return not row.status.state.is_final and bool(row.status.gpu_uuids)
 
     def _lately(self) -> Resources:
         """What the node had a moment ago: for GPU indexes, which a boot changes, it is good enough."""

@@ -189,7 +189,8 @@ def _running(config: Config, row: JobRow) -> Running:
         qos=_qos(config, row),
         demand=demand_of(row),
         gpu_uuids=status.gpu_uuids,
-        started_at=status.started_at or row.submitted_at,
+        # Made when the claim is kept: until it has begun, that moment stands for its start.
+        started_at=status.started_at or now(),
         time_limit_s=spec.time_limit_s,
         ending=status.state is JobState.COMPLETING,
         may_requeue=spec.requeue,

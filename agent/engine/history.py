@@ -58,7 +58,7 @@ class History:
         with as_api_error():
             rows, usages = await self._core.store.read(_page, wanted)
         resources = self._core.view.resources()
-        return [self._core.wire(row, resources, usage=self._live(row) or usages.get(row.id)) for row in rows]
+        return [self._core.wire(row, resources, usage=usages.get(row.id)) for row in rows]
 
     async def recent(self, ended: int) -> list[Job]:
         """See `Engine.recent`."""
@@ -115,10 +115,6 @@ class History:
         with as_api_error():
             kept = await self._core.store.read(JobStore.usage_of, row.id)
         return kept or (None, ())
-
-    def _live(self, row: JobRow) -> JobUsage | None:
-        live = self._core.live_usage(row.id)
-        return live[0] if live is not None else None
 
     def _attempt(self, row: JobRow) -> AttemptDir:
         return attempt_dir(self._core.config.state_dir, row.id, row.status.attempt)

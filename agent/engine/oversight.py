@@ -72,6 +72,8 @@ class Oversight:
                 await self.look(self._accounts.readings(), time.time())
             except StokerError as error:
                 logger.error("idle or greedy jobs are not warned: %s; trying again", error)
+            except Exception:
+                logger.exception("looking for idle or greedy jobs failed; it goes on")
             await asyncio.sleep(STEP_S)
 
     async def look(self, readings: Sequence[GpuReading], now: float) -> None:

@@ -26,6 +26,7 @@ class Database:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        connection.text_factory = _text
         self._thread = threading.get_ident()
         self._depth = 0
         self._said: list[str] = []
@@ -68,6 +69,14 @@ class Database:
         except sqlite3.Error as error:
             raise _refused(error) from error
 
+    def _fetch(self, sql: str, values: Any = ()) -> list[sqlite3.Row]:
+        self._check_thread()
+        try:
+            rows: list[sqlite3.Row] = self._connection.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise _refused(error) from error
+        return rows
+
     def _execute_many(self, sql: str, rows: Iterable[Any]) -> None:
         self._check_thread()
         try:
@@ -108,6 +117,11 @@ def in_groups(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 def marks(values: Sequence[Any]) -> str:
     """`?, ?, ?` for the values."""
     return ", ".join("?" * len(values))
+
+
+def _text(data: bytes) -> str:
+    """A text in which a bit has flipped since the file was checked is shown, not a reason to show nothing."""
+    return data.decode("utf-8", "replace")
 
 
 def _refused(error: sqlite3.Error) -> StoreError:

@@ -228,6 +228,8 @@ def _of_job(spec: JobSpec, account: Account, run: Run) -> dict[str, str]:
         names["TMPDIR"] = run.tmp_dir
     if spec.memory_bytes is not None:
         names["SLURM_MEM_PER_NODE"] = str(spec.memory_bytes // _MIB)
+    if spec.open_mode is not None:  # for `srun -o`, which may name the script's own file: sbatch.c sets it so
+        names["SLURM_OPEN_MODE"] = spec.open_mode[0]
     return names
 
 

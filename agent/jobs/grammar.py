@@ -17,6 +17,8 @@ MAX_NAME_BYTES = 256
 MAX_TEXT_BYTES = 1024
 MAX_PATH_BYTES = 4096
 """PATH_MAX of Linux, with its NUL."""
+_MAX_EXEC_STRING_BYTES = 128 * 1024
+"""execve(2): MAX_ARG_STRLEN, the most that one argument or variable may hold, with its NUL."""
 _MAX_MINUTES = 0xFFFF_FFFD
 """Slurm keeps minutes in 32 bits, with the two highest values meaning "infinite" and "not set"."""
 _MAX_BYTES = 2**63 - 1
@@ -236,6 +238,15 @@ def warn_signal(text: str) -> WarnSignal:
         raise GrammarError(f"comes too long before the end; the most is {_MAX_SIGNAL_S} seconds")
     batch_only = "B" in (match["flags"] or "").upper()
     return WarnSignal(number=_signal_number(match["signal"]), before_s=before_s, batch_only=batch_only)
+
+
+def exec_string(text: str) -> str:
+    """Check a text that a program is to be given as an argument, or as a variable with its value."""
+    if "\0" in text:
+        raise GrammarError("holds a NUL, which no program can be given")
+    if utf8_length(text) >= _MAX_EXEC_STRING_BYTES:
+        raise GrammarError(f"is longer than the {_MAX_EXEC_STRING_BYTES - 1} bytes that Linux allows")
+    return text
 
 
 def utf8_length(text: str) -> int:

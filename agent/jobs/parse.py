@@ -6,29 +6,19 @@ for `check_fits`. Nothing that could harm a terminal, a path or an exec gets int
 
 from __future__ import annotations
 
-import math
 import posixpath
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
+from typing import Any
+
+import msgspec
 
 from agent.api.options import wrapped
 from agent.api.types import SubmitRequest
-from agent.jobs import arrays, dependency, grammar, lists, script, shape, times
+from agent.jobs import arrays, dependency, grammar, lists, script, shape, sweep, times
 from agent.jobs.errors import SpecError
 from agent.jobs.said import Said, collect, shown
 from agent.jobs.spec import DEFAULT_ARRAY_OUTPUT, DEFAULT_OUTPUT, ArraySpec, Export, JobSpec
-
-_MAX_EXEC_STRING_BYTES = 128 * 1024
-"""execve(2): MAX_ARG_STRLEN, the most that one argument or variable may hold, with its NUL."""
-
-_PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}", re.ASCII)
-_TAKEN = re.compile(
-    r"(BASH_|CUDA_|GCONV_|GLIBC_|GPU_|JOB_|LD_|MALLOC_|NVIDIA_|PYTHON|SBATCH_|SLURM|STOKER_).*"
-    r"|BASHOPTS|ENV|HOME|IFS|LOGNAME|PATH|PS4|PWD|SHELL|SHELLOPTS|TMPDIR|USER",
-    re.IGNORECASE,
-)
-"""Variables that a sweep may not set: ours, and those that decide which code runs."""
 
 
 def parse(request: SubmitRequest, *, now: int, default_time_s: int | None = None, tz: tzinfo | None = None) -> JobSpec:
@@ -48,45 +38,43 @@ def parse(request: SubmitRequest, *, now: int, default_time_s: int | None = None
     _check_exec(request)
     said = collect(request, script_name)
     _check_wrap(said, request.script)
-    size = shape.read(said)
-    array, sweep = _array(said, request.sweep)
-    begin_at, deadline_at = _when(said, now, tz)
-    priority: int | None = said.get("priority", grammar.priority, None)
-    held = said.setting("hold") is not None or priority == 0
-    return JobSpec(
+    work_dir = posixpath.join(request.work_dir, said.get("chdir", grammar.path, "")).rstrip("/") or "/"
+    asked = JobSpec(
         name=_name(said, script_name),
         script_name=script_name,
         args=request.args,
         submit_dir=request.work_dir,
-        work_dir=posixpath.join(request.work_dir, said.get("chdir", grammar.path, "")).rstrip("/") or "/",
+        work_dir=work_dir,
         umask=request.umask & 0o777,
-        gpus=size.gpus,
-        gpu_type=size.gpu_type,
-        cpus_per_task=size.cpus_per_task,
-        cpus_said=size.cpus_said,
-        memory_bytes=size.memory_bytes,
+        export=_export(said),
         time_limit_s=said.get("time", grammar.time_limit_s, default_time_s),
         time_said=said.setting("time") is not None,
-        output=said.get("output", grammar.output, DEFAULT_ARRAY_OUTPUT if array else DEFAULT_OUTPUT),
-        error=said.get("error", grammar.output, None),
-        input=said.get("input", grammar.output, None),
-        open_mode=said.get("open-mode", grammar.open_mode, None),
-        requeue=said.requeue(),
-        export=_export(said),
-        tasks=size.tasks,
-        ntasks_per_node=size.ntasks_per_node,
-        gpus_per_task=size.gpus_per_task,
-        shards=size.shards,
-        exclusive=said.get("exclusive", grammar.exclusive, False),
-        features=said.get("constraint", lists.features, ()),
-        memory_per_cpu_bytes=size.memory_per_cpu_bytes,
-        memory_per_gpu_bytes=size.memory_per_gpu_bytes,
-        nodelist=said.get("nodelist", lists.nodes, ()),
-        exclude=said.get("exclude", lists.nodes, ()),
+        test_only=said.setting("test-only") is not None,
+    )
+    array, parameters = _array(said, request.sweep)
+    asked = msgspec.structs.replace(asked, array=array, sweep=parameters, **msgspec.structs.asdict(shape.read(said)))
+    asked = _with_place(_with_order(_with_times(asked, said, now, tz), said), said)
+    return _with_run(asked, said)
+
+
+def _with_times(spec: JobSpec, said: Said, now: int, tz: tzinfo | None) -> JobSpec:
+    """What must be so before it starts."""
+    begin_at, deadline_at = _when(said, now, tz)
+    return msgspec.structs.replace(
+        spec,
         begin_at=begin_at,
         deadline_at=deadline_at,
         dependency=said.get("dependency", dependency.dependency, None),
         kill_on_invalid_dep=said.get("kill-on-invalid-dep", grammar.yes_or_no, False),
+    )
+
+
+def _with_order(spec: JobSpec, said: Said) -> JobSpec:
+    """Its turn among the others; `--priority=0` is Slurm's other word for `--hold`."""
+    priority: int | None = said.get("priority", grammar.priority, None)
+    held = said.setting("hold") is not None or priority == 0
+    return msgspec.structs.replace(
+        spec,
         held="user" if held else None,
         priority=priority or None,
         nice=said.get("nice", grammar.nice, 0),
@@ -94,15 +82,35 @@ def parse(request: SubmitRequest, *, now: int, default_time_s: int | None = None
         partition=",".join(said.get("partition", lists.partitions, ())) or None,
         qos=said.get("qos", grammar.name, None),
         reservation=said.get("reservation", grammar.name, None),
+    )
+
+
+def _with_place(spec: JobSpec, said: Said) -> JobSpec:
+    """What it needs of the node besides its size."""
+    return msgspec.structs.replace(
+        spec,
+        exclusive=said.get("exclusive", grammar.exclusive, False),
+        features=said.get("constraint", lists.features, ()),
+        licenses=said.get("licenses", lists.licenses, ()),
+        nodelist=said.get("nodelist", lists.nodes, ()),
+        exclude=said.get("exclude", lists.nodes, ()),
+    )
+
+
+def _with_run(spec: JobSpec, said: Said) -> JobSpec:
+    """Its files, and what is to happen while it runs and after."""
+    return msgspec.structs.replace(
+        spec,
+        output=said.get("output", grammar.output, DEFAULT_ARRAY_OUTPUT if spec.array else DEFAULT_OUTPUT),
+        error=said.get("error", grammar.output, None),
+        input=said.get("input", grammar.output, None),
+        open_mode=said.get("open-mode", grammar.open_mode, None),
+        requeue=said.requeue(),
         signal=said.get("signal", grammar.warn_signal, None),
         mail_types=said.get("mail-type", lists.mail_types, ()),
         mail_user=said.get("mail-user", grammar.printable, None) or None,
         comment=said.get("comment", grammar.printable, None),
         wckey=said.get("wckey", grammar.printable, None),
-        licenses=said.get("licenses", lists.licenses, ()),
-        array=array,
-        sweep=sweep,
-        test_only=said.setting("test-only") is not None,
     )
 
 
@@ -171,38 +179,15 @@ def _when(said: Said, now: int, tz: tzinfo | None) -> tuple[int | None, int | No
     return (begin_at if begin_at is not None and begin_at > now else None), deadline_at
 
 
-def _array(said: Said, sweep: Mapping[str, tuple[str, ...]]) -> tuple[ArraySpec | None, dict[str, tuple[str, ...]]]:
-    """`--array`, or the array that a sweep makes: one task for each combination of its values."""
+def _array(said: Said, parameters: Mapping[str, tuple[str, ...]]) -> tuple[ArraySpec | None, dict[str, Any]]:
+    """`--array`, or the array that a sweep makes."""
     setting = said.setting("array")
     asked = setting is not None and setting.value != ""  # sbatch: an empty one is no array
-    if not sweep:
+    if not parameters:
         return (said.get("array", arrays.array, None) if asked else None), {}
     if asked:
         raise said.refusal("array", "contradicts the sweep, which makes an array of its own; use only one of them")
-    for name, values in sweep.items():
-        _check_parameter(name, values)
-    count = math.prod(len(values) for values in sweep.values())
-    if count > arrays.MAX_TASK:
-        raise SpecError(f"the sweep has {count} combinations; the most possible is {arrays.MAX_TASK}", "$.sweep")
-    tasks = tuple(range(count))
-    return ArraySpec(tasks=tasks, text=arrays.show(tasks)), dict(sweep)
-
-
-def _check_parameter(name: str, values: tuple[str, ...]) -> None:
-    """A sweep's parameters become variables of the job's environment."""
-    what = f"the sweep's parameter {shown(name)!r}"
-    if not _PARAMETER.fullmatch(name):
-        raise SpecError(f"{what} is no name; use letters, digits and _, and no digit first", "$.sweep")
-    if _TAKEN.fullmatch(name):
-        raise SpecError(f"{what} would override a variable that is not the job's to set; name it otherwise", "$.sweep")
-    if not values:
-        raise SpecError(f"{what} has no values; write {name}=VALUE,VALUE…", "$.sweep")
-    if len(set(values)) < len(values):
-        raise SpecError(f"{what} has a value twice; name each once", "$.sweep")
-    for value in values:
-        if not value.isprintable():
-            raise SpecError(f"{what} has a value with a control character: {shown(value)!r}", "$.sweep")
-        _checked("$.sweep", f"a value of {what}", _exec_string, f"{name}={value}")
+    return sweep.array_of(parameters), dict(parameters)
 
 
 def _export(said: Said) -> Export:
@@ -216,19 +201,11 @@ def _check_exec(request: SubmitRequest) -> None:
     if not work_dir.startswith("/"):
         raise SpecError(f"the folder {shown(work_dir)!r} is not absolute; send the full path", "$.work_dir")
     for index, argument in enumerate(request.args):
-        _checked(f"$.args[{index}]", f"argument {index + 1} of the script", _exec_string, argument)
+        _checked(f"$.args[{index}]", f"argument {index + 1} of the script", grammar.exec_string, argument)
     for name, value in request.env.items():
         if not name or "=" in name:
             raise SpecError(f"the environment has a variable called {shown(name)!r}, which is no name", "$.env")
-        _checked("$.env", f"the environment variable {shown(name)}", _exec_string, f"{name}={value}")
-
-
-def _exec_string(text: str) -> str:
-    if "\0" in text:
-        raise grammar.GrammarError("holds a NUL, which no program can be given")
-    if grammar.utf8_length(text) >= _MAX_EXEC_STRING_BYTES:
-        raise grammar.GrammarError(f"is longer than the {_MAX_EXEC_STRING_BYTES - 1} bytes that Linux allows")
-    return text
+        _checked("$.env", f"the environment variable {shown(name)}", grammar.exec_string, f"{name}={value}")
 
 
 def _checked(field: str, what: str, reader: Callable[[str], str], value: str) -> str:

@@ -123,7 +123,7 @@ def remove_tree(parent: int, name: str) -> None:
     top = _open_folder(parent, name)
     try:
         for _ in range(_ROUNDS_AT_MOST):
-            names = os.listdir(top)
+            names = os.listdir(top)  # noqa: PTH208 - by descriptor
             if not names:
                 break
             for each in names:
@@ -140,7 +140,7 @@ def _remove_or_lift(top: int, name: str) -> None:
         return
     inner = _open_folder(top, name)
     try:
-        for each in os.listdir(inner):
+        for each in os.listdir(inner):  # noqa: PTH208
             if _is_folder(inner, each):
                 os.close(_open_folder(inner, each))
                 os.rename(each, f"{_GOING}{secrets.token_hex(16)}", src_dir_fd=inner, dst_dir_fd=top)

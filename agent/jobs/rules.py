@@ -155,6 +155,9 @@ def _check_gpus(spec: JobSpec, config: Config, partition: PartitionTable, qos: Q
     for most, who in limits:
         if most is not None and spec.gpus > most:
             raise SpecError(f"the job asks for {spec.gpus} GPUs; {who} {most}", "--gpus")
+    if spec.shards > config.jobs.shards_per_gpu:
+        most = config.jobs.shards_per_gpu
+        raise SpecError(f"the job asks for {spec.shards} shards of one GPU; a GPU has {most}", "--gres")
 
 
 def _check_priority(spec: JobSpec, admin: bool) -> None:

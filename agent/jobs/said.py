@@ -19,6 +19,9 @@ from agent.jobs.errors import SpecError
 
 _FOR_THE_COMMAND = frozenset({"help", "parsable", "test-only", "usage", "version", "wait", "wrap"})
 """Not `quiet` and `verbose`: what they change is worth no refusal."""
+_MAX_OPTIONS = 1000
+_MAX_VALUE = 32 * 1024
+"""Far above what anybody writes, and low enough that no submission keeps the agent busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +35,14 @@ class Setting:
     """How a message begins: `train.sh:7: --time=abc`."""
 
     def read(self, reader: Callable[[str], Any]) -> Any:
+        """What the value means.
+
+        Raises:
+            SpecError: nothing, or it is too long to be meant.
+        """
         try:
+            if self.value is not None and len(self.value) > _MAX_VALUE:
+                raise grammar.GrammarError(f"is longer than {_MAX_VALUE} characters")
             return reader(self.value or "")
         except grammar.GrammarError as error:
             raise SpecError(f"{self.label} {error}", self.field) from None
@@ -72,15 +82,22 @@ class Said:
 
 def collect(request: SubmitRequest, script_name: str) -> Said:
     settings = [
-        *_from_script(request.script, script_name),
+        *_at_most(_from_script(request.script, script_name), script_name),
         *_from_environment(request.env),
-        *_from_flags(request.flags),
+        *_at_most(_from_flags(request.flags), "$.flags"),
     ]
     _refuse_unsupported([setting for setting in settings if not setting.option.honoured])
     said = Said(settings)
     if said.setting("ignore-pbs") is None:
         _refuse_foreign(request.script, script_name)
     return said
+
+
+def _at_most(settings: Iterator[Setting], where: str) -> Iterator[Setting]:
+    for number, setting in enumerate(settings, start=1):
+        if number > _MAX_OPTIONS:
+            raise SpecError(f"{setting.label} is one option too many; the most is {_MAX_OPTIONS}", where)
+        yield setting
 
 
 def _refuse_unsupported(settings: Sequence[Setting]) -> None:
@@ -93,7 +110,7 @@ def _refuse_unsupported(settings: Sequence[Setting]) -> None:
 
 
 def _refuse_foreign(text: str, name: str) -> None:
-    """Sbatch honours the directives of some other systems; we do not, and do not pass over them either."""
+    """Directives of other systems, which sbatch honours and we do not: they are not passed over in silence."""
     found = next(script.foreign_directives(text), None)
     if found is not None:
         number, mark = found
@@ -133,6 +150,8 @@ def _from_flags(words: Sequence[str]) -> Iterator[Setting]:
 
 
 def _scan(words: Sequence[str], place: str | None, prefix: str) -> list[Flag]:
+    if len(words) > 2 * _MAX_OPTIONS:
+        raise SpecError(f"{prefix}there are {len(words)} words; the most is {2 * _MAX_OPTIONS}", place or "$.flags")
     try:
         flags, used = scan(words)
     except OptionError as error:

@@ -13,16 +13,21 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
-from agent.api.types import JobState
+import msgspec
+
+from agent.api.types import FINAL_STATES, JobState
 from agent.jobs.dbfile import DamagedError, Schema, without_numpy
 from agent.jobs.filters import FILTERED, PAGE_INDEX
-from agent.jobs.machine import Status
+from agent.jobs.machine import Status, Wish
 from agent.jobs.row import COLUMNS, NULLABLE, JobRow, decode_spec, eligible_at, job_columns, spec_is_sound
 
 INSERT_JOB = f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({', '.join(f':{name}' for name in COLUMNS)})"  # noqa: S608
 INSERT_SPEC = "INSERT OR IGNORE INTO specs (sha256, body) VALUES (?, ?)"
+
+_STATES = frozenset(str(state) for state in JobState)
+_WISHES = frozenset({None, *get_args(Wish)})
 
 JOB_MARK = "job"
 """The mark of the last id given out."""
@@ -83,8 +88,12 @@ def _move_jobs(connection: sqlite3.Connection) -> None:
     cursor.row_factory = sqlite3.Row
     for row, body in _old_rows(cursor):
         sha256 = row["spec_sha256"]
+        try:
+            values = {**job_columns(_job_1(row, body), sha256), **_status_1(row)}
+        except (ValueError, msgspec.DecodeError) as error:
+            raise DamagedError(f"job {row['id']} cannot be read: {error}") from error
         connection.execute(INSERT_SPEC, (sha256, body))
-        connection.execute(INSERT_JOB, {**job_columns(_job_1(row, body), sha256), **_status_1(row)})
+        connection.execute(INSERT_JOB, values)
     connection.execute("INSERT INTO marks SELECT ?, coalesce(max(id), 0) FROM jobs_1", (JOB_MARK,))
     connection.execute("DROP TABLE jobs_1")
 
@@ -115,7 +124,7 @@ def _job_1(row: sqlite3.Row, body: str) -> JobRow:
 
 def _status_1(row: sqlite3.Row) -> dict[str, Any]:
     """The status as it was; the only wish that schema 1 knew was to cancel."""
-    wish = "cancel" if row["state"] == JobState.COMPLETING else None
+    wish = "cancel" if JobState(row["state"]) is JobState.COMPLETING else None
     return {**{name: row[name] for name in (*_STATUS_1, *_END_1)}, "wish": wish}
 
 
@@ -127,15 +136,46 @@ def _utils(connection: sqlite3.Connection) -> Any:
 
 
 def check_contents(connection: sqlite3.Connection) -> str | None:
-    """Bit rot inside a text is no error to SQLite: compare every spec with its digest, and find every job's."""
-    for sha256, body in connection.execute("SELECT sha256, body FROM specs"):
+    """Bit rot inside a text is no error to SQLite: compare each spec with its digest, find each job's, read states."""
+    known = set()
+    for sha256, body in connection.execute("SELECT sha256, body FROM specs NOT INDEXED"):
         if not spec_is_sound(body, sha256):
             return f"the spec {sha256} does not match its digest"
-    missing = connection.execute(
-        "SELECT id FROM jobs WHERE spec_sha256 NOT IN (SELECT sha256 FROM specs) LIMIT 1"
-    ).fetchone()
-    return f"the spec of job {missing[0]} is missing" if missing else None
+        known.add(sha256)
+    # NOT INDEXED: an index may be sound where the table is not.
+    columns = connection.execute("SELECT id, spec_sha256, state, wish, gpu_uuids, user, name FROM jobs NOT INDEXED")
+    return next((problem for row in columns if (problem := _unreadable(known, *row))), None)
 
 
-SCHEMA = Schema(application_id=0x53544F4B, migrations=(_create, _widen), check=check_contents)
+def check_unfinished(connection: sqlite3.Connection) -> str | None:
+    """The same of the jobs that have not ended; the ended ones are read with every backup."""
+    ended = ", ".join(f"'{state}'" for state in sorted(FINAL_STATES))
+    columns = "id, spec_sha256, state, wish, gpu_uuids, user, name"
+    rows = connection.execute(f"SELECT {columns} FROM jobs WHERE state NOT IN ({ended})").fetchall()  # noqa: S608
+    known = set()
+    for sha256 in {row[1] for row in rows}:
+        found = connection.execute("SELECT body FROM specs WHERE sha256 = ?", (sha256,)).fetchone()
+        if found is None or not spec_is_sound(found[0], sha256):
+            return f"the spec {sha256} does not match its digest"
+        known.add(sha256)
+    return next((problem for row in rows if (problem := _unreadable(known, *row))), None)
+
+
+def _unreadable(known: set[str], job_id: int, sha256: str, state: str, wish: str | None, uuids: str, *_: str) -> str:
+    """What is wrong with a row; nothing if it can be read."""
+    if sha256 not in known:
+        return f"the spec of job {job_id} is missing"
+    if state not in _STATES or wish not in _WISHES:
+        return f"job {job_id} is in the state {state!r} with the wish {wish!r}"
+    try:
+        if uuids != "[]":
+            msgspec.json.decode(uuids, type=tuple[str, ...])
+    except msgspec.DecodeError as error:
+        return f"the GPUs of job {job_id} cannot be read: {error}"
+    return ""
+
+
+SCHEMA = Schema(
+    application_id=0x53544F4B, migrations=(_create, _widen), check=check_contents, quick_check=check_unfinished
+)
 """`STOK` in the header: `file agent.db` shows it."""

@@ -48,15 +48,16 @@ def directives(script: str, name: str) -> Iterator[tuple[int, list[str]]]:
 def foreign_directives(script: str) -> Iterator[tuple[int, str]]:
     """The lines up to the first command that are directives of another system, with what they begin with."""
     for number, line in _head(script):
-        mark = next((each for each in _FOREIGN if line.startswith(each)), None)
-        if mark is not None and line[len(mark) :].strip():
-            yield number, mark
+        if line.startswith(_FOREIGN):
+            mark = next(each for each in _FOREIGN if line.startswith(each))
+            if line[len(mark) :].strip():
+                yield number, mark
 
 
 def _head(script: str) -> Iterator[tuple[int, str]]:
     """The lines before the first command."""
     for number, line in enumerate(script.split("\n"), start=1):
-        if line.strip() and not line.lstrip().startswith("#"):
+        if not line.startswith("#") and line.strip() and not line.lstrip().startswith("#"):
             return
         yield number, line
 
@@ -68,30 +69,27 @@ def split_words(text: str) -> list[str]:
         ValueError: a quote is not closed.
     """
     words: list[str] = []
-    word: str | None = None
-    quote = ""
-    escaped = False
+    word: list[str] | None = None
+    quote, escaped = "", False
     for char in text:
         if not quote and char in _BLANKS:
-            words += [] if word is None else [word]
+            words += [] if word is None else ["".join(word)]
             word, escaped = None, False
-        elif escaped:
-            word, escaped = (word or "") + char, False
-        elif char == "\\":
-            escaped = True
-        elif char == quote:
-            quote = ""
-        elif quote:
-            word = (word or "") + char
-        elif char in "\"'":
-            quote, word = char, word or ""
-        elif char == "#":
+            continue
+        if char == "#" and not quote and not escaped:
             break
+        if char == "\\" and not escaped:
+            escaped = True
+            continue
+        word = [] if word is None else word
+        if escaped or (char not in "\"'" if not quote else char != quote):
+            word.append(char)
+            escaped = False
         else:
-            word = (word or "") + char
+            quote = "" if quote else char
     if quote:
         raise ValueError(f"the quote {quote} is not closed in this #SBATCH line")
-    return words + ([] if word is None else [word])
+    return words + ([] if word is None else ["".join(word)])
 
 
 def _problem(script: str) -> str | None:

@@ -7,7 +7,7 @@ per CPU or per GPU is multiplied out, so that nobody else has to.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.jobs import grammar
 from agent.jobs import gres as words
@@ -20,9 +20,8 @@ _MAX = 999_999_999
 _MAX_BYTES = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What the options say, multiplied out."""
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """What the options say, multiplied out. The fields are those of `JobSpec`."""
 
     tasks: int
     ntasks_per_node: int | None

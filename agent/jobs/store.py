@@ -324,16 +324,16 @@ class JobStore(Shelf, Usage):
 
     def ids(self) -> set[int]:
         """The ids of all jobs that are kept."""
-        return {row[0] for row in self._execute("SELECT id FROM jobs")}
+        return {row[0] for row in self._fetch("SELECT id FROM jobs")}
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state; a state that has none is left out."""
-        rows = self._execute("SELECT state, count(*) FROM jobs GROUP BY state")
+        rows = self._fetch("SELECT state, count(*) FROM jobs GROUP BY state")
         return {JobState(state): count for state, count in rows}
 
     def history(self, job_id: int) -> Sequence[JobEvent]:
         """What happened to a job, in order."""
-        rows = self._execute("SELECT at, event, state, detail FROM events WHERE job_id = ? ORDER BY id", (job_id,))
+        rows = self._fetch("SELECT at, event, state, detail FROM events WHERE job_id = ? ORDER BY id", (job_id,))
         return [
             JobEvent(at=row["at"], event=row["event"], state=JobState(row["state"]), detail=row["detail"])
             for row in rows
@@ -418,14 +418,14 @@ class JobStore(Shelf, Usage):
         return self._rows(f"SELECT * FROM jobs {clause}", values)  # noqa: S608 - own clauses
 
     def _rows(self, sql: str, values: Sequence[Any]) -> list[JobRow]:
-        rows = self._execute(sql, values).fetchall()
+        rows = self._fetch(sql, values)
         specs = self._specs_of({row["spec_sha256"] for row in rows})
         return [read_row(row, specs[row["spec_sha256"]]) for row in rows]
 
     def _specs_of(self, wanted: set[str]) -> dict[str, JobSpec]:
         found = {sha256: self._specs[sha256] for sha256 in wanted if sha256 in self._specs}
         for group in in_groups(sorted(wanted - found.keys())):
-            rows = self._execute(f"SELECT sha256, body FROM specs WHERE sha256 IN ({marks(group)})", group)  # noqa: S608
+            rows = self._fetch(f"SELECT sha256, body FROM specs WHERE sha256 IN ({marks(group)})", group)  # noqa: S608
             found.update({sha256: decode_spec(body) for sha256, body in rows})
         for sha256, spec in found.items():
             self._specs[sha256] = spec

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-STEP_COMMANDS = ("srun", "scontrol")
+STEP_COMMANDS = {"srun": "srun.py", "scontrol": "scontrol.py", "stoker-attach": "attach.py"}
 """They need the standard library only and answer while the agent is down."""
 
 CLIENT_COMMANDS = ("sbatch", "squeue", "scancel", "sacct", "sinfo", "seff", "sprio", "sshare")
@@ -36,8 +36,8 @@ def install(at: Path, python: str, socket: Path | None = None) -> None:
     """
     at.mkdir(parents=True, exist_ok=True)
     at.chmod(0o755)
-    for name in STEP_COMMANDS:
-        words = f"{shlex.quote(python)} -I -S {shlex.quote(str(_HERE / f'{name}.py'))}"
+    for name, file in STEP_COMMANDS.items():
+        words = f"{shlex.quote(python)} -I -S {shlex.quote(str(_HERE / file))}"
         _write(at / name, _wrapper(words, socket if name == "scontrol" else None))
     if not (_HERE.parents[1] / "tui" / "slurm").is_dir():
         return

@@ -32,8 +32,6 @@ class HostUse:
 class _Process:
     parent: int
     cpu_seconds: float
-    private_bytes: int
-    shared_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +57,7 @@ def of_trees(roots: Mapping[int, int], proc: Path = Path("/proc")) -> Survey:
         children[process.parent].append(pid)
     trees = {job: _tree(root, children) for job, root in roots.items() if root in processes}
     return Survey(
-        uses={job: _sum([processes[pid] for pid in tree]) for job, tree in trees.items()},
+        uses={job: _use(tree, processes, proc) for job, tree in trees.items()},
         pids={pid: job for job, tree in trees.items() for pid in tree},
     )
 
@@ -121,17 +119,11 @@ def _number(path: Path) -> int | None:
 
 
 def _read(proc: Path, pid: str) -> _Process | None:
-    """proc_pid_stat(5) and proc_pid_statm(5); `None` if it is gone."""
+    """proc_pid_stat(5); `None` if it is gone."""
     try:
         stat = _bytes(f"{proc}/{pid}/stat")
         fields = stat[stat.rindex(b")") + 2 :].split()  # the name before may hold spaces and parentheses
-        _, resident, shared = (int(each) for each in _bytes(f"{proc}/{pid}/statm").split()[:3])
-        return _Process(
-            parent=int(fields[1]),
-            cpu_seconds=sum(int(each) for each in fields[11:15]) * _TICK_S,
-            private_bytes=max(resident - shared, 0) * _PAGE_BYTES,
-            shared_bytes=shared * _PAGE_BYTES,
-        )
+        return _Process(parent=int(fields[1]), cpu_seconds=sum(int(each) for each in fields[11:15]) * _TICK_S)
     except (OSError, ValueError, IndexError):
         return None
 
@@ -153,8 +145,18 @@ def _tree(root: int, children: Mapping[int, list[int]]) -> set[int]:
     return found
 
 
-def _sum(tree: list[_Process]) -> HostUse:
+def _use(tree: set[int], processes: Mapping[int, _Process], proc: Path) -> HostUse:
+    memory = [_memory(proc, pid) for pid in tree]
     return HostUse(
-        memory_bytes=sum(each.private_bytes for each in tree) + max(each.shared_bytes for each in tree),
-        cpu_seconds=sum(each.cpu_seconds for each in tree),
+        memory_bytes=sum(private for private, _ in memory) + max(shared for _, shared in memory),
+        cpu_seconds=sum(processes[pid].cpu_seconds for pid in tree),
     )
+
+
+def _memory(proc: Path, pid: int) -> tuple[int, int]:
+    """Private and shared bytes of a process, none if it is gone; proc_pid_statm(5)."""
+    try:
+        _, resident, shared = (int(each) for each in _bytes(f"{proc}/{pid}/statm").split()[:3])
+    except (OSError, ValueError):
+        return 0, 0
+    return max(resident - shared, 0) * _PAGE_BYTES, shared * _PAGE_BYTES

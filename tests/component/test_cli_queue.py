@@ -158,13 +158,11 @@ def test_wrong_words_end_with_2_and_say_what_is_meant(
 
 
 def test_hold_release_top_nice_and_requeue_say_how_the_job_is_now(desk: Desk) -> None:
-    assert (
-        desk("hold", "4", "5") == "job 4: PENDING, JobHeldUser, priority 0\njob 5: PENDING, JobHeldUser, priority 0\n"
-    )
+    assert desk("hold", "4", "5") == "job 4: PENDING, held, priority 0\njob 5: PENDING, held, priority 0\n"
     assert desk("release", "4") == "job 4: PENDING, Priority, priority 7\n"
     assert desk("top", "n1:5").endswith("priority 9999\n")
     assert desk("nice", "-100", "6").endswith("nice -100\n")
-    assert desk("requeue", "--hold", "12") == "job 12: PENDING\n"
+    assert desk("requeue", "--hold", "12") == "job 12: PENDING, held\n"
     wanted = [("hold", None), ("hold", None), ("release", None), ("top", None)]
     *before, nice, requeue = desk.asked()
     assert [(each["verb"], each["body"]) for each in before[-4:]] == wanted
@@ -250,6 +248,12 @@ def test_wrap_makes_sbatchs_own_script(desk: Desk) -> None:
     body = desk.asked()[-1]["body"]
     assert body["script"] == "#!/bin/sh\n# This script was created by sbatch --wrap.\n\necho hi; nvidia-smi\n"
     assert (body["script_name"], body["flags"], body["args"]) == ("wrap", ["--gpus=1"], [])
+
+
+def test_sbatchs_words_for_its_own_output_are_obeyed(desk: Desk) -> None:
+    assert desk("submit", "--parsable", "--wrap", "true").strip().isdecimal()
+    assert desk("submit", "-Q", "--wrap", "true") == ""
+    assert "It would start at once" in desk("submit", "--test-only", "--wrap", "true")
 
 
 def test_a_sweeps_values_may_be_quoted(desk: Desk) -> None:

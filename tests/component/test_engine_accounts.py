@@ -176,7 +176,9 @@ def test_an_account_goes_on_over_a_restart_of_the_agent(tmp_path: Path) -> None:
             after = (await until(made, job_id, measured(0.8))).job.usage
             await made.cancel(JobRef(id=job_id), ME, CancelRequest())
             await until(made, job_id, ended)
+            told = (await made.recent(5))[0].usage
             kept = await made._core.store.read(JobStore.all, KIND, KeptAccount)
+        assert told is None or told.gpu_seconds >= 0.8
         assert before is not None
         assert after is not None
         assert after.gpu_busy_seconds >= before.gpu_busy_seconds

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,9 +56,9 @@ class Steps:
             text=True,
         )
 
-    def run(self, *words: str, given: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, given: str = "", timeout_s: float = 60, **more: str) -> subprocess.CompletedProcess[str]:
         child = self.start(*words, **more)
-        out, err = child.communicate(given, timeout=60)
+        out, err = child.communicate(given, timeout=timeout_s)
         return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
     def ready(self, count: int) -> list[int]:
@@ -409,6 +410,41 @@ def test_a_step_starts_fast(steps: Steps) -> None:
     assert not heavy & set(done.stdout.split())
 
 
+# --- attach: the job's half of salloc -------------------------------------------------------------------------------
+
+
+def test_attach_without_anybody_outside_says_where_it_is(steps: Steps) -> None:
+    done = subprocess.run(
+        [steps.bin / "stoker-attach", str(steps.folder / "nobody"), "true"],
+        env=steps.env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 69
+    assert "cannot reach the terminal from n1" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as another user")
+def test_attach_takes_no_terminal_of_another_account(steps: Steps) -> None:
+    program = (
+        "import os, socket, sys\nos.setuid(65534)\ndoor = socket.socket(socket.AF_UNIX)\ndoor.bind(sys.argv[1])\n"
+        "door.listen()\nprint('ready', flush=True)\ndoor.accept()\nsys.stdin.read()\n"
+    )
+    with tempfile.TemporaryDirectory(prefix="stk-") as folder:
+        os.chmod(folder, 0o777)
+        words = [sys.executable, "-c", program, f"{folder}/s"]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stranger:
+            assert stranger.stdout is not None
+            assert stranger.stdout.readline() == "ready\n"
+            command = [str(steps.bin / "stoker-attach"), f"{folder}/s", "touch", "taken"]
+            done = subprocess.run(command, env=steps.env, cwd=folder, capture_output=True, text=True, timeout=30)
+            stranger.communicate(timeout=30)
+        assert not os.path.exists(f"{folder}/taken")
+    assert done.returncode == 69
+    assert "belongs to another account" in done.stderr
+
+
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 _DDP = """\
@@ -437,7 +473,8 @@ def test_torch_distributed_runs_unchanged(steps: Steps, launcher: str) -> None:
     port = _free_port()
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
     words = ["-n1", sys.executable, *torchrun] if launcher == "torchrun" else ["-n2", sys.executable]
-    done = steps.run(*words, "ddp.py", MASTER_PORT=port, OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
+    env = {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = steps.run(*words, "ddp.py", timeout_s=110, **env)
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.splitlines()) == [f"rank {rank} of 2 sum 3.0" for rank in (0, 1)]
     assert not os.path.exists(steps.folder / "core")

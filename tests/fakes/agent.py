@@ -109,12 +109,12 @@ class FakeAgent:
         add = app.router.add_route
         add("GET", "/v1/seen", self.get_seen)
         add("GET", "/v1/hello", self.get_hello)
-        add("GET", "/v1/node", self.get_node)
         add("GET", "/v1/nodes", self.get_nodes)
         add("GET", "/v1/watch", self.watch)
         add("GET", "/v1/jobs", self.get_jobs)
         add("POST", "/v1/jobs", self.submit)
         for root in ("/v1", f"/v1/nodes/{self.name}"):
+            add("GET", f"{root}/node", self.get_node)
             add("GET", root + r"/jobs/{id:\d+(?:_\d+)?}", self.get_job)
             add("POST", root + r"/jobs/{id:\d+(?:_\d+)?}/cancel", self.cancel)
             add("GET", root + r"/jobs/{id:\d+(?:_\d+)?}/log", self.get_log)

@@ -250,6 +250,12 @@ class FakeClient:
     def nodes(self) -> list[NodeStatus]:
         return list(self._cluster.statuses.values())
 
+    def node(self, name: str | None = None) -> Node:
+        described = self._cluster.statuses[name].node if name else None
+        if described is None:
+            raise ApiError(502, "node_unreachable", f"{name} does not answer")
+        return described
+
     def jobs(
         self, state: str | None = None, user: str | None = None, limit: int | None = None, **more: str | int | None
     ) -> list[Job]:

@@ -62,7 +62,7 @@ class Points:
         if self.left is None:
             return
         if self.left == 0:
-            self.dead = True
+            self.left, self.dead = None, True
             raise Crash
         self.left -= 1
 
@@ -164,6 +164,7 @@ class World:
         self.store: JobStore
         self._real_fsync = os.fsync
         os.fsync = self._fsync
+        self.connection: Connection
         self._start()
 
     @property
@@ -188,7 +189,7 @@ class World:
             torn: 1 keeps all.
             lose: suffixes of files that are gone besides: `""` is the database itself.
         """
-        connection = self.store._connection
+        connection = self.connection
         wal = self.path.with_name(f"{self.path.name}-wal")
         left = {each: each.read_bytes() for each in (self.path, wal) if each.exists()}
         if connection.died_in_commit and wal in left:
@@ -214,7 +215,7 @@ class World:
             except Crash:
                 self.points.dead = False
                 with suppress(AttributeError):
-                    self.store._connection.real.close()
+                    self.connection.real.close()
             gc.collect()  # a connection that was just being opened: its process is gone
 
     def stop(self) -> None:
@@ -234,9 +235,9 @@ class World:
 
     def _start(self) -> None:
         self.store = JobStore.open(self.path, now=self.now)
-        self.store._connection = Connection(  # type: ignore[assignment]
-            self.store._connection, self.points, self.path.with_name(f"{self.path.name}-wal")
-        )
+        wal = self.path.with_name(f"{self.path.name}-wal")
+        self.connection = Connection(self.store._connection, self.points, wal)
+        self.store._connection = self.connection  # type: ignore[assignment]
         suspect = self.store.suspect
         reconcile(self.store, self.state_dir, damaged=suspect, now=self.now, boot_id=self.boot_id)
         for row in self.store.active():
@@ -244,7 +245,7 @@ class World:
                 self._stop(row)
         self.look()
 
-    def _fsync(self, fd: int) -> None:
+    def _fsync(self, fd: Any) -> None:
         self.points.pass_by()
         self._real_fsync(fd)
         self.points.pass_by()

@@ -1,4 +1,4 @@
-"""Dependencies: reading, judging by facts, showing."""
+"""Dependencies: reading, judging by facts, showing. The verdicts were asked of Slurm 22.05, one kind at a time."""
 
 from __future__ import annotations
 

@@ -130,7 +130,6 @@ def test_the_script_of_a_wrapped_command() -> None:
         "# This script was created by sbatch --wrap.",
         "",
         "echo hi",
-        "",
     ]
 
 

@@ -156,6 +156,7 @@ def test_features_are_spelled_as_the_node_spells_them() -> None:
         (("-G", "7"), "--gpus", "the job asks for 7 GPUs; a user may hold 6"),
         (("-G", "3", "-p", "debug"), "--gpus", "the job asks for 3 GPUs; partition debug has 2"),
         (("-G", "5", "-q", "high"), "--gpus", "the job asks for 5 GPUs; a user of QOS high may hold 4"),
+        (("--gres=shard:5",), "--gres", "the job asks for 5 shards of one GPU; a GPU has 4"),
         (("--nice=-1",), "--nice", "--nice=-1 raises the job's priority, which only an admin may"),
         (("--priority=5",), "--priority", "only an admin may"),
         (("--priority=TOP",), "--priority", "only an admin may"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC
 from typing import Any
 
@@ -380,11 +381,15 @@ def test_a_sweep_is_an_array_of_its_combinations() -> None:
     ]
 
 
+def test_small_letters_are_other_variables() -> None:
+    assert parse(request(sweep={"env": ("CartPole",), "path": ("a",), "gpu_frac": ("1",)})).array is not None
+
+
 @pytest.mark.parametrize(
     ("sweep", "said"),
     [
         ({"PATH": ("x",)}, "would override"),
-        ({"path": ("x",)}, "would override"),
+        ({"TMPDIR": ("x",)}, "would override"),
         ({"LD_PRELOAD": ("x",)}, "would override"),
         ({"HOME": ("x",)}, "would override"),
         ({"SLURM_JOB_ID": ("x",)}, "would override"),
@@ -519,6 +524,37 @@ def test_any_submission_is_read_or_refused(
         assert msgspec.json.decode(msgspec.json.encode(spec), type=JobSpec) == spec
         assert spec.name.isprintable()
         assert spec.work_dir.startswith("/")
+
+
+HOSTILE = {
+    "many flags in a line": "#SBATCH " + "-H " * 170_000,
+    "many lines": "#SBATCH -H\n" * 45_000,
+    "many comments": "#\n" * 250_000,
+    "long name": "#SBATCH -J " + "'a'" * 170_000,
+    "long list of nodes": "#SBATCH -w " + "n[1-9]," * 70_000,
+    "brackets": "#SBATCH -w " + "n[1," * 100_000,
+    "long dependency": "#SBATCH -d afterok" + ":1" * 200_000,
+    "long array": "#SBATCH -a " + "1," * 200_000,
+    "array over and over": "#SBATCH -a " + "0-999999," * 3000,
+    "long licences": "#SBATCH -L " + "a," * 200_000,
+    "long time": "#SBATCH -b '" + "noon " * 90_000 + "'",
+    "long gres": "#SBATCH --gres=" + "gpu:1," * 80_000,
+    "long signal": "#SBATCH --signal=" + "B:" * 200_000,
+    "long features": "#SBATCH -C " + "a&" * 200_000,
+    "long export": "#SBATCH --export=" + "A=1," * 100_000,
+    "long mail": "#SBATCH --mail-type=" + "END," * 100_000,
+    "backslashes": "#SBATCH -J " + "\\" * 500_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_submission_keeps_the_agent_busy(name: str) -> None:
+    before = time.process_time()
+    try:
+        parse(request(script=f"#!/bin/sh\n{HOSTILE[name][:520_000]}\n"))
+    except SpecError as error:
+        assert len(str(error)) < 300
+    assert time.process_time() - before < 2
 
 
 @given(st.text())

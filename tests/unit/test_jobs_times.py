@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
@@ -129,6 +131,15 @@ def test_without_a_zone_it_is_the_nodes_own() -> None:
     assert times.at("now+1hour", now=NOW) == NOW + 3600
     naive = datetime.fromtimestamp(times.at("16:00", now=NOW))
     assert (naive.hour, naive.minute) == (16, 0)
+
+
+def test_the_nodes_own_zone_changes_its_clock_too() -> None:
+    """By the C library and the `TZ` of a process of its own."""
+    ask = "from agent.jobs import times; print(times.at('03/28/27 2:30', now=1806000000), end='')"
+    told = subprocess.run(
+        [sys.executable, "-c", ask], env={"TZ": "Europe/Berlin"}, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(told.stdout) == utc("2027-03-28T01:30:00")
 
 
 # --- what holds for all -----------------------------------------------------------------------------------------------

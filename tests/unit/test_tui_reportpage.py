@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -114,6 +116,11 @@ def test_the_page_tells_the_whole_story() -> None:
         assert words in text, words
     assert "#SBATCH --gpus=2\nsrun python train.py" in text
     assert len(pictures(html)) == 3
+
+
+def test_writing_a_page_does_not_load_the_screen() -> None:
+    code = "import sys, tui.reportpage; sys.exit('textual' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
 def test_the_page_asks_nobody_for_anything_and_runs_nothing() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import PurePath
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.errors import StokerError
 
 NAMES = (
@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = words[1:]
         name = words[0] if words else ""
     if name not in NAMES:
-        commandline.say(f"stoker slurm: name one of Slurm's commands: {', '.join(NAMES)}")
+        program.say(f"stoker slurm: name one of Slurm's commands: {', '.join(NAMES)}")
         return 2
-    return commandline.run(name, lambda: run(name, words[1:]))
+    return program.run(name, lambda: run(name, words[1:]))
 
 
 def run(name: str, words: Sequence[str]) -> int:

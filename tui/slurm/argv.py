@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.errors import StokerError
 
 
@@ -133,9 +133,9 @@ def complain(tool: str, error: StokerError) -> int:
 
     sentence = safe.text(str(error))
     if isinstance(error, ToolError) and error.bare:
-        commandline.say("\n".join(safe.text(line) for line in str(error).replace("TOOL", tool).split("\n")))
+        program.say("\n".join(safe.text(line) for line in str(error).replace("TOOL", tool).split("\n")))
     else:
-        commandline.say(f"{tool}: error: {sentence}")
+        program.say(f"{tool}: error: {sentence}")
     return error.code if isinstance(error, ToolError) else 1
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from agent.api import commandline
+from agent.api import program
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def by_letters(tool: str, text: str, fields: Fields[T], noun: str = "job") -> li
         place = match.end()
         dot, _, width, letter = match.groups()
         if letter not in fields:
-            commandline.say(f"{tool}: error: Invalid {noun} format specification: {letter}")
+            program.say(f"{tool}: error: Invalid {noun} format specification: {letter}")
             columns.append(Column(match[0]))
             continue
         title, value = fields[letter]
@@ -70,7 +70,7 @@ def by_names(tool: str, text: str, fields: Fields[T], noun: str = "job") -> list
         found = fields.get(name.lower().replace("_", "").replace("-", ""))
         match = re.fullmatch(r"(\.?)-?([0-9]{0,4})", shape)
         if found is None or match is None:
-            commandline.say(f"{tool}: error: Invalid {noun} format specification: {commandline.printable(part)}")
+            program.say(f"{tool}: error: Invalid {noun} format specification: {program.printable(part)}")
             continue
         columns.append(Column(found[0], found[1], int(match[2] or 20) or 20, right=bool(match[1])))
     return columns

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.errors import StokerError
 from agent.api.types import FINAL_STATES, Job, JobState
 from tui import moments
@@ -73,7 +73,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The command; its exit code."""
     words = OPTIONS.read(argv)
     if words.rest:
-        raise ToolError(f"unrecognized argument: {commandline.printable(words.rest[0])}")
+        raise ToolError(f"unrecognized argument: {program.printable(words.rest[0])}")
     if "helpformat" in words:
         return _list_fields()
     now = time.time()
@@ -166,7 +166,7 @@ def _states(words: Words) -> list[JobState] | None:
     try:
         return ask.states(words.listed("state"))
     except KeyError as error:
-        word = commandline.printable(error.args[0])
+        word = program.printable(error.args[0])
         raise ToolError(f"TOOL: fatal: unrecognized job state value '{word}'", bare=True) from None
 
 
@@ -194,7 +194,7 @@ def _moment(text: str | None, now: float) -> int:
     try:
         return moments.read(text or "", now)
     except StokerError:
-        raise ToolError(f"Invalid time specification (pos=0): {commandline.printable(text or '')}", bare=True) from None
+        raise ToolError(f"Invalid time specification (pos=0): {program.printable(text or '')}", bare=True) from None
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def _field(text: str) -> _Field:
     found = _find(name)
     shape = width.removeprefix("-")
     if found is None or (percent and not (shape.isascii() and shape.isdigit() and len(shape) < 5)):
-        raise ToolError(f'Invalid field requested: "{commandline.printable(text.strip())}"')
+        raise ToolError(f'Invalid field requested: "{program.printable(text.strip())}"')
     return _Field(found.name, int(width), found.value) if percent else found
 
 

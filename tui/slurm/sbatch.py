@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -86,7 +86,7 @@ def _words(flag: Flag) -> list[str]:
 
 def _hand_in(queue: ask.Queue, request: SubmitRequest) -> SubmitReply:
     try:
-        return handin.hand_in(queue.client, request, secrets.token_hex(16))
+        return handin.hand_in(queue.client, request, os.urandom(16).hex())
     except ApiError as error:
         raise ToolError(f"Batch job submission failed: {error.message}") from error
 

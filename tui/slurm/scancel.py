@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
@@ -51,7 +51,7 @@ def _end(queue: ask.Queue, ref: JobRef, signal: str | None, words: Words) -> boo
     """Act on one job; whether that went well. One that has ended, or is not there, is no failure, as in Slurm."""
     if "verbose" in words:
         doing = "Terminating job" if signal is None else f"Signal {signal} to job"
-        commandline.say(f"scancel: {doing} {ref}")
+        program.say(f"scancel: {doing} {ref}")
     try:
         if signal is None:
             queue.client.cancel(ref)
@@ -61,7 +61,7 @@ def _end(queue: ask.Queue, ref: JobRef, signal: str | None, words: Words) -> boo
         if error.status == 404 and "verbose" not in words:
             return True
         if "quiet" not in words:
-            commandline.say(f"scancel: error: Kill job error on job id {ref}: {safe.text(error.message)}")
+            program.say(f"scancel: error: Kill job error on job id {ref}: {safe.text(error.message)}")
         return False
     return True
 
@@ -72,7 +72,7 @@ def _chosen(queue: ask.Queue, words: Words) -> list[Job]:
     try:
         states = (ask.states(words.listed("state")) or states) if "state" in words else states
     except KeyError as error:
-        raise ToolError(f"Invalid job state specified: {commandline.printable(error.args[0])}") from None
+        raise ToolError(f"Invalid job state specified: {program.printable(error.args[0])}") from None
     users = [ask.me()] if "me" in words else ask.users(words.listed("user"))
     found = queue.named_all(words.rest, "Invalid job id") if words.rest else queue.jobs(jobs_as.ACTIVE)
     default = queue.default_partition()
@@ -109,7 +109,7 @@ def _signal(text: str | None) -> str | None:
     if name.isascii() and name.isdigit() and int(name) in list(known.values()):
         name = signals.Signals(int(name)).name.removeprefix("SIG")
     if name not in known:
-        raise ToolError(f"Unknown job signal: {commandline.printable(text)}", bare=True)
+        raise ToolError(f"Unknown job signal: {program.printable(text)}", bare=True)
     return None if name == "KILL" else name
 
 

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.errors import ApiError
 from agent.api.hostlist import HostListError, compress, expand
 from agent.api.queue import DrainRequest
@@ -80,7 +80,7 @@ def _each(queue: ask.Queue, verb: str, texts: Sequence[str]) -> int:
         except ApiError as error:
             failed += 1
             why = _NO_SUCH if error.status == 404 else _denied(error)
-            commandline.say(f"{safe.text(why)} for job {ref}")
+            program.say(f"{safe.text(why)} for job {ref}")
     return 1 if failed else 0
 
 
@@ -97,7 +97,7 @@ def _update(texts: Sequence[str], environ: Mapping[str, str]) -> int:
     pairs = [text.partition("=") for text in texts]
     for text, (name, equals, _) in zip(texts, pairs, strict=True):
         if not equals or not name:
-            raise ToolError(f"Invalid input: {commandline.printable(text)}\nRequest aborted", bare=True)
+            raise ToolError(f"Invalid input: {program.printable(text)}\nRequest aborted", bare=True)
     changes = {name: value for name, _, value in pairs}
     by_lower = {name.lower(): name for name in changes}
     queue = ask.Queue.open(environ)
@@ -117,7 +117,7 @@ def _update_jobs(queue: ask.Queue, ids: str, changes: Mapping[str, str]) -> int:
         except ApiError as error:
             failed += 1
             what = f"{_NO_SUCH} for job {ref}" if error.status == 404 else f"scontrol: error: {_denied(error)}"
-            commandline.say(safe.text(what))
+            program.say(safe.text(what))
     return 1 if failed else 0
 
 
@@ -136,7 +136,7 @@ def _update_node(queue: ask.Queue, changes: Mapping[str, str]) -> int:
     if state in ("RESUME", "UNDRAIN", "IDLE"):
         queue.client.resume(DrainRequest(), several)
         return 0
-    raise ToolError(f"State={commandline.printable(state)} is not offered here; write State=DRAIN or State=RESUME")
+    raise ToolError(f"State={program.printable(state)} is not offered here; write State=DRAIN or State=RESUME")
 
 
 # --- show -------------------------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def _show(words: Words, rest: Sequence[str], environ: Mapping[str, str]) -> int:
         kind for kind in kinds if kind.startswith(asked)
     ]
     if not found:
-        raise ToolError(f"invalid entity:{commandline.printable(rest[0])} for keyword:show", bare=True)
+        raise ToolError(f"invalid entity:{program.printable(rest[0])} for keyword:show", bare=True)
     named = [rest[0].partition("=")[2]] if "=" in rest[0] else list(rest[1:])
     if found[0] in ("hostnames", "hostlist", "hostlistsorted"):
         return _hosts(found[0], named[0] if named else environ.get("SLURM_JOB_NODELIST", ""))
@@ -213,7 +213,7 @@ def _nodes(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
     for name in _expanded(named) or [host.name for host in hosts]:
         host = next((each for each in hosts if each.name == name), None)
         if host is None:
-            raise ToolError(f"Node {commandline.printable(name)} not found", bare=True)
+            raise ToolError(f"Node {program.printable(name)} not found", bare=True)
         _print(show.node(host, partitions), words)
     return 0
 
@@ -223,7 +223,7 @@ def _partitions(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
     hosts = _all_hosts(queue)
     for name in named or list(partitions):
         if name not in partitions:
-            raise ToolError(f"Partition {commandline.printable(name)} not found", bare=True)
+            raise ToolError(f"Partition {program.printable(name)} not found", bare=True)
         _print(show.partition(partitions[name], hosts, compress([host.name for host in hosts])), words)
     return 0
 
@@ -232,7 +232,7 @@ def _reservations(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
     found = safe.clean(queue.client.reservations())
     wanted = [each for each in found if not named or each.name in named]
     if named and not wanted:
-        raise ToolError(f"Reservation {commandline.printable(named[0])} not found", bare=True)
+        raise ToolError(f"Reservation {program.printable(named[0])} not found", bare=True)
     if not wanted:
         print("No reservations in the system")
     where = compress([host.name for host in _all_hosts(queue)])
@@ -275,7 +275,7 @@ def _expanded(named: Sequence[str]) -> list[str]:
     try:
         return [name for text in named for name in expand(text)]
     except HostListError as error:
-        raise ToolError(f"{commandline.printable(' '.join(named))} {error}") from None
+        raise ToolError(f"{program.printable(' '.join(named))} {error}") from None
 
 
 def _print(lines: list[str], words: Words) -> None:

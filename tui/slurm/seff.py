@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.types import FINAL_STATES, Job
 from tui.slurm import ask, times
 from tui.slurm import job as jobs_as
@@ -25,7 +25,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     queue = ask.Queue.open(environ)
     found = queue.named_all(named, "Invalid job id")
     if not found:
-        raise ToolError(f"Job not found: {commandline.printable(' '.join(named))}", bare=True)
+        raise ToolError(f"Job not found: {program.printable(' '.join(named))}", bare=True)
     cluster = queue.client.hello().cluster
     partition = queue.default_partition()
     for number, each in enumerate(found):

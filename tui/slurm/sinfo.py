@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.errors import ApiError
 from agent.api.hostlist import compress
 from agent.api.queue import Drain, Partition, Reservation
@@ -72,10 +72,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The command; its exit code."""
     words = OPTIONS.read(argv)
     if words.rest:
-        raise ToolError(f"Unrecognized option: {commandline.printable(words.rest[0])}")
+        raise ToolError(f"Unrecognized option: {program.printable(words.rest[0])}")
     pause = words.last("iterate")
     if pause is not None and not (pause.isascii() and pause.isdigit() and 0 < int(pause) < 10**6):
-        raise ToolError(f"--iterate={commandline.printable(pause)} is not a number of seconds; write 1 or more")
+        raise ToolError(f"--iterate={program.printable(pause)} is not a number of seconds; write 1 or more")
     queue = ask.Queue.open(environ)
     while True:
         _list(queue, words, environ)
@@ -149,7 +149,7 @@ def _fits(host: Host, words: Words) -> bool:
             if host.name not in expand(words.last("nodes") or ""):
                 return False
         except HostListError as error:
-            raise ToolError(f"Invalid node list: {commandline.printable(words.last('nodes') or '')} {error}") from None
+            raise ToolError(f"Invalid node list: {program.printable(words.last('nodes') or '')} {error}") from None
     if ("dead" in words and host.responds) or ("responding" in words and not host.responds):
         return False
     named = [each.lower() for each in words.listed("states")]

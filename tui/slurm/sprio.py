@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.queue import PriorityParts
 from agent.api.types import JobState
 from tui.slurm import ask, columns
@@ -26,7 +26,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The command; its exit code."""
     words = OPTIONS.read(argv)
     if words.rest:
-        raise ToolError(f"Unrecognized option: {commandline.printable(words.rest[0])}")
+        raise ToolError(f"Unrecognized option: {program.printable(words.rest[0])}")
     queue = ask.Queue.open(environ)
     if "jobs" in words:
         found = queue.named_all(words.said["jobs"], "Invalid job id:")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.types import Job, JobState
 from tui.slurm import ask, columns, job, times
 from tui.slurm.argv import Options, ToolError, Words
@@ -41,7 +41,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The command; its exit code."""
     words = OPTIONS.read(argv)
     if words.rest:
-        raise ToolError(f"Unrecognized option: {commandline.printable(words.rest[0])}")
+        raise ToolError(f"Unrecognized option: {program.printable(words.rest[0])}")
     _take_variables(words, environ)
     pause_s = _seconds(words.last("iterate"))
     queue = ask.Queue.open(environ)
@@ -122,7 +122,7 @@ def _states(texts: Sequence[str]) -> list[JobState] | None:
         return ask.states(texts)
     except KeyError as error:
         raise ToolError(
-            f"TOOL: error: Invalid job state specified: {commandline.printable(error.args[0])}\n"
+            f"TOOL: error: Invalid job state specified: {program.printable(error.args[0])}\n"
             f"TOOL: error: Valid job states include: {','.join(_ALL_STATES)}",
             bare=True,
         ) from None
@@ -134,7 +134,7 @@ def _sorted(views: list[View], keys: str) -> list[View]:
     for key in reversed([each.strip() for each in keys.split(",") if each.strip()]):
         letter = key.lstrip("+-")
         if letter not in _SORTS and letter not in LETTERS:
-            raise ToolError(f"Invalid sort specification: {commandline.printable(key)}")
+            raise ToolError(f"Invalid sort specification: {program.printable(key)}")
         value: Callable[[View], object] = _SORTS.get(letter) or LETTERS[letter][1]
         ordered.sort(key=value, reverse=key.startswith("-"))  # type: ignore[arg-type]
     return ordered
@@ -179,7 +179,7 @@ def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 10**6):
-        raise ToolError(f"--iterate={commandline.printable(text)} is not a number of seconds; write 1 or more")
+        raise ToolError(f"--iterate={program.printable(text)} is not a number of seconds; write 1 or more")
     return float(text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.queue import Share
 from tui import safe
 from tui.slurm import ask
@@ -25,7 +25,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     """The command; its exit code."""
     words = OPTIONS.read(argv)
     if words.rest:
-        raise ToolError(f"Unrecognized option: {commandline.printable(words.rest[0])}")
+        raise ToolError(f"Unrecognized option: {program.printable(words.rest[0])}")
     users = ask.users(words.listed("users", "user"))
     if not users and "all" not in words and ask.me() != "root":
         users = [ask.me()]

@@ -77,10 +77,12 @@ def cancel(call: Call, refs: Sequence[JobRef]) -> int:
 
 
 def state_line(job: Job) -> str:
-    """`PENDING, held by the user, priority 0`: how a job is after it was changed."""
-    safely = safe.clean(job)
+    """`PENDING, held, priority 0`: how a job is after it was changed."""
+    waits, reason = job.state is JobState.PENDING, safe.text(job.reason or "")
     parts = [job.state.value]
-    parts += [safely.reason] if safely.reason and job.state is JobState.PENDING else []
+    parts += ["held"] if job.held and waits else []
+    # The reason is of the queue's last look, which may have been before the change.
+    parts += [reason] if reason and waits and not job.held and not reason.startswith("JobHeld") else []
     parts += [f"priority {job.priority}"] if job.priority is not None and job.state is JobState.PENDING else []
     parts += [f"nice {job.nice}"] if job.nice else []
     return ", ".join(parts)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 
 from agent.api.errors import StokerError
 from agent.api.options import scan
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, LicenceStage, SubmitRequest
-from tui import arrays, handin, plain, safe, submit, sweep
+from tui import arrays, handin, plain, safe, submit, sweep, units
 from tui.submitargs import SubmitWords
 from tui.verbs.call import Call
 
@@ -20,7 +19,7 @@ def submit_job(call: Call, words: SubmitWords) -> int:
     request = _request(words)
     if words.dry_run:
         return _plan(call, request)
-    key = words.key or secrets.token_hex(16)
+    key = words.key or os.urandom(16).hex()
     if words.cron is not None:
         return _recurring(call, request, words, key)
     reply = handin.hand_in(call.client, request, key)
@@ -35,7 +34,10 @@ def submit_job(call: Call, words: SubmitWords) -> int:
         plain.as_json(reply.job, call.out)
         return 0
     known = "" if reply.created else ", submitted before with this key"
-    print(f"Submitted {_named(job)} on {job.node}{known}", file=call.out)
+    if words.parsable:
+        print(job.id, file=call.out)
+    elif not words.quiet:
+        print(f"Submitted {_named(job)} on {job.node}{known}", file=call.out)
     return 0
 
 
@@ -45,14 +47,14 @@ def run(call: Call, words: SubmitWords) -> int:
 
     if _is_ours(words):
         words.rest.insert(0, "--output=/dev/null")  # its output is shown; a file of it too is for who asks
-    reply = handin.hand_in(call.client, _request(words), words.key or secrets.token_hex(16))
+    reply = handin.hand_in(call.client, _request(words), words.key or os.urandom(16).hex())
     job = safe.clean(reply.job)
     if job.array_job_id is not None:
         raise StokerError(
             f"{_named(job)} is stored, and an array cannot be watched as one: stoker jobs --array {job.id}, "
             f"stoker logs -f {arrays.label(job)}"
         )
-    plain.complain(f"{_named(job)} on {job.node}, {job.gpus} GPUs")
+    plain.complain(f"{_named(job)} on {job.node}, {units.count(job.gpus, 'GPU')}")
     watched = running.Running(call.client, reply.job, follow.writer(call.out, json=call.json))
     code = watched.to_end()
     if watched.job.state is not JobState.COMPLETED and watched.job.state.is_final:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from agent.api.commandline import Parser, meant
 from agent.api.errors import ApiError, StokerError
 from agent.api.queue import Drain, DrainRequest, QueueRules, ReservationRequest
-from agent.api.types import Gpu, NodeStatus
+from agent.api.types import Gpu, Node, NodeStatus
 from tui import plain, safe, tables, words
 from tui.verbs.call import Call
 
@@ -69,7 +69,7 @@ def _drain_options(parser: Parser, name: str) -> None:
 
 def drains(call: Call, args: argparse.Namespace) -> int:
     """Print what takes no new job."""
-    return _show_drains(call, [each for each in call.client.nodes() if args.node in (None, each.name)])
+    return _show_drains(call, [each.name for each in call.client.nodes() if args.node in (None, each.name)])
 
 
 def _drain(call: Call, args: argparse.Namespace) -> int:
@@ -102,7 +102,7 @@ def _ask_drain(call: Call, targets: Sequence[str], *, reason: str | None) -> int
             )
             print(f"{target} {said}", file=call.out)
     if call.json:
-        _show_drains(call, [each for each in call.client.nodes() if each.name in {target.node for target in wanted}])
+        _show_drains(call, sorted({target.node for target in wanted}))
     return int(failed)
 
 
@@ -143,8 +143,14 @@ def _gpus(status: NodeStatus) -> tuple[Gpu, ...]:
     return status.node.gpus if status.node is not None else ()
 
 
-def _show_drains(call: Call, found: Sequence[NodeStatus]) -> int:
-    lines = [line for each in found for line in _drain_lines(each)]
+def _show_drains(call: Call, names: Sequence[str]) -> int:
+    """Ask each node itself: what a hub was told last may be a second old. One that is away is told of."""
+    lines: list[DrainLine] = []
+    for name in names:
+        try:
+            lines += _drain_lines(name, call.client.node(name))
+        except ApiError as error:
+            plain.complain(f"the drains of {name} are not known: {error}")
     if call.json:
         plain.as_json(lines, call.out)
         return 0
@@ -153,14 +159,12 @@ def _show_drains(call: Call, found: Sequence[NodeStatus]) -> int:
     return 0
 
 
-def _drain_lines(status: NodeStatus) -> list[DrainLine]:
-    if status.node is None:
-        return []
-    all_of_it = [(None, status.node.drain)] if status.node.drain else []
-    gpus = [(gpu.index, gpu.drain) for gpu in status.node.gpus if gpu.drain]
+def _drain_lines(name: str, node: Node) -> list[DrainLine]:
+    all_of_it = [(None, node.drain)] if node.drain else []
+    gpus = [(gpu.index, gpu.drain) for gpu in node.gpus if gpu.drain]
     return [
         DrainLine(
-            node=status.name,
+            node=name,
             gpu_index=index,
             gpu_uuid=drain.gpu_uuid,
             reason=drain.reason,

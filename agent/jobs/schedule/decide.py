@@ -70,14 +70,15 @@ class _Pass:
         self._looks: list[int] = []
         self._left: list[tuple[Waiting, Group]] = []
         """Who stays for the reason of its group."""
-        self._later: list[tuple[Waiting, Group]] = []
+        self._later: list[Waiting] = []
         """Whose begin time has not come."""
 
     def decision(self) -> Decision:
         """Serve all, then tell those that stay."""
         self._serve_all()
         if self._closed is None:
-            self._offer_windows()
+            if self._policy.backfill:
+                self._offer_windows()
             self._plan()
         self._told.update({job.id: group.reason for job, group in self._left if group.reason is not None})
         return Decision(
@@ -97,13 +98,13 @@ class _Pass:
         for pair in self._ranking.ordered():
             job, group = pair
             told = job.hold is not None or job.begin_at is not None or job.deadline_at is not None
-            if told and self._stands_aside(job, group):
+            if told and self._stands_aside(job):
                 continue
             if group.reason is None and self._serve(job, group):
                 continue
             self._left.append(pair)
 
-    def _stands_aside(self, job: Waiting, group: Group) -> bool:
+    def _stands_aside(self, job: Waiting) -> bool:
         """Whether a hold or a time keeps it from being served at all."""
         if job.deadline_at is not None:
             last = job.deadline_at - (job.time_limit_s or 1)
@@ -117,7 +118,7 @@ class _Pass:
         if job.begin_at is not None and job.begin_at > self._now:
             self._told[job.id] = ("BeginTime", f"may start from {moment(job.begin_at)} on")
             self._looks.append(job.begin_at)
-            self._later.append((job, group))
+            self._later.append(job)
             return True
         return False
 
@@ -126,7 +127,7 @@ class _Pass:
         group.reason = self._closed or (self._reasons.reservation(job) if job.reservation is not None else None)
         if group.reason is not None:
             return False
-        kind = self._kinds.of(job, group)
+        kind = self._kinds.of(job)
         group.reason = kind.obstacle or self._limits.against(job, kind.ask.gpus)
         if group.reason is not None:
             return False
@@ -166,7 +167,7 @@ class _Pass:
     def _wait_first(self, job: Waiting, group: Group, kind: Kind) -> bool:
         """The first of its line that must wait: plan it, or end others for it."""
         room = self._forecast.room(kind)
-        if self._reasons.in_the_way(kind.ask, room, self._now + kind.bound_s):
+        if self._reasons.in_the_way(kind.ask, room, self._now + kind.bound_s, kind.view):
             return self._wait_aside(job, group, kind)
         if self._preempt_for(job, group, kind):
             return True
@@ -185,8 +186,8 @@ class _Pass:
         group.reason = self._reasons.reserved(job, kind.ask)
         if self._aside < MAX_ASIDE:
             self._aside += 1
-            start = self._forecast.plan(job, kind)
-            self._expect(job, start)
+            self._offer_window(job, group)
+            self._expect(job, self._forecast.plan(job, kind))
         return False
 
     def _lead(self, job: Waiting, group: Group, kind: Kind, reason: Reason) -> None:
@@ -245,19 +246,21 @@ class _Pass:
         """Say to the first of those that wait for their turn with which limit they could start."""
         seen: set[int] = set()
         for job, group in islice(self._left, self._policy.plan_depth):
-            if group.reason is None or not group.in_line or id(group) in seen:
-                continue
-            seen.add(id(group))
-            window = self._forecast.window(self._kinds.of(job, group), duration_of(job))
-            if window is not None:
-                word, sentence = group.reason
-                group.reason = (word, sentence + sooner(*window))
+            if group.in_line and id(group) not in seen:
+                seen.add(id(group))
+                self._offer_window(job, group)
+
+    def _offer_window(self, job: Waiting, group: Group) -> None:
+        window = self._forecast.window(self._kinds.of(job), duration_of(job))
+        if window is not None and group.reason is not None:
+            word, sentence = group.reason
+            group.reason = (word, sentence + sooner(*window))
 
     def _plan(self) -> None:
         """Plan the first of those that stay, in their order, and behind them those whose time has not come."""
-        in_line = (pair for pair in self._left if pair[1].in_line)
-        for job, group in islice(chain(in_line, self._later), self._policy.plan_depth):
-            kind = self._kinds.of(job, group)
+        in_line = (job for job, group in self._left if group.in_line)
+        for job in islice(chain(in_line, self._later), max(0, self._policy.plan_depth - len(self._expected))):
+            kind = self._kinds.of(job)
             if kind.obstacle is None and self._reasons.reservation(job) is None:
                 self._expect(job, self._forecast.plan(job, kind))
 

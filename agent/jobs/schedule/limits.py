@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from agent.jobs.schedule.facts import Demand, PartitionFacts, QosFacts, Running, Snapshot, Waiting
+from agent.jobs.schedule.facts import Demand, PartitionFacts, Policy, QosFacts, Running, Snapshot, Waiting
 from agent.jobs.schedule.words import clock_span, many
 
 Reason = tuple[str, str]
@@ -16,9 +16,7 @@ class Limits:
     def __init__(self, snapshot: Snapshot) -> None:
         self._policy = snapshot.policy
         self._parts_per_gpu = max((gpu.shards for gpu in snapshot.gpus), default=1)
-        self._any = bool(self._policy.partitions or self._policy.qos) or not (
-            self._policy.max_running_per_user is None and self._policy.max_gpus_per_user is None
-        )
+        self._any = _sets_any(self._policy)
         self._jobs: Counter[str] = Counter()
         self._gpus: Counter[str] = Counter()
         self._qos_jobs: Counter[tuple[str, str]] = Counter()
@@ -97,6 +95,14 @@ class Limits:
     def _gpus_said(self, parts: int) -> str:
         number = parts / self._parts_per_gpu
         return f"{number:g} GPU{'' if number == 1 else 's'}"
+
+
+def _sets_any(policy: Policy) -> bool:
+    limits: list[int | None] = [policy.max_running_per_user, policy.max_gpus_per_user]
+    limits += [each.max_time_s for each in policy.partitions.values()]
+    for qos in policy.qos.values():
+        limits += [qos.max_wall_s, qos.max_gpus_per_user, qos.max_jobs_per_user]
+    return any(limit is not None for limit in limits)
 
 
 def time_limit(job: Waiting, partition: PartitionFacts | None, qos: QosFacts | None) -> Reason | None:

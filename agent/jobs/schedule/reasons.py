@@ -113,16 +113,22 @@ class Reasons:
             return MAINTENANCE, f"would run {limit} into the maintenance {first.name}, {span}"
         return "ReqNodeNotAvail, Reserved", f"would run {limit} into the reservation {first.name}, {span}"
 
-    def in_the_way(self, ask: Ask, room: Room, stuck_at: int) -> bool:
+    def in_the_way(self, ask: Ask, room: Room, stuck_at: int, own: str | None) -> bool:
         """Whether a reservation is what it waits for, and nobody who runs: `stuck_at` is until when it would fit."""
         touching = [each for each in self._snapshot.reservations if self._touches(each, ask)]
-        if not touching or (room.alone and not room.jobs):
-            return bool(touching)
+        if any(self._closes_now(each, own) for each in touching):
+            return True
         if room.fits(ask):
-            return any(each.start_at == stuck_at for each in touching)
+            return any(stuck_at in (each.start_at, each.end_at) for each in touching)
         held = self._node.foreign | sum(1 << place for place in self._holders)
         unheld = (ask.mask & ~held).bit_count()
-        return bool(ask.gpus) and (room.gpus & ask.mask).bit_count() < ask.gpus <= unheld
+        return bool(touching) and (room.gpus & ask.mask).bit_count() < ask.gpus <= unheld
+
+    def _closes_now(self, reservation: ReservationFacts, own: str | None) -> bool:
+        """Whether the whole node is closed to jobs that name the reservation `own`, or none."""
+        if reservation.name == own:
+            return reservation.start_at > self._now
+        return reservation.start_at <= self._now and reservation.gpu_uuids is None
 
     def _touches(self, reservation: ReservationFacts, ask: Ask) -> bool:
         if reservation.end_at <= self._now:
@@ -203,5 +209,5 @@ def behind(job_id: int) -> Reason:
 
 def sooner(start_in_s: int, length_s: int) -> str:
     """What would let it start sooner: a time limit with which it fits in before the others."""
-    when = "at once" if start_in_s <= 0 else f"within {many(-(-start_in_s // 60), 'minute')}"
+    when = "at once" if start_in_s <= 0 else f"within {-(-start_in_s // 300) * 5} minutes"
     return f"; it could start {when} with --time={clock_span(length_s)} or less"
