@@ -14,7 +14,7 @@ from agent.config import Config
 from agent.engine.accept import Resources
 from agent.engine.arrange import Arrangements
 from agent.engine.awaiting import Awaiting
-from agent.engine.core import Core
+from agent.engine.core import Core, now
 from agent.engine.policy import policy_of
 from agent.engine.progress import Progress
 from agent.jobs.row import JobRow
