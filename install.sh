@@ -13,6 +13,7 @@ main() {
     verb='' dry_run=no uninstall=no tui=yes child='' log=/dev/null changed=no reload=no restart=no
     units='stoker-agent.socket stoker-hub.socket stoker-agent.service stoker-hub.service'
     commands='stoker stoker-agent stoker-hub stoker-license'
+    slurm_names='sbatch squeue scancel sinfo srun salloc scontrol sacct seff sprio sshare'
     read_words "$@"
     trap 'interrupted 129' HUP
     trap 'interrupted 130' INT
@@ -229,6 +230,7 @@ install_appliance() {
     add_hub_key
     add_units
     add_commands
+    add_slurm_names
     start_services
     add_ssh_access
     if [ "$changed" = no ]; then echo "Stoker $version is installed; nothing to do"; return; fi
@@ -366,6 +368,46 @@ is_our_link() {
     [ "$(readlink "/usr/local/bin/$1")" = "/opt/stoker/current/bin/$1" ]
 }
 
+# Slurm's names are ours only where no Slurm is: a script that says sbatch must never go elsewhere than it did.
+add_slurm_names() {
+    if other_slurm; then
+        for name in $slurm_names; do
+            ! is_our_name "$name" || act "remove /usr/local/bin/$name, there is a Slurm now" rm "/usr/local/bin/$name"
+        done
+        case $dry_run in
+            yes) echo "would leave Slurm's names alone: $slurm_is_here" ;;
+            no) echo "  Slurm's names stay Slurm's: $slurm_is_here; ours are: stoker slurm sbatch, stoker slurm squeue, …" ;;
+        esac
+        return
+    fi
+    for name in $slurm_names; do
+        is_our_name "$name" ||
+            act "link /usr/local/bin/$name" replace_link /opt/stoker/current/bin/stoker-slurm "/usr/local/bin/$name"
+    done
+}
+
+# Tells in $slurm_is_here by what: a command of that name that is not ours, or a configuration.
+other_slurm() {
+    slurm_is_here=''
+    for name in $slurm_names; do
+        found=$(command -v "$name" 2>/dev/null) || found=''
+        for path in "$found" "/usr/local/bin/$name"; do
+            if [ ! -e "$path" ] && [ ! -L "$path" ]; then continue; fi
+            if [ "$path" = "/usr/local/bin/$name" ] && is_our_name "$name"; then continue; fi
+            slurm_is_here="$path is there"
+            return
+        done
+    done
+    for path in /etc/slurm/slurm.conf /etc/slurm-llnl/slurm.conf; do
+        [ ! -e "$path" ] || { slurm_is_here="$path is there" && return; }
+    done
+    return 1
+}
+
+is_our_name() {
+    [ "$(readlink "/usr/local/bin/$1")" = /opt/stoker/current/bin/stoker-slurm ]
+}
+
 # Units of type notify: systemctl returns when the daemons listen. Running jobs are not theirs and are not touched.
 start_services() {
     if [ "$restart" = yes ]; then
@@ -397,6 +439,9 @@ uninstall_appliance() {
     [ "$changed" = no ] || act 'tell systemd' systemctl daemon-reload
     for command in $commands; do
         ! is_our_link "$command" || act "remove /usr/local/bin/$command" rm "/usr/local/bin/$command"
+    done
+    for name in $slurm_names; do
+        ! is_our_name "$name" || act "remove /usr/local/bin/$name" rm "/usr/local/bin/$name"
     done
     remove_configuration
     [ ! -e /opt/stoker ] || act 'remove /opt/stoker' rm -rf /opt/stoker

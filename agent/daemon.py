@@ -4,7 +4,8 @@ Threads and processes of the agent: the event loop (API, timers, scheduling), th
 the sampler child (owns NVML). Of the hub: the event loop, thread `hub-store`, thread `seats` (owns the licence), one
 thread a node link, and a few workers for blocking calls.
 
-SIGTERM, SIGINT and SIGHUP stop a daemon in order within 5 s. Running jobs are not ours to stop: their shims go on.
+SIGTERM and SIGINT stop a daemon in order within 5 s. Running jobs are not ours to stop: their shims go on. SIGHUP reads
+the configuration again: the rules of the queue hold from then on, a file that is wrong changes nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 from agent.api.errors import StokerError
-from agent.config import Config, Mode
+from agent.config import Config, ConfigError, Mode, load, merged
 
 _log = logging.getLogger(__name__)
 
-_Start = Callable[[Config, AsyncExitStack], Awaitable[None]]
+_Reload = Callable[[Config], None]
+_Start = Callable[[Config, AsyncExitStack], Awaitable[_Reload]]
+"""Starts the parts; gives what takes another configuration in."""
 
 FIRST_SAMPLE_S = 3.0
 """How long the start waits for the GPUs to be known; a driver that hangs must not keep the agent from answering."""
@@ -44,13 +47,14 @@ def run_hub(config: Config) -> int:
     return _run(config, config.hub_state_dir, "hub", _start_hub)
 
 
-async def _start_agent(config: Config, stack: AsyncExitStack) -> None:
+async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
     from agent.engine.embedded import EmbeddedEngine
-    from agent.engine.launch import choose_launcher
+    from agent.engine.served import choose_launcher
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
     from agent.server import base
     from agent.server.agent_routes import AgentService
+    from agent.server.clerk_routes import ClerkRoutes
     from agent.server.peer import Access
     from agent.server.resources import NodeResources
     from agent.telemetry.host import read_boot_id
@@ -63,10 +67,12 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> None:
     stack.push_async_callback(sampler.stop)
     await sampler.wait_change(FIRST_SAMPLE_S)
     launcher = choose_launcher(config.jobs.launcher)
-    engine = EmbeddedEngine(config, view=NodeResources(sampler, gate), launcher=launcher, boot_id=read_boot_id())
+    node = NodeResources(sampler, gate, cpus=config.cpus)
+    engine = EmbeddedEngine(config, view=node, launcher=launcher, boot_id=read_boot_id(), gpus=node)
     await engine.start()
     stack.push_async_callback(engine.stop)
-    service = AgentService(config, engine=engine, sampler=sampler, gate=gate)
+    clerks = ClerkRoutes(config.name, cron=engine.clerks.cron, courier=engine.clerks.courier)
+    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=[clerks])
     await service.start()
     stack.push_async_callback(service.stop)
     app = base.make_app(Access(config))
@@ -74,9 +80,10 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> None:
     runner = await base.serve(app, config.agent_socket, _inherited_socket())
     stack.push_async_callback(runner.cleanup)
     _log.info("agent node=%s mode=%s listens on %s", config.name, config.mode, config.agent_socket)
+    return engine.reload
 
 
-async def _start_hub(config: Config, stack: AsyncExitStack) -> None:
+async def _start_hub(config: Config, stack: AsyncExitStack) -> _Reload:
     from agent.gate import HubLicence
     from agent.hub.fleet import Fleet
     from agent.hub.seats import Seats
@@ -99,6 +106,7 @@ async def _start_hub(config: Config, stack: AsyncExitStack) -> None:
     runner = await base.serve(app, config.hub_socket, _inherited_socket())
     stack.push_async_callback(runner.cleanup)
     _log.info("hub cluster=%s nodes=%d listens on %s", config.cluster, len(config.hub_nodes), config.hub_socket)
+    return lambda _: None  # nothing of the hub's may change while it runs
 
 
 def _run(config: Config, state_dir: Path, what: str, start: _Start) -> int:
@@ -121,14 +129,35 @@ def _run(config: Config, state_dir: Path, what: str, start: _Start) -> int:
 async def _live(config: Config, start: _Start) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, _log.info, "SIGHUP before the start is over; nothing is read again")
     async with AsyncExitStack() as stack:
-        await start(config, stack)
+        rules = _Rules(config, await start(config, stack))
+        loop.add_signal_handler(signal.SIGHUP, rules.read_again)
         _tell_ready()
         await _wait_and_pat_the_watchdog(stop)
         _notify_systemd("STOPPING=1")
         _log.info("stopping; running jobs go on")
+
+
+class _Rules:
+    """The configuration that holds, and what becomes of another one."""
+
+    def __init__(self, config: Config, reload: _Reload) -> None:
+        self._config = config
+        self._reload = reload
+
+    def read_again(self) -> None:
+        """Let the file hold as it is now; one that is wrong is logged, and the rules stay as they are."""
+        try:
+            changed = load(self._config.path)
+        except ConfigError as error:
+            _log.error("the configuration is not taken, the old one holds: %s", error)
+            return
+        self._config, differ = merged(self._config, changed)
+        self._reload(self._config)
+        _log.info("the configuration was read again%s", f"; {', '.join(differ)} need a restart" if differ else "")
 
 
 async def _wait_and_pat_the_watchdog(stop: asyncio.Event) -> None:

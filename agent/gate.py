@@ -96,6 +96,11 @@ class NodeGate:
         """GPUs on which new jobs may start now."""
         return self._lease.seated(now)
 
+    @property
+    def lease_id(self) -> str | None:
+        """Names the lease held now: what `seated` and `admit` answer for a moment changes only with it."""
+        return self._lease.held.lease.id if self._lease.held else None
+
     def stage(self, now: int) -> LicenceStage:
         """The stage as this node sees it."""
         return LicenceStage(self._lease.standing(now).stage)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.errors import StokerError
 from tui import cli, endpoint, plain
 
@@ -17,7 +15,11 @@ from tui import cli, endpoint, plain
 def main(argv: Sequence[str] | None = None) -> int:
     """The `stoker` program; returns its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
-    return commandline.run("stoker", lambda: _main(words))
+    if words[:1] == ["slurm"]:
+        from tui.slurm.__main__ import main as slurm
+
+        return slurm(["stoker", *words[1:]])
+    return program.run("stoker", lambda: _main(words))
 
 
 def _main(words: Sequence[str]) -> int:
@@ -34,7 +36,7 @@ def _main(words: Sequence[str]) -> int:
     return _screen(args)
 
 
-def _screen(args: argparse.Namespace) -> int:
+def _screen(args: cli.Args) -> int:
     theme = args.theme or os.environ.get("STOKER_THEME") or cli.THEMES[0]
     if theme not in cli.THEMES:
         plain.complain(f"STOKER_THEME is {theme!r}, which is no theme; use {' or '.join(cli.THEMES)}")
@@ -54,6 +56,8 @@ def _screen(args: argparse.Namespace) -> int:
 
 def _quiet_logs() -> None:
     """Nothing may be written to the terminal behind the screen's back; `$STOKER_LOG` names a file that takes it."""
+    import logging  # for the screen alone: it costs every start 10 ms
+
     logging.basicConfig(
         filename=os.environ.get("STOKER_LOG") or os.devnull,
         level=logging.DEBUG,

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -23,21 +23,27 @@ from textual.screen import Screen
 
 from agent.api.errors import StokerError
 from agent.api.hostkeys import UnknownHostError
+from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from agent.api.types import Job
-from tui import safe, units
-from tui.cluster import JobKey, job_key
-from tui.keymap import KEYS, Key
+from tui import actions, safe, units
+from tui.actions import ACTIONS, JobAction, Target
+from tui.cluster import ArrayKey, job_key
+from tui.keymap import KEYS, Key, Scope
 from tui.links import ClusterClient
+from tui.rows import drain_note
+from tui.screens import questions
+from tui.screens.array import ArrayScreen
 from tui.screens.base import BaseScreen
-from tui.screens.dialogs import Help, ask_cancel, ask_host_key
+from tui.screens.dialogs import Help, ask_host_key
 from tui.screens.job import JobScreen
-from tui.screens.jobs import CancelJobs, JobsScreen, OpenJob, OpenNode
+from tui.screens.jobs import AskOfJobs, JobsScreen, OpenArray, OpenJob, OpenNode
 from tui.screens.nodes import NodeScreen, NodesScreen
 from tui.screens.overview import OverviewScreen
 from tui.screens.submit import SubmitForm
 from tui.session import Clock, Session
 from tui.theme import DARK, THEMES
+from tui.widgets.machines import MachineTable
 
 _FAREWELL_S = 5.0
 """How long the end may take; the terminal is put back in some milliseconds."""
@@ -122,8 +128,10 @@ class StokerApp(App[None]):
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """What the palette offers: our own table, no foreign text."""
+        here = self.base_screen()
+        scopes = (Scope.APP, *((*here.SCOPES, *here.MORE_SCOPES) if here else ()))
         for key in KEYS:
-            if key.palette:
+            if key.palette and key.scope in scopes:
                 yield SystemCommand(f"{key.label[:1].upper()}{key.label[1:]}", key.help, self._runner(key))
 
     # --- actions of the key table -------------------------------------------------------------------------------------
@@ -171,32 +179,90 @@ class StokerApp(App[None]):
         """A node's screen."""
         self.push_screen(NodeScreen(self.session, message.name))
 
-    @on(CancelJobs)
-    def cancel_jobs(self, message: CancelJobs) -> None:
-        """Ask first; jobs that have ended meanwhile are left out."""
-        known = [self.session.cluster.job(key) for key in message.keys]
-        jobs = [job for job in known if job is not None and not job.state.is_final]
-        if not jobs:
-            self.notify("There is nothing to cancel: the job has ended.", markup=False)
-            return
-        keys = [job_key(job) for job in jobs]
+    @on(OpenArray)
+    def open_array(self, message: OpenArray) -> None:
+        """An array's screen."""
+        self.push_screen(ArrayScreen(self.session, message.key))
 
-        def answered(yes: bool | None) -> None:
-            if yes:
-                self._cancel(keys)
+    @on(AskOfJobs)
+    def ask_of_jobs(self, message: AskOfJobs) -> None:
+        """Ask first; jobs to which it does not apply any more are left out."""
+        action, wall = ACTIONS[message.action], self.session.wall()
+        targets = actions.targets(message.keys, self.session.cluster.jobs(), action.applies)
+        if not targets:
+            self.notify(action.nothing, markup=False)
+        elif action.name == "cancel" and len(targets) == 1 and len(targets[0].jobs) > 1:
+            self._ask_how_many(targets[0])
+        else:
+            self.push_screen(questions.ask(action, targets, wall), lambda answer: self._do(action, targets, answer))
 
-        self.push_screen(ask_cancel(jobs, self.session.wall()), answered)
+    def _ask_how_many(self, target: Target) -> None:
+        """All tasks of an array, or those that wait."""
+        cancel = ACTIONS["cancel"]
+
+        def chosen(answer: str | None) -> None:
+            waiting = actions.singly(target, actions.is_waiting)
+            self._do(cancel, waiting if answer == "waiting" else [target], answer)
+
+        self.push_screen(questions.ask_how_many(target, self.session.wall()), chosen)
+
+    def _do(self, action: JobAction, targets: Sequence[Target], answer: bool | str | None) -> None:
+        """Act on a yes, or on what was typed."""
+        if answer:
+            self._ask_server(action, list(targets), answer if isinstance(answer, str) else "")
 
     @work(thread=True, exit_on_error=False, group="calls")
-    def _cancel(self, keys: list[JobKey]) -> None:
+    def _ask_server(self, action: JobAction, targets: list[Target], typed: str) -> None:
+        """Wait for the server, off this thread. The first refusal ends it."""
+        done: list[str] = []
+        try:
+            for target in targets:
+                job = self.session.ask(lambda client, ref=target.ref: action.ask(client, ref, typed))  # type: ignore[misc]
+                done.append(f"{target.label} {job.state.value}")
+        except StokerError as error:
+            so_far = f" ({units.count(len(done), 'job')} before it done)" if done else ""
+            self.call_from_thread(self._complain, f"{action.title}: refused{so_far}: {error}")
+        else:
+            self.call_from_thread(self._tell, f"{action.title} asked for: {', '.join(done)}")
+
+    @on(MachineTable.DrainWanted)
+    def ask_drain(self, message: MachineTable.DrainWanted) -> None:
+        """Ask for the reason, or whether to undo it."""
+        view = self.session.cluster.node(message.node, self.session.clock.monotonic())
+        gpu = next((each for each in view.gpus if each.uuid == message.gpu_uuid), None) if view else None
+        if view is None or view.node is None or (message.gpu_uuid is not None and gpu is None):
+            self.notify("Nothing is known of it now.", markup=False)
+            return
+        drain = view.node.drain if gpu is None else gpu.drain
+        index = None if gpu is None else gpu.index
+        if not message.resume:
+            jobs = [job for job in self.session.cluster.jobs() if _is_there(job, message.node, message.gpu_uuid)]
+            question = questions.ask_drain(message.node, index, jobs, self.session.wall())
+            self.push_screen(question, lambda reason: self._drain(message.node, message.gpu_uuid, reason))
+        elif drain is None:
+            self.notify("There is nothing to resume: it is not drained.", markup=False)
+        else:
+            undo = questions.ask_resume(message.node, index, drain_note(drain))
+            self.push_screen(undo, lambda yes: self._resume(message.node, message.gpu_uuid) if yes else None)
+
+    def _drain(self, node: str, gpu_uuid: str | None, reason: str | None) -> None:
+        if reason:
+            request = DrainRequest(gpu=gpu_uuid, reason=reason)
+            self._change_machine(f"{node} takes no new job", lambda client: client.drain(request, node))
+
+    def _resume(self, node: str, gpu_uuid: str | None) -> None:
+        request = DrainRequest(gpu=gpu_uuid)
+        self._change_machine(f"{node} takes jobs again", lambda client: client.resume(request, node))
+
+    @work(thread=True, exit_on_error=False, group="calls")
+    def _change_machine(self, done: str, ask: Callable[[ClusterClient], object]) -> None:
         """Wait for the server, off this thread."""
         try:
-            jobs = self.session.cancel(keys)
+            self.session.ask(ask)
         except StokerError as error:
-            self.call_from_thread(self._complain, f"Not cancelled: {error}")
+            self.call_from_thread(self._complain, f"Refused: {error}")
         else:
-            words = ", ".join(f"{job.id} {job.state.value}" for job in jobs)
-            self.call_from_thread(self._tell, f"Cancel asked for: {words}")
+            self.call_from_thread(self._tell, done)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -212,13 +278,16 @@ class StokerApp(App[None]):
         if job is None:
             return
         self._tell(f"Job {job.id} is stored on {job.node}, {units.count(job.gpus, 'GPU')}.")
-        self.push_screen(JobScreen(self.session, job_key(job)))
+        if job.array_job_id is None:
+            self.push_screen(JobScreen(self.session, job_key(job)))
+        else:
+            self.push_screen(ArrayScreen(self.session, ArrayKey(job.node, job.array_job_id)))
 
     def _open_wanted_job(self) -> None:
         """`--job`: open it as soon as it is heard of."""
         if self._job_wanted is None:
             return
-        job = self.session.cluster.find_job(self._job_wanted.id, self._job_wanted.node)
+        job = self.session.cluster.find_job(self._job_wanted.id, self._job_wanted.node, self._job_wanted.task)
         if job is not None:
             self._job_wanted = None
             self.push_screen(JobScreen(self.session, job_key(job)))
@@ -244,7 +313,14 @@ class StokerApp(App[None]):
         return next((screen for screen in reversed(self.screen_stack) if isinstance(screen, BaseScreen)), None)
 
     def _runner(self, key: Key) -> Callable[[], object]:
-        return lambda: self.run_action(key.action)
+        """Does what the key does, in the place where the key works."""
+
+        def run() -> object:
+            tables = list(self.screen.query(MachineTable)) if key.scope is Scope.MACHINE else []
+            place = self if key.scope is Scope.APP else next(iter(tables), self.screen)
+            return self.run_action(key.action, default_namespace=place)
+
+        return run
 
     def _handle_signals(self) -> None:
         """End on SIGTERM and SIGHUP. Without this the terminal stays in the alternate screen, with the mouse on."""
@@ -255,3 +331,10 @@ class StokerApp(App[None]):
             except (NotImplementedError, RuntimeError, ValueError):
                 _LOG.debug("no signal handlers outside the main thread")
                 return
+
+
+def _is_there(job: Job, node: str, gpu_uuid: str | None) -> bool:
+    """Whether a job runs on a node, or on one GPU of it."""
+    if job.node != node or not actions.is_active(job) or actions.is_waiting(job):
+        return False
+    return gpu_uuid is None or gpu_uuid in job.gpu_uuids

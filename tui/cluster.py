@@ -38,6 +38,18 @@ JobKey = tuple[str, int]
 """Node and id: two nodes may both have a job 17."""
 
 
+@dataclass(frozen=True, slots=True)
+class ArrayKey:
+    """An array of one node, where a list shows it as one line."""
+
+    node: str
+    id: int
+
+
+Key = JobKey | ArrayKey
+"""What a line of a list of jobs stands for."""
+
+
 class Freshness(StrEnum):
     """Whether a value may be shown as the present one."""
 
@@ -187,9 +199,13 @@ class Cluster:
         """The job that a GPU of `node` says it works for."""
         return None if job_id is None else self.job((node, job_id))
 
-    def find_job(self, job_id: int, node: str | None = None) -> Job | None:
-        """The job a user means by its number; the newest where several nodes have one."""
-        named = [job for (on, number), (job, _) in self._jobs.items() if number == job_id and node in (None, on)]
+    def find_job(self, job_id: int, node: str | None = None, task: int | None = None) -> Job | None:
+        """The job a user means by its number, or the task; the newest where several nodes have one."""
+        on_node = [job for job, _ in self._jobs.values() if node in (None, job.node)]
+        if task is None:
+            named = [job for job in on_node if job.id == job_id]
+        else:
+            named = [job for job in on_node if (job.array_job_id, job.array_task_id) == (job_id, task)]
         return max(named, key=lambda job: job.submitted_at, default=None)
 
     @property

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
 
 from agent.api.errors import ApiError, TransportError
 from agent.api.refs import JobRef
 from agent.api.types import Job, LinkState, LogChunk, LogEnd
-from tui import plain, units
-from tui.links import ClusterClient
+from tui import arrays, plain, units
 from tui.logtext import LogText
 from tui.outage import Bridge
+
+if TYPE_CHECKING:
+    from tui.links import ClusterClient
 
 PIECE_BYTES = 1024 * 1024
 _FIRST_ASK_S, _LAST_ASK_S = 0.1, 2.0
@@ -25,18 +28,31 @@ Write = Callable[[LogChunk | LogEnd | None], None]
 """Takes pieces of a log, and `None` at its end."""
 
 
-def writer(out: TextIO, *, json: bool) -> Write:
-    """How a log is to be written to `out`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which part of a log."""
+
+    since: int | None = None
+    """What was written from then on, Unix seconds."""
+    grep: str | None = None
+    """Lines that hold this text."""
+
+
+ALL = Wanted()
+
+
+def writer(out: TextIO, *, json: bool, gaps: bool = True) -> Write:
+    """How a log is to be written to `out`; without `gaps`, what is left out was not wanted and is not spoken of."""
     if json:
         return _json_log(out)
-    return _terminal_log(out) if out.isatty() else _raw_log(out)
+    return _terminal_log(out, gaps=gaps) if out.isatty() else _raw_log(out, gaps=gaps)
 
 
-def copy_log(client: ClusterClient, ref: JobRef, write: Write) -> None:
+def copy_log(client: ClusterClient, ref: JobRef, write: Write, wanted: Wanted = ALL) -> None:
     """Write what the job has written so far."""
     offset = 0
     while True:
-        piece = client.log(ref, offset, PIECE_BYTES)
+        piece = client.log(ref, offset, PIECE_BYTES, since=wanted.since)  # lines are chosen here: fewer questions
         if not piece.data:
             break
         write(LogChunk(offset=piece.offset, data=piece.data))
@@ -44,7 +60,7 @@ def copy_log(client: ClusterClient, ref: JobRef, write: Write) -> None:
     write(None)
 
 
-def follow_log(client: ClusterClient, ref: JobRef, write: Write) -> None:
+def follow_log(client: ClusterClient, ref: JobRef, write: Write, wanted: Wanted = ALL) -> None:
     """Write the log until the job has ended, over every outage in between.
 
     Raises:
@@ -52,8 +68,17 @@ def follow_log(client: ClusterClient, ref: JobRef, write: Write) -> None:
     """
     bridge = Bridge(f"following job {ref}")
     job = bridge.over(lambda: _look_up(client, ref))
-    bridge.over(_Following(client, _found(job), write, bridge).attempt)
+    bridge.over(Following(client, _found(job), write, bridge, wanted).attempt)
     write(None)
+
+
+def find(client: ClusterClient, ref: JobRef, what: str) -> Job:
+    """The job, over every outage; `what` begins the sentence about one: `waiting for job 17`.
+
+    Raises:
+        StokerError: there is no such job, or no server was ever reached.
+    """
+    return Bridge(what).over(lambda: _look_up(client, ref))
 
 
 def wait_end(client: ClusterClient, ref: JobRef) -> Job:
@@ -91,26 +116,28 @@ def _look_up(client: ClusterClient, ref: JobRef) -> Job:
 
 def _found(job: Job) -> JobRef:
     """With its node: asked for so, a job of a node that is away is not mistaken for one that does not exist."""
-    return JobRef(id=job.id, node=job.node)
+    return arrays.ref(job)
 
 
-class _Following:
+class Following:
     """One attempt after the other to follow a log; knows how far it came."""
 
-    def __init__(self, client: ClusterClient, ref: JobRef, write: Write, bridge: Bridge) -> None:
+    def __init__(self, client: ClusterClient, ref: JobRef, write: Write, bridge: Bridge, wanted: Wanted = ALL) -> None:
         self._client = client
         self._ref = ref
         self._write = write
         self._bridge = bridge
+        self._wanted = wanted
         self._offset = 0
 
-    def attempt(self) -> None:
-        """Follow one stream to the end of the job.
+    def attempt(self) -> Job:
+        """Follow one stream to the end of the job, which is the answer.
 
         Raises:
             StokerError: it could not be opened, or ended before.
         """
-        stream = self._client.follow_log(self._ref, self._offset)
+        wanted = self._wanted
+        stream = self._client.follow_log(self._ref, self._offset, since=wanted.since, grep=wanted.grep)
         try:
             for message in stream:
                 self._bridge.answered()
@@ -119,20 +146,20 @@ class _Following:
                     self._offset = message.offset + len(message.data)
                 if isinstance(message, LogEnd):
                     self._write(message)
-                    return
+                    return message.job
         finally:
             stream.close()
         raise TransportError("the server ended the log before the job did")
 
 
-def _raw_log(out: TextIO) -> Write:
+def _raw_log(out: TextIO, *, gaps: bool) -> Write:
     """Byte for byte, for files and pipes; what the cap left out is said on stderr."""
     expected = 0
 
     def write(piece: LogChunk | LogEnd | None) -> None:
         nonlocal expected
         if isinstance(piece, LogChunk):
-            if piece.offset > expected:
+            if gaps and piece.offset > expected:
                 plain.complain(
                     f"{units.size(piece.offset - expected)} of the output were left out here by the log's cap"
                 )
@@ -143,12 +170,17 @@ def _raw_log(out: TextIO) -> Write:
     return write
 
 
-def _terminal_log(out: TextIO) -> Write:
+def _terminal_log(out: TextIO, *, gaps: bool) -> Write:
     """Line by line and safe, for a terminal."""
-    text = LogText()
+    text, written = LogText(), 0
 
     def write(piece: LogChunk | LogEnd | None) -> None:
-        lines = text.feed(piece.offset, piece.data) if isinstance(piece, LogChunk) else text.finish()
+        nonlocal written
+        if isinstance(piece, LogChunk):
+            lines = text.feed(piece.offset if gaps else written, piece.data)
+            written += len(piece.data)
+        else:
+            lines = text.finish()
         for line in lines:
             print(line.text, file=out)
         out.flush()

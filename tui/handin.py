@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import shlex
 import time
+from typing import TYPE_CHECKING
 
 from agent.api.errors import ApiError, AuthError, ConnectError, HostKeyError, StokerError, TransportError
 from agent.api.types import SubmitReply, SubmitRequest
 from tui import plain
-from tui.links import ClusterClient
+
+if TYPE_CHECKING:
+    from tui.links import ClusterClient
 
 TRY_FOR_S = 30.0
 _PAUSE_S = 1.0

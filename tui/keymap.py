@@ -16,11 +16,14 @@ class Scope(StrEnum):
 
     APP = "everywhere"
     LIST = "in a list"
-    JOBS = "in the jobs list"
+    JOBS = "in a list of jobs"
+    MACHINE = "on a node or a GPU"
     LOG = "in a log"
     JOB = "on a job"
     FORM = "in the submit form"
     ASK = "in a question"
+    CHOOSE = "when an array is cancelled"
+    TYPED = "in a question with a line to type in"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,21 @@ class Key:
         return self.shown or self.keys.replace(",", " ")
 
 
+def _on_jobs(scope: Scope, which: str) -> tuple[Key, ...]:
+    """What may be asked of jobs beside cancel: the same keys in lists and on a job's page."""
+    named = (
+        ("H", "hold", f"keep {which} from starting; asks first"),
+        ("U", "release", f"let {which} start again; asks first"),
+        ("Q", "requeue", f"stop {which} to run again; asks first"),
+        ("T", "top", f"put {which} first; asks first"),
+        ("P", "nice", "change the nice value; asks for it"),
+    )
+    return tuple(
+        Key(scope=scope, keys=key, action=f"ask('{name}')", label=name, help=text, palette=True)
+        for key, name, text in named
+    )
+
+
 KEYS: tuple[Key, ...] = (
     Key(scope=Scope.APP, keys="1", action="show('overview')", label="Overview",
         help="nodes, GPUs and queue at a glance", footer=True, palette=True),
@@ -65,11 +83,18 @@ KEYS: tuple[Key, ...] = (
     Key(scope=Scope.LIST, keys="G,end", action="move_to(-1)", label="last", help="to the last row", shown="G"),
     Key(scope=Scope.LIST, keys="slash", action="filter", label="filter",
         help="show only rows with a word; esc clears it", shown="/", footer=True),
-    Key(scope=Scope.JOBS, keys="L", action="open", label="log", help="open the log of the job under the cursor"),
-    Key(scope=Scope.JOBS, keys="space", action="mark", label="mark", help="mark a job, to cancel several at once"),
+    Key(scope=Scope.JOBS, keys="L", action="open", label="log",
+        help="open the log of the job, or the tasks of the array"),
+    Key(scope=Scope.JOBS, keys="space", action="mark", label="mark",
+        help="mark a job, to do the same to several at once"),
     Key(scope=Scope.JOBS, keys="u", action="unmark", label="unmark", help="forget all marks"),
     Key(scope=Scope.JOBS, keys="X", action="cancel", label="cancel",
-        help="cancel the marked jobs, or the one under the cursor; asks first", footer=True),
+        help="cancel it, or the marked ones; asks first", footer=True, palette=True),
+    *_on_jobs(Scope.JOBS, "it, or the marked ones,"),
+    Key(scope=Scope.MACHINE, keys="D", action="drain", label="drain", footer=True, palette=True,
+        help="give it no new job; asks for the reason"),
+    Key(scope=Scope.MACHINE, keys="U", action="resume", label="resume", palette=True,
+        help="let jobs start there again; asks first"),
     Key(scope=Scope.LOG, keys="f", action="follow", label="follow", help="stay at the end as the log grows",
         footer=True),
     Key(scope=Scope.LOG, keys="w", action="wrap", label="wrap", help="fold long lines, or let them run off",
@@ -90,14 +115,28 @@ KEYS: tuple[Key, ...] = (
         shown="ctrl+u"),
     Key(scope=Scope.LOG, keys="g,home", action="top", label="top", help="to the first line", shown="g"),
     Key(scope=Scope.LOG, keys="G,end", action="bottom", label="end", help="to the last line, and follow", shown="G"),
-    Key(scope=Scope.JOB, keys="X", action="cancel", label="cancel", help="cancel this job; asks first", footer=True),
+    Key(scope=Scope.JOB, keys="i", action="story", label="details", footer=True, palette=True,
+        help="why it waits, what it used, its history; again: the log"),
+    Key(scope=Scope.JOB, keys="X", action="cancel", label="cancel", help="cancel this job; asks first", footer=True,
+        palette=True),
+    *_on_jobs(Scope.JOB, "it"),
     Key(scope=Scope.FORM, keys="f2", action="send", label="submit", help="hand the script to the queue", shown="F2",
         footer=True),
+    Key(scope=Scope.FORM, keys="f3", action="plan", label="preview",
+        help="ask when and where it would start; nothing is stored", shown="F3", footer=True),
     Key(scope=Scope.FORM, keys="escape", action="dismiss", label="close", help="close without submitting",
         shown="esc", footer=True),
     Key(scope=Scope.ASK, keys="y", action="answer(True)", label="yes", help="do it", footer=True),
     Key(scope=Scope.ASK, keys="n,escape", action="answer(False)", label="no", help="leave it as it is", shown="n esc",
         footer=True),
+    Key(scope=Scope.CHOOSE, keys="a", action="choose('all')", label="all", help="all tasks that have not ended",
+        footer=True),
+    Key(scope=Scope.CHOOSE, keys="w", action="choose('waiting')", label="waiting", help="those that have not begun",
+        footer=True),
+    Key(scope=Scope.CHOOSE, keys="n,escape", action="choose('')", label="none", help="leave the array as it is",
+        shown="n esc", footer=True),
+    Key(scope=Scope.TYPED, keys="escape", action="leave_it", label="leave", help="leave it as it is; enter does it",
+        shown="esc", footer=True),
     Key(scope=Scope.APP, keys="S", action="submit", label="submit", help="submit a job script", footer=True,
         palette=True),
     Key(scope=Scope.APP, keys="tab", action="focus_next", label="next pane", help="to the next pane"),

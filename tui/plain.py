@@ -7,14 +7,13 @@ is cut, and only where a terminal's width is known; JSON is ASCII, so no C1 or b
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import TextIO
 
 import msgspec
 
-from agent.api import commandline
+from agent.api import program
 from agent.api.errors import StokerError, TransportError
 from tui import safe
 
@@ -26,11 +25,17 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO) -> 
     right = [title.startswith(">") for title in titles]
     lines = [[title.lstrip(">") for title in titles], *rows]
     widths = [max(safe.width(line[column]) for line in lines) for column in range(len(titles))]
-    room = shutil.get_terminal_size().columns if out.isatty() else None
+    room = _columns() if out.isatty() else None
     for line in lines:
         cells = [safe.fit(text, width, right=to) for text, width, to in zip(line, widths, right, strict=True)]
         joined = _GAP.join([*cells[:-1], line[-1]])
         print((safe.truncate(joined, room) if room else joined).rstrip(), file=out)
+
+
+def _columns() -> int:
+    import shutil  # for a terminal alone: it costs every start 5 ms
+
+    return shutil.get_terminal_size().columns
 
 
 def facts(pairs: Sequence[tuple[str, str]], out: TextIO) -> None:
@@ -46,9 +51,14 @@ def as_json(value: object, out: TextIO) -> None:
     print(text.replace("\x7f", "\\u007f"), file=out, flush=True)
 
 
+def note(sentence: str) -> None:
+    """Say on stderr what is good to know beside a result."""
+    program.say(safe.text(sentence))
+
+
 def complain(sentence: str) -> None:
     """Say on stderr what went wrong."""
-    commandline.say(f"stoker: {safe.text(sentence)}")
+    program.say(f"stoker: {safe.text(sentence)}")
 
 
 def refuse(error: StokerError, *, json: bool, about: str = "") -> None:

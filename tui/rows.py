@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from agent.api.queue import Drain
 from agent.api.types import Gpu, GpuState, Job, JobState
-from tui import units
-from tui.cluster import Cluster, Freshness, JobKey, NodeView, gpu_label, job_key
+from tui import arrays, safe, units
+from tui.cluster import ArrayKey, Cluster, Freshness, Key, NodeView, gpu_label, job_key
 from tui.spans import Cell, Column, Role, Row, bar, cell, spark
 
+IDLE_SHOWN_S = 60
+"""From how long on a job that does nothing is called idle."""
 HOT_C, TOO_HOT_C = 80, 88
 """Where a data-centre GPU is warm, and where it is about to throttle (NVIDIA's slowdown thresholds start at 90)."""
 
@@ -42,13 +45,22 @@ NODE_COLUMNS = (
     Column(title="NOTE", least=8, grow=True),
 )
 JOB_COLUMNS = (
-    Column(title="JOB", least=5, most=8, right=True, firm=True),
+    Column(title="JOB", least=5, most=16, right=True, firm=True),
     Column(title="USER", least=4, most=12),
     Column(title="NAME", least=8, most=28),
-    Column(title="STATE", least=11, most=16, firm=True),
+    Column(title="STATE", least=11, most=18, firm=True),
     Column(title="GPUS", least=4, most=14, firm=True),
     Column(title="TIME", least=5, most=11, right=True, firm=True),
+    Column(title="PRIO", least=5, most=8, right=True, firm=True, drop=2),
     Column(title="NODE", least=4, most=14, drop=1),
+    Column(title="REASON", least=11, grow=True),
+)
+TASK_COLUMNS = (
+    Column(title="TASK", least=5, most=16, right=True, firm=True),
+    Column(title="PARAMS", least=6, most=40, drop=1),
+    Column(title="STATE", least=11, most=18, firm=True),
+    Column(title="GPUS", least=4, most=14, firm=True),
+    Column(title="TIME", least=5, most=11, right=True, firm=True),
     Column(title="REASON", least=11, grow=True),
 )
 
@@ -111,15 +123,45 @@ def node_rows(views: Iterable[NodeView]) -> list[Row]:
     return [_node_row(view) for view in views]
 
 
-def job_rows(jobs: Iterable[Job], wall: float, marked: Collection[JobKey] = ()) -> list[Row]:
-    """The list of jobs; `wall` is the time in Unix seconds."""
-    return [_job_row(job, wall, job_key(job) in marked) for job in jobs]
+def job_rows(jobs: Iterable[Job], wall: float, marked: Collection[Key] = ()) -> list[Row]:
+    """The list of jobs, an array on one line where its first task stands; `wall` is the time in Unix seconds."""
+    groups: dict[Key, list[Job]] = {}
+    for job in jobs:
+        key = job_key(job) if job.array_job_id is None else ArrayKey(job.node, job.array_job_id)
+        groups.setdefault(key, []).append(job)
+    return [
+        _array_row(key, tasks, wall, key in marked)
+        if isinstance(key, ArrayKey)
+        else _job_row(tasks[0], wall, key in marked)
+        for key, tasks in groups.items()
+    ]
+
+
+def task_rows(jobs: Iterable[Job], wall: float, marked: Collection[Key] = ()) -> list[Row]:
+    """The tasks of an array under `TASK_COLUMNS`."""
+    return [_task_row(job, wall, job_key(job) in marked) for job in jobs]
 
 
 def job_state(job: Job) -> Cell:
     """Glyph and word of a job's state."""
     glyph, role = _JOB.get(job.state, ("x", Role.BAD))
     return ((f"{glyph} {job.state.value}", role),)
+
+
+def array_state(tasks: Sequence[Job]) -> Cell:
+    """How many tasks of an array are how: `●2 ○95 ✓3`, what goes on first."""
+    counts: dict[tuple[str, Role], int] = {}
+    for job in sorted(tasks, key=lambda job: (job.state.is_final, job.state is JobState.PENDING)):
+        glyph = _JOB.get(job.state, ("x", Role.BAD))
+        counts[glyph] = counts.get(glyph, 0) + 1
+    return tuple((f"{' ' if turn else ''}{glyph}{n}", role) for turn, ((glyph, role), n) in enumerate(counts.items()))
+
+
+def array_label(tasks: Sequence[Job]) -> str:
+    """`17_[0-99%4]`."""
+    first = tasks[0]
+    asked = first.array_text or arrays.ranges([job.array_task_id or 0 for job in tasks])
+    return f"{first.array_job_id}_[{asked}]"
 
 
 def run_time_s(job: Job, wall: float) -> float | None:
@@ -142,6 +184,27 @@ def job_why(job: Job) -> str:
     return said
 
 
+def starts_in(job: Job, wall: float) -> str:
+    """How long until a waiting job should have started: `41 s`, `2 h 5 min`; a dash where nobody can tell."""
+    if job.state is not JobState.PENDING or job.expected_start_at is None:
+        return units.UNKNOWN
+    away = job.expected_start_at - wall
+    return units.countdown(away) if away >= 1 else "next"
+
+
+def priority_parts(job: Job) -> str:
+    """The terms of a waiting job's priority that count: `age 20 + fairshare 1000 - nice 100`."""
+    parts = job.priority_parts
+    if parts is None:
+        return ""
+    if parts.site:
+        return f"set to {parts.site}"
+    named = ("age", "fairshare", "jobsize", "partition", "qos")
+    plus = " + ".join(f"{name} {getattr(parts, name)}" for name in named if getattr(parts, name))
+    minus = f" {'-' if parts.nice > 0 else '+'} nice {abs(parts.nice)}" if parts.nice else ""
+    return f"{plus or '0'}{minus}"
+
+
 def spark_of(gpu: Gpu) -> str:
     """One GPU in one cell: its load as a height, `!` when it hangs, `x` when it is lost."""
     if gpu.state is GpuState.LOST:
@@ -154,6 +217,8 @@ def spark_of(gpu: Gpu) -> str:
 def freshness(view: NodeView) -> Cell:
     """Glyph and word of a node's state."""
     glyph, role = _FRESH[view.freshness]
+    if view.freshness is Freshness.LIVE and view.node is not None and view.node.drain is not None:
+        return (("* drained", Role.WARN),)
     return ((f"{glyph} {view.freshness.value}", role),)
 
 
@@ -187,10 +252,17 @@ def gpu_note(gpu: Gpu) -> str:
     """Why a GPU is not free although no job holds it; empty when there is nothing to say."""
     if gpu.state is not GpuState.OK:
         return gpu.reason or f"the GPU is {gpu.state.value}"
+    if gpu.drain is not None:
+        return drain_note(gpu.drain)
     if gpu.job_id is None and gpu.processes:
         first = gpu.processes[0]
         return f"not a job: {first.user or '?'} pid {first.pid}"
     return "" if gpu.seated else "no seat"
+
+
+def drain_note(drain: Drain) -> str:
+    """Who drained it, and why."""
+    return f"drained by {drain.by}: {drain.reason}"
 
 
 def is_heard(view: NodeView) -> bool:
@@ -198,26 +270,23 @@ def is_heard(view: NodeView) -> bool:
     return view.freshness in (Freshness.LIVE, Freshness.STALE)
 
 
-def ranges(indexes: Sequence[int]) -> str:
-    """GPU indexes as Slurm writes them: `0-3,6`."""
-    parts: list[list[int]] = []
-    for index in sorted(indexes):
-        if parts and index == parts[-1][-1] + 1:
-            parts[-1].append(index)
-        else:
-            parts.append([index])
-    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
-
-
 def _owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
     """Who uses a GPU, or why nobody can."""
     if gpu.state is not GpuState.OK:
         return cell(gpu_note(gpu), Role.BAD)
+    drained: Cell = ((f"* {drain_note(gpu.drain)}", Role.WARN),) if gpu.drain is not None else ()
     if gpu.job_id is not None:
         job = cluster.job_on(view.name, gpu.job_id)
-        return ((str(gpu.job_id), Role.STRONG), (f" {job.user} {job.name}" if job else "", Role.TEXT))
+        name = arrays.label(job) if job else str(gpu.job_id)
+        more = f" +{len(gpu.job_ids) - 1}" if len(gpu.job_ids) > 1 else ""
+        sign: Cell = (("* ", Role.WARN),) if drained else ()
+        return (*sign, (f"{name}{more}", Role.STRONG), (f" {job.user} {job.name}" if job else "", Role.TEXT))
+    if drained:
+        return drained
     if gpu.processes:
         return cell(f"! {gpu_note(gpu)}", Role.WARN)
+    if view.node is not None and view.node.drain is not None:
+        return cell("* node drained", Role.WARN)
     return cell("free" if gpu.seated else "free, no seat", Role.DIM)
 
 
@@ -249,18 +318,63 @@ def _node_row(view: NodeView) -> Row:
 
 
 def _job_row(job: Job, wall: float, marked: bool) -> Row:
-    time = run_time_s(job, wall)
     cells = (
-        ((("*" if marked else "") + str(job.id), Role.WARN if marked else Role.STRONG),),
+        _named(arrays.label(job), marked),
         cell(job.user),
         cell(job.name),
         job_state(job),
         cell(job_gpus(job)),
-        cell(units.elapsed(time) if time is not None else units.UNKNOWN),
+        _time(job, wall),
+        cell(units.UNKNOWN if job.priority is None else str(job.priority), Role.DIM),
         cell(job.node),
         cell(job_why(job), Role.DIM),
     )
     return Row(key=job_key(job), cells=cells)
+
+
+def _array_row(key: ArrayKey, tasks: Sequence[Job], wall: float, marked: bool) -> Row:
+    """An array on one line: its first waiting task says why and when, what runs how long."""
+    waiting = [job for job in tasks if job.state is JobState.PENDING]
+    running = [job for job in tasks if not job.state.is_final and job.state is not JobState.PENDING]
+    told = (waiting or running or list(tasks))[0]
+    cells = (
+        _named(safe.truncate(array_label(tasks), 16), marked),
+        cell(told.user),
+        cell(told.name),
+        array_state(tasks),
+        cell(f"{told.gpus} each"),
+        _time(min(running, key=lambda job: job.started_at or 0) if running else told, wall),
+        cell(units.UNKNOWN if told.priority is None else str(told.priority), Role.DIM),
+        cell(told.node),
+        cell(job_why(told), Role.DIM),
+    )
+    return Row(key=key, cells=cells)
+
+
+def _task_row(job: Job, wall: float, marked: bool) -> Row:
+    parameters = "  ".join(f"{name}={value}" for name, value in job.sweep.items())
+    cells = (
+        _named(arrays.label(job), marked),
+        cell(parameters),
+        job_state(job),
+        cell(job_gpus(job)),
+        _time(job, wall),
+        cell(job_why(job), Role.DIM),
+    )
+    return Row(key=job_key(job), cells=cells)
+
+
+def _named(label: str, marked: bool) -> Cell:
+    return ((f"{'*' if marked else ''}{label}", Role.WARN if marked else Role.STRONG),)
+
+
+def _time(job: Job, wall: float) -> Cell:
+    """How long it runs or ran; of a waiting job how soon it should start."""
+    if job.state is JobState.PENDING and job.expected_start_at is not None:
+        away = job.expected_start_at - wall
+        return cell(f"in {units.age(away)}" if away >= 1 else "next", Role.DIM)
+    time = run_time_s(job, wall)
+    return cell(units.elapsed(time) if time is not None else units.UNKNOWN)
 
 
 def node_note(view: NodeView) -> str:
@@ -275,7 +389,13 @@ def node_note(view: NodeView) -> str:
     if not view.node.gpus:
         return f"no GPUs: {view.node.gpu_reason or 'no reason given'}"
     bad = sum(gpu.state is not GpuState.OK for gpu in view.node.gpus)
-    return f"{units.count(bad, 'GPU')} not working" if bad else ""
+    drained = sum(gpu.drain is not None for gpu in view.node.gpus)
+    notes = [
+        drain_note(view.node.drain) if view.node.drain else "",
+        f"{units.count(bad, 'GPU')} not working" if bad else "",
+        f"{units.count(drained, 'GPU')} drained" if drained else "",
+    ]
+    return "; ".join(note for note in notes if note)
 
 
 def _summary(view: NodeView) -> Cell:

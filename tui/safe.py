@@ -58,7 +58,7 @@ def text(value: str | bytes, limit: int = LIMIT) -> str:
 
 
 def clean(value: T) -> T:
-    """Make every string inside a wire value safe: structs, tuples and lists, however deep. Bytes are left alone."""
+    """Make every string inside a wire value safe: structs, dicts, tuples, lists, however deep. Bytes are left alone."""
     result: object = value
     if isinstance(value, str) and type(value) is str:  # not the words of an enum: those are ours
         result = text(value)
@@ -67,6 +67,9 @@ def clean(value: T) -> T:
             name: new for name in value.__struct_fields__ if (new := clean(old := getattr(value, name))) is not old
         }
         result = msgspec.structs.replace(value, **changed) if changed else value
+    elif isinstance(value, dict):
+        result = {clean(name): clean(each) for name, each in value.items()}
+        result = value if result == value else result
     elif isinstance(value, (tuple, list)):
         items = [clean(each) for each in value]
         same = all(new is old for new, old in zip(items, value, strict=True))

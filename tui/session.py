@@ -1,23 +1,26 @@
 """One sitting at the cluster: the state, the link that feeds it, and the calls a screen may make.
 
 Rules kept here: screens read `cluster` and call this; only `drain` changes the state, on the screen's thread; calls
-that wait for the server (`cancel`, `submit`) are for worker threads.
+that wait for the server (`submit`, `plan`, `ask`) are for worker threads.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
+from typing import TypeVar
 
 from agent.api.hostkeys import UnknownHostError, remember
 from agent.api.refs import JobRef
-from agent.api.types import Job, SubmitReply, SubmitRequest
-from tui import safe
+from agent.api.types import Plan, SubmitReply, SubmitRequest
+from tui import arrays, safe
 from tui.cluster import Cluster, JobKey
 from tui.inbox import Inbox, LogInbox
 from tui.links import ClusterClient, Follower, Watcher
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,16 +90,24 @@ class Session:
         remember(question)
         self._watcher.retry_now()
 
+    def ref(self, key: JobKey) -> JobRef:
+        """A job's name on the wire."""
+        job = self.cluster.job(key)
+        return JobRef(id=key[1], node=key[0]) if job is None else arrays.ref(job)
+
     def follow(self, key: JobKey, inbox: LogInbox) -> Follower:
         """A thread, not yet started, that puts the job's log into `inbox`."""
-        ref = JobRef(id=key[1], node=key[0])
+        ref = self.ref(key)
         return Follower(lambda: self._watcher.client, ref, inbox, self.clock.monotonic)
 
     def submit(self, request: SubmitRequest, key: str) -> SubmitReply:
         """Hand in a job; blocks."""
         return safe.clean(self._watcher.client.submit(request, key))
 
-    def cancel(self, keys: Sequence[JobKey]) -> list[Job]:
-        """Ask jobs to end; blocks. The first refusal ends it."""
-        client = self._watcher.client
-        return [safe.clean(client.cancel(JobRef(id=number, node=node))) for node, number in keys]
+    def plan(self, request: SubmitRequest) -> Plan:
+        """What a submit would do; blocks."""
+        return safe.clean(self._watcher.client.plan(request))
+
+    def ask(self, work: Callable[[ClusterClient], T]) -> T:
+        """Ask the server for anything else; blocks. What it says is made safe."""
+        return safe.clean(work(self._watcher.client))

@@ -92,6 +92,18 @@ def fit(spans: Cell, cells: int, *, right: bool = False) -> list[Span]:
     return result
 
 
+def folded(text: str, cells: int) -> list[str]:
+    """Words in lines of at most `cells` cells; a longer word has a line of its own."""
+    lines = [""]
+    for word in text.split(" "):
+        joined = f"{lines[-1]} {word}".strip() if lines[-1] else word
+        if safe.width(joined) <= cells or not lines[-1]:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return lines
+
+
 def lay_out(columns: Sequence[Column], rows: Sequence[Row], room: int) -> list[int]:
     """Widths of the columns in `room` cells; 0 for a column that is left out.
 

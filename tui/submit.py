@@ -14,10 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.api.errors import StokerError
-from agent.api.options import split_argv
+from agent.api.options import SplitArgv, split_argv, wrapped
 from agent.api.types import MAX_SCRIPT_BYTES, SubmitRequest
 
 _FROM_STDIN = "stdin"
+_NO_SWEEP: Mapping[str, tuple[str, ...]] = {}
 
 
 def request(
@@ -27,32 +28,56 @@ def request(
     work_dir: Path,
     umask: int,
     node: str | None = None,
+    wrap: str | None = None,
+    command: Sequence[str] | None = None,
+    sweep: Mapping[str, tuple[str, ...]] = _NO_SWEEP,
 ) -> SubmitRequest:
     """Read `[sbatch flags] SCRIPT [ARGS]`; the script is found as sbatch finds it.
+
+    Args:
+        words: flags, script and arguments; the flags alone where `wrap` or `command` stands for the script.
+        environ: the submitter's environment.
+        work_dir: where the submitter stands.
+        umask: the submitter's.
+        node: where it is to run.
+        wrap: commands for a shell, as sbatch takes them with `--wrap`.
+        command: a program and its words, which become the script's.
+        sweep: named parameters and their values.
 
     Raises:
         StokerError: a flag is none of sbatch's, no script is named, or it cannot be one.
     """
     split = split_argv(words)
-    if split.script is None:
-        raise StokerError("no job script is named; write: stoker submit [sbatch flags] SCRIPT [ARGS]")
-    for word in (*split.flags, *split.args, str(work_dir)):
+    for word in (*split.flags, *split.args, *(command or ()), wrap or "", str(work_dir)):
         _check_text(word)
-    if split.script == "-":
-        name, script = _FROM_STDIN, _read_stdin()
-    else:
-        path = work_dir / Path(split.script).expanduser()
-        name, script = path.name, read_script(path)
+    name, script, args = _script(split, work_dir, wrap, command)
     return SubmitRequest(
         script=script,
         script_name=os.fsencode(name).decode("utf-8", "replace"),  # it only names the job, where nothing else does
         flags=split.flags,
-        args=split.args,
+        args=args,
         env=sendable(environ),
         work_dir=str(work_dir),
         umask=umask,
         node=node,
+        sweep=dict(sweep),
     )
+
+
+def _script(
+    split: SplitArgv, work_dir: Path, wrap: str | None, command: Sequence[str] | None
+) -> tuple[str, str, tuple[str, ...]]:
+    """Name, text and arguments of what is to run."""
+    if wrap is not None:
+        return "wrap", check(wrapped(wrap).encode(), "--wrap"), ()
+    if command:
+        return Path(command[0]).name or "command", '#!/bin/sh\nexec "$@"\n', tuple(command)
+    if split.script is None:
+        raise StokerError("no job script is named; write: stoker submit [sbatch flags] SCRIPT [ARGS]")
+    if split.script == "-":
+        return _FROM_STDIN, _read_stdin(), split.args
+    path = work_dir / Path(split.script).expanduser()
+    return path.name, read_script(path), split.args
 
 
 def read_script(path: Path) -> str:

@@ -1,41 +1,33 @@
-"""The two themes, dark and light, as hex values.
-
-Every text colour has a contrast of at least 4.5 to the grounds it is drawn on (WCAG 2.2, 1.4.3); a test computes it.
-Hex and not names, because Textual's filter for ansi terminals maps names to other colours.
-"""
+"""The two themes of the screen, dark and light, made of `palette`."""
 
 from __future__ import annotations
 
 from textual.theme import Theme
 
-DARK = Theme(
-    name="stoker-dark",
-    dark=True,
-    primary="#6cb6ff",
-    secondary="#9fb0c8",
-    accent="#d6a5ff",
-    success="#7ee08a",
-    warning="#f5c15d",
-    error="#ff8a80",
-    foreground="#dfe5ee",
-    background="#10141b",
-    surface="#161c26",
-    panel="#26324a",
-    variables={"dim": "#93a0b4", "track": "#33405a", "load": "#56cf86", "memory": "#6cb6ff", "frame": "#3b4963"},
-)
-LIGHT = Theme(
-    name="stoker-light",
-    dark=False,
-    primary="#0a58a8",
-    secondary="#45566e",
-    accent="#7a2da8",
-    success="#156b2d",
-    warning="#7d4e00",
-    error="#b0201a",
-    foreground="#1b2330",
-    background="#fbfbf8",
-    surface="#f3f4f0",
-    panel="#d9e4f2",
-    variables={"dim": "#56606f", "track": "#cdd3da", "load": "#1f8a44", "memory": "#2472c8", "frame": "#a9b3c1"},
-)
+from tui import palette
+
+_OWN = ("dim", "track", "load", "memory", "frame")
+"""Colours that Textual's own styles do not know."""
+
+
+def _theme(name: str, colours: palette.Palette, *, dark: bool) -> Theme:
+    return Theme(
+        name=name,
+        dark=dark,
+        primary=colours["primary"],
+        secondary=colours["secondary"],
+        accent=colours["accent"],
+        success=colours["success"],
+        warning=colours["warning"],
+        error=colours["error"],
+        foreground=colours["foreground"],
+        background=colours["background"],
+        surface=colours["surface"],
+        panel=colours["panel"],
+        variables={role: colours[role] for role in _OWN},
+    )
+
+
+DARK = _theme("stoker-dark", palette.DARK, dark=True)
+LIGHT = _theme("stoker-light", palette.LIGHT, dark=False)
 THEMES = {"dark": DARK, "light": LIGHT}

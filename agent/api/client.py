@@ -163,9 +163,27 @@ class Client:
         """Change a job in `scontrol update`'s words: `{"TimeLimit": "2:00:00"}`."""
         return self._ask("POST", f"{ref.path}/update", Job, UpdateRequest(changes=dict(changes), revision=revision))
 
-    def log(self, ref: JobRef, offset: int = 0, limit: int | None = None) -> LogSlice:
-        """A piece of a job's log, at most `limit` bytes."""
-        wire, response = self._send("GET", _with_query(f"{ref.path}/log", offset=offset, limit=limit))
+    def log(
+        self,
+        ref: JobRef,
+        offset: int = 0,
+        limit: int | None = None,
+        *,
+        since: int | None = None,
+        grep: str | None = None,
+    ) -> LogSlice:
+        """A piece of a job's log, at most `limit` bytes.
+
+        Args:
+            ref: the job.
+            offset: where the piece begins.
+            limit: at most so many bytes.
+            since: only what was written after this, Unix seconds; a piece then begins later than asked for.
+            grep: only lines that hold this text.
+        """
+        wire, response = self._send(
+            "GET", _with_query(f"{ref.path}/log", offset=offset, limit=limit, since=since, grep=grep)
+        )
         data = self._finish(wire, response)
         return LogSlice(
             offset=_number(response, "Stoker-Log-Offset", self.where),
@@ -173,9 +191,18 @@ class Client:
             data=data,
         )
 
-    def follow_log(self, ref: JobRef, offset: int = 0, *, heartbeats: bool = False) -> Stream[LogMessage]:
-        """A job's log as it grows; the last message is `LogEnd`."""
-        return self._stream(_with_query(f"{ref.path}/log", follow=1, offset=offset), _log_lines(), heartbeats)
+    def follow_log(
+        self,
+        ref: JobRef,
+        offset: int = 0,
+        *,
+        heartbeats: bool = False,
+        since: int | None = None,
+        grep: str | None = None,
+    ) -> Stream[LogMessage]:
+        """A job's log as it grows; the last message is `LogEnd`. `since` and `grep` as for `log`."""
+        query = _with_query(f"{ref.path}/log", follow=1, offset=offset, since=since, grep=grep)
+        return self._stream(query, _log_lines(), heartbeats)
 
     def watch(self, *, heartbeats: bool = False) -> Stream[WatchMessage]:
         """All nodes and jobs, then every change."""

@@ -1,21 +1,21 @@
-"""What the programs' command lines share: wrong words, and standard streams that are closed, full or gone.
+"""What the programs' command lines share: how wrong words are answered. What comes around the work is in `program`.
 
-Rules kept here: a word that is not known is answered in one line with the one that was probably meant; output that
-cannot be written is a failure that is told, and never a traceback; whoever stops reading, as `head` does, ends us
-quietly.
+Rules kept here: a word that is not known is answered in one line with the one that was probably meant.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, NoReturn, TextIO
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, NoReturn
 
-INTERRUPTED = 130
-BROKEN_PIPE = 141
-"""128 and the signal's number, as a shell says it: SIGINT and SIGPIPE."""
+from agent.api.program import BROKEN_PIPE as BROKEN_PIPE
+from agent.api.program import INTERRUPTED as INTERRUPTED
+from agent.api.program import meant as meant
+from agent.api.program import printable as printable
+from agent.api.program import run as run
+from agent.api.program import say as say
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,52 +59,6 @@ class Parser(argparse.ArgumentParser):
         self.error(f"{value!r} is no {noun}{meant(str(value), known) or '; known: ' + ', '.join(known)}")
 
 
-def meant(word: str, known: Iterable[str]) -> str:
-    """`; did you mean jobs?`, or nothing when no known word is close."""
-    import difflib  # only for a mistake: it costs every start 5 ms
-
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def run(program: str, work: Callable[[], int]) -> int:
-    """Do a program's work and write out what it printed; its exit code.
-
-    An `OSError` that names no file is taken for trouble with the output: of all else, callers make sentences.
-    """
-    _open_streams()
-    try:
-        try:
-            code = work()
-        except SystemExit as end:  # argparse: --help, --version
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        sys.stdout.flush()  # here, where a reader that has gone is understood, and not at the interpreter's end
-        return code
-    except BrokenPipeError:
-        _discard(sys.stdout)
-        return BROKEN_PIPE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except OSError as error:
-        _discard(sys.stdout)
-        where = f"{error.filename}" if error.filename else "cannot write the output"
-        say(f"{program}: {printable(where)}: {error.strerror or error}")
-        return 1
-
-
-def say(line: str) -> None:
-    """Print on stderr, if there is anybody to read it."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        _discard(sys.stderr)
-
-
-def printable(text: str) -> str:
-    """Text without anything that acts on a terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
 def _leading_options(words: Sequence[str]) -> list[str]:
     """The long options before the first other word: refused first, lest a value of one is taken for a command."""
     leading = []
@@ -117,23 +71,3 @@ def _leading_options(words: Sequence[str]) -> list[str]:
 
 def _name(action: argparse.Action) -> str:
     return "/".join(action.option_strings) or action.dest
-
-
-def _open_streams() -> None:
-    """Put /dev/null in the place of standard streams that are closed, lest a socket opened later becomes descriptor 1.
-
-    Input and output are opened the wrong way round: reading and writing fail as they did.
-    """
-    if sys.stdin is None:
-        sys.stdin = os.fdopen(os.open(os.devnull, os.O_WRONLY))
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(os.open(os.devnull, os.O_RDONLY), "w")
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
-
-
-def _discard(stream: TextIO) -> None:
-    """Let what is still unwritten, and Python's own flush at exit, go nowhere."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)

@@ -33,9 +33,13 @@ class Option:
     short: str | None = None
     takes: Takes = Takes.REQUIRED
     honoured: bool = False
-    """This version does what it says. `nodes` and `ntasks` are honoured for the value 1."""
+    """This version does what it says. `nodes` is honoured where one node is enough."""
     variable: str | None = None
     """The environment variable that sets it: `SBATCH_TIMELIMIT`."""
+    client: bool = False
+    """It tells the submitting command what to do, and must stand on its command line."""
+    moot: str | None = None
+    """Why doing nothing is doing what it says, on one node."""
 
     def __str__(self) -> str:
         return f"--{self.long}"
@@ -68,6 +72,11 @@ class OptionError(StokerError):
         super().__init__(message)
         self.message = message
         self.word = word
+
+
+def wrapped(command: str) -> str:
+    """The script that sbatch makes of `--wrap=COMMAND`; its name is `wrap`."""
+    return f"#!/bin/sh\n# This script was created by sbatch --wrap.\n\n{command}\n"
 
 
 def split_argv(words: Sequence[str]) -> SplitArgv:
@@ -177,49 +186,106 @@ def _or(words: Sequence[str]) -> str:
 
 _FLAG = Takes.NONE
 _MAYBE = Takes.OPTIONAL
+_ONE_NODE = "there is one node"
 
 OPTIONS: tuple[Option, ...] = (
     # What this version honours.
+    Option("account", "A", honoured=True, variable="SBATCH_ACCOUNT"),
+    Option("array", "a", honoured=True, variable="SBATCH_ARRAY_INX"),
+    Option("begin", "b", honoured=True),
     Option("chdir", "D", honoured=True),
+    Option("comment", honoured=True),
+    Option("constraint", "C", honoured=True, variable="SBATCH_CONSTRAINT"),
+    Option("cpus-per-gpu", honoured=True, variable="SBATCH_CPUS_PER_GPU"),
     Option("cpus-per-task", "c", honoured=True),
+    Option("deadline", honoured=True),
+    Option("dependency", "d", honoured=True),
     Option("error", "e", honoured=True, variable="SBATCH_ERROR"),
+    Option("exclude", "x", honoured=True),
+    Option("exclusive", takes=_MAYBE, honoured=True, variable="SBATCH_EXCLUSIVE"),
     Option("export", honoured=True, variable="SBATCH_EXPORT"),
     Option("gpus", "G", honoured=True, variable="SBATCH_GPUS"),
+    Option("gpus-per-node", honoured=True, variable="SBATCH_GPUS_PER_NODE"),
+    Option("gpus-per-task", honoured=True, variable="SBATCH_GPUS_PER_TASK"),
     Option("gres", honoured=True, variable="SBATCH_GRES"),
+    Option("hold", "H", takes=_FLAG, honoured=True),
+    Option("input", "i", honoured=True, variable="SBATCH_INPUT"),
     Option("job-name", "J", honoured=True, variable="SBATCH_JOB_NAME"),
+    Option("kill-on-invalid-dep", honoured=True),
+    Option("licenses", "L", honoured=True),
+    Option("mail-type", honoured=True),
+    Option("mail-user", honoured=True),
     Option("mem", honoured=True, variable="SBATCH_MEM_PER_NODE"),
+    Option("mem-per-cpu", honoured=True, variable="SBATCH_MEM_PER_CPU"),
+    Option("mem-per-gpu", honoured=True, variable="SBATCH_MEM_PER_GPU"),
+    Option("nice", takes=_MAYBE, honoured=True),
     Option("no-requeue", takes=_FLAG, honoured=True, variable="SBATCH_NO_REQUEUE"),
+    Option("nodelist", "w", honoured=True),
     Option("nodes", "N", honoured=True),
     Option("ntasks", "n", honoured=True),
+    Option("ntasks-per-gpu", honoured=True),
+    Option("ntasks-per-node", honoured=True),
     Option("open-mode", honoured=True, variable="SBATCH_OPEN_MODE"),
     Option("output", "o", honoured=True, variable="SBATCH_OUTPUT"),
+    Option("partition", "p", honoured=True, variable="SBATCH_PARTITION"),
+    Option("priority", honoured=True),
+    Option("qos", "q", honoured=True, variable="SBATCH_QOS"),
     Option("requeue", takes=_FLAG, honoured=True, variable="SBATCH_REQUEUE"),
+    Option("reservation", honoured=True, variable="SBATCH_RESERVATION"),
+    Option("signal", honoured=True, variable="SBATCH_SIGNAL"),
     Option("time", "t", honoured=True, variable="SBATCH_TIMELIMIT"),
+    Option("wckey", honoured=True, variable="SBATCH_WCKEY"),
+    # For the command that submits; the server has nothing to do for them, but for `--test-only`.
+    Option("parsable", takes=_MAYBE, honoured=True, client=True),
+    Option("quiet", "Q", takes=_FLAG, honoured=True, client=True),
+    Option("test-only", takes=_FLAG, honoured=True, client=True),
+    Option("verbose", "v", takes=_FLAG, honoured=True, client=True),
+    Option("wait", "W", takes=_FLAG, honoured=True, client=True, variable="SBATCH_WAIT"),
+    Option("wrap", honoured=True, client=True),
+    # Honoured by doing nothing, each for the reason given.
+    Option("contiguous", takes=_FLAG, honoured=True, moot=_ONE_NODE),
+    Option("delay-boot", honoured=True, moot="the node is up when the job starts", variable="SBATCH_DELAY_BOOT"),
+    Option(
+        "ignore-pbs",
+        takes=_FLAG,
+        honoured=True,
+        moot="lines of other systems (#PBS, #BSUB) are never read; without it they are refused",
+        variable="SBATCH_IGNORE_PBS",
+    ),
+    Option(
+        "no-kill",
+        "k",
+        takes=_MAYBE,
+        honoured=True,
+        moot="the one node's failure ends the job either way",
+        variable="SBATCH_NO_KILL",
+    ),
+    Option(
+        "oversubscribe",
+        "s",
+        takes=_FLAG,
+        honoured=True,
+        moot="as in a partition with OverSubscribe=NO, Slurm's default: what a job is given is its own",
+    ),
+    Option("spread-job", takes=_FLAG, honoured=True, moot=_ONE_NODE, variable="SBATCH_SPREAD_JOB"),
+    Option("switches", honoured=True, moot=_ONE_NODE, variable="SBATCH_REQ_SWITCH"),
+    Option("use-min-nodes", takes=_FLAG, honoured=True, moot=_ONE_NODE, variable="SBATCH_USE_MIN_NODES"),
+    Option(
+        "wait-all-nodes", honoured=True, moot="the node is up when the job starts", variable="SBATCH_WAIT_ALL_NODES"
+    ),
     # Known, and refused by name.
-    Option("account", "A", variable="SBATCH_ACCOUNT"),
     Option("acctg-freq", variable="SBATCH_ACCTG_FREQ"),
-    Option("array", "a", variable="SBATCH_ARRAY_INX"),
     Option("batch", variable="SBATCH_BATCH"),
     Option("bb", variable="SBATCH_BURST_BUFFER"),
     Option("bbf", variable="SBATCH_BURST_BUFFER_FILE"),
-    Option("begin", "b", variable="SBATCH_BEGIN"),
     Option("cluster-constraint", variable="SBATCH_CLUSTER_CONSTRAINT"),
     Option("clusters", "M", variable="SBATCH_CLUSTERS"),
-    Option("comment", variable="SBATCH_COMMENT"),
-    Option("constraint", "C", variable="SBATCH_CONSTRAINT"),
     Option("container", variable="SBATCH_CONTAINER"),
     Option("container-id", variable="SBATCH_CONTAINER_ID"),
-    Option("contiguous", takes=_FLAG),
     Option("core-spec", "S", variable="SBATCH_CORE_SPEC"),
     Option("cores-per-socket"),
     Option("cpu-freq", variable="SBATCH_CPU_FREQ_REQ"),
-    Option("cpus-per-gpu", variable="SBATCH_CPUS_PER_GPU"),
-    Option("deadline", variable="SBATCH_DEADLINE"),
-    Option("delay-boot", variable="SBATCH_DELAY_BOOT"),
-    Option("dependency", "d", variable="SBATCH_DEPENDENCY"),
     Option("distribution", "m", variable="SBATCH_DISTRIBUTION"),
-    Option("exclude", "x", variable="SBATCH_EXCLUDE"),
-    Option("exclusive", takes=_MAYBE, variable="SBATCH_EXCLUSIVE"),
     Option("export-file"),
     Option("extra"),
     Option("extra-node-info", "B"),
@@ -227,73 +293,40 @@ OPTIONS: tuple[Option, ...] = (
     Option("gid"),
     Option("gpu-bind", variable="SBATCH_GPU_BIND"),
     Option("gpu-freq", variable="SBATCH_GPU_FREQ"),
-    Option("gpus-per-node", variable="SBATCH_GPUS_PER_NODE"),
     Option("gpus-per-socket"),
-    Option("gpus-per-task", variable="SBATCH_GPUS_PER_TASK"),
     Option("gres-flags", variable="SBATCH_GRES_FLAGS"),
     Option("help", "h", takes=_FLAG),
     Option("hint", variable="SBATCH_HINT"),
-    Option("hold", "H", takes=_FLAG),
-    Option("ignore-pbs", takes=_FLAG, variable="SBATCH_IGNORE_PBS"),
-    Option("input", "i", variable="SBATCH_INPUT"),
-    Option("kill-on-invalid-dep", variable="SBATCH_KILL_INVALID_DEP"),
-    Option("licenses", "L", variable="SBATCH_LICENSES"),
-    Option("mail-type"),
-    Option("mail-user"),
     Option("mcs-label"),
     Option("mem-bind", variable="SBATCH_MEM_BIND"),
-    Option("mem-per-cpu", variable="SBATCH_MEM_PER_CPU"),
-    Option("mem-per-gpu", variable="SBATCH_MEM_PER_GPU"),
     Option("mincpus"),
     Option("network", variable="SBATCH_NETWORK"),
-    Option("nice", takes=_MAYBE),
-    Option("no-kill", "k", takes=_MAYBE, variable="SBATCH_NO_KILL"),
     Option("nodefile", "F"),
-    Option("nodelist", "w"),
     Option("ntasks-per-core"),
-    Option("ntasks-per-gpu"),
-    Option("ntasks-per-node"),
     Option("ntasks-per-socket"),
     Option("oom-kill-step", takes=_MAYBE, variable="SBATCH_OOM_KILL_STEP"),
     Option("overcommit", "O", takes=_FLAG, variable="SBATCH_OVERCOMMIT"),
-    Option("oversubscribe", "s", takes=_FLAG),
-    Option("parsable", takes=_MAYBE),
-    Option("partition", "p", variable="SBATCH_PARTITION"),
     Option("power", variable="SBATCH_POWER"),
     Option("prefer"),
-    Option("priority"),
     Option("profile", variable="SBATCH_PROFILE"),
     Option("propagate", takes=_MAYBE),
-    Option("qos", "q", variable="SBATCH_QOS"),
-    Option("quiet", "Q", takes=_FLAG),
     Option("reboot", takes=_FLAG),
-    Option("reservation", variable="SBATCH_RESERVATION"),
     Option("resv-ports", takes=_MAYBE),
     Option("segment", variable="SBATCH_SEGMENT_SIZE"),
-    Option("signal", variable="SBATCH_SIGNAL"),
     Option("sockets-per-node"),
-    Option("spread-job", takes=_FLAG, variable="SBATCH_SPREAD_JOB"),
     Option("stepmgr", takes=_FLAG),
-    Option("switches", variable="SBATCH_REQ_SWITCH"),
-    Option("test-only", takes=_FLAG),
     Option("thread-spec", variable="SBATCH_THREAD_SPEC"),
     Option("threads-per-core", variable="SBATCH_THREADS_PER_CORE"),
     Option("time-min"),
     Option("tmp"),
-    Option("tres-bind", variable="SBATCH_TRES_BIND"),
+    Option("tres-bind"),
     Option("tres-per-task", variable="SBATCH_TRES_PER_TASK"),
     Option("uid"),
     Option("usage", takes=_FLAG),
-    Option("use-min-nodes", takes=_FLAG, variable="SBATCH_USE_MIN_NODES"),
-    Option("verbose", "v", takes=_FLAG),
     Option("version", "V", takes=_FLAG),
-    Option("wait", "W", takes=_FLAG, variable="SBATCH_WAIT"),
-    Option("wait-all-nodes", variable="SBATCH_WAIT_ALL_NODES"),
-    Option("wckey", variable="SBATCH_WCKEY"),
-    Option("wrap"),
 )
 
-_ALIASES = {"share": "oversubscribe", "tasks": "ntasks", "tasks-per-node": "ntasks-per-node"}
+_ALIASES = {"share": "oversubscribe", "tasks-per-node": "ntasks-per-node"}
 
 _BY_LONG: dict[str, Option] = {option.long: option for option in OPTIONS}
 _BY_LONG |= {alias: _BY_LONG[long] for alias, long in _ALIASES.items()}

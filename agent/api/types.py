@@ -48,7 +48,8 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     """One GPU as the sampler saw it. `None` means that the driver does not offer the value."""
 
     index: int
-    """NVML index: `nvidia-smi`'s order, 0-based; changes between boots. Key on `uuid`."""
+    """NVML index: `nvidia-smi`'s order, 0-based; changes between boots. Key on `uuid`. A MIG instance's is 100 × (its
+    GPU's + 1) + its place there."""
     uuid: str
     name: str
     state: GpuState = GpuState.OK
@@ -77,6 +78,10 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     """UUID of the GPU that this MIG instance is a part of; `None` for a whole GPU."""
     mig_profile: str | None = None
     """`1g.10gb` and the like, of a MIG instance."""
+    divided: bool = False
+    """MIG mode is on: jobs are given its instances, which are shown as GPUs of their own, and never it itself."""
+    ill: tuple[str, ...] = ()
+    """What speaks against it though it works, a sentence each: rows remapped, PCIe replays. Short of a drain."""
     links: dict[str, int] = msgspec.field(default_factory=dict)
     """UUID of another GPU → grade of the way to it, see `agent.api.queue.LinkGrade`; a pair left out is `SYSTEM`."""
     processes: tuple[GpuProcess, ...] = ()

@@ -1,6 +1,8 @@
-"""One frozen `Config` from one TOML file: `tables` says what may stand in it, `load` reads and checks it."""
+"""One frozen `Config` from one TOML file: `tables` says what may stand in it, `load` reads and `checks` judges it."""
 
-from agent.config.load import NAME_PATTERN, SYSTEM_CONFIG, Config, ConfigError, load, parse
+from agent.config.checks import NAME_PATTERN
+from agent.config.load import LIVE, SYSTEM_CONFIG, load, merged, parse
+from agent.config.resolved import Config, ConfigError
 from agent.config.tables import (
     AccountTable,
     GpuTable,
@@ -19,6 +21,7 @@ from agent.config.tables import (
 )
 
 __all__ = [
+    "LIVE",
     "NAME_PATTERN",
     "SYSTEM_CONFIG",
     "AccountTable",
@@ -38,5 +41,6 @@ __all__ = [
     "ReaperTable",
     "SchedulerTable",
     "load",
+    "merged",
     "parse",
 ]

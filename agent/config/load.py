@@ -14,81 +14,18 @@ import re
 import socket
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
-from agent.api.errors import StokerError
-from agent.config.tables import (
-    AccountTable,
-    File,
-    GpuTable,
-    HistoryTable,
-    HooksTable,
-    HubNode,
-    HubTable,
-    JobsTable,
-    LimitsTable,
-    Mode,
-    NodeTable,
-    PartitionTable,
-    QosTable,
-    ReaperTable,
-    SchedulerTable,
-)
+from agent.config.checks import check
+from agent.config.resolved import Config, ConfigError
+from agent.config.tables import File, GpuTable, HubNode, Mode, PartitionTable, QosTable
 
 SYSTEM_CONFIG = Path("/etc/stoker/stoker.toml")
-NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
-"""Names of nodes and clusters: host-name-like, safe in a path, a log line and a terminal."""
-
-_SOCKET_PATH_MAX = 107
-"""unix(7): `sun_path` holds 108 bytes with its NUL."""
-
-
-class ConfigError(StokerError):
-    """The configuration cannot be used; the message names file, line and key."""
-
-
-class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a daemon needs to know, resolved: no `None` left to interpret, every path absolute."""
-
-    path: Path | None
-    """The file it came from; `None` when there is none."""
-    name: str
-    mode: Mode
-    state_dir: Path
-    run_dir: Path
-    allow_root_jobs: bool
-    act_for: tuple[str, ...]
-    gpu: GpuTable
-    jobs: JobsTable
-    cluster: str
-    hub_nodes: tuple[HubNode, ...]
-    partitions: tuple[PartitionTable, ...] = (PartitionTable(name="main", default=True),)
-    """At least one, and exactly one is the default."""
-    qos: tuple[QosTable, ...] = (QosTable(name="normal"),)
-    """At least one; the first is the default."""
-    accounts: tuple[AccountTable, ...] = ()
-    scheduler: SchedulerTable = SchedulerTable()
-    limits: LimitsTable = LimitsTable()
-    hooks: HooksTable = HooksTable()
-    reaper: ReaperTable = ReaperTable()
-    history: HistoryTable = HistoryTable()
-
-    @property
-    def agent_socket(self) -> Path:
-        """Where the agent listens."""
-        return self.run_dir / "agent.sock"
-
-    @property
-    def hub_socket(self) -> Path:
-        """Where the hub listens."""
-        return self.run_dir / "hub.sock"
-
-    @property
-    def hub_state_dir(self) -> Path:
-        """The hub's own state: placements and the licence."""
-        return self.state_dir / "hub"
+_CPUS_PER_SIMULATED_GPU = 4
+LIVE = ("jobs", "partitions", "qos", "accounts", "scheduler", "limits", "hooks", "reaper", "history")
+"""Fields of `Config` that may change while a daemon runs: everybody reads them anew each time."""
 
 
 def load(path: Path | None = None, environ: dict[str, str] | None = None) -> Config:
@@ -124,6 +61,19 @@ def parse(text: str, origin: str) -> File:
         raise ConfigError(_explain(str(error), text, origin)) from error
 
 
+def merged(running: Config, changed: Config) -> tuple[Config, list[str]]:
+    """What a daemon goes on with after its file was read again.
+
+    Returns:
+        `running` with the rules of the queue from `changed`, and the names of the other fields that differ: those are
+        built into parts that live as long as the daemon, and need a restart.
+    """
+    live = {name: getattr(changed, name) for name in LIVE}
+    kept = [name for name in Config.__struct_fields__ if name not in LIVE]
+    differ = sorted(name for name in kept if getattr(running, name) != getattr(changed, name))
+    return msgspec.structs.replace(running, **live), differ
+
+
 def _decode(kind: type[Any], value: Any) -> Any:
     """What TOML has no type for: paths, with `~` filled in."""
     if kind is Path and isinstance(value, str) and value:
@@ -145,8 +95,6 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
     mode = node.mode or (Mode.SYSTEM if system and os.geteuid() == 0 else Mode.USER)
     name = node.name or socket.gethostname().split(".")[0]
     origin = str(path) if path else "the default configuration"
-    _check_name(name, "node.name", origin)
-    _check_name(file.hub.cluster, "hub.cluster", origin)
     state_dir, run_dir = _default_dirs(mode if node.mode or not system else Mode.SYSTEM, env)
     config = Config(
         path=path,
@@ -154,6 +102,7 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
         mode=mode,
         state_dir=(node.state_dir or state_dir).absolute(),
         run_dir=(node.run_dir or run_dir).absolute(),
+        cpus=node.cpus if node.cpus is not None else _cpus(file.gpu),
         allow_root_jobs=node.allow_root_jobs,
         act_for=node.act_for,
         gpu=file.gpu,
@@ -169,10 +118,15 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
         reaper=file.reaper,
         history=file.history,
     )
-    _check_values(config, origin)
+    check(config, origin)
     if not config.hub_nodes:
         return msgspec.structs.replace(config, hub_nodes=(HubNode(name=name, socket=config.agent_socket),))
     return config
+
+
+def _cpus(gpu: GpuTable) -> int:
+    own = len(os.sched_getaffinity(0))
+    return max(own, _CPUS_PER_SIMULATED_GPU * gpu.simulated_count) if gpu.source == "simulated" else own
 
 
 def _with_default(partitions: tuple[PartitionTable, ...]) -> tuple[PartitionTable, ...]:
@@ -189,52 +143,6 @@ def _default_dirs(mode: Mode, env: dict[str, str]) -> tuple[Path, Path]:
     state = Path(env.get("XDG_STATE_HOME") or home / ".local" / "state") / "stoker"
     runtime = env.get("XDG_RUNTIME_DIR")
     return state, Path(runtime) / "stoker" if runtime else state / "run"
-
-
-def _check_name(name: str, key: str, origin: str) -> None:
-    if not re.fullmatch(NAME_PATTERN, name):
-        raise ConfigError(
-            f"{origin}: {key} = {name!r} is not a name; use letters, digits, '.', '_' and '-', at most 64"
-        )
-
-
-def _check_values(config: Config, origin: str) -> None:
-    for path in (config.agent_socket, config.hub_socket):
-        if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
-            raise ConfigError(
-                f"{origin}: the socket path {path} is longer than the {_SOCKET_PATH_MAX} bytes that Linux allows; "
-                "set node.run_dir to a shorter folder"
-            )
-    if config.gpu.source not in ("auto", "nvml", "simulated", "none"):
-        raise ConfigError(f"{origin}: gpu.source = {config.gpu.source!r}; use auto, nvml, simulated or none")
-    if config.jobs.launcher not in ("auto", "systemd", "fork"):
-        raise ConfigError(f"{origin}: jobs.launcher = {config.jobs.launcher!r}; use auto, systemd or fork")
-    if not 0 <= config.gpu.simulated_count <= 64:
-        raise ConfigError(f"{origin}: gpu.simulated_count = {config.gpu.simulated_count}; use 0 to 64")
-    if not 0.05 <= config.gpu.period_s <= 60:
-        raise ConfigError(f"{origin}: gpu.period_s = {config.gpu.period_s}; use 0.05 to 60 seconds")
-    for key in ("grace_s", "log_head_bytes", "log_tail_bytes", "output_max_bytes", "max_pending"):
-        if getattr(config.jobs, key) < 0:
-            raise ConfigError(f"{origin}: jobs.{key} = {getattr(config.jobs, key)} is negative")
-    if config.jobs.default_time_s is not None and config.jobs.default_time_s < 1:
-        raise ConfigError(f"{origin}: jobs.default_time_s = {config.jobs.default_time_s}; use seconds, or leave it out")
-    _check_hub_nodes(config, origin)
-
-
-def _check_hub_nodes(config: Config, origin: str) -> None:
-    seen: set[str] = set()
-    for node in config.hub_nodes:
-        _check_name(node.name, "hub.nodes.name", origin)
-        if node.name in seen:
-            raise ConfigError(f"{origin}: hub.nodes names {node.name} twice; every node needs its own name")
-        seen.add(node.name)
-        if (node.socket is None) == (node.ssh is None):
-            raise ConfigError(f"{origin}: hub.nodes {node.name} needs either socket = … or ssh = …, and not both")
-        if node.ssh is not None and not node.host_key:
-            raise ConfigError(
-                f"{origin}: hub.nodes {node.name} has no host_key; the hub trusts no host on first use. Print it with: "
-                f"ssh-keyscan -t ed25519 {node.ssh.rpartition('@')[2]}   and compare it on the node itself"
-            )
 
 
 # --- error texts ------------------------------------------------------------------------------------------------------
@@ -270,8 +178,10 @@ def _did_you_mean(table: str, key: str) -> str:
 
 
 def _known_keys(table: str) -> list[str]:
-    tables: dict[str, Any] = {"": File, "node": NodeTable, "gpu": GpuTable, "jobs": JobsTable, "hub": HubTable}
-    tables["hub.nodes"] = HubNode
+    tables: dict[str, Any] = {"": File, "hub.nodes": HubNode}
+    for field in msgspec.structs.fields(File):
+        inner = get_args(field.type)
+        tables[field.encode_name] = inner[0] if inner else field.type
     return sorted(field.encode_name for field in msgspec.structs.fields(tables.get(table, File)))
 
 

@@ -30,6 +30,9 @@ class NodeTable(Table, frozen=True, kw_only=True):
     """Defaults to `system` for root with the system file, else `user`."""
     state_dir: Path | None = None
     run_dir: Path | None = None
+    cpus: int | None = None
+    """CPUs that jobs may have at a time (Slurm's CPUs=). Defaults to all; where GPUs are simulated to at least four a
+    GPU, so that a laptop can play a GPU server."""
     allow_root_jobs: bool = False
     """Let uid 0 own jobs. Only sensible in user mode inside a container, where root is the only user."""
     act_for: tuple[str, ...] = ()
@@ -42,6 +45,8 @@ class GpuTable(Table, frozen=True, kw_only=True):
     source: str = "auto"
     """`auto` (NVML, or no GPUs and why), `nvml`, `simulated` or `none`."""
     simulated_count: int = 8
+    simulated_layout: str = "nvswitch"
+    """`nvswitch`, `islands` (fours with NVLink) or `mig` (GPU 0 is divided)."""
     period_s: float = 1.0
     library: str | None = None
     """Path of `libnvidia-ml.so.1` when it is not where the loader looks."""
@@ -98,15 +103,18 @@ class SchedulerTable(Table, frozen=True, kw_only=True):
     """`requeue` (a job that may not run twice is no victim) or `cancel`."""
     half_life_s: int = 7 * 86400
     """After which use counts half in the fair share (PriorityDecayHalfLife)."""
-    max_age_s: int = 7 * 86400
+    max_age_s: int = 28 * 86400
     """Wait at which the age factor is 1 (PriorityMaxAge)."""
-    weight_age: int = 1000
-    weight_fairshare: int = 10000
-    weight_jobsize: int = 1000
+    weight_age: int = 20000
+    """The weights' defaults are those with which `python -m tests.bench sched` showed the least slowdown that costs no
+    utilisation. Age is worth as much as size and fair share together: after `max_age_s` no newcomer overtakes."""
+    weight_fairshare: int = 5000
+    weight_jobsize: int = 15000
     weight_partition: int = 1000
-    weight_qos: int = 10000
+    weight_qos: int = 50000
     favour_small: bool = True
-    """The size factor grows as jobs get smaller and shorter (PriorityFavorSmall)."""
+    """The size factor grows as time limits get shorter, and among equal limits with the part of the node; `false`:
+    with the part of the node alone (Slurm's PriorityFavorSmall=NO)."""
 
 
 class LimitsTable(Table, frozen=True, kw_only=True):
@@ -178,6 +186,8 @@ class JobsTable(Table, frozen=True, kw_only=True):
     """Give each job a folder of its own as `TMPDIR`, removed after it."""
     shards_per_gpu: int = 4
     """Into how many parts `--gres=shard:N` divides a GPU."""
+    shard_memory: str = "warn"
+    """A job that holds more of a shared GPU's memory than its shards: `warn`, `stop` it, or `off`."""
     features: tuple[str, ...] = ()
     """What `--constraint` may ask of this node, besides its GPUs' models."""
     licenses: dict[str, int] = {}

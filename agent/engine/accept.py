@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import grp
 import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from agent.api.errors import ApiError, StokerError
 from agent.api.types import SubmitRequest
 from agent.config import Config, Mode
 from agent.engine.claims import AccountError, account_of
-from agent.jobs import parse, schedule
+from agent.jobs import parse, rules, schedule
 from agent.jobs.errors import IllegalMoveError, KeyConflictError, NoSuchJobError, SpecError, StaleJobError
 from agent.jobs.spec import JobSpec
 
@@ -30,6 +31,8 @@ class Resources:
     memory_total_bytes: int
     licence_hold: str | None
     """Why no new job may start at all, with the command that helps."""
+    minors: Mapping[str, int] = field(default_factory=dict)
+    """UUID → N of `/dev/nvidiaN`, where the driver tells; of a MIG instance its parent's."""
 
 
 class ResourceView(Protocol):
@@ -69,28 +72,71 @@ def check_account(config: Config, uid: int) -> tuple[int, int] | None:
     return None
 
 
-def accept(config: Config, request: SubmitRequest, resources: Resources, *, pending: int) -> JobSpec:
-    """Parse a submission and refuse what no waiting could help.
+def groups_of(uid: int) -> frozenset[str]:
+    """Names of all Unix groups of an account. Asks the account database: call it in a thread.
+
+    Raises:
+        AccountError: no such account.
+    """
+    names = set()
+    for gid in account_of(uid).groups:
+        with suppress(KeyError):
+            names.add(grp.getgrgid(gid).gr_name)
+    return frozenset(names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What an account may own here, and whose member it is."""
+
+    owner: tuple[int, int] | None
+    """uid and gid that its files shall have; `None`: the agent's own."""
+    groups: frozenset[str]
+
+
+def identify(config: Config, uid: int) -> Identity:
+    """See `check_account` and `groups_of`."""
+    return Identity(owner=check_account(config, uid), groups=groups_of(uid))
+
+
+def accept(
+    config: Config,
+    request: SubmitRequest,
+    resources: Resources,
+    *,
+    user: str,
+    groups: Collection[str],
+    now: int,
+    admin: bool = False,
+) -> JobSpec:
+    """Parse a submission, apply the site's rules, and refuse what no waiting could help.
 
     Raises:
         SpecError: script or flags cannot be honoured.
-        ApiError: 400 when the node can never run it, 429 when the queue is full.
+        ApiError: 400 when the node can never run it.
     """
-    parsed = parse.parse(request, default_time_s=config.jobs.default_time_s)
+    parsed = parse.parse(request, now=now, default_time_s=None)
+    spec = apply_rules(config, parsed, resources, user=user, groups=groups, admin=admin)
     gpus = [(gpu.uuid, gpu.name) for gpu in resources.gpus]
     unfit = parse.check_fits(
-        parsed, gpus, config.name, cpu_count=resources.cpu_count, memory_total_bytes=resources.memory_total_bytes
+        spec, gpus, config.name, cpu_count=resources.cpu_count, memory_total_bytes=resources.memory_total_bytes
     )
     if unfit is not None:
-        why = f" ({resources.no_gpus})" if parsed.gpus and not gpus and resources.no_gpus else ""
+        why = f" ({resources.no_gpus})" if spec.gpus and not gpus and resources.no_gpus else ""
         raise ApiError(400, "cannot_run", f"{request.script_name} {unfit}{why}; ask for what the node has", "$.script")
-    if pending >= config.jobs.max_pending:
-        raise ApiError(
-            429,
-            "queue_full",
-            f"{pending} jobs wait already, which is jobs.max_pending; submit again when some have run",
-        )
-    return parsed
+    return spec
+
+
+def apply_rules(
+    config: Config, spec: JobSpec, resources: Resources, *, user: str, groups: Collection[str], admin: bool
+) -> JobSpec:
+    """See `rules.apply`.
+
+    Raises:
+        SpecError: the site does not have or allow it.
+    """
+    names = sorted({gpu.name for gpu in resources.gpus})
+    return rules.apply(spec, config, user=user, groups=groups, admin=admin, gpu_names=names)
 
 
 @contextmanager

@@ -1,47 +1,191 @@
-"""What the server asks of whoever runs the jobs; the embedded engine is one answer, Slurm will be another."""
+"""What the server asks of whoever runs the jobs; the embedded engine is one answer, Slurm will be another.
+
+A *ref* is a job's id, or an array's id and a task (`17_3`); what is asked of an array's id alone is asked of all its
+tasks that have not ended, and answered with the first of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from agent.api.types import Job, JobState, LogChunk, SubmitRequest
+from agent.api.queue import (
+    Drain,
+    DrainRequest,
+    QueueRules,
+    RequeueRequest,
+    Reservation,
+    ReservationRequest,
+    Share,
+    SignalRequest,
+    UpdateRequest,
+)
+from agent.api.refs import JobRef
+from agent.api.types import CancelRequest, Job, JobReport, JobState, LogChunk, Plan, SubmitRequest, TaskResult
+from agent.jobs.filters import JobFilter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asker:
+    """Who asks for something, and what it may."""
+
+    user: str
+    uid: int
+    admin: bool = False
+    """May act on everybody's jobs and on the node."""
 
 
 class Engine(Protocol):
-    """Takes jobs, runs them, tells what became of them. All calls are made on the event loop."""
+    """Takes jobs, runs them, tells what became of them. All calls are made on the event loop.
 
-    async def submit(self, request: SubmitRequest, *, user: str, uid: int, key: str) -> tuple[Job, bool]:
+    Every call about one job raises `ApiError` 404 when there is no such job, 403 when it is another user's, and 503
+    when the store cannot take it.
+    """
+
+    async def submit(
+        self,
+        request: SubmitRequest,
+        *,
+        user: str,
+        uid: int,
+        key: str,
+        admin: bool = False,
+        cron_id: int | None = None,
+    ) -> tuple[Job, bool]:
         """Store a job durably, then answer; the flag says whether it is new (or `key` was seen before).
 
         Raises:
             ApiError: 400 for a script or flag that cannot be honoured, 403 for an account that may not own jobs, 409
-                for a key that was used with other content, 503 when the store cannot take it.
+                for a key that was used with other content, 429 when the queue or the user's part of it is full, 503
+                when the store cannot take it.
         """
         ...
 
-    async def cancel(self, job_id: int, *, by: str, reason: str | None = None) -> Job:
-        """Ask a job to end; a job that has ended already is left as it is.
+    async def plan(self, request: SubmitRequest, *, user: str, uid: int, admin: bool = False) -> Plan:
+        """What `submit` would do. Nothing is stored.
 
         Raises:
-            ApiError: 404 when there is no such job.
+            ApiError: as `submit`.
         """
         ...
 
-    async def jobs(self, *, states: Collection[JobState] | None, user: str | None, limit: int) -> list[Job]:
-        """The newest `limit` jobs that match, newest first."""
+    # --- what is asked of a job
+
+    async def cancel(self, ref: JobRef, asker: Asker, request: CancelRequest) -> Job:
+        """Ask a job to end; a job that has ended already is left as it is."""
+        ...
+
+    async def hold(self, ref: JobRef, asker: Asker) -> Job:
+        """Keep a waiting job from starting."""
+        ...
+
+    async def release(self, ref: JobRef, asker: Asker) -> Job:
+        """Let a held job start again; one that an admin holds, only an admin."""
+        ...
+
+    async def requeue(self, ref: JobRef, asker: Asker, request: RequeueRequest) -> Job:
+        """Stop a running job and let it wait again, or let an ended one run once more."""
+        ...
+
+    async def top(self, ref: JobRef, asker: Asker) -> Job:
+        """Put a waiting job before all others (an admin), or before the user's own others."""
+        ...
+
+    async def signal(self, ref: JobRef, asker: Asker, request: SignalRequest) -> Job:
+        """Send a running job's processes a signal that does not end it."""
+        ...
+
+    async def update(self, ref: JobRef, asker: Asker, request: UpdateRequest) -> Job:
+        """Change a job in `scontrol update`'s words; an unknown one changes nothing.
+
+        Raises:
+            ApiError: 400 for a word or value that cannot be honoured, 409 when the job is not as it was.
+        """
+        ...
+
+    # --- what is known of jobs
+
+    async def job(self, ref: JobRef) -> Job:
+        """One job."""
+        ...
+
+    async def jobs(self, wanted: JobFilter) -> list[Job]:
+        """The newest jobs that match, newest first."""
         ...
 
     async def recent(self, ended: int) -> list[Job]:
         """Every job that has not ended, and the newest `ended` of those that have."""
         ...
 
+    async def report(self, ref: JobRef) -> JobReport:
+        """One job's whole story."""
+        ...
+
+    async def results(self, ref: JobRef) -> list[TaskResult]:
+        """What each task of an array, or a job alone, has told of itself."""
+        ...
+
+    async def owner(self, ref: JobRef) -> int:
+        """The uid a job belongs to."""
+        ...
+
+    async def read_log(
+        self, ref: JobRef, offset: int, limit: int, *, since: int | None = None, grep: bytes | None = None
+    ) -> LogSlice:
+        """Up to `limit` bytes of the log from `offset` on.
+
+        Args:
+            ref: whose log.
+            offset: a position in everything that the job wrote.
+            limit: bytes.
+            since: only what was written from then on, Unix seconds; to the second, long ago less precisely.
+            grep: only lines that hold this text; nothing in it has a meaning.
+        """
+        ...
+
     async def job_counts(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
         ...
 
-    def held_by(self) -> dict[str, int]:
-        """GPU UUID → id of the job that holds it."""
+    # --- what stands around the queue
+
+    def rules(self) -> QueueRules:
+        """What a submit may name."""
+        ...
+
+    async def shares(self) -> list[Share]:
+        """The fair share."""
+        ...
+
+    def drains(self) -> list[Drain]:
+        """All that takes no new job."""
+        ...
+
+    async def drain(self, request: DrainRequest, asker: Asker) -> list[Drain]:
+        """Give a GPU or the node no new job; for admins."""
+        ...
+
+    async def resume(self, request: DrainRequest, asker: Asker) -> list[Drain]:
+        """Undo `drain`; for admins."""
+        ...
+
+    def reservations(self) -> list[Reservation]:
+        """Reservations that are not over."""
+        ...
+
+    async def reserve(self, request: ReservationRequest, asker: Asker) -> Reservation:
+        """Make one; for admins."""
+        ...
+
+    async def unreserve(self, name: str, asker: Asker) -> list[Reservation]:
+        """Delete one; for admins. The answer is the rest."""
+        ...
+
+    # --- what the node's view asks
+
+    def held_by(self) -> dict[str, tuple[int, ...]]:
+        """GPU UUID → ids of the jobs that hold it or a part of it."""
         ...
 
     def counts(self) -> tuple[int, int]:
@@ -50,30 +194,6 @@ class Engine(Protocol):
 
     def wake(self) -> None:
         """Look at the queue now: something that a waiting job waits for may have changed."""
-        ...
-
-    async def job(self, job_id: int) -> Job:
-        """One job.
-
-        Raises:
-            ApiError: 404 when there is no such job.
-        """
-        ...
-
-    async def owner(self, job_id: int) -> int:
-        """The uid a job belongs to.
-
-        Raises:
-            ApiError: 404 when there is no such job.
-        """
-        ...
-
-    async def read_log(self, job_id: int, offset: int, limit: int) -> LogSlice:
-        """Up to `limit` bytes of the log from `offset` on.
-
-        Raises:
-            ApiError: 404 when there is no such job.
-        """
         ...
 
     def listen(self, listener: Callable[[Job], None]) -> None:
@@ -92,4 +212,9 @@ class LogSlice(Protocol):
     @property
     def end(self) -> int:
         """Bytes the job has written so far."""
+        ...
+
+    @property
+    def next(self) -> int:
+        """Where to ask on: what is before was given, cut, or has no line that was wanted."""
         ...

@@ -10,14 +10,59 @@ from pathlib import Path
 
 from agent.api.errors import StokerError
 from agent.config import Config, Mode
-from agent.engine.records import AttemptDir, Claim, RecordDiskError
+from agent.engine.records import AttemptDir, Claim, HookOrders, RecordDiskError
 from agent.jobs import environ
+from agent.jobs.environ import ArrayTask
 from agent.jobs.folder import job_dir
 from agent.jobs.row import JobRow
+
+TASKS_MAX = 32_768
+"""Most processes and threads of one job: far above what eight ranks with their loaders need, far below what a fork bomb
+would take. Linux's own ceiling for a machine is 4,194,304."""
 
 
 class AccountError(StokerError):
     """The account a job belongs to is not there any more."""
+
+
+class ConfineError(StokerError):
+    """`jobs.confine_gpus = "on"`, and it cannot be had here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuDevice:
+    """One GPU of the node, as a claim needs it; a MIG instance has its parent's `minor`."""
+
+    uuid: str
+    index: int
+    """NVML's."""
+    minor: int | None
+    """N of `/dev/nvidiaN`; `None` where the driver does not tell, and for simulated ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What a claim gives to a job, besides what its row says."""
+
+    gpus: Sequence[GpuDevice] = ()
+    """Those it was given, or the one it has shards of."""
+    others: Sequence[GpuDevice] = ()
+    """The node's other GPUs, which the job must not open."""
+    array: ArrayTask | None = None
+    folder_id: int | None = None
+    """The job whose folder holds the script; `None`: its own. Of an array's task: its first task's."""
+    at: int | None = None
+    """Unix seconds of the start, for `SLURM_JOB_START_TIME`."""
+    tools_dir: str | None = None
+    """Folder of `srun` and `scontrol`."""
+
+    def hidden(self) -> tuple[str, ...]:
+        """Device nodes of the others. A node that is shared, as by two MIG instances of a GPU, stays open."""
+        own = {each.minor for each in self.gpus}
+        return tuple(
+            f"/dev/nvidia{minor}"
+            for minor in sorted({each.minor for each in self.others if each.minor is not None} - own)
+        )
 
 
 def attempt_dir(state_dir: Path, job_id: int, attempt: int) -> AttemptDir:
@@ -28,6 +73,15 @@ def attempt_dir(state_dir: Path, job_id: int, attempt: int) -> AttemptDir:
 def files_dir(state_dir: Path, job_id: int) -> Path:
     """The folder that is the job's own, `$JOB_DIR`: metrics, checkpoints, results. Our records are not in it."""
     return job_dir(state_dir, job_id) / "files"
+
+
+def tmp_dir(state_dir: Path, job_id: int) -> Path:
+    """The job's `TMPDIR` while it runs.
+
+    On the disk of the state and not in /tmp: the agent's own /tmp is a private one, so what a crash left in the real
+    one would be out of its reach; names there can be taken by anybody; /tmp may be memory. `$JOB_DIR` is here too.
+    """
+    return job_dir(state_dir, job_id) / "tmp"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,27 +117,28 @@ def account_of(uid: int) -> JobAccount:
 
 
 def build_claim(
-    config: Config,
-    row: JobRow,
-    account: JobAccount,
-    submitted_env: Mapping[str, str],
-    gpus: Sequence[tuple[str, int]],
+    config: Config, row: JobRow, account: JobAccount, submitted_env: Mapping[str, str], grant: Grant
 ) -> Claim:
     """The claim of the row's current attempt.
 
     Args:
-        config: limits and mode.
+        config: limits, hooks and mode.
         row: a claimed job.
         account: whom it belongs to.
         submitted_env: the submitter's environment.
-        gpus: UUID and NVML index of each GPU it was given.
+        grant: the GPUs it was given, and what else its row does not tell.
+
+    Raises:
+        ConfineError: the configuration insists on what cannot be had.
     """
-    spec, attempt, limits = row.spec, row.status.attempt, config.jobs
-    switch = config.mode is Mode.SYSTEM
-    names = environ.pattern_names(spec, job_id=row.id, user=row.user, node=config.name)
+    spec, limits, switch = row.spec, config.jobs, config.mode is Mode.SYSTEM
+    names = environ.pattern_names(spec, job_id=row.id, user=row.user, node=config.name, array=grant.array)
+    script = job_dir(config.state_dir, row.id if grant.folder_id is None else grant.folder_id) / "script"
+    run = _run(config, row, grant)
+    who = environ.Account(name=account.name, uid=account.uid, home=account.home, shell=account.shell)
     return Claim(
-        argv=(str(job_dir(config.state_dir, row.id) / "script"), *spec.args),
-        env=_environment(config, row, account, submitted_env, gpus),
+        argv=(str(script), *spec.args),
+        env=environ.build(spec, submitted_env, who, run),
         work_dir=spec.work_dir,
         umask=spec.umask,
         uid=account.uid if switch else None,
@@ -91,34 +146,66 @@ def build_claim(
         groups=account.groups if switch else None,
         time_limit_s=spec.time_limit_s,
         grace_s=limits.grace_s,
+        job_dir=run.job_dir,
+        warn_signal=spec.signal.number if spec.signal else None,
+        warn_before_s=spec.signal.before_s if spec.signal else 60,
+        warn_batch_only=bool(spec.signal and spec.signal.batch_only),
+        input_path=environ.input_path(spec, names),
         output_path=environ.output_path(spec, names),
         error_path=environ.error_path(spec, names) if spec.error else None,
-        open_mode="append" if environ.open_mode(spec, attempt) == "append" else "truncate",
+        open_mode="append" if environ.open_mode(spec, row.status.attempt) == "append" else "truncate",
         log_head_bytes=limits.log_head_bytes,
         log_tail_bytes=limits.log_tail_bytes,
         output_max_bytes=limits.output_max_bytes,
-        cpus_per_task=spec.cpus_per_task if spec.cpus_said else None,
+        cpus=spec.cpus if spec.cpus_said else None,
         memory_bytes=spec.memory_bytes,
+        tasks_max=TASKS_MAX,
+        hidden_devices=_hidden_devices(config, grant),
+        confine="on" if limits.confine_gpus == "on" else "auto",
+        tmp_dir=run.tmp_dir,
+        hooks=_hooks(config, row, account, run),
     )
 
 
-def _environment(
-    config: Config,
-    row: JobRow,
-    account: JobAccount,
-    submitted_env: Mapping[str, str],
-    gpus: Sequence[tuple[str, int]],
-) -> dict[str, str]:
-    run = environ.Run(
+def _run(config: Config, row: JobRow, grant: Grant) -> environ.Run:
+    return environ.Run(
         job_id=row.id,
         attempt=row.status.attempt,
         node=config.name,
         cluster=config.cluster,
         job_dir=str(files_dir(config.state_dir, row.id)),
-        gpus=gpus,
+        gpus=[(each.uuid, each.index) for each in grant.gpus],
+        array=grant.array,
+        started_at=grant.at,
+        tmp_dir=str(tmp_dir(config.state_dir, row.id)) if config.jobs.private_tmp else None,
+        tools_dir=grant.tools_dir,
     )
-    who = environ.Account(name=account.name, uid=account.uid, home=account.home, shell=account.shell)
-    return environ.build(row.spec, submitted_env, who, run)
+
+
+def _hidden_devices(config: Config, grant: Grant) -> tuple[str, ...]:
+    if config.jobs.confine_gpus == "off":
+        return ()
+    if config.mode is Mode.SYSTEM:
+        return grant.hidden()
+    if config.jobs.confine_gpus == "on":
+        raise ConfineError(
+            'jobs.confine_gpus = "on" cannot be had: only an agent that is root can hide GPUs from a job; '
+            'run it in system mode, or write "auto"'
+        )
+    return ()
+
+
+def _hooks(config: Config, row: JobRow, account: JobAccount, run: environ.Run) -> HookOrders | None:
+    hooks = config.hooks
+    paths = {name: getattr(hooks, name) for name in ("prolog", "epilog", "task_prolog", "task_epilog")}
+    if not any(paths.values()):
+        return None
+    env = environ.of_hooks(row.spec, run, user=account.name, uid=account.uid, gid=account.gid)
+    return HookOrders(
+        **{name: None if path is None else str(path) for name, path in paths.items()},
+        env=env,
+        timeout_s=hooks.timeout_s,
+    )
 
 
 def make_files_dir(config: Config, row: JobRow, account: JobAccount) -> None:

@@ -1,44 +1,66 @@
-"""The embedded engine: one node's queue, served by one loop that reads a snapshot, decides, and acts.
+"""The embedded engine: one node's queue. This is the front; each part behind it is one noun.
+
+    core      rules, store, the jobs that have not ended, who is told          queue    snapshot → decide → act
+    runs      one attempt seen through                                         facts    rows and readings → the snapshot
+    verbs, update   what is asked of jobs      plan   what a submit would do   awaiting dependencies
+    arrange   drains, reservations             history   what is known of jobs share    GPU time charged
+    accounts  what jobs make of their GPUs     oversight  idle and greedy jobs: warned, stopped
 
 Rules kept here: a submit is answered when the job is on disk; a claim is stored before anything is launched; a wish to
-cancel is stored before anything is signalled; what is kept in memory (the jobs that have not ended) is a copy of the
-store's rows and nothing else. All methods run on the event loop; the SQLite file is the store thread's.
+end a job is stored before anything is signalled; what is kept in memory is a copy of the store's rows and nothing else.
+All methods run on the event loop; the SQLite file is the store thread's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Coroutine
 
-import msgspec
-
-from agent.api.errors import StokerError
-from agent.api.types import FINAL_STATES, Job, JobState, LogChunk, SubmitRequest
+from agent.api.queue import (
+    Drain,
+    DrainRequest,
+    QueueRules,
+    RequeueRequest,
+    Reservation,
+    ReservationRequest,
+    Share,
+    SignalRequest,
+    UpdateRequest,
+)
+from agent.api.refs import JobRef
+from agent.api.types import CancelRequest, Job, JobReport, JobState, Plan, SubmitRequest, TaskResult
 from agent.config import Config
-from agent.engine import logread, steps
-from agent.engine.accept import Resources, ResourceView, accept, as_api_error, check_account
-from agent.engine.claims import account_of, attempt_dir
+from agent.engine.accept import ResourceView
+from agent.engine.accounts import Accounts, Readings
+from agent.engine.arrange import Arrangements
+from agent.engine.awaiting import Awaiting
+from agent.engine.base import Asker
+from agent.engine.clerks import Clerks
+from agent.engine.core import Core, now
+from agent.engine.facts import Facts
+from agent.engine.history import History, LogPieces
+from agent.engine.intake import Intake
 from agent.engine.launch import Launcher
+from agent.engine.oversight import Oversight
+from agent.engine.plan import Planner
+from agent.engine.policy import queue_rules
+from agent.engine.prepare import prepare
+from agent.engine.progress import Progress
+from agent.engine.queue import Queue
 from agent.engine.reconcile import reconcile
 from agent.engine.records import AttemptDir, RecordError
+from agent.engine.retry import Retry
 from agent.engine.runs import Runner
-from agent.engine.storethread import StoreThread
-from agent.jobs import machine, schedule
+from agent.engine.share import FairShare
+from agent.engine.update import Updates
+from agent.engine.upkeep import Upkeep
+from agent.engine.verbs import Verbs
 from agent.jobs.filters import JobFilter
-from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
-from agent.jobs.wire import to_wire
-
-TICK_S = 5.0
-"""The longest the queue waits for a look: licences and GPUs change without an event of ours."""
-
-TOLD_IN_FULL = 50
-"""How many jobs at the head of the queue watchers are told of whenever their sentence changes."""
+from agent.step import tools
 
 logger = logging.getLogger(__name__)
 
@@ -46,18 +68,28 @@ logger = logging.getLogger(__name__)
 class EmbeddedEngine:
     """See `agent.engine.base.Engine`."""
 
-    def __init__(self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str) -> None:
-        self._config = config
-        self._view = view
+    def __init__(
+        self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str, gpus: Readings | None = None
+    ) -> None:
+        """`gpus`: by whose readings it is measured what jobs make of their GPUs; `None`: it is not."""
+        self._core = core = Core(config, view, enforces_limits=launcher.enforces_limits)
         self._launcher = launcher
-        self._store = StoreThread()
-        self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._write_claim, apply=self._apply)
-        self._unfinished: dict[int, JobRow] = {}
-        self._waiting: dict[int, tuple[str, str]] = {}
+        self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._prepare, apply=core.apply)
+        self._arrangements = Arrangements(core)
+        self._facts = Facts(core, self._arrangements, Awaiting(core), Progress(core))
+        self._share = FairShare(core, self._facts)
+        self._queue = Queue(core, self._facts, see_through=self._run, carry_out=self._stop)
+        self._verbs = Verbs(core, self._runner, carry_out=self._stop)
+        self._updates = Updates(core, self._verbs, self._runner, self._arrangements)
+        self._intake = Intake(core, self._arrangements)
+        self._planner = Planner(core, self._facts, self._intake)
+        self._history = History(core)
+        self.clerks = Clerks(core, self._intake)
+        """Recurring jobs and notices."""
+        self._upkeep = Upkeep(core)
+        self._accounts = Accounts(core, gpus)
+        self._oversight = Oversight(core, self._accounts, self._verbs)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listeners: list[Callable[[Job], None]] = []
-        self._wake = asyncio.Event()
-        self._loop_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the store, take up what runs, begin to serve the queue.
@@ -65,198 +97,224 @@ class EmbeddedEngine:
         Raises:
             StoreError: the store cannot be opened.
         """
-        config = self._config
-        damaged = await self._store.open(config.state_dir / "agent.db", now=_now())
-        await self._store.call(reconcile, config.state_dir, damaged=damaged, now=_now())
-        for row in await self._store.call(JobStore.active):
-            self._unfinished[row.id] = row
+        core, config = self._core, self._core.config
+        await asyncio.to_thread(_install_tools, config)
+        self._runner.start()
+        await self._launcher.start()
+        suspect = await core.store.open(config.state_dir / "agent.db", now=now())
+        await core.store.read(reconcile, config.state_dir, damaged=suspect, now=now())
+        await self._arrangements.load()
+        await self._share.load()
+        active = await core.store.read(JobStore.active)
+        for row in [*active, *await core.store.read(JobStore.pending)]:
+            core.keep(row, tell=False)
+        left = await self._upkeep.set_aside([row.id for row in active])
+        for row in active:
             self._see_through(row, self._runner.resume(row))
-        for row in await self._store.call(JobStore.pending):
-            self._unfinished[row.id] = row
-        self._hold_gpus()
-        self._loop_task = asyncio.create_task(self._serve_queue(), name="queue")
+        core.hold_gpus()
+        await self._accounts.load()
+        await self._oversight.load()
+        self._background(self._accounts.serve(), name="accounts")
+        self._background(self._oversight.serve(), name="oversight")
+        self._background(self._queue.serve(), name="queue")
+        self._background(self._share.serve(), name="fair-share")
+        self._background(self._upkeep.back_up_regularly(), name="backup")
+        self._background(self._upkeep.forget_regularly(), name="retention")
+        self._background(self._upkeep.remove_left(left), name="leftovers")
+        await self.clerks.start()
 
     async def stop(self) -> None:
         """Stop serving; running jobs go on without us."""
-        tasks = [*self._tasks, *([self._loop_task] if self._loop_task else [])]
-        for task in tasks:
+        await self.clerks.stop()
+        for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._store.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._accounts.store()
+        self._runner.close()
+        await self._launcher.stop()
+        await self._core.store.close()
 
-    # --- what the server asks -----------------------------------------------------------------------------------------
+    def reload(self, config: Config) -> None:
+        """Let other rules hold from now on; what runs is not touched."""
+        self._core.config = config
+        self._facts.reload()
+        self._core.wake()
 
-    async def submit(self, request: SubmitRequest, *, user: str, uid: int, key: str) -> tuple[Job, bool]:
+    # --- jobs ---------------------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        request: SubmitRequest,
+        *,
+        user: str,
+        uid: int,
+        key: str,
+        admin: bool = False,
+        cron_id: int | None = None,
+    ) -> tuple[Job, bool]:
         """See `Engine.submit`."""
-        digest = hashlib.sha256(msgspec.json.encode(request, order="deterministic")).hexdigest()
-        with as_api_error():
-            owner = await asyncio.to_thread(check_account, self._config, uid)
-            seen = await self._store.call(JobStore.seen, uid, key, digest)
-            if seen is not None:  # whatever has become of the queue or the GPUs since: it was accepted
-                return self._wire(seen), False
-            spec = accept(self._config, request, self._view.resources(), pending=self._count(JobState.PENDING))
-            row, created = await self._store.call(
-                steps.store_submission, self._config, spec, request, user, uid, key, digest, owner
-            )
-        if created:
-            self._keep(row)
-            self.wake()
-        return self._wire(row), created
+        return await self._intake.submit(request, user=user, uid=uid, key=key, admin=admin, cron_id=cron_id)
 
-    async def cancel(self, job_id: int, *, by: str, reason: str | None = None) -> Job:
+    async def plan(self, request: SubmitRequest, *, user: str, uid: int, admin: bool = False) -> Plan:
+        """See `Engine.plan`."""
+        return await self._planner.plan(request, user=user, uid=uid, admin=admin)
+
+    async def cancel(self, ref: JobRef, asker: Asker, request: CancelRequest) -> Job:
         """See `Engine.cancel`."""
-        row = await self._row(job_id)
-        if row.status.state.is_final:
-            return self._wire(row)
-        with as_api_error():
-            row = await self._apply(job_id, machine.CancelAsked(by=by, reason=reason))
-        if row.status.state is JobState.COMPLETING:
-            self._background(self._carry_out_stop(row, by), name=f"stop-{job_id}")
-        self.wake()
-        return self._wire(row)
+        return await self._verbs.cancel(ref, asker, request)
 
-    async def jobs(self, *, states: Collection[JobState] | None, user: str | None, limit: int) -> list[Job]:
+    async def hold(self, ref: JobRef, asker: Asker) -> Job:
+        """See `Engine.hold`."""
+        return await self._verbs.hold(ref, asker)
+
+    async def release(self, ref: JobRef, asker: Asker) -> Job:
+        """See `Engine.release`."""
+        return await self._verbs.release(ref, asker)
+
+    async def requeue(self, ref: JobRef, asker: Asker, request: RequeueRequest) -> Job:
+        """See `Engine.requeue`."""
+        return await self._verbs.requeue(ref, asker, request)
+
+    async def top(self, ref: JobRef, asker: Asker) -> Job:
+        """See `Engine.top`."""
+        return await self._verbs.top(ref, asker)
+
+    async def signal(self, ref: JobRef, asker: Asker, request: SignalRequest) -> Job:
+        """See `Engine.signal`."""
+        return await self._verbs.signal(ref, asker, request)
+
+    async def update(self, ref: JobRef, asker: Asker, request: UpdateRequest) -> Job:
+        """See `Engine.update`."""
+        return await self._updates.update(ref, asker, request)
+
+    async def job(self, ref: JobRef) -> Job:
+        """See `Engine.job`."""
+        return await self._history.job(ref)
+
+    async def jobs(self, wanted: JobFilter) -> list[Job]:
         """See `Engine.jobs`."""
-        rows = await self._store.call(
-            JobStore.find, JobFilter(states=states or (), users=[user] if user else (), limit=limit)
-        )
-        resources = self._view.resources()
-        return [self._wire(row, resources) for row in rows]
+        return await self._history.jobs(wanted)
 
     async def recent(self, ended: int) -> list[Job]:
         """See `Engine.recent`."""
-        rows = await self._store.call(JobStore.find, JobFilter(states=FINAL_STATES, limit=ended))
-        resources = self._view.resources()
-        return [self._wire(row, resources) for row in [*rows, *self._unfinished.values()]]
+        return await self._history.recent(ended)
+
+    async def report(self, ref: JobRef) -> JobReport:
+        """See `Engine.report`."""
+        return await self._history.report(ref)
+
+    async def results(self, ref: JobRef) -> list[TaskResult]:
+        """See `Engine.results`."""
+        return await self._history.results(ref)
+
+    async def owner(self, ref: JobRef) -> int:
+        """See `Engine.owner`."""
+        return (await self._core.row(ref)).uid
+
+    async def read_log(
+        self, ref: JobRef, offset: int, limit: int, *, since: int | None = None, grep: bytes | None = None
+    ) -> LogPieces:
+        """See `Engine.read_log`."""
+        return await self._history.read_log(ref, offset, limit, since=since, grep=grep)
 
     async def job_counts(self) -> dict[JobState, int]:
         """See `Engine.job_counts`."""
-        return await self._store.call(JobStore.counts)
+        return await self._core.store.read(JobStore.counts)
 
-    async def job(self, job_id: int) -> Job:
-        """See `Engine.job`."""
-        row = await self._row(job_id)
-        size = await asyncio.to_thread(logread.size, self._attempt(row)) if row.status.attempt else None
-        return self._wire(row, log_bytes=size)
+    # --- around the queue ---------------------------------------------------------------------------------------------
 
-    async def owner(self, job_id: int) -> int:
-        """See `Engine.owner`."""
-        return (await self._row(job_id)).uid
+    def rules(self) -> QueueRules:
+        """See `Engine.rules`."""
+        resources, drained = self._core.view.resources(), self._arrangements.node_drained()
+        return queue_rules(self._core.config, [gpu.name for gpu in resources.gpus], drained=drained is not None)
 
-    async def read_log(self, job_id: int, offset: int, limit: int) -> LogPieces:
-        """See `Engine.read_log`."""
-        row = await self._row(job_id)
-        if not row.status.attempt:
-            return LogPieces(chunks=(), end=0)
-        return await asyncio.to_thread(_read_log, self._attempt(row), offset, limit)
+    async def shares(self) -> list[Share]:
+        """See `Engine.shares`."""
+        return await self._share.shares()
+
+    def drains(self) -> list[Drain]:
+        """See `Engine.drains`."""
+        return self._arrangements.drains()
+
+    async def drain(self, request: DrainRequest, asker: Asker) -> list[Drain]:
+        """See `Engine.drain`."""
+        return await self._arrangements.drain(request, asker)
+
+    async def resume(self, request: DrainRequest, asker: Asker) -> list[Drain]:
+        """See `Engine.resume`."""
+        return await self._arrangements.resume(request, asker)
+
+    @property
+    def arrangements(self) -> Arrangements:
+        """For the health checks: their drains have an owner of their own."""
+        return self._arrangements
+
+    def reservations(self) -> list[Reservation]:
+        """See `Engine.reservations`."""
+        return self._arrangements.reservations()
+
+    async def reserve(self, request: ReservationRequest, asker: Asker) -> Reservation:
+        """See `Engine.reserve`."""
+        return await self._arrangements.reserve(request, asker)
+
+    async def unreserve(self, name: str, asker: Asker) -> list[Reservation]:
+        """See `Engine.unreserve`."""
+        return await self._arrangements.unreserve(name, asker)
+
+    # --- for the node's view ------------------------------------------------------------------------------------------
+
+    def held_by(self) -> dict[str, tuple[int, ...]]:
+        """See `Engine.held_by`."""
+        return self._core.jobs.holders()
+
+    def counts(self) -> tuple[int, int]:
+        """See `Engine.counts`."""
+        return self._core.jobs.counts()
+
+    def wake(self) -> None:
+        """See `Engine.wake`."""
+        self._core.wake()
 
     def listen(self, listener: Callable[[Job], None]) -> None:
         """See `Engine.listen`."""
-        self._listeners.append(listener)
+        self._core.listen(listener)
 
-    def wake(self) -> None:
-        """Look at the queue now: something that a waiting job waits for may have changed."""
-        self._wake.set()
+    # --- seeing jobs through ------------------------------------------------------------------------------------------
 
-    def held_by(self) -> dict[str, int]:
-        """GPU UUID → id of the job that holds it."""
-        return {
-            uuid: row.id
-            for row in self._unfinished.values()
-            if row.status.state is not JobState.PENDING
-            for uuid in row.status.gpu_uuids
-        }
+    async def _prepare(self, row: JobRow, attempt: AttemptDir) -> None:
+        await asyncio.to_thread(prepare, self._core.config, row, attempt, self._core.view.resources())
 
-    def counts(self) -> tuple[int, int]:
-        """Jobs that run (or start, or end) and jobs that wait."""
-        pending = self._count(JobState.PENDING)
-        return len(self._unfinished) - pending, pending
+    def _run(self, row: JobRow) -> None:
+        self._see_through(row, self._runner.run(row))
 
-    # --- the queue ----------------------------------------------------------------------------------------------------
-
-    async def _serve_queue(self) -> None:
-        while True:
-            self._wake.clear()
-            try:
-                await self._pass()
-            except Exception:  # the rim of a loop that must live: the next pass sees the same facts again
-                logger.exception("the queue could not be served; trying again in %s s", TICK_S)
-            try:
-                async with asyncio.timeout(TICK_S):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
-
-    async def _pass(self) -> None:
-        decision = schedule.decide(self._snapshot())
-        self._tell_why(decision.reasons)
-        if not decision.starts:
-            return
-        rows = await self._store.call(
-            steps.claim_all, decision.starts, {each.id: each for each in self._pending()}, _now()
-        )
-        for row in rows:
-            self._keep(row)
-            self._see_through(row, self._runner.run(row))
-        self._hold_gpus()
-
-    def _snapshot(self) -> schedule.Snapshot:
-        resources, held = self._view.resources(), self.held_by()
-        running = [row for row in self._unfinished.values() if row.status.state is not JobState.PENDING]
-        return schedule.Snapshot(
-            waiting=[
-                schedule.Waiting(id=row.id, gpus=row.spec.gpus, gpu_type=row.spec.gpu_type, cpus=row.spec.cpus_per_task)
-                for row in self._pending()
-            ],
-            gpus=[replace(gpu, held_by=held.get(gpu.uuid)) for gpu in resources.gpus],
-            cpu_count=resources.cpu_count,
-            cpus_used=sum(row.spec.cpus_per_task for row in running if not row.spec.gpus),
-            licence_hold=resources.licence_hold,
-        )
-
-    def _pending(self) -> list[JobRow]:
-        rows = [row for row in self._unfinished.values() if row.status.state is JobState.PENDING]
-        return sorted(rows, key=lambda row: row.id)
-
-    def _tell_why(self, reasons: Mapping[int, tuple[str, str]]) -> None:
-        """Keep why each job waits, and tell watchers where it changed.
-
-        Far down a long queue only a new word is told: `behind job 17` becoming `behind job 18` ten thousand times is
-        no news, and whoever looks at one job gets its sentence as it is then.
-        """
-        before, self._waiting = self._waiting, dict(reasons)
-        resources = self._view.resources()
-        for place, (job_id, reason) in enumerate(reasons.items()):
-            was = before.get(job_id)
-            if was != reason and (place < TOLD_IN_FULL or was is None or was[0] != reason[0]):
-                self._announce(self._unfinished[job_id], resources)
-
-    # --- what happens to a job ----------------------------------------------------------------------------------------
+    def _stop(self, row: JobRow) -> None:
+        self._background(self._carry_out_stop(row), name=f"stop-{row.id}")
 
     def _see_through(self, row: JobRow, coroutine: Coroutine[object, object, None]) -> None:
-        self._background(self._watched(row.id, coroutine), name=f"job-{row.id}")
+        self._background(self._watched(row, coroutine), name=f"job-{row.id}")
 
-    async def _watched(self, job_id: int, coroutine: Coroutine[object, object, None]) -> None:
+    async def _watched(self, row: JobRow, coroutine: Coroutine[object, object, None]) -> None:
         """See a claimed job to its end, through whatever the disk does meanwhile: it is never left unwatched."""
-        retry = _Retry(f"job={job_id}")
+        retry = Retry(f"job={row.id}")
         while True:
             try:
                 await coroutine
                 break
             except Exception as error:  # noqa: BLE001 - the rim of one job's task: the others go on, and so does this one
                 await retry.after(error)
-            row = self._unfinished.get(job_id)
-            if row is None or row.status.state is JobState.PENDING:
-                break
-            coroutine = self._runner.resume(row)
-        self.wake()
+            left = self._core.jobs.get(row.id)
+            if left is None or left.status.state is JobState.PENDING or left.status.attempt != row.status.attempt:
+                break  # ended, or another run of it has begun, which is seen through by a task of its own
+            coroutine = self._runner.resume(left)
+        self._core.hold_gpus()
+        self._core.wake()
 
-    async def _carry_out_stop(self, row: JobRow, by: str) -> None:
+    async def _carry_out_stop(self, row: JobRow) -> None:
         """Tell the shim of a wish that is stored; on a full disk again and again, as long as the job is there."""
-        retry = _Retry(f"job={row.id} stop")
-        while row.id in self._unfinished:
+        retry = Retry(f"job={row.id} stop")
+        while (left := self._core.jobs.get(row.id)) is not None and left.status.state is JobState.COMPLETING:
             try:
-                await self._runner.stop(row, why="cancel", by=by)
+                await self._runner.stop(left)
                 break
             except RecordError as error:
                 await retry.after(error)
@@ -266,102 +324,10 @@ class EmbeddedEngine:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _apply(self, job_id: int, event: Event) -> JobRow:
-        row = await self._store.call(steps.apply_event, self._config, job_id, event)
-        self._keep(row)
-        return row
 
-    def _keep(self, row: JobRow) -> None:
-        if row.status.state.is_final:
-            self._unfinished.pop(row.id, None)
-            self._waiting.pop(row.id, None)
-            self._hold_gpus()
-        else:
-            self._unfinished[row.id] = row
-        self._announce(row)
-
-    def _hold_gpus(self) -> None:
-        self._view.hold(self.held_by().keys())
-
-    def _announce(self, row: JobRow, resources: Resources | None = None) -> None:
-        job = self._wire(row, resources)
-        for listener in self._listeners:
-            listener(job)
-
-    async def _write_claim(self, row: JobRow, attempt: AttemptDir) -> None:
-        account = await asyncio.to_thread(account_of, row.uid)
-        await self._store.call(steps.prepare, self._config, row, account, attempt, _indexes(self._view.resources()))
-
-    # --- looking things up --------------------------------------------------------------------------------------------
-
-    async def _row(self, job_id: int) -> JobRow:
-        row = self._unfinished.get(job_id)
-        if row is not None:
-            return row
-        with as_api_error():
-            return await self._store.call(JobStore.get, job_id)
-
-    def _wire(self, row: JobRow, resources: Resources | None = None, *, log_bytes: int | None = None) -> Job:
-        resources = resources or self._view.resources()
-        return to_wire(
-            row,
-            self._config.name,
-            waiting=self._waiting.get(row.id),
-            note=self._limits_note(row),
-            gpu_indexes=_indexes(resources),
-            log_bytes=log_bytes,
-            simulated=bool(row.spec.gpus) and resources.simulated,
-        )
-
-    def _limits_note(self, row: JobRow) -> str | None:
-        """What was asked for and is not kept to here: a limit is never ignored in silence."""
-        asked = [flag for flag, said in (("--mem", row.spec.memory_bytes), ("-c", row.spec.cpus_said)) if said]
-        if self._launcher.enforces_limits or not asked:
-            return None
-        return f"{' and '.join(asked)} is not enforced on this node: its jobs do not run in systemd units"
-
-    def _attempt(self, row: JobRow) -> AttemptDir:
-        return attempt_dir(self._config.state_dir, row.id, row.status.attempt)
-
-    def _count(self, state: JobState) -> int:
-        return sum(row.status.state is state for row in self._unfinished.values())
-
-
-class _Retry:
-    """A pause that grows from 1 to 30 s, and one line in the log whenever the reason is a new one."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._said = ""
-        self._pause_s = 0.5
-
-    async def after(self, error: Exception) -> None:
-        """Say it, and wait."""
-        if str(error) != self._said:
-            logger.error("%s: %s; trying again", self._what, error, exc_info=not isinstance(error, StokerError))
-            self._said = str(error)
-        self._pause_s = min(self._pause_s * 2, 30.0)
-        await asyncio.sleep(self._pause_s)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogPieces:
-    """See `agent.engine.base.LogSlice`."""
-
-    chunks: tuple[LogChunk, ...]
-    end: int
-
-
-def _read_log(attempt: AttemptDir, offset: int, limit: int) -> LogPieces:
-    """In a thread: a disk that hangs must not hang the loop."""
-    pieces = logread.read(attempt, offset, limit)
-    chunks = tuple(LogChunk(offset=piece.offset, data=piece.data) for piece in pieces)
-    return LogPieces(chunks=chunks, end=logread.size(attempt))
-
-
-def _indexes(resources: Resources) -> dict[str, int]:
-    return {gpu.uuid: gpu.index for gpu in resources.gpus}
-
-
-def _now() -> int:
-    return int(time.time())
+def _install_tools(config: Config) -> None:
+    """Put `srun` and Slurm's other names into the folder that goes first on a job's PATH; jobs start without it too."""
+    try:
+        tools.install(tools.folder(config.state_dir), sys.executable, config.agent_socket)
+    except OSError as error:
+        logger.warning("srun and Slurm's other names are not in jobs' PATH: %s", error)

@@ -2,7 +2,8 @@
 
 The child waits at the gate until `started` is on disk. When the shim dies before, the gate closes unopened and the
 child ends without one instruction of the job. Why an exec failed comes back through a pipe that a successful one
-closes. Cheap imports only (see `lean`).
+closes. Order of the child's steps: hide devices (as root), limit, become the user, enter the folder, run the site's
+task_prolog, exec. Cheap imports only (see `lean`).
 """
 
 # ruff: noqa: PTH110
@@ -13,10 +14,21 @@ import os
 
 from agent.engine.lean import signal
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.engine.cgroup import JobCgroup
+
 EXIT_NOT_FOUND = 127
 EXIT_NOT_EXECUTABLE = 126
 
 _OPEN = b"o"
+
+_FAILED = b"f"
+_NOTE = b"n"
+"""First byte of what the child tells, each ended by a NUL: it could not be started, or something about a start."""
+
+_SAID_BYTES = 64 * 1024
+"""Most of what a task_prolog prints that is read."""
 
 
 class StartError(Exception):
@@ -73,17 +85,47 @@ class Program:
         self.umask = umask
 
 
+class Surroundings:
+    """What else the child sets up for the job."""
+
+    def __init__(
+        self,
+        *,
+        hidden: list[str],
+        must_hide: bool,
+        tasks_max: int | None,
+        task_prolog: str | None,
+        hook_timeout_s: float,
+    ) -> None:
+        self.hidden = hidden
+        """Device nodes that the job must not open."""
+        self.must_hide = must_hide
+        """Refuse the start where that cannot be had; else only tell."""
+        self.cover = ""
+        """Path of the file that covers them; see `confine`."""
+        self.cgroup: JobCgroup | None = None
+        """The job's own, which it enters first."""
+        self.tasks_max = tasks_max
+        self.task_prolog = task_prolog
+        self.hook_timeout_s = hook_timeout_s
+
+
 class JobProcess:
     """The forked child as the shim sees it."""
 
-    def __init__(self, program: Program, account: Account, stdout: int, stderr: int, oom_score: int) -> None:
+    def __init__(
+        self, program: Program, account: Account, around: Surroundings, streams: tuple[int, int, int], oom_score: int
+    ) -> None:
+        """Fork it; it waits at the gate. `streams` are its standard input, output and error."""
         gate_end, self._gate = os.pipe()
         self.exec_result, result_end = os.pipe()
-        """Readable when the exec has succeeded (nothing in it) or failed (why); see `exec_failure`."""
+        """Readable when the child tells something, and when the exec has succeeded or failed; see `hear`."""
+        os.set_blocking(self.exec_result, False)
+        self._heard = b""
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._gate)
-            _become_job(program, account, gate_end, result_end, (stdout, stderr), oom_score)
+            _Child(program, account, around, oom_score, result_end).run(gate_end, streams)
         os.close(gate_end)
         os.close(result_end)
 
@@ -100,50 +142,131 @@ class JobProcess:
         os.close(self._gate)
         os.waitpid(self.pid, 0)
 
-    def exec_failure(self) -> tuple[int, str] | None:
-        """Exit code and sentence, or `None` when the job runs. Closes `exec_result`."""
-        text = os.read(self.exec_result, 4096).decode("utf-8", "replace")
-        os.close(self.exec_result)
-        if not text:
-            return None
-        code, _, sentence = text.partition(" ")
-        return int(code), sentence
+    def hear(self) -> bool:
+        """Take in what the child tells; True when that was all."""
+        try:
+            while data := os.read(self.exec_result, 4096):
+                self._heard += data
+        except BlockingIOError:
+            return False
+        return True
+
+    def told(self) -> tuple[str | None, list[str]]:
+        """Why there is no program, `None` when it runs; and what else is to be known of its start."""
+        failure, notes = None, []
+        for each in self._heard.split(b"\0"):
+            text = each[1:].decode("utf-8", "replace")
+            if each[:1] == _FAILED:
+                failure = text
+            elif each[:1] == _NOTE:
+                notes.append(text)
+        return failure, notes
 
 
-def _become_job(
-    program: Program, account: Account, gate: int, result: int, output: tuple[int, int], oom_score: int
-) -> None:
-    """In the child; does not return."""
-    code, doing = 1, "set the job up"
-    try:
-        os.setsid()
-        _reset_signals()
-        if os.read(gate, 1) != _OPEN:
-            os._exit(0)
-        _set_oom_score(oom_score)
-        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
-        os.dup2(output[0], 1)
-        os.dup2(output[1], 2)
-        doing = f"become uid {account.uid} for the job"
-        account.become()
-        os.umask(program.umask)
-        doing = f"enter the working folder {_shown(program.work_dir)}"
-        os.chdir(program.work_dir)
-        doing = f"run {_shown(program.argv[0])}"
-        code = EXIT_NOT_EXECUTABLE
+class _Child:
+    """The other side of the fork, up to exec."""
+
+    def __init__(self, program: Program, account: Account, around: Surroundings, oom_score: int, result: int) -> None:
+        self._program = program
+        self._account = account
+        self._around = around
+        self._oom_score = oom_score
+        self._result = result
+        self._code = 1
+        self._doing = "set the job up"
+
+    def run(self, gate: int, streams: tuple[int, int, int]) -> None:
+        """Does not return."""
+        try:
+            os.setsid()
+            reset_signals()
+            if os.read(gate, 1) != _OPEN:
+                os._exit(0)
+            for number, fd in enumerate(streams):
+                os.dup2(fd, number)
+            self._become()
+            self._exec()
+        except StartError as error:
+            self._tell(_FAILED, str(error))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and self._code == EXIT_NOT_EXECUTABLE:
+                self._code = EXIT_NOT_FOUND
+            reason = _reason(self._program.argv[0], error, self._doing)
+            self._tell(_FAILED, f"cannot {self._doing}: {reason}")
+        except Exception as error:  # noqa: BLE001  (a rim: between fork and exec nobody else could tell it)
+            self._tell(_FAILED, f"cannot {self._doing}: {error!r}")
+        finally:
+            os._exit(self._code)
+
+    def _become(self) -> None:
+        """Everything that makes this process the user's."""
+        _set_oom_score(self._oom_score)
+        if self._around.cgroup is not None:
+            self._around.cgroup.enter()
+        if self._around.hidden:
+            self._hide()
+        if self._around.tasks_max is not None:
+            _limit_tasks(self._around.tasks_max)
+        self._doing = f"become uid {self._account.uid} for the job"
+        self._account.become()
+        os.umask(self._program.umask)
+        self._doing = f"enter the working folder {_shown(self._program.work_dir)}"
+        os.chdir(self._program.work_dir)
+
+    def _hide(self) -> None:
+        from agent.engine.confine import hide
+
+        try:
+            hide(self._around.hidden, self._around.cover)
+        except OSError as error:
+            what = f"the other GPUs' device nodes could not be hidden from it: {error.strerror}"
+            if self._around.must_hide:
+                raise StartError(
+                    f'{what}; jobs.confine_gpus = "on" needs a kernel and container that allow it'
+                ) from error
+            self._tell(_NOTE, what)
+
+    def _exec(self) -> None:
+        program = self._program
+        if self._around.task_prolog is not None:
+            self._run_task_prolog(self._around.task_prolog)
+        self._doing = f"run {_shown(program.argv[0])}"
+        self._code = EXIT_NOT_EXECUTABLE
         os.execve(program.argv[0], program.argv, program.env)  # noqa: S606  (no shell is the point)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError) and code == EXIT_NOT_EXECUTABLE:
-            code = EXIT_NOT_FOUND
-        os.write(result, f"{code} cannot {doing}: {_reason(program.argv[0], error, doing)}".encode("utf-8", "replace"))
-    except Exception as error:  # noqa: BLE001  (a rim: between fork and exec nobody else could tell it)
-        os.write(result, f"{code} cannot {doing}: {error!r}".encode("utf-8", "backslashreplace"))
-    finally:
-        os._exit(code)
+
+    def _run_task_prolog(self, path: str) -> None:
+        from agent.engine.hooks import obey, run_hook
+
+        self._doing = f"run the task_prolog {path}"
+        said = bytearray()
+        problem = run_hook(
+            "task_prolog",
+            path,
+            {**self._program.env, b"SLURM_SCRIPT_CONTEXT": b"prolog_task"},
+            None,
+            self._around.hook_timeout_s,
+            lambda data: said.extend(data[: _SAID_BYTES - len(said)]),
+            beside=True,
+        )
+        if problem is not None:
+            raise StartError(f"{problem}; it is the site's, see its admin and the job's log")
+        obey(bytes(said), self._program.env, 1)
+
+    def _tell(self, kind: bytes, text: str) -> None:
+        os.write(self._result, kind + text.encode("utf-8", "backslashreplace").replace(b"\0", b"?") + b"\0")
 
 
-def _reset_signals() -> None:
-    """Python ignores SIGPIPE and XFSZ, and we catch others; an ignored signal would stay ignored through exec."""
+def _limit_tasks(most: int) -> None:
+    """Bound a fork bomb where there is no unit to do it: all tasks of the user count, and root is never held."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+
+
+def reset_signals() -> None:
+    """In a child: Python ignores SIGPIPE and XFSZ, we catch others; an ignored signal stays ignored through exec."""
     for number in range(1, signal.NSIG):
         if number not in (signal.SIGKILL, signal.SIGSTOP):
             try:

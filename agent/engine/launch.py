@@ -25,8 +25,9 @@ SHIM = Path(__file__).with_name("shim.py")
 _HAND_OFF_TIMEOUT_S = 30.0
 """From spawn to hand-off. It takes some 15 ms; the limit is for a machine that swaps or a disk that hangs."""
 
-_SWEEP_S = 70
-"""What a stop may take beyond the grace: the shim gives up on a process that cannot be killed after 60 s."""
+_SWEEP_S = 80
+"""What a stop may take beyond the grace: the shim gives up on a process that cannot be killed after 60 s, and on a
+temporary folder after 10."""
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -40,6 +41,12 @@ class Launcher(Protocol):
 
     enforces_limits: bool
     """Whether the claim's memory and CPU limits are kept to."""
+
+    async def start(self) -> None:
+        """Get ready, so that the first job need not wait for it."""
+
+    async def stop(self) -> None:
+        """Let go of what `start` made; running shims stay."""
 
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """Start the attempt's shim; returns when it no longer depends on us.
@@ -63,11 +70,20 @@ class ForkLauncher:
 
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """See `Launcher`."""
-        command = [*shim_command(self._python), "--detach", os.fspath(attempt.path)]
         with _naming(job_id, f"its record {attempt.path}, and this node's memory, disk and process limits"):
-            status, said = await _run(command)
+            status, said = await self.hand_off(attempt.path)
             if status not in (0, EXIT_TAKEN):
                 raise LaunchError(said or f"its shim ended with status {status}")
+
+    async def hand_off(self, attempt: Path) -> tuple[int, str]:
+        """Start the attempt's shim; the exit status of its parent and what it said."""
+        return await _run([*shim_command(self._python), "--detach", os.fspath(attempt)])
+
+    async def start(self) -> None:
+        """See `Launcher`: there is nothing to make."""
+
+    async def stop(self) -> None:
+        """See `Launcher`."""
 
 
 class SystemdLauncher:
@@ -84,6 +100,12 @@ class SystemdLauncher:
         self._python = python
         self._timeout_s = timeout_s
 
+    async def start(self) -> None:
+        """See `Launcher`: PID 1 is there already."""
+
+    async def stop(self) -> None:
+        """See `Launcher`."""
+
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """See `Launcher`. The name is taken while the unit lives: a second launch of an attempt changes nothing."""
         claim = _claim_of(job_id, attempt)
@@ -95,20 +117,6 @@ class SystemdLauncher:
             status, said = await _run(command, self._timeout_s)
             if status and "already" not in said:  # "already exists" before 248, "already loaded" since
                 raise LaunchError(f"systemd refused {unit}: {said or f'systemd-run ended with status {status}'}")
-
-
-def choose_launcher(setting: str, python: str = sys.executable) -> Launcher:
-    """The launcher for `jobs.launcher`: `auto` takes units where systemd is PID 1 and we are root.
-
-    Raises:
-        LaunchError: `systemd` was asked for where it cannot be had.
-    """
-    reason = why_no_systemd()
-    if setting == "systemd" and reason is not None:
-        raise LaunchError(f'jobs.launcher = "systemd" cannot be had: {reason}; use "auto" or "fork"')
-    if setting == "fork" or reason is not None:
-        return ForkLauncher(python)
-    return SystemdLauncher(python)
 
 
 def why_no_systemd() -> str | None:
@@ -152,18 +160,29 @@ def _systemd_run(unit: str, claim: Claim) -> list[str]:
         "Description": f"Stoker {unit.removesuffix('.service')}",
         "Type": "exec",
         "KillMode": "mixed",
-        "TimeoutStopSec": f"{claim.grace_s + _SWEEP_S:.0f}",
+        "TimeoutStopSec": f"{claim.grace_s + _SWEEP_S + _hooks_s(claim):.0f}",
         "OOMPolicy": "continue",  # a process that ran out of memory is the job's to notice, not the unit's end
         "OOMScoreAdjust": "-900",
         "UMask": "0077",
     }
     if claim.memory_bytes is not None:
         properties["MemoryMax"] = str(claim.memory_bytes)
-    if claim.cpus_per_task is not None:  # asked for; what was not asked for is not limited
-        properties["CPUQuota"] = f"{claim.cpus_per_task * 100}%"
+        properties["MemorySwapMax"] = "0"  # else a job above its limit would drag the node through its swap
+    if claim.cpus is not None:  # asked for; what was not asked for is not limited
+        properties["CPUQuota"] = f"{claim.cpus * 100}%"
+    if claim.tasks_max is not None:
+        properties["TasksMax"] = str(claim.tasks_max)
     program = shutil.which("systemd-run", path=_PATH) or "systemd-run"
     options = ["--quiet", "--collect", "--no-ask-password", f"--unit={unit}", "--slice=stoker-jobs.slice"]
     return [program, *options, *(f"--property={name}={value}" for name, value in properties.items())]
+
+
+def _hooks_s(claim: Claim) -> float:
+    """What task_epilog and epilog may take; a prolog is ended by the stop."""
+    hooks = claim.hooks
+    return (
+        0.0 if hooks is None else hooks.timeout_s * sum(each is not None for each in (hooks.epilog, hooks.task_epilog))
+    )
 
 
 def shim_command(python: str) -> list[str]:

@@ -29,7 +29,7 @@ class _Strict:
     object_pairs_hook = None
     parse_float = float
     parse_int = int
-    parse_constant = None
+    parse_constant = float  # NaN and Infinity, as json reads them
 
 
 def parse_json(data: bytes) -> object:

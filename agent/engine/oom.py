@@ -30,12 +30,19 @@ class OomCounter:
     """
 
     def __init__(self) -> None:
-        self._file, self._alone = _events_file()
+        self._file, self.alone = _events_file()
+        """`alone`: the cgroup is the job's own unit."""
+        self._own = self.alone
+        self._before = self._count()
+
+    def watch(self, events: str) -> None:
+        """Count in the cgroup that was made for the job instead."""
+        self._file, self._own = events, True
         self._before = self._count()
 
     def happened(self, *, died_of_kill: bool) -> bool:
         """Whether a process of the job was killed for memory."""
-        return self._count() > self._before and (self._alone or died_of_kill)
+        return self._count() > self._before and (self._own or died_of_kill)
 
     def _count(self) -> int:
         for line in _read(self._file).splitlines() if self._file else ():

@@ -1,6 +1,7 @@
 """Where a job's output goes: the bounded log, and the files that `--output` and `--error` name.
 
     pipe ──► BoundedLog   log                        the first `head_bytes`
+         │                times                      when what was written (`logtimes`)
          │                log.00000000000016777216   segments of the rotating tail, named by the position of their
          │                log.…                      first byte in everything the job wrote
          └─► OutputFile   opened as the user, capped
@@ -15,6 +16,7 @@ import os
 import stat
 
 from agent.engine.jobproc import Account, StartError, raw
+from agent.engine.logtimes import LogTimes
 
 TAIL_SEGMENTS = 4
 """The tail rotates by a quarter of its cap: after a rotation three quarters of it are still there."""
@@ -35,11 +37,13 @@ class BoundedLog:
         self._segment_bytes = max(1, tail_bytes // TAIL_SEGMENTS)
         self._segments: list[tuple[str, int]] = []
         """Name and reserved length of the tail's files, oldest first."""
+        self._times = LogTimes(dir_fd)
         self._fd = self._create("log")
         self._room = head_bytes if self._fd is not None else 0
 
     def write(self, data: bytes) -> None:
         """Take in what the job wrote. Never raises for a disk that is full or broken."""
+        self._times.mark(self.size)
         rest = memoryview(data)
         while rest:
             if self._room == 0:
@@ -159,6 +163,29 @@ class OutputFile:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def open_input(path: str | None, account: Account) -> int:
+    """The file of `--input`, opened as the user; /dev/null when there is none.
+
+    Raises:
+        StartError: it cannot be opened, or is no file.
+    """
+    if path is None:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        account.assume()
+        fd = os.open(raw(path), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError as error:
+        raise StartError(f"cannot open the input file {path}: {error.strerror}; see --input") from error
+    finally:
+        account.leave()
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+        os.close(fd)
+        raise StartError(f"cannot open the input file {path}: it is not a file; see --input")
+    os.set_blocking(fd, True)
+    return fd
 
 
 def _open_as(account: Account, path: str, umask: int) -> int:

@@ -5,8 +5,10 @@
         run.lock   flock          held by the shim from its first moment to its last: at most one run per attempt
         started    shim → agent   who runs; written durably before the job's first instruction
         stop       agent → shim   the wish to end it; written durably before anything is signalled
+        ask.N      agent → shim   a signal to pass on, or a new time limit (`asks`); the shim removes what it has done
         exit       shim → agent   how it ended, and that nothing of it is left
-        log, log.* shim → agent   the bounded log (`logread`)
+        log, log.* shim → agent   the bounded log (`logread`); `times` tells when which part was written
+        hooks.log  shim → admin   what prolog and epilog said
 
 Rules kept here: each record is written as temp → fsync → rename → fsync(folder), so a reader sees a whole record or
 none; a record that is there but makes no sense is an error with its path, never a default; a run whose end nobody
@@ -18,6 +20,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -25,7 +28,8 @@ from typing import Literal, TypeVar
 import msgspec
 
 from agent.api.errors import StokerError
-from agent.engine import procs
+from agent.engine import cgroup, procs, tmpdir
+from agent.engine.asks import is_ask
 from agent.jobs.durable import sync_folder, write_durably
 
 MARK_NAMES = ("JOB_DIR", "JOB_ATTEMPT")
@@ -46,6 +50,21 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the records. Unknown fields are ignored: an older agent reads a newer shim."""
 
 
+class HookOrders(Record, frozen=True, kw_only=True):
+    """The site's programs that run around the job; absolute paths."""
+
+    prolog: str | None = None
+    """As the shim's account (root in system mode), before the job; a failure means that the job never starts."""
+    epilog: str | None = None
+    """The same after it, once nothing of it is left."""
+    task_prolog: str | None = None
+    """As the job's user in the job's environment, which it may change."""
+    task_epilog: str | None = None
+    env: dict[str, str] = {}
+    """The whole environment of prolog and epilog: facts of ours, nothing that the user chose."""
+    timeout_s: float = 60
+
+
 class Claim(Record, frozen=True, kw_only=True):
     """What the shim obeys. Texts may hold lone surrogates (surrogateescape): they reach the job as raw bytes."""
 
@@ -61,7 +80,17 @@ class Claim(Record, frozen=True, kw_only=True):
     groups: tuple[int, ...] | None = None
     time_limit_s: int | None = None
     grace_s: float = 30
-    """Seconds between SIGTERM and SIGKILL."""
+    """Seconds from the wish to stop it to SIGKILL."""
+    job_dir: str | None = None
+    """`$JOB_DIR`: there `stop` is written and `progress.json` is read; `None`: the job is signalled at once."""
+    warn_signal: int | None = None
+    """Number of the signal of `--signal`."""
+    warn_before_s: float = 60
+    """So long before the time limit, and before the SIGTERM of a preemption as far as the grace allows."""
+    warn_batch_only: bool = False
+    """To the job's first process alone; else to all of the job but that one."""
+    input_path: str | None = None
+    """Absolute; `None`: /dev/null."""
     output_path: str | None = None
     """Absolute, patterns filled in; `None` keeps the bounded log only."""
     error_path: str | None = None
@@ -70,10 +99,20 @@ class Claim(Record, frozen=True, kw_only=True):
     log_head_bytes: int = 16 * 1024 * 1024
     log_tail_bytes: int = 48 * 1024 * 1024
     output_max_bytes: int = 1024 * 1024 * 1024
-    cpus_per_task: int | None = None
-    """Obeyed by `SystemdLauncher` (CPUQuota); a fork has no means to."""
+    cpus: int | None = None
+    """Of the whole job; obeyed by `SystemdLauncher` (CPUQuota), a fork has no means to."""
     memory_bytes: int | None = None
-    """Obeyed by `SystemdLauncher` (MemoryMax); a fork has no means to."""
+    """Obeyed by `SystemdLauncher` (MemoryMax, without swap), a fork has no means to."""
+    tasks_max: int | None = None
+    """Processes and threads at a time: TasksMax of a unit; of a fork RLIMIT_NPROC, which counts all of the user's and
+    does not hold root."""
+    hidden_devices: tuple[str, ...] = ()
+    """Device nodes that the job must not open; covered in its own mount namespace (`confine`)."""
+    confine: Literal["auto", "on"] = "auto"
+    """What if they cannot be covered: `on` refuses the start, `auto` starts and says so in the exit record."""
+    tmp_dir: str | None = None
+    """The job's own temporary folder: made by the shim, removed by it after the job (`tmpdir`)."""
+    hooks: HookOrders | None = None
 
 
 class Started(Record, frozen=True, kw_only=True):
@@ -86,6 +125,10 @@ class Started(Record, frozen=True, kw_only=True):
     boot_id: str
     at: int
     """Unix seconds."""
+    cgroup: str | None = None
+    """Folder of the cgroup that holds the job and nothing else, where no unit does."""
+    hears: int = 0
+    """1: the shim reads `ask.N` on SIGUSR1. A shim of an older version has 0, and that signal would end it."""
 
 
 class Stop(Record, frozen=True, kw_only=True):
@@ -96,14 +139,28 @@ class Stop(Record, frozen=True, kw_only=True):
     """The user, or the part of Stoker, that wishes it."""
 
 
+class Ask(Record, frozen=True, kw_only=True):
+    """Something that a running job's shim is to do, once."""
+
+    do: Literal["signal", "limit"]
+    number: int | None = None
+    """Of the signal."""
+    batch_only: bool = False
+    """To the job's first process alone; else to all of the job but that one."""
+    limit_s: float | None = None
+    """The new time limit from the start of the job on; `None`: none."""
+
+
 class Exit(Record, frozen=True, kw_only=True):
     """How the run ended. Written when nothing of it is left, or when the rest cannot be killed (`detail` says so)."""
 
     code: int | None
     """0–255 as waitpid(2) gives it; `None` when ended by a signal, or when it never got to run."""
     signal: int | None
-    why: Literal["cancel", "limit", "preempt", "start"] | None
-    """`None`: it ended by itself. `start`: it could not be started; `detail` says why and what to do."""
+    why: Literal["cancel", "limit", "preempt", "start", "outside", "prolog"] | None
+    """`None`: it ended by itself. `start`: it could not be started; `detail` says why and what to do. `outside`: its
+    shim was told to end it by a SIGTERM that was not ours (systemctl stop, a shutdown). `prolog`: the site's prolog
+    failed, the job never began."""
     detail: str | None
     ended_at: int
     """Unix seconds."""
@@ -219,6 +276,35 @@ class AttemptDir:
         if not (self.path / "stop").exists():
             self._write("stop", msgspec.json.encode(stop) + b"\n")
 
+    def write_ask(self, ask: Ask) -> None:
+        """Store an ask durably behind those that are there; see `asks`.
+
+        Raises:
+            RecordError: the disk refuses.
+        """
+        temporary = self.path / f".ask.{os.getpid()}.{threading.get_ident()}.tmp"
+        try:
+            write_durably(temporary, msgspec.json.encode(ask) + b"\n", mode=0o600, sync_folder_too=False)
+            number = max((int(name[len("ask.") :]) for name in self._asks()), default=0)
+            while True:
+                number += 1
+                try:
+                    (self.path / f"ask.{number}").hardlink_to(temporary)  # refuses a name that is taken
+                    break
+                except FileExistsError:
+                    continue
+            temporary.unlink()
+            sync_folder(self.path)
+        except OSError as error:
+            raise RecordDiskError(f"cannot write an ask into {self.path}: {error.strerror}; see its disk") from error
+
+    def has_asks(self) -> bool:
+        """Whether there are asks that the shim has not taken."""
+        return bool(self._asks())
+
+    def _asks(self) -> list[str]:
+        return [each.name for each in self.path.iterdir() if is_ask(each.name)]
+
     def locked(self) -> bool:
         """Whether a shim holds the attempt.
 
@@ -283,6 +369,7 @@ def recover(attempt: AttemptDir, boot_id: str) -> Found:
     if started is None:
         return NeverRan()
     if started.boot_id != boot_id:
+        _remove_tmp(attempt)
         return Rebooted(started)
     rest = _kill_rest(attempt, started)
     return Lost(started, f"its supervisor (pid {started.shim_pid}) died without recording an end{rest}")
@@ -292,7 +379,20 @@ def _kill_rest(attempt: AttemptDir, started: Started | None) -> str:
     """Kill what a lost run left: its tree where it is known, and whatever carries its marks. Says how many."""
     pid, start = (started.job_pid, started.job_start) if started else (0, 0)
     killed = procs.kill_left(pid, start, _marks(attempt))
+    if started is not None and started.cgroup is not None:
+        killed += cgroup.end(started.cgroup)
+    _remove_tmp(attempt)
     return f"; {killed} processes of it were killed" if killed else "; nothing of it was left"
+
+
+def _remove_tmp(attempt: AttemptDir) -> None:
+    """What the shim would have removed; what cannot be removed in time is for the agent's next start."""
+    try:
+        claim = attempt.read_claim()
+    except RecordError:
+        return
+    if claim is not None and claim.tmp_dir is not None:
+        tmpdir.remove(claim.tmp_dir)
 
 
 def _marks(attempt: AttemptDir) -> list[bytes]:
@@ -305,19 +405,43 @@ def _marks(attempt: AttemptDir) -> list[bytes]:
     return [f"{name}={claim.env[name]}".encode("utf-8", "surrogateescape") for name in MARK_NAMES]
 
 
+_NUMBERS = (
+    "time_limit_s",
+    "grace_s",
+    "log_head_bytes",
+    "log_tail_bytes",
+    "output_max_bytes",
+    "umask",
+    "warn_signal",
+    "warn_before_s",
+    "tasks_max",
+)
+
+
+def _paths(claim: Claim) -> tuple[str | None, ...]:
+    hooks = claim.hooks or HookOrders()
+    return (
+        *(claim.work_dir, claim.input_path, claim.output_path, claim.error_path, claim.job_dir, claim.tmp_dir),
+        *(hooks.prolog, hooks.epilog, hooks.task_prolog, hooks.task_epilog),
+        *claim.hidden_devices,
+    )
+
+
 def _claim_bytes(claim: Claim) -> bytes:
     """The claim as JSON, after everything that execve(2) could refuse was refused here, with its name."""
     if not claim.argv or not claim.argv[0].startswith("/"):
         raise RecordError(f"the claim's argv {claim.argv[:1]} does not begin with an absolute path")
-    for path in (claim.work_dir, claim.output_path, claim.error_path):
+    for path in _paths(claim):
         if path is not None and not path.startswith("/"):
             raise RecordError(f"the claim's path {path!r} is not absolute")
+        if path is not None and "\0" in path:
+            raise RecordError(f"the claim's path {path!r} cannot be given to a process (NUL)")
     if claim.uid is not None and (claim.gid is None or claim.groups is None):
         raise RecordError(f"the claim names uid {claim.uid} without a gid and groups")
-    for name in ("time_limit_s", "grace_s", "log_head_bytes", "log_tail_bytes", "output_max_bytes", "umask"):
+    for name in _NUMBERS:
         if (getattr(claim, name) or 0) < 0:
             raise RecordError(f"the claim's {name} {getattr(claim, name)} is negative")
-    for name, text in [*(("argv", each) for each in claim.argv), *claim.env.items(), ("work_dir", claim.work_dir)]:
+    for name, text in [*(("argv", each) for each in claim.argv), *claim.env.items()]:
         if "\0" in text or "\0" in name or "=" in name or not name:
             raise RecordError(f"the claim's {name!r} cannot be given to a process (NUL, or an odd name)")
     try:

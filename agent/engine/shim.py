@@ -1,14 +1,16 @@
 """The shim: one process per running job, which outlives the agent. `python -I -S shim.py [--detach] ATTEMPT_DIR`.
 
-    launcher ──► shim ──► job            claim ──► shim ──► started, log, exit
-                  ▲                                 ▲
-               SIGTERM = stop                      stop
+    launcher ──► shim ──► job                      claim ──► shim ──► started, log, exit
+                  ▲                                           ▲
+               SIGTERM = stop, SIGUSR1 = ask            stop, ask.N
 
 It takes the attempt's lock, starts the job that `claim` describes behind a gate, writes `started`, opens the gate,
 carries the output, enforces the time limit, ends the job when asked, sweeps what is left, and writes `exit`.
 
 With `--detach` it forks itself away once it holds the lock and the parent's exit status is the answer to the launcher:
 0 handed off, 73 the attempt has or had a shim, 65 the claim cannot be obeyed, 74 the records cannot be written.
+
+With `--serve FD` it is the fork server that makes such shims (`forkserver`).
 
 Standard library only. This file only finds its modules (they are compiled once, a script is compiled at every start);
 `supervise` is the work.
@@ -27,6 +29,11 @@ _HOUSE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file_
 
 if __name__ == "__main__":
     sys.path.append(_HOUSE)
+    if sys.argv[1:2] == ["--serve"]:
+        from agent.engine.forkserver import serve
+
+        sys.path.remove(_HOUSE)
+        serve(int(sys.argv[2]))
     from agent.engine.supervise import main
 
     sys.path.remove(_HOUSE)

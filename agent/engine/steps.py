@@ -1,21 +1,23 @@
-"""What the engine does on the store's thread, each a function of the store: one call, one flush.
+"""What the engine does on the store's thread, each a function of the store: one call, one part of a flush.
 
-Rules kept here: a job's folder is on disk before its row counts; a claim is stored before its file is written; what
-belongs together is one transaction.
+Rules kept here: row and folder are changed together (`agent.jobs.ledger`); GPU time is charged in the transaction that
+ends it, so that no crash charges a span twice or not at all.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from agent.api.types import JobState, SubmitRequest
 from agent.config import Config
-from agent.engine.claims import JobAccount, build_claim, make_files_dir
-from agent.engine.records import AttemptDir
-from agent.jobs import folder, machine, schedule
-from agent.jobs.errors import GpuHeldError, IllegalMoveError
+from agent.engine import charges
+from agent.jobs import ledger, machine, notes, schedule
+from agent.jobs.errors import GpuHeldError, IllegalMoveError, NoSuchJobError
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
@@ -24,66 +26,116 @@ from agent.jobs.store import JobStore
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitter:
+    """Whose submission it is, and by which key it is known again."""
+
+    user: str
+    uid: int
+    key: str
+    digest: str
+    owner: tuple[int, int] | None
+    """uid and gid of the job's files; `None`: the agent's own."""
+    cron_id: int | None = None
+
+
 def store_submission(
-    store: JobStore,
-    config: Config,
-    spec: JobSpec,
-    request: SubmitRequest,
-    user: str,
-    uid: int,
-    key: str,
-    digest: str,
-    owner: tuple[int, int] | None,
-) -> tuple[JobRow, bool]:
-    """Row and folder together: the folder is named by the row's id, and must be on disk before the row counts."""
-    now = int(time.time())
-    with store.transaction():
-        row, created = store.add(spec, user=user, uid=uid, key=key, digest=digest, now=now)
-        if created:
-            submission = folder.Submission(
-                id=row.id, user=user, uid=uid, key=key, digest=digest, submitted_at=now, spec=spec, env=request.env
-            )
-            folder.write_spec(folder.job_dir(config.state_dir, row.id), submission, request.script, owner=owner)
-    return row, created
+    store: JobStore, config: Config, spec: JobSpec, request: SubmitRequest, who: Submitter
+) -> tuple[list[JobRow], bool]:
+    """Row and folder together, for a job or all tasks of an array."""
+    row, created = ledger.take_in(
+        store,
+        config.state_dir,
+        spec,
+        user=who.user,
+        uid=who.uid,
+        key=who.key,
+        digest=who.digest,
+        now=int(time.time()),
+        env=request.env,
+        script=request.script,
+        owner=who.owner,
+        cron_id=who.cron_id,
+    )
+    return (list(store.tasks_of(row.id)) if created and row.array_job_id is not None else [row]), created
+
+
+def unknown_ids(store: JobStore, ids: Sequence[int]) -> list[int]:
+    """Those that no job has."""
+    unknown = []
+    for job_id in ids:
+        try:
+            store.get(job_id)
+        except NoSuchJobError:
+            unknown.append(job_id)
+    return unknown
 
 
 def claim_all(store: JobStore, starts: Sequence[schedule.Start], rows: Mapping[int, JobRow], now: int) -> list[JobRow]:
-    """Store all claims of one pass with one flush. A job cancelled meanwhile is left out, and only that one."""
+    """Store all claims of one pass. A job that changed meanwhile is left out, and only that one."""
     claimed = []
-    with store.transaction():
-        for start in starts:
-            attempt = rows[start.job_id].status.attempt + 1
-            try:
-                with store.transaction():
-                    claimed.append(store.claim(start.job_id, attempt=attempt, gpu_uuids=start.gpu_uuids, now=now))
-            except (IllegalMoveError, GpuHeldError) as error:
-                logger.info("job=%d is not started: %s", start.job_id, error)
+    for start in starts:
+        row = rows[start.job_id]
+        try:
+            with store.transaction():
+                claimed.append(store.claim(row.id, attempt=row.status.attempt + 1, gpu_uuids=start.gpu_uuids, now=now))
+        except (IllegalMoveError, GpuHeldError) as error:
+            logger.info("job=%d is not started: %s", row.id, error)
     return claimed
 
 
-def apply_event(store: JobStore, config: Config, job_id: int, event: Event) -> JobRow:
-    """Let an event happen; a job cancelled while it waited gets its note in the same breath, for `reconcile`."""
+def apply_events(store: JobStore, config: Config, job_id: int, events: Sequence[Event]) -> JobRow:
+    """Let events happen, in order; what they end is charged for in the same breath."""
     now = int(time.time())
-    with store.transaction():
-        row = store.apply(job_id, event, now)
-        if isinstance(event, machine.CancelAsked) and row.status.state is JobState.CANCELLED:
-            note = folder.Cancelled(by=event.by, at=now, reason=event.reason)
-            folder.write_cancelled(folder.job_dir(config.state_dir, job_id), note)
+    row = store.get(job_id)
+    for event in events:
+        if notes.noted(event):
+            before, row = row, ledger.apply(store, config.state_dir, job_id, event, now)
+        else:  # the records of the run tell of it: nothing to note, and half the reading
+            before, row = row, store.apply(job_id, event, now)
+        charges.settle(store, config, event, before, row, now)
+        if isinstance(event, machine.PrologFailed):  # an admin has to look at the node first, as with Slurm
+            row = _hold_for_admin(store, config, row, now)
     return row
 
 
-def prepare(
-    _: JobStore,
+def _hold_for_admin(store: JobStore, config: Config, row: JobRow, now: int) -> JobRow:
+    spec = replace(row.spec, held="admin")
+    return ledger.amend(store, config.state_dir, row.id, spec, now, event="Held", by="stoker")
+
+
+def apply_each(store: JobStore, config: Config, job_ids: Sequence[int], event: Event) -> list[JobRow]:
+    """Let one wish happen to many jobs; to those that it cannot happen to it does not.
+
+    Raises:
+        IllegalMoveError: it can happen to none of them.
+    """
+    if len(job_ids) == 1:
+        return [apply_events(store, config, job_ids[0], (event,))]
+    return ledger.apply_each(store, config.state_dir, job_ids, event, int(time.time()))
+
+
+def amend_one(
+    store: JobStore, config: Config, job_id: int, spec: JobSpec, event: str, by: str, revision: int | None
+) -> JobRow:
+    """Change what a job asks for.
+
+    Raises:
+        StaleJobError: it is not as it was.
+    """
+    now = int(time.time())
+    return ledger.amend(store, config.state_dir, job_id, spec, now, event=event, by=by, revision=revision)
+
+
+def amend_each(
+    store: JobStore,
     config: Config,
-    row: JobRow,
-    account: JobAccount,
-    attempt: AttemptDir,
-    indexes: Mapping[str, int],
-) -> None:
-    """Write the claim, unless an earlier agent did: a relaunch must not change what a late shim would read."""
-    if attempt.read_claim() is not None:
-        return
-    submission = folder.read_spec(folder.job_dir(config.state_dir, row.id))
-    gpus = [(uuid, indexes.get(uuid, -1)) for uuid in row.status.gpu_uuids]
-    make_files_dir(config, row, account)
-    attempt.create(build_claim(config, row, account, submission.env, gpus))
+    job_ids: Sequence[int],
+    change: Callable[[JobSpec], JobSpec],
+    event: str,
+    by: str,
+) -> list[JobRow]:
+    """Change what many jobs ask for, alike. One that has begun or ended meanwhile is left out."""
+    waiting = [job_id for job_id in job_ids if store.get(job_id).status.state is JobState.PENDING]
+    now = int(time.time())
+    return ledger.amend_each(store, config.state_dir, waiting, change, now, event=event, by=by) if waiting else []

@@ -1,28 +1,70 @@
-"""The job store behind the event loop: one named thread owns the SQLite file and makes all calls, in order."""
+"""The job store behind the event loop: one named thread owns the SQLite file and makes all calls, in order.
+
+Rules kept here: what a write returned is on disk when its caller hears of it; writes that wait while the disk is busy
+share the next flush (group commit), each a part of its own that can fail alone; when the disk refuses the whole, each
+is made again by itself, so that nobody is told of another's fault; reads are in no transaction, so that they go on
+where nothing can be written any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from agent.jobs.errors import GpuHeldError, KeyConflictError, NoSuchJobError, StaleJobError, StoreError
 from agent.jobs.store import JobStore
+
+_MOST_AT_ONCE = 128
+"""Calls that are answered together: more would let the first of them wait for work that is not its own."""
+
+_NO_FAULT_OF_THE_DISK = (NoSuchJobError, KeyConflictError, StaleJobError, GpuHeldError)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Call:
+    """Something to do on the thread, and who waits for it."""
+
+    act: Callable[[], Any]
+    answer: asyncio.Future[Any]
+    writes: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a call gave, or the error it raised."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+class _Refused(Exception):  # noqa: N818 - no fault that anybody is told of: it only leads out of a transaction
+    """The disk refused a part, and with it perhaps all before it."""
 
 
 class StoreThread:
     """Runs functions of the store on thread `job-store`."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="job-store")
+        self._waiting: deque[_Call | None] = deque()
+        self._some = threading.Condition()
         self._store: JobStore | None = None
+        self._thread: threading.Thread | None = None
+        self._backup: asyncio.Future[int] | None = None
+        self._closing = False
 
     async def open(self, path: Path, *, now: int) -> bool:
-        """Open the store; whether it had to be made anew because the file was damaged.
+        """Open the store; whether the job folders may know more than it does.
 
         Raises:
             StoreError: it is held by another process, newer than we are, or cannot be opened.
@@ -30,26 +72,153 @@ class StoreThread:
 
         def run() -> bool:
             self._store = JobStore.open(path, now=now)
-            return self._store.damaged is not None
+            return self._store.suspect
 
-        return await asyncio.get_running_loop().run_in_executor(self._executor, run)
+        loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._serve, args=(loop,), name="job-store", daemon=True)
+        self._thread.start()
+        suspect: bool = await self._ask(run, writes=False)
+        return suspect
 
     async def call(self, act: Callable[Concatenate[JobStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """`act(store, …)` on the thread. What it raises is raised here."""
+        """`act(store, …)` on the thread, in a transaction. What it raises is raised here, and undone there.
 
-        def run() -> _T:
-            assert self._store is not None, "the store is open between open() and close()"
-            return act(self._store, *args, **kwargs)
+        `act` is made a second time when the disk refused the first: twice must equal once.
+        """
+        value: _T = await self._ask(lambda: act(self._opened(), *args, **kwargs), writes=True)
+        return value
 
-        # Shielded: a caller that goes away must not leave us not knowing whether the act was done.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, run))
+    async def read(self, act: Callable[Concatenate[JobStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """The same for what changes nothing, or sees to its own transactions: a backup, retention."""
+        value: _T = await self._ask(lambda: act(self._opened(), *args, **kwargs), writes=False)
+        return value
+
+    async def back_up(self) -> int:
+        """Renew the verified backup, in a thread of its own beside ours; how many jobs it holds.
+
+        Raises:
+            StoreError: the last backup stands.
+        """
+        held = sum((await self.read(JobStore.counts)).values())
+        self._backup = asyncio.ensure_future(
+            asyncio.to_thread(self._opened().back_up, at_least=held, stop=lambda: self._closing)
+        )
+        return await asyncio.shield(self._backup)
 
     async def close(self) -> None:
         """Finish what is under way, close the file, end the thread."""
+        if self._thread is None:
+            return
+        self._closing = True
+        if self._backup is not None:
+            await asyncio.wait([self._backup])
 
         def run() -> None:
             if self._store is not None:
                 self._store.close()
 
-        await asyncio.get_running_loop().run_in_executor(self._executor, run)
-        self._executor.shutdown(wait=True)
+        await self._ask(run, writes=False)
+        self._put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._thread = None
+
+    async def _ask(self, act: Callable[[], Any], *, writes: bool) -> Any:
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._put(_Call(act, answer, writes))
+        # Shielded: a caller that goes away must not leave us not knowing whether the act was done.
+        return await asyncio.shield(answer)
+
+    def _put(self, call: _Call | None) -> None:
+        with self._some:
+            self._waiting.append(call)
+            self._some.notify()
+
+    def _opened(self) -> JobStore:
+        assert self._store is not None, "the store is open between open() and close()"
+        return self._store
+
+    # --- on the thread ------------------------------------------------------------------------------------------------
+
+    def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        while calls := self._next():
+            writes = [call for call in calls if call.writes]
+            self._answer(loop, writes, self._write(writes))
+            for call in calls:
+                if not call.writes:
+                    self._answer(loop, [call], [_do(call)])
+
+    def _next(self) -> list[_Call]:
+        """All that wait, up to a bound; nothing at the end."""
+        with self._some:
+            while not self._waiting:
+                self._some.wait()
+            calls: list[_Call] = []
+            while self._waiting and len(calls) < _MOST_AT_ONCE:
+                call = self._waiting[0]
+                if call is None:
+                    break
+                calls.append(call)
+                self._waiting.popleft()
+            return calls
+
+    def _write(self, calls: Sequence[_Call]) -> list[_Outcome]:
+        """Make the calls with one flush."""
+        store = self._opened() if calls else None
+        if store is None:
+            return []
+        outcomes: list[_Outcome] = []
+        try:
+            with store.transaction():
+                for call in calls:
+                    outcomes.append(_do_part(store, call))
+        except (_Refused, StoreError):
+            return [self._write_alone(store, call) for call in calls]
+        return outcomes
+
+    def _write_alone(self, store: JobStore, call: _Call) -> _Outcome:
+        try:
+            with store.transaction():
+                return _Outcome(value=call.act())
+        except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+            return _Outcome(error=error)
+
+    def _answer(self, loop: asyncio.AbstractEventLoop, calls: Sequence[_Call], outcomes: Sequence[_Outcome]) -> None:
+        if not calls:
+            return
+        try:
+            loop.call_soon_threadsafe(_settle, calls, outcomes)
+        except RuntimeError:  # the loop was closed before us: nobody is left who waits
+            logger.debug("%d answers of the job store had nobody to hear them", len(calls))
+
+
+def _do(call: _Call) -> _Outcome:
+    try:
+        return _Outcome(value=call.act())
+    except BaseException as error:  # noqa: BLE001 - it is raised again where it is waited for
+        return _Outcome(error=error)
+
+
+def _do_part(store: JobStore, call: _Call) -> _Outcome:
+    """One call within the common transaction.
+
+    Raises:
+        _Refused: SQLite itself refused. After some faults it has rolled back everything by then.
+    """
+    try:
+        with store.transaction():
+            return _Outcome(value=call.act())
+    except BaseException as error:
+        if isinstance(error, StoreError) and not isinstance(error, _NO_FAULT_OF_THE_DISK):
+            raise _Refused from error
+        return _Outcome(error=error)
+
+
+def _settle(calls: Sequence[_Call], outcomes: Sequence[_Outcome]) -> None:
+    """On the loop: one hop for all of them."""
+    for call, outcome in zip(calls, outcomes, strict=True):
+        if call.answer.done():
+            continue
+        if outcome.error is not None:
+            call.answer.set_exception(outcome.error)
+        else:
+            call.answer.set_result(outcome.value)

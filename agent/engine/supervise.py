@@ -1,8 +1,8 @@
 """What a shim does: start the job behind the gate, carry its output, end it when asked or late, sweep, record.
 
-    started ─► gate ─► run ──────────────► sweep ─► drain ─► exit
-                        │ SIGTERM or limit    ▲
-                        └► TERM to all, grace ┘
+    prolog ─► started ─► gate ─► run ──────────────► sweep ─► drain ─► epilog ─► exit
+                                  │ SIGTERM or limit    ▲
+                                  └► `ending` ──────────┘
 
 Rules kept here: one thread, one poll, so no two of its duties can race; a job that was asked to stop keeps its whole
 grace as long as anything of it runs, because a batch shell dies of SIGTERM at once while the training below it saves;
@@ -12,30 +12,35 @@ Cheap imports only (see `lean`).
 
 from __future__ import annotations
 
-import fcntl
 import os
 import select
 import time
 
-from agent.engine import procs
+from agent.engine import cgroup, procs, tmpdir
+from agent.engine.asks import Asks
+from agent.engine.ending import Ending
 from agent.engine.folder import Folder, Refused, Scalar
+from agent.engine.jobfolder import JobFolder
 from agent.engine.jobproc import JobProcess, StartError
 from agent.engine.lean import become_subreaper, signal
 from agent.engine.oom import OomCounter, shield
 from agent.engine.order import Order, read_order
-from agent.engine.output import BoundedLog, OutputFile
+from agent.engine.streams import Streams
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.engine.hooks import SiteHooks
 
 EXIT_CRASHED = 70
 
 EXIT_NOT_STARTED = 1
 """The exit code of a job whose start failed before there was a program to blame (127 and 126 are that)."""
 
+HEARS = 1
+"""What `started` says of us: we read asks on SIGUSR1."""
+
 UNKILLABLE_S = 60.0
 """How long a killed process may take to be gone (Slurm's UnkillableStepTimeout); a hung GPU or disk keeps it."""
-
-_READ_BYTES = 256 * 1024
-_PIPE_BYTES = 256 * 1024
-"""Asked of the kernel for each pipe; less is accepted (an account has a budget for pipes)."""
 
 _SWEEP_PAUSE_S = 0.002
 _LONGEST_WAIT_S = 86400.0
@@ -50,22 +55,24 @@ class Supervisor:
     def __init__(self, folder: Folder, order: Order) -> None:
         self._folder = folder
         self._order = order
-        self._log = BoundedLog(folder.fd, order.log_head_bytes, order.log_tail_bytes)
-        self._files: list[OutputFile] = []
-        self._pipes: dict[int, list[BoundedLog | OutputFile]] = {}
         self._poll = select.poll()
+        self._streams = Streams(folder.fd, order, self._poll)
         self._oom = OomCounter()
+        self._job_folder = JobFolder(order.job_dir, order.account)
+        self._ending = Ending(order, self._job_folder)
+        self._asks = Asks(folder)
+        self._cgroup: cgroup.JobCgroup | None = None
         self._asked = False
         """SIGTERM has come."""
-        self._why: str | None = None
-        self._told: list[str] = []
-        """Sentences of the exit record's detail."""
+        self._poked = False
+        """SIGUSR1 has come: there are asks."""
         self._status: int | None = None
         """waitpid's, of the job's first process."""
+        self._began = False
+        """The gate was opened."""
         self._alone = False
         """Nothing is left below us."""
         self._gate_at = self._ended_at = time.monotonic()
-        self._stop_at = self._kill_at = float("inf")
         self._swept: set[tuple[int, int]] = set()
 
     def run(self) -> None:
@@ -73,41 +80,69 @@ class Supervisor:
         job_oom_score = shield()
         become_subreaper()
         self._wake = self._catch_signals()
+        self._site = _hooks_of(self._folder, self._order)
+        if self._site is not None and self._fails(self._site.prolog(self._wake, self._is_asked), "prolog"):
+            self._finish()
+            return
         try:
+            self._set_up()
             self._fork(job_oom_score)
             self._write_started()
         except StartError as error:
-            self._why = "start"
-            self._status = EXIT_NOT_STARTED << 8
-            self._told.append(str(error))
-            self._record()
+            self._fails(str(error), "start")
+            self._finish()
             return
-        if self._asked or self._folder.exists("stop"):
+        if self._is_asked():
             self._stop_at_the_gate()
         else:
             self._supervise()
+        self._finish()
 
     def _supervise(self) -> None:
         self._poll.register(self._job.exec_result, select.POLLIN)
         self._gate_at = time.monotonic()
+        self._ending.begin(self._gate_at, self._job.pid)
+        self._poked = True  # what was asked before we could hear
+        self._began = True
         self._job.open_gate()
         while not self._over():
             self._wait(self._patience_s())
             self._reap()
             self._mind_the_time()
         self._sweep()
-        self._drain()
-        self._record()
+        self._note_start()
+        self._streams.drain(time.monotonic() + _DRAIN_S)
+
+    def _finish(self) -> None:
+        """After the job, or instead of it: the site's epilog, the temporary folder, the record."""
+        oom = self._oom_happened()
+        if self._cgroup is not None:
+            self._cgroup.remove()
+        if self._site is not None:
+            self._ending.told += self._site.epilog(self._status if self._began else None)
+        if self._order.tmp_dir is not None and (problem := tmpdir.remove(self._order.tmp_dir)):
+            self._ending.told.append(problem)
+        self._record(oom)
+
+    def _fails(self, problem: str | None, why: str) -> bool:
+        """Note that there will be no job, unless there is no problem."""
+        if problem is None:
+            return False
+        self._ending.why = why
+        self._ending.told.append(problem)
+        self._status = EXIT_NOT_STARTED << 8 if why == "start" else None
+        return True
 
     # --- before the gate ----------------------------------------------------------------------------------------------
 
     def _catch_signals(self) -> int:
-        """Make SIGTERM and SIGCHLD end a poll; returns the pipe's end that they make readable."""
+        """Make SIGTERM, SIGUSR1 and SIGCHLD end a poll; returns the pipe's end that they make readable."""
         wake, wake_write = os.pipe()
         os.set_blocking(wake, False)
         os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGUSR1, self._on_poke)
         signal.signal(signal.SIGCHLD, _on_child)
         for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)
@@ -118,40 +153,47 @@ class Supervisor:
     def _on_term(self, _number: int, _frame: object) -> None:
         self._asked = True
 
-    def _open_output(self) -> tuple[int, int]:
-        """Pipes for stdout and stderr, the same one twice when both go to the same place."""
-        order = self._order
-        stdout = self._pipe_to(order.output_path)
-        if order.error_path is None or order.error_path == order.output_path:
-            return stdout, stdout
-        return stdout, self._pipe_to(order.error_path)
+    def _on_poke(self, _number: int, _frame: object) -> None:
+        self._poked = True
 
-    def _pipe_to(self, path: str | None) -> int:
-        sinks: list[BoundedLog | OutputFile] = [self._log]
-        if path is not None:
-            order = self._order
-            file = OutputFile(
-                path, order.account, order.program.umask, append=order.append, max_bytes=order.output_max_bytes
-            )
-            self._files.append(file)
-            sinks.append(file)
-        read_end, write_end = os.pipe()
-        os.set_blocking(read_end, False)
-        _widen(read_end)
-        self._order.account.give(write_end)
-        self._pipes[read_end] = sinks
-        self._poll.register(read_end, select.POLLIN)
-        return write_end
+    def _set_up(self) -> None:
+        """What the job finds: its folders, and the file that covers devices."""
+        order = self._order
+        self._job_folder.clean()
+        try:
+            if order.surroundings.hidden:
+                from agent.engine.confine import make_cover
+
+                make_cover(self._folder.fd)
+                order.surroundings.cover = f"{self._folder.path}/cover"
+            if order.tmp_dir is not None:
+                tmpdir.make(order.tmp_dir, order.account.uid, order.account.gid)
+        except OSError as error:
+            raise StartError(f"cannot make the job's folders: {error.strerror}; see the state's disk") from error
+        if self._oom.alone:
+            order.surroundings.tasks_max = None  # the unit's TasksMax counts this job's alone
+        self._make_cgroup()
+
+    def _make_cgroup(self) -> None:
+        """Where there is no unit: what ends everything of the job at once, and limits it if we are lucky."""
+        order = self._order
+        self._cgroup = order.surroundings.cgroup = cgroup.make()
+        if self._cgroup is None:
+            return
+        self._cgroup.limit(order.memory_bytes, order.surroundings.tasks_max, order.cpus)
+        events = self._cgroup.counts_memory_kills()
+        if events is not None:
+            self._oom.watch(events)
 
     def _fork(self, job_oom_score: int) -> None:
         order = self._order
         try:
-            stdout, stderr = self._open_output()
-            self._job = JobProcess(order.program, order.account, stdout, stderr, job_oom_score)
+            streams = self._streams.open()
+            self._job = JobProcess(order.program, order.account, order.surroundings, streams, job_oom_score)
         except OSError as error:
             what = f"cannot start a process: {error.strerror}; see the node's limits and load"
             raise StartError(what) from error
-        for fd in {stdout, stderr}:
+        for fd in set(streams):
             os.close(fd)
 
     def _write_started(self) -> None:
@@ -162,6 +204,8 @@ class Supervisor:
             "job_start": procs.start_ticks(self._job.pid),
             "boot_id": procs.boot_id(),
             "at": int(time.time()),
+            "hears": HEARS,
+            "cgroup": None if self._cgroup is None else self._cgroup.path,
         }
         try:
             self._folder.write("started", record)
@@ -169,59 +213,49 @@ class Supervisor:
             self._job.give_up()
             raise StartError(f"cannot write {self._folder.path}/started: {error.strerror}; see its disk") from error
 
+    def _is_asked(self) -> bool:
+        """Before the gate a stop record counts without a signal: nobody knew whom to send it to."""
+        return self._asked or self._folder.exists("stop")
+
     def _stop_at_the_gate(self) -> None:
         self._job.give_up()
-        self._why, by = self._read_stop()
-        self._told.append(f"asked to stop by {by} before it began")
-        self._record()
+        self._ending.why, by = self._read_stop()
+        self._ending.told.append(f"asked to stop by {by} before it began")
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 
     def _over(self) -> bool:
-        if self._status is None or time.monotonic() >= self._kill_at:
-            return time.monotonic() >= self._kill_at
-        return self._why is None or self._alone
+        if self._status is None or self._ending.over(time.monotonic()):
+            return self._ending.over(time.monotonic())
+        return self._ending.why in (None, "start") or self._alone
 
     def _patience_s(self) -> float | None:
         """Seconds until something is due; `None` when only an event can change anything."""
-        due = self._kill_at
-        if self._why is None and self._order.limit_s is not None:
-            due = self._gate_at + self._order.limit_s
+        due = self._ending.due()
         return None if due == float("inf") else max(0.0, due - time.monotonic())
 
     def _wait(self, timeout_s: float | None) -> None:
         """Let something happen, and take in output."""
         # poll(2) takes 24.8 days of milliseconds at most, which is less than some time limits.
         timeout_ms = None if timeout_s is None else min(timeout_s, _LONGEST_WAIT_S) * 1000 + 1
+        if self._poked:
+            timeout_ms = 0
         for fd, _ in self._poll.poll(timeout_ms):
-            if fd in self._pipes:
-                self._take_in(fd)
+            if self._streams.has(fd):
+                self._streams.take_in(fd)
             elif fd == self._wake:
                 os.read(fd, 4096)
-            else:
+            elif self._job.hear():
                 self._poll.unregister(fd)
-                self._hear_exec_result()
 
-    def _take_in(self, fd: int) -> bool:
-        """One read of a pipe to its sinks; False when there is nothing (for now, or for good)."""
-        try:
-            data = os.read(fd, _READ_BYTES)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._poll.unregister(fd)
-            del self._pipes[fd]
-            os.close(fd)
-            return False
-        for sink in self._pipes[fd]:
-            sink.write(data)
-        return True
-
-    def _hear_exec_result(self) -> None:
-        failure = self._job.exec_failure()
-        if failure is not None and self._why is None:
-            self._why = "start"
-            self._told.append(failure[1])
+    def _note_start(self) -> None:
+        """Whether the job was started at all, which its child has told by now."""
+        self._job.hear()
+        failure, notes = self._job.told()
+        self._ending.told += notes
+        if failure is not None and self._ending.why is None:
+            self._ending.why = "start"
+            self._ending.told.append(failure)
 
     def _reap(self) -> None:
         """Collect whoever has ended: the job's first process, and as the subreaper every orphan of it."""
@@ -238,32 +272,35 @@ class Supervisor:
                 self._ended_at = time.monotonic()
 
     def _mind_the_time(self) -> None:
-        if self._why is not None or self._status is not None:
+        """Whatever is asked or due; of a job whose first process has ended only its stop is minded."""
+        now = time.monotonic()
+        if self._status is not None and self._ending.why is None:
             return
-        limit_s = self._order.limit_s
-        if self._asked:
+        if self._asked and self._ending.why is None:
             why, by = self._read_stop()
-            self._begin_stop(why, f"asked to stop by {by}")
-        elif limit_s is not None and time.monotonic() >= self._gate_at + limit_s:
-            self._begin_stop("limit", f"reached its time limit of {limit_s:g} s")
+            self._ending.stop(why, by, f"asked to stop by {by}", now)
+        if self._poked:
+            self._poked = False
+            for ask in self._asks.take():
+                self._obey(ask, now)
+        self._ending.act(now)
 
-    def _begin_stop(self, why: str, told: str) -> None:
-        """SIGTERM to everything below us, once; SIGCONT, because a stopped process would not hear it."""
-        self._why = why
-        self._told.append(told)
-        self._stop_at = time.monotonic()
-        self._kill_at = self._stop_at + self._order.grace_s
-        for pid, start in procs.descendants(os.getpid()):
-            procs.signal_exact(pid, start, signal.SIGTERM)
-            procs.signal_exact(pid, start, signal.SIGCONT)
+    def _obey(self, ask: dict[str, object], now: float) -> None:
+        """An ask of the agent's; one that we do not understand is a newer agent's, which knows from `hears` that."""
+        number, limit_s = ask.get("number"), ask.get("limit_s")
+        if ask.get("do") == "signal" and isinstance(number, int):
+            self._ending.send(number, batch_only=ask.get("batch_only") is True)
+        elif ask.get("do") == "limit" and (limit_s is None or isinstance(limit_s, int | float)):
+            self._ending.change_limit(limit_s, now)
 
     def _read_stop(self) -> tuple[str, str]:
+        """Who wants the end and why; without a record the SIGTERM was not the agent's."""
         try:
             stop = self._folder.read("stop")
         except (OSError, ValueError):
-            stop = None
+            return "cancel", "somebody whose record is damaged"
         if stop is None:
-            return "cancel", "a SIGTERM to its supervisor (systemctl stop, or a shutdown)"
+            return "outside", "a SIGTERM to its supervisor (systemctl stop, or a shutdown)"
         why = stop.get("why")
         return why if why in ("cancel", "limit", "preempt") else "cancel", str(stop.get("by"))
 
@@ -279,47 +316,42 @@ class Supervisor:
             left = set(procs.descendants(me))
             for each in left - met:
                 procs.signal_exact(*each, signal.SIGKILL)
+            if self._cgroup is not None:
+                cgroup.kill_all(self._cgroup.path)
             if left <= met:  # nobody new: let them die
                 self._wait(_SWEEP_PAUSE_S)
             met |= left
             if time.monotonic() > give_up_at:
                 pids = ", ".join(str(pid) for pid, _ in sorted(left))
-                self._told.append(f"processes {pids} hang in the kernel and cannot be killed; the node needs a look")
+                hang = f"processes {pids} hang in the kernel and cannot be killed; the node needs a look"
+                self._ending.told.append(hang)
                 break
             self._reap()
         self._swept = {(pid, start) for pid, start in met if pid != self._job.pid}
-        self._tell_the_time(met)
+        self._ending.tell(len(met), time.monotonic())
 
-    def _tell_the_time(self, met: set[tuple[int, int]]) -> None:
-        if self._stop_at == float("inf"):
-            return
-        if met:
-            self._told.append(f"SIGTERM was ignored for {self._order.grace_s:g} s; SIGKILL ended {len(met)} processes")
-        else:
-            self._told.append(f"ended {time.monotonic() - self._stop_at:.1f} s after SIGTERM")
+    def _oom_happened(self) -> bool:
+        killed = (
+            self._status is not None and os.WIFSIGNALED(self._status) and os.WTERMSIG(self._status) == signal.SIGKILL
+        )
+        as_killed = self._status is not None and os.WIFEXITED(self._status) and os.WEXITSTATUS(self._status) == 137
+        return self._oom.happened(died_of_kill=(killed and self._ending.why is None) or as_killed)
 
-    def _drain(self) -> None:
-        """What is still in the pipes. Everyone of the job is dead, so empty is the end; a stranger gets `_DRAIN_S`."""
-        give_up_at = time.monotonic() + _DRAIN_S
-        for fd in list(self._pipes):
-            while time.monotonic() < give_up_at and self._take_in(fd):
-                pass
-
-    def _record(self) -> None:
-        ended = self._status
+    def _record(self, oom: bool) -> None:
+        ended, why = self._status, self._ending.why
         code = os.WEXITSTATUS(ended) if ended is not None and os.WIFEXITED(ended) else None
         number = os.WTERMSIG(ended) if ended is not None and os.WIFSIGNALED(ended) else None
-        told = "; ".join([*self._told, *(file.problem for file in self._files if file.problem)])
+        told = "; ".join([*self._ending.told, *self._streams.problems()])
         fields: dict[str, Scalar] = {
             "code": code,
             "signal": number,
-            "why": self._why,
+            "why": why,
             "detail": told[:2000].encode("utf-8", "backslashreplace").decode() or None,
             "ended_at": int(time.time()),
             "run_s": round(max(0.0, self._ended_at - self._gate_at), 3),
-            "oom": self._oom.happened(died_of_kill=(number == signal.SIGKILL and self._why is None) or code == 137),
+            "oom": oom,
             "swept": len(self._swept),
-            "log_bytes": self._log.size,
+            "log_bytes": self._streams.log_bytes,
         }
         self._folder.write_exit(fields)
 
@@ -364,12 +396,15 @@ def _tell_crash(folder: Folder, error: BaseException) -> None:
     os.write(fd, "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace"))
 
 
+def _hooks_of(folder: Folder, order: Order) -> SiteHooks | None:
+    """The site's hooks; their module is loaded before the job only where there are any."""
+    hooks = order.hooks
+    if not (hooks.prolog or hooks.epilog or hooks.task_prolog or hooks.task_epilog):
+        return None
+    from agent.engine.hooks import SiteHooks
+
+    return SiteHooks(folder.fd, order)
+
+
 def _on_child(_number: int, _frame: object) -> None:
     """Nothing: that the poll ends is all that is wanted."""
-
-
-def _widen(pipe: int) -> None:
-    try:
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    except OSError:
-        return

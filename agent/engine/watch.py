@@ -1,8 +1,9 @@
-"""Waiting for the end of a run, and asking for it.
+"""Waiting for the end of a run, asking for it, and whatever else is asked of a running job's shim.
 
 Rules kept here: the wait is on a pidfd, so it costs nothing and ends at once; a process is trusted to be the shim only
 when pid and start time agree; a wish to stop is on disk before anything is signalled, so that between a stop and a
-start there is no moment in which the stop is lost.
+start there is no moment in which the stop is lost; an ask is on disk before its shim is told, and told again by the
+first wait after a restart, so that it is acted on exactly once.
 """
 
 from __future__ import annotations
@@ -13,7 +14,19 @@ import signal
 from typing import Literal
 
 from agent.engine import procs
-from agent.engine.records import Alive, AttemptDir, Ended, Lost, NeverRan, Rebooted, Stop, recover
+from agent.engine.records import (
+    Alive,
+    Ask,
+    AttemptDir,
+    Ended,
+    Lost,
+    NeverRan,
+    Rebooted,
+    RecordError,
+    Started,
+    Stop,
+    recover,
+)
 
 START_TIMEOUT_S = 10.0
 """How long a launched shim may take to be seen at all. It takes some 15 ms; a machine that swaps takes longer."""
@@ -37,6 +50,7 @@ async def wait_end(
     """
     loop = asyncio.get_running_loop()
     patience_ends = loop.time() + start_timeout_s
+    await asyncio.to_thread(_poke, attempt)  # an agent that died may have stored an ask and told nobody
     while True:
         found = await asyncio.to_thread(recover, attempt, boot_id)  # a disk that hangs must not hang the loop
         if isinstance(found, Alive) and found.started is not None:
@@ -47,6 +61,20 @@ async def wait_end(
             await asyncio.sleep(_STEP_S)
         else:
             return found
+
+
+async def wait_begun(attempt: AttemptDir, patience_s: float) -> None:
+    """Until the attempt has begun or ended; at most `patience_s` while no shim has it, longer while one prepares it.
+
+    A prolog may take its time between the shim's coming and the job's start.
+    """
+    loop = asyncio.get_running_loop()
+    patience_ends = loop.time() + patience_s
+    while not await asyncio.to_thread(attempt.has_begun):
+        late = loop.time() >= patience_ends
+        if late and not await asyncio.to_thread(attempt.locked):
+            return
+        await asyncio.sleep(_SLOW_STEP_S if late else _STEP_S)
 
 
 async def stop(attempt: AttemptDir, why: Literal["cancel", "limit", "preempt"], by: str) -> None:
@@ -69,6 +97,55 @@ def _store_and_signal(attempt: AttemptDir, wish: Stop) -> None:
     started = attempt.read_started()
     if started is not None and started.boot_id == procs.boot_id():
         procs.signal_exact(started.shim_pid, started.shim_start, signal.SIGTERM)
+
+
+async def send_signal(attempt: AttemptDir, number: int, batch_only: bool = False) -> None:
+    """Pass a signal on to a running job: to its first process alone, or to all of it but that one. Returns at once.
+
+    With nobody to take it yet, it waits for the job's start; with the job ended, nothing happens.
+
+    Raises:
+        RecordError: it cannot be stored, or the job's supervisor is of a version that knows no asks.
+    """
+    await asyncio.to_thread(_ask, attempt, Ask(do="signal", number=number, batch_only=batch_only))
+
+
+async def change_limit(attempt: AttemptDir, limit_s: float | None) -> None:
+    """Keep a running job to another time limit, counted from its start; `None`: to none. Returns at once.
+
+    One that has passed already ends the job as the old one would have.
+
+    Raises:
+        RecordError: as for `send_signal`.
+    """
+    await asyncio.to_thread(_ask, attempt, Ask(do="limit", limit_s=limit_s))
+
+
+def _ask(attempt: AttemptDir, ask: Ask) -> None:
+    started = attempt.read_started()
+    if started is not None and not started.hears:
+        raise RecordError(
+            f"the supervisor of {attempt.path} was started by an older version and takes no signals or limits; "
+            "cancel the job, or let it end"
+        )
+    attempt.make()
+    attempt.write_ask(ask)
+    _tell(attempt.read_started() if started is None else started)
+
+
+def _poke(attempt: AttemptDir) -> None:
+    """Tell the shim of asks that it has not taken."""
+    try:
+        if attempt.path.is_dir() and attempt.has_asks():
+            _tell(attempt.read_started())
+    except (RecordError, OSError):
+        return  # what cannot be read is told by `recover`
+
+
+def _tell(started: Started | None) -> None:
+    """SIGUSR1, to that very process; a shim that is still starting looks for asks by itself."""
+    if started is not None and started.hears and started.boot_id == procs.boot_id():
+        procs.signal_exact(started.shim_pid, started.shim_start, signal.SIGUSR1)
 
 
 async def _process_end(pid: int, start: int) -> None:

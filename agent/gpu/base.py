@@ -66,5 +66,20 @@ class GpuReader(Protocol):
             DriverGoneError: none can.
         """
 
+    def instances(self, index: int, now: float, monotonic: float) -> tuple[GpuReading, ...]:
+        """Read the MIG instances of a GPU, right after `read` of it and in the same thread; none if it has none.
+
+        Raises:
+            DriverGoneError: none can be read.
+        """
+
     def hold(self, uuids: frozenset[str]) -> None:
         """Learn which GPUs running jobs hold. Only simulated GPUs care: real ones are busy by themselves."""
+
+
+def mig_index(parent: int, slot: int) -> int:
+    """The index under which a MIG instance is shown: `102` is the third of GPU 0.
+
+    NVML numbers instances within their GPU only. This stays the same whatever becomes of the others, on any GPU.
+    """
+    return 100 * (parent + 1) + slot

@@ -21,6 +21,8 @@ class Answer:
     index: int
     reading: GpuReading | None
     """`None` if it could not be read."""
+    instances: tuple[GpuReading, ...] = ()
+    """Its MIG instances, read with it."""
     state: GpuState = GpuState.OK
     reason: str | None = None
     error: Exception | None = None
@@ -31,8 +33,15 @@ class Answer:
 class _Gpu:
     stamped: Stamped
     """The last reading, wearing the present state."""
+    instances: tuple[Stamped, ...] = ()
+    """Its MIG instances; ill when it is."""
     asked_at: float | None = None
     """Monotonic seconds of the read under way; `None` while there is none."""
+
+    def mark(self, state: GpuState, reason: str | None, now: float) -> None:
+        """It is in another state, and its instances with it."""
+        self.stamped = _with_state(self.stamped, state, reason, now)
+        self.instances = tuple(_with_state(each, state, reason, now) for each in self.instances)
 
 
 class Board:
@@ -56,17 +65,17 @@ class Board:
         before, asked_at, gpu.asked_at = gpu.stamped.reading.state, gpu.asked_at, None
         if answer.reading is not None:
             gpu.stamped = Stamped(reading=answer.reading, at=asked_at)
+            gpu.instances = tuple(Stamped(reading=each, at=asked_at) for each in answer.instances)
         else:
-            gpu.stamped = _with_state(gpu.stamped, answer.state, answer.reason, now)
+            gpu.mark(answer.state, answer.reason, now)
         return before, gpu.stamped.reading.state
 
     def judge(self, monotonic: float, now: float) -> list[int]:
         """Mark the GPUs that are past their deadline; returns those that newly are."""
         late = [index for index, gpu in enumerate(self._gpus) if self._is_late(gpu, monotonic)]
         for index in late:
-            gpu = self._gpus[index]
             reason = f"the driver has not answered for GPU {index} within {self._deadline_s:g} s; see dmesg for its Xid"
-            gpu.stamped = _with_state(gpu.stamped, GpuState.HUNG, reason, now)
+            self._gpus[index].mark(GpuState.HUNG, reason, now)
         return late
 
     def asked(self) -> int:
@@ -83,8 +92,9 @@ class Board:
         return min(asked) + self._deadline_s if asked else None
 
     def gpus(self) -> tuple[Stamped, ...]:
-        """All of them, by index."""
-        return tuple(gpu.stamped for gpu in self._gpus)
+        """All of them by index, then their MIG instances."""
+        parts = (each for gpu in self._gpus for each in gpu.instances)
+        return (*(gpu.stamped for gpu in self._gpus), *parts)
 
     def _is_late(self, gpu: _Gpu, monotonic: float) -> bool:
         return gpu.asked_at is not None and not _is_hung(gpu) and monotonic - gpu.asked_at >= self._deadline_s

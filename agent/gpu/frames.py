@@ -25,6 +25,7 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     period_s: float
     library: str | None
     simulated_count: int
+    simulated_layout: str = "nvswitch"
     node_name: str
     state_dir: str
 

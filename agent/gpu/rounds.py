@@ -142,7 +142,9 @@ class Rounds:
 def _read(reader: GpuReader, index: int) -> Answer | DriverGoneError:
     """One GPU's answer, whatever becomes of it: the rim of the reader threads."""
     try:
-        return Answer(index=index, reading=reader.read(index, time.time(), time.monotonic()))
+        now, monotonic = time.time(), time.monotonic()
+        reading = reader.read(index, now, monotonic)
+        return Answer(index=index, reading=reading, instances=reader.instances(index, now, monotonic))
     except DriverGoneError as error:
         return error
     except GpuLostError as error:

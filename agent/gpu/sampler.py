@@ -14,7 +14,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +65,7 @@ class Sampler:
             period_s=settings.period_s,
             library=settings.library,
             simulated_count=settings.simulated_count,
+            simulated_layout=settings.simulated_layout,
             node_name=node_name,
             state_dir=str(state_dir),
         )
@@ -81,6 +82,8 @@ class Sampler:
         self._reason: str | None = "the sampler is starting"
         self._driver_version: str | None = None
         self._known: tuple[_Known, ...] = ()
+        self.news = 0
+        """How often something was heard so far: while it is the same, only ages differ."""
 
     async def start(self) -> None:
         """Start the child and return; its first frame comes a fraction of a second later, see `wait_change`."""
@@ -150,14 +153,26 @@ class Sampler:
 
     def _announce(self) -> None:
         """Wake all waiters once; who waits from now on waits for the next news."""
+        self.news += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
 
 def _merge(known: tuple[_Known, ...], gpus: tuple[Stamped, ...], monotonic: float) -> tuple[_Known, ...]:
     before = {reading.index: (reading, at) for reading, at in known}
-    merged = (_merge_one(before.get(gpu.reading.index), gpu, monotonic) for gpu in gpus)
+    merged = [_merge_one(before.get(gpu.reading.index), gpu, monotonic) for gpu in gpus]
+    merged += [each for gpu in gpus if gpu.at is None for each in _parts(before, gpu.reading)]
     return tuple(each for each in merged if each is not None)
+
+
+def _parts(before: dict[int, _Known], unread: GpuReading) -> Iterator[_Known]:
+    """The MIG instances of a GPU that a new child has not read yet, as ill as it is."""
+    parent = before.get(unread.index)
+    for reading, at in before.values() if parent else ():
+        if parent and reading.mig_parent == parent[0].uuid:
+            part = _merge_one((reading, at), Stamped(reading=unread, at=None), at)
+            assert part is not None, "what was known before stays known"
+            yield part
 
 
 def _merge_one(before: _Known | None, gpu: Stamped, monotonic: float) -> _Known | None:

@@ -29,6 +29,7 @@ from agent.gpu.frames import EXIT_FRESH, ChildSpec, Frame, Hold, Stamped
 from agent.gpu.processes import ProcessNames
 from agent.gpu.rounds import Rounds, deadline_s
 from agent.gpu.simulated import SimulatedReader
+from agent.gpu.simulated_layout import Layout
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,12 @@ def main(argv: list[str]) -> int:
 def make_reader(spec: ChildSpec) -> GpuReader:
     """The reader that the configuration names; `auto` is NVML."""
     if spec.source == GpuSource.SIMULATED:
-        return SimulatedReader(spec.simulated_count, node_name=spec.node_name, state_dir=Path(spec.state_dir))
+        return SimulatedReader(
+            spec.simulated_count,
+            node_name=spec.node_name,
+            state_dir=Path(spec.state_dir),
+            layout=Layout(spec.simulated_layout),
+        )
     from agent.gpu.nvml import NvmlReader  # the binding costs 30 ms and 5 MiB that a simulated node need not pay
 
     return NvmlReader(spec.library)

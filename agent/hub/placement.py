@@ -35,6 +35,7 @@ def place(spec: JobSpec, statuses: Sequence[NodeStatus], asked: Mapping[str, int
     able = [node for node in up if _fits(spec, node)]
     if not able:
         raise ApiError(400, "cannot_run", _why_none(spec, up, statuses), "$.script")
+    able = [node for node in able if node.drain is None] or able  # a drained node takes jobs again one day
     # Among equals the shorter queue, then the name, so that the choice can be explained.
     return min(able, key=lambda node: (-_room(node, spec, asked.get(node.name, 0)), node.jobs_pending, node.name)).name
 
@@ -74,7 +75,7 @@ def require_answering(status: NodeStatus) -> None:
 
 
 def _fits(spec: JobSpec, node: Node) -> bool:
-    gpus = [(gpu.uuid, gpu.name) for gpu in node.gpus]
+    gpus = [(gpu.uuid, gpu.name) for gpu in node.gpus if not gpu.divided]
     return (
         check_fits(spec, gpus, node.name, cpu_count=node.cpu_count, memory_total_bytes=node.memory_total_bytes) is None
     )
@@ -94,7 +95,10 @@ def _free(gpus: Sequence[Gpu]) -> int:
 
 
 def _schedulable(node: Node) -> list[Gpu]:
-    return [gpu for gpu in node.gpus if gpu.state is GpuState.OK and gpu.seated]
+    if node.drain is not None:
+        return []
+    usable = (gpu for gpu in node.gpus if gpu.state is GpuState.OK and not gpu.divided)
+    return [gpu for gpu in usable if gpu.seated and gpu.drain is None]
 
 
 def _why_not_up(statuses: Sequence[NodeStatus]) -> str:
@@ -114,11 +118,11 @@ def _why_none(spec: JobSpec, up: Sequence[Node], statuses: Sequence[NodeStatus])
 def _wish(spec: JobSpec) -> str:
     gpus = _count(spec.gpus, "GPU") + (f" of type {spec.gpu_type}" if spec.gpu_type is not None else "")
     memory = [_gib(spec.memory_bytes)] if spec.memory_bytes is not None else []
-    return " and ".join([*([gpus] if spec.gpus else []), _count(spec.cpus_per_task, "CPU"), *memory])
+    return " and ".join([*([gpus] if spec.gpus else []), _count(spec.cpus, "CPU"), *memory])
 
 
 def _inventory(node: Node) -> str:
-    kinds = Counter(gpu.name for gpu in node.gpus)
+    kinds = Counter(gpu.name for gpu in node.gpus if not gpu.divided)
     gpus = " + ".join(f"{number} {name}" for name, number in sorted(kinds.items()))
     return f"{gpus or 'no GPU'} and {_count(node.cpu_count, 'CPU')} and {_gib(node.memory_total_bytes)}"
 

@@ -171,5 +171,8 @@ class Seats:
 
 
 def _uuids(node: Node) -> tuple[str, ...]:
-    """GPUs to ask seats for; one that was never read has only a word in place of its UUID, and that gets no seat."""
-    return tuple(gpu.uuid for gpu in node.gpus if not gpu.uuid.startswith(UNKNOWN_UUID))
+    """GPUs to ask seats for: whole ones, since a MIG instance has its GPU's seat.
+
+    One that was never read has only a word in place of its UUID, and that gets no seat.
+    """
+    return tuple(gpu.uuid for gpu in node.gpus if gpu.mig_parent is None and not gpu.uuid.startswith(UNKNOWN_UUID))

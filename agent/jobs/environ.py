@@ -2,7 +2,8 @@
 
 Rules kept here: the environment is built from nothing, first the account, then what `--export` lets through, then our
 own words, which nobody can override; GPUs are named by UUID, since indexes change between boots; with no GPU the list
-is empty, so that none is visible. Variables are those of sbatch(1), OUTPUT ENVIRONMENT VARIABLES.
+is empty, so that none is visible. Variables are those of sbatch(1), OUTPUT ENVIRONMENT VARIABLES. Some that Slurm sets
+only where the option was given are always set here (`SLURM_NTASKS_PER_NODE`, which PyTorch Lightning insists on).
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.jobs.spec import JobSpec
+from agent.jobs.spec import DependencySpec, JobSpec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NO_ARRAY_TASK = "4294967294"
 """What Slurm writes for `%a` in a job that is no array: NO_VAL of slurm.h."""
 _MIB = 1024 * 1024
+_PLAIN = re.compile(r"[\w.:,+?@-]*", re.ASCII)
 _PATTERN = re.compile(r"%(\d*)([AajJnNstuxb%])")
 
 
@@ -32,6 +34,15 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArrayTask:
+    """Which task of which array a job is."""
+
+    job_id: int
+    """The array's id, which is its first task's."""
+    task_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """The facts of one attempt."""
 
@@ -42,7 +53,16 @@ class Run:
     job_dir: str
     """The folder the job may write its metrics and checkpoints to."""
     gpus: Sequence[tuple[str, int]] = ()
-    """UUID and NVML index of each GPU it was given."""
+    """UUID and NVML index of each GPU it was given, or of the one it has shards of."""
+    array: ArrayTask | None = None
+    started_at: int | None = None
+    """Unix seconds."""
+    tmp_dir: str | None = None
+    """The job's own temporary folder; `None` leaves `TMPDIR` as it was exported."""
+    tools_dir: str | None = None
+    """Folder of our `srun` and `scontrol`, put first on `PATH`."""
+    submit_host: str | None = None
+    """`None`: this node."""
 
 
 def build(spec: JobSpec, submitted: Mapping[str, str], account: Account, run: Run) -> dict[str, str]:
@@ -54,20 +74,56 @@ def build(spec: JobSpec, submitted: Mapping[str, str], account: Account, run: Ru
         account: whom it runs as.
         run: which attempt, where, with what.
     """
-    return {
-        **_of_account(account),
-        **_exported(spec, submitted),
+    chosen = {**_of_account(account), **_exported(spec, submitted), **_of_sweep(spec, run)}
+    ours = {
         **_of_job(spec, account, run),
-        **_of_gpus(run),
+        **_of_array(spec, run),
+        **_of_queue(spec),
+        **_of_times(spec, run),
+        **_of_gpus(spec, run),
+    }
+    return {**chosen, **ours, "PATH": _path(chosen["PATH"], run.tools_dir)}
+
+
+def of_hooks(spec: JobSpec, run: Run, *, user: str, uid: int, gid: int) -> dict[str, str]:
+    """The whole environment of prolog and epilog, which may be root's: facts of ours, nothing that the user chose.
+
+    Names as Slurm gives them to its Prolog and Epilog. The job's name, folder and comment are the user's words and
+    stay out; `scontrol show job` tells them.
+    """
+    job_id, count = str(run.job_id), str(len(run.gpus))
+    return {
+        "PATH": DEFAULT_PATH,
+        "CUDA_VISIBLE_DEVICES": ",".join(uuid for uuid, _ in run.gpus),
+        "SLURM_CLUSTER_NAME": run.cluster,
+        "SLURM_CPUS_ON_NODE": str(spec.cpus),
+        "SLURM_GPUS": count,
+        "SLURM_GPUS_ON_NODE": count,
+        "SLURM_JOBID": job_id,
+        "SLURM_JOB_GID": str(gid),
+        "SLURM_JOB_GPUS": ",".join(str(index) for _, index in run.gpus),
+        "SLURM_JOB_ID": job_id,
+        "SLURM_JOB_NODELIST": run.node,
+        "SLURM_JOB_UID": str(uid),
+        "SLURM_JOB_USER": user,
+        "SLURM_NODELIST": run.node,
+        "SLURM_RESTART_COUNT": str(run.attempt - 1),
+        "SLURM_UID": str(uid),
+        "SLURMD_NODENAME": run.node,
+        **_of_array(spec, run),
+        **{name: word for name, word in _of_queue(spec).items() if _PLAIN.fullmatch(word)},
     }
 
 
-def pattern_names(spec: JobSpec, *, job_id: int, user: str, node: str) -> dict[str, str]:
+def pattern_names(
+    spec: JobSpec, *, job_id: int, user: str, node: str, array: ArrayTask | None = None
+) -> dict[str, str]:
     """What each letter of a file name pattern stands for. sbatch(1), FILENAME PATTERN."""
+    task = str(array.task_id) if array else _NO_ARRAY_TASK
     return {
-        "A": str(job_id),
-        "a": _NO_ARRAY_TASK,
-        "b": str(int(_NO_ARRAY_TASK) % 10),
+        "A": str(array.job_id if array else job_id),
+        "a": task,
+        "b": str(int(task) % 10),
         "j": str(job_id),
         "J": str(job_id),
         "N": node.split(".")[0],
@@ -88,6 +144,11 @@ def output_path(spec: JobSpec, names: Mapping[str, str]) -> str:
 def error_path(spec: JobSpec, names: Mapping[str, str]) -> str:
     """The file for standard error, absolute; the same as `output_path` when the job named none."""
     return posixpath.join(spec.work_dir, expand(spec.error or spec.output, names))
+
+
+def input_path(spec: JobSpec, names: Mapping[str, str]) -> str | None:
+    """The file for standard input, absolute; `None`: there is none, and the job reads an empty one."""
+    return None if spec.input is None else posixpath.join(spec.work_dir, expand(spec.input, names))
 
 
 def expand(pattern: str, names: Mapping[str, str]) -> str:
@@ -125,14 +186,19 @@ def _exported(spec: JobSpec, submitted: Mapping[str, str]) -> dict[str, str]:
     return {**taken, **export.values}
 
 
+def _of_sweep(spec: JobSpec, run: Run) -> dict[str, str]:
+    """The parameters of this task of a sweep, by their own names."""
+    return spec.sweep_values(run.array.task_id) if spec.sweep and run.array else {}
+
+
 def _of_job(spec: JobSpec, account: Account, run: Run) -> dict[str, str]:
-    job_id, node, cpus = str(run.job_id), run.node, str(spec.cpus_per_task)
+    job_id, node, cpus, tasks = str(run.job_id), run.node, str(spec.cpus), str(spec.tasks)
     names = {
         "JOB_ATTEMPT": str(run.attempt),
         "JOB_DIR": run.job_dir,
         "SLURM_CLUSTER_NAME": run.cluster,
         "SLURM_CPUS_ON_NODE": cpus,
-        "SLURM_CPUS_PER_TASK": cpus,
+        "SLURM_CPUS_PER_TASK": str(spec.cpus_per_task),
         "SLURM_JOBID": job_id,
         "SLURM_JOB_CPUS_PER_NODE": cpus,
         "SLURM_JOB_ID": job_id,
@@ -145,25 +211,92 @@ def _of_job(spec: JobSpec, account: Account, run: Run) -> dict[str, str]:
         "SLURM_NNODES": "1",
         "SLURM_NODEID": "0",
         "SLURM_NODELIST": node,
-        "SLURM_NPROCS": "1",
-        "SLURM_NTASKS": "1",
+        "SLURM_NPROCS": tasks,
+        "SLURM_NTASKS": tasks,
+        "SLURM_NTASKS_PER_NODE": tasks,
+        "SLURM_PRIO_PROCESS": "0",
         "SLURM_PROCID": "0",
         "SLURM_RESTART_COUNT": str(run.attempt - 1),
         "SLURM_SUBMIT_DIR": spec.submit_dir,
-        "SLURM_TASKS_PER_NODE": "1",
+        "SLURM_SUBMIT_HOST": run.submit_host or node,
+        "SLURM_TASKS_PER_NODE": tasks,
+        "SLURM_TOPOLOGY_ADDR": node,
+        "SLURM_TOPOLOGY_ADDR_PATTERN": "node",
         "SLURMD_NODENAME": node,
     }
+    if run.tmp_dir is not None:
+        names["TMPDIR"] = run.tmp_dir
     if spec.memory_bytes is not None:
         names["SLURM_MEM_PER_NODE"] = str(spec.memory_bytes // _MIB)
+    if spec.open_mode is not None:  # for `srun -o`, which may name the script's own file: sbatch.c sets it so
+        names["SLURM_OPEN_MODE"] = spec.open_mode[0]
     return names
 
 
-def _of_gpus(run: Run) -> dict[str, str]:
-    count = str(len(run.gpus))
+def _of_array(spec: JobSpec, run: Run) -> dict[str, str]:
+    if run.array is None:
+        return {}
+    tasks = spec.array.tasks if spec.array else (run.array.task_id,)
     return {
+        "SLURM_ARRAY_JOB_ID": str(run.array.job_id),
+        "SLURM_ARRAY_TASK_COUNT": str(len(tasks)),
+        "SLURM_ARRAY_TASK_ID": str(run.array.task_id),
+        "SLURM_ARRAY_TASK_MAX": str(tasks[-1]),
+        "SLURM_ARRAY_TASK_MIN": str(tasks[0]),
+        "SLURM_ARRAY_TASK_STEP": str(tasks[1] - tasks[0] if len(tasks) > 1 else 1),
+    }
+
+
+def _of_queue(spec: JobSpec) -> dict[str, str]:
+    """Whose turn it was; a word that the job does not have is not set, as in Slurm."""
+    words = {
+        "SLURM_JOB_ACCOUNT": spec.account,
+        "SLURM_JOB_DEPENDENCY": _dependency(spec.dependency) if spec.dependency else None,
+        "SLURM_JOB_PARTITION": spec.partition,
+        "SLURM_JOB_QOS": spec.qos,
+        "SLURM_JOB_RESERVATION": spec.reservation,
+    }
+    return {name: word for name, word in words.items() if word is not None}
+
+
+def _dependency(dependency: DependencySpec) -> str:
+    """As `--dependency` writes it, each condition by itself: `afterok:17,after:18+5`."""
+    words = []
+    for each in dependency.conditions:
+        task = "" if each.task_id is None else f"_{each.task_id}"
+        delay = f"+{each.delay_s // 60}" if each.delay_s else ""
+        words.append(each.kind if each.job_id is None else f"{each.kind}:{each.job_id}{task}{delay}")
+    return ("?" if dependency.any_of else ",").join(words)
+
+
+def _of_times(spec: JobSpec, run: Run) -> dict[str, str]:
+    """When it started and when its limit ends it: the script can tell how long it has."""
+    if run.started_at is None:
+        return {}
+    names = {"SLURM_JOB_START_TIME": str(run.started_at)}
+    if spec.time_limit_s is not None:
+        names["SLURM_JOB_END_TIME"] = str(run.started_at + spec.time_limit_s)
+    return names
+
+
+def _of_gpus(spec: JobSpec, run: Run) -> dict[str, str]:
+    count = str(len(run.gpus))
+    names = {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(uuid for uuid, _ in run.gpus),
         "SLURM_GPUS": count,
         "SLURM_GPUS_ON_NODE": count,
         "SLURM_JOB_GPUS": ",".join(str(index) for _, index in run.gpus),
     }
+    if spec.gpus_per_task is not None:
+        names["SLURM_GPUS_PER_TASK"] = str(spec.gpus_per_task)
+    if spec.memory_per_gpu_bytes is not None:
+        names["SLURM_MEM_PER_GPU"] = str(spec.memory_per_gpu_bytes // _MIB)
+    if spec.shards:
+        names["SLURM_SHARDS_ON_NODE"] = str(spec.shards)
+    return names
+
+
+def _path(chosen: str, tools_dir: str | None) -> str:
+    """An empty PATH would mean the working folder to execvp(3)."""
+    return f"{tools_dir}:{chosen or DEFAULT_PATH}" if tools_dir else chosen

@@ -1,4 +1,4 @@
-"""The little languages in sbatch's values: times, sizes, counts, GPUs, exported variables, names.
+"""The little languages in sbatch's values: time limits, sizes, counts, signals, exported variables, names.
 
 Rules kept here: each reader takes the text of one value and returns what it means, or raises `GrammarError` with the
 end of a sentence that begins with the value: "… is not a time limit; write minutes, …". What real sbatch accepts is
@@ -8,33 +8,44 @@ accepted with the same meaning; the recorded answers are in `tests/data/sbatch-g
 from __future__ import annotations
 
 import re
+import signal
 from dataclasses import dataclass
 
+from agent.jobs.spec import WarnSignal
+
 MAX_NAME_BYTES = 256
+MAX_TEXT_BYTES = 1024
 MAX_PATH_BYTES = 4096
 """PATH_MAX of Linux, with its NUL."""
+_MAX_EXEC_STRING_BYTES = 128 * 1024
+"""execve(2): MAX_ARG_STRLEN, the most that one argument or variable may hold, with its NUL."""
 _MAX_MINUTES = 0xFFFF_FFFD
 """Slurm keeps minutes in 32 bits, with the two highest values meaning "infinite" and "not set"."""
 _MAX_BYTES = 2**63 - 1
 """SQLite and cgroup files hold signed 64-bit numbers."""
 
-_TIME = re.compile(r"(?:(?P<days>\d{1,9})-)?(?P<a>\d{1,12})(?::(?P<b>\d{1,12}))?(?::(?P<c>\d{1,12}))?", re.ASCII)
-_SIZE = re.compile(r"(\d{1,20})([KMGT]?)B?", re.ASCII | re.IGNORECASE)
+_TIME = re.compile(
+    r"(?P<d>\d{1,9})-|(?:(?P<days>\d{1,9})-)?(?P<a>\d{1,12})(?::(?P<b>\d{1,12}))?(?::(?P<c>\d{1,12}))?", re.ASCII
+)
+_SIZE = re.compile(r"(\d{1,20})(?:([KMGT])B?)?", re.ASCII | re.IGNORECASE)
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)
-_GPU_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_SIGNAL = re.compile(r"(?:(?P<flags>[RB]|RB|BR):)?(?P<signal>[A-Z0-9]{1,12})(?:@(?P<before>\d{0,9}))?", re.ASCII | re.I)
+
+_MAX_NICE = 2_147_483_645
+_MAX_PRIORITY = 0xFFFF_FFFE
+_MAX_SIGNAL = 64
+_MAX_SIGNAL_S = 65_535
+"""Slurm keeps it in 16 bits."""
+_SIGNALS = (
+    *("HUP", "INT", "QUIT", "ABRT", "KILL", "ALRM", "TERM", "USR1"),
+    *("USR2", "URG", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "XCPU"),
+)
+"""The names that sbatch knows (22.05, asked one by one); every other signal is sent by its number."""
 
 
 class GrammarError(ValueError):
     """The value does not mean anything here; the message continues a sentence that begins with it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuRequest:
-    """How many GPUs, and of which type when that matters."""
-
-    count: int
-    type: str | None = None
 
 
 def time_limit_s(text: str) -> int | None:
@@ -48,8 +59,9 @@ def time_limit_s(text: str) -> int | None:
             "days-hours:minutes, days-hours:minutes:seconds or UNLIMITED"
         )
     a, b, c = (None if match[part] is None else int(match[part]) for part in "abc")
-    if match["days"] is not None:
-        seconds = int(match["days"]) * 86_400 + (a or 0) * 3600 + (b or 0) * 60 + (c or 0)
+    days = match["days"] or match["d"]
+    if days is not None:
+        seconds = int(days) * 86_400 + (a or 0) * 3600 + (b or 0) * 60 + (c or 0)
     elif c is not None:
         seconds = (a or 0) * 3600 + (b or 0) * 60 + c
     else:
@@ -65,7 +77,7 @@ def memory_bytes(text: str) -> int | None:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise GrammarError("is not a memory size; write a number of megabytes, or one with K, M, G or T such as 16G")
-    number, unit = int(match[1]), match[2].upper() or "M"
+    number, unit = int(match[1]), (match[2] or "M").upper()
     # Slurm counts memory in whole MiB, so kilobytes round up.
     mebibytes = -(-number // 1024) if unit == "K" else number * {"M": 1, "G": 1024, "T": 1024 * 1024}[unit]
     if mebibytes * 1024 * 1024 > _MAX_BYTES:
@@ -80,34 +92,22 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def only_one(text: str) -> int:
-    """Read a number of nodes or tasks, of which one machine's engine runs exactly one."""
+def count(text: str) -> int:
+    """Read a count of at least 0."""
+    if not _COUNT.fullmatch(text):
+        raise GrammarError("is not a count; write a number from 0 to 999999999")
+    return int(text)
+
+
+def nodes(text: str) -> int:
+    """Read `--nodes`: `1`, or a range that begins with 1; this engine runs every job on one node."""
     low, dash, high = text.partition("-")
-    if positive(low) == 1 and (not dash or positive(high) == 1):
-        return 1
-    raise GrammarError("needs the cluster engine: this node runs jobs of one node and one task; write 1")
-
-
-def gres(text: str) -> GpuRequest:
-    """Read `--gres`: `gpu`, `gpu:2`, `gpu:h100:2` or `none`. Of the generic resources this node has GPUs only."""
-    if text.lower() == "none":
-        return GpuRequest(count=0)
-    if "," in text:
-        raise GrammarError("names several resources; this node gives a job GPUs of one type: write gpu:COUNT")
-    kind, _, rest = re.sub(r"^gres[:/]", "", text).partition(":")
-    if kind != "gpu":
-        raise GrammarError("asks for something other than GPUs; write gpu:COUNT, gpu:TYPE:COUNT or none")
-    return gpus(rest) if rest else _bare_gres(text)
-
-
-def gpus(text: str) -> GpuRequest:
-    """Read `--gpus`: `2`, `h100:2`, or `h100` for one."""
-    gpu_type, _, count = text.rpartition(":")
-    if not gpu_type and _GPU_TYPE.fullmatch(text):
-        return GpuRequest(count=1, type=text)
-    if not _COUNT.fullmatch(count) or (gpu_type and not _GPU_TYPE.fullmatch(gpu_type)) or text.startswith(":"):
-        raise GrammarError("is not a number of GPUs; write COUNT or TYPE:COUNT, such as 2 or h100:2")
-    return GpuRequest(count=int(count), type=gpu_type or None)
+    least = positive(low)
+    if dash and positive(high) < least:
+        raise GrammarError(f"is not a number of nodes: {high} is less than {least}")
+    if least > 1:
+        raise GrammarError("needs the cluster engine: this node's own engine runs jobs of one node; write 1")
+    return least
 
 
 def matches_type(gpu_type: str, gpu_name: str) -> bool:
@@ -165,7 +165,7 @@ def path(text: str) -> str:
 
 
 def output(text: str) -> str:
-    """Read `--output` or `--error`: a path with %-patterns, or `none`."""
+    """Read `--output`, `--error` or `--input`: a path with %-patterns, or `none`."""
     return "/dev/null" if text.lower() == "none" else path(text)
 
 
@@ -177,6 +177,78 @@ def open_mode(text: str) -> str:
     return mode
 
 
+def printable(text: str) -> str:
+    """Check a text that is kept and shown as it is: an account, a comment, an address."""
+    if not text.isprintable():
+        raise GrammarError("holds a control or invisible character; use printable text")
+    if utf8_length(text) > MAX_TEXT_BYTES:
+        raise GrammarError(f"is longer than {MAX_TEXT_BYTES} bytes")
+    return text
+
+
+def name(text: str) -> str:
+    """Check the name of something that the site set up: a partition, an account, a QOS, a reservation."""
+    if not text or re.search(r"[\s,:;|&]", text):
+        raise GrammarError("is not a name; write one name, without blanks, commas or colons")
+    return job_name(text)
+
+
+def nice(text: str) -> int:
+    """Read `--nice`: more than 0 gives way, less asks for more; bare it is 100."""
+    if text == "":
+        return 100
+    if not re.fullmatch(r"[+-]?\d{1,10}", text, re.ASCII) or abs(int(text)) > _MAX_NICE:
+        raise GrammarError(f"is not a niceness; write a number from -{_MAX_NICE} to {_MAX_NICE}")
+    return int(text)
+
+
+def priority(text: str) -> int:
+    """Read `--priority`: a number, or TOP for the highest; 0 holds the job, as in Slurm."""
+    if text.upper() == "TOP":
+        return _MAX_PRIORITY
+    if not re.fullmatch(r"\d{1,10}", text, re.ASCII) or int(text) > _MAX_PRIORITY:
+        raise GrammarError(f"is not a priority; write a number from 0 to {_MAX_PRIORITY}, or TOP")
+    return int(text)
+
+
+def yes_or_no(text: str) -> bool:
+    """Read `yes` or `no`."""
+    said = {"yes": True, "no": False}.get(text.lower())
+    if said is None:
+        raise GrammarError("is neither yes nor no")
+    return said
+
+
+def exclusive(text: str) -> bool:
+    """Read `--exclusive`: bare. Sharing a node with some others only (`user`, `mcs`, `topo`) is not honoured."""
+    if not text:
+        return True
+    if text.lower() in ("user", "mcs", "topo"):
+        raise GrammarError("is not supported by this node's engine; --exclusive alone keeps the whole node for the job")
+    raise GrammarError("is not a way to be exclusive; write --exclusive alone")
+
+
+def warn_signal(text: str) -> WarnSignal:
+    """Read `--signal`: `[R][B:]SIG[@SECONDS]`. R is about reservations that may be put off, and none here may."""
+    match = _SIGNAL.fullmatch(text.strip())
+    if match is None:
+        raise GrammarError("is not a signal; write SIGNAL, SIGNAL@SECONDS or B:SIGNAL@SECONDS, such as B:USR1@300")
+    before_s = int(match["before"]) if match["before"] else 60
+    if before_s > _MAX_SIGNAL_S:
+        raise GrammarError(f"comes too long before the end; the most is {_MAX_SIGNAL_S} seconds")
+    batch_only = "B" in (match["flags"] or "").upper()
+    return WarnSignal(number=_signal_number(match["signal"]), before_s=before_s, batch_only=batch_only)
+
+
+def exec_string(text: str) -> str:
+    """Check a text that a program is to be given as an argument, or as a variable with its value."""
+    if "\0" in text:
+        raise GrammarError("holds a NUL, which no program can be given")
+    if utf8_length(text) >= _MAX_EXEC_STRING_BYTES:
+        raise GrammarError(f"is longer than the {_MAX_EXEC_STRING_BYTES - 1} bytes that Linux allows")
+    return text
+
+
 def utf8_length(text: str) -> int:
     """Bytes that the text takes in a file or an exec."""
     try:
@@ -185,10 +257,15 @@ def utf8_length(text: str) -> int:
         raise GrammarError("is not UTF-8 text") from None
 
 
-def _bare_gres(text: str) -> GpuRequest:
-    if text.endswith(":"):
-        raise GrammarError("ends with a colon; write gpu:COUNT")
-    return GpuRequest(count=1)
+def _signal_number(text: str) -> int:
+    if text.isdecimal():
+        if 1 <= int(text) <= _MAX_SIGNAL:
+            return int(text)
+        raise GrammarError(f"is not a signal: {text} is none of 1 to {_MAX_SIGNAL}")
+    short = text.upper().removeprefix("SIG")
+    if short not in _SIGNALS:
+        raise GrammarError(f"is not a signal that sbatch sends; write a number or one of {', '.join(_SIGNALS)}")
+    return int(signal.Signals[f"SIG{short}"])
 
 
 def _letters(text: str) -> str:

@@ -2,7 +2,8 @@
 
 Rules kept here, as sbatch keeps them: the first line is `#!` and an interpreter; a directive begins in the first
 column, in capitals; directives end at the first line that is neither empty nor a comment; within one, words are parted
-by blanks, grouped by quotes, a backslash takes the next character as it is, and an unquoted `#` ends the line.
+by blanks, grouped by quotes, a backslash takes the next character as it is (but for a blank outside quotes, which ends
+the word all the same), and an unquoted `#` ends the line.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from agent.api.types import MAX_SCRIPT_BYTES
 from agent.jobs.errors import SpecError
 
 _MARK = "#SBATCH"
+_FOREIGN = ("#PBS", "#BSUB")
+"""What sbatch reads besides, unless told `--ignore-pbs`."""
+_BLANKS = " \t\v\f\r\n"
+"""isspace(3) of the C locale."""
 
 
 def check(script: str, name: str) -> None:
@@ -32,14 +37,29 @@ def directives(script: str, name: str) -> Iterator[tuple[int, list[str]]]:
     Raises:
         SpecError: a line cannot be taken apart; names it.
     """
-    for number, line in enumerate(script.split("\n"), start=1):
+    for number, line in _head(script):
         if line.startswith(_MARK):
             try:
                 yield number, split_words(line[len(_MARK) :])
             except ValueError as error:
                 raise SpecError(f"{name}:{number}: {error}", f"{name}:{number}") from None
-        elif line.strip() and not line.lstrip().startswith("#"):
+
+
+def foreign_directives(script: str) -> Iterator[tuple[int, str]]:
+    """The lines up to the first command that are directives of another system, with what they begin with."""
+    for number, line in _head(script):
+        if line.startswith(_FOREIGN):
+            mark = next(each for each in _FOREIGN if line.startswith(each))
+            if line[len(mark) :].strip():
+                yield number, mark
+
+
+def _head(script: str) -> Iterator[tuple[int, str]]:
+    """The lines before the first command."""
+    for number, line in enumerate(script.split("\n"), start=1):
+        if not line.startswith("#") and line.strip() and not line.lstrip().startswith("#"):
             return
+        yield number, line
 
 
 def split_words(text: str) -> list[str]:
@@ -49,28 +69,27 @@ def split_words(text: str) -> list[str]:
         ValueError: a quote is not closed.
     """
     words: list[str] = []
-    word: str | None = None
-    quote = ""
-    chars = iter(text)
-    for char in chars:
-        if char == "\\":
-            word = (word or "") + next(chars, "")
-        elif char == quote:
-            quote = ""
-        elif quote:
-            word = (word or "") + char
-        elif char in "\"'":
-            quote, word = char, word or ""
-        elif char == "#":
+    word: list[str] | None = None
+    quote, escaped = "", False
+    for char in text:
+        if not quote and char in _BLANKS:
+            words += [] if word is None else ["".join(word)]
+            word, escaped = None, False
+            continue
+        if char == "#" and not quote and not escaped:
             break
-        elif char.isspace():
-            words += [] if word is None else [word]
-            word = None
+        if char == "\\" and not escaped:
+            escaped = True
+            continue
+        word = [] if word is None else word
+        if escaped or (char not in "\"'" if not quote else char != quote):
+            word.append(char)
+            escaped = False
         else:
-            word = (word or "") + char
+            quote = "" if quote else char
     if quote:
         raise ValueError(f"the quote {quote} is not closed in this #SBATCH line")
-    return words + ([] if word is None else [word])
+    return words + ([] if word is None else ["".join(word)])
 
 
 def _problem(script: str) -> str | None:

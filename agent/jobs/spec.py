@@ -83,10 +83,14 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """`None`: it did not say, or asked for all of the node's."""
     time_limit_s: int | None = None
     """`None`: unlimited."""
+    time_said: bool = False
+    """It named its limit itself; else `rules.apply` fills in the partition's."""
     output: str = DEFAULT_OUTPUT
     """Pattern of the file for standard output; relative to `work_dir`. `environ.output_path` fills it in."""
     error: str | None = None
     """The same for standard error; `None`: it goes where standard output goes."""
+    input: str | None = None
+    """Pattern of the file for standard input, as `output`; `None`: `/dev/null`."""
     open_mode: str | None = None
     """`append` or `truncate`; `None`: truncate, but a run after the first appends."""
     requeue: bool = False
@@ -94,6 +98,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     # --- shape
     tasks: int = 1
     """`--ntasks`; CPUs are `tasks * cpus_per_task`."""
+    ntasks_per_node: int | None = None
+    """As said; `tasks` has it in it. Kept for the job's environment."""
     gpus_per_task: int | None = None
     """Said with `--gpus-per-task`: `srun` then gives each rank its own."""
     shards: int = 0
@@ -103,11 +109,21 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     the start: see `schedule`)."""
     features: tuple[str, ...] = ()
     """`--constraint`, all of which the node or its GPUs must have."""
+    memory_per_cpu_bytes: int | None = None
+    """As said; `memory_bytes` has it in it. Kept for the job's environment and for what Slurm's commands show."""
+    memory_per_gpu_bytes: int | None = None
+    """The same for `--mem-per-gpu`."""
+    nodelist: tuple[str, ...] = ()
+    """Nodes that it must run on; `rules` refuses all but this one."""
+    exclude: tuple[str, ...] = ()
+    """Nodes that it must not run on."""
     # --- when
     begin_at: int | None = None
     """Unix seconds; `--begin=now+1hour` was counted from the submit."""
     deadline_at: int | None = None
     dependency: DependencySpec | None = None
+    kill_on_invalid_dep: bool = False
+    """Cancel it once its dependency can never be satisfied; else it waits, as `DependencyNeverSatisfied`."""
     held: str | None = None
     """`user` or `admin`: who must release it before it may start. `--hold`, `hold` and `release` set it."""
     # --- order
@@ -115,20 +131,25 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     nice: int = 0
     account: str | None = None
     partition: str | None = None
-    """`None` only in jobs of older versions: the default one."""
+    """`None` only before `rules.apply` and in jobs of older versions: the default one."""
     qos: str | None = None
     reservation: str | None = None
     # --- while it runs and after
     signal: WarnSignal | None = None
     mail_types: tuple[str, ...] = ()
-    """`BEGIN`, `END`, `FAIL`, `REQUEUE`, `TIME_LIMIT`, `TIME_LIMIT_90`, …; `ALL` is written out."""
+    """`BEGIN`, `END`, `FAIL`, `REQUEUE`, `TIME_LIMIT`, `TIME_LIMIT_90`, …; `ALL` is written out. `ARRAY_TASKS`: one
+    notice a task, else one for the whole array."""
     mail_user: str | None = None
     comment: str | None = None
+    wckey: str | None = None
+    """Kept and shown; nothing is counted by it, as in Slurm without TrackWCKey."""
     licenses: tuple[tuple[str, int], ...] = ()
     """`--licenses=matlab:2`: counted against `jobs.licenses` of the configuration."""
     array: ArraySpec | None = None
     sweep: dict[str, tuple[str, ...]] = {}
     """Named parameters; the array has one task for each combination."""
+    test_only: bool = False
+    """`--test-only`: it is to be planned, never stored."""
 
     @property
     def cpus(self) -> int:

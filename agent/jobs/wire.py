@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from agent.api import types
-from agent.jobs import environ
+from agent.api.queue import JobUsage, PriorityParts
+from agent.jobs import dependency, environ
 from agent.jobs.row import JobRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a waiting job stands, by the scheduler's last word."""
+
+    why: tuple[str, str] | None = None
+    """Slurm's word and the sentence; wins over the stored ones."""
+    priority: PriorityParts | None = None
+    expected_start_at: int | None = None
+    awaited: str | None = None
+    """What of its dependency is still awaited; `None`: not judged yet, or fulfilled."""
+    fulfilled: bool = False
+    """Nothing of it is."""
 
 
 def to_wire(
     row: JobRow,
     node: str,
     *,
-    waiting: tuple[str, str] | None = None,
+    standing: Standing | None = None,
     note: str | None = None,
     gpu_indexes: Mapping[str, int] | None = None,
     log_bytes: int | None = None,
     simulated: bool = False,
+    usage: JobUsage | None = None,
 ) -> types.Job:
     """A job as its users see it.
 
     Args:
         row: the job.
         node: this node's name.
-        waiting: reason and detail of a pending job, from the scheduler's last pass; wins over the stored ones.
+        standing: of a job that waits.
         note: told of a job that runs and has nothing else to tell.
         gpu_indexes: NVML index of each GPU by UUID, as of now; a GPU that is not there is left out.
         log_bytes: length of everything the job wrote.
         simulated: the GPUs held are simulated ones.
+        usage: what it made of its GPUs.
     """
     spec, status = row.spec, row.status
     pending = status.state is types.JobState.PENDING
-    reason, detail = waiting if waiting and pending else (status.reason, status.detail)
-    names = environ.pattern_names(spec, job_id=row.id, user=row.user, node=node)
+    standing = (standing or Standing()) if pending else Standing()
+    reason, detail = standing.why or (status.reason, status.detail)
     if status.state is types.JobState.RUNNING and detail is None:
         detail = note
-    began = status.attempt > 0
+    output, error = _paths(row, node)
+    held = spec.held is not None
     return types.Job(
         id=row.id,
         node=node,
@@ -47,9 +66,7 @@ def to_wire(
         detail=detail,
         gpus=spec.gpus,
         gpu_uuids=status.gpu_uuids,
-        gpu_indexes=tuple(sorted(gpu_indexes[uuid] for uuid in status.gpu_uuids if uuid in gpu_indexes))
-        if gpu_indexes
-        else (),
+        gpu_indexes=_indexes(row, gpu_indexes or {}),
         cpus_per_task=spec.cpus_per_task,
         memory_bytes=spec.memory_bytes,
         time_limit_s=spec.time_limit_s,
@@ -61,8 +78,59 @@ def to_wire(
         attempt=status.attempt,
         requeue=spec.requeue,
         work_dir=spec.work_dir,
-        output_path=environ.output_path(spec, names) if began else None,
-        error_path=environ.error_path(spec, names) if began else None,
+        output_path=output,
+        error_path=error,
         log_bytes=log_bytes,
         simulated=simulated,
+        account=spec.account,
+        partition=spec.partition,
+        qos=spec.qos,
+        comment=spec.comment,
+        tasks=spec.tasks,
+        shards=spec.shards,
+        exclusive=spec.exclusive,
+        array_job_id=row.array_job_id,
+        array_task_id=row.array_task_id,
+        array_text=spec.array.text if spec.array else None,
+        sweep=_sweep(row),
+        dependency=_awaited(row, standing) if pending else None,
+        reservation=spec.reservation,
+        begin_at=spec.begin_at,
+        deadline_at=spec.deadline_at,
+        held=held,
+        nice=spec.nice,
+        priority=(0 if held else standing.priority.total) if standing.priority else (0 if pending and held else None),
+        priority_parts=standing.priority,
+        expected_start_at=standing.expected_start_at,
+        cron_id=row.cron_id,
+        command=spec.script_name,
+        submit_dir=spec.submit_dir,
+        mail_types=spec.mail_types,
+        revision=row.revision,
+        usage=usage,
     )
+
+
+def _paths(row: JobRow, node: str) -> tuple[str | None, str | None]:
+    """The output's files, once it began."""
+    if not row.status.attempt:
+        return None, None
+    array = None
+    if row.array_job_id is not None and row.array_task_id is not None:
+        array = environ.ArrayTask(job_id=row.array_job_id, task_id=row.array_task_id)
+    names = environ.pattern_names(row.spec, job_id=row.id, user=row.user, node=node, array=array)
+    return environ.output_path(row.spec, names), environ.error_path(row.spec, names)
+
+
+def _indexes(row: JobRow, indexes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sorted(indexes[uuid] for uuid in row.status.gpu_uuids if uuid in indexes))
+
+
+def _sweep(row: JobRow) -> dict[str, str]:
+    return row.spec.sweep_values(row.array_task_id) if row.spec.sweep and row.array_task_id is not None else {}
+
+
+def _awaited(row: JobRow, standing: Standing) -> str | None:
+    if row.spec.dependency is None or standing.fulfilled:
+        return None
+    return standing.awaited or dependency.text(row.spec.dependency)

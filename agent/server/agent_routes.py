@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 
@@ -14,25 +15,24 @@ from agent.api.errors import ApiError
 from agent.api.types import (
     API_VERSION,
     FINAL_STATES,
-    CancelRequest,
     Hello,
     JobState,
     JobUpdate,
     LeaseGrant,
     LicenceUpdate,
     LinkState,
-    LogEnd,
     NodeStatus,
     NodeUpdate,
-    SubmitReply,
-    SubmitRequest,
     Wire,
 )
 from agent.config import Config
-from agent.server.base import caller_of, json_response, query_int, query_states, read_body
+from agent.jobs.filters import JobFilter
+from agent.server.base import caller_of, json_response, read_body
 from agent.server.feed import Feed
+from agent.server.job_routes import JobRoutes
 from agent.server.node_view import NodeView
-from agent.server.stream import HEARTBEAT_S, NdjsonStream, serve_watch
+from agent.server.queue_routes import QueueRoutes
+from agent.server.stream import serve_watch
 from agent.telemetry import openmetrics
 
 if TYPE_CHECKING:
@@ -50,24 +50,30 @@ RECENT_JOBS = 200
 MAX_HELD = 10_000
 """More jobs than can ever run at once on one node: a bound for the metrics' list."""
 
-LOG_ANSWER_BYTES = 8 * 1024 * 1024
-"""Most of a log that one answer carries; a reader asks on from where it ended."""
 
-_LOG_PIECE_BYTES = 256 * 1024
-_LOG_POLL_S = 0.2
-"""How often a followed log is looked at: a file grows without an event that aiohttp could await."""
+class Routes(Protocol):
+    """Further addresses of a part of the agent: recurring jobs, notices."""
+
+    def add(self, router: web.UrlDispatcher, root: str) -> None:
+        """Put them below `root`."""
+        ...
 
 
 class AgentService:
     """The handlers and the one-second beat that publishes the node's snapshot."""
 
-    def __init__(self, config: Config, *, engine: Engine, sampler: Sampler, gate: NodeGate) -> None:
+    def __init__(
+        self, config: Config, *, engine: Engine, sampler: Sampler, gate: NodeGate, more: Sequence[Routes] = ()
+    ) -> None:
         self._config = config
         self._engine = engine
         self._gate = gate
         self._view = NodeView(config, sampler=sampler, gate=gate, engine=engine)
         self._feed = Feed()
         self._hello = Hello(api=API_VERSION, version=__version__, server="agent", cluster=config.name)
+        self._jobs = JobRoutes(config, engine, self._hello)
+        self._queue = QueueRoutes(engine)
+        self._more = more
         self._gate_lock = asyncio.Lock()
         self._beats: list[asyncio.Task[None]] = []
 
@@ -94,11 +100,10 @@ class AgentService:
             app.router.add_get(f"{root}/hello", self._get_hello)
             app.router.add_get(f"{root}/node", self._get_node)
             app.router.add_get(f"{root}/watch", self._watch)
-            app.router.add_get(f"{root}/jobs", self._get_jobs)
-            app.router.add_post(f"{root}/jobs", self._submit)
-            app.router.add_get(f"{root}/jobs/{{id:\\d+}}", self._get_job)
-            app.router.add_post(f"{root}/jobs/{{id:\\d+}}/cancel", self._cancel)
-            app.router.add_get(f"{root}/jobs/{{id:\\d+}}/log", self._get_log)
+            self._jobs.add(app.router, root)
+            self._queue.add(app.router, root)
+            for each in self._more:
+                each.add(app.router, root)
             app.router.add_get(f"{root}/licence", self._get_licence)
             app.router.add_post(f"{root}/licence", self._post_licence)
             app.router.add_get(f"{root}/lease", self._get_lease)
@@ -117,7 +122,8 @@ class AgentService:
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
         unfinished = frozenset(JobState) - FINAL_STATES
-        jobs = await self._engine.jobs(states=unfinished, user=None, limit=self._config.jobs.max_pending + MAX_HELD)
+        most = self._config.jobs.max_pending + MAX_HELD
+        jobs = await self._engine.jobs(JobFilter(states=unfinished, limit=most))
         text = openmetrics.render(self._view.snapshot(), jobs, await self._engine.job_counts())
         return web.Response(body=text.encode(), headers={"Content-Type": openmetrics.CONTENT_TYPE})
 
@@ -153,77 +159,6 @@ class AgentService:
             async with self._gate_lock:
                 await asyncio.to_thread(self._gate.tick, _now())
 
-    # --- jobs ---------------------------------------------------------------------------------------------------------
-
-    async def _get_jobs(self, request: web.Request) -> web.Response:
-        limit = query_int(request, "limit", 1000, least=1) or 1000
-        user = request.query.get("user")
-        return json_response(await self._engine.jobs(states=query_states(request), user=user, limit=min(limit, 10_000)))
-
-    async def _submit(self, request: web.Request) -> web.Response:
-        caller = caller_of(request)
-        key = request.headers.get("Idempotency-Key", "")
-        if not 1 <= len(key) <= 128 or not key.isascii() or not key.isprintable():
-            raise ApiError(
-                400,
-                "bad_key",
-                "a submit needs a header Idempotency-Key of 1 to 128 printable characters",
-                "Idempotency-Key",
-            )
-        body = await read_body(request, SubmitRequest)
-        if body.node not in (None, self._config.name):
-            raise ApiError(404, "unknown_node", f"this is {self._config.name}, not {body.node}", "$.node")
-        job, created = await self._engine.submit(body, user=caller.user, uid=caller.uid, key=key)
-        return json_response(SubmitReply(job=job, created=created), status=201 if created else 200)
-
-    async def _get_job(self, request: web.Request) -> web.Response:
-        return json_response(await self._engine.job(_job_id(request)))
-
-    async def _cancel(self, request: web.Request) -> web.Response:
-        asked = await read_body(request, CancelRequest) if request.can_read_body else CancelRequest()
-        job_id = await self._own_job(request, "job")
-        return json_response(await self._engine.cancel(job_id, by=caller_of(request).user, reason=asked.reason))
-
-    async def _get_log(self, request: web.Request) -> web.StreamResponse:
-        job_id = await self._own_job(request, "the log of job")
-        offset = query_int(request, "offset", 0) or 0
-        if request.query.get("follow") in ("1", "true"):
-            return await self._follow(request, job_id, offset)
-        limit = query_int(request, "limit", LOG_ANSWER_BYTES) or 0
-        read = await self._engine.read_log(job_id, offset, min(limit, LOG_ANSWER_BYTES))
-        start = read.chunks[0].offset if read.chunks else offset
-        headers = {"Stoker-Log-Offset": str(start), "Stoker-Log-End": str(read.end)}
-        # A gap ends the answer: its bytes are one run from the start offset; the reader asks on from there.
-        return web.Response(body=_first_run(read.chunks), headers=headers, content_type="application/octet-stream")
-
-    async def _follow(self, request: web.Request, job_id: int, offset: int) -> web.StreamResponse:
-        stream = await NdjsonStream.open(request)
-        try:
-            await stream.send(self._hello)
-            silent_since = time.monotonic()
-            while True:
-                job = await self._engine.job(job_id)  # before the read: what a job wrote before its end is then seen
-                read = await self._engine.read_log(job_id, offset, _LOG_PIECE_BYTES)
-                if read.chunks:
-                    await stream.send(*read.chunks)
-                    offset = read.chunks[-1].offset + len(read.chunks[-1].data)
-                    silent_since = time.monotonic()
-                elif job.state.is_final:
-                    await stream.send(LogEnd(job=job))
-                    return await stream.finish()
-                else:
-                    if time.monotonic() - silent_since >= HEARTBEAT_S:
-                        await stream.heartbeat()
-                        silent_since = time.monotonic()
-                    await asyncio.sleep(_LOG_POLL_S)
-        except ConnectionResetError:
-            return stream.response
-
-    async def _own_job(self, request: web.Request, what: str) -> int:
-        job_id = _job_id(request)
-        caller_of(request).require_owner(await self._engine.owner(job_id), f"{what} {job_id}")
-        return job_id
-
     # --- licence ------------------------------------------------------------------------------------------------------
 
     async def _get_licence(self, _: web.Request) -> web.Response:
@@ -253,18 +188,3 @@ class AgentService:
 
 def _now() -> int:
     return int(time.time())
-
-
-def _job_id(request: web.Request) -> int:
-    return int(request.match_info["id"][:12])
-
-
-def _first_run(chunks: object) -> bytes:
-    run = bytearray()
-    end: int | None = None
-    for chunk in chunks:  # type: ignore[attr-defined]
-        if end is not None and chunk.offset != end:
-            break
-        run += chunk.data
-        end = chunk.offset + len(chunk.data)
-    return bytes(run)

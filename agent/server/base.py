@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
+from agent.api.client import KEY_HEADER
 from agent.api.errors import ApiError, StokerError
 from agent.api.types import MAX_BODY_BYTES, ErrorBody, JobState
 from agent.server.peer import CALLER, Access, Caller
@@ -92,6 +93,19 @@ async def read_body(request: web.Request, kind: type[_T]) -> _T:
         raise ApiError(400, "bad_field", f"the request's body is wrong: {what}", where.strip("`") or None) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ApiError(400, "bad_json", f"the request's body is not valid JSON: {error}") from error
+
+
+def key_of(request: web.Request) -> str:
+    """The idempotency key that a request which makes something must carry.
+
+    Raises:
+        ApiError: 400 when it has none that can be stored.
+    """
+    key = request.headers.get(KEY_HEADER, "")
+    if not 1 <= len(key) <= 128 or not key.isascii() or not key.isprintable():
+        sentence = f"this needs a header {KEY_HEADER} of 1 to 128 printable characters"
+        raise ApiError(400, "bad_key", sentence, KEY_HEADER)
+    return key
 
 
 def query_int(request: web.Request, name: str, default: int | None, *, least: int = 0) -> int | None:

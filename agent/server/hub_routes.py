@@ -33,6 +33,7 @@ from agent.hub.fleet import Fleet, Member
 from agent.hub.seats import Seats
 from agent.server.base import caller_of, json_response, query_int, query_states, read_body
 from agent.server.feed import Feed
+from agent.server.hub_queues import HubQueues
 from agent.server.hub_submit import HubSubmit
 from agent.server.passthrough import pass_on
 from agent.server.stream import WRITE_DEADLINE_S, serve_watch
@@ -41,6 +42,8 @@ from agent.telemetry.openmetrics import CONTENT_TYPE
 LIST_WAIT_S = 3.0
 """A list waits this long for a node, then shows what was last heard of it."""
 LIST_DEFAULT, LIST_MAX = 1000, 10_000
+JOB_FILTERS = ("since", "until", "before", "array", "cron", "name", "account", "partition")
+"""Of `GET /v1/jobs`, for the nodes to apply."""
 
 
 class HubService:
@@ -62,6 +65,7 @@ class HubService:
         self._hello = Hello(api=API_VERSION, version=__version__, server="hub", cluster=config.cluster)
         self._submit = HubSubmit(config.hub_state_dir / "hub.db", fleet, write_deadline_s=write_deadline_s)
         self._pass_on = partial(pass_on, write_deadline_s=write_deadline_s)
+        self._queues = HubQueues(fleet)
 
     async def start(self) -> None:
         """Open the placements, and begin to publish.
@@ -86,7 +90,9 @@ class HubService:
         app.router.add_post("/v1/jobs", self._submit.submit)
         app.router.add_get("/v1/licence", self._get_licence)
         app.router.add_post("/v1/licence", self._activate)
-        app.router.add_route("*", "/v1/jobs/{id:\\d{1,12}}{rest:(/.*)?}", self._bare_job)
+        app.router.add_post("/v1/jobs/plan", self._submit.plan)
+        app.router.add_route("*", "/v1/jobs/{ref:\\d{1,12}(_\\d{1,9})?}{rest:(/.*)?}", self._bare_job)
+        self._queues.add_routes(app)
         app.router.add_route("*", "/v1/nodes/{name}/{rest:.+}", self._node)
 
     # --- the cluster --------------------------------------------------------------------------------------------------
@@ -140,14 +146,17 @@ class HubService:
         limit = min(query_int(request, "limit", LIST_DEFAULT, least=1) or LIST_DEFAULT, LIST_MAX)
         user, states = request.query.get("user"), request.query.get("state")
         wanted = query_states(request)
+        more = {name: request.query[name] for name in JOB_FILTERS if name in request.query}
 
         async def of(member: Member) -> list[Job]:
             if member.link.state is LinkState.UP:
                 try:
                     async with asyncio.timeout(LIST_WAIT_S):
-                        return await member.calls.call(lambda client: client.jobs(states, user, limit))
+                        return await member.calls.call(lambda client: client.jobs(states, user, limit, **more))
                 except (TimeoutError, ApiError):
                     pass  # it stays in the list with what was last heard; its link will show what is wrong
+            if more:
+                return []  # what was last heard of a node is not all of its history, and is not picked through here
             jobs = member.jobs.values()
             return [job for job in jobs if user in (None, job.user) and (not wanted or job.state in wanted)]
 
@@ -157,7 +166,7 @@ class HubService:
         return json_response(jobs[:limit])
 
     async def _bare_job(self, request: web.Request) -> web.StreamResponse:
-        member = await self._member_with(JobRef(id=int(request.match_info["id"])))
+        member = await self._member_with(JobRef.parse(request.match_info["ref"]))
         return await self._pass_on(request, self._fleet.calls(member.name), request.rel_url.raw_path)
 
     async def _member_with(self, ref: JobRef) -> Member:
@@ -174,11 +183,11 @@ class HubService:
         if len(found) == 1:
             return found[0]
         if found:
-            names = " or ".join(f"{member.name}:{ref.id}" for member in found)
-            raise ApiError(409, "ambiguous_job", f"more than one node has a job {ref.id}; write {names}")
+            names = " or ".join(f"{member.name}:{ref}" for member in found)
+            raise ApiError(409, "ambiguous_job", f"more than one node has a job {ref}; write {names}")
         away = [member.name for member in members if member.link.state is not LinkState.UP]
         hint = f"; {', '.join(away)} cannot be asked now" if away else ""
-        raise ApiError(404, "not_found", f"no node has a job {ref.id}{hint}; `stoker jobs` lists them")
+        raise ApiError(404, "not_found", f"no node has a job {ref}{hint}; `stoker jobs` lists them")
 
 
 async def _has(member: Member, ref: JobRef) -> bool:

@@ -27,7 +27,7 @@ from agent.hub.placement import place
 from agent.hub.store import PlacementStore
 from agent.jobs import parse
 from agent.jobs.errors import SpecError, StoreError
-from agent.server.base import caller_of, read_body
+from agent.server.base import caller_of, key_of, read_body
 from agent.server.passthrough import pass_on
 
 _log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class HubSubmit:
     async def submit(self, request: web.Request) -> web.StreamResponse:
         """Serve one."""
         caller = caller_of(request)
-        key = _key_of(request)
+        key = key_of(request)
         body = await read_body(request, SubmitRequest)
         node = await self._placed(caller.uid, key, body)
 
@@ -82,6 +82,13 @@ class HubSubmit:
             await self._take_back(caller.uid, key)  # nothing was sent
             raise
 
+    async def plan(self, request: web.Request) -> web.StreamResponse:
+        """Serve a dry run: asked of the node that a submit would go to now; nothing is noted."""
+        body = await read_body(request, SubmitRequest)
+        node = self._choose(body)
+        forwarded = msgspec.json.encode(msgspec.structs.replace(body, node=node))
+        return await self._pass_on(request, self._fleet.calls(node), "/v1/jobs/plan", forwarded)
+
     async def _placed(self, uid: int, key: str, body: SubmitRequest) -> str:
         """The node of this submit: the one it was sent to before, or the best one now; noted when this returns."""
         node = await self._in_store(lambda store: store.find(uid, key)) or self._choose(body)
@@ -91,7 +98,7 @@ class HubSubmit:
         if body.node is not None:
             return self._fleet.calls(body.node).name  # whether the job fits is for the node to say
         try:
-            wanted = parse.parse(body)
+            wanted = parse.parse(body, now=int(time.time()))
         except SpecError as error:
             raise ApiError(400, "bad_option", error.message, error.field) from error
         return place(wanted, self._fleet.statuses(), self._fleet.gpus_asked())
@@ -109,15 +116,6 @@ class HubSubmit:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work, store)
         except StoreError as error:
             raise ApiError(503, "not_stored", f"the hub cannot note where the job goes: {error}") from error
-
-
-def _key_of(request: web.Request) -> str:
-    key = request.headers.get(KEY_HEADER, "")
-    if not 1 <= len(key) <= 128 or not key.isascii() or not key.isprintable():
-        raise ApiError(
-            400, "bad_key", f"a submit needs a header {KEY_HEADER} of 1 to 128 printable characters", KEY_HEADER
-        )
-    return key
 
 
 def _key_reused(used_on: str, asked: str | None) -> ApiError:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent import __version__
-from agent.api.types import Gpu, GpuReading, Node
+from agent.api.types import Gpu, Node
 from agent.config import Config
+from agent.server.resources import seat_of
 from agent.telemetry.host import read_boot_id, read_host
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class NodeView:
         now = time.time()
         view, host, held_by = self._sampler.view(), read_host(), self._engine.held_by()
         running, pending = self._engine.counts()
-        seated = self._gate.seated(int(now))
+        seated, drains = self._gate.seated(int(now)), {each.gpu_uuid: each for each in self._engine.drains()}
         return Node(
             name=self._config.name,
             version=__version__,
@@ -45,9 +46,18 @@ class NodeView:
             gpu_reason=view.reason,
             driver_version=view.driver_version,
             gpus=tuple(
-                _join(reading, age_s, held_by.get(reading.uuid), reading.uuid in seated) for reading, age_s in view.gpus
+                Gpu(
+                    **msgspec.structs.asdict(reading),
+                    age_s=age_s,
+                    job_id=next(iter(held_by.get(reading.uuid, ())), None),
+                    job_ids=held_by.get(reading.uuid, ()),
+                    seated=seat_of(reading) in seated,
+                    drain=drains.get(reading.uuid),
+                )
+                for reading, age_s in view.gpus
             ),
-            cpu_count=host.cpu_count,
+            drain=drains.get(None),
+            cpu_count=self._config.cpus,
             cpu_percent=host.cpu_percent,
             load_1m=host.load_1m,
             memory_total_bytes=host.memory_total_bytes,
@@ -56,7 +66,3 @@ class NodeView:
             jobs_pending=pending,
             stage=self._gate.stage(int(now)),
         )
-
-
-def _join(reading: GpuReading, age_s: float, job_id: int | None, seated: bool) -> Gpu:
-    return Gpu(**msgspec.structs.asdict(reading), age_s=age_s, job_id=job_id, seated=seated)

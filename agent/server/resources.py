@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from agent.api.types import GpuReading, GpuSource, GpuState
 from agent.engine.accept import Resources
 from agent.gate import Hold
+from agent.jobs.rules import gpu_features
 from agent.jobs.schedule import GpuFacts
 from agent.telemetry.host import read_host
 
@@ -21,28 +21,52 @@ if TYPE_CHECKING:
 class NodeResources:
     """See `agent.engine.accept.ResourceView`."""
 
-    def __init__(self, sampler: Sampler, gate: NodeGate) -> None:
+    def __init__(self, sampler: Sampler, gate: NodeGate, *, cpus: int) -> None:
+        """`cpus` are those that jobs may have."""
+        self._cpus = cpus
         self._sampler = sampler
         self._gate = gate
         self._memory_total_bytes = read_host().memory_total_bytes
+        self._known: tuple[object, Resources] | None = None
 
     def resources(self) -> Resources:
-        """What there is now; never blocks."""
-        view, now = self._sampler.view(), int(time.time())
+        """What there is now; never blocks.
+
+        Asked several times for each job that comes, starts or ends, so one answer serves until something it is made of
+        changes: the readings, the lease, or the second.
+        """
+        now = int(time.time())
+        moment = (self._sampler.news, self._gate.lease_id, now)
+        if self._known is None or self._known[0] != moment:
+            self._known = (moment, self._look(now))
+        return self._known[1]
+
+    def _look(self, now: int) -> Resources:
+        view = self._sampler.view()
         seated = self._gate.seated(now)
         held_back = self._gate.admit((), now)
         return Resources(
-            gpus=tuple(_facts(reading, reading.uuid in seated) for reading, _ in view.gpus),
+            gpus=tuple(_facts(reading, seat_of(reading) in seated) for reading, _ in view.gpus if not reading.divided),
             no_gpus=view.reason,
             simulated=view.source is GpuSource.SIMULATED,
-            cpu_count=len(os.sched_getaffinity(0)),
+            cpu_count=self._cpus,
             memory_total_bytes=self._memory_total_bytes,
+            minors={reading.uuid: reading.minor for reading, _ in view.gpus if reading.minor is not None},
             licence_hold=held_back.detail if isinstance(held_back, Hold) else None,
         )
+
+    def readings(self) -> tuple[GpuReading, ...]:
+        """See `agent.engine.accounts.Readings`."""
+        return tuple(reading for reading, _ in self._sampler.view().gpus)
 
     def hold(self, uuids: Collection[str]) -> None:
         """Tell the sampler which GPUs running jobs hold."""
         self._sampler.hold(uuids)
+
+
+def seat_of(reading: GpuReading) -> str:
+    """The UUID that a licence seat is counted by: a MIG instance is seated with the GPU that it is a part of."""
+    return reading.mig_parent or reading.uuid
 
 
 def _facts(reading: GpuReading, seated: bool) -> GpuFacts:
@@ -53,6 +77,11 @@ def _facts(reading: GpuReading, seated: bool) -> GpuFacts:
         healthy=reading.state is GpuState.OK,
         seated=seated,
         foreign=_first_user(reading),
+        ill=len(reading.ill),
+        memory_total_bytes=reading.memory_total_bytes or 0,
+        numa_node=reading.numa_node,
+        links=reading.links,
+        features=gpu_features(reading.name),
     )
 
 

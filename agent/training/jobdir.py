@@ -1,5 +1,7 @@
 """The job folder: the files through which a training job and the outside talk, and nothing else.
 
+The writing half of the contract that `agent.jobs.contract` tells in full:
+
     stop            written by the agent, the user or a batch trap: save, then end
     metrics.jsonl   one object a line, appended: step, t and numbers
     progress.json   where the run stands, replaced at most once a second
@@ -7,7 +9,8 @@
     result.json     the last word: state `done`, `stopped` or `failed`
 
 Rules: a reader never sees half a file (hidden name, fsync, rename, fsync of the folder); after a resume the metrics
-hold no step twice; asking whether to stop costs one stat(2). Only the standard library is used, so a script that
+hold no step twice; asking whether to stop costs one stat(2). Whoever calls `progress` is asked to stop by the file
+first, and is given twice the step and save seconds that it told. Only the standard library is used, so a script that
 trains with something else can follow the same files.
 """
 

@@ -1,15 +1,16 @@
 """`python -m tests.bench [PART …]`: measures what the project promises and prints tables. Never part of the suite.
 
-Parts: sampler, daemons (resident memory), jobs (throughput), history (the store),
-commands (wall times), tui (first paint). The machines are
-shared and noisy: every time is a median of repeats, beside the same machine's bare `python -c pass`.
+Parts: sampler, daemons (resident memory), jobs (throughput), history (the store with 100,000 jobs), commands (wall
+times), kills (jobs under kill -9), peers (task-spooler and Slurm on the same jobs), sched (the scheduler: CPU time of a
+pass, and a simulation of a realistic queue). The machines are shared and noisy: every time is a median of repeats,
+beside the same machine's bare `python -c pass`.
 """
 
 from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, daemons, history, jobs, sampler
+from tests.bench import commands, daemons, history, jobs, kills, rivals, sampler, sched
 from tests.bench.table import print_table
 
 PARTS = {
@@ -18,6 +19,9 @@ PARTS = {
     "jobs": jobs.rows,
     "history": history.rows,
     "commands": commands.rows,
+    "kills": kills.rows,
+    "peers": rivals.rows,
+    "sched": sched.rows,
 }
 
 

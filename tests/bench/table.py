@@ -34,6 +34,14 @@ def print_table(rows: Sequence[Row]) -> None:
         print(f"| {row.name} | {value} | {row.spread} | {row.unit} | {row.aim} | {row.ratio} |")
 
 
+def print_wide(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Print a Markdown table of another shape: words first, then figures."""
+    print(f"| {' | '.join(heads)} |")
+    print(f"| {' | '.join('---' for _ in heads)} |")
+    for line in lines:
+        print(f"| {' | '.join(line)} |")
+
+
 def wall_s(act: Callable[[], object]) -> float:
     """Wall seconds of one call."""
     begin = time.perf_counter()

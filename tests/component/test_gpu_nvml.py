@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.api.queue import LinkGrade
 from agent.api.types import GpuProcess, GpuSource
 from agent.gpu.base import DriverGoneError, GpuLostError, NoGpusError
-from agent.gpu.nvml import FORGET_S, NvmlReader
-from tests.fakes.nvml import CONTROL_VARIABLE, NvmlStandIn, compiled, uuid
+from agent.gpu.health import CHECK_S
+from agent.gpu.nvml import FORGET_S, MIG_CHECK_S, NvmlReader
+from tests.fakes.nvml import CONTROL_VARIABLE, NvmlStandIn, compiled, mig_uuid, uuid
 
 GIB = 1024**3
 
@@ -34,7 +36,7 @@ def test_every_value_arrives_in_its_field_and_unit(nvml: NvmlStandIn) -> None:
         "gpus 2",
         "driver 575.51.03",
         "value gpu=1 util=37 power_mw=251000 limit_mw=650000 temp=61 sm_mhz=1755 mem_mhz=2619",
-        "value gpu=1 total=85899345920 used=4096",
+        "value gpu=1 total=85899345920 used=4096 mem_util=23 energy_mj=18446744073709551 minor=5",
         "process gpu=1 pid=4711 memory=2048",
         "process gpu=1 pid=4712 memory=18446744073709551615",
     )
@@ -47,6 +49,9 @@ def test_every_value_arrives_in_its_field_and_unit(nvml: NvmlStandIn) -> None:
     assert (gpu.memory_total_bytes, gpu.memory_used_bytes) == (80 * GIB, 4096)
     assert (gpu.utilization_percent, gpu.power_mw, gpu.power_limit_mw) == (37, 251000, 650000)
     assert (gpu.temperature_c, gpu.sm_clock_mhz, gpu.memory_clock_mhz) == (61, 1755, 2619)
+    assert (gpu.memory_utilization_percent, gpu.energy_mj, gpu.minor) == (23, 18446744073709551, 5)
+    assert (gpu.divided, gpu.mig_parent, gpu.mig_profile, gpu.links) == (False, None, None, {})
+    assert reader.instances(1, 1000.5, 7.0) == ()
     assert gpu.processes == (GpuProcess(pid=4711, memory_used_bytes=2048), GpuProcess(pid=4712))
     assert reader.read(0, 1000.5, 7.0).processes == ()
 
@@ -180,3 +185,171 @@ def test_an_old_driver_lacks_functions_and_is_read_all_the_same(tmp_path: Path) 
         check=False,
     )
     assert done.stdout.split(maxsplit=2) == [str(80 * GIB), str(GIB), "[4711]\n"], done.stderr
+
+
+# --- read once: place and links ---------------------------------------------------------------------------------------
+
+
+def links(nvml: NvmlStandIn, *lines: str, count: int) -> list[dict[int, int]]:
+    """What each GPU says of its peers, by index."""
+    reader = opened(nvml, f"gpus {count}", *lines)
+    for index in range(count):
+        reader.read(index, 0.0, 0.0)
+    reader.wait_links(20)
+    indexes = {uuid(index): index for index in range(count)}
+    told = [reader.read(index, 0.0, 1.0).links for index in range(count)]
+    return [{indexes[peer]: grade for peer, grade in each.items()} for each in told]
+
+
+def test_nvlinks_to_a_switch_count_for_every_pair_as_many_as_the_lesser_has(nvml: NvmlStandIn) -> None:
+    lines = [f"link gpu={gpu} link={link} to=switch" for gpu in range(3) for link in range(18)]
+    found = links(nvml, *lines, "link gpu=2 link=17 to=off", count=3)
+    assert found == [{1: LinkGrade.NVLINK + 17, 2: 26}, {0: 27, 2: 26}, {0: 26, 1: 26}]
+
+
+def test_nvlinks_between_gpus_count_for_their_pair_and_pcie_for_the_others(nvml: NvmlStandIn) -> None:
+    pairs = [(0, 1), (0, 1), (0, 2), (1, 3), (2, 3), (2, 3), (2, 3)]
+    ends = [(one, other) for pair in pairs for one, other in (pair, pair[::-1])]
+    lines = [f"link gpu={one} link={number} to={other}" for number, (one, other) in enumerate(ends)]
+    found = links(nvml, *lines, "near gpu=0 peer=3 level=20", "near gpu=1 peer=2 level=40", count=5)
+    assert found == [
+        {1: LinkGrade.NVLINK + 1, 2: LinkGrade.NVLINK, 3: LinkGrade.BRIDGE},
+        {0: 11, 2: LinkGrade.NODE, 3: 10},
+        {0: 10, 1: LinkGrade.NODE, 3: 12},
+        {0: LinkGrade.BRIDGE, 1: 10, 2: 12},
+        {},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("level", "grade"), [(0, 2), (10, 2), (20, 2), (30, 1), (40, 1), (50, None), (77, None)], ids=str
+)
+def test_the_ways_over_pcie_are_graded_as_nvidia_smi_orders_them(
+    nvml: NvmlStandIn, level: int, grade: int | None
+) -> None:
+    expected = [{}, {}] if grade is None else [{1: grade}, {0: grade}]
+    assert links(nvml, f"near gpu=0 peer=1 level={level}", count=2) == expected
+
+
+def test_links_that_cannot_be_asked_for_are_left_out_and_the_gpu_is_read_all_the_same(nvml: NvmlStandIn) -> None:
+    lines = [f"link gpu={gpu} link=0 to=switch" for gpu in range(3)]
+    found = links(nvml, *lines, "fail nvmlDeviceGetNvLinkState gpu=1 code=999", count=3)
+    assert found == [{2: LinkGrade.NVLINK}, {}, {0: LinkGrade.NVLINK}]
+
+
+def test_a_gpu_that_hangs_when_asked_for_its_links_is_read_all_the_same(nvml: NvmlStandIn) -> None:
+    lines = ["near gpu=0 peer=1 level=20", "hang nvmlDeviceGetNvLinkState gpu=2"]
+    reader = opened(nvml, "gpus 3", *lines)
+    for index in range(3):
+        reader.read(index, 0.0, 0.0)
+    reader.wait_links(0.5)
+    assert reader.read(0, 0.0, 1.0).links == {uuid(1): LinkGrade.BRIDGE}
+    assert reader.read(2, 0.0, 1.0).power_mw == 102_000
+    nvml.write("gpus 3")
+    reader.wait_links(20)
+
+
+@pytest.mark.parametrize(("content", "node"), [("1\n", 1), ("-1\n", None), ("", None), ("x", None), (None, None)])
+def test_the_numa_node_is_what_sysfs_says(nvml: NvmlStandIn, tmp_path: Path, content: str | None, node: object) -> None:
+    folder = tmp_path / "sys/bus/pci/devices/0000:11:00.0"
+    folder.mkdir(parents=True)
+    if content is not None:
+        (folder / "numa_node").write_text(content)
+    nvml.write("gpus 2")
+    reader = NvmlReader(str(nvml.library), sysfs=tmp_path / "sys")
+    reader.open()
+    assert reader.read(1, 0.0, 0.0).numa_node == node
+
+
+def test_what_is_read_once_is_not_asked_for_again(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml, "gpus 2", "near gpu=0 peer=1 level=20")
+    for index in range(2):
+        reader.read(index, 0.0, 0.0)
+    reader.wait_links(20)
+    once = ("UUID", "Name", "MinorNumber", "PciInfo_v3", "NvLinkState", "TopologyCommonAncestor")
+    nvml.write("gpus 2", *(f"fail nvmlDeviceGet{name} gpu=* code=999" for name in once))
+    again = reader.read(0, 0.0, 1.0)
+    assert (again.uuid, again.minor, again.links) == (uuid(0), 0, {uuid(1): LinkGrade.BRIDGE})
+
+
+# --- MIG --------------------------------------------------------------------------------------------------------------
+
+
+def test_mig_instances_are_gpus_of_their_own_beside_one_that_takes_no_job(nvml: NvmlStandIn) -> None:
+    reader = opened(
+        nvml,
+        "gpus 2",
+        "mig gpu=1 slot=0 profile=3g.40gb total=42949672960 used=1024",
+        "mig gpu=1 slot=4 profile=1c.2g.20gb total=21474836480 used=2048",
+        "process gpu=1 pid=11 memory=512 slot=4",
+    )
+    parent = reader.read(1, 1000.5, 7.0)
+    first, second = reader.instances(1, 1000.5, 7.0)
+    assert parent.divided
+    assert (first.index, first.uuid, first.mig_parent, first.mig_profile) == (200, mig_uuid(1, 0), uuid(1), "3g.40gb")
+    assert (second.index, second.uuid, second.mig_profile) == (204, mig_uuid(1, 4), "1c.2g.20gb")
+    assert (first.memory_total_bytes, first.memory_used_bytes, first.processes) == (40 * GIB, 1024, ())
+    assert (second.memory_used_bytes, second.processes) == (2048, (GpuProcess(pid=11, memory_used_bytes=512),))
+    assert (first.utilization_percent, first.power_mw, first.energy_mj) == (None, None, None)
+    assert (first.temperature_c, first.minor, first.divided, first.sampled_at) == (41, 1, False, 1000.5)
+    assert not reader.read(0, 1000.5, 7.0).divided
+    assert reader.instances(0, 1000.5, 7.0) == ()
+
+
+def test_mig_instances_come_and_go_while_we_watch(nvml: NvmlStandIn) -> None:
+    part = "mig gpu=0 slot={} profile=1g.10gb total=10737418240 used=4096"
+
+    def seen(at: float) -> list[int]:
+        reader.read(0, 0.0, at)
+        return [each.index for each in reader.instances(0, 0.0, at)]
+
+    reader = opened(nvml, "mig gpu=0")
+    assert seen(0.0) == []
+    assert reader.read(0, 0.0, 0.0).divided
+    nvml.write(part.format(0), part.format(3))
+    assert seen(MIG_CHECK_S - 1) == []
+    assert seen(MIG_CHECK_S + 1) == [100, 103]
+    nvml.write(part.format(3), part.format(4))
+    assert seen(MIG_CHECK_S + 2) == [103]
+    assert seen(MIG_CHECK_S + 3) == [103, 104]
+    nvml.write()
+    seen(MIG_CHECK_S + 4)
+    assert seen(3 * MIG_CHECK_S) == []
+    assert not reader.read(0, 0.0, 3 * MIG_CHECK_S).divided
+
+
+def test_the_profile_of_an_instance_with_a_strange_name_is_not_made_up(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml, "mig gpu=0 slot=0 profile=what total=1 used=1")
+    reader.read(0, 0.0, 0.0)
+    (part,) = reader.instances(0, 0.0, 0.0)
+    assert (part.mig_profile, part.name) == (None, "NVIDIA H100 80GB HBM3 MIG what")
+
+
+# --- health -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_speaks_against_a_gpu_is_told_and_a_well_one_has_nothing(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml, "gpus 2", "value gpu=1 remapped=3 remap_pending=1 remap_failed=1")
+    assert reader.read(0, 0.0, 0.0).ill == ()
+    worst, pending, remapped = reader.read(1, 0.0, 0.0).ill
+    assert "have it replaced" in worst
+    assert "next reset" in pending
+    assert remapped.startswith("3 of its memory rows")
+
+
+def test_replays_count_while_they_rise_and_a_counter_that_began_anew_does_not(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml, "value gpu=0 replays=5000")
+    assert reader.read(0, 0.0, 0.0).ill == ()
+    nvml.write("value gpu=0 replays=5040")
+    assert reader.read(0, 0.0, CHECK_S - 1).ill == ()  # not asked yet
+    assert "sent 40 packets again" in reader.read(0, 0.0, CHECK_S).ill[0]
+    assert reader.read(0, 0.0, 2 * CHECK_S).ill == ()
+    nvml.write("value gpu=0 replays=3")
+    assert reader.read(0, 0.0, 3 * CHECK_S).ill == ()
+
+
+@pytest.mark.parametrize("code", [3, 13, 999])
+def test_health_that_cannot_be_asked_for_speaks_against_nobody(nvml: NvmlStandIn, code: int) -> None:
+    names = ("nvmlDeviceGetRemappedRows", "nvmlDeviceGetPcieReplayCounter")
+    reader = opened(nvml, "value gpu=0 remapped=3", *(f"fail {name} gpu=0 code={code}" for name in names))
+    assert reader.read(0, 0.0, 0.0).ill == ()

@@ -35,6 +35,9 @@ class Scripted:
         self.acts.get(index, lambda: None)()
         return GpuReading(index=index, uuid=f"GPU-{index}", name="x", sampled_at=now)
 
+    def instances(self, index: int, now: float, monotonic: float) -> tuple[GpuReading, ...]:
+        return ()
+
 
 class StopError(Exception):
     """Ends the rounds of a test."""

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from agent.engine import procs
-from agent.engine.launch import ForkLauncher, LaunchError, choose_launcher, why_no_systemd
+from agent.engine.launch import ForkLauncher, LaunchError, why_no_systemd
 from agent.engine.records import AttemptDir
+from agent.engine.served import choose_launcher
 from tests.fakes.attempts import Bench, finish, launch, started
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine import procs
-from agent.engine.records import AttemptDir, Exit
+from agent.engine.records import AttemptDir, Exit, HookOrders
 from tests.fakes.attempts import Bench, left, log, program, until
 from tests.fakes.sysd_ns import Systemd, why_not
 
@@ -25,7 +25,8 @@ import asyncio, json, os, sys, time
 from pathlib import Path
 sys.path.insert(0, {house!r})
 from agent.engine import procs, watch
-from agent.engine.launch import LaunchError, SystemdLauncher, choose_launcher
+from agent.engine.launch import LaunchError, SystemdLauncher
+from agent.engine.served import choose_launcher
 from agent.engine.records import AttemptDir, recover
 verb, attempt, *rest = sys.argv[1], AttemptDir(Path(sys.argv[2])), *sys.argv[3:]
 job_id = int(attempt.path.parent.name)
@@ -90,7 +91,7 @@ def ended(attempt: AttemptDir) -> Exit:
 
 
 def test_a_job_is_a_unit_of_its_own_with_the_claims_limits(box: Systemd, bench: Bench) -> None:
-    attempt = bench.attempt("echo READY; cat /proc/self/cgroup; sleep 1; exit 4", memory_bytes=1 << 28, cpus_per_task=2)
+    attempt = bench.attempt("echo READY; cat /proc/self/cgroup; sleep 1; exit 4", memory_bytes=1 << 28, cpus=2)
     assert agent(box, "launch", attempt) == "SystemdLauncher"
     until(lambda: b"READY" in log(attempt))
     facts = show(
@@ -109,9 +110,44 @@ def test_a_job_is_a_unit_of_its_own_with_the_claims_limits(box: Systemd, bench: 
     assert f"stoker-jobs.slice/{unit(attempt)}".encode() in log(attempt)
 
 
+def test_row_15_a_fork_bomb_is_bounded_by_its_unit(box: Systemd, bench: Bench) -> None:
+    """The limit is set; that the kernel keeps it cannot be shown here, where cgroup v2 has no pids controller."""
+    token = f"5{os.getpid()}.5"
+    bomb = f"echo READY; for i in $(seq 100); do sleep {token} & done 2>/dev/null; sleep 0.5"
+    attempt = bench.attempt(bomb, tasks_max=50, memory_bytes=1 << 28)
+    agent(box, "launch", attempt)
+    until(lambda: b"READY" in log(attempt))
+    facts = show(box, attempt, "TasksMax", "MemorySwapMax")
+    assert facts == {"TasksMax": "50", "MemorySwapMax": "0"}
+    ended(attempt)
+    assert left(token) == []
+
+
+def test_a_unit_may_hide_devices_and_has_time_for_its_epilogs(box: Systemd, bench: Bench) -> None:
+    """The properties of a transient unit forbid no mount namespace. The device is a stand-in."""
+    (device := bench.path / "nvidia1").write_text("the other GPU")
+    (epilog := bench.path / "epilog").write_text("#!/bin/sh\necho after\n")
+    epilog.chmod(0o755)
+    attempt = bench.attempt(
+        f"echo READY; cat '{device}'; sleep 0.5",
+        hidden_devices=(str(device),),
+        confine="on",
+        uid=1,
+        gid=1,
+        groups=(),
+        hooks=HookOrders(epilog=str(epilog), timeout_s=100),
+    )
+    agent(box, "launch", attempt)
+    until(lambda: b"READY" in log(attempt))
+    assert show(box, attempt, "TimeoutStopUSec") == {"TimeoutStopUSec": "3min 5s"}
+    assert ended(attempt).why is None
+    assert b"the other GPU" not in log(attempt)
+    assert (attempt.path / "hooks.log").read_text() == "after\n"
+
+
 def test_what_the_claim_does_not_ask_for_is_not_limited(box: Systemd, bench: Bench) -> None:
     """A job that was given GPUs and asked for no CPUs feeds them with every core there is."""
-    attempt = bench.attempt("echo READY; sleep 1", memory_bytes=None, cpus_per_task=None)
+    attempt = bench.attempt("echo READY; sleep 1", memory_bytes=None, cpus=None)
     agent(box, "launch", attempt)
     until(lambda: b"READY" in log(attempt))
     facts = show(box, attempt, "ActiveState", "MemoryMax", "CPUQuotaPerSecUSec")
@@ -157,7 +193,7 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize("by", ["shim", "systemctl"])
-def test_a_stop_keeps_the_grace_and_leaves_nothing(box: Systemd, bench: Bench, by: str) -> None:
+def test_row_13_a_stop_keeps_the_grace_and_leaves_nothing(box: Systemd, bench: Bench, by: str) -> None:
     script = program(bench.path / "runaway", RUNAWAY)
     attempt = bench.attempt([str(script)], grace_s=0.6)
     agent(box, "launch", attempt)
@@ -168,13 +204,13 @@ def test_a_stop_keeps_the_grace_and_leaves_nothing(box: Systemd, bench: Bench, b
     else:
         box.run("systemctl", "stop", unit(attempt))
     record = ended(attempt)
-    assert (record.why, record.signal, record.swept) == ("cancel", 9, 1)
+    assert (record.why, record.signal, record.swept) == ("cancel" if by == "shim" else "outside", 9, 1)
     assert "SIGTERM was ignored for 0.6 s" in (record.detail or "")
     assert left(str(script)) == []
     until(lambda: show(box, attempt, "LoadState") == {"LoadState": "not-found"})
 
 
-def test_when_the_shim_is_killed_pid_1_ends_the_rest_and_the_run_is_lost(box: Systemd, bench: Bench) -> None:
+def test_row_8_when_the_shim_is_killed_pid_1_ends_the_rest_and_the_run_is_lost(box: Systemd, bench: Bench) -> None:
     """Also the daemon without environment, which recovery by itself could not find."""
     script = program(bench.path / "runaway", RUNAWAY)
     attempt = bench.attempt([str(script)])

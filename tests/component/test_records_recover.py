@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,7 +55,7 @@ def test_before_during_and_after(bench: Bench) -> None:
     assert recover(attempt, "another boot") == Ended(ended)
 
 
-def test_a_killed_shim_is_lost_and_its_job_is_swept(bench: Bench, tmp_path: Path) -> None:
+def test_row_8_a_killed_shim_is_lost_and_its_job_is_swept(bench: Bench, tmp_path: Path) -> None:
     """Also what left the job's tree, which is known by the job's environment."""
     script = program(tmp_path / "family", FAMILY)
     attempt = bench.running([str(script)], env={"PATH": "/bin", "JOB_DIR": str(tmp_path), "JOB_ATTEMPT": "1"})
@@ -70,9 +73,82 @@ def test_a_killed_shim_is_lost_and_its_job_is_swept(bench: Bench, tmp_path: Path
     assert "nothing of it was left" in again.detail
 
 
+def test_row_9_agent_and_shim_killed_at_once_is_lost_too(bench: Bench, tmp_path: Path) -> None:
+    """The launcher's whole session is killed, then the shim; whoever looks next finds a lost run and ends the rest."""
+    script = program(tmp_path / "family", FAMILY)
+    attempt = bench.attempt([str(script)], env={"PATH": "/bin", "JOB_DIR": str(tmp_path), "JOB_ATTEMPT": "1"})
+    code = (
+        "import asyncio, pathlib, time\n"
+        "from agent.engine.launch import ForkLauncher\n"
+        "from agent.engine.records import AttemptDir\n"
+        f"asyncio.run(ForkLauncher().launch(1, AttemptDir(pathlib.Path({str(attempt.path)!r}))))\n"
+        "time.sleep(600)\n"
+    )
+    house = str(Path(procs.__file__).parents[2])
+    with subprocess.Popen([sys.executable, "-c", code], cwd=house, start_new_session=True) as agent:
+        until(lambda: len(left(str(script))) == 3)
+        os.killpg(agent.pid, signal.SIGKILL)
+        _kill_shim(attempt)
+    assert isinstance(recover(attempt, procs.boot_id()), Lost)
+    assert left(str(script)) == []
+    assert attempt.read_exit() is None
+
+
+needs_cgroup = pytest.mark.skipif(
+    os.geteuid() != 0 or not any(" cgroup2 rw" in line for line in Path("/proc/self/mounts").read_text().splitlines()),
+    reason="a cgroup of the job's own needs root and a writable cgroup v2",
+)
+
+STRANGER = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)", sys.argv[0]], {})
+time.sleep(0.3)
+print("READY", flush=True)
+time.sleep(600)
+"""
+
+
+@needs_cgroup
+def test_row_8_a_daemon_without_environment_is_met_in_the_jobs_cgroup(bench: Bench, tmp_path: Path) -> None:
+    """It left the tree and carries no mark; where no unit holds it, a cgroup of the job's own does."""
+    script = program(tmp_path / "stranger", STRANGER)
+    attempt = bench.running([str(script)], env={"PATH": "/bin", "JOB_DIR": str(tmp_path), "JOB_ATTEMPT": "1"})
+    who = started(attempt)
+    assert who.cgroup is not None
+    assert len(left(str(script))) == 2
+    _kill_shim(attempt)
+    found = recover(attempt, procs.boot_id())
+    assert isinstance(found, Lost)
+    assert "2 processes of it were killed" in found.detail
+    assert left(str(script)) == []
+    assert not Path(who.cgroup).exists()
+
+
+@needs_cgroup
+def test_the_jobs_cgroup_holds_the_job_alone_and_goes_with_it(bench: Bench) -> None:
+    attempt = bench.running("echo READY; sleep 60 & sleep 60")
+    who = started(attempt)
+    assert who.cgroup is not None
+    inside = {int(pid) for pid in (Path(who.cgroup) / "cgroup.procs").read_text().split()}
+    assert who.job_pid in inside
+    assert who.shim_pid not in inside
+    assert len(inside) == 3
+    os.kill(who.job_pid, signal.SIGKILL)
+    ended = finish(attempt)
+    assert (ended.signal, ended.swept) == (signal.SIGKILL, 2)
+    assert not Path(who.cgroup).exists()
+
+
 def test_without_marks_only_the_tree_is_killed(bench: Bench, tmp_path: Path) -> None:
+    """As where no cgroup can be had: the record then names none."""
     script = program(tmp_path / "family", FAMILY)
     attempt = bench.running([str(script)])
+    record = json.loads((attempt.path / "started").read_text())
+    (attempt.path / "started").write_text(json.dumps({**record, "cgroup": None}))
     _kill_shim(attempt)
     assert isinstance(recover(attempt, procs.boot_id()), Lost)
     runaway = left(str(script))
@@ -117,7 +193,7 @@ def test_another_boot_is_a_reboot_and_nobody_is_signalled(bench: Bench) -> None:
     assert isinstance(recover(attempt, procs.boot_id()), Lost)
 
 
-def test_a_pid_that_was_given_out_again_is_not_signalled(bench: Bench) -> None:
+def test_row_21_a_pid_that_was_given_out_again_is_not_signalled(bench: Bench) -> None:
     """The record names a living process with another start time: a stranger."""
     attempt = bench.running("echo READY; exec sleep 60")
     stranger = bench.running("echo READY; exec sleep 60")

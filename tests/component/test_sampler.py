@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from agent.api.queue import LinkGrade
 from agent.api.types import GpuReading, GpuSource, GpuState
 from agent.config import GpuTable
 from agent.gpu import child as child_module
 from agent.gpu.child import ChildKeeper
 from agent.gpu.sampler import CHILD_ARGV, GpuView, Sampler
 from agent.gpu.simulated import inject
-from tests.fakes.nvml import NvmlStandIn, uuid
+from tests.fakes.nvml import NvmlStandIn, mig_uuid, uuid
 from tests.fakes.sampler import sampling, view_when
 
 FAST = GpuTable(source="simulated", period_s=0.1)
@@ -215,6 +216,46 @@ def test_the_driver_may_vanish_and_come_back(tmp_path: Path, nvml: NvmlStandIn, 
             view = await view_when(sampler, lambda view: len(view.gpus) == 3)
             assert (view.source, view.reason, view.driver_version) == (GpuSource.NVML, None, "575.1")
             assert pid_of(sampler) != pid  # a new driver needs a new process
+
+    asyncio.run(scenario())
+
+
+def test_mig_instances_are_shown_beside_their_gpu_and_are_as_ill_as_it_even_to_a_new_child(
+    tmp_path: Path, nvml: NvmlStandIn
+) -> None:
+    parts = [f"mig gpu=0 slot={slot} profile=1g.10gb total=10737418240 used={slot + 1}" for slot in range(2)]
+    nvml.write("gpus 2", *parts)
+
+    async def scenario() -> None:
+        async with sampling(with_library(nvml), tmp_path) as sampler:
+            view = await view_when(sampler, lambda view: len(view.gpus) == 4)
+            assert [reading.index for reading, _ in view.gpus] == [0, 1, 100, 101]
+            assert gpu(view, 0)[0].divided
+            assert gpu(view, 101)[0].uuid == mig_uuid(0, 1)
+            nvml.write("gpus 2", *parts, "hang * gpu=0")
+            ill = await view_when(sampler, lambda view: states(view).count(GpuState.HUNG) == 3)
+            assert {reading.index for reading, _ in ill.gpus if reading.state is GpuState.OK} == {1}
+            os.kill(pid_of(sampler), signal.SIGKILL)
+            await view_when(sampler, lambda view: view.reason is not None)
+            view = await view_when(sampler, lambda view: view.reason is None and gpu(view, 1)[1] < 0.5)
+            assert [reading.index for reading, _ in view.gpus] == [0, 1, 100, 101]
+            assert gpu(view, 100)[0].memory_used_bytes == 1  # what the child before knew
+            await view_when(sampler, lambda view: gpu(view, 100)[0].state is GpuState.HUNG)
+            nvml.write("gpus 2", parts[1])
+            view = await view_when(sampler, lambda view: set(states(view)) == {GpuState.OK} and len(view.gpus) == 3)
+            assert [reading.index for reading, _ in view.gpus] == [0, 1, 101]
+
+    asyncio.run(scenario())
+
+
+def test_links_and_place_come_through_the_child(tmp_path: Path, nvml: NvmlStandIn) -> None:
+    nvml.write("gpus 2", *(f"link gpu={index} link={link} to=switch" for index in range(2) for link in range(18)))
+
+    async def scenario() -> None:
+        async with sampling(with_library(nvml), tmp_path) as sampler:
+            view = await view_when(sampler, lambda view: len(view.gpus) == 2 and bool(gpu(view, 1)[0].links))
+            assert gpu(view, 1)[0].links == {uuid(0): LinkGrade.NVLINK + 17}
+            assert gpu(view, 1)[0].minor == 1
 
     asyncio.run(scenario())
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,15 @@ import pytest
 from agent.engine import logread
 from agent.engine.records import AttemptDir
 from tests.fakes.attempts import Bench, finish, left, log, program, started, until
+
+
+@pytest.fixture
+def open_dir() -> Iterator[Path]:
+    """A folder that other users reach too."""
+    with tempfile.TemporaryDirectory(prefix="stoker-test-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
 
 MIB = 1024 * 1024
 
@@ -23,7 +35,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_a_flood_of_a_gigabyte_keeps_the_cap(bench: Bench) -> None:
+def test_row_19_a_flood_of_a_gigabyte_keeps_the_cap(bench: Bench) -> None:
     """Head and tail are kept, the disk's share is fixed all the while, and it costs little."""
     attempt = bench.launched(
         "echo BEGIN; head -c 1000000000 /dev/zero; echo END", log_head_bytes=MIB, log_tail_bytes=4 * MIB
@@ -46,7 +58,7 @@ def test_a_flood_of_a_gigabyte_keeps_the_cap(bench: Bench) -> None:
     assert len(pieces[1].data) > 2 * MIB
 
 
-def test_binary_and_a_line_of_ten_megabytes_come_through_whole(bench: Bench, tmp_path: Path) -> None:
+def test_row_20_binary_and_a_line_of_ten_megabytes_come_through_whole(bench: Bench, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(bytes(range(256)) * 4096 + b"x" * (10 * MIB) + b"\n")
     ended = bench.run(f"cat {source}", output_path=str(tmp_path / "out"))
@@ -55,7 +67,7 @@ def test_binary_and_a_line_of_ten_megabytes_come_through_whole(bench: Bench, tmp
     assert (tmp_path / "out").read_bytes() == source.read_bytes()
 
 
-def test_a_job_that_closes_its_output_runs_on(bench: Bench) -> None:
+def test_row_20_a_job_that_closes_its_output_runs_on(bench: Bench) -> None:
     ended = bench.run("echo before; exec >&- 2>&-; sleep 0.3; exit 8")
     assert (ended.code, log(bench.last)) == (8, b"before\n")
     assert ended.run_s >= 0.3
@@ -116,7 +128,7 @@ def test_an_output_file_is_cut_at_its_cap_with_one_line_that_says_so(bench: Benc
 # --- refused ----------------------------------------------------------------------------------------------------------
 
 
-def test_links_and_pipes_planted_as_output_are_refused(bench: Bench, tmp_path: Path) -> None:
+def test_row_53_links_and_pipes_planted_as_output_are_refused(bench: Bench, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     (tmp_path / "symbolic").symlink_to(victim)
@@ -127,6 +139,60 @@ def test_links_and_pipes_planted_as_output_are_refused(bench: Bench, tmp_path: P
         assert (ended.why, ended.code) == ("start", 1)
         assert said in (ended.detail or "")
     assert victim.read_text() == "precious"
+
+
+def test_row_53_a_fifo_that_somebody_reads_and_a_socket_are_refused_too(bench: Bench, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        for name, said in (("fifo", "it is not a file"), ("socket", "No such device")):
+            ended = bench.run("echo never", output_path=str(tmp_path / name))
+            assert (ended.why, said in (ended.detail or "")) == ("start", True)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("path", ["../../secret", "a/../../secret", "./..//../secret"])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a job as another user")
+def test_row_52_a_path_that_climbs_out_reaches_what_the_user_may_write_and_no_more(
+    bench: Bench, open_dir: Path, path: str
+) -> None:
+    work = open_dir / "home" / "ada"
+    (work / "a").mkdir(parents=True)
+    os.chown(work, 54321, 54321)
+    (secret := open_dir / "secret").write_text("precious")
+    who = {"uid": 54321, "gid": 54321, "groups": (), "work_dir": str(work)}
+    ended = bench.run("echo never", output_path=f"{work}/{path}", **who)
+    assert (ended.why, secret.read_text()) == ("start", "precious")
+    assert "Permission denied" in (ended.detail or "")
+
+
+# --- input ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_input_file_is_the_jobs_stdin(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("one two\n")
+    ended = bench.run("read a b; echo $b $a", input_path=str(tmp_path / "in"))
+    assert (ended.code, log(bench.last)) == (0, b"two one\n")
+
+
+def test_row_53_an_input_that_is_no_file_is_refused_and_never_waited_for(bench: Bench, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name, said in (("fifo", "it is not a file"), ("", "it is not a file"), ("none", "No such file")):
+        ended = bench.run("echo never", input_path=f"{tmp_path}/{name}")
+        assert ended.why == "start"
+        assert f"cannot open the input file {tmp_path}/{name}: {said}" in (ended.detail or "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a job as another user")
+def test_row_52_an_input_is_read_with_the_users_rights(bench: Bench, open_dir: Path) -> None:
+    (secret := open_dir / "secret").write_text("precious")
+    secret.chmod(0o600)
+    (open_dir / "link").symlink_to(secret)
+    for name in ("secret", "link"):
+        ended = bench.run("cat", input_path=str(open_dir / name), uid=54321, gid=54321, groups=())
+        assert (ended.why, b"precious" in log(bench.last)) == ("start", False)
+        assert "Permission denied" in (ended.detail or "")
 
 
 def test_a_missing_folder_of_the_output_is_a_start_failure_as_in_slurm(bench: Bench, tmp_path: Path) -> None:
@@ -145,7 +211,7 @@ def test_a_path_that_is_no_text_is_opened_as_its_bytes_and_told_readably(bench: 
     assert (ended.detail or "").encode().startswith(f"cannot open the output file {tmp_path}/\\udcfe/out".encode())
 
 
-def test_links_planted_in_the_attempts_folder_are_refused(bench: Bench, tmp_path: Path) -> None:
+def test_row_53_links_planted_in_the_attempts_folder_are_refused(bench: Bench, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
     for name in ("run.lock", "exit.tmp", "started.tmp", "log"):

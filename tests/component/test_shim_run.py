@@ -46,7 +46,7 @@ def test_a_signal_is_recorded_as_a_signal(bench: Bench) -> None:
     assert (ended.code, ended.signal, ended.why) == (None, signal.SIGUSR1, None)
 
 
-def test_hostile_arguments_arrive_byte_for_byte(bench: Bench, tmp_path: Path) -> None:
+def test_row_55_hostile_arguments_arrive_byte_for_byte(bench: Bench, tmp_path: Path) -> None:
     raw = [b"$HOME", b"$$", b"%n%i", b"a\nb\ttab", b"'\"`\\", b"\xff\xfe\x80", "æ漢".encode(), b"", b" ", b"*", b"-e"]
     teller = program(tmp_path / "tell", "import os, sys\nos.write(1, b'\\0'.join(map(os.fsencode, sys.argv[1:])))\n")
     bench.run([str(teller), *(each.decode("utf-8", "surrogateescape") for each in raw)])
@@ -67,7 +67,7 @@ def test_the_environment_is_exactly_the_claims(bench: Bench) -> None:
     assert sorted(seen) == sorted(f"{name}={value}".encode("utf-8", "surrogateescape") for name, value in env.items())
 
 
-def test_the_jobs_environment_never_reaches_the_shim(bench: Bench) -> None:
+def test_row_54_the_jobs_environment_never_reaches_the_shim(bench: Bench) -> None:
     attempt = bench.running("echo READY; sleep 60", env={"PATH": "/bin", "SECRET": "x", "PYTHONSTARTUP": "/none"})
     shim_env = Path(f"/proc/{started(attempt).shim_pid}/environ").read_bytes()
     os.kill(started(attempt).job_pid, signal.SIGKILL)
@@ -95,7 +95,7 @@ def test_the_job_starts_clean(bench: Bench, tmp_path: Path) -> None:
     assert text.splitlines()[0].split()[1].strip("0") == ""
 
 
-def test_no_zombies_gather_below_a_running_shim(bench: Bench) -> None:
+def test_row_16_no_zombies_gather_below_a_running_shim(bench: Bench) -> None:
     attempt = bench.running("for i in $(seq 30); do (/bin/true &) ; done; sleep 0.2; echo READY; sleep 60")
     who = started(attempt)
     until(lambda: procs.children(who.shim_pid) == [who.job_pid])
@@ -167,7 +167,7 @@ def test_output_files_are_made_as_the_user(bench: Bench, open_dir: Path) -> None
 
 
 @needs_root
-def test_a_users_output_cannot_reach_what_the_user_cannot_write(bench: Bench, open_dir: Path) -> None:
+def test_row_52_a_users_output_cannot_reach_what_the_user_cannot_write(bench: Bench, open_dir: Path) -> None:
     secret = open_dir / "secret"
     secret.write_text("untouched")
     secret.chmod(0o600)

@@ -55,7 +55,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_a_cancel_leaves_no_process_however_they_ran_away(bench: Bench, tmp_path: Path) -> None:
+def test_row_13_a_cancel_leaves_no_process_however_they_ran_away(bench: Bench, tmp_path: Path) -> None:
     script = program(tmp_path / "runaways", RUNAWAYS)
     attempt = bench.running([str(script), "stay"], grace_s=0.5)
     assert len(left(str(script))) >= 6
@@ -70,13 +70,46 @@ def test_a_cancel_leaves_no_process_however_they_ran_away(bench: Bench, tmp_path
     assert time.monotonic() - asked < 0.5 + 5
 
 
-def test_a_normal_end_leaves_no_process_either(bench: Bench, tmp_path: Path) -> None:
+def test_row_13_a_normal_end_leaves_no_process_either(bench: Bench, tmp_path: Path) -> None:
     script = program(tmp_path / "runaways", RUNAWAYS)
     ended = bench.run([str(script), "go"], grace_s=30)
     assert left(str(script)) == []
     assert (ended.code, ended.why) == (0, None)
     assert ended.swept >= 9
     assert ended.run_s < 10  # the grace is for a job that was asked to stop
+
+
+def test_row_14_who_ignores_sigterm_is_killed_after_the_grace_and_the_time_is_told(bench: Bench) -> None:
+    attempt = bench.running("trap '' TERM; echo READY; while :; do sleep 0.05; done", grace_s=0.7)
+    asked = time.monotonic()
+    stop(attempt)
+    ended = finish(attempt)
+    assert 0.7 <= time.monotonic() - asked < 0.7 + 5
+    assert (ended.why, ended.signal) == ("cancel", signal.SIGKILL)
+    assert (ended.detail or "").startswith("asked to stop by alice; SIGTERM was ignored for 0.7 s; SIGKILL ended ")
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="RLIMIT_NPROC counts all of a user's processes: a user of its own is needed"
+)
+def test_row_15_a_fork_bomb_is_bounded_and_others_answer(bench: Bench, tmp_path: Path) -> None:
+    """Without a unit: RLIMIT_NPROC, which holds everybody but root; in a unit TasksMax, see test_launch_systemd."""
+    who = {"uid": 54399, "gid": 54399, "groups": ()}
+    attempt = bench.launched("while :; do sleep 600 & done", tasks_max=200, grace_s=0.5, **who)
+    until(lambda: b"Resource temporarily unavailable" in log(attempt))
+    assert 100 < len([pid for pid in os.listdir("/proc") if pid.isdigit() and _uid(pid) == 54399]) <= 200
+    assert bench.run("echo hello").code == 0, "another job of another user"
+    stop(attempt)
+    ended = finish(attempt)
+    assert ended.why == "cancel"
+    assert not [pid for pid in os.listdir("/proc") if pid.isdigit() and _uid(pid) == 54399]
+
+
+def _uid(pid: str) -> int | None:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return None
 
 
 def test_the_grace_belongs_to_all_of_the_job_not_to_its_shell(bench: Bench, tmp_path: Path) -> None:
@@ -157,12 +190,12 @@ def test_a_stop_after_the_end_changes_nothing(bench: Bench) -> None:
     assert bench.last.read_exit() == ended
 
 
-def test_a_sigterm_without_a_stop_record_is_a_cancel_that_says_so(bench: Bench) -> None:
+def test_a_sigterm_without_a_stop_record_came_from_outside(bench: Bench) -> None:
     attempt = bench.running("echo READY; exec sleep 60")
     who = started(attempt)
     assert procs.signal_exact(who.shim_pid, who.shim_start, signal.SIGTERM)
     ended = finish(attempt)
-    assert (ended.why, ended.signal) == ("cancel", signal.SIGTERM)
+    assert (ended.why, ended.signal) == ("outside", signal.SIGTERM)
     assert "supervisor" in (ended.detail or "")
 
 

@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.api.types import (
     API_VERSION,
-    ErrorBody,
     Gpu,
     GpuSource,
     Hello,
@@ -42,6 +41,7 @@ from agent.api.types import (
 )
 from agent.gpu.frames import UNKNOWN_UUID
 from agent.server.stream import STREAMS, NdjsonStream, Streams
+from tests.fakes.queue import FakeQueue, answer, refuse
 
 BEAT_S = 0.2
 KEY = Ed25519PrivateKey.from_private_bytes(b"a fake agent's own private key..").public_key().public_bytes_raw().hex()
@@ -78,6 +78,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     """How many of the GPUs were never read."""
     cpus: int = 1
     log_bytes: int = 1024
+    jobs: tuple[Job, ...] = ()
+    """Beside job 1."""
 
 
 class FakeAgent:
@@ -85,7 +87,8 @@ class FakeAgent:
         self.name = traits.name
         made = node(traits.name, traits.gpus, cpu_count=traits.cpus)
         self.node = msgspec.structs.replace(made, gpus=tuple(_as_described(gpu, traits) for gpu in made.gpus))
-        self.jobs = {1: job(1, traits.name)}
+        self.jobs = {1: job(1, traits.name)} | {each.id: each for each in traits.jobs}
+        self.queue = FakeQueue(self)
         self.keys: dict[str, int] = {}
         self.log = bytes(range(256)) * (traits.log_bytes // 256)
         self.lease_seq = 0
@@ -106,15 +109,16 @@ class FakeAgent:
         add = app.router.add_route
         add("GET", "/v1/seen", self.get_seen)
         add("GET", "/v1/hello", self.get_hello)
-        add("GET", "/v1/node", self.get_node)
         add("GET", "/v1/nodes", self.get_nodes)
         add("GET", "/v1/watch", self.watch)
         add("GET", "/v1/jobs", self.get_jobs)
         add("POST", "/v1/jobs", self.submit)
         for root in ("/v1", f"/v1/nodes/{self.name}"):
-            add("GET", root + r"/jobs/{id:\d+}", self.get_job)
-            add("POST", root + r"/jobs/{id:\d+}/cancel", self.cancel)
-            add("GET", root + r"/jobs/{id:\d+}/log", self.get_log)
+            add("GET", f"{root}/node", self.get_node)
+            add("GET", root + r"/jobs/{id:\d+(?:_\d+)?}", self.get_job)
+            add("POST", root + r"/jobs/{id:\d+(?:_\d+)?}/cancel", self.cancel)
+            add("GET", root + r"/jobs/{id:\d+(?:_\d+)?}/log", self.get_log)
+        self.queue.add_routes(add)
         add("GET", "/v1/lease", self.get_lease)
         add("PUT", "/v1/lease", self.put_lease)
         add("GET", "/metrics", self.get_metrics)
@@ -150,9 +154,7 @@ class FakeAgent:
             await stream.send(NodeUpdate(status=self.status()), *(JobUpdate(job=j) for j in new))
 
     async def get_jobs(self, request: web.Request) -> web.Response:
-        limit = int(request.query.get("limit", "1000"))
-        found = [j for j in self.jobs.values() if request.query.get("user") in (None, j.user)]
-        return answer(found[:limit])
+        return answer(self.queue.matching(dict(request.query)))
 
     async def submit(self, request: web.Request) -> web.Response:
         key = request.headers["Idempotency-Key"]
@@ -163,21 +165,24 @@ class FakeAgent:
             return refuse(int(told[1]), "refused", "the fake agent was told to refuse")
         created = key not in self.keys
         if created:
-            number = len(self.jobs) + 1
+            number = max(self.jobs) + 1
             self.keys[key] = number
             self.jobs[number] = job(number, self.name, user=request.headers.get("Stoker-User", "alice"))
+            self.queue.asked.append({"verb": "submit", "body": msgspec.to_builtins(body)})
         if "fake: drop" in body.script and request.transport is not None:
             request.transport.abort()
         return answer(SubmitReply(job=self.jobs[self.keys[key]], created=created), 201 if created else 200)
 
     async def get_job(self, request: web.Request) -> web.Response:
-        found = self.jobs.get(int(request.match_info["id"]))
+        found = self.queue.find(request.match_info["id"])
         return answer(found) if found else refuse(404, "not_found", "no such job; see stoker jobs")
 
     async def cancel(self, request: web.Request) -> web.Response:
-        number = int(request.match_info["id"])
-        self.jobs[number] = msgspec.structs.replace(self.jobs[number], state=JobState.CANCELLED)
-        return answer(self.jobs[number])
+        found = self.queue.find(request.match_info["id"])
+        if found is None:
+            return refuse(404, "no_such_job", "no such job; see stoker jobs")
+        self.jobs[found.id] = msgspec.structs.replace(found, state=JobState.CANCELLED)
+        return answer(self.jobs[found.id])
 
     async def get_log(self, request: web.Request) -> web.StreamResponse:
         offset = int(request.query.get("offset", "0"))
@@ -207,14 +212,6 @@ class FakeAgent:
 
     async def get_metrics(self, _: web.Request) -> web.Response:
         return web.Response(text="# EOF\n")
-
-
-def answer(value: object, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
-
-
-def refuse(status: int, code: str, message: str) -> web.Response:
-    return answer(ErrorBody(code=code, message=message), status)
 
 
 @contextmanager

@@ -8,21 +8,34 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from agent.api.client import LogSlice
 from agent.api.errors import ApiError, ConnectError
+from agent.api.queue import (
+    Cron,
+    DeadLetter,
+    Drain,
+    DrainRequest,
+    Partition,
+    QueueRules,
+    Reservation,
+    ReservationRequest,
+    Share,
+)
 from agent.api.refs import JobRef
 from agent.api.types import (
     API_VERSION,
+    CronRequest,
     Gpu,
     GpuSource,
     Heartbeat,
     Hello,
     Job,
+    JobReport,
     JobState,
     JobUpdate,
     Licence,
@@ -35,9 +48,11 @@ from agent.api.types import (
     Node,
     NodeStatus,
     NodeUpdate,
+    Plan,
     SeatHolder,
     SubmitReply,
     SubmitRequest,
+    TaskResult,
     WatchMessage,
 )
 
@@ -175,6 +190,8 @@ class FakeCluster:
         self.all_jobs = {(each.node, each.id): each for each in jobs or []}
         self.the_licence = licence
         self.logs: dict[tuple[str, int], bytes] = {}
+        self.reports: dict[tuple[str, int], JobReport] = {}
+        self.the_reservations: list[Reservation] = []
         self.calls: list[tuple[str, Any]] = []
         self.refusal: Exception | None = None
         """Raised by the next submit or cancel."""
@@ -206,10 +223,20 @@ class FakeCluster:
             feed.push(message)
 
     def find(self, ref: JobRef) -> Job:
-        for (on, number), each in self.all_jobs.items():
-            if number == ref.id and ref.node in (None, on):
+        for each in self.all_jobs.values():
+            if ref.node not in (None, each.node):
+                continue
+            if each.id == ref.id if ref.task is None else (each.array_job_id, each.array_task_id) == (ref.id, ref.task):
                 return each
         raise ApiError(404, "not_found", f"there is no job {ref}; stoker jobs lists them")
+
+    def matching(self, ref: JobRef) -> list[Job]:
+        """The job, or the tasks of the array that have not ended."""
+        found = self.find(ref)
+        if ref.task is not None or found.array_job_id != ref.id:
+            return [found]
+        tasks = [each for each in self.all_jobs.values() if (each.node, each.array_job_id) == (found.node, ref.id)]
+        return [each for each in tasks if not each.state.is_final]
 
 
 class FakeClient:
@@ -223,10 +250,19 @@ class FakeClient:
     def nodes(self) -> list[NodeStatus]:
         return list(self._cluster.statuses.values())
 
-    def jobs(self, state: str | None = None, user: str | None = None, limit: int | None = None) -> list[Job]:
+    def node(self, name: str | None = None) -> Node:
+        described = self._cluster.statuses[name].node if name else None
+        if described is None:
+            raise ApiError(502, "node_unreachable", f"{name} does not answer")
+        return described
+
+    def jobs(
+        self, state: str | None = None, user: str | None = None, limit: int | None = None, **more: str | int | None
+    ) -> list[Job]:
         found = sorted(self._cluster.all_jobs.values(), key=lambda each: -each.submitted_at)
         wanted = state.split(",") if state else None
         found = [j for j in found if (not wanted or j.state in wanted) and user in (None, j.user)]
+        found = [j for j in found if more.get("array") in (None, j.array_job_id)]
         return found[:limit]
 
     def job(self, ref: JobRef) -> Job:
@@ -240,21 +276,100 @@ class FakeClient:
         self._cluster.say(JobUpdate(job=stored))
         return SubmitReply(job=stored, created=True)
 
-    def cancel(self, ref: JobRef, reason: str | None = None) -> Job:
-        self._cluster.calls.append(("cancel", ref))
-        self._refuse()
-        ended = msgspec.structs.replace(self._cluster.find(ref), state=JobState.CANCELLED, ended_at=NOW)
-        self._cluster.all_jobs[ended.node, ended.id] = ended
-        self._cluster.say(JobUpdate(job=ended))
-        return ended
+    def cancel(self, ref: JobRef, reason: str | None = None, *, revision: int | None = None) -> Job:
+        return self._change("cancel", ref, state=JobState.CANCELLED, ended_at=NOW)
 
-    def log(self, ref: JobRef, offset: int = 0, limit: int | None = None) -> LogSlice:
+    def hold(self, ref: JobRef) -> Job:
+        return self._change("hold", ref, held=True, reason="JobHeldUser", priority=0)
+
+    def release(self, ref: JobRef) -> Job:
+        return self._change("release", ref, held=False, reason="Priority")
+
+    def requeue(self, ref: JobRef, *, hold: bool = False, revision: int | None = None) -> Job:
+        return self._change("requeue", ref, state=JobState.PENDING, started_at=None, ended_at=None)
+
+    def top(self, ref: JobRef) -> Job:
+        return self._change("top", ref, priority=99_999)
+
+    def signal(self, ref: JobRef, signal: str, *, batch_only: bool = False) -> Job:
+        return self._change("signal", ref)
+
+    def update(self, ref: JobRef, changes: Mapping[str, str], *, revision: int | None = None) -> Job:
+        return self._change("update", ref, changes, nice=int(changes.get("Nice", "0")))
+
+    def report(self, ref: JobRef) -> JobReport:
+        self._cluster.calls.append(("report", ref))
+        found = self._cluster.find(ref)
+        return self._cluster.reports.get((found.node, found.id)) or JobReport(job=found, wait_s=0.0, run_s=0.0)
+
+    def results(self, ref: JobRef) -> list[TaskResult]:
+        return [TaskResult(job=each) for each in self.jobs(array=ref.id)]
+
+    def plan(self, request: SubmitRequest) -> Plan:
+        self._cluster.calls.append(("plan", request))
+        self._refuse()
+        would = job(0, JobState.PENDING, name=request.script_name, gpus=2)
+        return Plan(job=would, starts_at=NOW + 300, gpu_indexes=(6, 7), sentence="It would start when job 42 ends.")
+
+    def rules(self, node: str | None = None) -> QueueRules:
+        return QueueRules(partitions=(Partition(name="main", default=True),))
+
+    def shares(self, node: str | None = None) -> list[Share]:
+        return []
+
+    def drain(self, request: DrainRequest, node: str | None = None) -> list[Drain]:
+        return self._drain("drain", request, node, Drain(reason=request.reason or "", by="root", at=NOW))
+
+    def resume(self, request: DrainRequest, node: str | None = None) -> list[Drain]:
+        return self._drain("resume", request, node, None)
+
+    def reservations(self, node: str | None = None) -> list[Reservation]:
+        return list(self._cluster.the_reservations)
+
+    def reserve(self, request: ReservationRequest, node: str | None = None) -> Reservation:
+        return Reservation(name=request.name or "r", start_at=NOW, end_at=NOW + DAY)
+
+    def unreserve(self, name: str, node: str | None = None) -> list[Reservation]:
+        return []
+
+    def crons(self, node: str | None = None) -> list[Cron]:
+        return []
+
+    def add_cron(self, request: CronRequest, key: str) -> Cron:
+        return Cron(id=1, schedule=request.schedule, name=request.request.script_name, user="alice", node="n1")
+
+    def remove_cron(self, cron_id: int, node: str | None = None) -> list[Cron]:
+        return []
+
+    def dead_letters(self, node: str | None = None) -> list[DeadLetter]:
+        return []
+
+    def retry_dead_letters(self, node: str | None = None) -> list[DeadLetter]:
+        return []
+
+    def log(
+        self,
+        ref: JobRef,
+        offset: int = 0,
+        limit: int | None = None,
+        *,
+        since: int | None = None,
+        grep: str | None = None,
+    ) -> LogSlice:
         found = self._cluster.find(ref)
         data = self._cluster.logs.get((found.node, found.id), b"")
         end = len(data) if limit is None else offset + limit
         return LogSlice(offset=offset, end=len(data), data=data[offset:end])
 
-    def follow_log(self, ref: JobRef, offset: int = 0, *, heartbeats: bool = False) -> Feed[LogMessage]:
+    def follow_log(
+        self,
+        ref: JobRef,
+        offset: int = 0,
+        *,
+        heartbeats: bool = False,
+        since: int | None = None,
+        grep: str | None = None,
+    ) -> Feed[LogMessage]:
         self._cluster.calls.append(("follow", (ref, offset)))
         if self._cluster.down:
             raise self._cluster.down
@@ -284,6 +399,31 @@ class FakeClient:
     def close(self) -> None:
         for feed in self._cluster.watches + self._cluster.follows:
             feed.close()
+
+    def _change(self, verb: str, ref: JobRef, *asked: object, **changed: Any) -> Job:
+        """Record what is asked, and change a job, or all tasks of an array that have not ended."""
+        self._cluster.calls.append((verb, (ref, *asked) if asked else ref))
+        self._refuse()
+        for found in self._cluster.matching(ref):
+            new = msgspec.structs.replace(found, **changed)
+            self._cluster.all_jobs[new.node, new.id] = new
+            self._cluster.say(JobUpdate(job=new))
+        return self._cluster.find(ref)
+
+    def _drain(self, verb: str, request: DrainRequest, node: str | None, drain: Drain | None) -> list[Drain]:
+        self._cluster.calls.append((verb, (node, request)))
+        self._refuse()
+        status = self._cluster.statuses[node or "n1"]
+        assert status.node is not None
+        gpus = [
+            msgspec.structs.replace(gpu, drain=drain) if request.gpu in (gpu.uuid, str(gpu.index)) else gpu
+            for gpu in status.node.gpus
+        ]
+        whole = {"drain": drain} if request.gpu is None else {"gpus": tuple(gpus)}
+        changed = msgspec.structs.replace(status, node=msgspec.structs.replace(status.node, **whole))
+        self._cluster.statuses[status.name] = changed
+        self._cluster.say(NodeUpdate(status=changed))
+        return [drain] if drain else []
 
     def _refuse(self) -> None:
         if self._cluster.refusal is not None:

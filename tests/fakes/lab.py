@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from agent.api.types import GpuProcess, GpuState, Job, JobState, LinkState, NodeStatus
+from agent.api.queue import Drain, JobEvent, JobUsage, PriorityParts, Reservation, Verdict
+from agent.api.types import GpuProcess, GpuState, Job, JobReport, JobState, LinkState, NodeStatus
 from tests.fakes.cluster import DAY, GIB, NOW, FakeCluster, evaluation, gpu, job, node, up
 
 A1 = tuple(f"GPU-gpu-a1-{index}" for index in range(8))
@@ -68,3 +69,81 @@ def _job(number: int, name: str, started_at: int | None, **more: Any) -> Job:
     values: dict[str, Any] = {"node": "gpu-a1", "state": JobState.RUNNING, "started_at": started_at}
     values |= {} if started_at is None else {"submitted_at": started_at - 36}
     return job(number, name=name, **(values | more))
+
+
+def queue_lab() -> FakeCluster:
+    """The laboratory with a deeper queue: an array, a sweep, a held job, drains, a reservation, usage and history."""
+    cluster = lab()
+    for each in _deeper():
+        cluster.all_jobs[each.node, each.id] = each
+    _drain_some(cluster)
+    cluster.the_reservations = [
+        Reservation(name="course", start_at=NOW + 3600, end_at=NOW + 5 * 3600, users=("alice", "dan"),
+                    gpu_uuids=A1[4:], by="root"),
+    ]  # fmt: skip
+    cluster.reports["gpu-a1", 44] = _report(cluster.all_jobs["gpu-a1", 44])
+    cluster.reports["gpu-a1", 42] = _report(cluster.all_jobs["gpu-a1", 42])
+    return cluster
+
+
+def _deeper() -> list[Job]:
+    pending: dict[str, Any] = {"state": JobState.PENDING, "simulated": False}
+    sweep: dict[str, Any] = {"array_job_id": 50, "array_text": "0-5%2", "user": "dan", "submitted_at": NOW - 500}
+    rates = ("1e-2", "3e-3", "1e-3", "3e-4", "1e-4", "3e-5")
+    starved = JobUsage(
+        utilization_percent=41.0,
+        gpu_seconds=4926.0,
+        gpu_busy_seconds=2019.0,
+        memory_peak_bytes=66 * GIB,
+        energy_kwh=0.61,
+        verdict=Verdict.DATA_STARVED,
+        sentence="the GPUs wait for input between bursts; more loader workers, or data on a local disk, would help",
+    )
+    waiting = _waiting()[0]
+    return [
+        msgspec.structs.replace(
+            waiting,
+            priority=1520,
+            priority_parts=PriorityParts(age=20, fairshare=1000, jobsize=100, qos=500, nice=100, total=1520),
+            expected_start_at=NOW + 9000,
+            nice=100,
+            partition="main",
+            account="lab",
+        ),
+        _job(42, "vit-sweep", NOW - 2463, user="bob", gpu_indexes=(4, 5), gpu_uuids=A1[4:6], gpus=2, usage=starved),
+        _job(46, "report", None, user="alice", gpus=1, submitted_at=NOW - 300, reason="JobHeldUser", held=True,
+             priority=0, **pending),
+        _job(47, "post", None, user="bob", gpus=0, submitted_at=NOW - 200, reason="Dependency",
+             dependency="afterok:42", priority=1100, **pending),
+        *(
+            _job(50 + task, "lr-sweep", NOW - 60, gpus=1, sweep={"lr": rate}, array_task_id=task,
+                 gpu_uuids=(A1[6 + task],), gpu_indexes=(6 + task,), **sweep)
+            for task, rate in enumerate(rates[:2])
+        ),
+        *(
+            _job(50 + task, "lr-sweep", None, gpus=1, sweep={"lr": rate}, array_task_id=task, priority=900,
+                 reason="JobArrayTaskLimit", expected_start_at=NOW + 600, **(pending | sweep))
+            for task, rate in enumerate(rates[2:], start=2)
+        ),
+    ]  # fmt: skip
+
+
+def _drain_some(cluster: FakeCluster) -> None:
+    """A GPU of one node, and a whole other one."""
+    told = Drain(reason="memory errors", by="root", at=NOW - 4000)
+    a2, b1 = (cluster.statuses[name].node for name in ("gpu-a2", "gpu-b1"))
+    assert a2 is not None and b1 is not None
+    gpus = [*a2.gpus[:6], msgspec.structs.replace(a2.gpus[6], drain=told), *a2.gpus[7:]]
+    for new in (
+        msgspec.structs.replace(a2, gpus=tuple(gpus)),
+        msgspec.structs.replace(b1, drain=msgspec.structs.replace(told, reason="new power supply")),
+    ):
+        cluster.statuses[new.name] = up(new)
+
+
+def _report(of: Job) -> JobReport:
+    events = [JobEvent(at=of.submitted_at, event="submitted", state="PENDING")]
+    events.append(JobEvent(at=of.submitted_at + 30, event="changed", state="PENDING", detail="Nice 0 → 100, by eve"))
+    if of.started_at is not None:
+        events.append(JobEvent(at=of.started_at, event="started", state="RUNNING", detail="attempt 1 on GPUs 4-5"))
+    return JobReport(job=of, wait_s=36.0, run_s=2463.0, events=tuple(events))

@@ -65,3 +65,36 @@ def test_a_gpu_is_well_fresh_and_plausible(smi: list[list[str]], tmp_path: Path)
         assert reading.utilization_percent is None or 0 <= reading.utilization_percent <= 100
         assert reading.temperature_c is not None
         assert 0 < reading.temperature_c < 120
+        assert reading.memory_utilization_percent is None or 0 <= reading.memory_utilization_percent <= 100
+        assert reading.energy_mj is None or reading.energy_mj > 0
+        assert reading.minor is not None
+        assert reading.mig_parent is not None or Path(f"/dev/nvidia{reading.minor}").exists()
+
+
+def test_links_are_mutual_and_graded(smi: list[list[str]], tmp_path: Path) -> None:
+    async def scenario() -> GpuView:
+        async with sampling(GpuTable(source="auto", period_s=0.5), tmp_path) as sampler:
+            await view_when(sampler, lambda view: bool(view.gpus), timeout_s=60)
+            await asyncio.sleep(2)  # the links are asked for beside the sampling, once
+            return sampler.view()
+
+    links = {reading.uuid: reading.links for reading, _ in asyncio.run(scenario()).gpus}
+    for uuid, known in links.items():
+        for peer, grade in known.items():
+            assert links[peer][uuid] == grade
+            assert 0 < grade < 100
+
+
+def test_the_energy_counter_rises_with_power(smi: list[list[str]], tmp_path: Path) -> None:
+    async def scenario() -> tuple[GpuView, GpuView]:
+        async with sampling(GpuTable(source="auto", period_s=0.5), tmp_path) as sampler:
+            first = await view_when(sampler, lambda view: bool(view.gpus), timeout_s=60)
+            begun = first.gpus[0][0].sampled_at
+            return first, await view_when(sampler, lambda view: view.gpus[0][0].sampled_at > begun + 3)
+
+    first, last = asyncio.run(scenario())
+    for (one, _), (other, _) in zip(first.gpus, last.gpus, strict=True):
+        if one.energy_mj is None or other.energy_mj is None or other.power_mw is None:
+            continue
+        drawn_mw = (other.energy_mj - one.energy_mj) / (other.sampled_at - one.sampled_at)
+        assert 0.3 * other.power_mw < drawn_mw < 3 * other.power_mw

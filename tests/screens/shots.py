@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 
+from agent.api.refs import JobRef
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.lab import lab
 from tests.screens.stage import Stage
+from tui.cluster import ArrayKey
 from tui.screens.overview import OverviewScreen
 from tui.widgets.logview import LogView
+from tui.widgets.table import Table
 
 Steps = Callable[[Stage], Awaitable[None]]
 
@@ -75,6 +78,67 @@ async def help_screen(on: Stage) -> None:
     await on.press("question_mark")
 
 
+async def queue(on: Stage) -> None:
+    await on.press("3", "j", "j", "j")
+
+
+async def array(on: Stage) -> None:
+    await on.press("3")
+    on.app.screen.query_one("#queue", Table).select(ArrayKey("gpu-a1", 50))
+    await on.press("enter", "space")
+
+
+async def details(on: Stage) -> None:
+    await on.press("3")
+    on.app.screen.query_one("#queue", Table).select(("gpu-a1", 44))
+    await on.press("enter")
+    await on.until(lambda: ("report", JobRef(id=44, node="gpu-a1")) in on.cluster.calls, "asked")
+    await on.settle()
+
+
+async def used(on: Stage) -> None:
+    await on.press("3")
+    on.app.screen.query_one("#queue", Table).select(("gpu-a1", 42))
+    await on.press("enter", "i")
+    await on.until(lambda: on.sees("attempt 1 on GPUs"), "the history")
+
+
+async def hold(on: Stage) -> None:
+    await on.press("3")
+    on.app.screen.query_one("#queue", Table).select(("gpu-a1", 44))
+    await on.press("space")
+    on.app.screen.query_one("#queue", Table).select(ArrayKey("gpu-a1", 50))
+    await on.press("space", "H")
+
+
+async def how_many(on: Stage) -> None:
+    await on.press("3")
+    on.app.screen.query_one("#queue", Table).select(ArrayKey("gpu-a1", 50))
+    await on.press("X")
+
+
+async def drain(on: Stage) -> None:
+    await node_with_drains(on)
+    on.app.screen.query_one("#gpus", Table).focus()
+    await on.press("j", "D", *"fan is loud")
+
+
+async def node_with_drains(on: Stage) -> None:
+    await on.press("2")
+    await on.press("enter")
+    await on.until(lambda: on.sees("reserved course"), "the reservation")
+
+
+async def drained(on: Stage) -> None:
+    await on.press("2", "j", "j")
+
+
+async def preview(on: Stage) -> None:
+    await submit(on)
+    await on.press("f3")
+    await on.until(lambda: on.sees("Preview, nothing is stored"), "the answer")
+
+
 SHOTS: dict[str, Steps] = {
     "overview": overview,
     "nodes": nodes,
@@ -86,3 +150,16 @@ SHOTS: dict[str, Steps] = {
     "submit": submit,
     "help": help_screen,
 }
+QUEUE_SHOTS: dict[str, Steps] = {
+    "queue": queue,
+    "array": array,
+    "details": details,
+    "used": used,
+    "hold": hold,
+    "how-many": how_many,
+    "drain": drain,
+    "reserved": node_with_drains,
+    "drained": drained,
+    "preview": preview,
+}
+"""Those of the deeper queue (`queue_lab`)."""

@@ -88,7 +88,7 @@ def test_a_hostile_refusal_is_shown_and_obeyed_by_nobody() -> None:
         async with stage(hostile()) as on:
             on.cluster.refusal = ApiError(403, EVIL, EVIL, EVIL)
             await on.press("3", "X", "y")
-            await on.until(lambda: on.sees("Not cancelled"), "refused")
+            await on.until(lambda: on.sees("Cancel: refused"), "refused")
             assert acting(on.lines()) == []
             assert not on.app._exit
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.screens.shots import SHOTS, pictured_lab
+from tests.fakes.lab import queue_lab
+from tests.screens.shots import QUEUE_SHOTS, SHOTS, pictured_lab
 from tests.screens.stage import LARGE, SMALL, stage
 
 FOLDER = Path(__file__).parent / "snapshots"
@@ -29,11 +30,11 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("name", SHOTS)
+@pytest.mark.parametrize("name", [*SHOTS, *QUEUE_SHOTS])
 def test_looks_as_before(name: str, size: tuple[int, int]) -> None:
     async def run() -> list[str]:
-        async with stage(pictured_lab(), size) as on:
-            await SHOTS[name](on)
+        async with stage(queue_lab() if name in QUEUE_SHOTS else pictured_lab(), size) as on:
+            await (SHOTS | QUEUE_SHOTS)[name](on)
             return on.lines()
 
     lines = asyncio.run(run())

@@ -55,7 +55,7 @@ BIG_GPUS = "#!/bin/sh\n#SBATCH --gpus=9\ntrue\n"
         ({"script": "#!/bin/sh\n\n#SBATCH --gres=gpu:-2\n"}, 400, "--gres", "train.sh:3"),
         ({"script": "#!/bin/sh\n#SBATCH --time=soon\n"}, 400, "--time=soon", "train.sh:2"),
         ({"script": "#!/bin/sh\n#SBATCH --gpuss=1\n"}, 400, "gpus", "train.sh:2"),
-        ({"script": "#!/bin/sh\n#SBATCH --array=1-3\n"}, 400, "--array", "train.sh:2"),
+        ({"script": "#!/bin/sh\n#SBATCH --overcommit\n"}, 400, "--overcommit", "train.sh:2"),
         ({"script": "#!/bin/sh\n#SBATCH --job-name=a\x1b[31mb\n"}, 400, "--job-name", "train.sh:2"),
         ({"flags": ["--job-name=a\nb"]}, 400, "--job-name", "--job-name"),
         ({"flags": ["--job-name=a\x00b"]}, 400, "--job-name", "--job-name"),

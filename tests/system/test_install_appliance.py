@@ -352,6 +352,27 @@ def test_a_second_run_changes_nothing(working: Machine) -> None:
     assert working.invocations() == started
 
 
+def test_slurms_names_are_there_until_a_slurm_is(working: Machine) -> None:
+    number = working.as_alice("sbatch", "--parsable", "-o", "/dev/null", "--wrap", "'srun hostname'").stdout.strip()
+    assert number.isdigit()
+
+    def ended() -> bool:
+        told = working.as_alice("sacct", "-n", "-X", "-P", "-o", "State", "-j", number).stdout
+        return told == "COMPLETED\n"
+
+    wait_until(ended, "sacct tells that the job has completed", 60)
+    assert "main" in working.as_alice("sinfo", "-h").stdout
+    conf = working.box.root / "etc/slurm/slurm.conf"
+    conf.parent.mkdir()
+    conf.write_text("ClusterName=other\n")
+    told = working.install().stdout
+    assert "remove /usr/local/bin/sbatch, there is a Slurm now" in told
+    assert "Slurm's names stay Slurm's: /etc/slurm/slurm.conf is there" in told
+    assert working.as_alice("sbatch", check=False).returncode == 127
+    shutil.rmtree(conf.parent)
+    assert "link /usr/local/bin/sbatch" in working.install().stdout
+
+
 def test_a_changed_source_is_installed_and_the_services_restarted(working: Machine) -> None:
     started = working.invocations()
     (working.checkout / "agent" / "added.txt").write_text("a change")
@@ -379,4 +400,5 @@ def test_removing_it_keeps_the_state_and_what_was_edited(working: Machine) -> No
     ]
     assert "Permission denied" in working.ssh("stoker-hub@127.0.0.1").stderr, "sshd was told"
     assert (working.box.root / "var/lib/stoker/agent.db").exists()
+    assert working.as_alice("sbatch", check=False).returncode == 127
     assert "nothing to do" in working.install("--uninstall").stdout

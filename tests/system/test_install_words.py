@@ -154,6 +154,26 @@ def test_installing_needs_root(shell: list[str], checkout: Path) -> None:
         assert "sudo ./install.sh" in done.stderr
 
 
+def test_slurms_names_are_left_to_a_slurm(shell: list[str], checkout: Path) -> None:
+    def would() -> list[str]:
+        done = _run(shell, checkout / "install.sh", "--dry-run", PYTHON="/usr/bin/python3", PATH=path)
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stdout.splitlines() if "/usr/local/bin/s" in line or "Slurm" in line]
+
+    path = os.environ["PATH"]
+    if shutil.which("sbatch") is None:
+        for name in ("sbatch", "squeue", "scancel", "sinfo", "srun", "salloc", "scontrol", "sacct", "seff"):
+            assert f"would link /usr/local/bin/{name}" in would()
+    tools = checkout / "slurm"
+    tools.mkdir()
+    (tools / "squeue").write_text("#!/bin/sh\n")
+    (tools / "squeue").chmod(0o755)
+    path = f"{tools}:{path}"
+    names = {f"would link /usr/local/bin/{name}" for name in ("sbatch", "squeue", "srun", "sacct")}
+    assert not names & set(would())
+    assert f"would leave Slurm's names alone: {tools}/squeue is there" in would()
+
+
 def test_anybody_may_ask_what_would_be_done(shell: list[str], checkout: Path) -> None:
     user = 65534 if os.geteuid() == 0 else None
     done = _run(shell, checkout / "install.sh", "--dry-run", user=user, PYTHON="/usr/bin/python3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,10 @@ def test_a_tilde_in_a_path_is_the_home(tmp_path: Path, monkeypatch: pytest.Monke
         ("# c\n\n[gpu]\nsimulated_cuont = 4\n", 4, "did you mean 'simulated_count'?"),
         ('[[hub.nodes]]\nname = "a"\nsoket = "/x"\n', 3, "did you mean 'socket'?"),
         ('[jobs]\ngrace_s = "ten"\n', 2, "expected `int`, got `str`"),
+        ("[scheduler]\nbackfil = true\n", 2, "did you mean 'backfill'?"),
+        ('[[partitions]]\nname = "a"\nmax_tim = 3\n', 3, "did you mean 'max_time_s'?"),
+        ("[[qos]]\nname = 3\n", 2, "expected `str`, got `int`"),
+        ("[hooks]\nnotify_comand = '/x'\n", 2, "did you mean 'notify_command'?"),
         ('[node]\nmode = "usr"\n', 2, "use system or user"),
         ("[node]\nname = 3\n", 2, "expected `str`, got `int`"),
         ("[node]\nstate_dir = 3\n", 2, "expected a path"),
@@ -83,13 +88,40 @@ def test_a_mistake_is_named_with_file_line_and_remedy(tmp_path: Path, text: str,
         ('[node]\nname = "../x"\n', "is not a name"),
         ('[gpu]\nsource = "cuda"\n', "use auto, nvml, simulated or none"),
         ("[gpu]\nsimulated_count = -1\n", "use 0 to 64"),
-        ("[gpu]\nperiod_s = 0.0\n", "use 0.05 to 60 seconds"),
-        ("[jobs]\ngrace_s = -1\n", "is negative"),
-        ("[jobs]\ndefault_time_s = 0\n", "use seconds, or leave it out"),
+        ("[gpu]\nperiod_s = 0.0\n", "use 0.05 to 60"),
+        ("[jobs]\nconfine_gpus = 'maybe'\n", "jobs.confine_gpus = 'maybe'; use auto, on or off"),
+        ("[node]\ncpus = 0\n", "node.cpus = 0; use 1 to 65536"),
+        ("[jobs.licenses]\nmatlab = -2\n", "jobs.licenses.matlab = -2 is negative"),
+        ("[jobs]\nfeatures = ['a b']\n", "jobs.features = 'a b' is not a name"),
+        ("[scheduler]\npreempt = 'always'\n", "use off, qos or partition"),
+        ("[scheduler]\nhalf_life_s = 0\n", "use 60 to"),
+        ("[[partitions]]\nname = 'a'\n[[partitions]]\nname = 'a'\n", "'a' stands there twice"),
+        ("[[partitions]]\nname = '../a'\n", "is not a name"),
+        (
+            "[[partitions]]\nname = 'a'\ndefault = true\n[[partitions]]\nname = 'b'\ndefault = true\n",
+            "a and b are both the default",
+        ),
+        ("[[partitions]]\nname = 'a'\ndefault_time_s = 9\nmax_time_s = 5\n", "is over its max_time_s = 5"),
+        ("[[partitions]]\nname = 'a'\ngpus = [-1]\n", "use the indexes that nvidia-smi shows"),
+        ("[[qos]]\nname = 'a'\npreempts = ['b']\n", "names 'b', which is no QOS here"),
+        ("[[qos]]\nname = 'a'\npreempts = ['a']\n", "cannot preempt itself"),
+        ("[[qos]]\nname = 'a'\nmax_gpus_per_user = -1\n", "max_gpus_per_user = -1 is negative"),
+        ("[[accounts]]\nname = 'a'\nshares = 0\n", "use 1 or more"),
+        ("[[accounts]]\nname = 'a'\nusers = { ada = 0 }\n", "users.ada = 0; use 1 or more"),
+        ("[hooks]\nprolog = 'bin/x'\n", "is not an absolute path"),
+        ("[hooks]\nnotify_url = 'ftp://x'\n", "unix:///run/relay.sock"),
+        ("[hooks]\nnotify_url = 'unix://host/x'\n", "unix:///run/relay.sock"),
+        ("[reaper]\nidle_s = 5\n", "reaper.idle_s = 5; use 60 to"),
+        ("[history]\nkeep_days = 0\n", "history.keep_days = 0; use 1 to"),
+        ("[jobs]\ngrace_s = -1\n", "jobs.grace_s = -1; use 0 to 86400"),
+        ("[jobs]\ndefault_time_s = 0\n", "jobs.default_time_s = 0; use 1 to"),
         ('[jobs]\nlauncher = "docker"\n', "use auto, systemd or fork"),
         ('[[hub.nodes]]\nname = "a"\n', "either socket = … or ssh = …"),
         ('[[hub.nodes]]\nname = "a"\nssh = "u@h"\n', "ssh-keyscan -t ed25519 h"),
-        ('[[hub.nodes]]\nname = "a"\nsocket = "/a"\n[[hub.nodes]]\nname = "a"\nsocket = "/b"\n', "names a twice"),
+        (
+            '[[hub.nodes]]\nname = "a"\nsocket = "/a"\n[[hub.nodes]]\nname = "a"\nsocket = "/b"\n',
+            "hub.nodes.name = 'a' stands there twice",
+        ),
         (f'[node]\nrun_dir = "/{"x" * 120}"\n', "longer than the 107 bytes"),
     ],
 )
@@ -113,3 +145,28 @@ def test_any_text_is_a_configuration_or_a_config_error(text: str) -> None:
         config.parse(text, "x.toml")
     except ConfigError as error:
         assert str(error).startswith("x.toml")
+
+
+def test_without_partitions_there_is_one_and_of_several_the_first_is_the_default(tmp_path: Path) -> None:
+    assert [(each.name, each.default) for each in load(tmp_path, "").partitions] == [("main", True)]
+    two = "[[partitions]]\nname = 'a'\n[[partitions]]\nname = 'b'\n"
+    assert [(each.name, each.default) for each in load(tmp_path, two).partitions] == [("a", True), ("b", False)]
+    said = two + "default = true\n"
+    assert [(each.name, each.default) for each in load(tmp_path, said).partitions] == [("a", False), ("b", True)]
+
+
+def test_a_reload_takes_what_may_change_and_names_what_needs_a_restart(tmp_path: Path) -> None:
+    """Row 47."""
+    running = load(tmp_path, "[node]\nname = 'n1'\n[limits]\nmax_gpus_per_user = 2\n")
+    changed = load(tmp_path, "[node]\nname = 'n2'\n[limits]\nmax_gpus_per_user = 4\n[gpu]\nsource = 'none'\n")
+    merged, kept = config.merged(running, changed)
+    assert (merged.name, merged.gpu.source, merged.limits.max_gpus_per_user) == ("n1", "auto", 4)
+    assert kept == ["gpu", "hub_nodes", "name"]
+    assert config.merged(running, running) == (running, [])
+
+
+def test_cpus_are_the_machines_and_a_simulated_server_has_enough_for_its_gpus(tmp_path: Path) -> None:
+    own = len(os.sched_getaffinity(0))
+    assert load(tmp_path, "").cpus == own
+    assert load(tmp_path, "[gpu]\nsource = 'simulated'\nsimulated_count = 32\n").cpus == max(own, 128)
+    assert load(tmp_path, "[node]\ncpus = 3\n[gpu]\nsource = 'simulated'\n").cpus == 3

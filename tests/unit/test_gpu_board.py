@@ -87,6 +87,21 @@ def test_a_gpu_never_read_says_so_and_has_no_values() -> None:
     assert gpu.reading.memory_total_bytes is None
 
 
+def test_mig_instances_are_as_ill_as_their_gpu_and_keep_their_values() -> None:
+    b = board(2)
+    b.ask(0, 10.0)
+    parts = (reading(100, power_mw=5), reading(101))
+    b.answer(Answer(index=0, reading=reading(), instances=parts), 1000.0)
+    assert [each.reading.index for each in b.gpus()] == [0, 1, 100, 101]
+    assert {each.at for each in b.gpus() if each.reading.index != 1} == {10.0}
+    b.ask(0, 11.0)
+    b.judge(13.0, 1003.0)
+    part = b.gpus()[2]
+    assert (part.reading.state, part.reading.state_since, part.reading.power_mw, part.at) == ("hung", 1003, 5, 10.0)
+    b.answer(Answer(index=0, reading=reading(), instances=parts[1:]), 1004.0)
+    assert [(each.reading.index, each.reading.state) for each in b.gpus()[2:]] == [(101, "ok")]
+
+
 @given(st.floats(0.05, 60))
 def test_a_silent_gpu_is_named_in_time_and_a_slow_one_is_not_slandered(period: float) -> None:
     deadline = deadline_s(period)

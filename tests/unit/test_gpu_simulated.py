@@ -12,10 +12,17 @@ from hypothesis import strategies as st
 from agent.api.errors import StokerError
 from agent.gpu.base import GpuLostError, NoGpusError
 from agent.gpu.simulated import SimulatedReader, inject, simulated_uuid
+from agent.gpu.simulated_layout import Layout
 
 
-def reader(state_dir: Path, count: int = 8) -> SimulatedReader:
-    return SimulatedReader(count, node_name="n1", state_dir=state_dir)
+def reader(state_dir: Path, count: int = 8, layout: Layout = Layout.NVSWITCH) -> SimulatedReader:
+    return SimulatedReader(count, node_name="n1", state_dir=state_dir, layout=layout)
+
+
+def grades(source: SimulatedReader, count: int) -> list[list[int | None]]:
+    """`nvidia-smi topo -m` of it."""
+    readings = [source.read(index, 0.0, 0.0) for index in range(count)]
+    return [[one.links.get(other.uuid) for other in readings] for one in readings]
 
 
 def test_uuids_are_stable_for_a_node_and_differ_between_nodes_and_gpus() -> None:
@@ -50,6 +57,43 @@ def test_values_are_always_plausible(now: float, index: int, held: bool) -> None
     assert 0 < (gpu.memory_used_bytes or 0) < (gpu.memory_total_bytes or 0)
     assert 60_000 < (gpu.power_mw or 0) < (gpu.power_limit_mw or 0)
     assert 20 < (gpu.temperature_c or 0) < 90
+
+
+def test_the_energy_counter_is_the_integral_of_power(tmp_path: Path) -> None:
+    source = reader(tmp_path)
+    source.hold(frozenset({simulated_uuid("n1", 0)}))
+    readings = [source.read(0, 1000.0 + second, float(second)) for second in range(20)]
+    counts = [each.energy_mj or 0 for each in readings]
+    assert counts == sorted(counts)
+    powers = [each.power_mw or 0 for each in readings]
+    assert abs(counts[-1] - counts[0] - sum(powers[1:])) <= 1
+
+
+def test_gpus_are_joined_by_a_switch_or_in_islands_of_four(tmp_path: Path) -> None:
+    switched = grades(reader(tmp_path), 8)
+    assert all(grade == (None if a == b else 27) for a, row in enumerate(switched) for b, grade in enumerate(row))
+    islands = grades(reader(tmp_path, layout=Layout.ISLANDS), 8)
+    assert islands[0] == [None, 13, 13, 13, None, None, None, None]
+    assert islands[5] == [None, None, None, None, 13, None, 13, 13]
+    assert [reader(tmp_path).read(index, 0.0, 0.0).numa_node for index in (0, 3, 4, 7)] == [0, 0, 1, 1]
+
+
+def test_a_divided_gpu_has_instances_that_jobs_fill_one_by_one(tmp_path: Path) -> None:
+    source = reader(tmp_path, layout=Layout.MIG)
+    parent = source.read(0, 1000.0, 0.0)
+    small, _, large = idle = source.instances(0, 1000.0, 0.0)
+    assert parent.divided
+    assert [(each.index, each.mig_profile) for each in idle] == [(100, "1g.10gb"), (101, "2g.20gb"), (102, "4g.40gb")]
+    assert all(each.mig_parent == parent.uuid and each.uuid.startswith("MIG-51a0") for each in idle)
+    source.hold(frozenset({large.uuid}))
+    busier = source.read(0, 1060.0, 60.0)
+    after = source.instances(0, 1060.0, 60.0)
+    assert (busier.power_mw or 0) > (parent.power_mw or 0) + 100_000
+    assert (after[2].memory_used_bytes or 0) > 10 * (large.memory_used_bytes or 0)
+    assert after[0].memory_used_bytes == small.memory_used_bytes
+    assert all(each.utilization_percent is None and each.power_mw is None for each in after)
+    assert source.instances(1, 1060.0, 60.0) == ()
+    assert parent.uuid not in source.read(1, 1060.0, 60.0).links
 
 
 def test_no_simulated_gpus_is_said_so(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.api.errors import ApiError
+from agent.api.queue import Drain
 from agent.api.types import GpuState, LinkState, NodeStatus
 from agent.hub.placement import find, free_gpus, place, require_answering
 from agent.jobs.spec import JobSpec
@@ -68,6 +69,20 @@ def test_only_gpus_on_which_a_job_could_start_count_as_free() -> None:
     hung = msgspec.structs.replace(made.gpus[0], state=GpuState.HUNG)
     unseated = msgspec.structs.replace(made.gpus[1], seated=False)
     assert free_gpus(msgspec.structs.replace(made, gpus=(hung, unseated, made.gpus[2]))) == 1
+
+
+def test_a_drained_node_is_passed_over_but_not_refused() -> None:
+    drain = Drain(reason="fans", by="root", at=1)
+    assert place(wants(1), [status("n1", drain=drain), status("n2", busy=8, jobs_pending=9)], {}) == "n2"
+    assert place(wants(1), [status("n1", drain=drain)], {}) == "n1"
+
+
+def test_a_drained_gpu_is_not_free() -> None:
+    made = status("n1")
+    assert made.node is not None
+    drained = tuple(msgspec.structs.replace(gpu, drain=Drain(reason="ecc", by="ada", at=1)) for gpu in made.node.gpus)
+    ill = msgspec.structs.replace(made, node=msgspec.structs.replace(made.node, gpus=drained))
+    assert place(wants(1), [ill, status("n2", busy=7)], {}) == "n2"
 
 
 def test_a_misspelt_node_is_named_rightly() -> None:
@@ -157,3 +172,20 @@ def test_the_choice_can_always_run_the_job_and_none_is_freer(
     nodes = {each.name: each.node for each in able if each.node}
     assert free_gpus(nodes[chosen]) == max(map(free_gpus, nodes.values()))
     assert place(wants(gpus), list(reversed(statuses)), {}) == chosen
+
+
+def test_a_gpu_in_mig_mode_is_no_place_and_its_instances_are() -> None:
+    made = node("n1", 2)
+    parent = msgspec.structs.replace(made.gpus[0], divided=True)
+    parts = [
+        msgspec.structs.replace(made.gpus[0], index=100 + slot, uuid=f"MIG-{slot}", mig_parent=parent.uuid, job_id=None)
+        for slot in range(3)
+    ]
+    gpus = (parent, msgspec.structs.replace(made.gpus[1], job_id=None), *parts)
+    divided = NodeStatus(
+        name="n1", link=LinkState.UP, age_s=0.0, node=msgspec.structs.replace(made, gpus=gpus), reason=None
+    )
+    assert divided.node is not None
+    assert free_gpus(divided.node) == 4
+    with pytest.raises(ApiError, match="n1 has 4 "):
+        place(wants(5), [divided], {})

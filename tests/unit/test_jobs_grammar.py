@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.jobs import grammar
-from agent.jobs.grammar import ExportRequest, GpuRequest, GrammarError
+from agent.jobs.grammar import ExportRequest, GrammarError
+from agent.jobs.spec import WarnSignal
 from tests.fakes.slurm_words import format_memory, format_time_limit
 
 MIB = 1024 * 1024
@@ -35,6 +36,9 @@ MIB = 1024 * 1024
         ("-1", None),
         ("90:90:90", 329_520),
         ("4294967293", 4294967293 * 60),
+        ("1-", 86_400),
+        ("005", 300),
+        ("0-0:0:1", 60),
     ],
 )
 def test_times(text: str, seconds: int | None) -> None:
@@ -69,36 +73,6 @@ def test_memory(text: str, size: int | None) -> None:
 @given(st.integers(1, 2**40))
 def test_a_shown_size_reads_back(mebibytes: int) -> None:
     assert grammar.memory_bytes(format_memory(mebibytes * MIB)) == mebibytes * MIB
-
-
-@pytest.mark.parametrize(
-    ("text", "request_"),
-    [
-        ("gpu", GpuRequest(count=1)),
-        ("gpu:2", GpuRequest(count=2)),
-        ("gpu:0", GpuRequest(count=0)),
-        ("gpu:h100", GpuRequest(count=1, type="h100")),
-        ("gpu:h100:2", GpuRequest(count=2, type="h100")),
-        ("gres:gpu:2", GpuRequest(count=2)),
-        ("gres/gpu:2", GpuRequest(count=2)),
-        ("none", GpuRequest(count=0)),
-        ("NONE", GpuRequest(count=0)),
-    ],
-)
-def test_gres(text: str, request_: GpuRequest) -> None:
-    assert grammar.gres(text) == request_
-
-
-@pytest.mark.parametrize(
-    ("text", "request_"),
-    [
-        ("2", GpuRequest(count=2)),
-        ("h100:2", GpuRequest(count=2, type="h100")),
-        ("a100-sxm", GpuRequest(count=1, type="a100-sxm")),
-    ],
-)
-def test_gpus(text: str, request_: GpuRequest) -> None:
-    assert grammar.gpus(text) == request_
 
 
 @pytest.mark.parametrize(
@@ -147,28 +121,29 @@ def test_exported_values_read_back(values: dict[str, str]) -> None:
 BAD: list[tuple[Callable[[str], Any], list[str]]] = [
     (
         grammar.time_limit_s,
-        ["", "abc", "-5", "1:2:3:4", "1-", "-", "1-2:3:4:5", "5m", "1.5", " 5", "٣", "9" * 5000, "4294967294"],
+        ["", "abc", "-5", "1:2:3:4", "-", "1-:2", "1-2:3:4:5", "5m", "1.5", " 5", "٣", "9" * 5000, "4294967294"],
     ),
-    (grammar.memory_bytes, ["", "-1", "1.5G", "16X", "G", "1e3", "9" * 19 + "T", "9" * 5000, "16 G", "٣"]),
     (
-        grammar.gres,
+        grammar.memory_bytes,
+        ["", "-1", "1.5G", "16X", "16B", "16GiB", "G", "1e3", "9" * 19 + "T", "9" * 5000, "16 G", "٣"],
+    ),
+    (grammar.positive, ["", "0", "-1", "1.0", "x", "9" * 5000]),
+    (grammar.count, ["", "-1", "1.0", "x", "9" * 5000, "٣"]),
+    (grammar.nodes, ["", "0", "2", "2-2", "2-4", "-1", "1-", "1-0", "1-1-1", "1k", "1,2", "9" * 5000]),
+    (grammar.nice, ["x", "1.5", "2147483646", "-2147483646", "9" * 5000, " 5", "--5", "٣"]),
+    (grammar.priority, ["", "-1", "x", "4294967295", "9" * 5000, "1.5"]),
+    (grammar.yes_or_no, ["", "maybe", "1", "true"]),
+    (grammar.exclusive, ["user", "mcs", "topo", "yes", "x"]),
+    (
+        grammar.warn_signal,
         [
-            "",
-            "gpu:",
-            "gpu:-1",
-            "gpu::2",
-            "shard:1",
-            "gpu:h100:x",
-            "gpu:1,gpu:2",
-            "gpu:h100:2:3",
-            "gpu:" + "9" * 5000,
-            "GPU:1",
-            "gpu:1k",
+            *("", "0", "65", "-1", "FOO", "WINCH", "SEGV", "@60", "B:", "R:B:USR1", "B:R:USR1", "USR1@-1"),
+            *("USR1@65536", "USR1@x", "USR1@60@60", "X:USR1", "BB:USR1", "USR1,USR2", "9" * 5000, "USR1@" + "9" * 5000),
+            "٣",
         ],
     ),
-    (grammar.gpus, ["", "-1", ":2", "h100:", "h100:-1", "2x", "\x1b[31m", "h 100:1", "9" * 5000]),
-    (grammar.positive, ["", "0", "-1", "1.0", "x", "9" * 5000]),
-    (grammar.only_one, ["", "0", "2", "1-2", "2-2", "-1", "1-", "1-1-1"]),
+    (grammar.name, ["", "a b", "a,b", "a:b", "a|b", "a\nb", "\x1b[2J", "x" * 257, "\ud800"]),
+    (grammar.printable, ["a\nb", "\x1b[2J", "\0", "a\u202eb", "x" * 1025, "\ud800"]),
     (grammar.export, ["", "A,,B", "1A=2", "A='x", "A B", ",", "A\0=1"]),
     (
         grammar.job_name,
@@ -190,6 +165,56 @@ BAD: list[tuple[Callable[[str], Any], list[str]]] = [
 def test_bad_values_are_refused(reader: Callable[[str], Any], text: str) -> None:
     with pytest.raises(GrammarError):
         reader(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "signal"),
+    [
+        ("USR1", WarnSignal(number=10)),
+        ("SIGUSR1", WarnSignal(number=10)),
+        ("sigusr1", WarnSignal(number=10)),
+        ("10", WarnSignal(number=10)),
+        ("64", WarnSignal(number=64)),
+        ("USR1@300", WarnSignal(number=10, before_s=300)),
+        ("USR1@0", WarnSignal(number=10, before_s=0)),
+        ("USR1@", WarnSignal(number=10)),
+        ("B:TERM@65535", WarnSignal(number=15, before_s=65_535, batch_only=True)),
+        ("b:usr2", WarnSignal(number=12, batch_only=True)),
+        ("R:USR1", WarnSignal(number=10)),
+        ("RB:USR1", WarnSignal(number=10, batch_only=True)),
+        ("BR:USR1@5", WarnSignal(number=10, before_s=5, batch_only=True)),
+        (" USR1 ", WarnSignal(number=10)),
+    ],
+)
+def test_signals(text: str, signal: WarnSignal) -> None:
+    assert grammar.warn_signal(text) == signal
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("", 100), ("0", 0), ("5", 5), ("+5", 5), ("-5", -5), ("2147483645", 2_147_483_645)]
+)
+def test_nice(text: str, value: int) -> None:
+    assert grammar.nice(text) == value
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", 0), ("10", 10), ("TOP", 4_294_967_294), ("top", 4_294_967_294)])
+def test_priority(text: str, value: int) -> None:
+    assert grammar.priority(text) == value
+
+
+@pytest.mark.parametrize("text", ["1", "1-1", "1-4", "01"])
+def test_one_node_is_enough(text: str) -> None:
+    assert grammar.nodes(text) == 1
+
+
+def test_more_nodes_need_the_cluster_engine() -> None:
+    with pytest.raises(GrammarError, match="needs the cluster engine"):
+        grammar.nodes("2-4")
+
+
+@pytest.mark.parametrize("text", ["lab", "lab-1", "größe", "a.b"])
+def test_names_of_the_site(text: str) -> None:
+    assert grammar.name(text) == text
 
 
 @pytest.mark.parametrize("name", ["train", "träining", "実験 7", "a/b", "x" * 256, "-x", "%j", "[red]", "🚀"])

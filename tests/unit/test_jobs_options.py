@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api.options import OPTIONS, OptionError, SplitArgv, Takes, find, scan, split_argv
+from agent.api.options import OPTIONS, OptionError, SplitArgv, Takes, find, scan, split_argv, wrapped
 
 
 def values(*words: str) -> list[tuple[str, str | None]]:
@@ -33,7 +33,7 @@ def values(*words: str) -> list[tuple[str, str | None]]:
         (["--nice=5"], [("nice", "5")]),
         (["-k"], [("no-kill", None)]),
         (["-koff"], [("no-kill", "off")]),
-        (["--tasks=1"], [("ntasks", "1")]),
+        (["--tasks=1"], [("ntasks-per-node", "1")]),  # as sbatch: cut short, and no word of its own,
         (["--job=x"], [("job-name", "x")]),
         (["--out", "x"], [("output", "x")]),
         (["--requ"], [("requeue", None)]),
@@ -74,7 +74,7 @@ def test_the_script_is_the_first_word_that_is_no_option(words: list[str], expect
     ("words", "word", "message"),
     [
         (["--jobname=x"], "--jobname", "did you mean --job-name?"),
-        (["--gpu=2"], "--gpu", "could be --gpus, --gpu-bind, --gpu-freq, --gpus-per-node or 2 more"),
+        (["--gpu=2"], "--gpu", "could be --gpus, --gpus-per-node, --gpus-per-task, --gpu-bind or 2 more"),
         (["--no"], "--no", "write it out"),
         (["--frobnicate"], "--frobnicate", "is not an option of sbatch"),
         (["-Z"], "-Z", "'-Z' is not an option of sbatch"),
@@ -99,10 +99,38 @@ def test_the_table_is_consistent() -> None:
     variables = [option.variable for option in OPTIONS if option.variable]
     for column in (names, letters, variables):
         assert len(set(column)) == len(column)
-    assert {option.long for option in OPTIONS if option.honoured} == {
-        *("chdir", "cpus-per-task", "error", "export", "gpus", "gres", "job-name", "mem", "no-requeue", "nodes"),
-        *("ntasks", "open-mode", "output", "requeue", "time"),
+    assert not [option for option in OPTIONS if (option.client or option.moot) and not option.honoured]
+    assert not [option for option in OPTIONS if option.client and option.moot]
+
+
+def test_what_is_refused_is_exactly_this() -> None:
+    """So that an option becomes honoured, or stops being so, on purpose only."""
+    assert {option.long for option in OPTIONS if not option.honoured} == {
+        *("acctg-freq", "batch", "bb", "bbf", "cluster-constraint", "clusters", "container", "container-id"),
+        *("core-spec", "cores-per-socket", "cpu-freq", "distribution", "export-file", "extra", "extra-node-info"),
+        *("get-user-env", "gid", "gpu-bind", "gpu-freq", "gpus-per-socket", "gres-flags", "help", "hint"),
+        *("mcs-label", "mem-bind", "mincpus", "network", "nodefile", "ntasks-per-core", "ntasks-per-socket"),
+        *("oom-kill-step", "overcommit", "power", "prefer", "profile", "propagate", "reboot", "resv-ports"),
+        *("segment", "sockets-per-node", "stepmgr", "thread-spec", "threads-per-core", "time-min", "tmp"),
+        *("tres-bind", "tres-per-task", "uid", "usage", "version"),
     }
+
+
+def test_what_is_honoured_by_doing_nothing_has_a_reason() -> None:
+    moot = {option.long: option.moot for option in OPTIONS if option.moot}
+    assert set(moot) == {
+        *("contiguous", "delay-boot", "ignore-pbs", "no-kill", "oversubscribe", "spread-job", "switches"),
+        *("use-min-nodes", "wait-all-nodes"),
+    }
+
+
+def test_the_script_of_a_wrapped_command() -> None:
+    assert wrapped("echo hi").splitlines() == [
+        "#!/bin/sh",
+        "# This script was created by sbatch --wrap.",
+        "",
+        "echo hi",
+    ]
 
 
 @given(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC
 from typing import Any
 
 import msgspec
@@ -9,12 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api.options import OPTIONS
+from agent.api.options import OPTIONS, wrapped
 from agent.api.types import SubmitRequest
+from agent.jobs import parse as parsing
 from agent.jobs.errors import SpecError
-from agent.jobs.parse import check_fits, parse
+from agent.jobs.parse import check_fits
 from agent.jobs.script import split_words
-from agent.jobs.spec import Export, JobSpec
+from agent.jobs.spec import ArraySpec, Dependency, DependencySpec, Export, JobSpec, WarnSignal
+
+NOW = 1_795_305_600
+"""2026-11-22 00:00 UTC."""
+
+
+def parse(request: SubmitRequest, default_time_s: int | None = None) -> JobSpec:
+    return parsing.parse(request, now=NOW, default_time_s=default_time_s, tz=UTC)
 
 
 def request(*directives: str, **fields: Any) -> SubmitRequest:
@@ -40,7 +50,11 @@ def test_everything_honoured() -> None:
             "-J nm --gres=gpu:h100:2 -c 4",
             "--mem 16G -t 1-0 --requeue",
             "-o out/%j.out -e err/%j.err --open-mode=append",
-            "-D /data --export=ALL,SEED=7 -N1 -n 1-1",
+            "-D /data --export=ALL,SEED=7 -N1 -n 2 --input=in.txt",
+            "--account=lab -p gpu,cpu -q high --reservation=course --nice=5 --priority=7 --hold",
+            "-b now+1hour --deadline 2026-12-24T08:00 --dependency=after:17+5,afterok:18_3 --kill-on-invalid-dep=yes",
+            "-a 0-9:3%2 --signal=B:USR1@300 --exclusive -C h100&nvlink -w n[1-2] -x n3",
+            "--mail-type=ALL --mail-user=ada@example.org --comment='first try' --wckey=w -L matlab:2,ansys",
             args=("--lr", "0.1"),
             umask=0o027,
         )
@@ -56,13 +70,43 @@ def test_everything_honoured() -> None:
         gpu_type="h100",
         cpus_per_task=4,
         cpus_said=True,
+        tasks=2,
         memory_bytes=16 * 2**30,
         time_limit_s=86_400,
+        time_said=True,
         output="out/%j.out",
         error="err/%j.err",
+        input="in.txt",
         open_mode="append",
         requeue=True,
         export=Export(values={"SEED": "7"}),
+        exclusive=True,
+        features=("h100", "nvlink"),
+        nodelist=("n1", "n2"),
+        exclude=("n3",),
+        begin_at=NOW + 3600,
+        deadline_at=1_798_099_200,
+        dependency=DependencySpec(
+            conditions=(
+                Dependency(kind="after", job_id=17, delay_s=300),
+                Dependency(kind="afterok", job_id=18, task_id=3),
+            )
+        ),
+        kill_on_invalid_dep=True,
+        held="user",
+        priority=7,
+        nice=5,
+        account="lab",
+        partition="gpu,cpu",
+        qos="high",
+        reservation="course",
+        signal=WarnSignal(number=10, before_s=300, batch_only=True),
+        mail_types=("INVALID_DEPEND", "BEGIN", "END", "FAIL", "REQUEUE", "STAGE_OUT"),
+        mail_user="ada@example.org",
+        comment="first try",
+        wckey="w",
+        licenses=(("matlab", 2), ("ansys", 1)),
+        array=ArraySpec(tasks=(0, 3, 6, 9), limit=2, text="0,3,6,9%2"),
     )
 
 
@@ -82,6 +126,14 @@ PRECEDENCE = [
     ("output", "output", ["a", "b", "none"], ["a", "b", "/dev/null"]),
     ("error", "error", ["a", "b", "c"], ["a", "b", "c"]),
     ("open-mode", "open_mode", ["a", "t", "a"], ["append", "truncate", "append"]),
+    ("account", "account", ["a", "b", "c"], ["a", "b", "c"]),
+    ("partition", "partition", ["a", "b,c", "c"], ["a", "b,c", "c"]),
+    ("qos", "qos", ["a", "b", "c"], ["a", "b", "c"]),
+    ("constraint", "features", ["a", "b", "b&c"], [("a",), ("b",), ("b", "c")]),
+    ("reservation", "reservation", ["a", "b", "c"], ["a", "b", "c"]),
+    ("wckey", "wckey", ["a", "b", "c"], ["a", "b", "c"]),
+    ("gpus-per-node", "gpus", ["1", "2", "3"], [1, 2, 3]),
+    ("mem-per-cpu", "memory_bytes", ["1K", "1024K", "2"], [2**20, 2**20, 2**21]),
 ]
 
 
@@ -165,7 +217,11 @@ def test_what_is_no_script(script: str, said: str) -> None:
         (" -t 9 #min", ["-t", "9"]),
         ("-J a", ["-J", "a"]),
         (" -J 'two words' -o \"a b\"", ["-J", "two words", "-o", "a b"]),
-        (r" -J two\ words", ["-J", "two words"]),
+        (r" -J two\ words", ["-J", "two", "words"]),  # as sbatch: a blank outside quotes ends the word all the same
+        (r" -J 'two\ words'", ["-J", "two words"]),
+        (" -J a\u00a0b", ["-J", "a\u00a0b"]),
+        (" -J a\v-t\f5", ["-J", "a", "-t", "5"]),
+        (" -J a\\", ["-J", "a"]),
         (r" -J a\#b", ["-J", "a#b"]),
         (" -J 'a#b'", ["-J", "a#b"]),
         (" -J a#b", ["-J", "a"]),
@@ -196,9 +252,23 @@ def test_directives_end_at_the_first_command_only() -> None:
         ("nonsense", "train.sh:3: 'nonsense' is not expected here"),
         ("-G1 : -G2", "heterogeneous jobs need the cluster engine"),
         ("--time=soon", "train.sh:3: --time=soon is not a time limit"),
+        ("hetjob", "heterogeneous jobs need the cluster engine"),
         ("-N 2", "train.sh:3: --nodes=2 needs the cluster engine"),
-        ("-n4", "train.sh:3: --ntasks=4 needs the cluster engine"),
-        ("--exclusive", "train.sh:3: --exclusive is not supported"),
+        ("-n4 --ntasks-per-node=2", "train.sh:3: --ntasks=4 with train.sh:3: --ntasks-per-node=2 needs the cluster"),
+        ("--time-min=5", "train.sh:3: --time-min=5 is not supported"),
+        ("--exclusive=user", "train.sh:3: --exclusive=user is not supported"),
+        ("--export-file=x", "train.sh:3: --export-file=x is not supported"),
+        ("--gpus-per-socket=1", "train.sh:3: --gpus-per-socket=1 is not supported"),
+        ("-C a|b", "train.sh:3: --constraint=a|b asks for one of several features with '|'"),
+        ("-b soon", "train.sh:3: --begin=soon is not a time"),
+        ("--deadline=now", "train.sh:3: --deadline=now is over already"),
+        ("-b now+2hours --deadline=now+1hour", "--begin=now+2hours contradicts train.sh:3: --deadline=now+1hour"),
+        ("-d afterwards:17", "train.sh:3: --dependency=afterwards:17 is not a dependency"),
+        ("-a 5-1", "train.sh:3: --array=5-1 is not a list of tasks"),
+        ("--wait", "train.sh:3: --wait is for the submitting command"),
+        ("--parsable", "train.sh:3: --parsable is for the submitting command"),
+        ("--test-only", "train.sh:3: --test-only is for the submitting command"),
+        ("--wrap=true", "train.sh:3: --wrap=true is for the submitting command"),
         ("-G -1", "train.sh:3: --gpus=-1 is not a number of GPUs"),
         ("--mem=99999999999T", "train.sh:3: --mem=99999999999T is more memory than"),
         ("-J \x1b[31mred", r"train.sh:3: --job-name=\x1b[31mred holds a control"),
@@ -212,9 +282,9 @@ def test_a_bad_directive_is_named_with_its_line(directive: str, message: str) ->
 
 
 def test_all_that_is_not_supported_is_named_at_once() -> None:
-    error = refusal("--exclusive", "-J fine -p gpu", flags=("--qos=high",))
+    error = refusal("--overcommit", "-J fine --tmp=1G", flags=("--hint=compute_bound",))
     assert str(error) == (
-        "train.sh:2: --exclusive, train.sh:3: --partition=gpu, --qos=high are not supported by this node's engine; "
+        "train.sh:2: --overcommit, train.sh:3: --tmp=1G, --hint=compute_bound are not supported by this node's engine; "
         "remove them"
     )
     assert error.field == "train.sh:2"
@@ -233,11 +303,126 @@ def test_a_bad_flag_and_a_bad_variable_are_named() -> None:
     error = refusal(env={"SBATCH_TIMELIMIT": "soon"})
     assert error.field == "SBATCH_TIMELIMIT"
     assert str(error).startswith("SBATCH_TIMELIMIT=soon is not a time limit")
-    assert refusal(env={"SBATCH_PARTITION": "gpu"}).field == "SBATCH_PARTITION"
+    assert refusal(env={"SBATCH_HINT": "compute_bound"}).field == "SBATCH_HINT"
 
 
 def test_a_value_overruled_is_not_read() -> None:
     assert parse(request("-t soon", "-t 5")).time_limit_s == 300
+
+
+def test_begin_in_the_past_says_nothing() -> None:
+    assert parse(request("-b 2020-01-01")).begin_at is None
+    assert parse(request("-b now")).begin_at is None
+    assert parse(request("-b now+1")).begin_at == NOW + 1
+
+
+def test_priority_0_holds() -> None:
+    spec = parse(request("--priority=0"))
+    assert (spec.held, spec.priority) == ("user", None)
+
+
+@pytest.mark.parametrize("option", ["array", "dependency", "constraint", "licenses", "mail-user"])
+def test_what_sbatch_takes_for_nothing_when_empty(option: str) -> None:
+    assert parse(request(flags=(f"--{option}=",))) == parse(request())
+
+
+def test_arrays_have_files_of_their_own() -> None:
+    assert parse(request("-a 1-2")).output == "slurm-%A_%a.out"
+    assert parse(request("-a 1-2 -o x")).output == "x"
+
+
+@pytest.mark.parametrize("mark", ["#PBS -N name", "#BSUB -J name"])
+def test_directives_of_other_systems_are_not_passed_over(mark: str) -> None:
+    script = f"#!/bin/sh\n{mark}\ntrue\n{mark}\n"
+    error = refusal(script=script)
+    assert error.field == "train.sh:2"
+    assert "write #SBATCH, or submit with --ignore-pbs" in str(error)
+    assert parse(request(script=script, flags=("--ignore-pbs",))).name == "train.sh"
+    assert parse(request(script=f"#!/bin/sh\ntrue\n{mark}\n")).name == "train.sh"
+
+
+def test_flags_for_the_command_come_along() -> None:
+    spec = parse(request(flags=("--parsable", "-Q", "-v", "--wait")))
+    assert spec == parse(request())
+    assert parse(request("-Q -v")) == spec
+    assert parse(request(flags=("--test-only",))).test_only is True
+
+
+def test_a_wrapped_command_is_the_script() -> None:
+    script = wrapped("sleep 1")
+    spec = parse(request(script=script, script_name="wrap", flags=("--wrap", "sleep 1")))
+    assert spec.name == "wrap"
+    assert refusal(script=script, flags=("--wrap", "rm -r x")).field == "--wrap"
+
+
+@pytest.mark.parametrize(("value", "requeue"), [("", True), ("yes", True), ("1", True), ("0", False), ("no", False)])
+def test_a_variable_of_an_option_without_value(value: str, requeue: bool) -> None:
+    assert parse(request(env={"SBATCH_REQUEUE": value})).requeue is requeue
+
+
+def test_variables_that_sbatch_does_not_read_are_none() -> None:
+    env = {"SBATCH_DEPENDENCY": "bogus", "SBATCH_BEGIN": "bogus", "SBATCH_COMMENT": "x", "SBATCH_NTASKS": "5"}
+    assert parse(request(env=env)) == parse(request())
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_an_array_of_its_combinations() -> None:
+    spec = parse(request(sweep={"lr": ("1e-3", "1e-4"), "bs": ("16", "32", "64")}))
+    assert spec.array == ArraySpec(tasks=(0, 1, 2, 3, 4, 5), text="0-5")
+    assert spec.output == "slurm-%A_%a.out"
+    assert [spec.sweep_values(task) for task in (0, 1, 2, 3, 5)] == [
+        {"lr": "1e-3", "bs": "16"},
+        {"lr": "1e-3", "bs": "32"},
+        {"lr": "1e-3", "bs": "64"},
+        {"lr": "1e-4", "bs": "16"},
+        {"lr": "1e-4", "bs": "64"},
+    ]
+
+
+def test_small_letters_are_other_variables() -> None:
+    assert parse(request(sweep={"env": ("CartPole",), "path": ("a",), "gpu_frac": ("1",)})).array is not None
+
+
+@pytest.mark.parametrize(
+    ("sweep", "said"),
+    [
+        ({"PATH": ("x",)}, "would override"),
+        ({"TMPDIR": ("x",)}, "would override"),
+        ({"LD_PRELOAD": ("x",)}, "would override"),
+        ({"HOME": ("x",)}, "would override"),
+        ({"SLURM_JOB_ID": ("x",)}, "would override"),
+        ({"CUDA_VISIBLE_DEVICES": ("x",)}, "would override"),
+        ({"PYTHONPATH": ("x",)}, "would override"),
+        ({"BASH_ENV": ("x",)}, "would override"),
+        ({"JOB_DIR": ("x",)}, "would override"),
+        ({"1a": ("x",)}, "is no name"),
+        ({"a-b": ("x",)}, "is no name"),
+        ({"": ("x",)}, "is no name"),
+        ({"\x1b[2J": ("x",)}, "is no name"),
+        ({"lr": ()}, "has no values"),
+        ({"lr": ("1", "1")}, "has a value twice"),
+        ({"lr": ("a\nb",)}, "control character"),
+        ({"lr": ("\0",)}, "control character"),
+        ({"lr": ("\ud800",)}, "control character"),
+        ({"lr": ("x" * 131_072,)}, "is longer than"),
+        ({name: tuple(map(str, range(100))) for name in "abcd"}, "has 100000000 combinations"),
+    ],
+)
+def test_what_is_no_sweep(sweep: dict[str, tuple[str, ...]], said: str) -> None:
+    error = refusal(sweep=sweep)
+    assert said in str(error)
+    assert error.field == "$.sweep"
+    assert str(error).isprintable()
+
+
+def test_a_sweep_and_an_array_contradict_each_other() -> None:
+    error = refusal("-a 0-3", sweep={"lr": ("1",)})
+    assert str(error).startswith("train.sh:2: --array=0-3 contradicts the sweep")
+
+
+# --- what the node has ------------------------------------------------------------------------------------------------
 
 
 def test_gpus_said_twice_must_agree() -> None:
@@ -292,6 +477,8 @@ def test_hostile_arguments_pass_unchanged() -> None:
         (("--gres=gpu:b200:1",), "asks for 1 GPU of type b200; n1 has none (NVIDIA A100, NVIDIA H100 80GB)"),
         (("-c", "64"), None),
         (("-c", "65"), "asks for 65 CPUs; n1 has 64"),
+        (("-n", "33", "-c", "2"), "asks for 66 CPUs; n1 has 64"),
+        (("--gres=shard:1",), None),
         ((), None),
     ],
 )
@@ -302,6 +489,7 @@ def test_what_the_node_cannot_ever_run(flags: tuple[str, ...], sentence: str | N
 
 def test_a_node_without_gpus_says_so() -> None:
     assert check_fits(parse(request("-G1")), [], "n1") == "asks for 1 GPU; n1 has none"
+    assert check_fits(parse(request("--gres=shard:2")), [], "n1") == "asks for 2 shards of a GPU; n1 has no GPU"
 
 
 # --- never anything but a SpecError -----------------------------------------------------------------------------------
@@ -336,6 +524,37 @@ def test_any_submission_is_read_or_refused(
         assert msgspec.json.decode(msgspec.json.encode(spec), type=JobSpec) == spec
         assert spec.name.isprintable()
         assert spec.work_dir.startswith("/")
+
+
+HOSTILE = {
+    "many flags in a line": "#SBATCH " + "-H " * 170_000,
+    "many lines": "#SBATCH -H\n" * 45_000,
+    "many comments": "#\n" * 250_000,
+    "long name": "#SBATCH -J " + "'a'" * 170_000,
+    "long list of nodes": "#SBATCH -w " + "n[1-9]," * 70_000,
+    "brackets": "#SBATCH -w " + "n[1," * 100_000,
+    "long dependency": "#SBATCH -d afterok" + ":1" * 200_000,
+    "long array": "#SBATCH -a " + "1," * 200_000,
+    "array over and over": "#SBATCH -a " + "0-999999," * 3000,
+    "long licences": "#SBATCH -L " + "a," * 200_000,
+    "long time": "#SBATCH -b '" + "noon " * 90_000 + "'",
+    "long gres": "#SBATCH --gres=" + "gpu:1," * 80_000,
+    "long signal": "#SBATCH --signal=" + "B:" * 200_000,
+    "long features": "#SBATCH -C " + "a&" * 200_000,
+    "long export": "#SBATCH --export=" + "A=1," * 100_000,
+    "long mail": "#SBATCH --mail-type=" + "END," * 100_000,
+    "backslashes": "#SBATCH -J " + "\\" * 500_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_submission_keeps_the_agent_busy(name: str) -> None:
+    before = time.process_time()
+    try:
+        parse(request(script=f"#!/bin/sh\n{HOSTILE[name][:520_000]}\n"))
+    except SpecError as error:
+        assert len(str(error)) < 300
+    assert time.process_time() - before < 2
 
 
 @given(st.text())

@@ -36,6 +36,8 @@ def gpu(index: int = 0, **values: object) -> Gpu:
         "temperature_c": 61,
         "sm_clock_mhz": 1755,
         "memory_clock_mhz": 2619,
+        "memory_utilization_percent": 23,
+        "energy_mj": 12_345_678,
         "processes": (GpuProcess(pid=4711), GpuProcess(pid=4712)),
         "age_s": 0.25,
         "seated": True,
@@ -63,8 +65,9 @@ def node(*gpus: Gpu, **values: object) -> Node:
     return msgspec.convert({**given, **values}, Node)
 
 
-def job(number: int = 17, state: JobState = JobState.RUNNING, user: str = "ada") -> Job:
-    return Job(id=number, node="n1", name="x", user=user, state=state, submitted_at=1, work_dir="/")
+def job(number: int = 17, state: JobState = JobState.RUNNING, user: str = "ada", **values: object) -> Job:
+    given = {"id": number, "node": "n1", "name": "x", "user": user, "state": state, "submitted_at": 1, "work_dir": "/"}
+    return msgspec.convert({**given, **values}, Job)
 
 
 def test_values_are_in_base_units_under_names_that_say_so() -> None:
@@ -79,6 +82,8 @@ def test_values_are_in_base_units_under_names_that_say_so() -> None:
         "stoker_gpu_sm_clock_hertz": 1_755_000_000,
         "stoker_gpu_memory_clock_hertz": 2_619_000_000,
         "stoker_gpu_processes": 2,
+        "stoker_gpu_memory_utilization_ratio": 0.23,
+        "stoker_gpu_energy_joules_total": 12_345.678,
         "stoker_gpu_data_age_seconds": 0.25,
         "stoker_gpu_seated": 1,
     }
@@ -122,6 +127,64 @@ def test_jobs_are_counted_in_every_state_even_at_zero_and_ended_ones_as_the_stor
     series = parsed(render(node(), [job(1)], given))
     counts = {state: value(series, "stoker_jobs", state=state) for state in JobState}
     assert counts == {**dict.fromkeys(JobState, 0), **given}
+
+
+def test_a_running_job_has_its_account_and_no_series_once_it_has_ended_or_while_it_waits() -> None:
+    usage = {
+        "gpu_seconds": 7200.5,
+        "gpu_busy_seconds": 3600.25,
+        "utilization_percent": 50.0,
+        "memory_peak_bytes": GIB,
+        "host_memory_peak_bytes": 2 * GIB,
+        "cpu_seconds": 12.5,
+        "energy_kwh": 1.5,
+        "idle_s": 30.0,
+    }
+    series = parsed(
+        render(node(), [job(gpu_uuids=["GPU-0", "GPU-1"], usage=usage), job(18, JobState.PENDING, usage=usage)], {})
+    )
+    expected = {
+        "stoker_job_gpus": 2,
+        "stoker_job_gpu_seconds_total": 7200.5,
+        "stoker_job_gpu_busy_seconds_total": 3600.25,
+        "stoker_job_gpu_utilization_ratio": 0.5,
+        "stoker_job_gpu_memory_peak_bytes": GIB,
+        "stoker_job_host_memory_peak_bytes": 2 * GIB,
+        "stoker_job_cpu_seconds_total": 12.5,
+        "stoker_job_energy_joules_total": 5_400_000,
+        "stoker_job_idle_seconds": 30,
+    }
+    assert {name: value(series, name, job_id="17", user="ada") for name in expected} == expected
+    assert {dict(labels).get("job_id") for _, labels in series} == {None, "17"}
+
+
+def test_a_running_job_of_which_nothing_is_measured_has_no_figures() -> None:
+    series = parsed(render(node(), [job(), job(18, usage={"cpu_seconds": None})], {}))
+    of_first = {name for name, labels in series if ("job_id", "17") in labels}
+    assert of_first == {"stoker_job_gpus"}
+    assert "stoker_job_energy_joules_total" not in names(series)
+
+
+def test_the_queue_is_counted_by_reason_and_its_oldest_wait_is_told() -> None:
+    waiting = [
+        job(1, JobState.PENDING, reason="Resources", submitted_at=900),
+        job(2, JobState.PENDING, reason="Priority", submitted_at=950),
+        job(3, JobState.PENDING, reason="Priority", submitted_at=960),
+        job(4, JobState.PENDING, reason="JobHeldUser", submitted_at=1, held=True),
+        job(5, JobState.PENDING, submitted_at=2, begin_at=5000),
+        job(6),
+    ]
+    series = parsed(render(node(), waiting, {}))
+    counts = {reason: value(series, "stoker_queue_jobs", reason=reason) for reason in ("Resources", "Priority", "None")}
+    assert counts == {"Resources": 1, "Priority": 2, "None": 1}
+    assert value(series, "stoker_queue_oldest_seconds") == 100
+    assert value(parsed(render(node(), [], {})), "stoker_queue_oldest_seconds") == 0
+
+
+def test_a_mig_instance_tells_whose_part_it_is() -> None:
+    series = parsed(render(node(gpu(100, mig_parent="GPU-0", mig_profile="1g.10gb", utilization_percent=None)), [], {}))
+    what = {"gpu": "100", "uuid": "GPU-100", "name": "NVIDIA H100", "mig_parent": "GPU-0", "mig_profile": "1g.10gb"}
+    assert value(series, "stoker_gpu_info", **what) == 1
 
 
 @given(st.text(st.characters(categories=None), max_size=30), st.text(max_size=30))

@@ -131,7 +131,7 @@ def test_what_the_agent_claims_is_what_the_shim_reads(
         ({"log_tail_bytes": -1}, "negative"),
     ],
 )
-def test_a_claim_that_no_process_can_be_given_is_refused_before_it_is_stored(
+def test_row_54_a_claim_that_no_process_can_be_given_is_refused_before_it_is_stored(
     tmp_path: Path, change: dict[str, object], said: str
 ) -> None:
     attempt = AttemptDir(tmp_path / "jobs" / "1" / "1")

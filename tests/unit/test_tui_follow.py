@@ -20,7 +20,7 @@ from agent.api.errors import (
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, LinkState, LogChunk, LogEnd, LogMessage, NodeStatus
 from tests.fakes.cluster import FakeClient, FakeCluster, Feed, job
-from tui import follow, outage, verbs
+from tui import follow, outage, running
 
 REF = JobRef(id=1)
 
@@ -125,7 +125,7 @@ def test_a_job_is_not_taken_for_missing_while_a_node_is_away(capsys: pytest.Capt
 
 def test_following_goes_on_at_the_byte_where_it_broke(capsys: pytest.CaptureFixture[str]) -> None:
     class Breaking(FakeClient):
-        def follow_log(self, ref: JobRef, offset: int = 0, *, heartbeats: bool = False) -> Feed[LogMessage]:
+        def follow_log(self, ref: JobRef, offset: int = 0, **_: object) -> Feed[LogMessage]:
             asked.append((ref, offset))
             step = steps.pop(0)
             if isinstance(step, Exception):
@@ -177,7 +177,7 @@ def test_waiting_asks_often_at_first_and_then_every_two_seconds(time_flies: list
     ],
 )
 def test_exit_codes_are_those_of_sbatch(state: JobState, code: int | None, signal: int | None, expected: int) -> None:
-    assert verbs.exit_code(job(1, state, exit_code=code, signal=signal)) == expected
+    assert running.batch_code(job(1, state, exit_code=code, signal=signal)) == expected
 
 
 def test_a_log_as_json_is_ascii_and_whole() -> None:

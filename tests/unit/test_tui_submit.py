@@ -116,9 +116,10 @@ def test_words_that_do_not_do(words: str) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--wrap=hostname"], "--wrap is not supported; give the commands as a script on standard input"),
-        (["--wrap", "a b"], "--wrap is not supported"),
-        (["-G1", "--test-only"], "--test-only is not supported"),
+        (["--wrap="], "--wrap needs a value"),
+        (["--wrap", "a b", "t.sh"], "--wrap has the commands already; 't.sh' would be a script"),
+        (["-G1", "--reboot"], "--reboot is not supported"),
+        (["-G1", "--test-only"], "no job script is named"),
         (["-G1"], "no job script is named"),
         (["--jsn", "t.sh"], "did you mean --json?"),
         (["--nod=n1", "t.sh"], "did you mean --node?"),

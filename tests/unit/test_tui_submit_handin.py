@@ -8,8 +8,11 @@ from agent.api.errors import ApiError, AuthError, ConnectError, DeadlineError, P
 from agent.api.types import JobState, Licence, LicenceStage, SubmitReply, SubmitRequest
 from agent.api.wire import BrokenError
 from tests.fakes.cluster import FakeClient, FakeCluster, job
-from tui import handin, verbs
+from tui import handin
 from tui.handin import UnknownOutcomeError, hand_in
+from tui.submitargs import SubmitWords
+from tui.verbs.call import Call
+from tui.verbs.handing import submit_job
 
 REQUEST = SubmitRequest(script="#!/bin/sh\n", script_name="t.sh", work_dir="/")
 LATE = DeadlineError("no answer within 10 s")
@@ -127,9 +130,9 @@ def test_a_submit_says_when_the_licence_holds_the_job(
             detail = "LIC-420: no seat" if reason == "License" else None
             return SubmitReply(job=job(1, state, reason=reason, detail=detail), created=True)
 
-    monkeypatch.setattr("tui.verbs.submit.request", lambda *_, **__: REQUEST)
-    call = verbs.Call(client=Answering(FakeCluster(licence=licence)))
-    assert verbs.submit_job(call, ["t.sh"], node=None, key=None, wait=False) == 0
+    monkeypatch.setattr("tui.verbs.handing.submit.request", lambda *_, **__: REQUEST)
+    call = Call(client=Answering(FakeCluster(licence=licence)))
+    assert submit_job(call, SubmitWords(rest=["t.sh"])) == 0
     captured = capsys.readouterr()
     assert captured.out == "Submitted job 1 on n1\n"
     assert said in captured.err and bool(said) == bool(captured.err)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent.api.types import JobState, Licence, LicenceStage, NodeUpdate
 from tests.fakes.cluster import NOW, evaluation, gpu, job, node, up
 from tests.fakes.lab import lab
-from tui import printed, rows, safe, status, units
+from tui import arrays, printed, rows, safe, status, units
 from tui.cluster import Cluster, Freshness, LinkView
 from tui.keymap import KEYS, Scope, as_markdown, footer, keys_of
 from tui.spans import GAP, Column, Role, Row, bar, cell, fit, lay_out, plain, spark
@@ -233,7 +233,7 @@ def test_what_is_said_of_a_job() -> None:
     assert rows.job_why(job(1)) == ""
     assert rows.job_gpus(job(1, gpus=2)) == "2 simulated"
     assert rows.job_gpus(job(1, gpus=2, simulated=False)) == "2"
-    assert rows.ranges((0, 1, 2, 5, 7, 8)) == "0-2,5,7-8"
+    assert arrays.ranges((0, 1, 2, 5, 7, 8)) == "0-2,5,7-8"
     assert rows.run_time_s(job(1, started_at=NOW + 5), NOW) == 0
     assert rows.run_time_s(job(1, JobState.PENDING), NOW) is None
 
@@ -241,9 +241,9 @@ def test_what_is_said_of_a_job() -> None:
 def test_a_list_has_a_sentence_of_why_a_job_waits() -> None:
     detail = "LIC-401: No licence is installed (v0.1. of it), so jobs are held. Running jobs go on. Run: stoker-license"
     waiting = job(1, JobState.PENDING, reason="License", detail=detail)
-    shown = printed.job_line(waiting, NOW)[-1]
+    shown = printed.job_line(arrays.Line(jobs=(waiting,)), NOW)[-1]
     assert shown == "License: LIC-401: No licence is installed (v0.1. of it), so jobs are held"
-    assert dict(printed.job_facts(waiting))["Reason"] == f"License: {detail}"
+    assert dict(printed.job_facts(waiting, NOW))["Reason"] == f"License: {detail}"
     assert printed.first_sentence("took 1.5 s... then n1.Lab ended") == "took 1.5 s... then n1.Lab ended"
 
 

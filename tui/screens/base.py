@@ -36,6 +36,8 @@ class BaseScreen(Screen[None]):
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.APP)
     SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST,)
+    MORE_SCOPES: ClassVar[tuple[Scope, ...]] = ()
+    """Whose keys work here too, in a pane beside the main one; they are not in the bottom line."""
     TITLE_WORDS: ClassVar[str] = ""
     DETAIL: ClassVar[bool] = False
     """About one thing, and opened from a list to which esc goes back."""

@@ -1,11 +1,12 @@
-"""The questions: cancel these jobs? trust this host key? And the list of keys.
+"""The shapes of questions: yes or no, a choice, a line to type. And the list of keys.
 
 Rules kept here: a question names everything it is about; its default is no, and so is esc; the letters y and n answer.
+What is asked about jobs is in `questions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from textual import on
@@ -14,18 +15,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Button
+from textual.widgets import Button, Input, Label
 
 from agent.api.hostkeys import UnknownHostError
-from agent.api.types import Job, JobState
-from tui import rows, safe, units
+from tui import safe
 from tui.keymap import Scope, keys_of
 from tui.spans import Role, Span
 from tui.widgets.keys import bindings
 from tui.widgets.panel import Panel
-
-_LISTED = 12
-"""Jobs named one by one in a question; the rest is counted."""
 
 
 class Question(ModalScreen[bool]):
@@ -66,29 +63,100 @@ class Question(ModalScreen[bool]):
         self.dismiss(event.button.id == "yes")
 
 
-def ask_cancel(jobs: Sequence[Job], wall: float) -> Question:
-    """The question before jobs are cancelled: every one is named, with what it has done so far."""
-    lines: list[list[Span]] = [[]]
-    for job in jobs[:_LISTED]:
-        ran = rows.run_time_s(job, wall)
-        done = f" {units.elapsed(ran)}" if ran is not None else ""
-        who = f"{safe.fit(job.name, 20)} {safe.fit(job.user, 10)} "
-        lines.append([(f"  {job.id:>6} ", Role.STRONG), (who, Role.TEXT)])
-        lines[-1].append((f"{job.state.value}{done} on {job.node}", Role.DIM))
-    if len(jobs) > _LISTED:
-        lines.append([(f"         and {len(jobs) - _LISTED} more", Role.STRONG)])
-    lines.append([])
-    running = sum(job.state is not JobState.PENDING for job in jobs)
-    if running:
-        verb = "gets" if running == 1 else "get"
-        words = f"  {units.count(running, 'running job')} {verb} SIGTERM, and after a while SIGKILL"
-        lines.append([(words, Role.WARN)])
-        lines.append([("  with every process started. What is not saved by then is lost.", Role.WARN)])
-    if running < len(jobs):
-        lines.append([(f"  {units.count(len(jobs) - running, 'waiting job')} will not start.", Role.WARN)])
-    lines.append([])
-    what = f"job {jobs[0].id}" if len(jobs) == 1 else units.count(len(jobs), "job")
-    return Question(f"Cancel {what}?", lines, yes=f"Cancel {what}", no="Leave as it is")
+class Choice(ModalScreen[str | None]):
+    """Lines of text and more than one way to say yes; ends with the way, or with nothing."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.CHOOSE)
+
+    def __init__(
+        self, title: str, lines: Sequence[Sequence[Span]], choices: Sequence[tuple[str, str]], no: str
+    ) -> None:
+        """`choices` are names and labels of the ways."""
+        super().__init__()
+        self._title = title
+        self._lines = lines
+        self._choices = choices
+        self._no = no
+
+    def compose(self) -> ComposeResult:
+        """A framed box in the middle."""
+        with Vertical(id="box"):
+            yield Panel(id="words")
+            with Horizontal(id="buttons"):
+                yield Button(Content(self._no), id="no", variant="primary", compact=True)
+                for name, label in self._choices:
+                    yield Button(Content(label), id=name, variant="error", compact=True)
+
+    def on_mount(self) -> None:
+        """The safe answer has the focus."""
+        box = self.query_one("#box", Vertical)
+        keys = " · ".join(f"{name[0]} {name}" for name, _ in self._choices)
+        box.border_title, box.border_subtitle = Content(self._title), f"{keys} · n none · tab moves"
+        self.query_one("#words", Panel).show(self._lines)
+        self.query_one("#no", Button).focus()
+
+    def action_choose(self, name: str) -> None:
+        """Answer by key."""
+        if not name or name in [each for each, _ in self._choices]:
+            self.dismiss(name or None)
+
+    @on(Button.Pressed)
+    def pressed(self, event: Button.Pressed) -> None:
+        """Answer by button."""
+        self.dismiss(None if event.button.id == "no" else event.button.id)
+
+
+class Typed(ModalScreen[str | None]):
+    """Lines of text and one to type in; ends with what was typed, or with nothing. Empty is no answer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.TYPED)
+
+    def __init__(
+        self,
+        title: str,
+        lines: Sequence[Sequence[Span]],
+        *,
+        label: str,
+        hint: str,
+        check: Callable[[str], str | None] = lambda _: None,
+    ) -> None:
+        """`check` says what is wrong with an answer."""
+        super().__init__()
+        self._title = title
+        self._lines = lines
+        self._label = label
+        self._hint = hint
+        self._check = check
+
+    def compose(self) -> ComposeResult:
+        """A framed box in the middle."""
+        with Vertical(id="box"):
+            yield Panel(id="words")
+            with Horizontal():
+                yield Label(Content(self._label))
+                yield Input(placeholder=self._hint, id="typed", compact=True, select_on_focus=False)
+            yield Panel(id="wrong")
+
+    def on_mount(self) -> None:
+        """Typing goes to the line."""
+        box = self.query_one("#box", Vertical)
+        box.border_title, box.border_subtitle = Content(self._title), "enter does it · esc leaves it"
+        self.query_one("#words", Panel).show(self._lines)
+        self.query_one("#typed", Input).focus()
+
+    def action_leave_it(self) -> None:
+        """No answer."""
+        self.dismiss(None)
+
+    @on(Input.Submitted, "#typed")
+    def typed(self, event: Input.Submitted) -> None:
+        """Take the answer, or say what is wrong with it."""
+        answer = event.value.strip()
+        wrong = f"type a {self._label}, or esc" if not answer else self._check(answer)
+        if wrong is None:
+            self.dismiss(answer)
+        else:
+            self.query_one("#wrong", Panel).show([[(f" {wrong}", Role.BAD)]])
 
 
 def ask_host_key(question: UnknownHostError) -> Question:
@@ -138,6 +206,7 @@ _SIGNS = (
     ("●", "up, running", "~", "stale: last heard 3 s ago or more"),
     ("x", "lost, failed", "!", "wants attention: hung, hot, not a job"),
     ("○", "pending", "◌", "starting or ending"),
+    ("*", "marked, or drained", "%", "in 17_[0-9%2]: most tasks at a time"),
     ("✓", "completed", "-", "cancelled; dashes: nothing known"),
 )
 
@@ -154,7 +223,7 @@ def help_lines() -> list[list[Span]]:
         lines.append(
             [
                 (f"   {one} ", Role.ACCENT),
-                (f"{means:<16}", Role.TEXT),
+                (f"{means:<19}", Role.TEXT),
                 (f"{other} ", Role.ACCENT),
                 (other_means, Role.TEXT),
             ]

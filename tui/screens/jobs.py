@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 from textual import on
@@ -9,8 +10,10 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.message import Message
 
-from tui import rows, status, units
-from tui.cluster import JobKey, job_key
+from agent.api.queue import Verdict
+from agent.api.types import Job, JobState
+from tui import actions, arrays, rows, status, units
+from tui.cluster import ArrayKey, JobKey, Key, job_key
 from tui.keymap import Scope
 from tui.screens.base import BaseScreen, title_with_count
 from tui.session import Session
@@ -36,11 +39,20 @@ class OpenNode(Message):
         self.name = name
 
 
-class CancelJobs(Message):
-    """Jobs are to be cancelled, once the operator has said yes."""
+class OpenArray(Message):
+    """The tasks of an array are wanted."""
 
-    def __init__(self, keys: tuple[JobKey, ...]) -> None:
+    def __init__(self, key: ArrayKey) -> None:
         super().__init__()
+        self.key = key
+
+
+class AskOfJobs(Message):
+    """Something is to be done to jobs (a name in `actions.ACTIONS`), once the operator has agreed."""
+
+    def __init__(self, action: str, keys: tuple[Key, ...]) -> None:
+        super().__init__()
+        self.action = action
         self.keys = keys
 
 
@@ -51,13 +63,23 @@ class JobActions(BaseScreen):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # type: ignore[arg-type]  # the screen's own
-        self.marked: set[JobKey] = set()
+        self.marked: set[Key] = set()
 
     def show_jobs(self, table: Table) -> None:
         """Draw the list; marks of jobs that have ended meanwhile are dropped."""
-        jobs = self.session.cluster.jobs()
-        self.marked &= {job_key(job) for job in jobs if not job.state.is_final}
+        jobs = self.jobs_shown()
+        self.forget_ended(jobs)
         table.show(rows.job_rows(jobs, self.session.wall(), self.marked))
+
+    def jobs_shown(self) -> list[Job]:
+        """Those that the list is of."""
+        return self.session.cluster.jobs()
+
+    def forget_ended(self, jobs: Sequence[Job]) -> None:
+        """Drop the marks of jobs that have ended."""
+        active = [job for job in jobs if not job.state.is_final]
+        arrays_of = {ArrayKey(job.node, job.array_job_id) for job in active if job.array_job_id is not None}
+        self.marked &= {*map(job_key, active), *arrays_of}
 
     def marked_words(self) -> str:
         """How many jobs are marked, those out of sight counted too."""
@@ -69,8 +91,11 @@ class JobActions(BaseScreen):
 
     @on(Table.Opened, "#queue")
     def open_job(self, event: Table.Opened) -> None:
-        """Enter on a job."""
-        if (key := self.job_here(event.table)) is not None:
+        """Enter on a job, or on an array."""
+        key = self.key_here(event.table)
+        if isinstance(key, ArrayKey):
+            self.post_message(OpenArray(key))
+        elif key is not None:
             self.post_message(OpenJob(key))
 
     def action_open(self) -> None:
@@ -79,9 +104,8 @@ class JobActions(BaseScreen):
 
     def action_mark(self) -> None:
         """Mark or unmark the job under the cursor, and move on."""
-        key = self.job_here(self._queue())
-        job = self.session.cluster.job(key) if key else None
-        if key is None or job is None or job.state.is_final:
+        key = self.key_here(self._queue())
+        if key is None or not actions.targets([key], self.session.cluster.jobs(), actions.is_active):
             return
         self.marked ^= {key}
         self._queue().action_move(1)
@@ -93,15 +117,21 @@ class JobActions(BaseScreen):
         self.update()
 
     def action_cancel(self) -> None:
-        """Ask about the marked jobs, or the one under the cursor."""
-        here = self.job_here(self._queue())
-        keys = tuple(sorted(self.marked, key=lambda key: (key[1], key[0]))) or ((here,) if here else ())
-        if keys:
-            self.post_message(CancelJobs(keys))
+        """Ask about cancelling the marked jobs, or the one under the cursor."""
+        self.action_ask("cancel")
 
-    def job_here(self, table: Table) -> JobKey | None:
-        """The job under a table's cursor."""
+    def action_ask(self, name: str) -> None:
+        """Ask about one of the actions, for the marked jobs, or for the one under the cursor."""
+        here = self.key_here(self._queue())
+        keys = tuple(sorted(self.marked, key=_in_order)) or ((here,) if here else ())
+        if keys:
+            self.post_message(AskOfJobs(name, keys))
+
+    def key_here(self, table: Table) -> Key | None:
+        """The job or the array under a table's cursor."""
         key = table.key
+        if isinstance(key, ArrayKey):
+            return key
         job = self.session.cluster.job(key) if isinstance(key, tuple) and len(key) == 2 else None
         return job_key(job) if job else None
 
@@ -131,13 +161,16 @@ class JobsScreen(JobActions):
         self.show_jobs(queue)
         words = self.marked_words() or status.queue_words(self.session.cluster, now)
         queue.entitle(title_with_count("Jobs", queue), words)
-        key = self.job_here(queue)
+        key = self.key_here(queue)
         facts.display = key is not None
-        if key is not None:
+        if isinstance(key, ArrayKey):
+            facts.entitle(f"array {key.id}")
+            facts.show(array_facts(self.session, key))
+        elif key is not None:
             job = self.session.cluster.job(key)
             assert job is not None
-            facts.entitle(f"{job.id} {job.name}")
-            facts.show(job_facts(self.session, job_key(job)))
+            facts.entitle(f"{arrays.label(job)} {job.name}")
+            facts.show(job_facts(self.session, key))
 
     @on(Table.Moved, "#queue")
     def follow_cursor(self) -> None:
@@ -146,14 +179,14 @@ class JobsScreen(JobActions):
 
 
 def job_facts(session: Session, key: JobKey) -> list[list[Span]]:
-    """What there is to say about a job, in four lines."""
+    """What there is to say about a job, in some four lines."""
     job = session.cluster.job(key)
     if job is None:
         return [[(" the server does not know this job any more", Role.WARN)]]
     wall, clock = session.wall(), session.clock
     limit = f" of {units.elapsed(job.time_limit_s)}" if job.time_limit_s is not None else ""
     gpus = units.count(job.gpus, "simulated GPU" if job.simulated else "GPU")
-    held = f" #{rows.ranges(job.gpu_indexes)}" if job.gpu_indexes else ""
+    held = f" #{arrays.ranges(job.gpu_indexes)}" if job.gpu_indexes else ""
     first: list[Span] = [
         (" ", Role.TEXT),
         *rows.job_state(job),
@@ -172,6 +205,54 @@ def job_facts(session: Session, key: JobKey) -> list[list[Span]]:
     lines: list[list[Span]] = [first, [(" " + "   ".join(times), Role.DIM)]]
     if why := rows.job_why(job):
         lines.append([(" " + why, Role.WARN)])
+    if queued := _queue_words(session, job):
+        lines.append([(" " + queued, Role.TEXT)])
+    if verdict := _verdict(job):
+        lines.append([(" " + verdict, Role.DIM if job.usage and job.usage.verdict is Verdict.FINE else Role.WARN)])
     output = f"   output {job.output_path}" if job.output_path else ""
     lines.append([(f" in {job.work_dir}{output}", Role.DIM)])
     return lines
+
+
+def array_facts(session: Session, key: ArrayKey) -> list[list[Span]]:
+    """What there is to say about an array, in three lines."""
+    tasks = actions.tasks_of(key, session.cluster.jobs())
+    if not tasks:
+        return [[(" the server does not know this array any more", Role.WARN)]]
+    told = next((job for job in tasks if job.state is JobState.PENDING), tasks[0])
+    first: list[Span] = [(" ", Role.TEXT), *rows.array_state(tasks)]
+    first.append((f"  {units.count(len(tasks), 'task')} of {told.user}'s {told.name} on {told.node}", Role.STRONG))
+    limit = arrays.limit_of(told)
+    at_once = f"   at most {limit} at a time" if limit else ""
+    gpus = units.count(told.gpus, "simulated GPU" if told.simulated else "GPU")
+    lines: list[list[Span]] = [first, [(f" {gpus} each{at_once}   tasks {told.array_text or ''}", Role.DIM)]]
+    if why := rows.job_why(told):
+        lines.append([(" " + why, Role.WARN)])
+    if queued := _queue_words(session, told):
+        lines.append([(" " + queued, Role.TEXT)])
+    return lines
+
+
+def _queue_words(session: Session, job: Job) -> str:
+    """Where a waiting job stands: `priority 1520   starts 12:04:31 at the latest   after afterok:17`."""
+    if job.state is not JobState.PENDING:
+        return ""
+    words = [f"priority {job.priority}"] if job.priority is not None else []
+    if job.expected_start_at is not None:
+        words.append(f"starts {session.clock.moment(job.expected_start_at)} at the latest")
+    words += [f"waits for {job.dependency}"] if job.dependency else []
+    words += [f"nice {job.nice}"] if job.nice else []
+    return "   ".join(words)
+
+
+def _verdict(job: Job) -> str:
+    """What it makes of its GPUs: `data-starved, 41% on average: …`."""
+    usage = job.usage
+    if usage is None or usage.verdict is Verdict.UNKNOWN:
+        return ""
+    load = f", {units.percent(usage.utilization_percent)} on average" if usage.utilization_percent is not None else ""
+    return f"{usage.verdict.value}{load}{f': {usage.sentence}' if usage.sentence else ''}"
+
+
+def _in_order(key: Key) -> tuple[int, str]:
+    return (key.id, key.node) if isinstance(key, ArrayKey) else (key[1], key[0])

@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 from typing import ClassVar
 
-from textual import on
+from textual import on, work
 from textual.app import ComposeResult
 
-from tui import rows, units
+from agent.api.errors import StokerError
+from agent.api.queue import Reservation
+from agent.api.types import Job
+from tui import arrays, rows, units
 from tui.cluster import Freshness, NodeView
 from tui.keymap import Scope
 from tui.screens.base import BaseScreen, title_with_count
 from tui.screens.jobs import JobActions, OpenNode
 from tui.session import Session
 from tui.spans import Role, Span, bar
+from tui.widgets.machines import MachineTable
 from tui.widgets.panel import Panel
 from tui.widgets.table import Table
+
+_LOG = logging.getLogger(__name__)
+_RESERVATIONS = 4
+"""Reservations that a node's page names."""
+_ASK_AGAIN_S = 30.0
+"""How often they are asked for."""
 
 
 class NodesScreen(BaseScreen):
     """The list of nodes."""
 
+    SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST, Scope.MACHINE)
     TITLE_WORDS = "Nodes"
 
     def body(self) -> ComposeResult:
         """Nodes over the GPUs of one."""
-        yield Table(rows.NODE_COLUMNS, empty="no node has been heard of yet", id="nodes")
+        yield MachineTable(rows.NODE_COLUMNS, empty="no node has been heard of yet", id="nodes")
         yield Table(rows.GPU_COLUMNS, empty="no GPUs", id="preview")
 
     def on_mount(self) -> None:
@@ -61,16 +73,19 @@ class NodeScreen(JobActions):
     """One node: the machine, its GPUs, its jobs."""
 
     SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST, Scope.JOBS)
+    MORE_SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.MACHINE,)
     DETAIL = True
 
     def __init__(self, session: Session, name: str) -> None:
         super().__init__(session)
         self.node_name = name
+        self._reservations: list[Reservation] = []
+        self._asked_at: float | None = None
 
     def body(self) -> ComposeResult:
         """Facts, GPUs, jobs."""
         yield Panel(id="facts")
-        yield Table(rows.GPU_COLUMNS, empty="no GPUs", id="gpus")
+        yield MachineTable(rows.GPU_COLUMNS, empty="no GPUs", id="gpus")
         yield Table(rows.JOB_COLUMNS, empty="no jobs on this node", id="queue")
 
     def on_mount(self) -> None:
@@ -82,23 +97,57 @@ class NodeScreen(JobActions):
         """Nodes, and which."""
         return "Nodes", self.node_name
 
-    def show_jobs(self, table: Table) -> None:
+    def jobs_shown(self) -> list[Job]:
         """Only those of this node."""
-        jobs = [job for job in self.session.cluster.jobs() if job.node == self.node_name]
-        table.show(rows.job_rows(jobs, self.session.wall(), self.marked))
+        return [job for job in self.session.cluster.jobs() if job.node == self.node_name]
 
     def update_body(self, now: float) -> None:
         """Draw all three."""
         facts, gpus, queue = self.query_one("#facts", Panel), self.query_one("#gpus", Table), self._queue()
         view = self.session.cluster.node(self.node_name, now)
         facts.entitle(self.node_name)
-        facts.show(_node_facts(view, self.session))
+        facts.show([*_node_facts(view, self.session), *self._reserved(view)])
+        self._ask_reservations(now)
         listed = rows.gpu_rows(self.session.cluster, view, short=self.short) if view else []
         gpus.show(listed)
         gpus.styles.height = min(max(2, len(listed)), max(4, self.size.height - 16)) + 3
         gpus.entitle(f"GPUs {len(listed)}", _driver(view) if view else "")
         self.show_jobs(queue)
         queue.entitle(title_with_count("Jobs", queue), self.marked_words())
+
+    def _reserved(self, view: NodeView | None) -> list[list[Span]]:
+        """Who has booked what of the node."""
+        moment = self.session.clock.moment
+        indexes = {gpu.uuid: gpu.index for gpu in view.gpus} if view else {}
+        lines: list[list[Span]] = []
+        for each in self._reservations[:_RESERVATIONS]:
+            who = "maintenance" if each.maintenance else "for " + ", ".join((*each.users, *each.accounts))
+            held = [indexes[uuid] for uuid in each.gpu_uuids if uuid in indexes]
+            what = f"GPUs {arrays.ranges(held)}" if held else units.count(len(each.gpu_uuids), "GPU")
+            words = f" reserved {each.name}: {what if each.gpu_uuids else 'all'} {who}, "
+            lines.append([(words, Role.ACCENT), (f"{moment(each.start_at)} to {moment(each.end_at)}", Role.DIM)])
+        return lines
+
+    def _ask_reservations(self, now: float) -> None:
+        """They are not in the watch stream: ask now and then."""
+        if self._asked_at is None or now - self._asked_at >= _ASK_AGAIN_S:
+            self._asked_at = now
+            self._load_reservations()
+
+    @work(thread=True, exit_on_error=False, exclusive=True, group="reservations")
+    def _load_reservations(self) -> None:
+        """Wait for the server, off this thread."""
+        try:
+            found = self.session.ask(lambda client: client.reservations(self.node_name))
+        except StokerError as error:
+            _LOG.debug("no reservations of %s: %s", self.node_name, error)
+        else:
+            self.app.call_from_thread(self._take_reservations, found)
+
+    def _take_reservations(self, found: list[Reservation]) -> None:
+        self._reservations = found
+        if self.is_mounted:
+            self.update()
 
 
 def _driver(view: NodeView) -> str:
@@ -132,6 +181,8 @@ def _node_facts(view: NodeView | None, session: Session) -> list[list[Span]]:
         (f"   load {node.load_1m:.1f}" if node.load_1m is not None else "", Role.TEXT),
     ]  # fmt: skip
     lines = [state, machine]
+    if node.drain is not None:
+        lines.append([(f" * {rows.drain_note(node.drain)}; no new job starts here", Role.WARN)])
     skew = node.time + view.age_s - session.wall()
     if abs(skew) >= 5:
         lines.append([(f" ! its clock is {units.age(abs(skew))} {'ahead' if skew > 0 else 'behind'}", Role.WARN)])

@@ -15,6 +15,7 @@ from tui.screens.base import BaseScreen, title_with_count
 from tui.screens.jobs import JobActions
 from tui.spans import Role, Span, bar
 from tui.widgets.chart import Chart
+from tui.widgets.machines import MachineTable
 from tui.widgets.panel import Panel
 from tui.widgets.table import Table
 
@@ -28,13 +29,14 @@ class OverviewScreen(JobActions, BaseScreen):
     """At a glance."""
 
     SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST, Scope.JOBS)
+    MORE_SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.MACHINE,)
     TITLE_WORDS = "Overview"
 
     def body(self) -> ComposeResult:
         """Lists at the left, the panels at the right where there is room."""
         with Horizontal():
             with Vertical(id="lists"):
-                yield Table(rows.GPU_COLUMNS, empty="no node has been heard of yet", id="gpus")
+                yield MachineTable(rows.GPU_COLUMNS, empty="no node has been heard of yet", id="gpus")
                 yield Table(rows.JOB_COLUMNS, empty="no jobs; S submits one", id="queue")
             with Vertical(id="side"):
                 yield Chart(id="load")

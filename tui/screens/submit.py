@@ -20,11 +20,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
 from agent.api.errors import ApiError, StokerError
-from agent.api.types import Job, SubmitRequest
-from tui import safe, submit, units
+from agent.api.types import Job, Plan, SubmitRequest
+from tui import arrays, safe, submit, units
 from tui.keymap import Scope
 from tui.session import Session
-from tui.spans import Column, Role, Row, cell
+from tui.spans import Column, Role, Row, cell, folded
 from tui.widgets.keys import bindings
 from tui.widgets.panel import Panel
 from tui.widgets.table import Table
@@ -66,7 +66,7 @@ class SubmitForm(ModalScreen[Job | None]):
         """The path comes first."""
         box = self.query_one("#box")
         box.border_title = "Submit a job"
-        box.border_subtitle = "tab next line · enter opens or sends · F2 sends · esc closes"
+        box.border_subtitle = "tab next · enter opens or sends · F2 sends · F3 previews · esc"
         path = self.query_one("#path", Input)
         path.value = f"{_shortened(self._folder)}/"
         path.cursor_position = len(path.value)
@@ -112,6 +112,40 @@ class SubmitForm(ModalScreen[Job | None]):
         self._busy = True
         self._say("sending …", Role.WARN)
         self._send(request, self._key)
+
+    def action_plan(self) -> None:
+        """Ask what a submit would do; nothing is stored."""
+        if self._busy:
+            return
+        try:
+            request = self._request()
+        except (StokerError, ValueError) as error:
+            self._say(str(error), Role.BAD)
+            return
+        self._busy = True
+        self._say("asking …", Role.WARN)
+        self._preview(request)
+
+    @work(thread=True, exit_on_error=False)
+    def _preview(self, request: SubmitRequest) -> None:
+        """Wait for the server, off the screen's thread."""
+        try:
+            plan = self._session.plan(request)
+        except StokerError as error:
+            where = f"{error.field}: " if isinstance(error, ApiError) and error.field else ""
+            self.app.call_from_thread(self._refused, safe.text(f"{where}{error}"))
+        else:
+            self.app.call_from_thread(self._planned, plan)
+
+    def _planned(self, plan: Plan) -> None:
+        self._busy = False
+        starts = "a start cannot be told"
+        if plan.starts_at is not None:
+            away = plan.starts_at - self._session.wall()
+            starts = f"start in {units.countdown(away)}" if away >= 1 else "start at once"
+        gpus = f" on GPUs {arrays.ranges(plan.gpu_indexes)}" if plan.gpu_indexes else ""
+        made = f"{units.count(plan.tasks, 'job')} of {units.count(plan.job.gpus, 'GPU')}"
+        self._say(f"Preview, nothing is stored: {made}, {starts} on {plan.job.node}{gpus}. {plan.sentence}", Role.OK)
 
     @work(thread=True, exit_on_error=False)
     def _send(self, request: SubmitRequest, key: str) -> None:
@@ -159,9 +193,7 @@ class SubmitForm(ModalScreen[Job | None]):
 
     def _say(self, sentence: str, role: Role) -> None:
         width = max(20, self.query_one("#answer", Panel).size.width - 2)
-        self.query_one("#answer", Panel).show(
-            [[(f" {line}", role)] for line in _folded(safe.text(sentence), width)[:4]]
-        )
+        self.query_one("#answer", Panel).show([[(f" {line}", role)] for line in folded(safe.text(sentence), width)[:4]])
 
 
 def _entries(path: Path) -> list[Row]:
@@ -198,14 +230,3 @@ def _size(entry: os.DirEntry[str]) -> int | None:
 def _shortened(folder: Path) -> str:
     home = Path.home()
     return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) and folder != home else str(folder)
-
-
-def _folded(sentence: str, width: int) -> list[str]:
-    lines = [""]
-    for word in sentence.split(" "):
-        joined = f"{lines[-1]} {word}".strip()
-        if safe.width(joined) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(word)
-    return lines

@@ -1,5 +1,33 @@
-"""Which waiting jobs start now, on which GPUs, in which order, and why the others wait. Pure: facts in, decision out."""
+"""Which waiting jobs start now, in which order and where, and why the others wait. Pure: facts in, decision out."""
 
-from agent.jobs.schedule.decide import Decision, GpuFacts, Snapshot, Start, Waiting, decide
+from agent.jobs.schedule.decide import decide
+from agent.jobs.schedule.facts import (
+    Decision,
+    Demand,
+    GpuFacts,
+    PartitionFacts,
+    Policy,
+    Preempt,
+    QosFacts,
+    ReservationFacts,
+    Running,
+    Snapshot,
+    Start,
+    Waiting,
+)
 
-__all__ = ["Decision", "GpuFacts", "Snapshot", "Start", "Waiting", "decide"]
+__all__ = [
+    "Decision",
+    "Demand",
+    "GpuFacts",
+    "PartitionFacts",
+    "Policy",
+    "Preempt",
+    "QosFacts",
+    "ReservationFacts",
+    "Running",
+    "Snapshot",
+    "Start",
+    "Waiting",
+    "decide",
+]

@@ -1,185 +1,273 @@
 """Which waiting jobs start now, on which GPUs, and why the others wait. Pure: facts in, decision out.
 
-Rules kept here:
-0. While the licence allows no new job, none starts, with GPUs or without (`License`): all keep their places.
-1. Jobs that ask for GPUs start in the order they came. The first one that must wait for others to end (`Resources`)
-   holds up all GPU jobs behind it (`Priority`): nothing overtakes it, so it cannot starve.
-2. A job that no waiting helps steps aside and holds up nobody: too few seats (`License`), or too few healthy GPUs of
-   its type (`ReqNodeNotAvail`). It keeps its place and is the first again once a person has mended that.
-3. Jobs without GPUs are a line of their own, in order, bounded by the node's CPUs; they wait for no GPU and take no
-   seat. GPU jobs are not charged for CPUs: a free GPU shall never wait for one.
-4. A GPU is given only if it is healthy, seated, held by no job and used by no foreign process; lower indexes first.
+Rules kept here, besides those of the modules that are named:
+0. While the licence allows no new job, or the node is drained, none starts: all keep their places.
+1. Jobs are served in the order of `priority`. The first one that must wait for others to end (`Resources`) is the head
+   of its line: it is planned at the earliest time at which the running jobs' limits let it start, and what it will
+   need is kept for it from then on. Who comes behind starts only on what is left (`Priority` otherwise), so the head
+   is never delayed by them (EASY backfill). A line is all jobs that could be given the same GPUs (`Kind.line`), so
+   that one type or partition does not wait without a plan behind the head of another.
+2. A job that no waiting helps steps aside and holds up nobody: `reasons` (obstacles), `limits`, holds, times. One that
+   would run into a reservation steps aside too, and is planned behind it.
+3. Jobs without GPUs wait for no GPU. CPUs and memory are counted for all alike: whoever makes the `Demand` decides
+   whether a GPU job that asked for no CPUs is charged for any.
+4. With backfill off nothing starts behind a head of its partition; jobs without GPUs are a line of their own.
+5. A head that may end others (`preempt`) does so only if it could not start otherwise, and as soon. What they hold is
+   kept for it while they end; while it is there, no job behind it in its line ends anybody.
+6. The first `policy.plan_depth` jobs are planned (`forecast`). Plans rest on time limits: jobs mostly start earlier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from itertools import chain, islice
 
-from agent.jobs.grammar import matches_type
+from agent.jobs.schedule import preempt
+from agent.jobs.schedule.book import ENDING_S, Book, demand_claim, end_of
+from agent.jobs.schedule.facts import Decision, Preempt, Running, Snapshot, Start, Waiting
+from agent.jobs.schedule.forecast import Forecast, duration_of
+from agent.jobs.schedule.kinds import Kind, Kinds
+from agent.jobs.schedule.limits import Limits
+from agent.jobs.schedule.node import Node
+from agent.jobs.schedule.place import Placer
+from agent.jobs.schedule.priority import Group, Ranking, qos_levels
+from agent.jobs.schedule.reasons import Reason, Reasons, behind, sooner
+from agent.jobs.schedule.timeline import FOREVER, Room
+from agent.jobs.schedule.words import jobs as job_list
+from agent.jobs.schedule.words import moment
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A job in the queue."""
-
-    id: int
-    gpus: int
-    gpu_type: str | None = None
-    cpus: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GpuFacts:
-    """What counts about one GPU."""
-
-    uuid: str
-    index: int
-    name: str
-    healthy: bool = True
-    seated: bool = True
-    held_by: int | None = None
-    """Id of the job that has it."""
-    foreign: str | None = None
-    """Who uses it outside the queue: `pid 4711 of ada`."""
+MAX_TESTS = 1000
+"""Kinds of jobs that are tried behind a head; the rest waits for the next pass (Slurm's bf_max_job_test)."""
+MAX_ASIDE = 20
+"""Jobs that are given a place behind a reservation."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """All that a decision is made of."""
-
-    waiting: Sequence[Waiting]
-    """In the order in which they are served."""
-    gpus: Sequence[GpuFacts]
-    cpu_count: int
-    cpus_used: int = 0
-    """CPUs of the running jobs that hold no GPU."""
-    licence_hold: str | None = None
-    """Why no new job may start at all, with the command that helps; `None` while the licence allows it."""
+def decide(snapshot: Snapshot, now: int) -> Decision:
+    """One pass over the queue. The same facts always give the same decision."""
+    return _Pass(snapshot, now).decision()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """Claim these GPUs for this job and launch it."""
+class _Pass:
+    """What is known and done so far."""
 
-    job_id: int
-    gpu_uuids: tuple[str, ...]
+    def __init__(self, snapshot: Snapshot, now: int) -> None:
+        self._snapshot, self._now, self._policy = snapshot, now, snapshot.policy
+        self._ranking = Ranking(snapshot, now)
+        self._node = Node(snapshot)
+        self._placer = Placer(self._node.gpus)
+        self._book = Book(self._node, snapshot, now)
+        self._forecast = Forecast(self._node, self._book, self._placer, now)
+        self._limits = Limits(snapshot)
+        self._reasons = Reasons(self._node, snapshot, now)
+        self._kinds = Kinds(self._node, snapshot, self._reasons)
+        self._closed = self._reasons.closed()
+        self._heads: dict[tuple[object, ...], Reason] = {}
+        self._tests = self._aside = 0
+        self._starts: list[Start] = []
+        self._preempts: list[Preempt] = []
+        self._expired: list[int] = []
+        self._told: dict[int, Reason] = {}
+        self._expected: dict[int, int] = {}
+        self._looks: list[int] = []
+        self._left: list[tuple[Waiting, Group]] = []
+        """Who stays for the reason of its group."""
+        self._later: list[Waiting] = []
+        """Whose begin time has not come."""
 
+    def decision(self) -> Decision:
+        """Serve all, then tell those that stay."""
+        self._serve_all()
+        if self._closed is None:
+            if self._policy.backfill:
+                self._offer_windows()
+            self._plan()
+        self._told.update({job.id: group.reason for job, group in self._left if group.reason is not None})
+        return Decision(
+            starts=tuple(self._starts),
+            preempts=tuple(self._preempts),
+            expired=tuple(self._expired),
+            reasons=self._told,
+            priorities=self._ranking.parts,
+            expected=self._expected,
+            look_again_at=self._look_again_at(),
+        )
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """What to do now."""
+    # --- who starts ---------------------------------------------------------------------------------------------------
 
-    starts: tuple[Start, ...]
-    reasons: Mapping[int, tuple[str, str]]
-    """For every job that stays: Slurm's word, and the sentence."""
+    def _serve_all(self) -> None:
+        """Go through the queue."""
+        for pair in self._ranking.ordered():
+            job, group = pair
+            told = job.hold is not None or job.begin_at is not None or job.deadline_at is not None
+            if told and self._stands_aside(job):
+                continue
+            if group.reason is None and self._serve(job, group):
+                continue
+            self._left.append(pair)
 
+    def _stands_aside(self, job: Waiting) -> bool:
+        """Whether a hold or a time keeps it from being served at all."""
+        if job.deadline_at is not None:
+            last = job.deadline_at - (job.time_limit_s or 1)
+            if self._now > last:
+                self._expired.append(job.id)
+                return True
+            self._looks.append(last + 1)
+        if job.hold is not None:
+            self._told[job.id] = job.hold
+            return True
+        if job.begin_at is not None and job.begin_at > self._now:
+            self._told[job.id] = ("BeginTime", f"may start from {moment(job.begin_at)} on")
+            self._looks.append(job.begin_at)
+            self._later.append(job)
+            return True
+        return False
 
-def decide(snapshot: Snapshot) -> Decision:
-    """One pass over the queue. The same snapshot always gives the same decision."""
-    if snapshot.licence_hold is not None:
-        return Decision(starts=(), reasons={job.id: ("License", snapshot.licence_hold) for job in snapshot.waiting})
-    gpu_line, cpu_line = _GpuLine(snapshot), _CpuLine(snapshot)
-    for job in snapshot.waiting:
-        (gpu_line if job.gpus else cpu_line).serve(job)
-    return Decision(
-        starts=tuple(sorted([*gpu_line.starts, *cpu_line.starts], key=lambda start: start.job_id)),
-        reasons={**gpu_line.reasons, **cpu_line.reasons},
-    )
+    def _serve(self, job: Waiting, group: Group) -> bool:
+        """Start the job, or make it the head of its line, or let its whole group wait: then the answer is `False`."""
+        group.reason = self._closed or (self._reasons.reservation(job) if job.reservation is not None else None)
+        if group.reason is not None:
+            return False
+        kind = self._kinds.of(job)
+        group.reason = kind.obstacle or self._limits.against(job, kind.ask.gpus)
+        if group.reason is not None:
+            return False
+        head = self._heads.get(kind.line)
+        if head is None or self._policy.backfill:
+            room = self._room_now(job, kind, behind_head=head is not None)
+            if room is not None:
+                self._start(job, kind, room)
+                return True
+        if head is None:
+            return self._wait_first(job, group, kind)
+        group.reason, group.in_line = head, True
+        return False
 
+    def _room_now(self, job: Waiting, kind: Kind, *, behind_head: bool) -> Room | None:
+        """What is free for it from now until its limit; `None` when that is too little."""
+        duration = duration_of(job)
+        if duration > kind.bound_s or (behind_head and self._tests >= MAX_TESTS):
+            return None
+        self._tests += behind_head
+        end, room = self._book.view(kind.view).reach(kind.ask, self._now, self._now + duration)
+        if end < self._now + duration:
+            kind.bound_s = end - self._now
+            return None
+        return room
 
-@dataclass(slots=True, kw_only=True)
-class _Line:
-    """Jobs served in order until one must wait."""
+    def _start(self, job: Waiting, kind: Kind, room: Room) -> None:
+        gpus = self._placer.assign(kind.ask, room)
+        end = FOREVER if job.time_limit_s is None else self._now + duration_of(job)
+        self._book.claim(self._now, end, demand_claim(self._node, kind.demand, gpus))
+        self._limits.started(job, gpus.bit_count())
+        self._reasons.started(job.id, gpus)
+        self._starts.append(Start(job_id=job.id, gpu_uuids=self._node.uuids(gpus)))
 
-    starts: list[Start] = field(default_factory=list)
-    reasons: dict[int, tuple[str, str]] = field(default_factory=dict)
-    behind: tuple[str, str] | None = None
-    """What jobs are told once one before them must wait."""
+    # --- who waits first ----------------------------------------------------------------------------------------------
 
-    def hold_up(self, job: Waiting, detail: str) -> None:
-        self.reasons[job.id] = ("Resources", detail)
-        self.behind = ("Priority", f"behind job {job.id} in the queue")
+    def _wait_first(self, job: Waiting, group: Group, kind: Kind) -> bool:
+        """The first of its line that must wait: plan it, or end others for it."""
+        room = self._forecast.room(kind)
+        if self._reasons.in_the_way(kind.ask, room, self._now + kind.bound_s, kind.view):
+            return self._wait_aside(job, group, kind)
+        if self._preempt_for(job, group, kind):
+            return True
+        reason = next(iter(self._heads.values()), None) if room.fits(kind.ask) else None
+        reason = reason or self._reasons.shortage(kind.demand, kind.ask, room)
+        start = self._forecast.plan(job, kind)
+        if start is None:
+            group.reason = self._reasons.reserved(job, kind.ask)
+            return False
+        self._lead(job, group, kind, reason)
+        self._expect(job, start)
+        return True
 
+    def _wait_aside(self, job: Waiting, group: Group, kind: Kind) -> bool:
+        """It holds up nobody, and the first such jobs are given a place behind the reservation."""
+        group.reason = self._reasons.reserved(job, kind.ask)
+        if self._aside < MAX_ASIDE:
+            self._aside += 1
+            self._offer_window(job, group)
+            self._expect(job, self._forecast.plan(job, kind))
+        return False
 
-class _CpuLine(_Line):
-    def __init__(self, snapshot: Snapshot) -> None:
-        super().__init__()
-        self._count = snapshot.cpu_count
-        self._used = snapshot.cpus_used
+    def _lead(self, job: Waiting, group: Group, kind: Kind, reason: Reason) -> None:
+        """Make it the head of its line."""
+        self._told[job.id] = reason
+        group.reason = self._heads[kind.line] = behind(job.id)
+        group.in_line = True
 
-    def serve(self, job: Waiting) -> None:
-        if self.behind is not None:
-            self.reasons[job.id] = self.behind
-        # A job larger than the node (its CPUs went offline after the submit) still runs once it is alone.
-        elif self._used == 0 or self._used + job.cpus <= self._count:
-            self._used += job.cpus
-            self.starts.append(Start(job_id=job.id, gpu_uuids=()))
-        else:
-            free = max(0, self._count - self._used)
-            self.hold_up(job, f"asks for {_many(job.cpus, 'CPU')}; {free} of {self._count} free")
+    def _preempt_for(self, job: Waiting, group: Group, kind: Kind) -> bool:
+        """Ask others to stop, if the job may, needs it, and can start then."""
+        if self._policy.preempt not in ("qos", "partition") or self._comes_anyway(job, kind):
+            return False
+        asked = [victim for each in self._preempts for victim in each.victims]
+        levels = qos_levels(self._policy.qos)
+        found = preempt.candidates(job, self._snapshot.running, self._policy, levels, asked)
+        victims = self._victims(job, kind, found) if found else None
+        if victims is None:
+            return False
+        ids = tuple(victim.id for victim in victims.jobs)
+        self._preempts.append(Preempt(victims=ids, job_id=job.id))
+        self._rebuild(self._book.rebuilt(ending=ids))
+        gpus = self._placer.assign(kind.ask, victims.room)
+        end = FOREVER if job.time_limit_s is None else self._now + ENDING_S + duration_of(job)
+        self._book.claim(self._now, end, demand_claim(self._node, kind.demand, gpus))
+        self._lead(
+            job,
+            group,
+            kind,
+            ("Resources", f"{job_list(ids)} {'was' if len(ids) == 1 else 'were'} asked to stop for it"),
+        )
+        self._expect(job, max(end_of(victim, self._now, ending=True) for victim in victims.jobs))
+        return True
 
+    def _comes_anyway(self, job: Waiting, kind: Kind) -> bool:
+        """Whether it can start as soon as those are gone that are ending already."""
+        gone = max((end_of(each, self._now) for each in self._snapshot.running if each.ending), default=self._now)
+        found = self._book.view(kind.view).earliest(kind.ask, duration_of(job), self._now)
+        return found is not None and found[0] <= gone
 
-class _GpuLine(_Line):
-    def __init__(self, snapshot: Snapshot) -> None:
-        super().__init__()
-        self._gpus = sorted(snapshot.gpus, key=lambda gpu: gpu.index)
-        self._given: set[str] = set()
-        self._obstacles: dict[tuple[int, str | None], tuple[str, str] | None] = {}
+    def _victims(self, job: Waiting, kind: Kind, found: list[tuple[int, Running]]) -> preempt.Victims | None:
+        start = self._now + ENDING_S
+        end = start + duration_of(job)
+        view = self._book.rebuilt(without={each.id for _, each in found}).view(kind.view)
+        reached, room = view.reach(kind.ask, start, end)
+        if reached < end or room is None:
+            return None
+        return preempt.choose(found, kind.ask, room, self._node, self._now)
 
-    def serve(self, job: Waiting) -> None:
-        kind = (job.gpus, job.gpu_type)
-        if kind not in self._obstacles:
-            self._obstacles[kind] = self._obstacle(job)
-        reason = self._obstacles[kind] or self.behind
-        if reason is not None:
-            self.reasons[job.id] = reason
-            return
-        free = [gpu.uuid for gpu in self._suited(job) if self._is_free(gpu)]
-        if len(free) < job.gpus:
-            self.hold_up(job, self._shortage(job, len(free)))
-            return
-        chosen = tuple(free[: job.gpus])
-        self._given.update(chosen)
-        self.starts.append(Start(job_id=job.id, gpu_uuids=chosen))
+    def _rebuild(self, book: Book) -> None:
+        self._book = book
+        self._forecast = Forecast(self._node, book, self._placer, self._now)
 
-    def _obstacle(self, job: Waiting) -> tuple[str, str] | None:
-        """What no waiting helps against."""
-        suited = self._suited(job)
-        healthy = [gpu for gpu in suited if gpu.healthy]
-        asked = f"asks for {_many(job.gpus, 'GPU')}{f' of type {job.gpu_type}' if job.gpu_type else ''}"
-        if len(healthy) < job.gpus:
-            ill = ", ".join(str(gpu.index) for gpu in suited if not gpu.healthy)
-            also = f"; GPU {ill} needs attention" if ill else ""
-            return "ReqNodeNotAvail", f"{asked}, and the node has {len(healthy)} that can be used{also}"
-        seated = sum(gpu.seated for gpu in healthy)
-        if seated < job.gpus:
-            return "License", f"{asked}, and seats cover {seated} of {len(healthy)}; see: stoker-license status"
-        return None
+    # --- what the others are told -------------------------------------------------------------------------------------
 
-    def _suited(self, job: Waiting) -> list[GpuFacts]:
-        return [gpu for gpu in self._gpus if job.gpu_type is None or matches_type(job.gpu_type, gpu.name)]
+    def _offer_windows(self) -> None:
+        """Say to the first of those that wait for their turn with which limit they could start."""
+        seen: set[int] = set()
+        for job, group in islice(self._left, self._policy.plan_depth):
+            if group.in_line and id(group) not in seen:
+                seen.add(id(group))
+                self._offer_window(job, group)
 
-    def _is_free(self, gpu: GpuFacts) -> bool:
-        usable = gpu.healthy and gpu.seated and gpu.held_by is None and gpu.foreign is None
-        return usable and gpu.uuid not in self._given
+    def _offer_window(self, job: Waiting, group: Group) -> None:
+        window = self._forecast.window(self._kinds.of(job), duration_of(job))
+        if window is not None and group.reason is not None:
+            word, sentence = group.reason
+            group.reason = (word, sentence + sooner(*window))
 
-    def _shortage(self, job: Waiting, free: int) -> str:
-        suited = self._suited(job)
-        holders = sorted({gpu.held_by for gpu in suited if gpu.held_by is not None})
-        started = [start.job_id for start in self.starts]
-        parts = [f"asks for {_many(job.gpus, 'GPU')}; {free} of {len(suited)} free"]
-        if holders or started:
-            parts.append(f"held by {_jobs([*holders, *started])}")
-        parts += [f"GPU {gpu.index} is used outside the queue by {gpu.foreign}" for gpu in suited if gpu.foreign]
-        return ", ".join(parts)
+    def _plan(self) -> None:
+        """Plan the first of those that stay, in their order, and behind them those whose time has not come."""
+        in_line = (job for job, group in self._left if group.in_line)
+        for job in islice(chain(in_line, self._later), max(0, self._policy.plan_depth - len(self._expected))):
+            kind = self._kinds.of(job)
+            if kind.obstacle is None and self._reasons.reservation(job) is None:
+                self._expect(job, self._forecast.plan(job, kind))
 
+    def _expect(self, job: Waiting, start: int | None) -> None:
+        if start is not None and start < FOREVER:
+            self._expected[job.id] = start
 
-def _jobs(ids: Sequence[int]) -> str:
-    shown = ", ".join(str(each) for each in ids[:4])
-    more = f" and {len(ids) - 4} more" if len(ids) > 4 else ""
-    return f"job{'' if len(ids) == 1 else 's'} {shown}{more}"
-
-
-def _many(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    def _look_again_at(self) -> int | None:
+        times = [time for each in self._snapshot.reservations for time in (each.start_at, each.end_at)]
+        return min((time for time in [*times, *self._looks] if time > self._now), default=None)

@@ -25,6 +25,11 @@ def uuid(index: int) -> str:
     return f"GPU-00000000-0000-4000-8000-{index:012d}"
 
 
+def mig_uuid(index: int, slot: int) -> str:
+    """The UUID that the stand-in gives a MIG instance."""
+    return f"MIG-00000000-0000-4000-8000-{index:06d}{slot:06d}"
+
+
 class NvmlStandIn:
     """The library and the control file that drives it; a process finds the latter through its environment."""
 

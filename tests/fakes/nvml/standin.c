@@ -1,4 +1,4 @@
-/* A stand-in for libnvidia-ml.so.1: every NVML function that agent/gpu/nvml.py calls, answered from a control file.
+/* A stand-in for libnvidia-ml.so.1: every NVML function that agent/gpu calls, answered from a control file.
 
    The file is named by STOKER_TEST_NVML and read again when it changes (looked at every 20 ms), so a test drives a
    running sampler. One statement a line; later lines win:
@@ -6,8 +6,12 @@
        gpus 8                                    at the next nvmlInit
        driver 550.54.15
        name gpu=2 any bytes to the end of the line
-       value gpu=* power_mw=250000               keys: util power_mw limit_mw temp sm_mhz mem_mhz total used
-       process gpu=0 pid=4711 memory=1073741824
+       value gpu=* power_mw=250000               keys: see KEY_NAMES
+       process gpu=0 pid=4711 memory=1073741824  with slot=2 after it: in that MIG instance
+       link gpu=0 link=3 to=1                    an NVLink to GPU 1; to=switch; to=off: there, and not up
+       near gpu=0 peer=1 level=20                an nvmlGpuTopologyLevel_t; 50 (SYSTEM) where nothing is said
+       mig gpu=0                                 MIG mode is on
+       mig gpu=0 slot=2 profile=1g.10gb total=10737418240 used=4096
        hang FUNCTION|* gpu=3                     until the line is gone
        fail FUNCTION|* gpu=* code=15             an nvmlReturn_t
 
@@ -22,21 +26,25 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, INSUFFICIENT_SIZE = 7 };
-enum { GPUS_MAX = 16, RULES_MAX = 64, PROCESSES_MAX = 256, ANY = -1, HANG = -1 };
+enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
+enum { GPUS_MAX = 16, RULES_MAX = 64, PROCESSES_MAX = 256, LINKS_MAX = 18, SLOTS_MAX = 7, ANY = -1, HANG = -1 };
+enum { WHOLE = -1, NO_LINK = -3, LINK_OFF = -2, TO_SWITCH = -1, FIRST_BUS = 0x10 };
 #define LOOK_AGAIN_NS 20000000L
 
 typedef int nvmlReturn_t;
-typedef struct device { int index; } *nvmlDevice_t;
+typedef struct device { int index, slot; } *nvmlDevice_t;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } nvmlMemory_v2_t;
 typedef struct { unsigned gpu, memory; } nvmlUtilization_t;
 typedef struct { unsigned pid; unsigned long long memory; unsigned instance, compute_instance; } nvmlProcessInfo_t;
+typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } nvmlPciInfo_t;
 
-enum key { UTIL, POWER_MW, LIMIT_MW, TEMP, SM_MHZ, MEM_MHZ, TOTAL, USED, KEYS };
-static const char *const KEY_NAMES[KEYS] = {"util", "power_mw", "limit_mw", "temp", "sm_mhz", "mem_mhz", "total", "used"};
+enum key { UTIL, POWER_MW, LIMIT_MW, TEMP, SM_MHZ, MEM_MHZ, TOTAL, USED, MEM_UTIL, ENERGY_MJ, MINOR, REMAPPED, PENDING, FAILED, REPLAYS, KEYS };
+static const char *const KEY_NAMES[KEYS] = {"util", "power_mw", "limit_mw", "temp", "sm_mhz", "mem_mhz", "total", "used",
+    "mem_util", "energy_mj", "minor", "remapped", "remap_pending", "remap_failed", "replays"};
 
 struct rule { char function[64]; int gpu, code; };
-struct process { int gpu; unsigned pid; unsigned long long memory; };
+struct process { int gpu, slot; unsigned pid; unsigned long long memory; };
+struct instance { char profile[32]; unsigned long long total, used; };
 struct control {
     int gpus;
     char driver[80];
@@ -46,6 +54,8 @@ struct control {
     int rule_count;
     struct process processes[PROCESSES_MAX];
     int process_count;
+    int links[GPUS_MAX][LINKS_MAX], levels[GPUS_MAX][GPUS_MAX], mig[GPUS_MAX];
+    struct instance instances[GPUS_MAX][SLOTS_MAX];
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -53,7 +63,7 @@ static struct control control;
 static struct timespec looked_at;
 static struct stat seen;
 static int references, opened_gpus;
-static struct device devices[GPUS_MAX];
+static struct device devices[GPUS_MAX], parts[GPUS_MAX][SLOTS_MAX];
 
 /* --- control file --- */
 
@@ -63,8 +73,11 @@ static void set_defaults(void) {
     strcpy(control.driver, "550.54.15");
     for (int i = 0; i < GPUS_MAX; i++) {
         strcpy(control.names[i], "NVIDIA H100 80GB HBM3");
-        unsigned long long defaults[KEYS] = {10 + i, 100000 + 1000 * i, 700000, 40 + i, 1500, 2619, 80ULL << 30, (1ULL + i) << 30};
+        unsigned long long defaults[KEYS] = {10 + i, 100000 + 1000 * i, 700000, 40 + i, 1500, 2619, 80ULL << 30, (1ULL + i) << 30,
+            5 + i, 1000000ULL * (i + 1), i};
         memcpy(control.values[i], defaults, sizeof defaults);
+        for (int link = 0; link < LINKS_MAX; link++) control.links[i][link] = NO_LINK;
+        for (int peer = 0; peer < GPUS_MAX; peer++) control.levels[i][peer] = 50;
     }
 }
 
@@ -79,9 +92,33 @@ static void set_value(const char *gpu_text, const char *pair) {
                 if (gpu == ANY || gpu == i) control.values[i][key] = strtoull(equals + 1, NULL, 10);
 }
 
+static int in(int number, int end) { return number >= 0 && number < end; }
+
+/* What a GPU is connected to and divided into; 1 if the line is of that kind. */
+static int take_fabric(const char *line) {
+    char word[32];
+    int gpu, other, level;
+    unsigned long long total, used;
+    if (sscanf(line, "link gpu=%d link=%d to=%31s", &gpu, &other, word) == 3) {
+        if (in(gpu, GPUS_MAX) && in(other, LINKS_MAX))
+            control.links[gpu][other] = strcmp(word, "switch") == 0 ? TO_SWITCH : strcmp(word, "off") == 0 ? LINK_OFF : atoi(word);
+    } else if (sscanf(line, "near gpu=%d peer=%d level=%d", &gpu, &other, &level) == 3) {
+        if (in(gpu, GPUS_MAX) && in(other, GPUS_MAX)) control.levels[gpu][other] = control.levels[other][gpu] = level;
+    } else if (sscanf(line, "mig gpu=%d slot=%d profile=%31s total=%llu used=%llu", &gpu, &other, word, &total, &used) == 5) {
+        if (!in(gpu, GPUS_MAX) || !in(other, SLOTS_MAX)) return 1;
+        control.mig[gpu] = 1;
+        control.instances[gpu][other].total = total;
+        control.instances[gpu][other].used = used;
+        strcpy(control.instances[gpu][other].profile, word);
+    } else if (sscanf(line, "mig gpu=%d", &gpu) == 1) {
+        if (in(gpu, GPUS_MAX)) control.mig[gpu] = 1;
+    } else return 0;
+    return 1;
+}
+
 static void take_line(char *line) {
     char gpu[16], word[64];
-    int code, taken = 0;
+    int code, slot = WHOLE, taken = 0;
     unsigned pid;
     unsigned long long memory;
     line[strcspn(line, "\n")] = 0;
@@ -91,8 +128,9 @@ static void take_line(char *line) {
         strncpy(control.names[code], line + taken, sizeof control.names[code] - 1);
     else if (sscanf(line, "value gpu=%15s %n", gpu, &taken) == 1 && taken)
         for (char *pair = strtok(line + taken, " "); pair; pair = strtok(NULL, " ")) set_value(gpu, pair);
-    else if (sscanf(line, "process gpu=%d pid=%u memory=%llu", &code, &pid, &memory) == 3 && control.process_count < PROCESSES_MAX)
-        control.processes[control.process_count++] = (struct process){code, pid, memory};
+    else if (sscanf(line, "process gpu=%d pid=%u memory=%llu slot=%d", &code, &pid, &memory, &slot) >= 3 && control.process_count < PROCESSES_MAX)
+        control.processes[control.process_count++] = (struct process){code, slot, pid, memory};
+    else if (take_fabric(line)) return;
     else if (control.rule_count < RULES_MAX) {
         struct rule *rule = &control.rules[control.rule_count];
         if (sscanf(line, "hang %63s gpu=%15s", word, gpu) == 2) code = HANG;
@@ -197,7 +235,7 @@ nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *count) {
 nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t *device) {
     ENTER((int)index);
     if ((int)index >= opened_gpus) return leave(INVALID_ARGUMENT);
-    devices[index].index = index;
+    devices[index] = (struct device){index, WHOLE};
     *device = &devices[index];
     return leave(SUCCESS);
 }
@@ -215,24 +253,119 @@ nvmlReturn_t nvmlSystemGetDriverVersion(char *out, unsigned length) {
 
 nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *out, unsigned length) {
     ENTER(device->index);
-    return text(out, length, control.names[device->index]);
+    if (device->slot == WHOLE) return text(out, length, control.names[device->index]);
+    char name[300];
+    snprintf(name, sizeof name, "%s MIG %s", control.names[device->index], control.instances[device->index][device->slot].profile);
+    return text(out, length, name);
 }
 
 nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *out, unsigned length) {
     ENTER(device->index);
     char uuid[64];
     snprintf(uuid, sizeof uuid, "GPU-00000000-0000-4000-8000-%012d", device->index);
+    if (device->slot != WHOLE) snprintf(uuid, sizeof uuid, "MIG-00000000-0000-4000-8000-%06d%06d", device->index, device->slot);
     return text(out, length, uuid);
 }
 
 #define NUMBER(function, key) \
     nvmlReturn_t function(nvmlDevice_t device, unsigned *out) { \
         ENTER(device->index); \
+        if (device->slot != WHOLE) return leave(NOT_SUPPORTED); \
         *out = control.values[device->index][key]; \
         return leave(SUCCESS); \
     }
 NUMBER(nvmlDeviceGetPowerUsage, POWER_MW)
 NUMBER(nvmlDeviceGetEnforcedPowerLimit, LIMIT_MW)
+NUMBER(nvmlDeviceGetMinorNumber, MINOR)
+NUMBER(nvmlDeviceGetPcieReplayCounter, REPLAYS)
+
+nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, unsigned long long *out) {
+    ENTER(device->index);
+    if (device->slot != WHOLE) return leave(NOT_SUPPORTED);
+    *out = control.values[device->index][ENERGY_MJ];
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t device, unsigned *correctable, unsigned *uncorrectable, unsigned *pending, unsigned *failed) {
+    ENTER(device->index);
+    *correctable = 0;
+    *uncorrectable = control.values[device->index][REMAPPED];
+    *pending = control.values[device->index][PENDING];
+    *failed = control.values[device->index][FAILED];
+    return leave(SUCCESS);
+}
+
+static void fill_pci(nvmlPciInfo_t *out, int gpu) {
+    memset(out, 0, sizeof *out);
+    out->bus = FIRST_BUS + gpu;
+    snprintf(out->bus_id, sizeof out->bus_id, "00000000:%02X:00.0", out->bus);
+}
+
+nvmlReturn_t nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t *out) {
+    ENTER(device->index);
+    fill_pci(out, device->index);
+    return leave(SUCCESS);
+}
+
+/* --- what it is connected to --- */
+
+nvmlReturn_t nvmlDeviceGetNvLinkState(nvmlDevice_t device, unsigned link, unsigned *active) {
+    ENTER(device->index);
+    int to = link < LINKS_MAX ? control.links[device->index][link] : NO_LINK;
+    if (to == NO_LINK) return leave(link < LINKS_MAX ? NOT_SUPPORTED : INVALID_ARGUMENT);
+    *active = to != LINK_OFF;
+    return leave(SUCCESS);
+}
+
+#ifndef OLD_DRIVER
+nvmlReturn_t nvmlDeviceGetNvLinkRemoteDeviceType(nvmlDevice_t device, unsigned link, unsigned *type) {
+    ENTER(device->index);
+    *type = control.links[device->index][link] == TO_SWITCH ? 2 : 0;
+    return leave(SUCCESS);
+}
+#endif
+
+nvmlReturn_t nvmlDeviceGetNvLinkRemotePciInfo_v2(nvmlDevice_t device, unsigned link, nvmlPciInfo_t *out) {
+    ENTER(device->index);
+    int to = control.links[device->index][link];
+    fill_pci(out, to == TO_SWITCH ? 0x40 : to);
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetTopologyCommonAncestor(nvmlDevice_t one, nvmlDevice_t other, unsigned *level) {
+    ENTER(one->index);
+    *level = control.levels[one->index][other->index];
+    return leave(SUCCESS);
+}
+
+/* --- MIG --- */
+
+nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned *now, unsigned *pending) {
+    ENTER(device->index);
+    *now = *pending = control.mig[device->index];
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned *count) {
+    ENTER(device->index);
+    *count = SLOTS_MAX;
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned slot, nvmlDevice_t *out) {
+    ENTER(device->index);
+    if (slot >= SLOTS_MAX) return leave(INVALID_ARGUMENT);
+    if (!control.instances[device->index][slot].profile[0]) return leave(NOT_FOUND);
+    parts[device->index][slot] = (struct device){device->index, slot};
+    *out = &parts[device->index][slot];
+    return leave(SUCCESS);
+}
+
+/* A destroyed instance keeps its handle in the caller's hand; every call with it then says so. */
+#define CHECK_PART(device) do { if ((device)->slot != WHOLE && !control.instances[(device)->index][(device)->slot].profile[0]) \
+    return leave(INVALID_ARGUMENT); } while (0)
+
+/* --- what it does --- */
 
 nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, int sensor, unsigned *out) {
     ENTER(device->index);
@@ -250,15 +383,16 @@ nvmlReturn_t nvmlDeviceGetClockInfo(nvmlDevice_t device, int clock, unsigned *ou
 
 nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_t *out) {
     ENTER(device->index);
+    if (device->slot != WHOLE) return leave(NOT_SUPPORTED);
     out->gpu = control.values[device->index][UTIL];
-    out->memory = 0;
+    out->memory = control.values[device->index][MEM_UTIL];
     return leave(SUCCESS);
 }
 
-static int processes(int gpu, unsigned *count, nvmlProcessInfo_t *out) {
+static int processes(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out) {
     unsigned capacity = *count, found = 0;
     for (int i = 0; i < control.process_count; i++)
-        if (control.processes[i].gpu == gpu && found++ < capacity && out)
+        if (control.processes[i].gpu == device->index && (device->slot == WHOLE || control.processes[i].slot == device->slot) && found++ < capacity && out)
             out[found - 1] = (nvmlProcessInfo_t){control.processes[i].pid, control.processes[i].memory, ~0u, ~0u};
     *count = found;
     return leave(found > capacity ? INSUFFICIENT_SIZE : SUCCESS);
@@ -275,14 +409,16 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, unsigned long long out
 
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out) {
     ENTER(device->index);
-    return processes(device->index, count, out);
+    return processes(device, count, out);
 }
 #else
 nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *out) {
     ENTER(device->index);
     if (out->version != (sizeof *out | 2u << 24)) return leave(25);
-    out->total = control.values[device->index][TOTAL];
-    out->used = control.values[device->index][USED];
+    CHECK_PART(device);
+    const struct instance *part = device->slot == WHOLE ? NULL : &control.instances[device->index][device->slot];
+    out->total = part ? part->total : control.values[device->index][TOTAL];
+    out->used = part ? part->used : control.values[device->index][USED];
     out->reserved = 0;
     out->free = out->total - out->used;
     return leave(SUCCESS);
@@ -290,6 +426,6 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *ou
 
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out) {
     ENTER(device->index);
-    return processes(device->index, count, out);
+    return processes(device, count, out);
 }
 #endif

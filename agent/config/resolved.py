@@ -1,0 +1,71 @@
+"""The configuration as the parts see it: resolved, frozen, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from agent.api.errors import StokerError
+from agent.config.tables import (
+    AccountTable,
+    GpuTable,
+    HistoryTable,
+    HooksTable,
+    HubNode,
+    JobsTable,
+    LimitsTable,
+    Mode,
+    PartitionTable,
+    QosTable,
+    ReaperTable,
+    SchedulerTable,
+)
+
+
+class ConfigError(StokerError):
+    """The configuration cannot be used; the message names file, line and key."""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a daemon needs to know, resolved: no `None` left to interpret, every path absolute."""
+
+    path: Path | None
+    """The file it came from; `None` when there is none."""
+    name: str
+    mode: Mode
+    state_dir: Path
+    run_dir: Path
+    allow_root_jobs: bool
+    act_for: tuple[str, ...]
+    gpu: GpuTable
+    jobs: JobsTable
+    cluster: str
+    hub_nodes: tuple[HubNode, ...]
+    cpus: int = 1
+    """CPUs that jobs may have at a time."""
+    partitions: tuple[PartitionTable, ...] = (PartitionTable(name="main", default=True),)
+    """At least one, and exactly one is the default."""
+    qos: tuple[QosTable, ...] = (QosTable(name="normal"),)
+    """At least one; the first is the default."""
+    accounts: tuple[AccountTable, ...] = ()
+    scheduler: SchedulerTable = SchedulerTable()
+    limits: LimitsTable = LimitsTable()
+    hooks: HooksTable = HooksTable()
+    reaper: ReaperTable = ReaperTable()
+    history: HistoryTable = HistoryTable()
+
+    @property
+    def agent_socket(self) -> Path:
+        """Where the agent listens."""
+        return self.run_dir / "agent.sock"
+
+    @property
+    def hub_socket(self) -> Path:
+        """Where the hub listens."""
+        return self.run_dir / "hub.sock"
+
+    @property
+    def hub_state_dir(self) -> Path:
+        """The hub's own state: placements and the licence."""
+        return self.state_dir / "hub"

@@ -1,0 +1,294 @@
+"""What admins arrange around the queue: drained GPUs or a drained node, and reservations.
+
+Rules kept here: an arrangement is on the store's shelf before it counts, and in memory a copy of that; a drain has an
+owner, and what a person drained no check gives back; a reservation is forgotten when it is over, never before.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+from agent.api.errors import ApiError
+from agent.api.queue import Drain, DrainOwner, DrainRequest, Reservation, ReservationRequest
+from agent.engine.accept import as_api_error
+from agent.engine.base import Asker
+from agent.engine.core import Core, now
+from agent.jobs import grammar, times
+from agent.jobs.schedule import GpuFacts, ReservationFacts
+from agent.jobs.store import JobStore
+
+_DRAINS = "drain"
+_RESERVATIONS = "reservation"
+_NODE = "node"
+"""Key of the node's own drain on the shelf."""
+
+_T = TypeVar("_T")
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REASON_MOST = 1000
+
+
+class Arrangements:
+    """See above. Lives on the event loop."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._drains: dict[str, Drain] = {}
+        self._reservations: dict[str, Reservation] = {}
+
+    async def load(self) -> None:
+        """Take up what is on the shelf.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        self._drains = await self._core.store.read(JobStore.all, _DRAINS, Drain)
+        self._reservations = await self._core.store.read(JobStore.all, _RESERVATIONS, Reservation)
+
+    # --- what the scheduler knows of it -------------------------------------------------------------------------------
+
+    def drained_gpus(self) -> Mapping[str, str]:
+        """UUID → why it takes no new job."""
+        return {each.gpu_uuid: _told(each) for each in self._drains.values() if each.gpu_uuid is not None}
+
+    def node_drained(self) -> str | None:
+        """Why the node takes no new job."""
+        drain = self._drains.get(_NODE)
+        return None if drain is None else _told(drain)
+
+    def reservation_facts(self, at: int) -> list[ReservationFacts]:
+        """Those that are not over at a moment."""
+        return [
+            ReservationFacts(
+                name=each.name,
+                start_at=each.start_at,
+                end_at=each.end_at,
+                users=frozenset(each.users),
+                accounts=frozenset(each.accounts),
+                gpu_uuids=frozenset(each.gpu_uuids) or None,
+                maintenance=each.maintenance,
+            )
+            for each in self._reservations.values()
+            if each.end_at > at
+        ]
+
+    # --- drains -------------------------------------------------------------------------------------------------------
+
+    def drains(self) -> list[Drain]:
+        """See `Engine.drains`."""
+        return sorted(self._drains.values(), key=lambda each: (each.gpu_uuid is not None, each.at))
+
+    async def drain(self, request: DrainRequest, asker: Asker) -> list[Drain]:
+        """See `Engine.drain`."""
+        require_admin(asker, "draining")
+        reason = (request.reason or "").strip()
+        if not reason:
+            raise ApiError(400, "bad_field", "a drain needs a reason, for whoever finds it drained", "$.reason")
+        if len(reason) > _REASON_MOST:
+            raise ApiError(400, "bad_field", f"the reason is longer than {_REASON_MOST} characters", "$.reason")
+        uuid = None if request.gpu is None else self._uuid(request.gpu)
+        await self.take_out(uuid, reason=reason, by=asker.user, owner=DrainOwner.PERSON)
+        return self.drains()
+
+    async def resume(self, request: DrainRequest, asker: Asker) -> list[Drain]:
+        """See `Engine.resume`. A person's word lifts a check's drain as well."""
+        require_admin(asker, "resuming")
+        key = _NODE if request.gpu is None else self._drained_uuid(request.gpu)
+        await self._give_back(key)
+        return self.drains()
+
+    async def take_out(self, uuid: str | None, *, reason: str, by: str, owner: DrainOwner) -> None:
+        """Drain a GPU, or the node; what a person drained stays theirs.
+
+        Raises:
+            ApiError: 503, not stored.
+        """
+        key = uuid or _NODE
+        before = self._drains.get(key)
+        if before is not None and before.owner is DrainOwner.PERSON and owner is not DrainOwner.PERSON:
+            return
+        drain = Drain(gpu_uuid=uuid, reason=reason, by=by, owner=owner, at=before.at if before else now())
+        with as_api_error():
+            await self._core.store.call(JobStore.put, _DRAINS, key, drain)
+        self._drains[key] = drain
+        self._core.wake()
+
+    async def lift(self, uuid: str | None, owner: DrainOwner) -> None:
+        """Take a drain back that is the owner's own."""
+        drain = self._drains.get(uuid or _NODE)
+        if drain is not None and drain.owner is owner:
+            await self._give_back(uuid or _NODE)
+
+    async def _give_back(self, key: str) -> None:
+        with as_api_error():
+            await self._core.store.call(JobStore.drop, _DRAINS, key)
+        self._drains.pop(key, None)
+        self._core.wake()
+
+    def _uuid(self, text: str) -> str:
+        gpus = self._core.view.resources().gpus
+        for gpu in gpus:
+            if text == gpu.uuid or (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) == gpu.index):
+                return gpu.uuid
+        known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus) or "none"
+        name = self._core.config.name
+        raise ApiError(404, "no_such_gpu", f"{name} has no GPU {text[:80]!r}; it has: {known}", "$.gpu")
+
+    def _drained_uuid(self, text: str) -> str:
+        """Of a GPU that may have left the node since."""
+        return text if text in self._drains else self._uuid(text)
+
+    # --- reservations -------------------------------------------------------------------------------------------------
+
+    def reservations(self) -> list[Reservation]:
+        """See `Engine.reservations`."""
+        at = now()
+        return sorted(
+            (each for each in self._reservations.values() if each.end_at > at), key=lambda each: each.start_at
+        )
+
+    async def reserve(self, request: ReservationRequest, asker: Asker) -> Reservation:
+        """See `Engine.reserve`."""
+        require_admin(asker, "reserving")
+        await self.forget_over()
+        made = self._made(request, asker, now())
+        if made.name in self._reservations:
+            raise ApiError(409, "exists", f"there is a reservation {made.name} already; delete it or name this one")
+        with as_api_error():
+            await self._core.store.call(JobStore.put, _RESERVATIONS, made.name, made)
+        self._reservations[made.name] = made
+        self._core.wake()
+        return made
+
+    async def unreserve(self, name: str, asker: Asker) -> list[Reservation]:
+        """See `Engine.unreserve`."""
+        require_admin(asker, "deleting a reservation")
+        if name not in self._reservations:
+            known = ", ".join(self._reservations) or "none"
+            raise ApiError(404, "no_such_reservation", f"there is no reservation {name[:80]!r}; known: {known}")
+        await self._drop(name)
+        self._core.wake()
+        return self.reservations()
+
+    async def forget_over(self) -> None:
+        """Drop what is over."""
+        at = now()
+        for name in [each.name for each in self._reservations.values() if each.end_at <= at]:
+            await self._drop(name)
+
+    def find(self, name: str) -> Reservation | None:
+        """One that is not over."""
+        found = self._reservations.get(name)
+        return found if found is not None and found.end_at > now() else None
+
+    async def _drop(self, name: str) -> None:
+        with as_api_error():
+            await self._core.store.call(JobStore.drop, _RESERVATIONS, name)
+        self._reservations.pop(name, None)
+
+    def _made(self, request: ReservationRequest, asker: Asker, at: int) -> Reservation:
+        start_at = _read("$.start", request.start, lambda text: times.at(text, now=at))
+        end_at = self._end(request, start_at, at)
+        if end_at <= max(start_at, at):
+            raise ApiError(400, "bad_field", "the reservation would be over before it begins", "$.end")
+        if not (request.users or request.accounts or request.maintenance):
+            raise ApiError(400, "bad_field", "say for whom: users, accounts, or maintenance (for nobody)", "$.users")
+        taken = self._taken(start_at, end_at)
+        return Reservation(
+            name=self._name(request),
+            start_at=start_at,
+            end_at=end_at,
+            users=request.users,
+            accounts=request.accounts,
+            gpu_uuids=self._chosen(request.gpus, taken),
+            maintenance=request.maintenance,
+            by=asker.user,
+            comment=request.comment,
+        )
+
+    def _end(self, request: ReservationRequest, start_at: int, at: int) -> int:
+        if (request.duration is None) == (request.end is None):
+            raise ApiError(400, "bad_field", "say either how long it lasts or when it ends", "$.duration")
+        if request.end is not None:
+            return _read("$.end", request.end, lambda text: times.at(text, now=at))
+        limit_s = _read("$.duration", request.duration or "", grammar.time_limit_s)
+        if limit_s is None:
+            raise ApiError(400, "bad_field", "a reservation cannot last for ever; say how long", "$.duration")
+        return start_at + limit_s
+
+    def _name(self, request: ReservationRequest) -> str:
+        if request.name is not None:
+            if not _NAME.fullmatch(request.name):
+                sentence = "a reservation's name is 1 to 64 letters, digits, '.', '_' and '-'"
+                raise ApiError(400, "bad_field", sentence, "$.name")
+            return request.name
+        stem = next((each for each in (*request.users, *request.accounts) if _NAME.fullmatch(each)), "maint")
+        numbers = (number for number in range(1, 1_000_000) if f"{stem}_{number}" not in self._reservations)
+        return f"{stem}_{next(numbers)}"
+
+    def _taken(self, start_at: int, end_at: int) -> dict[str | None, str]:
+        """GPU → the reservation that has it at some time between; `None`: the whole node."""
+        found: dict[str | None, str] = {}
+        for each in self._reservations.values():
+            if each.start_at < end_at and start_at < each.end_at:
+                found.update(dict.fromkeys(each.gpu_uuids or (None,), each.name))
+        return found
+
+    def _chosen(self, asked: str | None, taken: Mapping[str | None, str]) -> tuple[str, ...]:
+        """The GPUs: named ones, or so many of those that no other reservation has."""
+        gpus = sorted(self._core.view.resources().gpus, key=lambda gpu: gpu.index)
+        if asked is None:
+            if taken:
+                raise _overlap(next(iter(taken.values())))
+            return ()
+        if None in taken:
+            raise _overlap(taken[None])
+        if asked.startswith("="):
+            chosen = tuple(dict.fromkeys(self._uuid(text.strip()) for text in asked[1:].split(",") if text.strip()))
+            for uuid in chosen:
+                if uuid in taken:
+                    raise _overlap(taken[uuid])
+            if not chosen:
+                raise ApiError(400, "bad_field", "name GPUs, as in =0,1", "$.gpus")
+            return chosen
+        return self._some(asked, [gpu for gpu in gpus if gpu.uuid not in taken])
+
+    def _some(self, asked: str, free: Sequence[GpuFacts]) -> tuple[str, ...]:
+        """The last ones that are well: jobs are mostly given the first."""
+        count = int(asked) if asked.isascii() and asked.isdecimal() and len(asked) < 6 else 0
+        if count < 1:
+            raise ApiError(400, "bad_field", f"{asked[:40]!r} is neither a number of GPUs nor =INDEX,…", "$.gpus")
+        if count > len(free):
+            raise ApiError(
+                409, "not_free", f"{count} GPUs are asked for, and {len(free)} are not reserved then", "$.gpus"
+            )
+        best = sorted(free, key=lambda gpu: (gpu.healthy, gpu.index), reverse=True)[:count]
+        return tuple(gpu.uuid for gpu in sorted(best, key=lambda gpu: gpu.index))
+
+
+def require_admin(asker: Asker, what: str) -> None:
+    """Refuse an ordinary user.
+
+    Raises:
+        ApiError: 403.
+    """
+    if not asker.admin:
+        raise ApiError(403, "forbidden", f"{what} is for admins, and {asker.user} is none; ask an admin of this node")
+
+
+def _told(drain: Drain) -> str:
+    return f"{drain.reason} (by {drain.by}, {time.strftime('%Y-%m-%d %H:%M', time.localtime(drain.at))})"
+
+
+def _overlap(name: str) -> ApiError:
+    return ApiError(409, "not_free", f"reservation {name} has it for a part of that time; see stoker reservations")
+
+
+def _read(field: str, text: str, reader: Callable[[str], _T]) -> _T:
+    try:
+        return reader(text)
+    except grammar.GrammarError as error:
+        raise ApiError(400, "bad_field", f"{text[:60]!r} {error}", field) from None

@@ -1,0 +1,97 @@
+"""The site's rules as the scheduler knows them, made of the configuration once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from agent.api.queue import Partition, Qos, QueueRules
+from agent.config import Config
+from agent.config.tables import AccountTable, PartitionTable, QosTable
+from agent.jobs.rules import gpu_features
+from agent.jobs.schedule import GpuFacts, PartitionFacts, Policy, QosFacts
+
+
+def policy_of(config: Config, gpus: Sequence[GpuFacts]) -> Policy:
+    """The rules, with the GPUs' indexes as UUIDs."""
+    scheduler = config.scheduler
+    return Policy(
+        backfill=scheduler.backfill,
+        preempt=scheduler.preempt,
+        preempt_cancels=scheduler.preempt_mode == "cancel",
+        max_age_s=scheduler.max_age_s,
+        weight_age=scheduler.weight_age,
+        weight_fairshare=scheduler.weight_fairshare,
+        weight_jobsize=scheduler.weight_jobsize,
+        weight_partition=scheduler.weight_partition,
+        weight_qos=scheduler.weight_qos,
+        favour_small=scheduler.favour_small,
+        partitions={each.name: _partition(each, gpus) for each in config.partitions},
+        qos={each.name: _qos(each, config.qos) for each in config.qos},
+        max_running_per_user=config.limits.max_running_per_user,
+        max_gpus_per_user=config.limits.max_gpus_per_user,
+        shares=shares_of(config.accounts),
+    )
+
+
+def shares_of(accounts: Sequence[AccountTable]) -> dict[tuple[str, str], float]:
+    """(account, user) → part of the whole that is its due: the account's part, divided among its users."""
+    whole = sum(each.shares for each in accounts)
+    found: dict[tuple[str, str], float] = {}
+    for account in accounts:
+        if whole and not account.users:
+            found[account.name, ""] = account.shares / whole  # anybody's: divided among those who are known
+        inside = sum(account.users.values())
+        for user, shares in account.users.items():
+            if whole and inside:
+                found[account.name, user] = account.shares / whole * shares / inside
+    return found
+
+
+def queue_rules(config: Config, gpu_names: Iterable[str], *, drained: bool) -> QueueRules:
+    """What a submit may name."""
+    of_gpus = {feature for name in gpu_names for feature in gpu_features(name)}
+    return QueueRules(
+        partitions=tuple(
+            Partition(
+                name=each.name,
+                default=each.default,
+                default_time_s=each.default_time_s or config.jobs.default_time_s,
+                max_time_s=each.max_time_s,
+                priority_tier=each.priority_tier,
+                gpu_indexes=each.gpus,
+                state="DRAIN" if drained else "UP",
+            )
+            for each in config.partitions
+        ),
+        qos=tuple(
+            Qos(
+                name=each.name,
+                priority=each.priority,
+                preempts=each.preempts,
+                max_wall_s=each.max_wall_s,
+                max_gpus_per_user=each.max_gpus_per_user,
+                max_jobs_per_user=each.max_jobs_per_user,
+                max_submit_per_user=each.max_submit_per_user,
+            )
+            for each in config.qos
+        ),
+        accounts=tuple(each.name for each in config.accounts),
+        features=tuple(dict.fromkeys([*config.jobs.features, *sorted(of_gpus)])),
+    )
+
+
+def _partition(table: PartitionTable, gpus: Sequence[GpuFacts]) -> PartitionFacts:
+    uuids = None if table.gpus is None else frozenset(gpu.uuid for gpu in gpus if gpu.index in table.gpus)
+    return PartitionFacts(name=table.name, max_time_s=table.max_time_s, tier=table.priority_tier, gpu_uuids=uuids)
+
+
+def _qos(table: QosTable, tables: Sequence[QosTable]) -> QosFacts:
+    highest = max(each.priority for each in tables)
+    return QosFacts(
+        name=table.name,
+        factor=table.priority / highest if highest > 0 else 0.0,
+        preempts=frozenset(table.preempts),
+        max_wall_s=table.max_wall_s,
+        max_gpus_per_user=table.max_gpus_per_user,
+        max_jobs_per_user=table.max_jobs_per_user,
+    )

@@ -1,0 +1,116 @@
+"""What is read of a GPU once or seldom: identity, place in the machine, MIG instances, counters of its health.
+
+A part of the door to `pynvml`. Every fact but the UUID is optional: a driver that does not offer one, or fails to say,
+leaves it `None`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pynvml
+
+from agent.gpu.base import GpuLostError
+from agent.gpu.health import Counters
+from agent.gpu.nvml_call import raise_if_fatal, text_of
+
+T = TypeVar("T")
+
+PciPlace = tuple[int, int, int]
+"""Domain, bus and device on PCI: what tells which GPU is at the other end of a link."""
+
+_PROFILE = re.compile(r"\bMIG ((?:\d+c\.)?\d+g\.\d+gb(?:\+\S+)?)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """One GPU, as long as the driver is loaded."""
+
+    uuid: str
+    name: str
+    minor: int | None
+    numa_node: int | None
+    pci: PciPlace | None
+
+
+def read_facts(index: int, handle: Any, library: ctypes.CDLL, sysfs: Path) -> Facts:
+    """NVML `nvmlDeviceGetUUID`, `…GetName`, `…GetMinorNumber`, `…GetPciInfo_v3`; sysfs for the NUMA node.
+
+    Raises:
+        GpuLostError: it does not tell its UUID.
+    """
+    uuid = text_of(library.nvmlDeviceGetUUID, handle)
+    if not uuid:
+        raise GpuLostError(f"the driver does not give the UUID of GPU {index}; see dmesg for its Xid")
+    info = told(index, lambda: pynvml.nvmlDeviceGetPciInfo_v3(handle))
+    pci = None if info is None else (int(info.domain), int(info.bus), int(info.device))
+    return Facts(
+        uuid=uuid,
+        name=text_of(library.nvmlDeviceGetName, handle) or "unknown",
+        minor=told(index, lambda: int(pynvml.nvmlDeviceGetMinorNumber(handle))),
+        numa_node=None if pci is None else _numa_node(pci, sysfs),
+        pci=pci,
+    )
+
+
+def mig_handles(index: int, handle: Any) -> Iterator[tuple[int, Any]]:
+    """The MIG instances a GPU is divided into, with their slots. NVML `nvmlDeviceGetMigDeviceHandleByIndex`."""
+    slots = told(index, lambda: int(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle))) or 0
+    for slot in range(slots):
+        found = told(index, lambda slot=slot: pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, slot))  # type: ignore[misc]
+        if found is not None:
+            yield slot, found
+
+
+def mig_profile(index: int, name: str, handle: Any) -> str | None:
+    """`1g.10gb`: the end of the instance's name, or put together from its attributes as `nvidia-smi -L` does."""
+    if match := _PROFILE.search(name):
+        return match.group(1)
+    found = told(index, lambda: pynvml.nvmlDeviceGetAttributes_v2(handle))
+    if found is None:
+        return None
+    compute, gpu = int(found.computeInstanceSliceCount), int(found.gpuInstanceSliceCount)
+    part = f"{compute}c." if compute != gpu else ""
+    return f"{part}{gpu}g.{math.ceil(found.memorySizeMB / 1024)}gb"
+
+
+def read_counters(index: int, handle: Any) -> Counters:
+    """NVML `nvmlDeviceGetRemappedRows` and `nvmlDeviceGetPcieReplayCounter`; `nvidia-smi -q` shows both."""
+    rows = told(index, lambda: pynvml.nvmlDeviceGetRemappedRows(handle))
+    _, remapped, pending, failed = rows if rows is not None else (0, None, 0, 0)
+    return Counters(
+        rows_remapped=remapped,
+        remap_pending=bool(pending),
+        remap_failed=bool(failed),
+        pcie_replays=told(index, lambda: int(pynvml.nvmlDeviceGetPcieReplayCounter(handle))),
+    )
+
+
+def told(index: int, ask: Callable[[], T]) -> T | None:
+    """What a wrapper of the binding answers; `None` where the driver does not offer it or fails to say.
+
+    Raises:
+        GpuLostError: the GPU cannot be asked.
+        DriverGoneError: the driver cannot.
+    """
+    try:
+        return ask()
+    except pynvml.NVMLError as error:
+        raise_if_fatal(error.value, index)
+        return None
+
+
+def _numa_node(pci: PciPlace, sysfs: Path) -> int | None:
+    """From sysfs: NVML's call is for boards that are NUMA nodes themselves. -1 there means that there is one node."""
+    domain, bus, device = pci
+    try:
+        text = (sysfs / f"bus/pci/devices/{domain:04x}:{bus:02x}:{device:02x}.0/numa_node").read_text(encoding="ascii")
+        return node if (node := int(text)) >= 0 else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,382 @@
+"""One step: start the ranks, carry their output, pass signals on, end them together, tell how it went.
+
+Rules kept here: one thread decides, woken through one pipe, so no two duties race; the exit code is the highest of the
+ranks' (128 + N for one that signal N ended), as in Slurm; when srun ends nothing of the step is left. A signal from the
+job's shim is not passed on: it went to every process of the job already, and a second one could cut a checkpoint short.
+Cheap imports only (see `words`).
+"""
+
+# ruff: noqa: PTH123
+
+from __future__ import annotations
+
+import _thread
+import os
+import select
+import struct
+import sys
+import time
+
+from agent.step.feed import Feed
+from agent.step.guard import KEY_VARIABLE, Guard, signal, sweep
+from agent.step.output import Files, Sink, pattern_names
+from agent.step.place import Place, say, variables
+from agent.step.words import StepError, Words, read, shown
+
+KILL_WAIT_S = 30.0
+"""From SIGTERM to SIGKILL (Slurm's KillWait)."""
+
+_DRAIN_S = 1.0
+_ABORT_WITHIN_S = 1.0
+_READ_BYTES = 64 * 1024
+_KERNEL = 0x80
+"""`si_code` of a signal that the terminal made: SI_KERNEL of sigaction(2)."""
+
+_WOKEN = struct.Struct("iii")
+_PASSED_ON = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGCONT")
+_HEARD = frozenset(getattr(signal, name) for name in (*_PASSED_ON, "SIGCHLD"))
+
+
+def main(argv: list[str]) -> None:
+    """The program; ends the process."""
+    os._exit(run(argv, dict(os.environ)))
+
+
+def run(argv: list[str], env: dict[str, str]) -> int:
+    """Run a step; its exit code."""
+    try:
+        words = read(argv, env)
+        if words.flag("help") or words.flag("version"):
+            os.write(1, (_HELP if words.flag("help") else "srun of Stoker\n").encode())
+            return 0
+        if not words.command:
+            say("srun: fatal: No command given to execute.")
+            return 1
+        return Step(words, Place(words, env), env).run()
+    except StepError as error:
+        say(f"srun: {'' if error.code == 255 else 'error: '}{error.message}")
+        if error.code == 255:
+            say('Try "srun --help" for more information')
+        return error.code
+
+
+class Step:
+    """The ranks of one step."""
+
+    def __init__(self, words: Words, place: Place, env: dict[str, str]) -> None:
+        self._words = words
+        self._place = place
+        self._env = _exported(words, env)
+        self._name = f"{place.job_id}.{place.step_id}"
+        self._key = f"{os.getpid()}.{time.monotonic_ns()}"
+        self._env[KEY_VARIABLE] = f"{env.get(KEY_VARIABLE, '')} {self._key}".strip()
+        self._out, self._err = self._open_files(env)
+        self._feed = Feed(words.text("input"), place.ranks)
+        self._with_us = place.ranks == 1 and os.isatty(0)
+        """The one rank stays in our process group: it may read the terminal, which signals it itself."""
+        self._poll = select.poll()
+        self._pipes: dict[int, tuple[int, Sink, bytes]] = {}
+        """What we read of the ranks: rank, where it goes, and the line that is not ended yet."""
+        self._sinks: dict[int, Sink] = {}
+        self._alive: dict[int, int] = {}
+        """Pid → rank."""
+        self._codes: dict[int, int] = {}
+        self._ending = False
+        self._interrupted_at = float("-inf")
+        self._kill_at = self._wait_at = self._limit_at = float("inf")
+
+    def run(self) -> int:
+        """Everything; the step's exit code."""
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+        woken, wake = os.pipe()
+        self._guard = Guard(self._key)
+        for rank in range(self._place.ranks):
+            self._start(rank, mask)
+        self._feed.started()
+        self._feed.register(self._poll)
+        self._poll.register(woken, select.POLLIN)
+        _thread.start_new_thread(_listen, (wake,))
+        limit_s = _limit_s(self._words)
+        self._limit_at = time.monotonic() + limit_s if limit_s else float("inf")
+        while self._alive:
+            self._turn(woken)
+        if not self._with_us:
+            sweep(self._key)
+        self._drain()
+        self._guard.dismiss()
+        return max(self._codes.values())
+
+    # --- the start
+
+    def _open_files(self, env: dict[str, str]) -> tuple[Files, Files]:
+        words, place = self._words, self._place
+        again = env.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+        asked = words.text("open-mode") or ("append" if again else "truncate")
+        mode = {"a": "append", "t": "truncate"}.get(asked, asked)
+        if mode not in ("append", "truncate"):
+            raise StepError("Invalid --open-mode argument: write append or truncate")
+        names = pattern_names(place.job_id, place.step_id, place.node, env)
+        out = Files(words.text("output"), names, place.ranks, 1, mode=mode)
+        pattern = words.text("error")
+        if pattern is None or pattern == words.text("output"):
+            if words.text("output") is None:
+                return out, Files(None, names, place.ranks, 2, mode=mode)
+            return out, out
+        return out, Files(pattern, names, place.ranks, 2, mode=mode)
+
+    def _start(self, rank: int, mask: set[int]) -> None:
+        out, ours = self._end_for(rank, self._out)
+        err, ours_err = (out, None) if self._err is self._out else self._end_for(rank, self._err)
+        pid = os.fork()
+        if pid == 0:
+            _become_rank(
+                self._words, self._place, self._env, rank, (self._feed.fds[rank], out, err), mask, self._with_us
+            )
+        if not self._with_us:
+            try:  # noqa: SIM105 - contextlib is not worth its import here
+                os.setpgid(pid, pid)  # the child does it too: whoever is first
+            except OSError:
+                pass
+            self._guard.add(pid)
+        self._alive[pid] = rank
+        for fd, mine in ((out, ours), (err, ours_err)):
+            if mine is not None:
+                os.close(fd)
+
+    def _end_for(self, rank: int, files: Files) -> tuple[int, int | None]:
+        """What a rank writes to, and our end of it where its lines go through us."""
+        direct = files.alone(rank) or self._words.flag("unbuffered")
+        if direct and not self._words.flag("label"):
+            return files.fd(rank), None
+        read_end, write_end = os.pipe()
+        width = len(str(self._place.ranks - 1)) if self._words.flag("label") else None
+        sink = self._sinks.setdefault(files.fd(rank), Sink(files.fd(rank), width))
+        self._pipes[read_end] = (rank, sink, b"")
+        self._poll.register(read_end, select.POLLIN)
+        return write_end, read_end
+
+    # --- while it runs
+
+    def _turn(self, woken: int) -> None:
+        next_at = min(self._kill_at, self._wait_at, self._limit_at)
+        timeout_ms = None if next_at == float("inf") else max(0, int((next_at - time.monotonic()) * 1000) + 1)
+        for fd, _ in self._poll.poll(timeout_ms):
+            if fd == woken:
+                self._hear(os.read(woken, _WOKEN.size * 64))
+            elif fd in self._pipes:
+                self._carry(fd)
+            else:
+                self._feed.handle(fd, self._poll)
+        self._check_times(time.monotonic())
+
+    def _check_times(self, now: float) -> None:
+        if now >= self._kill_at:
+            self._kill_at = float("inf")
+            self._signal_all(signal.SIGKILL)
+        if now >= self._limit_at:
+            self._limit_at = float("inf")
+            self._end_all(" DUE TO TIME LIMIT")
+        if now >= self._wait_at:
+            self._wait_at = float("inf")
+            say("srun: First task exited; the time that --wait gives the others is over")
+            self._end_all()
+
+    def _carry(self, fd: int) -> None:
+        rank, sink, rest = self._pipes[fd]
+        data = os.read(fd, _READ_BYTES)
+        rest = sink.write(rank, rest + data, last=not data)
+        if data:
+            self._pipes[fd] = (rank, sink, rest)
+            return
+        self._poll.unregister(fd)
+        del self._pipes[fd]
+        os.close(fd)
+
+    def _hear(self, told: bytes) -> None:
+        for number, code, sender in _WOKEN.iter_unpack(told):
+            if number == signal.SIGCHLD:
+                self._reap()
+            elif code == _KERNEL and self._with_us:
+                continue
+            elif code == _KERNEL or not _is_shim(sender):
+                self._pass_on(number)
+
+    def _pass_on(self, number: int) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT and now - self._interrupted_at < _ABORT_WITHIN_S:
+            say(f"srun: sending Ctrl-C to StepId={self._name}")
+            self._end_all()
+            return
+        if number == signal.SIGINT:
+            self._interrupted_at = now
+            say("srun: interrupt (one more within 1 sec to abort)")
+        self._signal_all(number)
+
+    def _signal_all(self, number: int) -> None:
+        for pid in self._alive:
+            try:
+                os.kill(pid, number) if self._with_us else os.killpg(pid, number)
+            except OSError:
+                continue
+
+    def _end_all(self, why: str = "") -> None:
+        """SIGTERM to all ranks, and SIGKILL to those that do not end."""
+        if self._ending:
+            return
+        self._ending = True
+        say(f"srun: Terminating StepId={self._name}")
+        at = time.strftime("%Y-%m-%dT%H:%M:%S")
+        node = self._place.node
+        say(f"slurmstepd-{node}: error: *** STEP {self._name} ON {node} CANCELLED AT {at}{why} ***")
+        self._kill_at = time.monotonic() + KILL_WAIT_S
+        self._signal_all(signal.SIGCONT)
+        self._signal_all(signal.SIGTERM)
+
+    # --- the end
+
+    def _reap(self) -> None:
+        bad: dict[str, list[int]] = {}
+        for pid, rank in list(self._alive.items()):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if not done:
+                continue
+            del self._alive[pid]
+            self._codes[rank] = code = _code(status)
+            if code:
+                bad.setdefault(_how(status), []).append(rank)
+        for how, ranks in bad.items():
+            say(f"srun: error: {self._place.node}: task{'s' * (len(ranks) > 1)} {_listed(ranks)}: {how}")
+        if not self._alive or not self._codes:
+            return
+        if bad and self._words.flag("kill-on-bad-exit"):
+            self._end_all()
+        wait_s = self._words.number("wait", 0, least=0)
+        if wait_s and self._wait_at == float("inf") and not self._ending:
+            self._wait_at = time.monotonic() + wait_s
+
+    def _drain(self) -> None:
+        """What is still in the pipes; whoever holds one open longer was none of ours."""
+        end = time.monotonic() + _DRAIN_S
+        while self._pipes and time.monotonic() < end:
+            for fd, _ in self._poll.poll(100):
+                if fd in self._pipes:
+                    self._carry(fd)
+        for rank, sink, rest in self._pipes.values():
+            sink.write(rank, rest, last=True)
+
+
+def _listen(wake: int) -> None:
+    """The thread `signals`: who sent what, one record each."""
+    while True:
+        info = signal.sigwaitinfo(_HEARD)
+        os.write(wake, _WOKEN.pack(info.si_signo, info.si_code, info.si_pid))
+
+
+def _become_rank(
+    words: Words, place: Place, env: dict[str, str], rank: int, fds: tuple[int, int, int], mask: set[int], with_us: bool
+) -> None:
+    """In the child: become the rank's command."""
+    try:
+        if not with_us:
+            os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores these two, and exec would pass that on
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        if words.text("chdir") is not None:
+            os.chdir(words.text("chdir") or "")
+        kept = [os.dup(fd) for fd in fds]
+        for place_of, fd in enumerate(kept):
+            os.dup2(fd, place_of)
+        os.execvpe(words.command[0], words.command, {**env, **variables(place, rank)})  # noqa: S606
+    except (OSError, ValueError) as error:
+        number = getattr(error, "errno", None) or 1
+        why = getattr(error, "strerror", None) or str(error)
+        say(f"slurmstepd-{place.node}: error: execve(): {shown(words.command[0])}: {why}")
+        os._exit(number if number < 256 else 1)
+
+
+def _is_shim(pid: int) -> bool:
+    """Whether the process is the shim of a job, which signals every process of its job."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return any(word.endswith(b"/shim.py") for word in file.read().split(b"\0"))
+    except OSError:
+        return False
+
+
+def _exported(words: Words, env: dict[str, str]) -> dict[str, str]:
+    """`--export`: all, none of the user's, or the named ones; Slurm's own variables always go along."""
+    asked = (words.text("export") or "ALL").split(",")
+    everything = "ALL" in asked
+    kept = {name: value for name, value in env.items() if everything or name.startswith(("SLURM", "JOB_", "CUDA_"))}
+    for each in asked:
+        name, equals, value = each.partition("=")
+        if equals and name:
+            kept[name] = value
+        elif name in env and name not in ("ALL", "NONE", "NIL"):
+            kept[name] = env[name]
+    kept.setdefault("PATH", env.get("PATH", os.defpath))
+    return kept
+
+
+def _limit_s(words: Words) -> int | None:
+    """`--time` in seconds: `M`, `M:S`, `H:M:S`, `D-H[:M[:S]]`."""
+    text = words.text("time")
+    if text is None or text.lower() in ("unlimited", "infinite", "-1", "0"):
+        return None
+    days, dash, rest = text.rpartition("-")
+    parts = rest.split(":")
+    numbers = [days, *parts] if dash else parts
+    if not all(each.isascii() and each.isdigit() and len(each) < 9 for each in numbers) or len(parts) > 3:
+        raise StepError("Invalid --time specification")
+    values = [int(each) for each in parts]
+    if dash:
+        return int(days) * 86400 + sum(each * unit for each, unit in zip(values, (3600, 60, 1), strict=False))
+    units = ((60,), (60, 1), (3600, 60, 1))[len(values) - 1]
+    return sum(each * unit for each, unit in zip(values, units, strict=True))
+
+
+def _code(status: int) -> int:
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def _how(status: int) -> str:
+    if not os.WIFSIGNALED(status):
+        return f"Exited with exit code {os.WEXITSTATUS(status)}"
+    name = signal.strsignal(os.WTERMSIG(status)) or f"Signal {os.WTERMSIG(status)}"
+    return name + (" (core dumped)" if os.WCOREDUMP(status) else "")
+
+
+def _listed(ranks: list[int]) -> str:
+    """`0-1,3`."""
+    runs: list[list[int]] = []
+    for rank in sorted(ranks):
+        if runs and rank == runs[-1][1] + 1:
+            runs[-1][1] = rank
+        else:
+            runs.append([rank, rank])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+_HELP = """\
+usage: srun [OPTIONS] COMMAND [ARGS]
+
+Inside of a job: starts COMMAND as the ranks of a step on this node.
+
+  -n, --ntasks=N               ranks (the job's --ntasks)
+  -c, --cpus-per-task=N        counted against the job's CPUs
+      --gpus-per-task=N        each rank sees its own; --gpu-bind=single:N, per_task:N, map_gpu:0,1
+  -G, --gpus=N, --gres=gpu:N   the step sees N; steps side by side get different ones
+  -l, --label                  the rank's number before each line
+  -u, --unbuffered             do not put lines together
+  -o, -e, -i FILE              files; %t is the rank, %j the job, %s the step
+  -K, --kill-on-bad-exit       when one fails, all end
+  -W, --wait=SECONDS           when one has ended, the others have so long
+  -t, --time=TIME              the step ends then
+  -D, --chdir=FOLDER   -O, --overcommit   --export=ALL|NONE|NAMES   --open-mode=append|truncate   --pty
+
+Options of sbatch that are the job's own are taken and change nothing; what cannot be honoured is refused by name.
+"""
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,68 @@
+"""Jobs as metrics: the accounts of those that hold something now, and what waits and why.
+
+A series is there while its job holds GPUs or CPUs, and is gone with it: there are never more than the node runs at a
+time. Waiting jobs are counted, not listed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from agent.api.queue import JobUsage
+from agent.api.types import Job, JobState
+from agent.telemetry.metrictext import Value, counter, gauge, scaled
+
+_J_PER_KWH = 3.6e6
+
+
+@dataclass(frozen=True, slots=True)
+class _Figure:
+    """One figure of an account: its name without `stoker_job_`, its unit, what it is, and where it comes from."""
+
+    name: str
+    unit: str
+    help: str
+    of: Callable[[JobUsage], Value]
+
+
+_SUMS = (
+    _Figure("gpu_seconds", "seconds", "GPUs held times seconds.", lambda u: u.gpu_seconds),
+    _Figure("gpu_busy_seconds", "seconds", "Seconds of GPU in which a kernel ran.", lambda u: u.gpu_busy_seconds),
+    _Figure("energy_joules", "joules", "Energy of its GPUs.", lambda u: scaled(u.energy_kwh, _J_PER_KWH)),
+    _Figure("cpu_seconds", "seconds", "CPU time of its processes.", lambda u: u.cpu_seconds),
+)
+_STATES = (
+    _Figure(
+        "gpu_utilization_ratio", "ratio", "Mean over the run so far.", lambda u: scaled(u.utilization_percent, 1e-2)
+    ),
+    _Figure("gpu_memory_peak_bytes", "bytes", "Highest sum over its GPUs.", lambda u: u.memory_peak_bytes),
+    _Figure("host_memory_peak_bytes", "bytes", "Highest on the host.", lambda u: u.host_memory_peak_bytes),
+    _Figure("idle_seconds", "seconds", "How long none of its GPUs did anything, up to now.", lambda u: u.idle_s),
+)
+
+
+def job_lines(jobs: Sequence[Job]) -> Iterator[str]:
+    """The accounts of the jobs that run."""
+    running = [(job, {"job_id": str(job.id), "user": job.user}) for job in jobs if job.state is not JobState.PENDING]
+    held = [(labels, len(job.gpu_uuids)) for job, labels in running]
+    yield from gauge("stoker_job_gpus", "GPUs that a running job holds.", held)
+    accounts = [(job.usage, labels) for job, labels in running if job.usage is not None]
+    for figures, write in ((_SUMS, counter), (_STATES, gauge)):
+        for figure in figures:
+            samples = [(labels, figure.of(usage)) for usage, labels in accounts]
+            yield from write(f"stoker_job_{figure.name}", figure.help, samples, figure.unit)
+
+
+def queue_lines(jobs: Sequence[Job], now: float) -> Iterator[str]:
+    """What waits: how many for each reason, and for how long the oldest could have started."""
+    waiting = [job for job in jobs if job.state is JobState.PENDING]
+    reasons = sorted(Counter(job.reason or "None" for job in waiting).items())
+    samples = [({"reason": reason}, count) for reason, count in reasons]
+    yield from gauge("stoker_queue_jobs", "Waiting jobs by Slurm's reason.", samples)
+    eligible = [max(job.submitted_at, job.begin_at or 0) for job in waiting if not job.held]
+    oldest = max(0.0, now - min(eligible)) if eligible else 0.0
+    yield from gauge(
+        "stoker_queue_oldest_seconds", "Longest wait of a job that is not held.", [({}, round(oldest, 3))], "seconds"
+    )

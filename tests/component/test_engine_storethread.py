@@ -1,0 +1,131 @@
+"""The job store's thread: writes that wait share a flush, and each answers for itself alone."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.engine.storethread import StoreThread
+from agent.jobs.errors import NoSuchJobError, StoreError
+from agent.jobs.store import JobStore
+
+
+class Thing(msgspec.Struct, frozen=True):
+    """Something for the shelf."""
+
+    number: int
+
+
+def run(test: Callable[[StoreThread], Awaitable[None]], tmp_path: Path) -> None:
+    async def opened() -> None:
+        thread = StoreThread()
+        await thread.open(tmp_path / "agent.db", now=1)
+        try:
+            async with asyncio.timeout(20):
+                await test(thread)
+        finally:
+            await thread.close()
+
+    asyncio.run(opened())
+
+
+def put(store: JobStore, number: int) -> int:
+    store.put("thing", number, Thing(number))
+    return number
+
+
+@contextmanager
+def busy(thread: StoreThread) -> Iterator[None]:
+    """What is asked inside waits until the end of the block: so it is served together."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold(_: JobStore) -> None:
+        begun.set()
+        go_on.wait(10)
+
+    task = asyncio.ensure_future(thread.read(hold))
+    try:
+        yield
+    finally:
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+        task.add_done_callback(lambda done: done.result())
+
+
+def test_writes_that_wait_share_one_flush_and_are_all_stored(tmp_path: Path) -> None:
+    async def test(thread: StoreThread) -> None:
+        commits: list[str] = []
+        await thread.read(lambda store: store._connection.set_trace_callback(commits.append))
+        with busy(thread):
+            asked = [asyncio.ensure_future(thread.call(put, number)) for number in range(50)]
+            await asyncio.sleep(0)
+        assert await asyncio.gather(*asked) == list(range(50))
+        assert commits.count("COMMIT") == 1
+        assert len(await thread.read(JobStore.all, "thing", Thing)) == 50
+
+    run(test, tmp_path)
+
+
+def test_one_that_fails_undoes_only_itself(tmp_path: Path) -> None:
+    def fail(store: JobStore) -> None:
+        put(store, 99)
+        store.get(12345)
+
+    async def test(thread: StoreThread) -> None:
+        with busy(thread):
+            before, bad, after = (
+                asyncio.ensure_future(each) for each in (thread.call(put, 1), thread.call(fail), thread.call(put, 2))
+            )
+            await asyncio.sleep(0)
+        assert (await before, await after) == (1, 2)
+        with pytest.raises(NoSuchJobError):
+            await bad
+        assert set(await thread.read(JobStore.all, "thing", Thing)) == {"1", "2"}
+
+    run(test, tmp_path)
+
+
+def test_what_the_disk_refuses_is_told_to_who_asked_for_it_and_the_others_are_stored(tmp_path: Path) -> None:
+    def refused(store: JobStore) -> None:
+        put(store, 99)
+        store._connection.execute("ROLLBACK")  # as SQLite does by itself after SQLITE_FULL or SQLITE_IOERR
+        raise StoreError("the disk is full")
+
+    async def test(thread: StoreThread) -> None:
+        with busy(thread):
+            asked = [
+                asyncio.ensure_future(each) for each in (thread.call(put, 1), thread.call(refused), thread.call(put, 2))
+            ]
+            await asyncio.sleep(0)
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        assert told[0] == 1
+        assert isinstance(told[1], StoreError)
+        assert told[2] == 2
+        assert set(await thread.read(JobStore.all, "thing", Thing)) == {"1", "2"}
+
+    run(test, tmp_path)
+
+
+def test_a_caller_that_goes_away_does_not_undo_what_it_asked_for(tmp_path: Path) -> None:
+    async def test(thread: StoreThread) -> None:
+        with busy(thread):
+            asked = asyncio.ensure_future(thread.call(put, 7))
+            await asyncio.sleep(0)
+            asked.cancel()
+        assert set(await thread.read(JobStore.all, "thing", Thing)) == {"7"}
+
+    run(test, tmp_path)
+
+
+def test_a_backup_is_made_beside_the_work_and_given_up_at_the_close(tmp_path: Path) -> None:
+    async def test(thread: StoreThread) -> None:
+        await thread.call(put, 1)
+        assert await thread.back_up() == 0
+        assert (tmp_path / "agent.db.backup").exists()
+
+    run(test, tmp_path)

@@ -1,0 +1,139 @@
+"""Shims from the fork server: the same shims, sooner; and what happens when the server dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.engine import procs
+from agent.engine.launch import LaunchError
+from agent.engine.records import AttemptDir
+from agent.engine.served import ServedForkLauncher
+from tests.fakes.attempts import Bench, finish, started
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[ServedForkLauncher]:
+    launcher = ServedForkLauncher(sys.executable)
+    await launcher.start()
+    try:
+        yield launcher
+    finally:
+        await launcher.stop()
+
+
+def with_server(act: Callable[[ServedForkLauncher], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with served() as launcher:
+            await act(launcher)
+
+    asyncio.run(main())
+
+
+def servers() -> list[psutil.Process]:
+    return [each for each in psutil.Process().children() if "--serve" in each.cmdline()]
+
+
+def test_its_shims_run_jobs_and_are_nobodys_children(bench: Bench) -> None:
+    attempt = bench.attempt("echo READY; exec sleep 60")
+
+    async def act(launcher: ServedForkLauncher) -> None:
+        await launcher.launch(1, attempt)
+        server = servers()[0].pid
+        who = started(attempt)
+        stat = procs.read_stat(who.shim_pid)
+        assert stat is not None and stat.parent not in (os.getpid(), server)
+        assert os.getsid(who.shim_pid) not in (os.getsid(0), os.getsid(server), who.shim_pid)
+        assert procs.children(server) == []
+
+    with_server(act)
+    assert servers() == [], "it goes with us"
+    who = started(attempt)
+    assert psutil.pid_exists(who.shim_pid), "and its shims stay"
+    os.kill(who.job_pid, signal.SIGKILL)
+    assert finish(attempt).signal == signal.SIGKILL
+
+
+def test_nothing_of_the_server_is_open_in_the_shim(bench: Bench) -> None:
+    attempt = bench.attempt("echo READY; exec sleep 60")
+
+    async def act(launcher: ServedForkLauncher) -> None:
+        await launcher.launch(1, attempt)
+
+    with_server(act)
+    who = started(attempt)
+    for pid in (who.shim_pid, who.job_pid):
+        sockets = [os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir() if "socket:" in os.readlink(path)]
+        assert sockets == []
+    os.kill(who.job_pid, signal.SIGKILL)
+    finish(attempt)
+
+
+def test_many_at_once_run_once_each_and_in_any_case(bench: Bench, tmp_path: Path) -> None:
+    attempts = [bench.attempt(f"echo {number} >> {tmp_path}/runs") for number in range(20)]
+
+    async def act(launcher: ServedForkLauncher) -> None:
+        await asyncio.gather(*(launcher.launch(number, each) for number, each in enumerate(attempts)))
+        await asyncio.gather(*(launcher.launch(number, each) for number, each in enumerate(attempts)))
+
+    with_server(act)
+    for each in attempts:
+        finish(each)
+    assert sorted(map(int, (tmp_path / "runs").read_text().split())) == list(range(20))
+
+
+def test_a_refusal_reaches_the_caller_and_the_server_lives(bench: Bench, tmp_path: Path) -> None:
+    good, bad = bench.attempt("exit 0"), bench.attempt("exit 0")
+    (bad.path / "claim").unlink()
+
+    async def act(launcher: ServedForkLauncher) -> None:
+        before = servers()
+        with pytest.raises(LaunchError, match=r"job 1 could not be started: .*there is no claim to run"):
+            await launcher.launch(1, bad)
+        with pytest.raises(LaunchError, match="No such file"):
+            await launcher.launch(1, AttemptDir(tmp_path / "none"))
+        await launcher.launch(2, good)
+        assert servers() == before
+
+    with_server(act)
+    assert finish(good).code == 0
+
+
+def test_a_killed_server_costs_no_job(bench: Bench, tmp_path: Path) -> None:
+    attempts = [bench.attempt(f"echo {number} >> {tmp_path}/runs") for number in range(6)]
+
+    async def act(launcher: ServedForkLauncher) -> None:
+        for number, each in enumerate(attempts):
+            if number % 2:
+                servers()[0].kill()
+            await launcher.launch(number, each)
+        assert len(servers()) == 1, "there is a new one"
+
+    with_server(act)
+    for each in attempts:
+        finish(each)
+    assert sorted(map(int, (tmp_path / "runs").read_text().split())) == list(range(6))
+
+
+def test_without_an_interpreter_there_is_no_server_and_the_launch_says_why(bench: Bench) -> None:
+    async def act() -> None:
+        launcher = ServedForkLauncher("/no/python")
+        await launcher.start()
+        with pytest.raises(LaunchError, match="cannot run /no/python: No such file"):
+            await launcher.launch(1, bench.attempt("exit 0"))
+        await launcher.stop()
+
+    asyncio.run(act())

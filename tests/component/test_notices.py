@@ -1,0 +1,301 @@
+"""Notices against a real store, a real command and real servers: told once, kept until taken, given up aloud."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiohttp import web
+
+from agent.api.types import Job, JobState
+from agent.config import Config, HooksTable, load
+from agent.engine import courier, notices
+from agent.engine.courier import Courier
+from agent.engine.notices import Notices
+from agent.engine.shelf import Shelf
+from agent.engine.storethread import StoreThread
+from agent.jobs import notice
+from agent.jobs.notice import Notice
+
+
+def job(number: int, state: JobState = JobState.PENDING, **more: Any) -> Job:
+    facts = {"name": "train", "user": "ada", "submitted_at": 1000, "work_dir": "/", "mail_types": ("ALL",), **more}
+    return Job(id=number, node="n1", state=state, **facts)
+
+
+class Queue:
+    """The jobs as the engine would tell of them."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, Job] = {}
+
+    async def recent_jobs(self, ids: Collection[int]) -> list[Job]:
+        return [each for each in self.jobs.values() if each.id in ids or not each.state.is_final]
+
+    async def running_jobs(self) -> list[Job]:
+        return [each for each in self.jobs.values() if each.state is JobState.RUNNING]
+
+    async def tasks(self, array_job_id: int) -> list[Job]:
+        return [each for each in self.jobs.values() if each.array_job_id == array_job_id]
+
+    async def mail_user(self, job_id: int) -> str | None:
+        return "ada@example.org"
+
+
+class Desk:
+    """Notices and courier over one store."""
+
+    def __init__(self, folder: Path, hooks: HooksTable) -> None:
+        self.config: Config = msgspec.structs.replace(load(None, {"HOME": str(folder)}), hooks=hooks)
+        self.queue = Queue()
+        self.store = StoreThread()
+        self.shelf = Shelf(self.store)
+        self.courier = Courier(lambda: self.config, self.shelf)
+        self.notices = Notices(lambda: self.config, self.shelf, self.queue, self.courier)
+
+    def happens(self, *jobs: Job) -> None:
+        for each in jobs:
+            self.queue.jobs[each.id] = each
+            self.notices.observe(each)
+
+    async def kept(self, kind: str) -> list[Notice]:
+        return await self.shelf.all(kind, Notice)
+
+
+@asynccontextmanager
+async def desk(folder: Path, hooks: HooksTable, *jobs: Job) -> AsyncIterator[Desk]:
+    made = Desk(folder, hooks)
+    made.queue.jobs = {each.id: each for each in jobs}
+    await made.store.open(folder / "agent.db", now=0)
+    await made.courier.start()
+    await made.notices.start()
+    try:
+        yield made
+    finally:
+        await made.notices.stop()
+        await made.courier.stop()
+        await made.store.close()
+
+
+async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Another task's work is awaited by asking: it has no event of its own."""
+    end = time.monotonic() + 15
+    while not await holds():
+        assert time.monotonic() < end, what
+        await asyncio.sleep(0.02)
+
+
+def command(folder: Path, body: str) -> HooksTable:
+    path = folder / "notify"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return HooksTable(notify_command=path, timeout_s=5)
+
+
+def _into(folder: Path) -> str:
+    """Shell that keeps a notice as a line, in one write: several are delivered at once."""
+    return f'body=$(cat); printf "%s\\n" "$body" >> {folder}/told'
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_the_command_gets_each_event_once_and_in_order(tmp_path: Path) -> None:
+    hooks = command(tmp_path, f'{_into(tmp_path)}; echo "$STOKER_EVENT" >> {tmp_path}/env')
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            made.happens(job(1))
+            running = job(1, JobState.RUNNING, attempt=1, started_at=5)
+            made.happens(running, running)
+            made.happens(msgspec.structs.replace(running, cpus_per_task=2))
+            ended = job(1, JobState.FAILED, attempt=1, started_at=5, detail="exited with code 1")
+            made.happens(ended)
+            made.happens(ended)
+            await until(lambda: _is(len(lines(tmp_path / "told")) == 2), "both have been told")
+            await until(lambda: _empty(made, "notice"), "nothing is left to deliver")
+
+    asyncio.run(act())
+    told = sorted(lines(tmp_path / "told"), key=lambda each: each["event"])
+    assert [each["event"] for each in told] == ["BEGIN", "FAIL"]
+    assert told[1]["text"] == "job 1 (train) of ada on n1 ended: FAILED: exited with code 1"
+    assert told[1]["mail_user"] == "ada@example.org"
+    assert sorted((tmp_path / "env").read_text().split()) == ["BEGIN", "FAIL"]
+
+
+async def _is(value: bool) -> bool:
+    return value
+
+
+async def _empty(made: Desk, kind: str) -> bool:
+    return not await made.kept(kind)
+
+
+def test_what_happened_while_nobody_told_is_told_after_a_restart(tmp_path: Path) -> None:
+    hooks = command(tmp_path, _into(tmp_path))
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            made.happens(job(1))
+            await until(lambda: _told(made), "how it was is on disk")
+        ended = job(1, JobState.COMPLETED, attempt=1, started_at=5)
+        async with desk(tmp_path, hooks, ended):
+            await until(lambda: _is(len(lines(tmp_path / "told")) == 2), "both have been told")
+
+    asyncio.run(act())
+    assert {each["event"] for each in lines(tmp_path / "told")} == {"BEGIN", "END"}
+
+
+async def _told(made: Desk) -> bool:
+    return bool(await made.shelf.all("told", notice.Told))
+
+
+def test_a_job_that_asked_for_nothing_costs_nothing(tmp_path: Path) -> None:
+    hooks = command(tmp_path, f"cat >> {tmp_path}/told")
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            made.happens(job(1, mail_types=()), job(2, JobState.FAILED, attempt=1, mail_types=("REQUEUE",)))
+            made.happens(job(3, JobState.COMPLETED, attempt=1, started_at=1, mail_types=("END",)))
+            await until(lambda: _is((tmp_path / "told").exists()), "the third is told")
+            assert await made.shelf.all("told", notice.Told) == []
+
+    asyncio.run(act())
+    assert json.loads((tmp_path / "told").read_text())["job"]["id"] == 3
+
+
+def test_an_array_is_told_of_as_one_unless_its_tasks_are_asked_for(tmp_path: Path) -> None:
+    hooks = command(tmp_path, _into(tmp_path))
+
+    def task(number: int, state: JobState, types: tuple[str, ...] = ("BEGIN", "END")) -> Job:
+        begun = {} if state is JobState.PENDING else {"attempt": 1, "started_at": 5}
+        return job(number, state, array_job_id=10, array_task_id=number - 10, mail_types=types, **begun)
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            made.happens(*(task(number, JobState.PENDING) for number in (10, 11, 12)))
+            made.happens(*(task(number, JobState.RUNNING) for number in (10, 11, 12)))
+            made.happens(task(10, JobState.COMPLETED), task(12, JobState.COMPLETED))
+            made.happens(task(11, JobState.FAILED))
+            await until(lambda: _is(len(lines(tmp_path / "told")) == 2), "begin and end")
+            await until(lambda: _empty(made, "notice"), "nothing is left")
+
+    asyncio.run(act())
+    assert sorted(each["event"] for each in lines(tmp_path / "told")) == ["BEGIN", "FAIL"]
+
+
+def test_shares_of_the_time_limit_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "LOOK_S", 0.02)
+    hooks = command(tmp_path, _into(tmp_path))
+    began = int(time.time()) - 85
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            types = ("TIME_LIMIT_80", "TIME_LIMIT_90")
+            facts = {"attempt": 1, "started_at": began, "time_limit_s": 100, "mail_types": types}
+            made.happens(job(1, JobState.RUNNING, **facts))
+            await until(lambda: _is(len(lines(tmp_path / "told")) == 1), "80 % is told")
+            made.happens(job(1, JobState.RUNNING, **{**facts, "started_at": began - 8}))
+            await until(lambda: _is(len(lines(tmp_path / "told")) == 2), "90 % is told")
+            await until(lambda: _empty(made, "notice"), "nothing is left")
+
+    asyncio.run(act())
+    assert [each["event"] for each in lines(tmp_path / "told")] == ["TIME_LIMIT_80", "TIME_LIMIT_90"]
+
+
+def test_a_command_that_fails_is_tried_again_then_dead_then_sent_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "FIRST_PAUSE_S", 0)
+    monkeypatch.setattr(courier, "LOOK_S", 0.02)
+    monkeypatch.setattr(courier, "TRIES", 3)
+    hooks = command(
+        tmp_path, f"echo x >> {tmp_path}/tries; [ -e {tmp_path}/well ] && exit 0; echo no mail server >&2; exit 3"
+    )
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            made.happens(job(1, JobState.COMPLETED, attempt=1, started_at=5, mail_types=("END",)))
+            await until(lambda: _has_dead(made), "it is given up")
+            assert await made.kept("notice") == []
+            dead = (await made.courier.dead())[0]
+            assert (dead.job_id, dead.event, dead.tries) == (1, "END", 3)
+            assert dead.error.endswith("ended with 3: no mail server")
+        assert (tmp_path / "tries").read_text() == "x\n" * 3
+        async with desk(tmp_path, hooks) as made:  # it survives a restart
+            (tmp_path / "well").touch()
+            assert await made.courier.retry() == []
+            await until(lambda: _empty(made, "notice"), "it is taken")
+            assert await made.courier.dead() == []
+
+    asyncio.run(act())
+
+
+async def _has_dead(made: Desk) -> bool:
+    return bool(await made.courier.dead())
+
+
+def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hooks = msgspec.structs.replace(command(tmp_path, f"sleep 600 & echo $! > {tmp_path}/pid; sleep 600"), timeout_s=1)
+    made = notice.tell(job(1), "END", 0)
+    with pytest.raises(courier.DeliveryError, match="took longer than 1 s and was killed"):
+        asyncio.run(courier.send(hooks, made.body("lab"), made))
+    pid = int((tmp_path / "pid").read_text())
+    stat = Path(f"/proc/{pid}/stat")
+    assert not stat.exists() or stat.read_text().split(")")[1].split()[0] == "Z"
+
+
+@pytest.mark.parametrize("scheme", ["unix", "http"])
+def test_the_url_is_posted_to(tmp_path: Path, scheme: str) -> None:
+    got: list[dict[str, Any]] = []
+    answers = [500, 302, 204]
+
+    async def take(request: web.Request) -> web.Response:
+        got.append(await request.json())
+        status = answers.pop(0)
+        return web.Response(status=status, text="try later" if status == 500 else "", headers={"Location": "/"})
+
+    async def act() -> None:
+        app = web.Application()
+        app.router.add_post("/", take)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        socket = Path(f"/tmp/stk-notice-{os.getpid()}.sock")
+        site = web.UnixSite(runner, str(socket)) if scheme == "unix" else web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        url = f"unix://{socket}" if scheme == "unix" else f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        hooks, made = HooksTable(notify_url=url, timeout_s=5), notice.tell(job(1), "END", 0)
+        try:
+            with pytest.raises(courier.DeliveryError, match="answered 500: try later"):
+                await courier.send(hooks, made.body("lab"), made)
+            with pytest.raises(courier.DeliveryError, match="answered 302"):
+                await courier.send(hooks, made.body("lab"), made)
+            await courier.send(hooks, made.body("lab"), made)
+        finally:
+            await runner.cleanup()
+            socket.unlink(missing_ok=True)
+
+    asyncio.run(act())
+    assert [each["event"] for each in got] == ["END"] * 3
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "unix:///no/such.sock", "http://no-such-host.invalid/"])
+def test_a_url_that_is_not_there_says_so(url: str) -> None:
+    made = notice.tell(job(1), "END", 0)
+    with pytest.raises(courier.DeliveryError, match=url.split("/")[-2] if "http" in url else "no/such.sock"):
+        asyncio.run(courier.send(HooksTable(notify_url=url, timeout_s=5), made.body("lab"), made))
+
+
+def test_a_command_that_is_not_there_says_so(tmp_path: Path) -> None:
+    made = notice.tell(job(1), "END", 0)
+    with pytest.raises(courier.DeliveryError, match="cannot run /no/such: No such file"):
+        asyncio.run(courier.send(HooksTable(notify_command=Path("/no/such")), made.body("lab"), made))

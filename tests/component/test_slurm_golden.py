@@ -1,0 +1,547 @@
+"""What Slurm's commands print, held against what those of Slurm 22.05 printed of the same jobs (tests/data/slurm)."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from agent.api.queue import Drain, Share
+from agent.api.types import JobState, LinkState, NodeStatus
+from tests.fakes.agent import node
+from tests.fakes.slurm_queue import FakeQueue, job, serving
+from tui.slurm import __main__ as slurm
+from tui.slurm import ask
+from tui.slurm import job as jobs_as
+
+DATA = Path(__file__).parents[1] / "data" / "slurm"
+SUBMITTED = 1_795_325_090
+"""2026-11-22T05:24:50Z, when the recorded jobs were handed in."""
+RUN: dict[str, Any] = {"started_at": SUBMITTED, "attempt": 1, "gpu_indexes": ()}
+
+
+class Screen:
+    """Runs commands against the fake queue at a fixed time."""
+
+    def __init__(self, queue: FakeQueue, capsys: pytest.CaptureFixture[str]) -> None:
+        self.queue = queue
+        self._capsys = capsys
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        code = slurm.main(["stoker-slurm", *words])
+        told = self._capsys.readouterr()
+        return code, told.out, told.err
+
+    def lines(self, *words: str) -> list[str]:
+        code, out, err = self.run(*words)
+        assert (code, err) == (0, "")
+        return out.splitlines()
+
+
+def recorded(name: str) -> list[str]:
+    """The lines that Slurm printed."""
+    return (DATA / f"{name}.txt").read_text().splitlines()[1:-1]
+
+
+def host(**more: Any) -> NodeStatus:
+    mebi = 2**20
+    known = node(
+        "n1", cpu_count=8, memory_total_bytes=20_000 * mebi, memory_available_bytes=21_997 * mebi, load_1m=0.48
+    )
+    return NodeStatus(name="n1", link=LinkState.UP, age_s=0.0, node=msgspec.structs.replace(known, **more))
+
+
+def the_jobs() -> list[Any]:
+    """The recorded jobs as the agent would tell them."""
+    hour = 3600
+    array = {"array_job_id": 3, "array_text": "3-9%2", "priority": 56}
+    waits = {"reason": "JobArrayTaskLimit", **array}
+    paths = [{"output_path": f"/home/alice/slurm-{name}.out"} for name in ("1", "2", "3_3", "3_4")]
+    return [
+        job(1, JobState.RUNNING, name="train", tasks=2, gpus=2, time_limit_s=600, comment="hi", priority=62,
+            **RUN | paths[0]),
+        job(2, JobState.RUNNING, gpus=1, time_limit_s=93_840, priority=56, **RUN | paths[1]),
+        job(9, JobState.RUNNING, array_task_id=3, **array, **RUN | paths[2]),
+        job(10, JobState.RUNNING, array_task_id=4, **array, **RUN | paths[3]),
+        *(job(6 + task, array_task_id=task, **waits) for task in range(5, 10)),
+        job(4, reason="Dependency", dependency="afterok:2", priority=56),
+        job(5, name="averyverylongjobname", reason="JobHeldUser", held=True, nice=5, partition="short",
+            time_limit_s=600, priority=0),
+        job(6, reason="Resources", gpus=8, priority=56),
+        job(7, reason="BeginTime", begin_at=SUBMITTED + hour, time_limit_s=hour, priority=56),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Screen]:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.setattr(time, "time", lambda: SUBMITTED + 2.0)
+    monkeypatch.setattr(jobs_as, "uid", lambda user: {"root": 0}.get(user, 1001))
+    monkeypatch.setattr(jobs_as, "group", lambda user: (user, 1001))
+    monkeypatch.setattr(ask, "me", lambda: "alice")
+    queue = FakeQueue(the_jobs(), [host()])
+    with tempfile.TemporaryDirectory(prefix="stk-") as folder, serving(queue, Path(folder) / "s") as path:
+        monkeypatch.setenv("STOKER_SOCKET", str(path))
+        yield Screen(queue, capsys)
+    monkeypatch.undo()
+    time.tzset()
+
+
+# --- squeue -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("squeue", []),
+        ("squeue_l", ["-l"]),
+        ("squeue_r", ["-r"]),
+        ("squeue_s", ["-s"]),
+    ],
+)
+def test_squeue_prints_the_same_lines(screen: Screen, name: str, words: list[str]) -> None:
+    """Jobs of one priority stand in another order there, which Slurm does not promise."""
+    ours, theirs = screen.lines("squeue", *words), recorded(name)
+    heads = 2 if name == "squeue_l" else 1
+    assert ours[:heads] == theirs[:heads]
+    assert sorted(ours) == sorted(theirs)
+
+
+def test_squeue_start_prints_the_same_lines(screen: Screen) -> None:
+    ours, theirs = screen.lines("squeue", "--start"), recorded("squeue_start")
+    assert ours[:2] == theirs[:2]
+    assert sorted(ours) == sorted(theirs)
+
+
+def test_every_letter_of_squeue_has_the_same_title_and_value(screen: Screen) -> None:
+    letters = "aAbBcCdDeEfFgGhHiIjJkKlLmMnNoOpPqQrRsStTuUvVwWxXyYzZ"
+    ours = [line.split("|") for line in screen.lines("squeue", "-o", "|".join(f"%{each}" for each in letters))]
+    theirs = [line.split("|") for line in recorded("squeue_o")]
+    assert ours[0] == theirs[0]
+    place = {letter: index for index, letter in enumerate(letters)}
+    by_id = {line[place["i"]]: line for line in ours[1:]}
+    assert set(by_id) == {line[place["i"]] for line in theirs[1:]}
+    for line in theirs[1:]:
+        told = by_id[line[place["i"]]]
+        differing = {letter for letter, index in place.items() if told[index] != line[index]}
+        # A: there a waiting array's record has the array's own id; b: the jobs were asked for with -G; p: 24 digits of
+        # a number that nobody reads.
+        assert differing <= set("Abp"), line[place["i"]]
+
+
+def test_squeue_sorts_and_chooses(screen: Screen) -> None:
+    def ids(*words: str) -> list[str]:
+        return screen.lines("squeue", "-h", "-o", "%i", *words)
+
+    assert ids("-S", "-i") == ["7", "6", "5", "4", "3_[5-9%2]", "3_4", "3_3", "2", "1"]
+    assert ids("-t", "R", "-S", "i") == ["1", "2", "3_3", "3_4"]
+    assert ids("-t", "CD,F") == []
+    assert ids("-p", "short") == ["5"]
+    assert ids("-j", "2,3_4,3_[8-9]", "-S", "i") == ["2", "3_4", "3_[8-9%2]"]
+    assert ids("-n", "train") == ["1"]
+    assert ids("-u", "bob") == []
+    assert ids("--me", "-t", "pd", "-S", "i") == ["3_[5-9%2]", "4", "5", "6", "7"]
+    assert ids("-w", "n1", "-A", "lab") == []
+    assert ids("-P", "-q", "normal")[-1] == "5"
+
+
+def test_squeue_variables_and_repeats(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQUEUE_FORMAT", "%i")
+    monkeypatch.setenv("SQUEUE_PARTITION", "short")
+    assert screen.lines("squeue") == ["JOBID", "5"]
+    monkeypatch.setenv("SQUEUE_FORMAT2", "jobid:4,name:3")
+    assert screen.lines("squeue") == ["JOBINAM", "5   ave"]
+
+
+def test_squeue_fields_by_name(screen: Screen) -> None:
+    names = "jobid:10,name,statecompact,timeused,timeleft,tres-alloc:50,reasonlist,numcpus,restartcnt,stdout:30"
+    ours = screen.lines("squeue", "-j", "1", "-O", names)
+    assert ours[0].split() == ["JOBID", "NAME", "ST", "TIME", "TIME_LEFT", "TRES_ALLOC", "NODELIST(REASON)", "CPUS",
+                               "RESTARTCOUNT", "STDOUT"]  # fmt: skip
+    assert ours[1].split() == ["1", "train", "R", "0:02", "9:58", "cpu=2,mem=100M,node=1,billing=2,gres/gpu=2", "n1",
+                               "2", "0", "/home/alice/slurm-1.out"]  # fmt: skip
+    assert ours[0].index("NAME") == 10
+    assert ours[0].index("ST") == 30
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["squeue", "-j", "999"], 1, "slurm_load_jobs error: Invalid job id specified\n"),
+        (["squeue", "-j", "abc"], 1, "squeue: error: Invalid job id: abc\n"),
+        (["squeue", "--nope"], 1, "squeue: unrecognized option '--nope'\nTry \"squeue --help\" for more information\n"),
+        (["squeue", "-i", "0"], 1, "squeue: error: --iterate=0 is not a number of seconds"),
+        (["squeue", "-S", "1"], 1, "squeue: error: Invalid sort specification: 1"),
+        (["squeue", "extra"], 1, "squeue: error: Unrecognized option: extra"),
+        (["squeue", "-M", "other"], 1, "squeue: error: --clusters is not offered here"),
+        (["sacct", "-j", "abc"], 1, "sacct: fatal: Bad job/step specified: abc\n"),
+        (["sacct", "-o", "Nope"], 1, 'sacct: error: Invalid field requested: "Nope"\n'),
+        (["sacct", "-o", "JobID%x"], 1, 'sacct: error: Invalid field requested: "JobID%x"\n'),
+        (["sacct", "-s", "XX"], 1, "sacct: fatal: unrecognized job state value 'XX'\n"),
+        (["sacct", "-S", "nope"], 1, "Invalid time specification (pos=0): nope\n"),
+        (["sacct", "-S", "2030-01-01"], 1, "sacct: error: Start time (2030-01-01T00:00:00) requested is after"),
+        (["scancel"], 1, "scancel: error: No job identification provided\n"),
+        (["scancel", "abc"], 1, "scancel: error: Invalid job id abc\n"),
+        (["scancel", "-s", "NOPE", "1"], 1, "Unknown job signal: NOPE\n"),
+        (["scontrol", "show", "job", "999"], 1, "slurm_load_jobs error: Invalid job id specified\n"),
+        (["scontrol", "show", "node", "nope"], 1, "Node nope not found\n"),
+        (["scontrol", "show", "partition", "nope"], 1, "Partition nope not found\n"),
+        (["scontrol", "nope"], 1, "invalid keyword: nope\n"),
+        (["scontrol", "show"], 1, "too few arguments for keyword:show\n"),
+        (["scontrol", "hold"], 1, "too few arguments for keyword:hold\n"),
+        (["scontrol", "hold", "999"], 1, "Invalid job id specified for job 999\n"),
+        (["scontrol", "show", "hostnames", "n[1-"], 1, "scontrol: error: n[1- has a bracket that is not closed"),
+        (["scontrol", "update", "JobId=1", "Nope"], 1, "Invalid input: Nope\nRequest aborted\n"),
+        (["scontrol", "update", "TimeLimit=1"], 1, "No valid entity in update command"),
+        (["scontrol", "update", "NodeName=n1", "State=DRAIN"], 1, "You must specify a reason when DRAINING a node"),
+        (["sinfo", "--nope"], 1, "sinfo: unrecognized option '--nope'"),
+        (["sinfo", "-n", "n[1-"], 1, "sinfo: error: Invalid node list: n[1- has a bracket"),
+        (["seff"], 1, "seff: error: name a job, such as: seff 17"),
+        (["seff", "999"], 1, "Job not found: 999"),
+        (["sbatch", "--nope", "x"], 255, "sbatch: '--nope' is not an option of sbatch"),
+        (["sbatch", "nope.sh"], 1, "sbatch: error: there is no job script"),
+        (["sbatch", "--wrap", "x", "y"], 1, "sbatch: error: Script arguments not permitted with --wrap option"),
+        (["nonsense"], 2, "stoker slurm: name one of Slurm's commands"),
+    ],
+)  # fmt: skip
+def test_refusals(screen: Screen, words: list[str], code: int, sentence: str) -> None:
+    ended, out, err = screen.run(*words)
+    assert (ended, out) == (code, "")
+    assert err.startswith(sentence) or sentence in err
+
+
+def test_a_wrong_state_lists_those_that_are(screen: Screen) -> None:
+    code, out, err = screen.run("squeue", "-t", "XX")
+    assert (code, out) == (1, "")
+    told, theirs = err.splitlines(), recorded("squeue_t_bad")
+    assert told[0] == theirs[0]
+    assert set(told[1].rpartition(": ")[2].split(",")) <= set(theirs[1].rpartition(": ")[2].split(",")) | {"REQUEUED"}
+
+
+def test_the_names_are_words_of_stoker_too(screen: Screen, capsys: pytest.CaptureFixture[str]) -> None:
+    from tui.__main__ import main
+
+    assert main(["slurm", "squeue", "-h", "-j", "1", "-o", "%i %j"]) == 0
+    assert capsys.readouterr().out == "1 train\n"
+    assert slurm.main(["/usr/local/bin/squeue", "-h", "-j", "2", "-o", "%i"]) == 0
+    assert capsys.readouterr().out == "2\n"
+    assert slurm.main(["/usr/local/bin/sinfo", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: sinfo")
+
+
+def test_nobody_listening_is_a_sentence(screen: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STOKER_SOCKET", str(tmp_path / "nothing"))
+    for name in ("squeue", "sinfo", "sacct", "sprio", "sshare"):
+        code, out, err = screen.run(name)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"{name}: error: ")
+    assert screen.run("scontrol", "ping")[0] == 1
+
+
+def test_hostile_names_do_not_reach_the_terminal(screen: Screen) -> None:
+    screen.queue.jobs.append(job(50, name="\x1b]0;own\x07\u202ename\nnext", comment="\x9b2J"))
+    lines = (
+        "squeue -o %j%k",
+        "sacct -a -o JobName%40,Comment",
+        "scontrol show job 50",
+        "squeue --json",
+        "sacct --json -a",
+    )
+    for line in lines:
+        _, out, _ = screen.run(*line.split())
+        assert not {"\x1b", "\x07", "\u202e", "\x9b"} & set(out)
+
+
+def test_jobs_are_read_page_by_page(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask, "PAGE", 3)
+    assert len(screen.lines("squeue", "-h", "-r")) == 13
+
+
+# --- sacct ------------------------------------------------------------------------------------------------------------
+
+
+def ended_jobs() -> list[Any]:
+    """The jobs of the recorded `sacct -a -P`, but for steps of `srun`, which nobody keeps count of here."""
+    ended = {"started_at": SUBMITTED, "ended_at": SUBMITTED + 6, "attempt": 1}
+    array = {"array_job_id": 3, "array_text": "3-9%2"}
+    cancelled = {"signal": 15, "detail": "cancelled by root", **ended}
+    return [
+        job(1, JobState.FAILED, name="train", tasks=2, gpus=2, exit_code=3, comment="hi", time_limit_s=600, priority=62,
+            **ended),
+        job(6, JobState.RUNNING, gpus=8, **RUN),
+        job(11, JobState.FAILED, account="root", exit_code=1, ended_at=SUBMITTED, started_at=SUBMITTED, attempt=1),
+        job(9, JobState.RUNNING, array_task_id=3, **array, **RUN),
+        job(10, JobState.CANCELLED, array_task_id=4, **array, **cancelled),
+        job(12, JobState.COMPLETED, tasks=2, exit_code=0, **ended),
+    ]  # fmt: skip
+
+
+def _without_steps(lines: list[str]) -> list[str]:
+    of_srun = {"12.0", "12.1", "12.2", "12.3", "12.4", "12.5", "11.batch", "3_7", "3_7.batch"}
+    return [line for line in lines if line.split("|")[0].split(" ")[0] not in of_srun]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("sacct_P", ["-P"]), ("sacct_p", ["-p"]), ("sacct", []), ("sacct_b", ["--brief"])]
+)
+def test_sacct_prints_the_same_lines(screen: Screen, name: str, words: list[str]) -> None:
+    screen.queue.jobs[:] = ended_jobs()
+    ours = _without_steps(screen.lines("sacct", "-a", *words))
+    theirs = _without_steps(recorded(name))
+    # A signal that ended a cancelled job stands on the step there, and on the job here too.
+    assert sorted(line for line in ours if not line.startswith(("3_4|", "3_4 "))) == sorted(
+        line for line in theirs if not line.startswith(("3_4|", "3_4 "))
+    )
+    assert ours[0] == theirs[0]
+
+
+def test_sacct_fields_have_the_same_widths_and_values(screen: Screen) -> None:
+    screen.queue.jobs[:] = ended_jobs()
+    names = recorded("sacct_fields_P")[0].split("|")
+    theirs = dict(zip(names, recorded("sacct_fields_P")[1].split("|"), strict=True))
+    known = {each.name for each in __import__("tui.slurm.sacct", fromlist=["FIELDS"]).FIELDS}
+    assert set(names) - known == {"ReqCPUFreq", "MaxDiskRead"}
+    asked = [name for name in names if name in known]
+    titles, values = screen.lines("sacct", "-a", "-j", "1", "-X", "-P", "-o", ",".join(asked))
+    assert titles.split("|") == asked
+    ours = dict(zip(asked, values.split("|"), strict=True))
+    measured = {
+        "TotalCPU",
+        "UserCPU",
+        "SystemCPU",
+        "Flags",
+        "SubmitLine",
+        "Cluster",
+        "Start",
+        "End",
+        "Submit",
+        "Eligible",
+    }
+    stored = {"Comment"}  # Slurm keeps it only where its configuration says so
+    timed = {"Elapsed", "ElapsedRaw", "CPUTime", "CPUTimeRAW", "Reserved", "Reason", "DerivedExitCode", "Layout"}
+    differing = {name for name in asked if ours[name] != theirs[name]} - measured - timed - stored
+    assert differing == set()
+    dashes = recorded("sacct_fields")[1].split(" ")
+    widths = {name: len(each) for name, each in zip(names, dashes, strict=False)}
+    shown = screen.lines("sacct", "-a", "-j", "1", "-X", "-o", ",".join(asked))[1].split(" ")
+    assert {name: len(each) for name, each in zip(asked, shown, strict=False)} == {name: widths[name] for name in asked}
+
+
+def test_sacct_widths_cut_with_a_plus(screen: Screen) -> None:
+    screen.queue.jobs[:] = ended_jobs()
+    ours = screen.lines("sacct", "-a", "-o", "JobID%20,State%5,JobName%-15,Elapsed")
+    theirs = recorded("sacct_w")
+    assert ours[:4] == theirs[:4]
+    assert "FAIL+" in ours[2]
+
+
+def test_sacct_chooses(screen: Screen) -> None:
+    screen.queue.jobs[:] = [
+        *ended_jobs(),
+        *(job(40 + n, array_job_id=40, array_task_id=n, user="bob") for n in range(3)),
+    ]
+
+    def ids(*words: str) -> list[str]:
+        return screen.lines("sacct", "-n", "-P", "-o", "JobID", *words)
+
+    assert ids("-X") == ["1", "6", "3_3", "3_4", "11", "12"]
+    assert ids("-X", "-a") == ["1", "6", "3_3", "3_4", "11", "12", "40_[0-2]"]
+    assert ids("-X", "-u", "bob", "-s", "PD") == ["40_[0-2]"]
+    assert ids("-j", "3") == ["3_3", "3_3.batch", "3_4", "3_4.batch"]
+    assert ids("-j", "3_4") == ["3_4", "3_4.batch"]
+    assert ids("-j", "1.batch") == ["1.batch"]
+    assert ids("-j", "999") == []
+    assert ids("-X", "-s", "CA,F") == ["1", "3_4", "11"]
+    assert ids("-X", "--name", "train") == ["1"]
+    assert ids("-X", "-S", "now-1hour", "-E", "now") == ["1", "6", "3_3", "3_4", "11", "12"]
+    assert ids("-X", "-a", "--array", "-u", "bob") == ["40_0", "40_1", "40_2"]
+    assert ids("-X", "-o", "State", "-j", "3_4") == ["3_4|CANCELLED by 0"]
+
+
+def test_sacct_as_submitit_asks(screen: Screen) -> None:
+    screen.queue.jobs[:] = [*ended_jobs(), *(job(40 + n, array_job_id=40, array_task_id=n) for n in range(3))]
+    words = ["-o", "JobID,State,NodeList", "--parsable2", "-j", "1", "-j", "40"]
+    assert screen.lines("sacct", *words) == [
+        "JobID|State|NodeList",
+        "1|FAILED|n1",
+        "1.batch|FAILED|n1",
+        "40_[0-2]|PENDING|None assigned",
+    ]
+
+
+def test_sacct_lists_its_fields(screen: Screen) -> None:
+    ours = {name for line in screen.lines("sacct", "-e") for name in line.split()}
+    assert {"JobID", "State", "MaxRSS", "AllocTRES", "Planned"} <= ours
+
+
+# --- scontrol ---------------------------------------------------------------------------------------------------------
+
+
+def _pairs(lines: list[str]) -> list[list[tuple[str, str]]]:
+    return [[(name, value) for name, _, value in (word.partition("=") for word in line.split())] for line in lines]
+
+
+@pytest.mark.parametrize(("name", "ref"), [("scontrol_job", "1"), ("scontrol_array", "3")])
+def test_a_job_is_shown_in_the_same_layout(screen: Screen, name: str, ref: str) -> None:
+    ours, theirs = screen.lines("scontrol", "show", "job", ref), recorded(name)
+    ours = [line for line in ours if line.strip()]
+    theirs = [line for line in theirs if line.strip()]
+    now = {"LastSchedEval", "AllocNode:Sid", "RunTime", "JobId", "EligibleTime", "StdOut", "StdErr"}
+    for mine, recorded_line in zip(_pairs(ours[:30]), _pairs(theirs[:30]), strict=True):
+        assert [pair[0] for pair in mine] == [pair[0] for pair in recorded_line]
+        assert [pair for pair in mine if pair[0] not in now] == [pair for pair in recorded_line if pair[0] not in now]
+    assert [len(line) - len(line.lstrip()) for line in ours[:30]] == [
+        len(line) - len(line.lstrip()) for line in theirs[:30]
+    ]
+
+
+def test_a_job_in_one_line(screen: Screen) -> None:
+    lines = screen.lines("scontrol", "-o", "show", "job", "1")
+    assert len(lines) == 1
+    assert lines[0].startswith("JobId=1 JobName=train UserId=alice(1001) ")
+
+
+@pytest.mark.parametrize("name", ["scontrol_part"])
+def test_partitions_are_shown_in_the_same_layout(screen: Screen, name: str) -> None:
+    ours = _pairs([line for line in screen.lines("scontrol", "show", "partition") if line])
+    theirs = _pairs([line for line in recorded(name) if line])
+    assert [[pair for pair in line if pair[0] != "MaxNodes"] for line in ours] == [
+        [pair for pair in line if pair[0] != "MaxNodes"] for line in theirs
+    ]
+
+
+def test_a_node_is_shown_in_the_same_layout(screen: Screen) -> None:
+    drain = Drain(reason="bad gpu 3", by="root", at=SUBMITTED + 108)
+    screen.queue.nodes[:] = [host(drain=drain)]
+    ours = dict(pair for line in _pairs(screen.lines("scontrol", "show", "node")) for pair in line)
+    theirs = dict(pair for line in _pairs(recorded("scontrol_node_drng")) for pair in line)
+    assert set(ours) <= set(theirs)
+    same = {"NodeName", "CPUTot", "RealMemory", "Sockets", "State", "Partitions", "CfgTRES", "Reason"}
+    assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
+    code, _, err = screen.run("scontrol", "show", "node", "n[1-2]")
+    assert (code, err) == (1, "Node n2 not found\n")
+
+
+def test_verbs_reach_the_jobs_they_name(screen: Screen) -> None:
+    for verb in ("hold", "release", "requeue", "requeuehold", "top"):
+        screen.lines("scontrol", verb, "4", "3_[5-6]")
+    screen.lines("scontrol", "update", "JobId=4", "TimeLimit=5", "Nice=3")
+    screen.lines("scontrol", "update", "NodeName=n1", "State=DRAIN", "Reason=fans")
+    screen.lines("scontrol", "update", "nodename=n1", "state=resume")
+    screen.lines("scancel", "1", "3_[5-6]")
+    screen.lines("scancel", "-s", "SIGUSR1", "-b", "2")
+    screen.lines("scancel", "-s", "9", "2")
+    screen.lines("scancel", "-u", "alice", "-t", "RUNNING")
+    asked = [(path.removeprefix("/v1/"), body) for _, path, body in screen.queue.seen]
+    expected: list[tuple[str, Any]] = []
+    for verb, body in (("hold", None), ("release", None), ("requeue", False), ("requeue", True), ("top", None)):
+        for ref in ("4", "3_5", "3_6"):
+            expected.append((f"jobs/{ref}/{verb}", None if body is None else {"hold": body, "revision": None}))
+    expected.append(("jobs/4/update", {"changes": {"TimeLimit": "5", "Nice": "3"}, "revision": None}))
+    expected += [("drain", {"gpu": None, "reason": "fans"}), ("resume", {"gpu": None, "reason": None})]
+    cancel = {"reason": None, "revision": None}
+    expected += [(f"jobs/{ref}/cancel", cancel) for ref in ("1", "3_5", "3_6")]
+    expected.append(("jobs/2/signal", {"signal": "USR1", "batch_only": True}))
+    expected.append(("jobs/2/cancel", cancel))
+    assert asked[: len(expected)] == expected
+    assert sorted(asked[len(expected) :], key=str) == sorted(
+        [(f"jobs/{ref}/cancel", cancel) for ref in ("1", "2", "3_3", "3_4")], key=str
+    )
+
+
+def test_ending_what_is_not_there_is_no_failure_as_in_slurm(screen: Screen) -> None:
+    assert screen.run("scancel", "999") == (0, "", "")
+    assert screen.run("scancel", "-v", "999")[0] == 1
+
+
+def test_small_answers(screen: Screen) -> None:
+    assert screen.lines("scontrol", "ping")[0].endswith(" is UP")
+    assert screen.lines("scontrol", "show", "hostnames", "n[1-2]") == ["n1", "n2"]
+    assert screen.lines("scontrol", "show", "hostlist", "n1,n2") == ["n[1-2]"]
+    assert screen.lines("scontrol", "show", "res") == ["No reservations in the system"]
+    assert "ClusterName             = lab" in screen.lines("scontrol", "show", "config")
+
+
+# --- sinfo ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("sinfo", []), ("sinfo_N", ["-N"]), ("sinfo_Nl", ["-N", "-l"]), ("sinfo_s", ["-s"]), ("sinfo_R", ["-R"])],
+)
+def test_sinfo_prints_the_same_lines(screen: Screen, name: str, words: list[str]) -> None:
+    screen.queue.jobs.clear()
+    ours, theirs = screen.lines("sinfo", *words), recorded(name)
+    if name == "sinfo_Nl":
+        ours, theirs = ours[1:], theirs[1:]
+    assert ours == theirs
+
+
+def test_sinfo_long_but_for_the_jobs_size(screen: Screen) -> None:
+    screen.queue.jobs.clear()
+    ours, theirs = screen.lines("sinfo", "-l")[1:], recorded("sinfo_l")[1:]
+    assert [line.replace("         1 ", "1-infinite ", 1) for line in ours] == theirs
+
+
+@pytest.mark.parametrize(("name", "words"), [("sinfo_Rd", ["-R"]), ("sinfo_Rl", ["-R", "-l"])])
+def test_sinfo_tells_why_a_node_is_drained(screen: Screen, name: str, words: list[str]) -> None:
+    screen.queue.nodes[:] = [host(drain=Drain(reason="bad gpu 3", by="root", at=SUBMITTED + 108))]
+    assert screen.lines("sinfo", *words)[-2:] == recorded(name)[-2:]
+
+
+def test_states_of_a_node(screen: Screen) -> None:
+    def state() -> str:
+        return screen.lines("sinfo", "-h", "-p", "main", "-o", "%t %T %C")[0]
+
+    assert state() == "mix mixed 5/3/0/8"
+    screen.queue.nodes[:] = [host(drain=Drain(reason="r", by="root", at=1))]
+    assert state() == "drng draining 5/0/3/8"
+    screen.queue.jobs.clear()
+    assert state() == "drain drained 0/0/8/8"
+    screen.queue.nodes[:] = [host()]
+    screen.queue.jobs.append(job(1, JobState.RUNNING, tasks=8, **RUN))
+    assert state() == "alloc allocated 8/0/0/8"
+    screen.queue.nodes[:] = [NodeStatus(name="n1", link=LinkState.LOST, age_s=20.0, reason="no route")]
+    assert state() == "down* down* 0/0/0/0"
+    gpu = msgspec.structs.replace(host().node.gpus[0], drain=Drain(gpu_uuid="GPU-n1-0", reason="ECC", by="bob", at=1))  # type: ignore[union-attr]
+    screen.queue.nodes[:] = [host(gpus=(gpu,))]
+    assert "gpu 0: ECC" in screen.lines("sinfo", "-R")[1]
+
+
+# --- the small ones, and JSON -----------------------------------------------------------------------------------------
+
+
+def test_sprio_and_sshare_have_the_same_columns(screen: Screen) -> None:
+    assert screen.lines("sprio", "-j", "6")[0].split()[:7] == recorded("sprio")[0].split()
+    assert [line.split()[0] for line in screen.lines("sprio", "-h")] == ["6", "3_[5-9%2]"]
+    share = Share(
+        account="lab", user="alice", shares=1, shares_norm=0.5, usage_gpu_s=7200.4, usage_norm=0.25, fairshare=0.7
+    )
+    screen.queue.shares.append(share)
+    ours, theirs = screen.lines("sshare"), recorded("sshare")
+    assert ours[:2] == theirs[:2]
+    assert ours[2].split() == ["lab", "alice", "1", "0.500000", "7200", "0.250000", "0.700000"]
+    assert screen.lines("sshare", "-h", "-P") == [" lab|alice|1|0.500000|7200|0.250000|0.700000"]
+
+
+def test_json_in_slurms_shape(screen: Screen) -> None:
+    told = msgspec.json.decode(screen.run("squeue", "--json")[1])
+    assert told["meta"]["plugin"]["data_parser"] == "data_parser/v0.0.40"
+    by_id = {each["job_id"]: each for each in told["jobs"]}
+    assert by_id[1]["job_state"] == ["RUNNING"]
+    assert by_id[1]["time_limit"] == {"set": True, "infinite": False, "number": 10}
+    assert by_id[2]["end_time"]["number"] == SUBMITTED + 93_840
+    assert by_id[11]["array_job_id"]["number"] == 3
+    assert by_id[11]["time_limit"]["infinite"] is True
+    assert len(told["jobs"]) == 13
+    screen.queue.jobs[:] = ended_jobs()
+    jobs = msgspec.json.decode(screen.run("sacct", "--json", "-j", "1")[1])["jobs"]
+    assert jobs[0]["state"] == {"current": ["FAILED"], "reason": "NonZeroExitCode"}
+    assert jobs[0]["exit_code"]["return_code"]["number"] == 3
+    assert {"type": "gres", "name": "gpu", "id": 0, "count": 2} in jobs[0]["tres"]["requested"]

@@ -1,0 +1,480 @@
+"""`srun` and `scontrol` inside of a job: real processes, with the interpreter's flags as jobs have them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.step import tools
+
+ROOT = Path(__file__).parents[2]
+TORCH = importlib.util.find_spec("torch") is not None
+
+
+class Steps:
+    """A job's surroundings, in which srun is called."""
+
+    def __init__(self, folder: Path, cpus: int = 4, tasks: int = 2, gpus: int = 0) -> None:
+        self.folder = folder
+        self.bin = folder / "bin"
+        tools.install(self.bin, sys.executable)
+        self.env = {
+            "PATH": f"{self.bin}:/usr/bin:/bin",
+            "HOME": str(folder),
+            "JOB_DIR": str(folder),
+            "JOB_ATTEMPT": "1",
+            "SLURM_JOB_ID": "17",
+            "SLURM_JOB_NAME": "train",
+            "SLURM_JOB_NODELIST": "n1",
+            "SLURM_NTASKS": str(tasks),
+            "SLURM_CPUS_ON_NODE": str(cpus),
+            "SLURMD_NODENAME": "n1",
+            "CUDA_VISIBLE_DEVICES": ",".join(f"GPU-{number}" for number in range(gpus)),
+        }
+
+    def start(self, *words: str, **more: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            ["srun", *words],
+            env=self.env | more,
+            cwd=self.folder,
+            executable=self.bin / "srun",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *words: str, given: str = "", timeout_s: float = 60, **more: str) -> subprocess.CompletedProcess[str]:
+        child = self.start(*words, **more)
+        out, err = child.communicate(given, timeout=timeout_s)
+        return subprocess.CompletedProcess(child.args, child.returncode, out, err)
+
+    def ready(self, count: int) -> list[int]:
+        """The pids of ranks that have told theirs in files `ready-N`."""
+        return [int(path.read_text()) for path in self.wait_files("ready-*", count)]
+
+    def wait_files(self, pattern: str, count: int) -> list[Path]:
+        return wait(lambda: found if len(found := sorted(self.folder.glob(pattern))) >= count else [], pattern)
+
+
+def wait(ask: Callable[[], list[Path]], what: str) -> list[Path]:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if found := ask():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"not within 30 s: {what}")
+
+
+def gone(pids: list[int]) -> bool:
+    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)
+    return not alive
+
+
+READY = "echo $$ > .new-$SLURM_PROCID; mv .new-$SLURM_PROCID ready-$SLURM_PROCID; "
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> Steps:
+    return Steps(tmp_path)
+
+
+# --- ranks and their environment --------------------------------------------------------------------------------------
+
+
+def test_each_rank_is_told_its_place(steps: Steps) -> None:
+    names = "SLURM_PROCID SLURM_LOCALID SLURM_NTASKS SLURM_NPROCS SLURM_NODEID SLURM_STEP_ID SLURM_STEP_NUM_TASKS"
+    names += " SLURM_NODELIST SLURM_LAUNCH_NODE_IPADDR SLURM_TASK_PID"
+    done = steps.run("-l", "sh", "-c", f"for each in {names}; do eval echo $each=\\$$each; done; echo pid=$$")
+    ranks = [
+        dict(line[3:].split("=") for line in done.stdout.splitlines() if line.startswith(f"{n}: ")) for n in (0, 1)
+    ]
+    for number, rank in enumerate(ranks):
+        assert rank["SLURM_PROCID"] == rank["SLURM_LOCALID"] == str(number)
+        assert rank["SLURM_NTASKS"] == rank["SLURM_NPROCS"] == rank["SLURM_STEP_NUM_TASKS"] == "2"
+        assert (rank["SLURM_NODEID"], rank["SLURM_STEP_ID"], rank["SLURM_NODELIST"]) == ("0", "0", "n1")
+        assert rank["SLURM_LAUNCH_NODE_IPADDR"] == "127.0.0.1"
+        assert rank["SLURM_TASK_PID"] == rank["pid"]
+
+
+def test_steps_are_numbered_and_begin_anew_with_each_attempt(steps: Steps) -> None:
+    ask = ("-n1", "sh", "-c", "echo $SLURM_STEP_ID")
+    assert [steps.run(*ask).stdout for _ in range(2)] == ["0\n", "1\n"]
+    assert steps.run(*ask, JOB_ATTEMPT="2").stdout == "0\n"
+    (steps.folder / ".steps").write_bytes(b"\xff\0 not a number")
+    assert steps.run(*ask).stdout == "0\n"
+
+
+def test_one_word_each_however_odd(steps: Steps) -> None:
+    odd = ["$HOME", "a b", "", "-n", "--", "*", "æ漢", "'\"`\\"]
+    done = steps.run("-n1", sys.executable, "-c", "import sys; print(sys.argv[1:])", *odd)
+    assert done.stdout == f"{odd}\n"
+
+
+def test_gpus_are_dealt_out(tmp_path: Path) -> None:
+    steps = Steps(tmp_path, gpus=4)
+    ask = ("-l", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES")
+    assert sorted(steps.run("--gpus-per-task=2", *ask).stdout.splitlines()) == ["0: GPU-0,GPU-1", "1: GPU-2,GPU-3"]
+    assert sorted(steps.run(*ask).stdout.splitlines()) == [f"{n}: GPU-0,GPU-1,GPU-2,GPU-3" for n in (0, 1)]
+    assert sorted(steps.run(*ask, SLURM_GPUS_PER_TASK="1").stdout.splitlines()) == ["0: GPU-0", "1: GPU-1"]
+    assert sorted(steps.run("--gpu-bind=map_gpu:3,1", *ask).stdout.splitlines()) == ["0: GPU-3", "1: GPU-1"]
+    assert sorted(steps.run("--gres=gpu:a100:1", *ask).stdout.splitlines()) == ["0: GPU-0", "1: GPU-0"]
+    refused = steps.run("--gpus-per-task=3", *ask)
+    assert refused.returncode == 1
+    assert refused.stderr == (
+        "srun: error: Unable to create step for job 17: Invalid generic resource (gres) specification\n"
+    )
+
+
+def test_steps_side_by_side_get_different_gpus(tmp_path: Path) -> None:
+    steps = Steps(tmp_path, gpus=2)
+    script = READY.replace("$SLURM_PROCID", "$NAME") + "echo $CUDA_VISIBLE_DEVICES; read line"
+    first = steps.start("-n1", "-G1", "sh", "-c", script, NAME="1")
+    second = steps.start("-n1", "--gres=gpu:1", "--exact", "sh", "-c", script, NAME="2")
+    steps.ready(2)
+    third = steps.start("-n1", "-G1", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES")
+    assert third.stderr is not None
+    assert "step creation temporarily disabled, retrying" in third.stderr.readline()
+    held = {step.communicate("go\n", timeout=30)[0] for step in (first, second)}
+    assert held == {"GPU-0\n", "GPU-1\n"}
+    assert third.communicate(timeout=30)[0] in held
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (["-n5", "true"], 1, "srun: error: Unable to create step for job 17: More processors requested than permitted"),
+        (["-n2", "-c3", "true"], 1, "srun: error: Unable to create step for job 17: More processors"),
+        (["-N2", "true"], 1, "srun: error: Unable to create step for job 17: Requested node configuration"),
+        (["--nope", "true"], 255, "srun: unrecognized option '--nope'\nTry \"srun --help\" for more information"),
+        (["-y", "true"], 255, "srun: invalid option -- 'y'"),
+        (["--gpu", "1", "true"], 255, "srun: option '--gpu' is ambiguous"),
+        (["-n"], 255, "srun: option requires an argument -- 'n'"),
+        (["-n", "many", "true"], 1, 'srun: error: Invalid numeric value "many" for --ntasks.'),
+        (["-n", "0", "true"], 1, 'srun: error: Invalid numeric value "0" for --ntasks.'),
+        (["--multi-prog", "f"], 1, "srun: error: --multi-prog is not offered here"),
+        (["--mpi=pmix", "true"], 1, "srun: error: --mpi=pmix is not offered here"),
+        (["-o", "/nowhere/x", "true"], 1, "srun: error: Could not open output file /nowhere/x: No such file"),
+        (["--open-mode=sideways", "true"], 1, "srun: error: Invalid --open-mode argument"),
+        (["-t", "soon", "true"], 1, "srun: error: Invalid --time specification"),
+        ([], 1, "srun: fatal: No command given to execute."),
+        (["nope-\x1b[31m"], 2, "slurmstepd-n1: error: execve(): nope-?[31m: No such file or directory"),
+    ],
+)
+def test_refusals_in_slurms_words(steps: Steps, words: list[str], code: int, sentence: str) -> None:
+    done = steps.run(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(sentence)
+
+
+def test_outside_of_a_job_it_says_so(steps: Steps) -> None:
+    done = steps.run("true", SLURM_JOB_ID="")
+    assert done.returncode == 1
+    assert "not inside of a job" in done.stderr
+
+
+def test_options_of_the_job_are_taken(steps: Steps) -> None:
+    words = "--exact --overlap --cpu-bind=cores --mem=1G --exclusive -A lab -p main --mpi=none -N1 --unbuffered -v -n 1"
+    assert steps.run(*words.split(), "--job-name", "x", "echo", "ok").stdout == "ok\n"
+
+
+# --- output -----------------------------------------------------------------------------------------------------------
+
+
+def test_lines_of_many_ranks_stay_whole(tmp_path: Path) -> None:
+    steps = Steps(tmp_path, cpus=8, tasks=8)
+    program = "import os\nr = os.environ['SLURM_PROCID']\nfor n in range(400): print(r * 300, flush=n % 7 == 0)"
+    done = steps.run(sys.executable, "-c", program)
+    assert sorted(set(done.stdout.splitlines())) == [str(rank) * 300 for rank in range(8)]
+    assert len(done.stdout.splitlines()) == 8 * 400
+
+
+def test_a_last_line_without_its_end_is_ended_only_where_another_follows(steps: Steps) -> None:
+    assert steps.run("printf", "x").stdout == "x\nx"
+    assert steps.run("-l", "printf", "x").stdout in ("0: x\n1: x\n", "1: x\n0: x\n")
+    assert steps.run("-n1", "printf", "x").stdout == "x"
+
+
+def test_labels_are_as_wide_as_the_highest_rank(tmp_path: Path) -> None:
+    steps = Steps(tmp_path, cpus=11, tasks=11)
+    lines = sorted(steps.run("-l", "echo", "a").stdout.splitlines())
+    assert lines == sorted([f" {rank}: a" for rank in range(10)] + ["10: a"])
+
+
+def test_output_goes_to_the_files_that_the_patterns_name(steps: Steps) -> None:
+    done = steps.run("-o", "out-%j.%s-%3t", "-e", "err-%x", "sh", "-c", "echo $SLURM_PROCID; echo oops >&2")
+    assert (done.stdout, done.stderr) == ("", "")
+    assert [(steps.folder / f"out-17.0-00{rank}").read_text() for rank in (0, 1)] == ["0\n", "1\n"]
+    assert (steps.folder / "err-train").read_text() == "oops\noops\n"
+
+
+def test_one_file_takes_both_streams_and_a_requeued_job_adds_to_it(steps: Steps) -> None:
+    words = ("-n1", "-o", "log", "sh", "-c", "echo a; echo b >&2")
+    steps.run(*words)
+    steps.run(*words)
+    assert (steps.folder / "log").read_text() == "a\nb\n"
+    steps.run(*words, SLURM_RESTART_COUNT="1")
+    steps.run(*words, SLURM_OPEN_MODE="a")
+    assert (steps.folder / "log").read_text() == "a\nb\n" * 3
+
+
+def test_output_of_one_rank_or_none(steps: Steps) -> None:
+    ask = ("sh", "-c", "echo $SLURM_PROCID")
+    assert steps.run("-o", "1", *ask).stdout == "1\n"
+    assert steps.run("-o", "none", *ask).stdout == ""
+
+
+def test_all_ranks_read_all_of_the_input(steps: Steps) -> None:
+    text = "line\n" * 50_000
+    done = steps.run("-l", sys.executable, "-c", "import sys; print(len(sys.stdin.read()))", given=text)
+    assert sorted(done.stdout.splitlines()) == [f"{rank}: {len(text)}" for rank in (0, 1)]
+    one = steps.run("-l", "-i1", sys.executable, "-c", "import sys; print(len(sys.stdin.read()))", given=text)
+    assert sorted(one.stdout.splitlines()) == ["0: 0", f"1: {len(text)}"]
+
+
+def test_a_rank_that_does_not_read_holds_nobody_up(steps: Steps) -> None:
+    done = steps.run("sh", "-c", "[ $SLURM_PROCID = 0 ] || wc -l", given="line\n" * 100_000)
+    assert done.stdout.strip() == "100000"
+
+
+def test_a_reader_that_goes_away_does_not_end_the_ranks(steps: Steps) -> None:
+    script = f'"{steps.bin}/srun" -n2 sh -c "seq 100000; echo done > done-\\$SLURM_PROCID" | head -n 1'
+    subprocess.run(["sh", "-c", script], env=steps.env, cwd=steps.folder, timeout=60, check=True, capture_output=True)
+    assert len(steps.wait_files("done-*", 2)) == 2
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_exit_code_is_the_highest(steps: Steps) -> None:
+    done = steps.run("sh", "-c", "exit $((SLURM_PROCID * 3 + 4))")
+    assert done.returncode == 7
+    assert sorted(done.stderr.splitlines()) == [
+        "srun: error: n1: task 0: Exited with exit code 4",
+        "srun: error: n1: task 1: Exited with exit code 7",
+    ]
+    killed = steps.run("-n1", "sh", "-c", "kill -9 $$")
+    assert killed.returncode == 137
+    assert "srun: error: n1: task 0: Killed" in killed.stderr
+
+
+def test_one_failure_ends_all_only_when_asked(steps: Steps) -> None:
+    script = READY + "[ $SLURM_PROCID = 1 ] && exit 5; exec sleep 300"
+    done = steps.run("-K", "sh", "-c", script)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert "srun: Terminating StepId=17.0\n" in done.stderr
+    assert re.search(
+        r"slurmstepd-n1: error: \*\*\* STEP 17.0 ON n1 CANCELLED AT \d{4}-\d\d-\d\dT[\d:]{8} \*\*\*", done.stderr
+    )
+    for path in steps.folder.glob("ready-*"):
+        path.unlink()
+    free = steps.start("--kill-on-bad-exit=0", "sh", "-c", script)
+    assert free.stderr is not None
+    steps.ready(2)
+    assert "task 1: Exited with exit code 5" in free.stderr.readline()
+    assert free.poll() is None
+    free.terminate()
+    assert free.wait(timeout=30) == 128 + signal.SIGTERM
+    free.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
+def test_signals_reach_every_rank_once(steps: Steps, number: signal.Signals) -> None:
+    program = (
+        "import os, signal, sys\n"
+        f"got = []\nsignal.signal({int(number)}, lambda n, _: got.append(n))\n"
+        "r = os.environ['SLURM_PROCID']\n"
+        "open('.r' + r, 'w').write(str(os.getpid())); os.rename('.r' + r, 'ready-' + r)\n"
+        "while not got: signal.pause()\n"
+        "print(r, got, flush=True)\nsys.exit(3)\n"
+    )
+    step = steps.start(sys.executable, "-c", program)
+    steps.ready(2)
+    step.send_signal(number)
+    out, _ = step.communicate(timeout=30)
+    assert sorted(out.splitlines()) == [f"0 [{int(number)}]", f"1 [{int(number)}]"]
+    assert step.returncode == 3
+
+
+def test_a_signal_of_the_shim_is_not_passed_on(steps: Steps, tmp_path: Path) -> None:
+    """The shim signals every process of the job: passed on, each rank would get it twice."""
+    shim = tmp_path / "shim.py"
+    shim.write_text("import os, sys\nos.kill(int(sys.argv[1]), int(sys.argv[2]))\n")
+    step = steps.start("-n1", "sh", "-c", "trap 'echo got it; exit 0' USR2; " + READY + "read line; echo none")
+    steps.ready(1)
+    subprocess.run([sys.executable, str(shim), str(step.pid), str(int(signal.SIGUSR2))], check=True)
+    out, _ = step.communicate("go\n", timeout=30)
+    assert out == "none\n"
+
+
+def test_nothing_is_left_when_srun_is_killed(steps: Steps) -> None:
+    script = (
+        READY
+        + "(exec setsid sleep 300) & echo $! > .b$SLURM_PROCID; mv .b$SLURM_PROCID ready-1$SLURM_PROCID; exec sleep 300"
+    )
+    step = steps.start("sh", "-c", script)
+    pids = steps.ready(4)
+    step.kill()
+    step.communicate(timeout=30)
+    assert gone(pids)
+
+
+def test_what_ranks_leave_behind_ends_with_the_step(steps: Steps) -> None:
+    step = steps.run("-n1", "sh", "-c", "setsid sleep 300 > /dev/null 2>&1 & echo $!")
+    assert gone([int(step.stdout)])
+
+
+def test_a_step_inside_of_a_step_ends_with_it(steps: Steps) -> None:
+    step = steps.start("-n1", "srun", "-n2", "sh", "-c", READY + "exec sleep 300")
+    pids = steps.ready(2)
+    step.kill()
+    step.communicate(timeout=30)
+    assert gone(pids)
+
+
+def test_ranks_that_ignore_the_end_are_killed_and_a_second_interrupt_asks_for_it(steps: Steps) -> None:
+    step = steps.start("-n1", "sh", "-c", "trap '' INT; " + READY + "while :; do sleep 1; done")
+    steps.ready(1)
+    assert step.stderr is not None
+    step.send_signal(signal.SIGINT)
+    assert "one more within 1 sec to abort" in step.stderr.readline()
+    step.send_signal(signal.SIGINT)
+    _, err = step.communicate(timeout=30)
+    assert "srun: Terminating StepId=17.0" in err
+    assert step.returncode == 128 + signal.SIGTERM
+
+
+def test_a_time_limit_and_a_wait_end_a_step(steps: Steps) -> None:
+    limited = steps.run("-t", "0:01", "sleep", "300")
+    assert limited.returncode == 128 + signal.SIGTERM
+    assert "DUE TO TIME LIMIT" in limited.stderr
+    waited = steps.run("-W1", "sh", "-c", "[ $SLURM_PROCID = 0 ] || exec sleep 300")
+    assert waited.returncode == 128 + signal.SIGTERM
+
+
+# --- scontrol, and the wrappers ---------------------------------------------------------------------------------------
+
+
+def test_hostnames_without_any_daemon(steps: Steps) -> None:
+    def ask(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(["scontrol", *words], env=steps.env | more, executable=steps.bin / "scontrol",
+                              capture_output=True, text=True, timeout=30)  # fmt: skip
+
+    assert ask("show", "hostnames").stdout == "n1\n"
+    assert ask("show", "hostnames", "n[1-3,05-07],m2").stdout.split() == ["n1", "n2", "n3", "n05", "n06", "n07", "m2"]
+    assert ask("show", "hostlist", "n1,n2,n3").stdout == "n[1-3]\n"
+    assert ask("show", "hostnames", SLURM_JOB_NODELIST="").stderr == "scontrol: error: host list is empty\n"
+    bad = ask("show", "hostnames", "n[1-")
+    assert (bad.returncode, bad.stdout) == (1, "")
+    assert "bracket" in bad.stderr
+
+
+def test_wrappers_are_whole_stay_and_are_mended(tmp_path: Path) -> None:
+    folder = tmp_path / "it's a $folder"
+    socket_path = tmp_path / 'so"ck$et}`'
+    tools.install(folder, sys.executable, socket_path)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert set(tools.STEP_COMMANDS) <= set(before)
+    assert all(path.stat().st_mode & 0o777 == 0o755 for path in folder.iterdir())
+    (folder / "srun").write_text("broken")
+    tools.install(folder, sys.executable, socket_path)
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {name for name in before if before[name] != after[name]} == {"srun"}
+    told = (folder / "scontrol").read_text().replace("exec ", "exec printf '%s' \"$STOKER_SOCKET\" # ")
+    assert subprocess.run(["sh", "-c", told], capture_output=True, text=True, env={}).stdout == str(socket_path)
+
+
+def test_a_step_starts_fast(steps: Steps) -> None:
+    """Every import is paid by every `srun`: only the standard library's C half and our own modules."""
+    program = (
+        "import sys; sys.path.append(sys.argv[1]); from agent.step import step; "
+        "print(*sorted({n.partition('.')[0] for n in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-S", "-c", program, str(ROOT)], capture_output=True, text=True)
+    heavy = {"re", "enum", "typing", "json", "dataclasses", "argparse", "subprocess", "msgspec", "ctypes", "pathlib"}
+    assert not heavy & set(done.stdout.split())
+
+
+# --- attach: the job's half of salloc -------------------------------------------------------------------------------
+
+
+def test_attach_without_anybody_outside_says_where_it_is(steps: Steps) -> None:
+    done = subprocess.run(
+        [steps.bin / "stoker-attach", str(steps.folder / "nobody"), "true"],
+        env=steps.env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 69
+    assert "cannot reach the terminal from n1" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as another user")
+def test_attach_takes_no_terminal_of_another_account(steps: Steps) -> None:
+    program = (
+        "import os, socket, sys\nos.setuid(65534)\ndoor = socket.socket(socket.AF_UNIX)\ndoor.bind(sys.argv[1])\n"
+        "door.listen()\nprint('ready', flush=True)\ndoor.accept()\nsys.stdin.read()\n"
+    )
+    with tempfile.TemporaryDirectory(prefix="stk-") as folder:
+        os.chmod(folder, 0o777)
+        words = [sys.executable, "-c", program, f"{folder}/s"]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stranger:
+            assert stranger.stdout is not None
+            assert stranger.stdout.readline() == "ready\n"
+            command = [str(steps.bin / "stoker-attach"), f"{folder}/s", "touch", "taken"]
+            done = subprocess.run(command, env=steps.env, cwd=folder, capture_output=True, text=True, timeout=30)
+            stranger.communicate(timeout=30)
+        assert not os.path.exists(f"{folder}/taken")
+    assert done.returncode == 69
+    assert "belongs to another account" in done.stderr
+
+
+# --- torch ------------------------------------------------------------------------------------------------------------
+
+_DDP = """\
+import os, torch, torch.distributed as dist
+os.environ.setdefault("RANK", os.environ["SLURM_PROCID"])
+os.environ.setdefault("WORLD_SIZE", os.environ["SLURM_NTASKS"])
+os.environ.setdefault("MASTER_ADDR", os.environ["SLURM_LAUNCH_NODE_IPADDR"])
+dist.init_process_group("gloo")
+value = torch.tensor([float(dist.get_rank() + 1)])
+dist.all_reduce(value)
+print("rank", dist.get_rank(), "of", dist.get_world_size(), "sum", value.item(), flush=True)
+dist.destroy_process_group()
+"""
+
+
+def _free_port() -> str:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return str(sock.getsockname()[1])
+
+
+@pytest.mark.skipif(not TORCH, reason="the train extra is not installed")
+@pytest.mark.parametrize("launcher", ["python", "torchrun"])
+def test_torch_distributed_runs_unchanged(steps: Steps, launcher: str) -> None:
+    (steps.folder / "ddp.py").write_text(_DDP)
+    port = _free_port()
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    words = ["-n1", sys.executable, *torchrun] if launcher == "torchrun" else ["-n2", sys.executable]
+    env = {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = steps.run(*words, "ddp.py", timeout_s=110, **env)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == [f"rank {rank} of 2 sum 3.0" for rank in (0, 1)]
+    assert not os.path.exists(steps.folder / "core")

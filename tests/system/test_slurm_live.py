@@ -1,0 +1,295 @@
+"""Slurm's names on a real agent: the queue's commands, `srun` and `salloc` from outside, and inside of a job."""
+
+from __future__ import annotations
+
+import os
+import pty
+import resource
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.api.refs import JobRef
+from agent.api.types import JobState
+from tests.fakes.daemons import Box, box, wait_final, wait_until
+
+
+class Shell:
+    """A user's shell on the box: runs commands by their names."""
+
+    def __init__(self, made: Box, folder: Path) -> None:
+        self.box = made
+        self.folder = folder
+        self.env = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(folder),
+            "SHELL": "/bin/sh",
+            "STOKER_SOCKET": str(made.agent.socket),
+        }
+
+    def words(self, name: str, *words: str) -> list[str]:
+        return [sys.executable, "-I", "-m", "tui.slurm", name, *words]
+
+    def run(self, name: str, *words: str, given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.words(name, *words),
+            input=given,
+            stdin=subprocess.DEVNULL if given is None else None,
+            env=self.env | more,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=90,
+        )
+
+    def out(self, name: str, *words: str, **more: str) -> str:
+        done = self.run(name, *words, **more)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self, name: str, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.words(name, *words),
+            env=self.env,
+            cwd=self.folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def submit(self, *words: str) -> str:
+        return self.out("sbatch", "--parsable", *words).strip()
+
+    def state(self, number: str) -> str:
+        return self.out("sacct", "-n", "-X", "-P", "-o", "State", "-j", number).strip()
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Box]:
+    with tempfile.TemporaryDirectory(prefix="stk-live-") as folder, box(Path(folder) / "box", gpus=2) as machine:
+        yield machine
+
+
+@pytest.fixture
+def shell(made: Box, tmp_path: Path) -> Iterator[Shell]:
+    yield Shell(made, tmp_path)
+    with made.agent.client() as client:
+        for job in client.jobs("PENDING,CONFIGURING,RUNNING,COMPLETING"):
+            client.cancel(JobRef(id=job.id))
+            wait_final(client, job.id)
+
+
+def text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_job_from_sbatch_to_sacct(shell: Shell) -> None:
+    (shell.folder / "train.sh").write_text(
+        "#!/bin/sh\n#SBATCH -J train -t 10 -n 2 -G 2\n#SBATCH -o out-%j\n"
+        "srun -l sh -c 'echo rank $SLURM_PROCID'\nexit 3\n"
+    )
+    done = shell.run("sbatch", "--wait", "train.sh")
+    assert done.returncode == 3
+    number = done.stdout.removeprefix("Submitted batch job ").strip()
+    assert sorted(text(shell.folder / f"out-{number}").splitlines()) == ["0: rank 0", "1: rank 1"]
+    fields = "JobID,JobName,State,ExitCode,AllocCPUS,Timelimit,NodeList"
+    assert shell.out("sacct", "-P", "-n", "-j", number, "-o", fields).splitlines() == [
+        f"{number}|train|FAILED|3:0|2|00:10:00|n1",
+        f"{number}.batch|batch|FAILED|3:0|2||n1",
+    ]
+    shown = shell.out("scontrol", "show", "job", number)
+    assert "JobState=FAILED Reason=NonZeroExitCode" in shown
+    assert f"StdOut={shell.folder}/out-{number}" in shown
+    assert shell.out("seff", number).startswith(f"Job ID: {number}\nCluster: ")
+
+
+def test_what_is_said_of_a_waiting_job(shell: Shell) -> None:
+    first = shell.submit("-G2", "--wrap", "sleep 300")
+    wait_until(lambda: shell.state(first) == "RUNNING", "the first runs")
+    second = shell.submit("-G1", "-t", "5", "-J", "waits", "--wrap", "true")
+    wait_until(lambda: "(Resources)" in shell.out("squeue", "-j", second), "squeue tells why it waits")
+    assert shell.out("squeue", "-h", "-j", second, "-o", "%i %j %t %l %Q").split()[:4] == [
+        second,
+        "waits",
+        "PD",
+        "5:00",
+    ]
+    assert shell.out("sinfo", "-h", "-o", "%t").splitlines()[0] == "alloc"
+    shell.out("scontrol", "update", f"JobId={second}", "TimeLimit=7", "Nice=5")
+    assert shell.out("squeue", "-h", "-j", second, "-o", "%l %y").split() == ["7:00", "5"]
+    shell.out("scontrol", "hold", second)
+    wait_until(lambda: "(JobHeld" in shell.out("squeue", "-j", second), "it is held")
+    shell.out("scontrol", "release", second)
+    plan = shell.run("sbatch", "--test-only", "-G1", "--wrap", "true")
+    assert plan.returncode == 0 or "allocation failure" in plan.stderr
+    shell.out("scancel", first)
+    wait_until(lambda: shell.state(first).startswith(f"CANCELLED by {os.getuid()}"), "the first is cancelled")
+    wait_until(lambda: shell.state(second) == "COMPLETED", "the second had its turn")
+
+
+def test_arrays(shell: Shell) -> None:
+    number = shell.submit(
+        "-a", "1-4%2", "-o", "o-%A-%a", "--wrap", "echo $SLURM_ARRAY_TASK_ID; [ $SLURM_ARRAY_TASK_ID != 3 ]"
+    )
+    wait_until(
+        lambda: "PENDING" not in shell.state(number) and "RUNNING" not in shell.state(number), "all have ended", 60
+    )
+    lines = shell.out("sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", number).splitlines()
+    states = ["COMPLETED", "COMPLETED", "FAILED", "COMPLETED"]
+    assert lines == [f"{number}_{task}|{state}" for task, state in zip(range(1, 5), states, strict=True)]
+    assert text(shell.folder / f"o-{number}-2") == "2\n"
+
+
+def test_refusals_are_sbatchs(shell: Shell) -> None:
+    for words in (["-G99", "--wrap", "true"], ["-p", "nope", "--wrap", "true"], ["--mem=x", "--wrap", "true"]):
+        done = shell.run("sbatch", *words)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("sbatch: error: Batch job submission failed: ")
+
+
+def test_names_inside_of_a_job(shell: Shell) -> None:
+    script = """\
+#!/bin/sh
+#SBATCH -o inside
+scontrol show hostnames
+squeue -h -j $SLURM_JOB_ID -o %t
+inner=$(sbatch --parsable -o inner --wrap 'echo from inside')
+echo $inner
+scontrol show job $SLURM_JOB_ID | head -n 1
+"""
+    (shell.folder / "job.sh").write_text(script)
+    done = shell.run("sbatch", "--wait", "job.sh", STOKER_SOCKET=shell.env["STOKER_SOCKET"])
+    assert done.returncode == 0, text(shell.folder / "inside")
+    host, state, inner, shown = text(shell.folder / "inside").splitlines()
+    assert (host, state) == ("n1", "R")
+    assert shown.startswith("JobId=")
+    wait_until(lambda: text(shell.folder / "inner") == "from inside\n", f"job {inner} runs too")
+
+
+def test_srun_from_outside(shell: Shell) -> None:
+    done = shell.run("srun", "-n2", "-l", "sh", "-c", "echo $SLURM_PROCID $SLURM_NTASKS; exit $((SLURM_PROCID * 4))")
+    assert done.returncode == 4, done.stderr
+    assert {"0: 0 2", "1: 1 2"} <= set(done.stdout.splitlines())
+    refused = shell.run("srun", "-p", "nope", "true")
+    assert (refused.returncode, refused.stderr.startswith("srun: error: ")) == (1, True)
+
+
+def test_ctrl_c_ends_what_srun_started(shell: Shell) -> None:
+    srun = shell.start("srun", "sh", "-c", "echo here; sleep 300")
+    assert srun.stdout is not None
+    assert srun.stdout.readline() == "here\n"
+    number = shell.out("squeue", "-h", "-n", "sh", "-o", "%i").strip()
+    srun.send_signal(signal.SIGINT)
+    srun.communicate(timeout=60)
+    assert srun.returncode != 0
+    wait_until(lambda: shell.state(number).startswith("CANCELLED"), "the job is cancelled")
+
+
+def test_salloc_runs_a_command_in_the_job(shell: Shell) -> None:
+    script = "cat; env | grep -E '^(SLURM_JOB_ID|SLURM_NTASKS)='; srun -l sh -c 'echo rank $SLURM_PROCID'"
+    script += "; echo oops >&2; exit 6"
+    done = shell.run("salloc", "-n2", "-G1", "sh", "-c", script, given="typed\n")
+    assert done.returncode == 6, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "typed"
+    assert {"SLURM_NTASKS=2", "0: rank 0", "1: rank 1"} <= set(lines)
+    number = next(line for line in lines if line.startswith("SLURM_JOB_ID=")).partition("=")[2]
+    told = done.stderr.splitlines()
+    assert f"salloc: Granted job allocation {number}" in told
+    assert "oops" in told
+    assert told[-1] == f"salloc: Relinquishing job allocation {number}"
+    wait_until(lambda: shell.state(number) == "FAILED", "the allocation has ended")
+
+
+def test_salloc_on_a_terminal(shell: Shell) -> None:
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.chdir(shell.folder)
+        os.execve(sys.executable, shell.words("salloc"), shell.env)
+    read_until(fd, b"Granted job allocation")
+    # What is typed is echoed: the quotes keep that from being taken for the answer.
+    os.write(fd, b"tty; sh -c 'echo jo\"\"b=$SLURM_JOB_ID; exec sleep 100'\n")
+    said = read_until(fd, b"job=", b"/dev/pts/")
+    assert b"not a tty" not in said
+    os.write(fd, b"\x03")  # Ctrl-C is the command's in the shell, and ends neither shell nor job
+    os.write(fd, b"echo still $((40 + 2)); exit 5\n")
+    read_until(fd, b"still 42")
+    read_until(fd, b"Relinquishing")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
+    os.close(fd)
+
+
+def test_an_allocation_ends_when_salloc_is_killed(shell: Shell) -> None:
+    salloc = shell.start("salloc", "sh", "-c", "echo $SLURM_JOB_ID; sleep 300")
+    assert salloc.stdout is not None
+    number = salloc.stdout.readline().strip()
+    salloc.kill()
+    salloc.communicate()
+    with shell.box.agent.client() as client:
+        assert wait_final(client, int(number)).state is not JobState.COMPLETED
+
+
+def test_salloc_ends_when_its_job_is_cancelled(shell: Shell) -> None:
+    salloc = shell.start("salloc", "sh", "-c", "echo $SLURM_JOB_ID; sleep 300")
+    assert salloc.stdout is not None
+    number = salloc.stdout.readline().strip()
+    shell.out("scancel", number)
+    salloc.communicate(timeout=60)
+    assert salloc.returncode != 0
+    wait_until(lambda: shell.state(number).startswith("CANCELLED"), "the job is cancelled")
+
+
+def test_interrupting_a_salloc_that_waits_takes_it_out_of_the_queue(shell: Shell) -> None:
+    first = shell.submit("-G2", "--wrap", "sleep 300")
+    wait_until(lambda: shell.state(first) == "RUNNING", "the first runs")
+    salloc = shell.start("salloc", "-G1", "true")
+    assert salloc.stderr is not None
+    assert "queued and waiting for resources" in salloc.stderr.readline()
+    salloc.send_signal(signal.SIGINT)
+    salloc.communicate(timeout=60)
+    assert salloc.returncode == 130
+    wait_until(lambda: not shell.out("squeue", "-h", "-n", "interactive"), "it is out of the queue")
+
+
+def test_holding_without_a_shell(shell: Shell) -> None:
+    done = shell.run("salloc", "--no-shell", "-t", "5")
+    assert done.returncode == 0, done.stderr
+    number = done.stderr.strip().rpartition(" ")[2]
+    assert shell.state(number) == "RUNNING"
+
+
+def test_sbatch_costs_little(shell: Shell) -> None:
+    """At most 150 ms of processor time, or of ten bare interpreters where the machine is slow or shared."""
+    words = ["-H", "-o", "/dev/null", "--wrap", "true"]
+    spent = min(_cpu_s(lambda: shell.submit(*words)) for _ in range(5))
+    bare = min(_cpu_s(lambda: subprocess.run([sys.executable, "-I", "-c", "pass"], check=True)) for _ in range(5))
+    assert spent <= max(0.15, 10 * bare), (spent, bare)
+
+
+def _cpu_s(work: Callable[[], object]) -> float:
+    """Processor time of the children that `work` runs."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    work()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def read_until(fd: int, *wanted: bytes) -> bytes:
+    """What the terminal shows, until it has shown all that is wanted."""
+    said, end = b"", time.monotonic() + 60
+    while time.monotonic() < end and not all(each in said for each in wanted):
+        if select.select([fd], [], [], 1.0)[0]:
+            try:
+                said += os.read(fd, 65536)
+            except OSError:
+                break
+    assert all(each in said for each in wanted), said
+    return said

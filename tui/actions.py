@@ -1,0 +1,165 @@
+"""What may be asked of jobs on a screen: to which it applies, what it does to them, and how the server is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from agent.api.refs import JobRef
+from agent.api.types import Job, JobState
+from tui import arrays, units
+from tui.cluster import ArrayKey, Key, job_key
+from tui.links import ClusterClient
+
+Ask = Callable[[ClusterClient, JobRef, str], Job]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """One thing the server is asked about: a job, a task, or a whole array."""
+
+    ref: JobRef
+    jobs: tuple[Job, ...]
+    """Those that it is about, to be named in a question."""
+
+    @property
+    def label(self) -> str:
+        """Its name on its node."""
+        return self.ref.local
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobAction:
+    """One verb."""
+
+    name: str
+    title: str
+    """Begins the question: `Hold 3 jobs?`."""
+    applies: Callable[[Job], bool]
+    nothing: str
+    """Said where it applies to none."""
+    effect: Callable[[Sequence[Job]], list[str]]
+    """What it will do, in lines."""
+    ask: Ask
+    asks_for: str | None = None
+    """What has to be typed, where a yes is not enough."""
+
+
+def targets(keys: Iterable[Key], jobs: Sequence[Job], applies: Callable[[Job], bool]) -> list[Target]:
+    """What of `keys` an action applies to, as `jobs` are now."""
+    known = {job_key(job): job for job in jobs}
+    found = []
+    for key in keys:
+        if isinstance(key, ArrayKey):
+            tasks = tuple(each for each in tasks_of(key, jobs) if applies(each))
+            ref = JobRef(id=key.id, node=key.node)
+        else:
+            tasks = tuple(job for job in [known.get(key)] if job is not None and applies(job))
+            ref = arrays.ref(tasks[0]) if tasks else JobRef(id=key[1])
+        if tasks:
+            found.append(Target(ref=ref, jobs=tasks))
+    return found
+
+
+def tasks_of(key: ArrayKey, jobs: Iterable[Job]) -> list[Job]:
+    """The tasks of an array, in their order."""
+    tasks = [job for job in jobs if (job.node, job.array_job_id) == (key.node, key.id)]
+    return sorted(tasks, key=lambda job: (job.array_task_id or 0, job.id))
+
+
+def singly(target: Target, applies: Callable[[Job], bool]) -> list[Target]:
+    """Some tasks of an array, each to be asked about by its own name."""
+    return [Target(ref=arrays.ref(job), jobs=(job,)) for job in target.jobs if applies(job)]
+
+
+def is_waiting(job: Job) -> bool:
+    """Whether it has not begun."""
+    return job.state is JobState.PENDING
+
+
+def is_active(job: Job) -> bool:
+    """Whether it has not ended."""
+    return not job.state.is_final
+
+
+def _it(jobs: Sequence[Job]) -> str:
+    return "It" if len(jobs) == 1 else "They"
+
+
+def _cancelled(jobs: Sequence[Job]) -> list[str]:
+    running = sum(not is_waiting(job) for job in jobs)
+    lines = []
+    if running:
+        verb = "gets" if running == 1 else "get"
+        lines.append(f"{units.count(running, 'running job')} {verb} SIGTERM, and after a while SIGKILL")
+        lines.append("with every process started. What is not saved by then is lost.")
+    if running < len(jobs):
+        lines.append(f"{units.count(len(jobs) - running, 'waiting job')} will not start.")
+    return lines
+
+
+def _requeued(jobs: Sequence[Job]) -> list[str]:
+    running = sum(is_active(job) for job in jobs)
+    lines = []
+    if running:
+        verb = "is asked to save and stop, and waits" if running == 1 else "are asked to save and stop, and wait"
+        lines.append(f"{units.count(running, 'running job')} {verb} in the queue again.")
+    if running < len(jobs):
+        lines.append(f"{units.count(len(jobs) - running, 'ended job')} will run once more, from the beginning.")
+    return lines
+
+
+ACTIONS: dict[str, JobAction] = {
+    each.name: each
+    for each in (
+        JobAction(
+            name="cancel",
+            title="Cancel",
+            applies=is_active,
+            nothing="There is nothing to cancel: the job has ended.",
+            effect=_cancelled,
+            ask=lambda client, ref, _: client.cancel(ref),
+        ),
+        JobAction(
+            name="hold",
+            title="Hold",
+            applies=lambda job: is_waiting(job) and not job.held,
+            nothing="There is nothing to hold: only a job that waits, and is not held, can be.",
+            effect=lambda jobs: [f"{_it(jobs)} will not start before a release (U)."],
+            ask=lambda client, ref, _: client.hold(ref),
+        ),
+        JobAction(
+            name="release",
+            title="Release",
+            applies=lambda job: is_waiting(job) and job.held,
+            nothing="There is nothing to release: the job is not held.",
+            effect=lambda jobs: [f"{_it(jobs)} may start when the turn comes."],
+            ask=lambda client, ref, _: client.release(ref),
+        ),
+        JobAction(
+            name="requeue",
+            title="Requeue",
+            applies=lambda job: not is_waiting(job),
+            nothing="There is nothing to requeue: the job waits already.",
+            effect=_requeued,
+            ask=lambda client, ref, _: client.requeue(ref),
+        ),
+        JobAction(
+            name="top",
+            title="Put first",
+            applies=is_waiting,
+            nothing="Only a job that waits can be put first.",
+            effect=lambda _: ["Before your other waiting jobs; on an admin's word before everybody's."],
+            ask=lambda client, ref, _: client.top(ref),
+        ),
+        JobAction(
+            name="nice",
+            title="Renice",
+            applies=is_waiting,
+            nothing="Only a job that waits has a nice value to change.",
+            effect=lambda _: ["It is taken off the priority: above 0 waits longer, below 0 is for admins."],
+            ask=lambda client, ref, typed: client.update(ref, {"Nice": typed}),
+            asks_for="nice",
+        ),
+    )
+}

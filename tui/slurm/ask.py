@@ -1,0 +1,164 @@
+"""What Slurm's commands ask of the agent or hub, and how they read what names jobs, states and users.
+
+Rules kept here: everything that comes back is made safe for a terminal here, before anybody prints it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from agent.api.client import Client
+from agent.api.errors import ApiError, StokerError
+from agent.api.queue import Partition, QueueRules
+from agent.api.refs import JobRef
+from agent.api.types import Job, JobState, NodeStatus
+from tui import arrays, endpoint, safe
+from tui.slurm import job as jobs_as
+from tui.slurm.argv import ToolError
+
+PAGE = 1000
+NO_SUCH_JOB = "Invalid job id specified"
+
+
+class Queue:
+    """The server, asked in the words of the commands."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    @classmethod
+    def open(cls, environ: Mapping[str, str] = os.environ) -> Queue:
+        """The server of this machine, or the one that `$STOKER_SOCKET` names.
+
+        Raises:
+            StokerError: there is none.
+        """
+        return cls(endpoint.choose(None, None, environ).open())
+
+    def jobs(self, states: Sequence[JobState] = (), user: str | None = None, **more: str | int | None) -> list[Job]:
+        """All jobs that match, page by page."""
+        found: dict[tuple[str, int], Job] = {}
+        before: int | None = None
+        while True:
+            state = ",".join(states) or None
+            page = self.client.jobs(state=state, user=user, limit=PAGE, before=before, **more)
+            new = {(each.node, each.id): each for each in page}
+            fresh = new.keys() - found.keys()
+            found |= new
+            if len(page) < PAGE or not fresh:
+                return [safe.clean(each) for each in found.values()]
+            before = min(each.id for each in page)
+
+    def named(self, ref: JobRef) -> list[Job]:
+        """The job, or all tasks of the array.
+
+        Raises:
+            ApiError: there is none.
+        """
+        if ref.task is None:
+            tasks = [each for each in self.jobs(array=ref.id) if each.array_job_id == ref.id]
+            tasks = [each for each in tasks if ref.node in (None, each.node)]
+            if tasks:
+                return tasks
+        return [safe.clean(self.client.job(ref))]
+
+    def named_all(self, texts: Sequence[str], what: str) -> list[Job]:
+        """The jobs that a list names; those that do not exist are left out.
+
+        Raises:
+            ToolError: a word names no job; `what` begins the sentence.
+        """
+        found: dict[tuple[str, int], Job] = {}
+        for ref in refs(texts, what):
+            try:
+                found |= {(each.node, each.id): each for each in self.named(ref)}
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+        return list(found.values())
+
+    def nodes(self) -> list[NodeStatus]:
+        """All nodes."""
+        return [safe.clean(each) for each in self.client.nodes()]
+
+    def rules(self) -> QueueRules:
+        """Partitions and what else a submit may name; an older server has one partition, `main`."""
+        try:
+            return safe.clean(self.client.rules())
+        except ApiError as error:
+            if error.status not in (404, 405, 501):
+                raise
+            return QueueRules(partitions=(Partition(name="main", default=True),))
+
+    def default_partition(self) -> str:
+        """The name of the partition for jobs that name none."""
+        return next((each.name for each in self.rules().partitions if each.default), "main")
+
+
+def refs(texts: Sequence[str], what: str = "Invalid job id") -> list[JobRef]:
+    """Read `17`, `17_3`, `17_[1-5]`, `17.batch` (its job).
+
+    Raises:
+        ToolError: a word names no job.
+    """
+    found: list[JobRef] = []
+    for text in split_ids(texts):
+        plain = text.rpartition(".")[0] if text.rpartition(".")[2] in ("batch", "extern") else text
+        try:
+            found += arrays.refs(plain)
+        except StokerError:
+            raise ToolError(f"{what} {safe.text(text)}") from None
+    return found
+
+
+def split_ids(texts: Sequence[str]) -> list[str]:
+    """Part lists at the commas that stand outside of brackets."""
+    found: list[str] = []
+    for text in texts:
+        depth, word = 0, ""
+        for char in text:
+            depth += (char == "[") - (char == "]")
+            if char == "," and depth <= 0:
+                found.append(word)
+                word = ""
+            else:
+                word += char
+        found.append(word)
+    return [each.strip() for each in found if each.strip()]
+
+
+def states(texts: Sequence[str]) -> list[JobState] | None:
+    """Read states by code or name; `None` means all, and what none of our jobs is ever in finds nothing.
+
+    Raises:
+        KeyError: one is none, with it.
+    """
+    by_code = {code: state for state, code in jobs_as.CODES.items()}
+    found: list[JobState] = []
+    for text in texts:
+        word = text.upper()
+        if word == "ALL":
+            return None
+        if word in by_code:
+            found.append(by_code[word])
+        elif word in [state.value for state in jobs_as.CODES]:
+            found.append(JobState(word))
+        elif word not in jobs_as.NEVER and word not in jobs_as.NEVER.values():
+            raise KeyError(text)
+    return found
+
+
+def users(texts: Sequence[str]) -> list[str]:
+    """Accounts by name or number; a number that is none stays, and finds nothing."""
+    return [jobs_as.user_name(text) or text for text in texts]
+
+
+def me() -> str:
+    """Who asks."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

@@ -1,0 +1,304 @@
+"""`scontrol`: look at one thing closely, and change it. scontrol(1), as far as there is something to control here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from agent.api import program
+from agent.api.errors import ApiError
+from agent.api.hostlist import HostListError, compress, expand
+from agent.api.queue import DrainRequest
+from agent.api.refs import JobRef
+from agent.api.types import Job
+from tui import safe
+from tui.slurm import ask, nodes, show, times
+from tui.slurm import job as jobs_as
+from tui.slurm.argv import Options, ToolError, Words
+
+HELP = """\
+Usage: scontrol [-o] [-d] COMMAND
+  show job [ID] | node [NAME] | partition [NAME] | reservation [NAME] | hostnames [LIST] | hostlist LIST | config
+  hold | release | requeue | requeuehold | top  JOB[,JOB...]      JOB: 17, 17_3, 17_[1-5]
+  update JobId=JOB KEY=VALUE...         TimeLimit, Nice, Priority, Partition, QOS, Account, StartTime, Deadline,
+                                        Dependency, Comment, JobName, Requeue, ReservationName, ArrayTaskThrottle
+  update NodeName=NODE State=DRAIN Reason=TEXT | State=RESUME
+  ping | version
+"""
+OPTIONS = Options(
+    "all:a cluster:M=! clusters=! details:d federation! future:F help:h hide json? local oneliner:o quiet:Q "
+    "sibling uid:u= verbose:v version:V yaml!"
+)
+_NO_SUCH = "Invalid job id specified"
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """The command; its exit code."""
+    words = OPTIONS.read(argv)
+    if not words.rest:
+        raise ToolError("no command is given; see: scontrol --help")
+    verb, rest = words.rest[0].lower(), words.rest[1:]
+    if verb == "show":
+        return _show(words, rest, environ)
+    if verb == "update":
+        return _update(rest, environ)
+    if verb in ("version", "ping"):
+        return _version() if verb == "version" else _ping(environ)
+    found = [name for name in _VERBS if name == verb] or [name for name in _VERBS if name.startswith(verb)]
+    if len(found) != 1:
+        raise ToolError(f"invalid keyword: {words.rest[0]}", bare=True)
+    if not rest:
+        raise ToolError(f"too few arguments for keyword:{found[0]}", bare=True)
+    return _each(ask.Queue.open(environ), found[0], rest)
+
+
+# --- verbs on jobs ----------------------------------------------------------------------------------------------------
+
+
+def _requeue(queue: ask.Queue, ref: JobRef, *, hold: bool = False) -> None:
+    """Only what runs or has ended: of a waiting job Slurm says that it waits."""
+    queue.client.requeue(ref, hold=hold)
+
+
+_VERBS: Mapping[str, Callable[[ask.Queue, JobRef], object]] = {
+    "hold": lambda queue, ref: queue.client.hold(ref),
+    "uhold": lambda queue, ref: queue.client.hold(ref),
+    "release": lambda queue, ref: queue.client.release(ref),
+    "requeue": lambda queue, ref: _requeue(queue, ref),
+    "requeuehold": lambda queue, ref: _requeue(queue, ref, hold=True),
+    "top": lambda queue, ref: queue.client.top(ref),
+}
+
+
+def _each(queue: ask.Queue, verb: str, texts: Sequence[str]) -> int:
+    """Do it to each job named; one refusal does not keep the others from it."""
+    failed = 0
+    for ref in ask.refs([text.removeprefix("JobId=").removeprefix("jobid=") for text in texts]):
+        try:
+            _VERBS[verb](queue, ref)
+        except ApiError as error:
+            failed += 1
+            why = _NO_SUCH if error.status == 404 else _denied(error)
+            program.say(f"{safe.text(why)} for job {ref}")
+    return 1 if failed else 0
+
+
+def _denied(error: ApiError) -> str:
+    return f"Access/permission denied: {error.message}" if error.status == 403 else error.message
+
+
+def _update(texts: Sequence[str], environ: Mapping[str, str]) -> int:
+    """`scontrol update`: of jobs anything that may change, of nodes whether they take jobs.
+
+    Raises:
+        ToolError: a word is no `Key=Value`, or nothing that we can change is named.
+    """
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, equals, _) in zip(texts, pairs, strict=True):
+        if not equals or not name:
+            raise ToolError(f"Invalid input: {program.printable(text)}\nRequest aborted", bare=True)
+    changes = {name: value for name, _, value in pairs}
+    by_lower = {name.lower(): name for name in changes}
+    queue = ask.Queue.open(environ)
+    if "jobid" in by_lower:
+        ids = changes.pop(by_lower["jobid"])
+        return _update_jobs(queue, ids, changes)
+    if "nodename" in by_lower:
+        return _update_node(queue, {name.lower(): value for name, value in changes.items()})
+    raise ToolError("No valid entity in update command\nInput line must include JobId or NodeName", bare=True)
+
+
+def _update_jobs(queue: ask.Queue, ids: str, changes: Mapping[str, str]) -> int:
+    failed = 0
+    for ref in ask.refs([ids]):
+        try:
+            queue.client.update(ref, changes)
+        except ApiError as error:
+            failed += 1
+            what = f"{_NO_SUCH} for job {ref}" if error.status == 404 else f"scontrol: error: {_denied(error)}"
+            program.say(safe.text(what))
+    return 1 if failed else 0
+
+
+def _update_node(queue: ask.Queue, changes: Mapping[str, str]) -> int:
+    name, state = changes["nodename"], changes.get("state", "").upper()
+    told = {each.name for each in queue.nodes()}
+    if name not in told:
+        raise ToolError(f"Invalid node name specified: {name}", bare=True)
+    several = name if len(told) > 1 else None
+    if state.startswith("DRAIN"):
+        reason = changes.get("reason", "").strip("\"'")
+        if not reason:
+            raise ToolError("You must specify a reason when DRAINING a node\nRequest denied", bare=True)
+        queue.client.drain(DrainRequest(reason=reason), several)
+        return 0
+    if state in ("RESUME", "UNDRAIN", "IDLE"):
+        queue.client.resume(DrainRequest(), several)
+        return 0
+    raise ToolError(f"State={program.printable(state)} is not offered here; write State=DRAIN or State=RESUME")
+
+
+# --- show -------------------------------------------------------------------------------------------------------------
+
+
+def _show(words: Words, rest: Sequence[str], environ: Mapping[str, str]) -> int:
+    if not rest:
+        raise ToolError("too few arguments for keyword:show", bare=True)
+    kinds = ("jobs", "nodes", "partitions", "reservations", "hostnames", "hostlistsorted", "hostlist", "config",
+             "steps", "licenses", "assoc_mgr")  # fmt: skip
+    asked = rest[0].partition("=")[0].lower()
+    found = [kind for kind in kinds if kind in (asked, f"{asked}s")] or [
+        kind for kind in kinds if kind.startswith(asked)
+    ]
+    if not found:
+        raise ToolError(f"invalid entity:{program.printable(rest[0])} for keyword:show", bare=True)
+    named = [rest[0].partition("=")[2]] if "=" in rest[0] else list(rest[1:])
+    if found[0] in ("hostnames", "hostlist", "hostlistsorted"):
+        return _hosts(found[0], named[0] if named else environ.get("SLURM_JOB_NODELIST", ""))
+    if found[0] in ("steps", "licenses", "assoc_mgr"):
+        raise ToolError(f"show {found[0]} is not offered here")
+    queue = ask.Queue.open(environ)
+    match found[0]:
+        case "jobs":
+            return _jobs(queue, words, named)
+        case "nodes":
+            return _nodes(queue, words, named)
+        case "partitions":
+            return _partitions(queue, words, named)
+        case "reservations":
+            return _reservations(queue, words, named)
+        case _:
+            return _config(queue)
+
+
+def _hosts(what: str, text: str) -> int:
+    try:
+        if not text:
+            raise HostListError("host list is empty")
+        names = expand(text)
+    except HostListError as error:
+        raise ToolError(f"{text} {error}".strip()) from None
+    if what == "hostlistsorted":
+        names.sort()
+    print("\n".join(names) if what == "hostnames" else compress(names))
+    return 0
+
+
+def _jobs(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
+    found: list[Job] = []
+    if named:
+        found = queue.named_all(named, "Invalid job id specified:")
+        if not found:
+            raise ToolError("slurm_load_jobs error: Invalid job id specified", bare=True)
+    else:
+        found = queue.jobs(jobs_as.ACTIVE)
+    views = jobs_as.views(found, time.time(), queue.default_partition())
+    views.sort(key=lambda view: (view.array_id, not view.pending, -view.job.id if view.job.array_job_id else 0))
+    if not views:
+        print("No jobs in the system")
+    if "json" in words:
+        from tui.slurm import shapes
+
+        shapes.print_json(shapes.jobs(views, "scontrol", ["scontrol", *words.rest]))
+        return 0
+    for view in views:
+        _print(show.job(view, detail="details" in words), words)
+    return 0
+
+
+def _nodes(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
+    hosts = _all_hosts(queue)
+    partitions = ",".join(each.name for each in queue.rules().partitions)
+    for name in _expanded(named) or [host.name for host in hosts]:
+        host = next((each for each in hosts if each.name == name), None)
+        if host is None:
+            raise ToolError(f"Node {program.printable(name)} not found", bare=True)
+        _print(show.node(host, partitions), words)
+    return 0
+
+
+def _partitions(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
+    partitions = {each.name: each for each in queue.rules().partitions}
+    hosts = _all_hosts(queue)
+    for name in named or list(partitions):
+        if name not in partitions:
+            raise ToolError(f"Partition {program.printable(name)} not found", bare=True)
+        _print(show.partition(partitions[name], hosts, compress([host.name for host in hosts])), words)
+    return 0
+
+
+def _reservations(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
+    found = safe.clean(queue.client.reservations())
+    wanted = [each for each in found if not named or each.name in named]
+    if named and not wanted:
+        raise ToolError(f"Reservation {program.printable(named[0])} not found", bare=True)
+    if not wanted:
+        print("No reservations in the system")
+    where = compress([host.name for host in _all_hosts(queue)])
+    for each in wanted:
+        _print(show.reservation(each, time.time(), where), words)
+    return 0
+
+
+def _config(queue: ask.Queue) -> int:
+    """What programs read of the configuration: whose cluster, which version, what is scheduled."""
+    hello = safe.clean(queue.client.hello())
+    facts = {
+        "ClusterName": hello.cluster,
+        "GresTypes": "gpu,shard",
+        "KillOnBadExit": "0",
+        "KillWait": "30 sec",
+        "MpiDefault": "none",
+        "PreemptMode": "REQUEUE",
+        "PriorityType": "priority/multifactor",
+        "SchedulerType": "sched/backfill",
+        "SelectType": "select/cons_tres",
+        "SLURM_VERSION": f"stoker {hello.version}",
+        "SlurmctldHost[0]": next(iter(each.name for each in queue.nodes()), ""),
+    }
+    print(f"Configuration data as of {times.stamp(time.time())}")
+    for name, value in facts.items():
+        print(f"{name:<23} = {value}")
+    return 0
+
+
+def _all_hosts(queue: ask.Queue) -> list[nodes.Host]:
+    try:
+        reservations = queue.client.reservations()
+    except ApiError:
+        reservations = []  # an older server has none
+    return nodes.hosts(queue.nodes(), queue.jobs(nodes.HOLDING), time.time(), reservations)
+
+
+def _expanded(named: Sequence[str]) -> list[str]:
+    try:
+        return [name for text in named for name in expand(text)]
+    except HostListError as error:
+        raise ToolError(f"{program.printable(' '.join(named))} {error}") from None
+
+
+def _print(lines: list[str], words: Words) -> None:
+    print(show.text(lines, one_line="oneliner" in words))
+
+
+def _ping(environ: Mapping[str, str]) -> int:
+    """Whether the server answers."""
+    from agent.api.errors import StokerError
+
+    name = os.uname().nodename
+    try:
+        queue = ask.Queue.open(environ)
+        queue.client.hello()
+    except StokerError:
+        print(f"Slurmctld(primary) at {name} is DOWN")
+        return 1
+    print(f"Slurmctld(primary) at {name} is UP")
+    return 0
+
+
+def _version() -> int:
+    from agent import __version__
+
+    print(f"stoker {__version__}")
+    return 0

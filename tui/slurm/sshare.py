@@ -1,0 +1,63 @@
+"""`sshare`: the fair share of accounts and users. sshare(1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from agent.api import program
+from agent.api.queue import Share
+from tui import safe
+from tui.slurm import ask
+from tui.slurm.argv import Options, ToolError
+
+HELP = "Usage: sshare [-a] [-A ACCOUNTS] [-u USERS] [-h] [-P | -p] [-l]\n"
+OPTIONS = Options(
+    "accounts:A= all:a cluster:M=! clusters=! format:o=! help json! long:l noheader:h parsable:p parsable2:P "
+    "partition:m! usage users:u= user= Users:U verbose:v version:V"
+)
+_COLUMNS = (
+    ("Account", -20), ("User", 10), ("RawShares", 10), ("NormShares", 11), ("RawUsage", 11), ("EffectvUsage", 13),
+    ("FairShare", 10),
+)  # fmt: skip
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+    """The command; its exit code."""
+    words = OPTIONS.read(argv)
+    if words.rest:
+        raise ToolError(f"Unrecognized option: {program.printable(words.rest[0])}")
+    users = ask.users(words.listed("users", "user"))
+    if not users and "all" not in words and ask.me() != "root":
+        users = [ask.me()]
+    accounts = words.listed("accounts")
+    found = safe.clean(ask.Queue.open(environ).client.shares())
+    kept = [each for each in found if (not users or each.user in users) and (not accounts or each.account in accounts)]
+    rows = [_cells(each) for each in sorted(kept, key=lambda each: (each.account, each.user))]
+    _print(rows, parsable="parsable" in words or "parsable2" in words, end="|" * ("parsable" in words),
+           header="noheader" not in words)  # fmt: skip
+    return 0
+
+
+def _cells(each: Share) -> list[str]:
+    return [
+        f" {each.account}", each.user, str(each.shares), f"{each.shares_norm:.6f}", str(round(each.usage_gpu_s)),
+        f"{each.usage_norm:.6f}", f"{each.fairshare:.6f}",
+    ]  # fmt: skip
+
+
+def _print(rows: list[list[str]], *, parsable: bool, end: str, header: bool) -> None:
+    titles = [title for title, _ in _COLUMNS]
+    if parsable:
+        for row in [titles, *rows] if header else rows:
+            print("|".join(row) + end)
+        return
+    if header:
+        print("".join(f"{_fit(title, width)} " for title, width in _COLUMNS))
+        print("".join(f"{'-' * abs(width)} " for _, width in _COLUMNS))
+    for row in rows:
+        print("".join(f"{_fit(text, width)} " for text, (_, width) in zip(row, _COLUMNS, strict=True)))
+
+
+def _fit(text: str, width: int) -> str:
+    cut = text if len(text) <= abs(width) else text[: abs(width) - 1] + "+"
+    return cut.ljust(-width) if width < 0 else cut.rjust(width)

@@ -1,0 +1,215 @@
+"""A command inside of a job on this terminal: what `salloc` and `srun --pty` do once the job is in the queue.
+
+The job's half is `agent.step.attach`, which has the picture. Rules kept here: the socket is in a folder that only we
+may enter, and only our own account is let in; the terminal is put back as it was, whatever happens; while the job waits
+Ctrl-C takes it out of the queue; when we end, the job does.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import termios
+import tty
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from agent.api.client import Client
+from agent.api.errors import StokerError
+from agent.api.types import Job, JobState
+from tui import arrays, safe
+
+INTERRUPTED = 130
+_ASK_S = 0.3
+_PEER = struct.Struct("3i")
+_PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Door:
+    """The socket that the job comes to."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="stoker-", dir=os.environ.get("XDG_RUNTIME_DIR") or None))
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(self._folder / "s"))
+        self._listening.listen(1)
+
+    def command(self, words: Sequence[str], *, pty: bool) -> list[str]:
+        """What the job's script is to run."""
+        return ["stoker-attach", str(self._folder / "s"), *(["--pty"] if pty else []), *words]
+
+    def accept(self, timeout_s: float) -> socket.socket | None:
+        """The job's end of the link, if it comes within the time."""
+        ready, _, _ = select.select([self._listening], [], [], timeout_s)
+        if not ready:
+            return None
+        link, _ = self._listening.accept()
+        data = link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        if _PEER.unpack(data)[1] == os.geteuid():
+            return link
+        link.close()
+        return None
+
+    def close(self) -> None:
+        """Leave nothing."""
+        self._listening.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def wait_start(client: Client, job: Job, door: Door, tell: Callable[[str], None]) -> socket.socket:
+    """The link to the job, once it runs.
+
+    Raises:
+        StokerError: it ended without.
+        KeyboardInterrupt: Ctrl-C, and the job is taken out of the queue.
+    """
+    name, told, ref = arrays.label(job), False, arrays.ref(job)
+    try:
+        while True:
+            link = door.accept(_ASK_S)
+            if link is not None:
+                if told:
+                    tell(f"job {name} has been allocated resources")
+                return link
+            job = safe.clean(client.job(ref))
+            if job.state.is_final:
+                raise StokerError(f"Job allocation {name} has been revoked: {_why(client, job)}")
+            if job.state is JobState.PENDING and not told:
+                tell(f"job {name} queued and waiting for resources")
+                told = True
+    except KeyboardInterrupt:
+        with contextlib.suppress(StokerError):
+            client.cancel(ref)
+        tell("Job aborted due to signal")
+        raise
+
+
+def attend(link: socket.socket, *, pty: bool) -> int:
+    """Be the command's terminal, or its three streams, until it ends; its exit code."""
+    with link:
+        return _Terminal(link).run() if pty else _Streams(link).run()
+
+
+class _Streams:
+    """Our own descriptors, handed over."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        link.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
+
+    def run(self) -> int:
+        """Pass signals on until the exit code comes."""
+        with _passed_on(self._link):
+            return _exit_code(self._link, b"")
+
+
+class _Terminal:
+    """This terminal, joined with the pty that the job hands out."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._master = _received(link)
+        self._fit()
+        link.sendall(b"w")
+
+    def run(self) -> int:
+        """Copy both ways until the pty closes; the exit code."""
+        before = termios.tcgetattr(0)
+        old = signal.signal(signal.SIGWINCH, lambda *_: self._fit())
+        try:
+            tty.setraw(0, termios.TCSADRAIN)  # what was typed already is the shell's
+            with _passed_on(self._link):
+                self._copy()
+        finally:
+            signal.signal(signal.SIGWINCH, old)
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
+            os.close(self._master)
+        return _exit_code(self._link, b"")
+
+    def _copy(self) -> None:
+        watched = [0, self._master]
+        while True:
+            ready, _, _ = select.select(watched, [], [])
+            if self._master in ready:
+                try:
+                    data = os.read(self._master, 65536)
+                except OSError:  # EIO: nobody has the other end any more
+                    return
+                if not data:
+                    return
+                _write_all(1, data)
+            if 0 in ready:
+                typed = os.read(0, 65536)
+                if typed:
+                    _write_all(self._master, typed)
+                else:
+                    watched.remove(0)
+
+    def _fit(self) -> None:
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(self._master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, b"\0" * 8))
+
+
+@contextlib.contextmanager
+def _passed_on(link: socket.socket) -> Iterator[None]:
+    """What is sent to us goes to the command."""
+
+    def send(number: int, _: object) -> None:
+        with contextlib.suppress(OSError):
+            link.sendall(b"signal %d\n" % number)
+
+    old = {number: signal.signal(number, send) for number in _PASSED_ON}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _exit_code(link: socket.socket, said: bytes) -> int:
+    while b"\n" not in said:
+        piece = link.recv(64)
+        if not piece:
+            return 1  # the job was ended from outside
+        said += piece
+    number = said.split(b"\n")[0].removeprefix(b"exit ")
+    return int(number) if number.isdigit() else 1
+
+
+def _received(link: socket.socket) -> int:
+    fds = array.array("i")
+    _, ancillary, _, _ = link.recvmsg(1, socket.CMSG_LEN(fds.itemsize))
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: fds.itemsize])
+    if not fds:
+        raise StokerError("the job handed out no terminal; stoker logs tells why")
+    return fds[0]
+
+
+def _why(client: Client, job: Job) -> str:
+    """What became of a job that never came to the door: its own last words say it best."""
+    said = ""
+    with contextlib.suppress(StokerError):
+        said = client.log(arrays.ref(job), limit=4096).data.decode("utf-8", "replace").strip()
+    return safe.text(said.removeprefix("stoker: ")) if said else job.detail or job.reason or str(job.state.value)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def is_terminal() -> bool:
+    """Whether somebody sits there."""
+    return sys.stdin.isatty() and sys.stdout.isatty()

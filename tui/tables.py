@@ -1,0 +1,148 @@
+"""What plain commands print about what stands around the queue: drains, reservations, shares, and a sweep's results."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+
+from agent.api.queue import Cron, DeadLetter, Drain, Partition, Qos, Reservation, Share
+from agent.api.types import TaskResult
+from tui import arrays, units
+
+DRAIN_TITLES = ("NODE", ">GPU", "BY", "OWNER", "SINCE", "REASON")
+RESERVATION_TITLES = ("NAME", "START", "END", "FOR", "GPUS", "BY", "COMMENT")
+SHARE_TITLES = ("ACCOUNT", "USER", ">SHARES", ">DUE", ">USED", ">USE", ">FACTOR")
+PARTITION_TITLES = ("PARTITION", "STATE", ">TIMELIMIT", ">DEFAULT", ">TIER", "GPUS")
+QOS_TITLES = ("QOS", ">PRIORITY", "PREEMPTS", ">MAXWALL", ">GPUS/USER", ">JOBS/USER", ">QUEUED/USER")
+CRON_TITLES = (">ID", "NODE", "USER", "SCHEDULE", "NAME", "NEXT", ">LAST JOB", "MISSED", "NOTE")
+LETTER_TITLES = (">ID", "AT", ">JOB", "EVENT", "TO", ">TRIES", "ERROR")
+MOST_METRICS = 12
+"""Columns of metrics that a result table has; a job may have told hundreds."""
+
+
+def drain_line(node: str, gpu: int | None, drain: Drain) -> list[str]:
+    """A drained GPU or node under `DRAIN_TITLES`; `gpu` is the index of one that is still there."""
+    what = "all" if drain.gpu_uuid is None else str(gpu) if gpu is not None else drain.gpu_uuid
+    return [node, what, drain.by, drain.owner.value, moment(drain.at) or "", drain.reason]
+
+
+def reservation_line(each: Reservation, indexes: dict[str, int]) -> list[str]:
+    """A reservation under `RESERVATION_TITLES`; `indexes` of the GPUs that are known, by UUID."""
+    who = ",".join((*each.users, *(f"account {account}" for account in each.accounts)))
+    known = [indexes[uuid] for uuid in each.gpu_uuids if uuid in indexes]
+    gpus = arrays.ranges(known) if len(known) == len(each.gpu_uuids) else f"{len(each.gpu_uuids)}"
+    return [
+        each.name,
+        moment(each.start_at) or "",
+        moment(each.end_at) or "",
+        "maintenance" if each.maintenance else who,
+        gpus if each.gpu_uuids else "all",
+        each.by,
+        each.comment or "",
+    ]
+
+
+def share_line(each: Share) -> list[str]:
+    """A user of an account under `SHARE_TITLES`."""
+    return [
+        each.account,
+        each.user,
+        str(each.shares),
+        f"{each.shares_norm:.1%}",
+        f"{each.usage_gpu_s / 3600:.1f} GPU h",
+        f"{each.usage_norm:.1%}",
+        f"{each.fairshare:.3f}",
+    ]
+
+
+def partition_line(each: Partition) -> list[str]:
+    """A partition under `PARTITION_TITLES`; the default one has a star, as in sinfo."""
+    return [
+        each.name + ("*" if each.default else ""),
+        each.state,
+        _limit(each.max_time_s),
+        _limit(each.default_time_s),
+        str(each.priority_tier),
+        "all" if each.gpu_indexes is None else arrays.ranges(each.gpu_indexes),
+    ]
+
+
+def qos_line(each: Qos) -> list[str]:
+    """A quality of service under `QOS_TITLES`."""
+    most = (each.max_gpus_per_user, each.max_jobs_per_user, each.max_submit_per_user)
+    numbers = [units.UNKNOWN if value is None else str(value) for value in most]
+    return [each.name, str(each.priority), ",".join(each.preempts), _limit(each.max_wall_s), *numbers]
+
+
+def cron_line(each: Cron) -> list[str]:
+    """A recurring job under `CRON_TITLES`."""
+    return [
+        str(each.id),
+        each.node,
+        each.user,
+        each.schedule,
+        each.name,
+        moment(each.next_at) or "never",
+        str(each.last_job_id) if each.last_job_id is not None else units.UNKNOWN,
+        each.missed.value + (", overlaps" if each.overlap else ""),
+        each.last_note or "",
+    ]
+
+
+def letter_line(each: DeadLetter) -> list[str]:
+    """A notice that could not be delivered under `LETTER_TITLES`."""
+    return [str(each.id), moment(each.at) or "", str(each.job_id), each.event, each.to, str(each.tries), each.error]
+
+
+def results(found: Sequence[TaskResult]) -> tuple[list[str], list[list[str]]]:
+    """Titles and lines of a sweep: task, state, parameters, metrics, the shortest way to tell runs apart."""
+    names = list(dict.fromkeys(name for each in found for name in each.job.sweep))
+    metrics = [m for m in dict.fromkeys(name for each in found for name in each.metrics) if m not in names]
+    metrics = metrics[:MOST_METRICS]
+    titles = [">TASK", "STATE", ">TIME", ">DONE", *(f">{name}" for name in (*names, *metrics))]
+    return titles, [_result_line(each, [*names, *metrics]) for each in found]
+
+
+def result_value(result: TaskResult, name: str) -> float | str | bool | None:
+    """A metric of a task, or else a parameter, as a number where it is one."""
+    if name in result.metrics:
+        return result.metrics[name]
+    text = result.job.sweep.get(name)
+    return text if text is None else _number(text)
+
+
+def sort_key(value: float | str | bool | None) -> tuple[bool, float, str]:
+    """Numbers before words; what is not a number (NaN) after all numbers."""
+    if isinstance(value, str) or value is None:
+        return True, 0.0, value or ""
+    number = float(value)
+    return (False, number, "") if number == number else (False, float("inf"), "nan")
+
+
+def moment(seconds: int | None) -> str | None:
+    """`2026-11-22 14:30:00 +0000`."""
+    return None if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
+
+
+def _result_line(each: TaskResult, names: Sequence[str]) -> list[str]:
+    job = each.job
+    ran = None if job.started_at is None or job.ended_at is None else job.ended_at - job.started_at
+    done = units.UNKNOWN if each.progress is None else f"{each.progress:.0%}"
+    return [arrays.label(job), job.state.value, units.elapsed(ran), done, *(_written(each, name) for name in names)]
+
+
+def _written(each: TaskResult, name: str) -> str:
+    value = each.job.sweep.get(name) if name in each.job.sweep else each.metrics.get(name)
+    if value is None:
+        return units.UNKNOWN
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _number(text: str) -> float | str:
+    plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text)
+    return float(text) if plain else text
+
+
+def _limit(seconds: int | None) -> str:
+    return "unlimited" if seconds is None else units.elapsed(seconds)

@@ -1,0 +1,59 @@
+"""What every command works with, and how one thing is asked of several jobs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TextIO
+
+from agent.api.errors import ApiError
+from agent.api.refs import JobRef
+from agent.api.types import Job
+from tui import plain
+
+if TYPE_CHECKING:
+    from tui.links import ClusterClient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What a command works with."""
+
+    client: ClusterClient
+    json: bool = False
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+
+
+def each(
+    call: Call, refs: Sequence[JobRef], ask: Callable[[JobRef], Job], *, not_done: str, line: Callable[[Job], str]
+) -> int:
+    """Ask for the same of several jobs, and print a line about each; 1 when one of them was refused.
+
+    Args:
+        call: client and output.
+        refs: the jobs.
+        ask: what to ask for.
+        not_done: `job 17 is …: why`, of one that was refused.
+        line: what became of a job.
+    """
+    answers, failed = [], False
+    for ref in refs:
+        try:
+            job = ask(ref)
+        except ApiError as error:
+            plain.refuse(error, json=call.json, about=f"job {ref} is {not_done}: ")
+            failed = True
+            continue
+        answers.append(job)
+        if not call.json:
+            print(f"{named(ref, job)}: {line(job)}", file=call.out)
+    if call.json:
+        plain.as_json(answers, call.out)
+    return int(failed)
+
+
+def named(ref: JobRef, job: Job) -> str:
+    """What was asked about: a job, a task, or a whole array, whose answer is its first task."""
+    whole = job.array_job_id is not None and ref.task is None and ref.id == job.array_job_id
+    return f"{'array' if whole else 'job'} {ref}"

@@ -1,0 +1,142 @@
+"""`stoker submit` and `stoker run`: a script on its way into the queue, now, at set times, or only thought through."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+
+from agent.api.errors import StokerError
+from agent.api.options import scan
+from agent.api.refs import JobRef
+from agent.api.types import Job, JobState, LicenceStage, SubmitRequest
+from tui import arrays, handin, plain, safe, submit, sweep, units
+from tui.submitargs import SubmitWords
+from tui.verbs.call import Call
+
+
+def submit_job(call: Call, words: SubmitWords) -> int:
+    """Hand in a job script; with `--wait`, the exit code is the job's."""
+    request = _request(words)
+    if words.dry_run:
+        return _plan(call, request)
+    key = words.key or secrets.token_hex(16)
+    if words.cron is not None:
+        return _recurring(call, request, words, key)
+    reply = handin.hand_in(call.client, request, key)
+    job = safe.clean(reply.job)
+    if held := _licence_hold(call, job):
+        plain.complain(f"job {arrays.label(job)} waits for the licence: {held}")
+    if words.wait:
+        from tui.verbs.watching import wait_for
+
+        return wait_for(call, [JobRef(id=job.id, node=job.node)])
+    if call.json:
+        plain.as_json(reply.job, call.out)
+        return 0
+    known = "" if reply.created else ", submitted before with this key"
+    if words.parsable:
+        print(job.id, file=call.out)
+    elif not words.quiet:
+        print(f"Submitted {_named(job)} on {job.node}{known}", file=call.out)
+    return 0
+
+
+def run(call: Call, words: SubmitWords) -> int:
+    """Hand in a job, pass its output on as it comes, and end with its exit code."""
+    from tui import follow, running
+
+    if _is_ours(words):
+        words.rest.insert(0, "--output=/dev/null")  # its output is shown; a file of it too is for who asks
+    reply = handin.hand_in(call.client, _request(words), words.key or secrets.token_hex(16))
+    job = safe.clean(reply.job)
+    if job.array_job_id is not None:
+        raise StokerError(
+            f"{_named(job)} is stored, and an array cannot be watched as one: stoker jobs --array {job.id}, "
+            f"stoker logs -f {arrays.label(job)}"
+        )
+    plain.complain(f"{_named(job)} on {job.node}, {units.count(job.gpus, 'GPU')}")
+    watched = running.Running(call.client, reply.job, follow.writer(call.out, json=call.json))
+    code = watched.to_end()
+    if watched.job.state is not JobState.COMPLETED and watched.job.state.is_final:
+        from tui import rows
+
+        why = rows.job_why(safe.clean(watched.job))
+        plain.complain(f"job {job.id} {watched.job.state.value}{f': {why}' if why else ''}")
+    return code
+
+
+def _is_ours(words: SubmitWords) -> bool:
+    """Whether nobody said where the output is to go: a script may have said so, a command cannot."""
+    named = (words.wrap is None and words.command is None) or any(
+        flag.option.long == "output" for flag in scan(words.rest)[0]
+    )
+    return not named and "SBATCH_OUTPUT" not in os.environ
+
+
+def _request(words: SubmitWords) -> SubmitRequest:
+    return submit.request(
+        words.rest,
+        environ=os.environ,
+        work_dir=submit.here(),
+        umask=submit.current_umask(),
+        node=words.node,
+        wrap=words.wrap,
+        command=words.command,
+        sweep=sweep.read(words.sweep),
+    )
+
+
+def _plan(call: Call, request: SubmitRequest) -> int:
+    """Print what a submit would do."""
+    plan = call.client.plan(request)
+    if call.json:
+        plain.as_json(plan, call.out)
+        return 0
+    from tui import printed
+
+    plain.facts(printed.plan_facts(safe.clean(plan), time.time()), call.out)
+    return 0
+
+
+def _recurring(call: Call, request: SubmitRequest, words: SubmitWords, key: str) -> int:
+    """Store a recurring job."""
+    from agent.api.queue import Missed
+    from agent.api.types import CronRequest
+
+    assert words.cron is not None
+    asked = CronRequest(schedule=words.cron, request=request, missed=Missed(words.missed), overlap=words.overlap)
+    cron = safe.clean(call.client.add_cron(asked, key))
+    if call.json:
+        plain.as_json(cron, call.out)
+        return 0
+    from tui import tables
+
+    when = tables.moment(cron.next_at)
+    print(f"Recurring job {cron.id} on {cron.node}, next {when or 'never'}; stoker cron lists them", file=call.out)
+    return 0
+
+
+def _named(job: Job) -> str:
+    """`job 17`, `array 17 (0-9%2)`."""
+    if job.array_job_id is None:
+        return f"job {job.id}"
+    return f"array {job.array_job_id} ({job.array_text})" if job.array_text else f"array {job.array_job_id}"
+
+
+def _licence_hold(call: Call, job: Job) -> str | None:
+    """Why the licence keeps a job that was just submitted from starting, if it does.
+
+    The answer to a submit often comes before the queue has looked at the job, so the licence itself is asked.
+    """
+    if job.state is not JobState.PENDING:
+        return None
+    if job.reason == "License":
+        return job.detail or "see: stoker license"
+    try:
+        held = safe.clean(call.client.licence())
+    except StokerError:
+        return None  # the job is accepted; that the licence cannot be read now is no news about it
+    if held.stage is not LicenceStage.RESTRICTED:
+        return None
+    return ": ".join(part for part in (held.code, held.message) if part) + (f" Run: {held.fix}" if held.fix else "")

@@ -1,0 +1,89 @@
+"""`stoker nodes`, `gpus`, `license`, and the overview for a terminal that cannot show the screen."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from agent.api.commandline import Parser
+from agent.api.types import FINAL_STATES, Gpu, GpuSource, JobState, NodeStatus, NodeUpdate
+from tui import plain, printed, safe
+from tui.cluster import Cluster, NodeView
+from tui.verbs.call import Call
+
+_ACTIVE = ",".join(state for state in JobState if state not in FINAL_STATES)
+
+
+class GpuLine(Gpu, frozen=True, kw_only=True):
+    """`stoker gpus --json`: a GPU with the node it is in."""
+
+    node: str
+    link: str
+    """The node's `LinkState`."""
+    gpu_source: GpuSource
+
+
+def options(parser: Parser, name: str) -> None:
+    """None of their own."""
+    parser.set_defaults(work={"nodes": nodes, "gpus": gpus}.get(name, licence))
+
+
+def overview(call: Call) -> int:
+    """Print what the screen opens with."""
+    from tui.verbs.listing import jobs
+
+    nodes(call)
+    print(file=call.out)
+    jobs(call)
+    print(file=call.out)
+    return licence(call)
+
+
+def nodes(call: Call, _: argparse.Namespace | None = None) -> int:
+    """Print the nodes."""
+    found = call.client.nodes()
+    if call.json:
+        plain.as_json(found, call.out)
+        return 0
+    plain.table(printed.NODE_TITLES, [printed.node_line(view) for view in _views(found)], call.out)
+    return 0
+
+
+def gpus(call: Call, _: argparse.Namespace | None = None) -> int:
+    """Print the GPUs of all nodes."""
+    found = call.client.nodes()
+    if call.json:
+        plain.as_json([line for each in found for line in _gpu_values(each)], call.out)
+        return 0
+    held = {(job.node, job.id): job for job in safe.clean(call.client.jobs(state=_ACTIVE))}
+    lines = [printed.gpu_line(view, gpu, held) for view in _views(found) for gpu in view.gpus]
+    plain.table(printed.GPU_TITLES, lines, call.out)
+    return 0
+
+
+def licence(call: Call, _: argparse.Namespace | None = None) -> int:
+    """Print the licence in a line."""
+    held = call.client.licence()
+    if call.json:
+        plain.as_json(held, call.out)
+    else:
+        print(printed.licence_line(safe.clean(held), time.time()), file=call.out)
+    return 0
+
+
+def _views(found: Sequence[NodeStatus]) -> list[NodeView]:
+    """The nodes of one answer in order, with ages as they are now."""
+    cluster = Cluster()
+    for each in found:
+        cluster.apply(NodeUpdate(status=safe.clean(each)), 0.0)
+    return cluster.nodes(0.0)
+
+
+def _gpu_values(found: NodeStatus) -> list[GpuLine]:
+    if found.node is None:
+        return []
+    own = {"node": found.name, "link": found.link.value, "gpu_source": found.node.gpu_source}
+    return [msgspec.convert(msgspec.to_builtins(gpu) | own, GpuLine) for gpu in found.node.gpus]
