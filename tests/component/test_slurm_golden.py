@@ -59,8 +59,8 @@ def host(**more: Any) -> NodeStatus:
 def the_jobs() -> list[Any]:
     """The recorded jobs as the agent would tell them."""
     hour = 3600
-    array = {"array_job_id": 3, "array_text": "3-9%2", "priority": 56}
-    waits = {"reason": "JobArrayTaskLimit", **array}
+    array: dict[str, Any] = {"array_job_id": 3, "array_text": "3-9%2", "priority": 56}
+    waits: dict[str, Any] = {"reason": "JobArrayTaskLimit", **array}
     paths = [{"output_path": f"/home/alice/slurm-{name}.out"} for name in ("1", "2", "3_3", "3_4")]
     return [
         job(1, JobState.RUNNING, name="train", tasks=2, gpus=2, time_limit_s=600, comment="hi", priority=62,
