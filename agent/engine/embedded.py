@@ -211,9 +211,11 @@ class EmbeddedEngine:
         """See `Engine.owner`."""
         return (await self._core.row(ref)).uid
 
-    async def read_log(self, ref: JobRef, offset: int, limit: int) -> LogPieces:
+    async def read_log(
+        self, ref: JobRef, offset: int, limit: int, *, since: int | None = None, grep: bytes | None = None
+    ) -> LogPieces:
         """See `Engine.read_log`."""
-        return await self._history.read_log(ref, offset, limit)
+        return await self._history.read_log(ref, offset, limit, since=since, grep=grep)
 
     async def job_counts(self) -> dict[JobState, int]:
         """See `Engine.job_counts`."""

@@ -1,6 +1,7 @@
 """`python -m tests.bench [PART …]`: measures what the project promises and prints tables. Never part of the suite.
 
-Parts: sampler, daemons (resident memory), jobs (throughput), commands (wall times), kills (jobs under kill -9), peers
+Parts: sampler, daemons (resident memory), jobs (throughput), history (the store),
+commands (wall times), kills (jobs under kill -9), peers
 (task-spooler and Slurm on the same jobs), sched (the scheduler: CPU time of a pass, and a simulation of a realistic
 queue). The machines are shared and noisy: every time is a median of repeats, beside the same machine's bare
 `python -c pass`.
@@ -10,13 +11,14 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, daemons, jobs, kills, rivals, sampler, sched
+from tests.bench import commands, daemons, history, jobs, kills, rivals, sampler, sched
 from tests.bench.table import print_table
 
 PARTS = {
     "sampler": sampler.rows,
     "daemons": daemons.rows,
     "jobs": jobs.rows,
+    "history": history.rows,
     "commands": commands.rows,
     "kills": kills.rows,
     "peers": rivals.rows,

@@ -188,6 +188,9 @@ def test_row_7_a_stored_wish_to_requeue_or_preempt_is_carried_out_after_the_rest
             script = f"echo $JOB_ATTEMPT >> {marks}; [ $JOB_ATTEMPT = 2 ] || exec sleep 600"
             job = await submit(made, script, "--gpus=1", "--requeue")
             await until(made, job.id, running)
+            async with asyncio.timeout(20):
+                while not marks.exists():
+                    await asyncio.sleep(0.02)
         store = JobStore.open(config.state_dir / "agent.db", now=1)
         store.apply(job.id, wish, int(time.time()))  # the crash is between this and the stop file
         store.close()
