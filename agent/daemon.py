@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
 from agent.api.errors import StokerError
@@ -197,9 +197,9 @@ def _only_one(config: Config, state_dir: Path, what: str) -> Iterator[None]:
             raise StokerError(
                 f"another {what} (pid {pid}) runs on {state_dir}; stop it, or give this one its own node.state_dir"
             ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        with suppress(OSError):  # a disk that is full or read-only costs the next one our pid, and not us the start
+            os.ftruncate(lock.fileno(), 0)
+            os.write(lock.fileno(), str(os.getpid()).encode())
         yield
 
 

@@ -115,10 +115,26 @@ def is_news(mark: HighWater | None, written: HighWater | None) -> bool:
 def doubt(mark: HighWater, wall: int) -> str:
     """Why the wall clock is not trusted, in words for the log."""
     return (
-        f"the clock says {datetime.fromtimestamp(wall, UTC):%Y-%m-%d %H:%M} UTC, and by the uptime it is "
-        f"{datetime.fromtimestamp(mark.time, UTC):%Y-%m-%d %H:%M} UTC. It is believed after 24 h of uptime; if it is "
+        f"the clock says {_day(wall)} UTC, and by the uptime it is {_day(mark.time)} UTC. It is believed after 24 h of uptime; if it is "
         "wrong run: timedatectl set-ntp true"
     )
+
+
+def is_behind(mark: HighWater, wall: int) -> bool:
+    """Whether the wall clock shows a time that has certainly passed: before the licence was signed, or long before."""
+    return mark.time - wall > JUMP_S
+
+
+def lag(mark: HighWater, wall: int) -> str:
+    """What is wrong with a wall clock that is behind, in words for the log."""
+    return (
+        f"the clock says {_day(wall)} UTC, and it is at least {_day(mark.time)} UTC, by what was signed and seen. "
+        "Leases and licences go by the later time; set the clock: timedatectl set-ntp true"
+    )
+
+
+def _day(moment: int) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M}"
 
 
 def _known(mark: HighWater, uptime: Uptime) -> int:

@@ -41,6 +41,8 @@ class Memory:
         """Around each change of `_state`; never held during a write."""
         self._disk = threading.Lock()
         """Around each write, so that an older state never lands on a newer one."""
+        self._behind = False
+        """Whether the wall clock was behind at the last look; that it is so is said once."""
         self._problem: str | None = None
         self._failed_at = 0
         """Uptime of the last failed write, while there is a problem."""
@@ -65,6 +67,9 @@ class Memory:
             self._state = _replace(before, clock=mark)
         if mark.ahead_since is not None and before.clock.ahead_since is None:
             log.warning("%s", clock.doubt(mark, now))
+        before_behind, self._behind = self._behind, clock.is_behind(mark, now)
+        if self._behind and not before_behind:
+            log.warning("%s", clock.lag(mark, now))
         return clock.believed(mark, now)
 
     def remember(self, licence: Licence, lease: Lease, now: int) -> None:

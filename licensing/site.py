@@ -61,6 +61,7 @@ class Site:
         self._mark: clock.HighWater | None = None
         """The highest time, from the first activation on: without a licence there is nothing to guard with it."""
         self._written: clock.HighWater | None = None
+        self._behind = False
         self._failed_at: int | None = None
         """Uptime when the mark could not be written."""
 
@@ -207,6 +208,9 @@ class Site:
             return mark
         if mark.ahead_since is not None and before.ahead_since is None:
             log.warning("%s", clock.doubt(mark, now))
+        before_behind, self._behind = self._behind, clock.is_behind(mark, now)
+        if self._behind and not before_behind:
+            log.warning("%s", clock.lag(mark, now))
         self._mark = mark
         if clock.is_news(mark, self._written):
             self._write(mark)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from agent.engine.claims import AccountError, account_of
 from agent.jobs import parse, rules, schedule
 from agent.jobs.errors import IllegalMoveError, KeyConflictError, NoSuchJobError, SpecError, StaleJobError
 from agent.jobs.spec import JobSpec
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,4 +160,5 @@ def as_api_error() -> Iterator[None]:
     except AccountError as error:
         raise ApiError(403, "unknown_user", str(error)) from error
     except (StokerError, OSError) as error:
+        logger.error("the disk refuses, and so do we: %s", error)
         raise ApiError(503, "not_stored", f"nothing was changed: {error}") from error

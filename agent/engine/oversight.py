@@ -52,6 +52,8 @@ class Oversight:
         self._verbs = verbs
         self._shelf = Shelf(core.store)
         self._warned: dict[int, Warned] = {}
+        self._warned_at: dict[int, float] = {}
+        """When, by the monotonic clock: a wall clock that is set meanwhile shortens nobody's grace."""
         self._over_share: set[int] = set()
         """Jobs that were warned because of the memory they hold."""
 
@@ -63,6 +65,8 @@ class Oversight:
         """
         found = await self._shelf.all(KIND, Warned)
         self._warned = {each.job_id: each for each in found if self._holds(each)}
+        ago_s = {each.job_id: max(0.0, time.time() - each.at) for each in self._warned.values()}
+        self._warned_at = {job_id: time.monotonic() - each for job_id, each in ago_s.items()}
         await self._shelf.change((), [(KIND, each.job_id) for each in found if each.job_id not in self._warned])
 
     async def serve(self) -> None:
@@ -89,18 +93,19 @@ class Oversight:
         await self._watch_shards(readings)
 
     async def _judge_idle(self, row: JobRow, now: float) -> None:
-        warned = self._warned.get(row.id)
+        warned_at = self._warned_at.get(row.id)
         verdict = reaper.judge(
             self._accounts.activity(row.id),
             self._core.config.reaper,
             qos=row.spec.qos or "",
-            warned_at=warned.at if warned is not None else None,
+            warned_at=now - (time.monotonic() - warned_at) if warned_at is not None else None,
             now=now,
         )
         match verdict:
             case Warn(sentence):
                 await self._note(row, "IdleWarned", sentence)
                 self._warned[row.id] = Warned(job_id=row.id, attempt=row.status.attempt, at=now)
+                self._warned_at[row.id] = time.monotonic()
                 await self._shelf.change([(KIND, row.id, self._warned[row.id])])
             case Lift(sentence):
                 await self._note(row, "IdleLifted", sentence)
@@ -152,7 +157,7 @@ class Oversight:
             await self._drop(job_id)
 
     async def _drop(self, job_id: int) -> None:
-        del self._warned[job_id]
+        del self._warned[job_id], self._warned_at[job_id]
         await self._shelf.change((), [(KIND, job_id)])
 
     def _holds(self, warned: Warned) -> bool:

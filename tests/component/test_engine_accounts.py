@@ -243,6 +243,27 @@ def test_an_idle_job_is_warned_then_stopped_and_its_history_says_why(tmp_path: P
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("offset_s", [86_400, -3600])
+def test_row_29_a_clock_that_is_set_after_the_warning_costs_nobody_the_grace(
+    tmp_path: Path, offset_s: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        config = make_config(tmp_path, reaper=ReaperTable(idle_s=1, grace_s=600))
+        node, real = Node(utilization_percent=0), time.time
+        async with engine(config, node) as made:
+            job_id = await submit(made, "sleep 60", "--gpus=1")
+            await until(made, job_id, lambda report: any(each.event == "IdleWarned" for each in report.events))
+            monkeypatch.setattr(time, "time", lambda: real() + offset_s)
+            before = (await made.report(JobRef(id=job_id))).job.usage
+            assert before is not None
+            await until(made, job_id, measured(before.gpu_seconds + 0.5))  # ten looks of the oversight later
+            assert (await made.job(JobRef(id=job_id))).state is JobState.RUNNING
+            await made.cancel(JobRef(id=job_id), ME, CancelRequest())
+            await until(made, job_id, ended)
+
+    asyncio.run(scenario())
+
+
 def test_a_warned_job_that_works_again_is_let_be_and_a_warning_is_remembered(tmp_path: Path) -> None:
     async def scenario() -> None:
         config = make_config(tmp_path, reaper=ReaperTable(idle_s=1, grace_s=600))

@@ -185,3 +185,25 @@ def test_a_clock_that_is_ahead_is_said_once(place: Place, caplog: pytest.LogCapt
         place.stages()
     said = [record for record in caplog.records if "timedatectl" in record.message]
     assert [record.name for record in said] == ["licensing.site", "licensing.memory"]
+
+
+def test_row_30_a_clock_before_the_licence_was_signed_is_said_once_and_costs_nothing(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also over a reboot with a dead clock chip: new jobs start, running ones are never asked about."""
+    place.renew()
+    for _ in range(2):
+        place.ahead = [-10 * 365 * DAY] * 2
+        assert place.wall(0) < VOUCHER.iat
+        for _ in range(5):
+            place.pass_time(60)
+            place.site.report(place.wall(0))
+            assert place.stages() == [Stage.ACTIVE]
+            assert place.nodes[0].seated(place.wall(1))
+        said = [record.name for record in caplog.records if "timedatectl" in record.message]
+        assert said == ["licensing.site", "licensing.memory"]
+        caplog.clear()
+        place.reboot(HOUR)
+    place.ahead = [0, 0]
+    assert place.renew() == []
+    assert place.works()
