@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,7 +68,7 @@ def test_row_64_hup_reads_the_rules_again_and_a_wrong_file_keeps_the_old_ones(la
                 lab.config.write_text(before + wrong)
                 os.kill(lab.agent.pid, signal.SIGHUP)
                 text = "the old one holds: "
-                wait_until(lambda n=number, t=text: lab.agent.log.read_text().count(t) == n + 1, "it was refused")
+                wait_until(partial(_times_said, lab, text, number + 1), "it was refused")
                 with pytest.raises(ApiError) as caught:
                     submit(client, lab, "true")
                 assert caught.value.status == 429, "the rules of the last sound file"
@@ -268,3 +269,7 @@ def _start_with(made: Box, entry: str) -> None:
     os.close(write_fd)
     with os.fdopen(read_fd, "rb") as ready:
         assert ready.read(1) == b"\n", made.agent.log.read_text()
+
+
+def _times_said(lab: Box, text: str, times: int) -> bool:
+    return lab.agent.log.read_text().count(text) == times
