@@ -89,11 +89,11 @@ def _tiles(report: JobReport) -> str:
             (
                 "GPU utilisation",
                 units.percent(usage.utilization_percent),
-                f"of {usage.gpu_seconds / 3600:.2f} GPU hours",
+                f"of {_hours(usage.gpu_seconds, 'GPU')}",
             ),
             ("GPU memory, peak", units.size(usage.memory_peak_bytes), "sum over its GPUs"),
             ("Energy", _kwh(usage.energy_kwh), "of its GPUs"),
-            ("Host memory, peak", units.size(usage.host_memory_peak_bytes), _cpu(usage.cpu_seconds)),
+            ("Host memory, peak", units.size(usage.host_memory_peak_bytes), _hours(usage.cpu_seconds, "CPU")),
         ]
     cells = (
         f'<div class="tile"><p>{_text(name)}</p><b>{_text(value)}</b><small>{_text(note)}</small></div>'
@@ -238,10 +238,10 @@ def _kwh(value: float | None) -> str:
     return f"{value:.2f} kWh" if value >= 0.1 else f"{value * 1000:.1f} Wh"
 
 
-def _cpu(seconds: float | None) -> str:
-    return (
-        "" if seconds is None else f"{seconds / 3600:.2f} CPU hours" if seconds >= 360 else f"{seconds:.0f} CPU seconds"
-    )
+def _hours(seconds: float | None, what: str) -> str:
+    if seconds is None:
+        return ""
+    return f"{seconds / 3600:.2f} {what} hours" if seconds >= 360 else f"{seconds:.0f} {what} seconds"
 
 
 def _moment(seconds: int | None) -> str:

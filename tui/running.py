@@ -34,6 +34,7 @@ class Running:
         self._tell = tell
         self._job = job
         self._told = ""
+        self._interrupts = 0
         self._asked_to_end = False
         self._bridge = outage.Bridge(f"watching job {arrays.label(job)}")
         self._bridge.answered()  # it has just been stored: the server is there
@@ -52,15 +53,17 @@ class Running:
         """
         while True:
             try:
+                if self._interrupts and not self._asked_to_end:
+                    self._ask_to_end()  # in here: the second Ctrl-C may come while this waits for its answer
                 self.wait_start()
                 self._job = self._bridge.over(self._following.attempt)
                 never_ran = self._asked_to_end and self._job.started_at is None
                 return INTERRUPTED if never_ran else exit_code(self._job)
             except KeyboardInterrupt:
-                if self._asked_to_end:
+                self._interrupts += 1
+                if self._interrupts > 1:
                     self._leave()
                     return INTERRUPTED
-                self._ask_to_end()
 
     def wait_start(self) -> Job:
         """Wait until the job has begun, or has ended without; tells the reason whenever it changes."""

@@ -8,8 +8,7 @@ option begins so. Source: sbatch(1) of Slurm 22.05 to 24.11.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -132,7 +131,7 @@ def find(name: str) -> Option:
         return next(iter(options.values()))
     if options:
         raise OptionError(f"{word!r} could be {_or([f'--{long}' for long in options])}; write it out", word)
-    close = difflib.get_close_matches(name, _BY_LONG, n=1, cutoff=0.6)
+    close = _close(name, _BY_LONG, n=1, cutoff=0.6)
     hint = f"; did you mean --{close[0]}?" if close else "; see sbatch(1) for those that are"
     raise OptionError(f"{word!r} is not an option of sbatch{hint}", word)
 
@@ -167,7 +166,7 @@ def _read_short(word: str, following: str | None) -> tuple[list[Flag], bool]:
 
 
 def _unknown_letter(word: str, letter: str) -> str:
-    close = difflib.get_close_matches(word[1:].partition("=")[0], _BY_LONG, n=1, cutoff=0.75)
+    close = _close(word[1:].partition("=")[0], _BY_LONG, n=1, cutoff=0.75)
     hint = f"; did you mean --{close[0]}?" if close and len(word) > 2 else ""
     which = "" if word == f"-{letter}" else f" (in {word!r})"
     return f"'-{letter}'{which} is not an option of sbatch{hint}"
@@ -177,6 +176,12 @@ def _required(option: Option, word: str, following: str | None) -> str:
     if following is None:
         raise OptionError(f"{word!r} needs a value: {option}=VALUE", word)
     return following
+
+
+def _close(word: str, known: Iterable[str], n: int, cutoff: float) -> list[str]:
+    import difflib  # only for a mistake: it costs every start 5 ms
+
+    return difflib.get_close_matches(word, list(known), n=n, cutoff=cutoff)
 
 
 def _or(words: Sequence[str]) -> str:

@@ -103,15 +103,15 @@ class SchedulerTable(Table, frozen=True, kw_only=True):
     """`requeue` (a job that may not run twice is no victim) or `cancel`."""
     half_life_s: int = 7 * 86400
     """After which use counts half in the fair share (PriorityDecayHalfLife)."""
-    max_age_s: int = 14 * 86400
+    max_age_s: int = 28 * 86400
     """Wait at which the age factor is 1 (PriorityMaxAge)."""
-    weight_age: int = 10000
+    weight_age: int = 20000
     """The weights' defaults are those with which `python -m tests.bench sched` showed the least slowdown that costs no
-    utilisation; a job without a time limit overtakes the shortest newcomer after 14 days."""
+    utilisation. Age is worth as much as size and fair share together: after `max_age_s` no newcomer overtakes."""
     weight_fairshare: int = 5000
     weight_jobsize: int = 15000
     weight_partition: int = 1000
-    weight_qos: int = 20000
+    weight_qos: int = 50000
     favour_small: bool = True
     """The size factor grows as time limits get shorter, and among equal limits with the part of the node; `false`:
     with the part of the node alone (Slurm's PriorityFavorSmall=NO)."""

@@ -130,8 +130,18 @@ class Engine(Protocol):
         """The uid a job belongs to."""
         ...
 
-    async def read_log(self, ref: JobRef, offset: int, limit: int) -> LogSlice:
-        """Up to `limit` bytes of the log from `offset` on."""
+    async def read_log(
+        self, ref: JobRef, offset: int, limit: int, *, since: int | None = None, grep: bytes | None = None
+    ) -> LogSlice:
+        """Up to `limit` bytes of the log from `offset` on.
+
+        Args:
+            ref: whose log.
+            offset: a position in everything that the job wrote.
+            limit: bytes.
+            since: only what was written from then on, Unix seconds; to the second, long ago less precisely.
+            grep: only lines that hold this text; nothing in it has a meaning.
+        """
         ...
 
     async def job_counts(self) -> dict[JobState, int]:
@@ -202,4 +212,9 @@ class LogSlice(Protocol):
     @property
     def end(self) -> int:
         """Bytes the job has written so far."""
+        ...
+
+    @property
+    def next(self) -> int:
+        """Where to ask on: what is before was given, cut, or has no line that was wanted."""
         ...

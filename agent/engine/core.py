@@ -114,7 +114,13 @@ class Core:
     def keep(self, row: JobRow, *, tell: bool = True) -> None:
         """Take a row that the store returned."""
         self._coming.pop(row.id, None)
+        known = self.jobs.get(row.id)
+        if known is not None and known.revision > row.revision:
+            return  # an answer that was overtaken
+        held = known is not None and bool(known.status.gpu_uuids)
         self.jobs.keep(row)
+        if held and not self._holds(row):
+            self.hold_gpus()
         for keeper in self._keepers:
             keeper(row)
         if tell:
@@ -201,6 +207,9 @@ class Core:
             simulated=bool(row.spec.gpus or row.spec.shards) and resources.simulated,
             usage=self.live_account(row.id) or usage,
         )
+
+    def _holds(self, row: JobRow) -> bool:
+        return not row.status.state.is_final and bool(row.status.gpu_uuids)
 
     def _lately(self) -> Resources:
         """What the node had a moment ago: for GPU indexes, which a boot changes, it is good enough."""

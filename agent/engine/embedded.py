@@ -4,6 +4,7 @@
     runs      one attempt seen through                                         facts    rows and readings → the snapshot
     verbs, update   what is asked of jobs      plan   what a submit would do   awaiting dependencies
     arrange   drains, reservations             history   what is known of jobs share    GPU time charged
+    accounts  what jobs make of their GPUs     oversight  idle and greedy jobs: warned, stopped
 
 Rules kept here: a submit is answered when the job is on disk; a claim is stored before anything is launched; a wish to
 end a job is stored before anything is signalled; what is kept in memory is a copy of the store's rows and nothing else.
@@ -210,9 +211,11 @@ class EmbeddedEngine:
         """See `Engine.owner`."""
         return (await self._core.row(ref)).uid
 
-    async def read_log(self, ref: JobRef, offset: int, limit: int) -> LogPieces:
+    async def read_log(
+        self, ref: JobRef, offset: int, limit: int, *, since: int | None = None, grep: bytes | None = None
+    ) -> LogPieces:
         """See `Engine.read_log`."""
-        return await self._history.read_log(ref, offset, limit)
+        return await self._history.read_log(ref, offset, limit, since=since, grep=grep)
 
     async def job_counts(self) -> dict[JobState, int]:
         """See `Engine.job_counts`."""

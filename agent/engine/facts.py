@@ -14,7 +14,7 @@ from agent.config import Config
 from agent.engine.accept import Resources
 from agent.engine.arrange import Arrangements
 from agent.engine.awaiting import Awaiting
-from agent.engine.core import Core
+from agent.engine.core import Core, now
 from agent.engine.policy import policy_of
 from agent.engine.progress import Progress
 from agent.jobs.row import JobRow
@@ -189,7 +189,8 @@ def _running(config: Config, row: JobRow) -> Running:
         qos=_qos(config, row),
         demand=demand_of(row),
         gpu_uuids=status.gpu_uuids,
-        started_at=status.started_at or row.submitted_at,
+        # Made when the claim is kept: until it has begun, that moment stands for its start.
+        started_at=status.started_at or now(),
         time_limit_s=spec.time_limit_s,
         ending=status.state is JobState.COMPLETING,
         may_requeue=spec.requeue,

@@ -37,6 +37,7 @@ class LogPieces:
 
     chunks: tuple[LogChunk, ...]
     end: int
+    next: int
 
 
 class History:
@@ -94,12 +95,15 @@ class History:
             for row, each in zip(rows, told, strict=True)
         ]
 
-    async def read_log(self, ref: JobRef, offset: int, limit: int) -> LogPieces:
+    async def read_log(
+        self, ref: JobRef, offset: int, limit: int, *, since: int | None = None, grep: bytes | None = None
+    ) -> LogPieces:
         """See `Engine.read_log`."""
         row = await self._core.row(ref)
         if not row.status.attempt:
-            return LogPieces(chunks=(), end=0)
-        return await asyncio.to_thread(_read_log, self._attempt(row), offset, limit)
+            return LogPieces(chunks=(), end=0, next=offset)
+        ended = row.status.state.is_final
+        return await asyncio.to_thread(_read_log, self._attempt(row), offset, limit, since, grep, ended)
 
     async def _usage(self, row: JobRow) -> tuple[JobUsage | None, Sequence[UsagePoint]]:
         """Of a job that has not ended, what is measured now; else what was kept."""
@@ -167,8 +171,17 @@ def _told(files: Path) -> _Told:
     return _Told(metrics=metrics, progress=done)
 
 
-def _read_log(attempt: AttemptDir, offset: int, limit: int) -> LogPieces:
+def _read_log(
+    attempt: AttemptDir, offset: int, limit: int, since: int | None, grep: bytes | None, ended: bool
+) -> LogPieces:
     """In a thread: a disk that hangs must not hang the loop."""
-    pieces = logread.read(attempt, offset, limit)
+    if since is not None:
+        offset = max(offset, logread.offset_since(attempt, since))
+    if grep is None:
+        pieces = logread.read(attempt, offset, limit)
+        next_ = pieces[-1].end if pieces else offset
+    else:
+        found = logread.grep(attempt, grep, offset, limit, ended=ended)
+        pieces, next_ = found.lines, found.end
     chunks = tuple(LogChunk(offset=piece.offset, data=piece.data) for piece in pieces)
-    return LogPieces(chunks=chunks, end=logread.size(attempt))
+    return LogPieces(chunks=chunks, end=logread.size(attempt), next=next_)

@@ -406,15 +406,8 @@ def _marks(attempt: AttemptDir) -> list[bytes]:
 
 
 _NUMBERS = (
-    "time_limit_s",
-    "grace_s",
-    "log_head_bytes",
-    "log_tail_bytes",
-    "output_max_bytes",
-    "umask",
-    "warn_signal",
-    "warn_before_s",
-    "tasks_max",
+    *("time_limit_s", "grace_s", "log_head_bytes", "log_tail_bytes", "output_max_bytes", "umask"),
+    *("warn_signal", "warn_before_s", "tasks_max"),
 )
 
 

@@ -146,7 +146,7 @@ class Runner:
     async def _follow(self, row: JobRow, attempt: AttemptDir) -> JobRow:
         """Watch an attempt that was launched before to its end."""
         if not await asyncio.to_thread(attempt.path.is_dir):
-            return await self._apply(row.id, machine.NeverRan())  # not even its folder came to be
+            return await self._never_ran(row)  # not even its folder came to be
         with self._arrivals.of(attempt.path) as came:
             return await self._watch(row, attempt, came)
 
@@ -182,11 +182,16 @@ class Runner:
                 seen = await asyncio.to_thread(_records, attempt)
                 return await self._end(row, replace(seen, end=end))
             case NeverRan():
-                return await self._apply(row.id, machine.NeverRan())
+                return await self._never_ran(row)
             case Rebooted():
                 return await self._apply(row.id, machine.Rebooted())
             case Lost():
                 return await self._apply(row.id, machine.Lost())
+
+    async def _never_ran(self, row: JobRow) -> JobRow:
+        """No record tells of a run; of one that was seen to start, somebody took the records away."""
+        began = row.status.started_at is not None
+        return await self._apply(row.id, machine.Lost() if began else machine.NeverRan())
 
     async def _note_start(self, row: JobRow, seen: Seen) -> JobRow:
         if row.status.started_at is not None or seen.started is None or seen.end is not None:

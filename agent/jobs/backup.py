@@ -26,6 +26,9 @@ _STEP_PAGES = 128
 _PAUSE_S = 0.002
 """Between two steps; the store's own calls come first."""
 
+_LATELY_S = 3 * 3600
+"""Three backups' time as configured by default."""
+
 _BUSY_S = 0.01
 """While a transaction of the store is open, nothing can be copied."""
 
@@ -142,7 +145,7 @@ def open_or_restore(path: Path, schema: Schema, *, now: int) -> Opened:
     if path.exists():
         wal_lost = _in_use(path).exists() and not path.with_name(f"{path.name}-wal").exists()
         try:
-            connection = open_sound(path, schema, threads=True)
+            connection = open_sound(path, schema, threads=True, whole=not _read_lately(path, now))
         except DamagedError as error:
             logger.error("store=%s is damaged: %s", path, error)
         else:
@@ -158,6 +161,14 @@ def open_or_restore(path: Path, schema: Schema, *, now: int) -> Opened:
         logger.error("store=%s was damaged; kept as %s", path, damaged)
     connection = open_sound(path, schema, threads=True)
     return _opened(path, Opened(connection=connection, damaged=damaged, restored=restored))
+
+
+def _read_lately(path: Path, now: int) -> bool:
+    """Whether a backup was verified not long ago; where backups fail, the next start looks at everything."""
+    try:
+        return now - backup_path(path).stat().st_mtime < _LATELY_S
+    except OSError:
+        return False
 
 
 def _opened(path: Path, opened: Opened) -> Opened:

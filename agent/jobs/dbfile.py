@@ -42,6 +42,9 @@ class Schema:
     check: Callable[[sqlite3.Connection], str | None]
     """What quick_check does not see: says what is wrong with the contents, or `None`."""
 
+    quick_check: Callable[[sqlite3.Connection], str | None] | None = None
+    """The same of what is needed now, where reading everything would take too long; `None`: `check`."""
+
     @property
     def version(self) -> int:
         """The schema that this program writes."""
@@ -73,13 +76,14 @@ def open_database(path: Path, schema: Schema, *, now: int) -> tuple[sqlite3.Conn
         return open_sound(path, schema), aside
 
 
-def open_sound(path: Path, schema: Schema, *, threads: bool = False) -> sqlite3.Connection:
+def open_sound(path: Path, schema: Schema, *, threads: bool = False, whole: bool = True) -> sqlite3.Connection:
     """Open the file, or make it where there is none.
 
     Args:
         path: the file.
         schema: what it must be.
         threads: several threads may use the connection; somebody else sees to it that they do so rightly.
+        whole: read all contents; else what `Schema.quick_check` reads.
 
     Raises:
         DamagedError: it is not to be trusted.
@@ -93,7 +97,7 @@ def open_sound(path: Path, schema: Schema, *, threads: bool = False) -> sqlite3.
     except sqlite3.Error as error:
         raise StoreError(f"cannot open {path}: {error}; see whether its folder exists and is writable") from error
     try:
-        _bring_up(connection, path, schema, is_new=is_new)
+        _bring_up(connection, path, schema, is_new=is_new, whole=whole)
     except sqlite3.Error as error:
         connection.close()
         raise _explained(error, path) from error
@@ -130,10 +134,10 @@ def _owner(path: Path) -> str:
     return f" (of uid {found.st_uid}, mode {found.st_mode & 0o7777:04o}, and this is uid {os.geteuid()})"
 
 
-def _bring_up(connection: sqlite3.Connection, path: Path, schema: Schema, *, is_new: bool) -> None:
+def _bring_up(connection: sqlite3.Connection, path: Path, schema: Schema, *, is_new: bool, whole: bool) -> None:
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-    version = 0 if is_new else _existing_version(connection, path, schema)
+    version = 0 if is_new else _existing_version(connection, path, schema, whole=whole)
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "trusted_schema=OFF"):
         connection.execute(f"PRAGMA {pragma}")
     connection.execute("BEGIN IMMEDIATE")  # from the first write on, EXCLUSIVE holds the lock until close
@@ -148,7 +152,7 @@ def _bring_up(connection: sqlite3.Connection, path: Path, schema: Schema, *, is_
         connection.execute("COMMIT")
 
 
-def _existing_version(connection: sqlite3.Connection, path: Path, schema: Schema) -> int:
+def _existing_version(connection: sqlite3.Connection, path: Path, schema: Schema, *, whole: bool) -> int:
     """The schema of a file that was found sound; 0 where making it was cut short before the first table."""
     version = int(_pragma(connection, "user_version"))
     application_id = int(_pragma(connection, "application_id"))
@@ -158,11 +162,11 @@ def _existing_version(connection: sqlite3.Connection, path: Path, schema: Schema
         raise DamagedError(f"application_id {application_id:#x} is not ours")
     if version > schema.version:
         raise NewerSchemaError(_newer(path, version, schema.version))
-    check_sound(connection, schema)
+    check_sound(connection, schema, whole=whole)
     return version
 
 
-def check_sound(connection: sqlite3.Connection, schema: Schema) -> None:
+def check_sound(connection: sqlite3.Connection, schema: Schema, *, whole: bool = True) -> None:
     """Look for damage in an open file, in its pages and in its contents.
 
     Raises:
@@ -172,7 +176,8 @@ def check_sound(connection: sqlite3.Connection, schema: Schema) -> None:
     if verdict != "ok":
         raise DamagedError(str(verdict))
     known = int(_pragma(connection, "user_version")) == schema.version
-    problem = schema.check(connection) if known else None
+    check = schema.check if whole or schema.quick_check is None else schema.quick_check
+    problem = check(connection) if known else None
     if problem is not None:
         raise DamagedError(problem)
 

@@ -17,7 +17,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from agent.api.types import JobState
+from agent.api.types import FINAL_STATES, JobState
 from agent.jobs.dbfile import DamagedError, Schema, without_numpy
 from agent.jobs.filters import FILTERED, PAGE_INDEX
 from agent.jobs.machine import Status, Wish
@@ -147,6 +147,20 @@ def check_contents(connection: sqlite3.Connection) -> str | None:
     return next((problem for row in columns if (problem := _unreadable(known, *row))), None)
 
 
+def check_unfinished(connection: sqlite3.Connection) -> str | None:
+    """The same of the jobs that have not ended; the ended ones are read with every backup."""
+    ended = ", ".join(f"'{state}'" for state in sorted(FINAL_STATES))
+    columns = "id, spec_sha256, state, wish, gpu_uuids, user, name"
+    rows = connection.execute(f"SELECT {columns} FROM jobs WHERE state NOT IN ({ended})").fetchall()  # noqa: S608
+    known = set()
+    for sha256 in {row[1] for row in rows}:
+        found = connection.execute("SELECT body FROM specs WHERE sha256 = ?", (sha256,)).fetchone()
+        if found is None or not spec_is_sound(found[0], sha256):
+            return f"the spec {sha256} does not match its digest"
+        known.add(sha256)
+    return next((problem for row in rows if (problem := _unreadable(known, *row))), None)
+
+
 def _unreadable(known: set[str], job_id: int, sha256: str, state: str, wish: str | None, uuids: str, *_: str) -> str:
     """What is wrong with a row; nothing if it can be read."""
     if sha256 not in known:
@@ -161,5 +175,7 @@ def _unreadable(known: set[str], job_id: int, sha256: str, state: str, wish: str
     return ""
 
 
-SCHEMA = Schema(application_id=0x53544F4B, migrations=(_create, _widen), check=check_contents)
+SCHEMA = Schema(
+    application_id=0x53544F4B, migrations=(_create, _widen), check=check_contents, quick_check=check_unfinished
+)
 """`STOK` in the header: `file agent.db` shows it."""

@@ -30,6 +30,7 @@ _PAGE = 1000
 _MANY_WORDS = 200
 """Names that one query may list."""
 
+_GREP_MOST = 1000
 _LOG_PIECE_BYTES = 256 * 1024
 _LOG_POLL_S = 0.2
 """How often a followed log is looked at: a file grows without an event that aiohttp could await."""
@@ -98,34 +99,40 @@ class JobRoutes:
     async def _log(self, request: web.Request) -> web.StreamResponse:
         ref = await self._own(request, "the log of job")
         offset = query_int(request, "offset", 0) or 0
+        since, grep = query_int(request, "since", None), _text_wanted(request)
         if request.query.get("follow") in ("1", "true"):
-            return await self._follow(request, ref, offset)
-        limit = query_int(request, "limit", LOG_ANSWER_BYTES) or 0
-        read = await self._engine.read_log(ref, offset, min(limit, LOG_ANSWER_BYTES))
+            return await self._follow(request, ref, offset, since, grep)
+        limit = min(query_int(request, "limit", LOG_ANSWER_BYTES) or 0, LOG_ANSWER_BYTES)
+        read = await self._engine.read_log(ref, offset, limit, since=since, grep=grep)
+        while not read.chunks and limit and read.next > offset:  # no line in what one look goes through
+            offset = read.next
+            read = await self._engine.read_log(ref, offset, limit, grep=grep)
         start = read.chunks[0].offset if read.chunks else offset
         headers = {"Stoker-Log-Offset": str(start), "Stoker-Log-End": str(read.end)}
         # A gap ends the answer: its bytes are one run from the start offset; the reader asks on from there.
         return web.Response(body=_first_run(read.chunks), headers=headers, content_type="application/octet-stream")
 
-    async def _follow(self, request: web.Request, ref: JobRef, offset: int) -> web.StreamResponse:
+    async def _follow(
+        self, request: web.Request, ref: JobRef, offset: int, since: int | None, grep: bytes | None
+    ) -> web.StreamResponse:
         stream = await NdjsonStream.open(request)
         try:
             await stream.send(self._hello)
             silent_since = time.monotonic()
             while True:
                 job = await self._engine.job(ref)  # before the read: what a job wrote before its end is then seen
-                read = await self._engine.read_log(ref, offset, _LOG_PIECE_BYTES)
+                read = await self._engine.read_log(ref, offset, _LOG_PIECE_BYTES, since=since, grep=grep)
+                moved, offset, since = read.next > offset, max(offset, read.next), None
                 if read.chunks:
                     await stream.send(*read.chunks)
-                    offset = read.chunks[-1].offset + len(read.chunks[-1].data)
                     silent_since = time.monotonic()
-                elif job.state.is_final:
+                elif job.state.is_final and not moved:
                     await stream.send(LogEnd(job=job))
                     return await stream.finish()
-                else:
-                    if time.monotonic() - silent_since >= HEARTBEAT_S:
-                        await stream.heartbeat()
-                        silent_since = time.monotonic()
+                elif time.monotonic() - silent_since >= HEARTBEAT_S:
+                    await stream.heartbeat()
+                    silent_since = time.monotonic()
+                if not moved:
                     await asyncio.sleep(_LOG_POLL_S)
         except ConnectionResetError:
             return stream.response
@@ -219,6 +226,18 @@ def _numbers(request: web.Request, name: str) -> list[int]:
         if not (word.isascii() and word.isdecimal() and len(word) <= 18):
             raise ApiError(400, "bad_query", f"{name}={word[:40]!r} is not a job's number", name)
     return [int(word) for word in words]
+
+
+def _text_wanted(request: web.Request) -> bytes | None:
+    """The text of `?grep=`.
+
+    Raises:
+        ApiError: 400 when it is longer than anybody looks for.
+    """
+    text = request.query.get("grep")
+    if text is not None and len(text) > _GREP_MOST:
+        raise ApiError(400, "bad_query", f"grep= holds {len(text)} characters; {_GREP_MOST} are the most", "grep")
+    return text.encode("utf-8", "surrogateescape") if text else None
 
 
 def _first_run(chunks: Sequence[LogChunk]) -> bytes:

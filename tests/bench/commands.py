@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import resource
 import select
 import signal
 import struct
@@ -24,18 +25,28 @@ _ENTRY = "import sys; from tui.__main__ import main; sys.exit(main())"
 
 
 def rows() -> list[Row]:
-    """`stoker jobs`, `stoker nodes --json`, and the first paint."""
+    """`stoker jobs`, `stoker nodes --json`, `stoker submit`, and the first paint."""
     bare = bare_python_s()
     with tempfile.TemporaryDirectory(prefix="stoker-bench-") as folder, box(Path(folder)) as made:
         jobs = repeat(lambda: wall_s(lambda: _stoker(made, "jobs")), REPEATS)
         nodes = repeat(lambda: wall_s(lambda: _stoker(made, "nodes", "--json")), REPEATS)
+        submit = repeat(lambda: _cpu_ms(made, "submit", "--hold", "--wrap", "true"), REPEATS)
         paint = repeat(lambda: _first_paint_s(made), 5)
     return [
         Row(name="python -c pass", value=bare, unit="s"),
         row_of("stoker jobs", jobs, "s", "≤ 0.4", bare),
         row_of("stoker nodes --json", nodes, "s", "≤ 0.4", bare),
+        row_of("stoker submit, CPU of the command", submit, "ms", "≤ 150"),
         row_of("terminal UI, start to first paint", paint, "s", "≤ 1", bare),
     ]
+
+
+def _cpu_ms(made: Box, *words: str) -> float:
+    """CPU of one command, in the kernel too."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _stoker(made, *words)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
 
 
 def _stoker(made: Box, *words: str) -> None:

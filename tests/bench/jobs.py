@@ -8,6 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+
+from agent.api.client import Client
 from agent.api.types import JobState, SubmitRequest
 from tests.bench.table import Row
 from tests.fakes.daemons import Box, box, wait_until
@@ -25,9 +28,38 @@ def rows() -> list[Row]:
             submits.append(JOBS / submit_s)
             totals.append(JOBS / total_s)
     return [
-        _row(f"{JOBS} trivial jobs, submitted and finished", totals, "≥ 20"),
+        _row(f"{JOBS} trivial jobs, submitted and finished", totals, "≥ 100"),
         _row(f"{JOBS} submits alone, one connection, while jobs run", submits, ""),
+        *_long_queue(),
     ]
+
+
+def _long_queue() -> list[Row]:
+    """Ten thousand that wait: taken in at once, and what the agent then needs."""
+    body = SubmitRequest(
+        script="#!/bin/sh\n#SBATCH --gpus=8 --begin=now+1day --array=0-9999 --output=/dev/null\nexit 0\n",
+        script_name="wait.sh",
+        work_dir="/",
+        env={"PATH": os.environ["PATH"]},
+    )
+    with tempfile.TemporaryDirectory(prefix="stoker-bench-") as folder, box(Path(folder), hub=False) as made:
+        with made.agent.client(timeout_s=60) as client:
+            begin = time.perf_counter()
+            client.submit(body, "long")
+            took_s = time.perf_counter() - begin
+            page_ms = statistics.median(_page_ms(client) for _ in range(21))
+        rss = psutil.Process(made.agent.pid).memory_info().rss / 2**20
+    return [
+        Row(name="10,000 jobs taken in by one submit", value=took_s, unit="s", aim="< 1"),
+        Row(name="a page of 100 of them", value=page_ms, unit="ms", aim="< 50"),
+        Row(name="agent RSS with 10,000 waiting", value=rss, unit="MiB", aim="≤ 150"),
+    ]
+
+
+def _page_ms(client: Client) -> float:
+    begin = time.perf_counter()
+    client.jobs(limit=100)
+    return (time.perf_counter() - begin) * 1000
 
 
 def _five_hundred(made: Box) -> tuple[float, float]:

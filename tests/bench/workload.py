@@ -98,7 +98,7 @@ def trace(column: Column, *, jobs: int, load: float, gpus: int, seed: int) -> li
 def _job(column: Column, draw: random.Random) -> tuple[str, int, int, int]:
     user = draw.choices(range(USERS), cum_weights=_ZIPF_WEIGHTS)[0]
     count = draw.choices([gpus for gpus, _ in column.gpus], weights=[part for _, part in column.gpus])[0]
-    meant = _run_time(column.ended_within, draw.random())
+    meant = run_time(column.ended_within, draw.random())
     fate = draw.random()
     run_s, thought = meant, meant
     if fate < column.failed:
@@ -108,7 +108,7 @@ def _job(column: Column, draw: random.Random) -> tuple[str, int, int, int]:
     return f"user{user:02}", count, max(1, round(run_s)), _limit(thought, careless=user % 5 == 3, draw=draw)
 
 
-def _run_time(points: Sequence[tuple[int, float]], part: float) -> float:
+def run_time(points: Sequence[tuple[int, float]], part: float) -> float:
     points = (*points, (LONGEST_S, 1.0))
     above = max(1, bisect_left([each for _, each in points], part))
     (low_s, low), (high_s, high) = points[above - 1], points[above]

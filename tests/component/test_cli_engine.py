@@ -115,6 +115,12 @@ def test_reservations_partitions_shares_and_recurring_jobs(desk: Desk) -> None:
 def test_the_report_is_a_page(desk: Desk) -> None:
     number = str(desk.json("submit", "--json", "--gpus=1", desk.script("echo done"))["id"])
     desk.run("wait", number)
+    assert desk.run("logs", "--since", "1h", number).stdout == desk.run("logs", "-f", "--grep", "on", number).stdout
+    assert (
+        desk.run("logs", "--since", "4000000000", number).stdout
+        == desk.run("logs", "--grep", "xx", number).stdout
+        == ""
+    )
     assert "History" in desk.run("report", number, check=True).stdout
     assert desk.run("report", number, "--html", "page.html", check=True).stdout.startswith("Wrote page.html")
     page = (desk.box.work_dir / "page.html").read_text(encoding="utf-8")

@@ -188,6 +188,9 @@ def test_row_7_a_stored_wish_to_requeue_or_preempt_is_carried_out_after_the_rest
             script = f"echo $JOB_ATTEMPT >> {marks}; [ $JOB_ATTEMPT = 2 ] || exec sleep 600"
             job = await submit(made, script, "--gpus=1", "--requeue")
             await until(made, job.id, running)
+            async with asyncio.timeout(20):
+                while not marks.exists():
+                    await asyncio.sleep(0.02)
         store = JobStore.open(config.state_dir / "agent.db", now=1)
         store.apply(job.id, wish, int(time.time()))  # the crash is between this and the stop file
         store.close()
@@ -255,5 +258,24 @@ def test_row_44_a_second_engine_on_the_same_state_is_refused(tmp_path: Path) -> 
                 async with engine(config):
                     pass
             assert (await look(made, job.id)).state is JobState.PENDING
+
+    run(test)
+
+
+def test_a_running_job_whose_records_were_taken_away_is_lost_and_no_success(tmp_path: Path) -> None:
+    async def test() -> None:
+        config, gate = make_config(tmp_path), Gate(tmp_path / "go")
+        async with crashing(config) as made:
+            job = await submit(made, gate.script, "--gpus=1")
+            await until(made, job.id, running)
+        await gate.open()
+        folder = config.state_dir / "jobs" / str(job.id) / "1"
+        async with asyncio.timeout(20):
+            while not (folder / "exit").exists():
+                await asyncio.sleep(0.02)
+        folder.rename(tmp_path / "taken")
+        async with engine(config) as made:
+            after = await until(made, job.id, ended)
+            assert (after.state, after.reason) == (JobState.NODE_FAIL, "Lost")
 
     run(test)

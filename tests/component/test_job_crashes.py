@@ -297,5 +297,5 @@ def quiet() -> None:
 
 TestNode = Node.TestCase
 TestNode.settings = settings(
-    max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )

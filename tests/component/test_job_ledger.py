@@ -206,6 +206,17 @@ def test_a_run_that_ended_by_itself_after_a_requeue_was_asked_is_not_run_again(p
     assert place.store.get(row.id).status.state is JobState.COMPLETED
 
 
+def test_what_the_job_said_of_itself_still_counts(place: Place) -> None:
+    row = place.submit()
+    place.runs(row.id, 1)
+    place.ends(row.id, 1)
+    files = job_dir(place.state_dir, row.id) / "files"
+    files.mkdir()
+    (files / "result.json").write_text('{"state": "done"}')
+    place.lose()
+    assert place.store.get(row.id).status.state is JobState.COMPLETED
+
+
 def test_the_note_of_an_older_version_is_honoured(place: Place) -> None:
     row = place.submit()
     write_cancelled(job_dir(place.state_dir, row.id), Cancelled(by="bob", at=55))

@@ -35,7 +35,7 @@ from agent.jobs.machine import CancelAsked, Claimed, Ended, Event, Lost, NeverRa
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
-from agent.jobs.wire import to_wire
+from agent.jobs.wire import Standing, to_wire
 
 
 def spec(**fields: object) -> JobSpec:
@@ -414,11 +414,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_row_over_the_wire(store: JobStore) -> None:
     job = add(store, gpus=2, output="%j-%x.out", time_limit_s=600, requeue=True).id
-    waiting = to_wire(store.get(job), "n1", waiting=("Resources", "asks for 2 GPUs; 1 of 2 free"))
+    waiting = to_wire(store.get(job), "n1", standing=Standing(why=("Resources", "asks for 2 GPUs; 1 of 2 free")))
     assert (waiting.reason, waiting.detail) == ("Resources", "asks for 2 GPUs; 1 of 2 free")
     assert (waiting.output_path, waiting.gpu_indexes, waiting.attempt) == (None, (), 0)
     row = store.claim(job, attempt=1, gpu_uuids=["GPU-b", "GPU-a"], now=101)
-    wire = to_wire(row, "n1", waiting=("Priority", "old news"), gpu_indexes={"GPU-a": 3, "GPU-b": 1}, simulated=True)
+    wire = to_wire(row, "n1", standing=None, gpu_indexes={"GPU-a": 3, "GPU-b": 1}, simulated=True)
     assert wire.state is JobState.CONFIGURING
     assert (wire.reason, wire.detail) == (None, None)
     assert (wire.gpu_uuids, wire.gpu_indexes) == (("GPU-b", "GPU-a"), (1, 3))

@@ -14,8 +14,9 @@ import pytest
 from agent.jobs.dbfile import Schema, open_database
 from agent.jobs.errors import NewerSchemaError, StoreError, StoreLockedError
 from agent.jobs.folder import Submission, job_dir, submissions, write_spec
+from agent.jobs.schema import SCHEMA
 from agent.jobs.spec import JobSpec
-from agent.jobs.store import SCHEMA, JobStore
+from agent.jobs.store import JobStore
 
 SPEC = JobSpec(name="marker-name", script_name="s.sh", submit_dir="/", work_dir="/", args=("x" * 300,))
 

@@ -100,14 +100,17 @@ def command(folder: Path, body: str) -> HooksTable:
     return HooksTable(notify_command=path, timeout_s=5)
 
 
+def _into(folder: Path) -> str:
+    """Shell that keeps a notice as a line, in one write: several are delivered at once."""
+    return f'body=$(cat); printf "%s\\n" "$body" >> {folder}/told'
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def test_the_command_gets_each_event_once_and_in_order(tmp_path: Path) -> None:
-    hooks = command(
-        tmp_path, f'cat >> {tmp_path}/told; echo >> {tmp_path}/told; echo "$STOKER_EVENT" >> {tmp_path}/env'
-    )
+    hooks = command(tmp_path, f'{_into(tmp_path)}; echo "$STOKER_EVENT" >> {tmp_path}/env')
 
     async def act() -> None:
         async with desk(tmp_path, hooks) as made:
@@ -138,7 +141,7 @@ async def _empty(made: Desk, kind: str) -> bool:
 
 
 def test_what_happened_while_nobody_told_is_told_after_a_restart(tmp_path: Path) -> None:
-    hooks = command(tmp_path, f"cat >> {tmp_path}/told; echo >> {tmp_path}/told")
+    hooks = command(tmp_path, _into(tmp_path))
 
     async def act() -> None:
         async with desk(tmp_path, hooks) as made:
@@ -171,7 +174,7 @@ def test_a_job_that_asked_for_nothing_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_an_array_is_told_of_as_one_unless_its_tasks_are_asked_for(tmp_path: Path) -> None:
-    hooks = command(tmp_path, f"cat >> {tmp_path}/told; echo >> {tmp_path}/told")
+    hooks = command(tmp_path, _into(tmp_path))
 
     def task(number: int, state: JobState, types: tuple[str, ...] = ("BEGIN", "END")) -> Job:
         begun = {} if state is JobState.PENDING else {"attempt": 1, "started_at": 5}
@@ -192,7 +195,7 @@ def test_an_array_is_told_of_as_one_unless_its_tasks_are_asked_for(tmp_path: Pat
 
 def test_shares_of_the_time_limit_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "LOOK_S", 0.02)
-    hooks = command(tmp_path, f"cat >> {tmp_path}/told; echo >> {tmp_path}/told")
+    hooks = command(tmp_path, _into(tmp_path))
     began = int(time.time()) - 85
 
     async def act() -> None:

@@ -59,8 +59,8 @@ def host(**more: Any) -> NodeStatus:
 def the_jobs() -> list[Any]:
     """The recorded jobs as the agent would tell them."""
     hour = 3600
-    array = {"array_job_id": 3, "array_text": "3-9%2", "priority": 56}
-    waits = {"reason": "JobArrayTaskLimit", **array}
+    array: dict[str, Any] = {"array_job_id": 3, "array_text": "3-9%2", "priority": 56}
+    waits: dict[str, Any] = {"reason": "JobArrayTaskLimit", **array}
     paths = [{"output_path": f"/home/alice/slurm-{name}.out"} for name in ("1", "2", "3_3", "3_4")]
     return [
         job(1, JobState.RUNNING, name="train", tasks=2, gpus=2, time_limit_s=600, comment="hi", priority=62,
@@ -224,6 +224,17 @@ def test_a_wrong_state_lists_those_that_are(screen: Screen) -> None:
     assert set(told[1].rpartition(": ")[2].split(",")) <= set(theirs[1].rpartition(": ")[2].split(",")) | {"REQUEUED"}
 
 
+def test_the_names_are_words_of_stoker_too(screen: Screen, capsys: pytest.CaptureFixture[str]) -> None:
+    from tui.__main__ import main
+
+    assert main(["slurm", "squeue", "-h", "-j", "1", "-o", "%i %j"]) == 0
+    assert capsys.readouterr().out == "1 train\n"
+    assert slurm.main(["/usr/local/bin/squeue", "-h", "-j", "2", "-o", "%i"]) == 0
+    assert capsys.readouterr().out == "2\n"
+    assert slurm.main(["/usr/local/bin/sinfo", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: sinfo")
+
+
 def test_nobody_listening_is_a_sentence(screen: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STOKER_SOCKET", str(tmp_path / "nothing"))
     for name in ("squeue", "sinfo", "sacct", "sprio", "sshare"):
@@ -258,7 +269,7 @@ def test_jobs_are_read_page_by_page(screen: Screen, monkeypatch: pytest.MonkeyPa
 def ended_jobs() -> list[Any]:
     """The jobs of the recorded `sacct -a -P`, but for steps of `srun`, which nobody keeps count of here."""
     ended = {"started_at": SUBMITTED, "ended_at": SUBMITTED + 6, "attempt": 1}
-    array = {"array_job_id": 3, "array_text": "3-9%2"}
+    array: dict[str, Any] = {"array_job_id": 3, "array_text": "3-9%2"}
     cancelled = {"signal": 15, "detail": "cancelled by root", **ended}
     return [
         job(1, JobState.FAILED, name="train", tasks=2, gpus=2, exit_code=3, comment="hi", time_limit_s=600, priority=62,

@@ -314,11 +314,18 @@ def test_signals_reach_every_rank_once(steps: Steps, number: signal.Signals) -> 
 def test_a_signal_of_the_shim_is_not_passed_on(steps: Steps, tmp_path: Path) -> None:
     """The shim signals every process of the job: passed on, each rank would get it twice."""
     shim = tmp_path / "shim.py"
-    shim.write_text("import os, sys\nos.kill(int(sys.argv[1]), int(sys.argv[2]))\n")
+    shim.write_text(
+        "import os, sys\nos.kill(int(sys.argv[1]), int(sys.argv[2]))\nprint(flush=True)\nsys.stdin.read()\n"
+    )
     step = steps.start("-n1", "sh", "-c", "trap 'echo got it; exit 0' USR2; " + READY + "read line; echo none")
     steps.ready(1)
-    subprocess.run([sys.executable, str(shim), str(step.pid), str(int(signal.SIGUSR2))], check=True)
-    out, _ = step.communicate("go\n", timeout=30)
+    sender = [sys.executable, str(shim), str(step.pid), str(int(signal.SIGUSR2))]
+    # It lives for as long as its job runs, as a shim does.
+    with subprocess.Popen(sender, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as alive:
+        assert alive.stdout is not None
+        assert alive.stdout.readline() == b"\n"
+        out, _ = step.communicate("go\n", timeout=30)
+        alive.communicate(timeout=30)
     assert out == "none\n"
 
 

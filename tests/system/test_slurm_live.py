@@ -215,12 +215,13 @@ def test_salloc_on_a_terminal(shell: Shell) -> None:
         os.chdir(shell.folder)
         os.execve(sys.executable, shell.words("salloc"), shell.env)
     read_until(fd, b"Granted job allocation")
-    os.write(fd, b"tty; stty size; echo job=$SLURM_JOB_ID; sleep 100\n")
+    # What is typed is echoed: the quotes keep that from being taken for the answer.
+    os.write(fd, b"tty; sh -c 'echo jo\"\"b=$SLURM_JOB_ID; exec sleep 100'\n")
     said = read_until(fd, b"job=", b"/dev/pts/")
     assert b"not a tty" not in said
     os.write(fd, b"\x03")  # Ctrl-C is the command's in the shell, and ends neither shell nor job
-    os.write(fd, b"echo still $((40 + 2)); exit 5\n")
-    read_until(fd, b"still 42")
+    ask_until(fd, b"echo still $((40 + 2))\n", b"still 42")
+    os.write(fd, b"exit 5\n")
     read_until(fd, b"Relinquishing")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5
     os.close(fd)
@@ -279,6 +280,16 @@ def _cpu_s(work: Callable[[], object]) -> float:
     work()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def ask_until(fd: int, typed: bytes, wanted: bytes) -> None:
+    """Type until there is an answer: a shell that is just being interrupted throws away what was typed before."""
+    said, end = b"", time.monotonic() + 60
+    while wanted not in said and time.monotonic() < end:
+        os.write(fd, typed)
+        while wanted not in said and select.select([fd], [], [], 2.0)[0]:
+            said += os.read(fd, 65536)
+    assert wanted in said, said
 
 
 def read_until(fd: int, *wanted: bytes) -> bytes:

@@ -87,7 +87,7 @@ class Counter:
 
 def _ends_as(job: Any, state: str) -> bool:
     """The result is there a moment before the job has ended, for sacct too."""
-    return wait_until(lambda: job.get_info().get("State") == state, f"sacct tells of {job.job_id}: {state}")
+    return wait_until(lambda: bool(job.get_info().get("State") == state), f"sacct tells of {job.job_id}: {state}")
 
 
 def test_a_function_comes_back(executor: Any) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from agent.jobs.schedule import Decision, PartitionFacts, Policy, Preempt, QosFacts, Running
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.jobs.schedule import Decision, PartitionFacts, Policy, Preempt, QosFacts, Running, Snapshot, decide
 from agent.jobs.schedule.book import ENDING_S
 from tests.fakes.facts import HOUR, NOW, after, busy, gpus, job, plain, run, snapshot, started, words
 
@@ -135,3 +138,64 @@ def test_a_node_full_of_small_jobs_is_cleared_in_bounded_time() -> None:
     decision = run([job(100, 4, qos="high")], gpus(8, shards=8), running=running, policy=BY_QOS)
     freed = {number % 8 for number in victims(decision)}
     assert len(freed) == 4 and len(victims(decision)) == 32, "four GPUs, and all that is on them"
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.sampled_from(["low", "mid", "high"]),
+            st.booleans(),
+            st.integers(0, 2),
+            st.one_of(st.none(), st.integers(0, 5000)),
+        ),
+        max_size=6,
+    ),
+    st.lists(st.tuples(st.integers(1, 5), st.sampled_from(["low", "mid", "high"]), st.booleans()), max_size=4),
+    st.booleans(),
+)
+def test_what_holds_whoever_is_ended(
+    held: list[tuple[int, str, bool, int, int | None]], asked: list[tuple[int, str, bool]], cancels: bool
+) -> None:
+    """Only those who may be, only once, no more than is needed; and then the job does start."""
+    free = iter("01234")
+    running = [
+        low(
+            900 + number,
+            "".join(next(free, "") for _ in range(count)),
+            qos=qos,
+            may_requeue=again,
+            ending=state == 0,
+            saved_at=None if ago is None else NOW - ago,
+            time_limit_s=10 * HOUR,
+        )
+        for number, (count, qos, again, state, ago) in enumerate(held)
+    ]
+    waiting = [
+        job(number, count, qos=qos, time_limit_s=HOUR if limited else None)
+        for number, (count, qos, limited) in enumerate(asked, start=1)
+    ]
+    facts = snapshot(waiting, gpus(5), running=running, policy=replace(BY_QOS, preempt_cancels=cancels))
+    decision = decide(facts, NOW)
+    ended, by_id = victims(decision), {each.id: each for each in running}
+    assert len(ended) == len(set(ended))
+    for each in decision.preempts:
+        taker = next(one for one in waiting if one.id == each.job_id)
+        assert each.job_id in decision.reasons, "it waits until they are gone"
+        for victim in each.victims:
+            assert by_id[victim].qos in QOS[taker.qos].preempts
+            assert not by_id[victim].ending
+            assert by_id[victim].may_requeue or cancels
+    if len(decision.preempts) == 1:
+        taker_id = decision.preempts[0].job_id
+        gone = set(ended) | {each.id for each in running if each.ending}
+        assert taker_id in started(_once_gone(facts, decision, gone))
+        for spared in ended:
+            assert taker_id not in started(_once_gone(facts, decision, gone - {spared})), "each of them was needed"
+
+
+def _once_gone(facts: Snapshot, decision: Decision, gone: set[int]) -> Decision:
+    later = after(facts, decision, NOW)
+    left = [each for each in later.running if each.id not in gone]
+    return decide(replace(later, running=left, policy=replace(later.policy, preempt="qos")), NOW + ENDING_S)

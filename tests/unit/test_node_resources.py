@@ -17,6 +17,7 @@ class Sampled:
     """A sampler that has read these."""
 
     gpus: tuple[GpuReading, ...]
+    news: int = 1
 
     def view(self) -> GpuView:
         gpus = tuple((gpu, 0.1) for gpu in self.gpus)
@@ -28,6 +29,7 @@ class Gate:
     """A licence that covers these."""
 
     uuids: frozenset[str]
+    lease_id: str = "lease-1"
 
     def seated(self, now: int) -> frozenset[str]:
         return self.uuids

@@ -118,8 +118,8 @@ def test_words_that_do_not_do(words: str) -> None:
     [
         (["--wrap="], "--wrap needs a value"),
         (["--wrap", "a b", "t.sh"], "--wrap has the commands already; 't.sh' would be a script"),
-        (["-G1", "--test-only"], "no job script is named"),
         (["-G1", "--reboot"], "--reboot is not supported"),
+        (["-G1", "--test-only"], "no job script is named"),
         (["-G1"], "no job script is named"),
         (["--jsn", "t.sh"], "did you mean --json?"),
         (["--nod=n1", "t.sh"], "did you mean --node?"),

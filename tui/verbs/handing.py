@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 
 from agent.api.errors import StokerError
@@ -20,7 +19,7 @@ def submit_job(call: Call, words: SubmitWords) -> int:
     request = _request(words)
     if words.dry_run:
         return _plan(call, request)
-    key = words.key or secrets.token_hex(16)
+    key = words.key or os.urandom(16).hex()
     if words.cron is not None:
         return _recurring(call, request, words, key)
     reply = handin.hand_in(call.client, request, key)
@@ -48,7 +47,7 @@ def run(call: Call, words: SubmitWords) -> int:
 
     if _is_ours(words):
         words.rest.insert(0, "--output=/dev/null")  # its output is shown; a file of it too is for who asks
-    reply = handin.hand_in(call.client, _request(words), words.key or secrets.token_hex(16))
+    reply = handin.hand_in(call.client, _request(words), words.key or os.urandom(16).hex())
     job = safe.clean(reply.job)
     if job.array_job_id is not None:
         raise StokerError(

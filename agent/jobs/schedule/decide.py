@@ -70,7 +70,7 @@ class _Pass:
         self._looks: list[int] = []
         self._left: list[tuple[Waiting, Group]] = []
         """Who stays for the reason of its group."""
-        self._later: list[tuple[Waiting, Group]] = []
+        self._later: list[Waiting] = []
         """Whose begin time has not come."""
 
     def decision(self) -> Decision:
@@ -98,13 +98,13 @@ class _Pass:
         for pair in self._ranking.ordered():
             job, group = pair
             told = job.hold is not None or job.begin_at is not None or job.deadline_at is not None
-            if told and self._stands_aside(job, group):
+            if told and self._stands_aside(job):
                 continue
             if group.reason is None and self._serve(job, group):
                 continue
             self._left.append(pair)
 
-    def _stands_aside(self, job: Waiting, group: Group) -> bool:
+    def _stands_aside(self, job: Waiting) -> bool:
         """Whether a hold or a time keeps it from being served at all."""
         if job.deadline_at is not None:
             last = job.deadline_at - (job.time_limit_s or 1)
@@ -118,7 +118,7 @@ class _Pass:
         if job.begin_at is not None and job.begin_at > self._now:
             self._told[job.id] = ("BeginTime", f"may start from {moment(job.begin_at)} on")
             self._looks.append(job.begin_at)
-            self._later.append((job, group))
+            self._later.append(job)
             return True
         return False
 
@@ -127,7 +127,7 @@ class _Pass:
         group.reason = self._closed or (self._reasons.reservation(job) if job.reservation is not None else None)
         if group.reason is not None:
             return False
-        kind = self._kinds.of(job, group)
+        kind = self._kinds.of(job)
         group.reason = kind.obstacle or self._limits.against(job, kind.ask.gpus)
         if group.reason is not None:
             return False
@@ -251,16 +251,16 @@ class _Pass:
                 self._offer_window(job, group)
 
     def _offer_window(self, job: Waiting, group: Group) -> None:
-        window = self._forecast.window(self._kinds.of(job, group), duration_of(job))
+        window = self._forecast.window(self._kinds.of(job), duration_of(job))
         if window is not None and group.reason is not None:
             word, sentence = group.reason
             group.reason = (word, sentence + sooner(*window))
 
     def _plan(self) -> None:
         """Plan the first of those that stay, in their order, and behind them those whose time has not come."""
-        in_line = (pair for pair in self._left if pair[1].in_line)
-        for job, group in islice(chain(in_line, self._later), max(0, self._policy.plan_depth - len(self._expected))):
-            kind = self._kinds.of(job, group)
+        in_line = (job for job, group in self._left if group.in_line)
+        for job in islice(chain(in_line, self._later), max(0, self._policy.plan_depth - len(self._expected))):
+            kind = self._kinds.of(job)
             if kind.obstacle is None and self._reasons.reservation(job) is None:
                 self._expect(job, self._forecast.plan(job, kind))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from agent.api.queue import PriorityParts
 
@@ -27,6 +28,22 @@ class Demand:
     """Alone on the node, and given all its GPUs."""
     licenses: tuple[tuple[str, int], ...] = ()
     features: tuple[str, ...] = ()
+
+
+_DEMAND = attrgetter("gpus", "gpu_type", "shards", "cpus", "memory_bytes", "exclusive", "licenses", "features")
+_ALIKE = attrgetter(
+    "asks",
+    "user",
+    "account",
+    "partition",
+    "qos",
+    "time_limit_s",
+    "priority",
+    "nice",
+    "reservation",
+    "array_id",
+    "array_limit",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +73,14 @@ class Waiting:
     array_id: int | None = None
     array_limit: int | None = None
     """Most tasks of the array at a time."""
+    asks: tuple[object, ...] = field(init=False, repr=False, compare=False)
+    """The demand as a tuple, and …"""
+    like: tuple[object, ...] = field(init=False, repr=False, compare=False)
+    """… all but the id and the times: jobs that are equal in it are served alike. Made once a job, not once a pass."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asks", _DEMAND(self.demand))
+        object.__setattr__(self, "like", _ALIKE(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,12 +178,12 @@ class Policy:
     preempt: str = "off"
     """`off`, `qos` or `partition`."""
     preempt_cancels: bool = False
-    max_age_s: int = 14 * 86400
-    weight_age: int = 10000
+    max_age_s: int = 28 * 86400
+    weight_age: int = 20000
     weight_fairshare: int = 5000
     weight_jobsize: int = 15000
     weight_partition: int = 1000
-    weight_qos: int = 20000
+    weight_qos: int = 50000
     favour_small: bool = True
     partitions: Mapping[str, PartitionFacts] = field(default_factory=dict)
     qos: Mapping[str, QosFacts] = field(default_factory=dict)

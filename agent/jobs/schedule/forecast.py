@@ -53,13 +53,13 @@ class Forecast:
         return view.now.gpus if start < FOREVER else self._node.all & ~view.at(FOREVER - 1).gpus
 
     def window(self, kind: Kind, shorter_than_s: int) -> tuple[int, int] | None:
-        """In how many seconds a shorter job of the kind could start, and how long it could run, in whole minutes."""
+        """In how many seconds a shorter job of the kind could start, and how long it could run, in round numbers."""
         view = self._book.view(kind.view)
         for start in view.starts():
             if start > self._now + SOON_S:
                 break
             end, room = view.reach(kind.ask, start, FOREVER)
-            length = min(LONGEST_S, (end - start) // 60 * 60)
+            length = _rounded(min(LONGEST_S, end - start))
             if room is not None and WINDOW_S <= length < shorter_than_s:
                 return start - self._now, length
         return None
@@ -67,3 +67,9 @@ class Forecast:
     def room(self, kind: Kind) -> Room:
         """What is free now for that kind."""
         return self._book.view(kind.view).now
+
+
+def _rounded(seconds: int) -> int:
+    """Down to what a person would ask for, so that the sentence does not change with every look."""
+    grain = 300 if seconds < 3600 else 900 if seconds < 86400 else 3600
+    return seconds // grain * grain

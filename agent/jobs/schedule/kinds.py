@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from agent.jobs.schedule.book import licence_counts
 from agent.jobs.schedule.facts import Demand, Snapshot, Waiting
 from agent.jobs.schedule.node import Node, places
-from agent.jobs.schedule.priority import Group
 from agent.jobs.schedule.reasons import Reason, Reasons
 from agent.jobs.schedule.timeline import LASTING, Ask
 
@@ -36,11 +35,11 @@ class Kinds:
         self._node, self._reasons, self._backfill = node, reasons, snapshot.policy.backfill
         self._reserved = {each.name: each.gpu_uuids for each in snapshot.reservations}
         self._suited: dict[tuple[str | None, tuple[str, ...], str], int] = {}
-        self._kinds: dict[tuple[int, str, str | None], Kind] = {}
+        self._kinds: dict[tuple[tuple[object, ...], str, str | None], Kind] = {}
 
-    def of(self, job: Waiting, group: Group) -> Kind:
+    def of(self, job: Waiting) -> Kind:
         """The kind of a job; the same object for all of a kind."""
-        key = (group.demand, job.partition, job.reservation)
+        key = (job.asks, job.partition, job.reservation)
         kind = self._kinds.get(key)
         if kind is None:
             kind = self._kinds[key] = self._make(job.demand, job.partition, job.reservation)

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import log2
 from operator import attrgetter
 
 from agent.api.queue import PriorityParts
-from agent.jobs.schedule.facts import Demand, Policy, QosFacts, Snapshot, Waiting
+from agent.jobs.schedule.facts import Policy, QosFacts, Snapshot, Waiting
 from agent.jobs.schedule.fairshare import Pair, standings
 
 SHORTEST_S = 60
@@ -27,22 +27,6 @@ LONGEST_S = 7 * 86400
 WIDTH = 0.5
 """What being as wide as the node counts for, where being as short as can be counts for 1."""
 
-_ALIKE = attrgetter(
-    "user",
-    "account",
-    "partition",
-    "qos",
-    "time_limit_s",
-    "priority",
-    "nice",
-    "reservation",
-    "array_id",
-    "array_limit",
-)
-_ASKS = attrgetter(*(each.name for each in fields(Demand)))
-"""A demand as a tuple: ten thousand are hashed faster so."""
-
-
 _NO_PARTS = PriorityParts()
 
 
@@ -50,8 +34,6 @@ _NO_PARTS = PriorityParts()
 class Group:
     """Waiting jobs that differ only in their ids and times."""
 
-    demand: int
-    """The same number for all that ask for the same."""
     rank: int
     """Tier and QOS level, so far up that any priority can be added below."""
     fairshare: int
@@ -93,9 +75,7 @@ class Ranking:
         """Of every waiting job."""
         self._policy = snapshot.policy
         self._factors = _Factors(snapshot)
-        self._groups: dict[tuple[object, int], Group] = {}
-        self._demands: dict[int, int] = {}
-        self._alike: dict[tuple[object, ...], int] = {}
+        self._groups: dict[tuple[object, ...], Group] = {}
         self._heaps: defaultdict[int, list[tuple[Waiting, Group]]] = defaultdict(list)
         self._enter(snapshot, now)
 
@@ -107,25 +87,17 @@ class Ranking:
     def _enter(self, snapshot: Snapshot, now: int) -> None:
         waiting = sorted(snapshot.waiting, key=attrgetter("id"))
         weight, max_age = self._policy.weight_age, max(1, self._policy.max_age_s)
-        groups, demands, heaps, parts = self._groups, self._demands, self._heaps, self.parts
+        groups, heaps, parts = self._groups, self._heaps, self.parts
         for job in waiting:
-            demand = demands.get(id(job.demand)) or self._canonical(job.demand)
-            key = (_ALIKE(job), demand)
-            group = groups.get(key)
+            group = groups.get(job.like)
             if group is None:
-                group = groups[key] = self._factors.group(job, demand)
+                group = groups[job.like] = self._factors.group(job)
             age = now - job.eligible_at
             points = 0 if age <= 0 else weight if age >= max_age else weight * age // max_age
             if points != group.points:
                 group.points, group.made = points, group.parts(points)
             parts[job.id] = made = group.made
             heaps[group.rank + made.total].append((job, group))
-
-    def _canonical(self, demand: Demand) -> int:
-        """The same number for equal demands; the objects live as long as the snapshot, so their ids are theirs."""
-        same = self._alike.setdefault(_ASKS(demand), id(demand))
-        self._demands[id(demand)] = same
-        return same
 
 
 class _Factors:
@@ -139,20 +111,20 @@ class _Factors:
         self._parts_of_gpus = max(1, sum(gpu.shards for gpu in snapshot.gpus))
         self._cpus = max(1, snapshot.cpu_count)
         self._fairshare = self._fairshares(snapshot)
-        self._sizes: dict[tuple[int, int | None], int] = {}
+        self._sizes: dict[tuple[tuple[object, ...], int | None], int] = {}
         self._places: dict[tuple[str, str], tuple[int, int, int]] = {}
 
-    def group(self, job: Waiting, demand: int) -> Group:
+    def group(self, job: Waiting) -> Group:
         """A new group, of which this job is the first."""
-        size = self._sizes.get((demand, job.time_limit_s))
+        size = self._sizes.get((job.asks, job.time_limit_s))
         if size is None:
-            size = self._sizes[demand, job.time_limit_s] = round(self._policy.weight_jobsize * self._size(job))
+            size = self._sizes[job.asks, job.time_limit_s] = round(self._policy.weight_jobsize * self._size(job))
         place = self._places.get((job.partition, job.qos))
         if place is None:
             place = self._places[job.partition, job.qos] = self._place(job)
         rank, partition, qos = place
         fairshare = self._fairshare[job.account, job.user]
-        return Group(demand, rank, fairshare, size, partition, qos, job.nice, job.priority)
+        return Group(rank, fairshare, size, partition, qos, job.nice, job.priority)
 
     def _fairshares(self, snapshot: Snapshot) -> dict[Pair, int]:
         pairs = {(job.account, job.user) for jobs in (snapshot.waiting, snapshot.running) for job in jobs}
@@ -164,7 +136,7 @@ class _Factors:
         tier = 1 if facts is None else facts.tier
         part = max(0.0, tier / self._top_tier) if self._top_tier > 0 else 0.0
         return (
-            (tier << 16 | self._levels.get(job.qos, 0)) << 64,
+            (tier * (1 + len(self._levels)) + self._levels.get(job.qos, 0)) << 40,
             round(policy.weight_partition * part),
             round(policy.weight_qos * (0.0 if qos is None else qos.factor)),
         )

@@ -209,5 +209,5 @@ def behind(job_id: int) -> Reason:
 
 def sooner(start_in_s: int, length_s: int) -> str:
     """What would let it start sooner: a time limit with which it fits in before the others."""
-    when = "at once" if start_in_s <= 0 else f"within {many(-(-start_in_s // 60), 'minute')}"
+    when = "at once" if start_in_s <= 0 else f"within {-(-start_in_s // 300) * 5} minutes"
     return f"; it could start {when} with --time={clock_span(length_s)} or less"

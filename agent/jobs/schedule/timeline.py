@@ -158,22 +158,21 @@ class Timeline:
             segment.take(claim)
 
     def reach(self, ask: Ask, start: int, end: int) -> tuple[int, Room | None]:
-        """Until when it would fit if it started then, `end` at the latest; and what is free all that time."""
-        room: Room | None = None
-        for segment in self._segments[self._index(start) :]:
+        """Until when it would fit if it started then, `end` at the latest; and what is free until `end`, or too little.
+
+        Without a room it does not fit at all.
+        """
+        first = self._index(start)
+        if not self._segments[first].fits(ask):
+            return start, None
+        room = self._segments[first].copy(start)
+        for number in range(first + 1, len(self._segments)):
+            segment = self._segments[number]
             if segment.at >= end:
                 break
-            if room is None:
-                if not segment.fits(ask):
-                    return start, None
-                room = segment.copy(start)
-                continue
-            if not segment.fits(ask):
-                return segment.at, room
-            wider = room.copy(start)
             room.narrow(segment)
             if not room.fits(ask):
-                return segment.at, wider
+                return segment.at, room
         return end, room
 
     def earliest(self, ask: Ask, duration: int, after: int) -> tuple[int, Room] | None:

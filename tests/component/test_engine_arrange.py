@@ -1,0 +1,157 @@
+"""What is arranged around the embedded engine's queue: drains, reservations; and plans, which arrange nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.api.errors import ApiError
+from agent.api.queue import (
+    DrainOwner,
+    DrainRequest,
+    ReservationRequest,
+)
+from agent.api.refs import JobRef
+from agent.api.types import Job, JobState, SubmitRequest
+from tests.fakes.engines import (
+    Gate,
+    ended,
+    engine,
+    eventually,
+    look,
+    make_config,
+    run,
+    running,
+    submit,
+    told,
+    until,
+    waiting,
+    who,
+)
+
+
+def ref(job: Job) -> JobRef:
+    return JobRef(id=job.id)
+
+
+def request(*flags: str) -> SubmitRequest:
+    return SubmitRequest(script="#!/bin/sh\ntrue\n", script_name="job.sh", flags=flags, work_dir="/")
+
+
+# --- plan -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_says_what_a_submit_would_do_and_stores_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        gate = Gate(tmp_path / "go")
+        async with engine(make_config(tmp_path)) as made:
+            plan = await made.plan(request("--gpus=1"), user="me", uid=os.geteuid())
+            assert (plan.job.id, plan.tasks, len(plan.gpu_uuids)) == (0, 1, 1)
+            assert plan.sentence.startswith("would start at once on GPU ")
+            assert abs((plan.starts_at or 0) - time.time()) < 5
+            holder = await submit(made, gate.script, "--gpus=2", "--time=60")
+            await until(made, holder.id, running)
+            plan = await made.plan(request("--gpus=2", "--array=0-4"), user="me", uid=os.geteuid())
+            assert plan.tasks == 5
+            assert "would wait until" in plan.sentence
+            assert f"job {holder.id}" in plan.sentence
+            assert 3000 < (plan.starts_at or 0) - time.time() < 4000
+            later = await made.plan(request(f"--dependency=afterok:{holder.id}"), user="me", uid=os.geteuid())
+            assert "(Dependency)" in later.sentence
+            with pytest.raises(ApiError, match="asks for 3 GPUs"):
+                await made.plan(request("--gpus=3"), user="me", uid=os.geteuid())
+            assert await made.job_counts() == {JobState.RUNNING: 1}
+            await gate.open()
+            await until(made, holder.id, ended)
+
+    run(test)
+
+
+# --- drains and reservations ------------------------------------------------------------------------------------------
+
+
+def test_a_drained_gpu_takes_no_new_job_and_what_runs_there_runs_on(tmp_path: Path) -> None:
+    async def test() -> None:
+        config, gate = make_config(tmp_path), Gate(tmp_path / "go")
+        async with engine(config) as made:
+            holder = await submit(made, gate.script, "--gpus=2")
+            await until(made, holder.id, running)
+            with pytest.raises(ApiError, match="needs a reason"):
+                await made.drain(DrainRequest(gpu="0"), who())
+            with pytest.raises(ApiError, match="has no GPU '9'"):
+                await made.drain(DrainRequest(gpu="9", reason="x"), who())
+            drains = await made.drain(DrainRequest(gpu="0", reason="fan"), who("ada"))
+            assert [(each.gpu_uuid, each.reason, each.by) for each in drains] == [("GPU-0", "fan", "ada")]
+            assert (await look(made, holder.id)).state is JobState.RUNNING
+            await gate.open()
+            await until(made, holder.id, ended)
+            one = await until(made, (await submit(made, "true", "--gpus=1")).id, ended)
+            assert one.gpu_uuids == ("GPU-1",)
+            both = await submit(made, "true", "--gpus=2")
+            waits = await until(made, both.id, told("ReqNodeNotAvail"))
+            assert "GPU 0 is drained: fan (by ada" in (waits.detail or "")
+        async with engine(config) as made:  # a drain outlives the agent
+            await made.arrangements.lift("GPU-0", DrainOwner.CHECK)
+            assert [each.gpu_uuid for each in made.drains()] == ["GPU-0"], (
+                "a check does not give back what a person took"
+            )
+            await made.drain(DrainRequest(reason="cleaning"), who())
+            waits = await eventually(made, both.id, lambda job: "the node is drained" in (job.detail or ""))
+            await made.resume(DrainRequest(gpu="GPU-0"), who())
+            assert await made.resume(DrainRequest(), who()) == []
+            assert (await until(made, both.id, ended)).state is JobState.COMPLETED
+
+    run(test)
+
+
+def test_a_reservation_keeps_gpus_for_its_users(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(make_config(tmp_path)) as made:
+            asked = ReservationRequest(duration="1:00:00", users=("ada",), gpus="1")
+            mine = await made.reserve(asked, who())
+            assert (mine.name, len(mine.gpu_uuids), mine.by) == ("ada_1", 1, "me")
+            with pytest.raises(ApiError, match="ada_1 has it"):
+                await made.reserve(ReservationRequest(duration="1:00:00", maintenance=True), who())
+            both = await submit(made, "true", "--gpus=2", "--time=10")
+            await until(made, both.id, waiting)
+            other = await until(made, (await submit(made, "true", "--gpus=1", "--time=5")).id, ended)
+            assert other.gpu_uuids != mine.gpu_uuids
+            in_it = await submit(made, "true", "--gpus=1", "--reservation=ada_1", "--time=5", user="ada")
+            assert (await until(made, in_it.id, ended)).gpu_uuids == mine.gpu_uuids
+            with pytest.raises(ApiError, match="no reservation none; known: ada_1"):
+                await submit(made, "true", "--reservation=none")
+            with pytest.raises(ApiError, match="no reservation 'x'"):
+                await made.unreserve("x", who())
+            assert await made.unreserve("ada_1", who()) == []
+            assert (await until(made, both.id, ended)).state is JobState.COMPLETED
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (ReservationRequest(duration="1:00"), "$.users"),
+        (ReservationRequest(users=("a",)), "$.duration"),
+        (ReservationRequest(users=("a",), duration="UNLIMITED"), "$.duration"),
+        (ReservationRequest(users=("a",), duration="x"), "$.duration"),
+        (ReservationRequest(users=("a",), duration="1:00", start="gestern"), "$.start"),
+        (ReservationRequest(users=("a",), end="now-5"), "$.end"),
+        (ReservationRequest(users=("a",), duration="1:00", gpus="zwei"), "$.gpus"),
+        (ReservationRequest(users=("a",), duration="1:00", gpus="="), "$.gpus"),
+        (ReservationRequest(users=("a",), duration="1:00", gpus="=7"), "$.gpu"),
+        (ReservationRequest(users=("a",), duration="1:00", name="a b\x1b"), "$.name"),
+    ],
+)
+def test_a_reservation_that_makes_no_sense_is_refused(tmp_path: Path, asked: ReservationRequest, field: str) -> None:
+    async def test() -> None:
+        async with engine(make_config(tmp_path)) as made:
+            with pytest.raises(ApiError) as caught:
+                await made.reserve(asked, who())
+            assert caught.value.field == field
+            assert made.reservations() == []
+
+    run(test)
