@@ -13,7 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.jobs.spec import DependencySpec, JobSpec
+from agent.jobs import dependency
+from agent.jobs.spec import JobSpec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NO_ARRAY_TASK = "4294967294"
@@ -226,7 +227,9 @@ def _of_job(spec: JobSpec, account: Account, run: Run) -> dict[str, str]:
     }
     if run.tmp_dir is not None:
         names["TMPDIR"] = run.tmp_dir
-    if spec.memory_bytes is not None:
+    if spec.memory_per_cpu_bytes is not None:  # one of the two, as sbatch(1) has it
+        names["SLURM_MEM_PER_CPU"] = str(spec.memory_per_cpu_bytes // _MIB)
+    elif spec.memory_bytes is not None:
         names["SLURM_MEM_PER_NODE"] = str(spec.memory_bytes // _MIB)
     if spec.open_mode is not None:  # for `srun -o`, which may name the script's own file: sbatch.c sets it so
         names["SLURM_OPEN_MODE"] = spec.open_mode[0]
@@ -251,22 +254,12 @@ def _of_queue(spec: JobSpec) -> dict[str, str]:
     """Whose turn it was; a word that the job does not have is not set, as in Slurm."""
     words = {
         "SLURM_JOB_ACCOUNT": spec.account,
-        "SLURM_JOB_DEPENDENCY": _dependency(spec.dependency) if spec.dependency else None,
+        "SLURM_JOB_DEPENDENCY": dependency.text(spec.dependency) if spec.dependency else None,
         "SLURM_JOB_PARTITION": spec.partition,
         "SLURM_JOB_QOS": spec.qos,
         "SLURM_JOB_RESERVATION": spec.reservation,
     }
     return {name: word for name, word in words.items() if word is not None}
-
-
-def _dependency(dependency: DependencySpec) -> str:
-    """As `--dependency` writes it, each condition by itself: `afterok:17,after:18+5`."""
-    words = []
-    for each in dependency.conditions:
-        task = "" if each.task_id is None else f"_{each.task_id}"
-        delay = f"+{each.delay_s // 60}" if each.delay_s else ""
-        words.append(each.kind if each.job_id is None else f"{each.kind}:{each.job_id}{task}{delay}")
-    return ("?" if dependency.any_of else ",").join(words)
 
 
 def _of_times(spec: JobSpec, run: Run) -> dict[str, str]:
