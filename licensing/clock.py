@@ -115,8 +115,8 @@ def is_news(mark: HighWater | None, written: HighWater | None) -> bool:
 def doubt(mark: HighWater, wall: int) -> str:
     """Why the wall clock is not trusted, in words for the log."""
     return (
-        f"the clock says {_day(wall)} UTC, and by the uptime it is {_day(mark.time)} UTC. It is believed after 24 h of uptime; if it is "
-        "wrong run: timedatectl set-ntp true"
+        f"the clock says {_day(wall)} UTC, and by the uptime it is {_day(mark.time)} UTC. It is believed after 24 h of "
+        "uptime; if it is wrong run: timedatectl set-ntp true"
     )
 
 
