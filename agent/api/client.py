@@ -107,7 +107,7 @@ class Client:
             user: only this user's.
             limit: at most so many.
             more: `since`, `until` (Unix seconds: not ended before, not submitted after), `before` (ids below, for the
-                next page), `array`, `cron`, `name`, `account`, `partition`.
+                next page), `array`, `cron`, `id`, `name`, `account`, `partition`, `qos`.
         """
         return self._get(_with_query("/v1/jobs", state=state, user=user, limit=limit, **more), list[Job])
 

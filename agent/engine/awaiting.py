@@ -6,6 +6,7 @@ once and kept up by what happens to it; nothing is kept that no waiting job refe
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Collection, Iterator
 
@@ -27,6 +28,8 @@ class Awaiting:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._refreshing = asyncio.Lock()
+        """One at a time: a pass and a plan both ask for it, and what one has read the other must not take for news."""
         self._rows: dict[int, JobRow] = {}
         """Waiting jobs with a dependency."""
         self._dependents: dict[int, set[int]] = {}
@@ -65,7 +68,10 @@ class Awaiting:
         Raises:
             StoreError: what is referred to cannot be read; the next call tries again.
         """
-        now = int(time.time())
+        async with self._refreshing:
+            return await self._refresh(int(time.time()))
+
+    async def _refresh(self, now: int) -> Collection[int]:
         self._dirty.update(job_id for job_id, at in self._due.items() if at <= now)
         if not self._dirty:
             return ()

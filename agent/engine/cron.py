@@ -69,6 +69,8 @@ class CronKeeper:
         self._now = now
         self._zone = zone
         self._crons: dict[int, StoredCron] = {}
+        self._adding = asyncio.Lock()
+        """One at a time: a repetition must find what the first one made."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -101,6 +103,10 @@ class CronKeeper:
         Raises:
             ApiError: 400 for a schedule or a submit that cannot be, 409 for a key used otherwise, 429 for too many.
         """
+        async with self._adding:
+            return await self._add(asked, user=user, uid=uid, key=key)
+
+    async def _add(self, asked: CronRequest, *, user: str, uid: int, key: str) -> Cron:
         schedule = recur.check(asked.schedule)
         for each in self._crons.values():
             if (each.uid, each.key) == (uid, key):
@@ -150,10 +156,13 @@ class CronKeeper:
     async def _serve(self) -> None:
         while True:
             self._wake.clear()
+            began = self._now()
             await self.look()
             soonest = min((each.next_at for each in self._crons.values()), default=float("inf"))
+            # One that was due and still is could not be served: not again before the next look.
+            wait_s = LOOK_S if soonest <= began else max(0.0, soonest - self._now())
             try:
-                async with asyncio.timeout(min(LOOK_S, max(0.0, soonest - self._now()))):
+                async with asyncio.timeout(min(LOOK_S, wait_s)):
                     await self._wake.wait()
             except TimeoutError:
                 continue

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from agent.engine.records import Exit, Started
-from agent.jobs import machine
+from agent.jobs import contract, machine
 from agent.jobs.machine import Event
 
 
@@ -28,3 +30,14 @@ def end_event(end: Exit, started: Started | None, boot_id: str, result_state: st
         code=end.code, signal=end.signal, why=why, ended_at=end.ended_at, oom=end.oom, detail=end.detail
     )
     return machine.Ended(outcome=machine.believe(outcome, result_state))
+
+
+def told_state(files: Path, started: Started | None) -> str | None:
+    """`state` of the `result.json` that this attempt wrote; one of an earlier attempt does not count.
+
+    Args:
+        files: `$JOB_DIR`.
+        started: who ran it; of a run that never began nothing was told.
+    """
+    told = contract.read_result(files, since=float(started.at)) if started is not None else None
+    return None if told is None else told.state

@@ -94,9 +94,9 @@ class Intake:
         resources, config = self._core.view.resources(), self._core.config
         spec = accept(config, request, resources, user=user, groups=identity.groups, now=now(), admin=admin)
         judged = Judged(spec=spec, owner=identity.owner)
-        self._check_room(judged.tasks, user, spec)
         self._check_reservation(spec)
         await self._check_dependency(spec)
+        self._check_room(judged.tasks, user, spec)  # last: nothing is waited for between it and the place it takes
         return judged
 
     def _check_room(self, tasks: int, user: str, spec: JobSpec) -> None:

@@ -136,12 +136,14 @@ class Oversight:
     async def _warn_of_share(self, row: JobRow, overuse: Overuse) -> None:
         """Once a run: the job's user sees it, and so do those who share with it."""
         if row.id not in self._over_share:
-            self._over_share.add(row.id)
             await self._note(row, "OverShare", overuse.sentence)
+            self._over_share.add(row.id)
 
     async def _note(self, row: JobRow, event: str, sentence: str) -> None:
         logger.warning("job=%d %s: %s", row.id, event, sentence)
-        await self._core.amend(row.id, row.spec, event=event, by=f"{WHO.user}: {sentence}")
+        known = self._core.jobs.get(row.id) or row  # it may have been changed since this look began
+        by = f"{WHO.user}: {sentence}"
+        await self._core.amend(row.id, known.spec, event=event, by=by, revision=known.revision)
 
     async def _stop(self, row: JobRow, sentence: str) -> None:
         logger.warning("job=%d is stopped: %s", row.id, sentence)

@@ -6,7 +6,7 @@ import time
 
 from agent.config import Config
 from agent.engine.accept import Resources
-from agent.engine.claims import GpuDevice, Grant, JobAccount, account_of, build_claim, make_files_dir
+from agent.engine.claims import GpuDevice, Grant, account_of, build_claim, make_files_dir
 from agent.engine.records import AttemptDir
 from agent.jobs import folder
 from agent.jobs.environ import ArrayTask
@@ -55,6 +55,3 @@ def _tools(config: Config) -> str | None:
     """The folder of Slurm's names, if it could be written at the start."""
     folder = tools.folder(config.state_dir)
     return str(folder) if folder.is_dir() else None
-
-
-__all__ = ["JobAccount", "grant_of", "prepare"]

@@ -44,8 +44,9 @@ class Progress:
         if self._core.config.scheduler.preempt == "off" or not pending or not running:
             self._saved = {}
             return
-        state_dir = self._core.config.state_dir
-        self._saved = await asyncio.to_thread(_read_all, [(row.id, files_dir(state_dir, row.id)) for row in running])
+        state_dir, grace_s = self._core.config.state_dir, self._core.config.jobs.grace_s
+        folders = [(row.id, files_dir(state_dir, row.id)) for row in running]
+        self._saved = await asyncio.to_thread(_read_all, folders, grace_s)
 
     def told(self, job: Running) -> Running:
         """The facts of a running job with what it told."""
@@ -53,7 +54,8 @@ class Progress:
         return job if saved is None else replace(job, saved_at=saved.at, stop_s=saved.stop_s)
 
 
-def _read_all(folders: Sequence[tuple[int, Path]]) -> dict[int, Saved]:
+def _read_all(folders: Sequence[tuple[int, Path]], grace_s: float) -> dict[int, Saved]:
+    """No job is waited for longer than the grace, whatever it claims: it must not be too dear to be stopped."""
     found = {}
     for job_id, folder in folders:
         progress = contract.read_progress(folder)
@@ -61,7 +63,7 @@ def _read_all(folders: Sequence[tuple[int, Path]]) -> dict[int, Saved]:
             saved_at = _last_checkpoint_at(folder)
             if saved_at is None and progress.save_s is not None:
                 saved_at = int(progress.at)
-            found[job_id] = Saved(at=saved_at, stop_s=progress.stop_s or 0.0)
+            found[job_id] = Saved(at=saved_at, stop_s=min(progress.stop_s or 0.0, grace_s))
     return found
 
 

@@ -21,7 +21,7 @@ from agent.engine.core import Core, now
 from agent.engine.facts import Facts
 from agent.engine.telling import Telling
 from agent.jobs import machine, schedule
-from agent.jobs.errors import IllegalMoveError
+from agent.jobs.errors import IllegalMoveError, StaleJobError
 from agent.jobs.row import JobRow
 from agent.jobs.schedule import Decision
 
@@ -115,19 +115,30 @@ class Queue:
         count = 0
         for each in decision.preempts:
             for victim in each.victims:
-                await self._give_up_return(victim)
+                if not await self._give_up_return(victim):
+                    continue
                 row = await self._wish(victim, machine.PreemptAsked(for_job=each.job_id))
                 if row is not None and row.status.state is JobState.COMPLETING:
                     self._carry_out(row)
                     count += 1
         return count
 
-    async def _give_up_return(self, victim: int) -> None:
-        """Where the site cancels victims, one that said --requeue does not come back either (PreemptMode=CANCEL)."""
+    async def _give_up_return(self, victim: int) -> bool:
+        """Where the site cancels victims, one that said --requeue does not come back either (PreemptMode=CANCEL).
+
+        Returns:
+            Whether that is settled; a job that changes at this moment is looked at again by the next pass.
+        """
         row = self._core.jobs.get(victim)
-        if row is not None and row.spec.requeue and self._core.config.scheduler.preempt_mode == "cancel":
-            spec = replace(row.spec, requeue=False)
-            await self._core.amend(victim, spec, event="RequeueTaken", by="stoker")
+        if row is None or not row.spec.requeue or self._core.config.scheduler.preempt_mode != "cancel":
+            return True
+        spec = replace(row.spec, requeue=False)
+        try:
+            await self._core.amend(victim, spec, event="RequeueTaken", by="stoker", revision=row.revision)
+        except StaleJobError as error:
+            logger.info("job=%d: %s", victim, error)
+            return False
+        return True
 
     async def _expire(self, decision: Decision) -> int:
         gone = [await self._wish(job_id, machine.Expired()) for job_id in decision.expired]

@@ -14,10 +14,9 @@ from typing import TypeVar
 
 from agent.api.types import JobState
 from agent.engine.claims import attempt_dir, files_dir
-from agent.engine.ends import end_event
+from agent.engine.ends import end_event, told_state
 from agent.engine.records import AttemptDir, RecordError
 from agent.jobs import machine, notes
-from agent.jobs.contract import read_result
 from agent.jobs.errors import FolderError, IllegalMoveError
 from agent.jobs.folder import job_dir, read_cancelled, read_spec
 from agent.jobs.machine import Event
@@ -108,9 +107,8 @@ class Replay:
         """It ended as its record says, or unrecorded; then it was asked for again, or cancelled."""
         end, started = self._read(attempt.read_exit), self._read(attempt.read_started)
         if end is not None:
-            files = files_dir(self._state_dir, row.id)
-            told = read_result(files, since=started.at) if started is not None else None
-            row = self._happen(row, end_event(end, started, self._boot_id, told.state if told else None), end.ended_at)
+            told = told_state(files_dir(self._state_dir, row.id), started)
+            row = self._happen(row, end_event(end, started, self._boot_id, told), end.ended_at)
         if row.status.state in _RUNNING:
             row = self._happen(row, machine.Lost())
         return self._wishes(row, attempt=attempt.attempt, running=False)

@@ -20,7 +20,7 @@ from agent.api.types import JobState
 from agent.engine import watch
 from agent.engine.arrivals import Arrivals
 from agent.engine.claims import attempt_dir
-from agent.engine.ends import end_event
+from agent.engine.ends import end_event, told_state
 from agent.engine.launch import Launcher
 from agent.engine.records import (
     AttemptDir,
@@ -35,7 +35,7 @@ from agent.engine.records import (
     Started,
     recover,
 )
-from agent.jobs import contract, machine
+from agent.jobs import machine
 from agent.jobs.errors import StoreError
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
@@ -274,7 +274,8 @@ def _records(attempt: AttemptDir) -> Seen:
     """The records; a damaged one tells nothing here, and `recover` makes the run a lost one."""
     try:
         started, end = attempt.read_started(), attempt.read_exit()
-        return Seen(started=started, end=end, result_state=_result_state(attempt, started) if end else None)
+        files = attempt.path.parent / "files"
+        return Seen(started=started, end=end, result_state=told_state(files, started) if end else None)
     except RecordDiskError:
         raise
     except RecordError as error:
@@ -285,9 +286,3 @@ def _records(attempt: AttemptDir) -> Seen:
 def _why(row: JobRow) -> Why:
     """What the stop file says of a stored wish: a requeue is a preemption to the job, which saves and ends."""
     return "cancel" if row.status.wish in (None, "cancel") else "preempt"
-
-
-def _result_state(attempt: AttemptDir, started: Started | None) -> str | None:
-    since = None if started is None else float(started.at)
-    result = contract.read_result(attempt.path.parent / "files", since=since)
-    return None if result is None else result.state

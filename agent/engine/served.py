@@ -42,13 +42,15 @@ class ServedForkLauncher(ForkLauncher):
 
     async def hand_off(self, attempt: Path) -> tuple[int, str]:
         """Start the attempt's shim; the exit status of its parent and what it said."""
-        if self._server is not None:
+        server = self._server
+        if server is not None:
             try:
-                return await self._server.ask(os.fsencode(attempt))
+                return await server.ask(os.fsencode(attempt))
             except (OSError, TimeoutError, EOFError) as error:
-                logger.warning("the fork server is gone (%s); a new one is started", error or type(error).__name__)
-                await self.stop()
-                await self.start()
+                if self._server is server:  # of all that waited for it, the first to hear renews it
+                    logger.warning("the fork server is gone (%s); a new one is started", error or type(error).__name__)
+                    await self.stop()
+                    await self.start()
         return await super().hand_off(attempt)
 
 

@@ -94,7 +94,8 @@ def apply_events(store: JobStore, config: Config, job_id: int, events: Sequence[
         else:  # the records of the run tell of it: nothing to note, and half the reading
             before, row = row, store.apply(job_id, event, now)
         charges.settle(store, config, event, before, row, now)
-        if isinstance(event, machine.PrologFailed):  # an admin has to look at the node first, as with Slurm
+        waits = row.status.state is JobState.PENDING
+        if waits and isinstance(event, machine.PrologFailed):  # an admin has to look at the node first, as with Slurm
             row = _hold_for_admin(store, config, row, now)
     return row
 

@@ -311,6 +311,7 @@ class Supervisor:
         me = os.getpid()
         give_up_at = time.monotonic() + UNKILLABLE_S
         met: set[tuple[int, int]] = set()
+        self._poked = False  # what is asked from now on comes too late
         self._reap()
         while not self._alone:
             left = set(procs.descendants(me))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -83,7 +83,7 @@ class Updates:
             raise conflict(rows[0], "only a job that has not ended can be changed")
         first = open_rows[0]
         with as_api_error():
-            change = await self._change(first, asker, changes)
+            change = await self._change(open_rows, asker, changes)
             await self._check(change(first.spec), first)
             return await self._carry_out(open_rows, asker, changes, change)
 
@@ -113,8 +113,11 @@ class Updates:
         if longer and not asker.admin:
             raise ApiError(403, "forbidden", "only an admin may give a running job more time; ask one", "TimeLimit")
 
-    async def _change(self, row: JobRow, asker: Asker, changes: Mapping[Word, str]) -> Callable[[JobSpec], JobSpec]:
-        """All words read; what they make of a spec."""
+    async def _change(
+        self, rows: Sequence[JobRow], asker: Asker, changes: Mapping[Word, str]
+    ) -> Callable[[JobSpec], JobSpec]:
+        """All words read, as of the first job; what they make of a spec."""
+        row = rows[0]
         fields: dict[str, object] = {}
         throttle: int | None = None
         for word, text in changes.items():
@@ -122,7 +125,7 @@ class Updates:
                 throttle = _throttle(row, text)
             else:
                 fields.update(_read(word, text, row.spec))
-        _check_rights(row, asker, fields)
+        _check_rights(rows, asker, fields)
         whole = any(word.name == "ArrayTaskThrottle" for word in changes)
         groups = await asyncio.to_thread(groups_of, row.uid)
         config, resources = self._core.config, self._core.view.resources()
@@ -146,7 +149,8 @@ class Updates:
             )
         if spec.dependency is not None and spec.dependency != row.spec.dependency:
             ids = dependency.referenced(spec.dependency)
-            unknown = [row.id] if row.id in ids else await self._core.store.read(steps.unknown_ids, ids)
+            own = [each for each in ids if each in (row.id, row.array_job_id)]
+            unknown = own or await self._core.store.read(steps.unknown_ids, ids)
             if unknown:
                 sentence = f"job {unknown[0]} cannot be depended on; see stoker jobs"
                 raise ApiError(400, "bad_option", sentence, "Dependency")
@@ -207,12 +211,16 @@ def _throttle(row: JobRow, text: str) -> int | None:
     return int(text) or None
 
 
-def _check_rights(row: JobRow, asker: Asker, fields: Mapping[str, object]) -> None:
-    """Nobody but an admin puts a job before others."""
+def _check_rights(rows: Sequence[JobRow], asker: Asker, fields: Mapping[str, object]) -> None:
+    """Nobody but an admin puts a job before others.
+
+    What a nice was given for stays: it may be what `top` gave to another job of the user's, which keeps it.
+    """
     if asker.admin:
         return
     if "priority" in fields:
         raise ApiError(403, "forbidden", "only an admin may set a priority; --nice lowers your own", "Priority")
     nice = fields.get("nice")
-    if isinstance(nice, int) and nice < min(0, row.spec.nice):
-        raise ApiError(403, "forbidden", "only an admin may raise a job by a negative nice", "Nice")
+    if isinstance(nice, int) and any(nice < row.spec.nice for row in rows):
+        sentence = "only an admin may lower a job's nice; among your own jobs: stoker top"
+        raise ApiError(403, "forbidden", sentence, "Nice")

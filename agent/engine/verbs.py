@@ -61,7 +61,7 @@ class Verbs:
             with as_api_error():
                 for row in todo:
                     held = _hold_by(_holder(row, asker))(row.spec)
-                    await self._core.amend(row.id, held, event="Held", by=asker.user)
+                    await self._core.amend(row.id, held, event="Held", by=asker.user, revision=row.revision)
         return await self._wish(todo, machine.RequeueAsked(by=asker.user, reason=None))
 
     async def hold(self, ref: JobRef, asker: Asker) -> Job:
@@ -152,8 +152,10 @@ class Verbs:
                     first = first or row
                     if row.status.state is JobState.COMPLETING:
                         self._carry_out(row)
+        if first is None:
+            raise self._refusal(rows[0], "it has changed meanwhile, and so have all its tasks")
         self._core.wake()
-        return self._core.wire(first or rows[0])
+        return self._core.wire(first)
 
     async def _before_own(self, rows: Sequence[JobRow], asker: Asker) -> Job:
         """As `scontrol top` does for a user: what one job gains in nice, the user's others that were before it lose."""
@@ -204,7 +206,7 @@ def _signal_number(text: str) -> int:
     """`USR1`, `SIGUSR1` or `10`.
 
     Raises:
-        ApiError: 400, it is none, or one that would be the job's end.
+        ApiError: 400, it is none.
     """
     word = text.strip().upper()
     number = (

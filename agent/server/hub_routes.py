@@ -42,7 +42,7 @@ from agent.telemetry.openmetrics import CONTENT_TYPE
 LIST_WAIT_S = 3.0
 """A list waits this long for a node, then shows what was last heard of it."""
 LIST_DEFAULT, LIST_MAX = 1000, 10_000
-JOB_FILTERS = ("since", "until", "before", "array", "cron", "name", "account", "partition")
+JOB_FILTERS = ("since", "until", "before", "array", "cron", "name", "account", "partition", "qos", "id")
 """Of `GET /v1/jobs`, for the nodes to apply."""
 
 
@@ -145,7 +145,7 @@ class HubService:
     async def _get_jobs(self, request: web.Request) -> web.Response:
         limit = min(query_int(request, "limit", LIST_DEFAULT, least=1) or LIST_DEFAULT, LIST_MAX)
         user, states = request.query.get("user"), request.query.get("state")
-        wanted = query_states(request)
+        wanted, users = query_states(request), {each for each in (user or "").split(",") if each}
         more = {name: request.query[name] for name in JOB_FILTERS if name in request.query}
 
         async def of(member: Member) -> list[Job]:
@@ -158,7 +158,7 @@ class HubService:
             if more:
                 return []  # what was last heard of a node is not all of its history, and is not picked through here
             jobs = member.jobs.values()
-            return [job for job in jobs if user in (None, job.user) and (not wanted or job.state in wanted)]
+            return [job for job in jobs if (not users or job.user in users) and (not wanted or job.state in wanted)]
 
         lists = await asyncio.gather(*(of(member) for member in self._fleet.members()))
         jobs = [job for each in lists for job in each]

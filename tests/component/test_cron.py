@@ -28,8 +28,10 @@ class Queue:
         self.made: dict[str, int] = {}
         self.unended: set[int] = set()
         self.refusal: ApiError | None = None
+        self.tries = 0
 
     async def submit(self, request: SubmitRequest, *, user: str, uid: int, key: str, cron_id: int) -> tuple[Job, bool]:
+        self.tries += 1
         if self.refusal is not None:
             raise self.refusal
         created = key not in self.made
@@ -169,6 +171,20 @@ def test_what_the_queue_refuses_is_noted_and_what_the_disk_refuses_is_tried_agai
     asyncio.run(act())
 
 
+def test_what_the_disk_refuses_is_not_tried_without_a_pause(world: World) -> None:
+    async def act() -> None:
+        async with world.keeper() as keeper:
+            await keeper.add(hourly(), user="ada", uid=1, key="k")
+        world.now += HOUR
+        world.queue.refusal = ApiError(503, "not_stored", "the disk is full")
+        async with world.keeper():
+            for _ in range(500):
+                await asyncio.sleep(0)
+            assert world.queue.tries == 1
+
+    asyncio.run(act())
+
+
 def test_adding_is_checked_keyed_and_bounded(world: World) -> None:
     async def act() -> None:
         async with world.keeper() as keeper:
@@ -185,6 +201,16 @@ def test_adding_is_checked_keyed_and_bounded(world: World) -> None:
                 await keeper.add(hourly(), user="ada", uid=1, key=f"more-{number}")
             with pytest.raises(ApiError, match="recurring jobs already"):
                 await keeper.add(hourly(), user="ada", uid=1, key="one-more")
+
+    asyncio.run(act())
+
+
+def test_a_repetition_that_overtakes_its_first_try_makes_no_second(world: World) -> None:
+    async def act() -> None:
+        async with world.keeper() as keeper:
+            tries = [keeper.add(hourly(), user="ada", uid=1, key="k") for _ in range(3)]
+            assert {each.id for each in await asyncio.gather(*tries)} == {1}
+            assert len(keeper.all()) == 1
 
     asyncio.run(act())
 

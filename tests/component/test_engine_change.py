@@ -285,7 +285,8 @@ def test_nobody_touches_another_users_job_but_an_admin(tmp_path: Path) -> None:
                     await act
                 assert caught.value.status == 403
             mine = who(admin=False)
-            for changes in ({"Priority": "5"}, {"Nice": "-5"}):
+            await made.update(ref(job), mine, UpdateRequest(changes={"Nice": "7"}))
+            for changes in ({"Priority": "5"}, {"Nice": "-5"}, {"Nice": "6"}):
                 with pytest.raises(ApiError) as caught:
                     await made.update(ref(job), mine, UpdateRequest(changes=changes))
                 assert caught.value.status == 403

@@ -237,6 +237,17 @@ def test_limits_of_a_user_are_kept_at_submit_and_at_the_start(tmp_path: Path) ->
     run(test)
 
 
+def test_submits_at_the_same_moment_do_not_share_the_last_place(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(make_config(tmp_path, tables={"limits": LimitsTable(max_submit_per_user=2)})) as made:
+            first = await submit(made, "true", "--hold")
+            asked = [submit(made, "true", f"--dependency=afterany:{first.id}") for _ in range(3)]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            assert [each.status for each in answers if isinstance(each, ApiError)] == [429, 429]
+
+    run(test)
+
+
 def test_the_fair_share_changes_the_order(tmp_path: Path) -> None:
     async def test() -> None:
         tables = {"scheduler": SchedulerTable(weight_age=0, weight_jobsize=0, favour_small=False)}

@@ -80,9 +80,11 @@ def request(script: str) -> SubmitRequest:
     )
 
 
-def test_row_23_an_agent_starts_on_a_full_disk_and_is_well_once_there_is_room(tmp_path: Path, small_disk: Path) -> None:
-    """After a kill and after a clean stop, which leaves another set of files: it knows its jobs, takes up the running
-    one, refuses new ones with the reason, and needs no second start."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_row_23_an_agent_starts_on_a_full_disk_and_is_well_once_there_is_room(
+    tmp_path: Path, small_disk: Path, number: int
+) -> None:
+    """It knows its jobs, takes up the running one, refuses new ones with the reason, and needs no second start."""
     made, gate = Box(tmp_path, gpus=1), tmp_path / "go"
     os.mkfifo(gate)
     try:
@@ -93,19 +95,16 @@ def test_row_23_an_agent_starts_on_a_full_disk_and_is_well_once_there_is_room(tm
             job = client.submit(request(f"read x < {gate}; exit 6"), "a").job
             wait_until(lambda: client.job(JobRef(id=job.id)).state is JobState.RUNNING, "the job runs")
         made.hub.stop()
-        ballast = small_disk / "ballast"
-        for number in (signal.SIGKILL, signal.SIGTERM):
-            made.agent.kill(number)
-            fill(small_disk)
-            made.agent.start()
-            with made.agent.client() as client:
-                assert client.job(JobRef(id=job.id)).state is JobState.RUNNING
-                with pytest.raises(ApiError, match=r"No space left|disk of the state folder is full") as caught:
-                    client.submit(request("true"), "b")
-                assert (caught.value.status, caught.value.code) == (503, "not_stored")
-        ballast.unlink()
-        gate.write_text("\n")
+        made.agent.kill(number)
+        ballast = fill(small_disk)
+        made.agent.start()
         with made.agent.client() as client:
+            assert client.job(JobRef(id=job.id)).state is JobState.RUNNING
+            with pytest.raises(ApiError, match=r"No space left|disk of the state folder is full") as caught:
+                client.submit(request("true"), "b")
+            assert (caught.value.status, caught.value.code) == (503, "not_stored")
+            ballast.unlink()
+            gate.write_text("\n")
             assert wait_final(client, job.id).exit_code == 6
             assert wait_final(client, client.submit(request("true"), "b").job.id).state is JobState.COMPLETED
     finally:

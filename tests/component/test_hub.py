@@ -90,6 +90,7 @@ class TestCluster:
         assert [(job.node, job.id) for job in cluster.client.jobs()] == [("n2", 1), ("n1", 1)]
         assert len(cluster.client.jobs(limit=1)) == 1
         assert cluster.client.jobs(user="nobody") == []
+        assert cluster.client.jobs(id="2,3") == cluster.client.jobs(qos="nobody's") == []
         with pytest.raises(ApiError, match="SLEEPING"):
             cluster.client.jobs(state="SLEEPING")
 

@@ -128,6 +128,24 @@ def test_a_killed_server_costs_no_job(bench: Bench, tmp_path: Path) -> None:
     assert sorted(map(int, (tmp_path / "runs").read_text().split())) == list(range(6))
 
 
+def test_a_server_that_dies_under_many_launches_is_renewed_once(bench: Bench, tmp_path: Path) -> None:
+    attempts = [bench.attempt(f"echo {number} >> {tmp_path}/runs") for number in range(8)]
+
+    async def act(launcher: ServedForkLauncher) -> None:
+        servers()[0].suspend()
+        launches = [asyncio.create_task(launcher.launch(number, each)) for number, each in enumerate(attempts)]
+        await asyncio.sleep(0)  # all of them have asked
+        servers()[0].kill()
+        await asyncio.gather(*launches)
+        assert len(servers()) == 1
+
+    with_server(act)
+    for each in attempts:
+        finish(each)
+    assert sorted(map(int, (tmp_path / "runs").read_text().split())) == list(range(8))
+    assert servers() == []
+
+
 def test_without_an_interpreter_there_is_no_server_and_the_launch_says_why(bench: Bench) -> None:
     async def act() -> None:
         launcher = ServedForkLauncher("/no/python")

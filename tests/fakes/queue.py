@@ -91,10 +91,13 @@ class FakeQueue:
     def matching(self, query: dict[str, str]) -> list[Job]:
         """Newest first, as `GET jobs` lists them."""
         wanted = query.get("state", "").split(",") if query.get("state") else None
-        fields = {"user": "user", "name": "name", "account": "account", "partition": "partition"}
+        fields = {"user": "user", "name": "name", "account": "account", "partition": "partition", "qos": "qos"}
+        ids = set(query.get("id", "").split(",")) - {""}
         found = []
         for job in sorted(self.agent.jobs.values(), key=lambda each: -each.id):
             if wanted and job.state.value not in wanted:
+                continue
+            if ids and str(job.id) not in ids:
                 continue
             if any(query.get(asked) not in (None, getattr(job, field)) for asked, field in fields.items()):
                 continue
