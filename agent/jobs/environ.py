@@ -13,7 +13,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.jobs.spec import DependencySpec, JobSpec
+from agent.jobs import dependency
+from agent.jobs.spec import JobSpec
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NO_ARRAY_TASK = "4294967294"
@@ -251,22 +252,12 @@ def _of_queue(spec: JobSpec) -> dict[str, str]:
     """Whose turn it was; a word that the job does not have is not set, as in Slurm."""
     words = {
         "SLURM_JOB_ACCOUNT": spec.account,
-        "SLURM_JOB_DEPENDENCY": _dependency(spec.dependency) if spec.dependency else None,
+        "SLURM_JOB_DEPENDENCY": dependency.text(spec.dependency) if spec.dependency else None,
         "SLURM_JOB_PARTITION": spec.partition,
         "SLURM_JOB_QOS": spec.qos,
         "SLURM_JOB_RESERVATION": spec.reservation,
     }
     return {name: word for name, word in words.items() if word is not None}
-
-
-def _dependency(dependency: DependencySpec) -> str:
-    """As `--dependency` writes it, each condition by itself: `afterok:17,after:18+5`."""
-    words = []
-    for each in dependency.conditions:
-        task = "" if each.task_id is None else f"_{each.task_id}"
-        delay = f"+{each.delay_s // 60}" if each.delay_s else ""
-        words.append(each.kind if each.job_id is None else f"{each.kind}:{each.job_id}{task}{delay}")
-    return ("?" if dependency.any_of else ",").join(words)
 
 
 def _of_times(spec: JobSpec, run: Run) -> dict[str, str]:
