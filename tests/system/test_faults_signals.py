@@ -66,8 +66,11 @@ def test_row_64_hup_reads_the_rules_again_and_a_wrong_file_keeps_the_old_ones(la
             for number, wrong in enumerate(("[limits]\nmax_submit_per_usr = 9\n", "not TOML at all")):
                 lab.config.write_text(before + wrong)
                 os.kill(lab.agent.pid, signal.SIGHUP)
-                text = "the old one holds: "
-                wait_until(lambda n=number, t=text: lab.agent.log.read_text().count(t) == n + 1, "it was refused")
+
+                def refused(times: int = number + 1) -> bool:
+                    return lab.agent.log.read_text().count("the old one holds: ") == times
+
+                wait_until(refused, "it was refused")
                 with pytest.raises(ApiError) as caught:
                     submit(client, lab, "true")
                 assert caught.value.status == 429, "the rules of the last sound file"
