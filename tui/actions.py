@@ -157,7 +157,7 @@ ACTIONS: dict[str, JobAction] = {
             title="Renice",
             applies=is_waiting,
             nothing="Only a job that waits has a nice value to change.",
-            effect=lambda _: ["It is taken off the priority: above 0 waits longer, below 0 is for admins."],
+            effect=lambda _: ["It is taken off the priority: more waits longer, less than it has is for admins."],
             ask=lambda client, ref, typed: client.update(ref, {"Nice": typed}),
             asks_for="nice",
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 
 from agent.api.queue import JobEvent, JobUsage
@@ -126,7 +125,7 @@ def plan_facts(plan: Plan, now: float) -> list[tuple[str, str]]:
     starts = None
     if plan.starts_at is not None:
         away = plan.starts_at - now
-        starts = f"{_moment(plan.starts_at)}, " + (f"in {units.countdown(away)}" if away > 1 else "at once")
+        starts = f"{units.moment(plan.starts_at)}, " + (f"in {units.countdown(away)}" if away > 1 else "at once")
     values: list[tuple[str, str | None]] = [
         ("Would make", units.count(plan.tasks, "job")),
         ("Name", job.name),
@@ -148,7 +147,7 @@ def plan_facts(plan: Plan, now: float) -> list[tuple[str, str]]:
 def event_line(event: JobEvent) -> tuple[str, str]:
     """A line of a job's history: when, and what."""
     detail = f": {event.detail}" if event.detail else ""
-    return _moment(event.at) or "", f"{event.event} → {event.state}{detail}"
+    return units.moment(event.at) or "", f"{event.event} → {event.state}{detail}"
 
 
 def usage_facts(usage: JobUsage | None) -> list[tuple[str, str | None]]:
@@ -210,14 +209,14 @@ def _why(job: Job, now: float) -> list[tuple[str, str | None]]:
     """What keeps it waiting."""
     starts = None
     if job.expected_start_at is not None and job.state is JobState.PENDING:
-        starts = f"{_moment(job.expected_start_at)}, in {rows.starts_in(job, now)} at the latest"
+        starts = f"{units.moment(job.expected_start_at)}, in {rows.starts_in(job, now)} at the latest"
     return [
         ("Expected start", starts),
         ("What helps", advice.what_helps(job)),
         ("Priority", _priority(job)),
         ("Waits for", job.dependency),
-        ("Begins", _moment(job.begin_at)),
-        ("Deadline", _moment(job.deadline_at)),
+        ("Begins", units.moment(job.begin_at)),
+        ("Deadline", units.moment(job.deadline_at)),
         ("Held", "yes" if job.held else None),
         ("Reservation", job.reservation),
     ]
@@ -245,9 +244,9 @@ def _asked(job: Job) -> list[tuple[str, str | None]]:
 def _ran(job: Job, now: float) -> list[tuple[str, str | None]]:
     """What became of it."""
     return [
-        ("Submitted", _moment(job.submitted_at)),
-        ("Started", _moment(job.started_at)),
-        ("Ended", _moment(job.ended_at)),
+        ("Submitted", units.moment(job.submitted_at)),
+        ("Started", units.moment(job.started_at)),
+        ("Ended", units.moment(job.ended_at)),
         ("Run time", units.elapsed(rows.run_time_s(job, now)) if job.started_at else None),
         ("Exit code", None if job.exit_code is None else str(job.exit_code)),
         ("Signal", None if job.signal is None else str(job.signal)),
@@ -282,10 +281,6 @@ def licence_line(licence: Licence, now: float) -> str:
 
 def _is_too_hot(gpu: Gpu) -> bool:
     return gpu.temperature_c is not None and gpu.temperature_c >= rows.TOO_HOT_C
-
-
-def _moment(seconds: int | None) -> str | None:
-    return None if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
 
 
 def _plain(spans: Sequence[tuple[str, object]]) -> str:

@@ -7,7 +7,6 @@ and prints on white.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -245,7 +244,7 @@ def _hours(seconds: float | None, what: str) -> str:
 
 
 def _moment(seconds: int | None) -> str:
-    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
+    return units.moment(seconds) or ""
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Sequence
 
 from agent.api.queue import Cron, DeadLetter, Drain, Partition, Qos, Reservation, Share
@@ -24,7 +23,7 @@ MOST_METRICS = 12
 def drain_line(node: str, gpu: int | None, drain: Drain) -> list[str]:
     """A drained GPU or node under `DRAIN_TITLES`; `gpu` is the index of one that is still there."""
     what = "all" if drain.gpu_uuid is None else str(gpu) if gpu is not None else drain.gpu_uuid
-    return [node, what, drain.by, drain.owner.value, moment(drain.at) or "", drain.reason]
+    return [node, what, drain.by, drain.owner.value, units.moment(drain.at) or "", drain.reason]
 
 
 def reservation_line(each: Reservation, indexes: dict[str, int]) -> list[str]:
@@ -34,8 +33,8 @@ def reservation_line(each: Reservation, indexes: dict[str, int]) -> list[str]:
     gpus = arrays.ranges(known) if len(known) == len(each.gpu_uuids) else f"{len(each.gpu_uuids)}"
     return [
         each.name,
-        moment(each.start_at) or "",
-        moment(each.end_at) or "",
+        units.moment(each.start_at) or "",
+        units.moment(each.end_at) or "",
         "maintenance" if each.maintenance else who,
         gpus if each.gpu_uuids else "all",
         each.by,
@@ -83,7 +82,7 @@ def cron_line(each: Cron) -> list[str]:
         each.user,
         each.schedule,
         each.name,
-        moment(each.next_at) or "never",
+        units.moment(each.next_at) or "never",
         str(each.last_job_id) if each.last_job_id is not None else units.UNKNOWN,
         each.missed.value + (", overlaps" if each.overlap else ""),
         each.last_note or "",
@@ -92,7 +91,15 @@ def cron_line(each: Cron) -> list[str]:
 
 def letter_line(each: DeadLetter) -> list[str]:
     """A notice that could not be delivered under `LETTER_TITLES`."""
-    return [str(each.id), moment(each.at) or "", str(each.job_id), each.event, each.to, str(each.tries), each.error]
+    return [
+        str(each.id),
+        units.moment(each.at) or "",
+        str(each.job_id),
+        each.event,
+        each.to,
+        str(each.tries),
+        each.error,
+    ]
 
 
 def results(found: Sequence[TaskResult]) -> tuple[list[str], list[list[str]]]:
@@ -118,11 +125,6 @@ def sort_key(value: float | str | bool | None) -> tuple[bool, float, str]:
         return True, 0.0, value or ""
     number = float(value)
     return (False, number, "") if number == number else (False, float("inf"), "nan")
-
-
-def moment(seconds: int | None) -> str | None:
-    """`2026-11-22 14:30:00 +0000`."""
-    return None if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
 
 
 def _result_line(each: TaskResult, names: Sequence[str]) -> list[str]:

@@ -6,6 +6,8 @@ in binary units as `nvidia-smi` prints it. All pure.
 
 from __future__ import annotations
 
+import time
+
 UNKNOWN = "–"
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
@@ -87,6 +89,11 @@ def watts(milliwatts: int | None) -> str:
         return UNKNOWN
     value = milliwatts / 1000
     return f"{value / 1000:.1f} kW" if value >= 10_000 else f"{value:.0f} W"
+
+
+def moment(seconds: int | None) -> str | None:
+    """A time here: `2026-11-22 14:30:00 +0000`."""
+    return None if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))
 
 
 def count(number: int, noun: str) -> str:

@@ -7,8 +7,6 @@ shelf), so a crash between two charges costs nothing and gives nothing; what is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from agent.config import Config
@@ -47,9 +45,11 @@ def settle(store: JobStore, config: Config, event: Event, before: JobRow, after:
     store.drop(SHELF, before.id)
 
 
-def charge_running(store: JobStore, config: Config, rows: Sequence[JobRow], now: int) -> None:
-    """Charge what running jobs have used since the last time."""
-    for row in rows:
+def charge_running(store: JobStore, config: Config, now: int) -> None:
+    """Charge what running jobs have used since the last time: those of the store, since one that memory still knows as
+    running may have ended, and been charged, a moment ago.
+    """
+    for row in store.active():
         if row.status.started_at is None or not row.status.gpu_uuids:
             continue
         _charge(store, config, row, now)

@@ -69,7 +69,7 @@ class FairShare:
         Raises:
             StoreError: nothing was charged.
         """
-        await self._core.store.call(charges.charge_running, self._core.config, self._core.jobs.active(), now())
+        await self._core.store.call(charges.charge_running, self._core.config, now())
 
     async def shares(self) -> list[Share]:
         """See `Engine.shares`."""

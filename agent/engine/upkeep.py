@@ -56,10 +56,12 @@ class Upkeep:
                 logger.warning("%s; the next start of the agent tries again", problem)
 
     async def forget_regularly(self) -> None:
-        """Forget old jobs until cancelled."""
+        """Forget old jobs, and charges that count no more, until cancelled."""
         while True:
             try:
                 await self.forget_old(now())
+                half_life_s = self._core.config.scheduler.half_life_s
+                await self._core.store.call(JobStore.forget_charges, now(), half_life_s)
             except (StokerError, OSError) as error:
                 logger.error("old jobs could not be forgotten: %s", error)
             await asyncio.sleep(_RETENTION_S)

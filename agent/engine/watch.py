@@ -63,20 +63,6 @@ async def wait_end(
             return found
 
 
-async def wait_begun(attempt: AttemptDir, patience_s: float) -> None:
-    """Until the attempt has begun or ended; at most `patience_s` while no shim has it, longer while one prepares it.
-
-    A prolog may take its time between the shim's coming and the job's start.
-    """
-    loop = asyncio.get_running_loop()
-    patience_ends = loop.time() + patience_s
-    while not await asyncio.to_thread(attempt.has_begun):
-        late = loop.time() >= patience_ends
-        if late and not await asyncio.to_thread(attempt.locked):
-            return
-        await asyncio.sleep(_SLOW_STEP_S if late else _STEP_S)
-
-
 async def stop(attempt: AttemptDir, why: Literal["cancel", "limit", "preempt"], by: str) -> None:
     """Ask for the end: SIGTERM to all of the job, its grace, SIGKILL. Returns at once; `wait_end` sees it through.
 

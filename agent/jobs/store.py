@@ -221,17 +221,6 @@ class JobStore(Shelf, Usage):
             self._drop_specs(before - {sha256})
             return changed
 
-    def mark_eligible(self, job_ids: Collection[int], at: int) -> None:
-        """Note from when on jobs count as waiting whose dependency is fulfilled now. Done again, it changes nothing.
-
-        Raises:
-            StoreError: not stored.
-        """
-        with self.transaction():
-            for group in in_groups(list(job_ids)):
-                sql = f"UPDATE jobs SET eligible_at = ? WHERE eligible_at IS NULL AND id IN ({marks(group)})"  # noqa: S608
-                self._execute(sql, (at, *group))
-
     def rebuild(self, submissions: Iterable[Submission]) -> list[JobRow]:
         """Take in again, under their old ids, the jobs that the job folders hold and the store does not.
 

@@ -35,7 +35,7 @@ def install(at: Path, python: str, socket: Path | None = None) -> None:
         OSError: the folder cannot be written.
     """
     at.mkdir(parents=True, exist_ok=True)
-    at.chmod(0o755)
+    at.chmod(0o711)  # a job runs what is in it by name; there is nothing to list
     for name, file in STEP_COMMANDS.items():
         words = f"{shlex.quote(python)} -I -S {shlex.quote(str(_HERE / file))}"
         _write(at / name, _wrapper(words, socket if name == "scontrol" else None))

@@ -287,6 +287,7 @@ def test_what_was_charged_is_there_after_a_restart_and_not_twice(tmp_path: Path)
             await gate.open()
             after = await until(made, job.id, ended)
             held_s = (after.ended_at or 0) - (begun.started_at or 0)
+            await made._share.charge_running()
             (share,) = await made.shares()
             assert share.usage_gpu_s == pytest.approx(2 * held_s, rel=0.01)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -31,6 +32,20 @@ def test_old_jobs_are_forgotten_with_their_folders_and_their_ids_are_not_given_a
                 await made.job(JobRef(id=jobs[0].id))
             assert caught.value.status == 404
             assert (await submit(made, "true")).id == jobs[2].id + 1
+
+    run(test)
+
+
+def test_charges_that_count_no_more_are_forgotten(tmp_path: Path) -> None:
+    async def test() -> None:
+        config = make_config(tmp_path)
+        long_ago = int(time.time()) - 30 * int(config.scheduler.half_life_s)
+        async with engine(config) as made:
+            await made._core.store.call(JobStore.charge, "a", "ada", 5.0, long_ago)
+        async with engine(config) as made:
+            async with asyncio.timeout(30):
+                while await made._core.store.read(JobStore.usage_as_of, long_ago, config.scheduler.half_life_s):
+                    await asyncio.sleep(0)
 
     run(test)
 

@@ -126,9 +126,6 @@ def test_from_when_on_a_job_ages(store: JobStore) -> None:
     waits = DependencySpec(conditions=(Dependency(kind="afterok", job_id=1),))
     plain, later, behind = add(store), add(store, spec(begin_at=500)), add(store, spec(dependency=waits, begin_at=50))
     assert (plain.eligible_at, later.eligible_at, behind.eligible_at) == (100, 500, None)
-    store.mark_eligible([plain.id, behind.id], 300)
-    store.mark_eligible([behind.id], 400)
-    assert [store.get(each).eligible_at for each in (1, 2, 3)] == [100, 500, 300]
     sooner = store.amend(later.id, msgspec.structs.replace(later.spec, begin_at=None), 200, event="U", by="a")
     freed = store.amend(behind.id, msgspec.structs.replace(behind.spec, dependency=None), 600, event="U", by="a")
     assert (sooner.eligible_at, freed.eligible_at) == (100, 600)

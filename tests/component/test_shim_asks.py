@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine import watch
-from agent.engine.records import Ask, AttemptDir, HookOrders, RecordError
+from agent.engine.records import Ask, AttemptDir, RecordError
 from tests.fakes.attempts import Bench, finish, launch, log, program, started, stop, until
 
 HEARER = """
@@ -210,16 +210,3 @@ def test_row_21_an_ask_is_never_told_to_a_stranger(bench: Bench) -> None:
     (attempt.path / "started").write_text(json.dumps(record))
     os.kill(record["job_pid"], signal.SIGKILL)
     assert finish(attempt).signal == signal.SIGKILL
-
-
-def test_beginning_is_awaited_as_long_as_a_shim_prepares_it(bench: Bench, tmp_path: Path) -> None:
-    prolog = program(tmp_path / "prolog", "import time; time.sleep(0.6)")
-    attempt = bench.attempt("exec sleep 60", hooks=HookOrders(prolog=str(prolog)))
-    launch(attempt)
-    asyncio.run(watch.wait_begun(attempt, 0.05))
-    assert attempt.read_started() is not None
-    os.kill(started(attempt).job_pid, signal.SIGKILL)
-    finish(attempt)
-    never = bench.attempt("exit 0")
-    asyncio.run(watch.wait_begun(never, 0.05))
-    assert not never.has_begun()

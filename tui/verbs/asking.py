@@ -57,7 +57,9 @@ def options(parser: Parser, name: str) -> None:
     elif name == "requeue":
         parser.add_argument("--hold", action="store_true", help="and keep it waiting until it is released")
     elif name == "nice":
-        parser.add_argument("value", type=_whole, metavar="VALUE", help="taken off the priority; below 0 is for admins")
+        parser.add_argument(
+            "value", type=_whole, metavar="VALUE", help="taken off the priority; less than it has is for admins"
+        )
     elif name == "signal":
         parser.add_argument("--batch", action="store_true", help="to the batch script alone")
         parser.add_argument("signal", type=words.said, metavar="SIG", help="USR1, SIGUSR1 or 10")

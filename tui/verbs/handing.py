@@ -109,9 +109,7 @@ def _recurring(call: Call, request: SubmitRequest, words: SubmitWords, key: str)
     if call.json:
         plain.as_json(cron, call.out)
         return 0
-    from tui import tables
-
-    when = tables.moment(cron.next_at)
+    when = units.moment(cron.next_at)
     print(f"Recurring job {cron.id} on {cron.node}, next {when or 'never'}; stoker cron lists them", file=call.out)
     return 0
 

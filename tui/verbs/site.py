@@ -10,7 +10,7 @@ from agent.api.commandline import Parser, meant
 from agent.api.errors import ApiError, StokerError
 from agent.api.queue import Drain, DrainRequest, QueueRules, ReservationRequest
 from agent.api.types import Gpu, Node, NodeStatus
-from tui import plain, safe, tables, words
+from tui import plain, safe, tables, units, words
 from tui.verbs.call import Call
 
 
@@ -239,7 +239,7 @@ def _reserve(call: Call, args: argparse.Namespace) -> int:
         plain.as_json(made, call.out)
         return 0
     safely = safe.clean(made)
-    times = f"{tables.moment(safely.start_at)} to {tables.moment(safely.end_at)}"
+    times = f"{units.moment(safely.start_at)} to {units.moment(safely.end_at)}"
     print(f"Reservation {safely.name}, {times}", file=call.out)
     return 0
 
