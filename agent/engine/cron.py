@@ -19,6 +19,7 @@ import msgspec
 from agent.api.errors import ApiError
 from agent.api.queue import Cron
 from agent.api.types import CronRequest, Job, SubmitRequest
+from agent.engine.accept import as_api_error
 from agent.engine.courier import guarded
 from agent.engine.shelf import Shelf
 from agent.jobs import recur
@@ -101,7 +102,8 @@ class CronKeeper:
         Raises:
             ApiError: 400 for a schedule or a submit that cannot be, 409 for a key used otherwise, 429 for too many.
         """
-        schedule = recur.check(asked.schedule)
+        with as_api_error():
+            schedule = recur.check(asked.schedule)
         for each in self._crons.values():
             if (each.uid, each.key) == (uid, key):
                 if (each.schedule, each.request) != (schedule, asked.request):
