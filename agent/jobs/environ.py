@@ -226,7 +226,9 @@ def _of_job(spec: JobSpec, account: Account, run: Run) -> dict[str, str]:
     }
     if run.tmp_dir is not None:
         names["TMPDIR"] = run.tmp_dir
-    if spec.memory_bytes is not None:
+    if spec.memory_per_cpu_bytes is not None:  # one of the two, as slurmd sets them
+        names["SLURM_MEM_PER_CPU"] = str(spec.memory_per_cpu_bytes // _MIB)
+    elif spec.memory_bytes is not None:
         names["SLURM_MEM_PER_NODE"] = str(spec.memory_bytes // _MIB)
     if spec.open_mode is not None:  # for `srun -o`, which may name the script's own file: sbatch.c sets it so
         names["SLURM_OPEN_MODE"] = spec.open_mode[0]
