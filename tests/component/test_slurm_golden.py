@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.api.queue import Drain, Share
+from agent.api.queue import Drain, Reservation, Share
 from agent.api.types import JobState, LinkState, NodeStatus
 from tests.fakes.agent import node
 from tests.fakes.slurm_queue import FakeQueue, job, serving
 from tui.slurm import __main__ as slurm
 from tui.slurm import ask
 from tui.slurm import job as jobs_as
+from tui.slurm.sacct import FIELDS
 
 DATA = Path(__file__).parents[1] / "data" / "slurm"
 SUBMITTED = 1_795_325_090
@@ -468,6 +469,12 @@ def test_small_answers(screen: Screen) -> None:
     assert "ClusterName             = lab" in screen.lines("scontrol", "show", "config")
 
 
+def test_sacct_prints_all_fields_when_asked_for_all(screen: Screen) -> None:
+    screen.queue.jobs[:] = ended_jobs()
+    titles = screen.lines("sacct", "-a", "-P", "-o", "ALL")[0].split("|")
+    assert titles == [each.name for each in FIELDS]
+
+
 # --- sinfo ------------------------------------------------------------------------------------------------------------
 
 
@@ -512,6 +519,15 @@ def test_states_of_a_node(screen: Screen) -> None:
     gpu = msgspec.structs.replace(host().node.gpus[0], drain=Drain(gpu_uuid="GPU-n1-0", reason="ECC", by="bob", at=1))  # type: ignore[union-attr]
     screen.queue.nodes[:] = [host(gpus=(gpu,))]
     assert "gpu 0: ECC" in screen.lines("sinfo", "-R")[1]
+
+
+def test_sinfo_lists_what_is_reserved(screen: Screen) -> None:
+    assert screen.lines("sinfo", "-T") == ["No reservations in the system"]
+    at = SUBMITTED - 10
+    screen.queue.reservations.append(Reservation(name="course", start_at=at, end_at=at + 3600, users=("ada",)))
+    title, line = screen.lines("sinfo", "-T")
+    assert title.split() == ["RESV_NAME", "STATE", "START_TIME", "END_TIME", "DURATION", "NODELIST"]
+    assert line.split() == ["course", "ACTIVE", "2026-11-22T05:24:40", "2026-11-22T06:24:40", "01:00:00", "n1"]
 
 
 # --- the small ones, and JSON -----------------------------------------------------------------------------------------
