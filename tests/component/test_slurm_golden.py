@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from agent.api.queue import Drain, Reservation, Share
-from agent.api.types import JobState, LinkState, NodeStatus
+from agent.api.types import ErrorBody, JobState, LinkState, NodeStatus
 from tests.fakes.agent import node
 from tests.fakes.slurm_queue import FakeQueue, job, serving
 from tui.slurm import __main__ as slurm
@@ -427,6 +427,14 @@ def test_a_node_is_shown_in_the_same_layout(screen: Screen) -> None:
     assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
     code, _, err = screen.run("scontrol", "show", "node", "n[1-2]")
     assert (code, err) == (1, "Node n2 not found\n")
+
+
+def test_a_refusal_names_the_job_once(screen: Screen) -> None:
+    screen.queue.refuse = ErrorBody(code="conflict", message="job 4 is RUNNING: only a waiting job can be held")
+    assert screen.run("scontrol", "hold", "4") == (1, "", "job 4 is RUNNING: only a waiting job can be held\n")
+    screen.queue.refuse = ErrorBody(code="conflict", message="job 9 is RUNNING: only a waiting job can be held")
+    assert screen.run("scontrol", "hold", "3_5")[2].endswith("can be held for job 3_5\n")
+    assert "KillWait" not in "".join(screen.lines("scontrol", "show", "config"))
 
 
 def test_verbs_reach_the_jobs_they_name(screen: Screen) -> None:
