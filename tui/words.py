@@ -69,6 +69,13 @@ def count(text: str) -> int:
     return int(text)
 
 
+def page(text: str) -> int:
+    """The number of a page."""
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9 or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no page; the first is 1")
+    return int(text)
+
+
 def moment(text: str) -> int:
     """A moment in the past, Unix seconds."""
     from tui import moments

@@ -19,6 +19,7 @@ import msgspec
 from agent.api.errors import ApiError
 from agent.api.queue import Cron
 from agent.api.types import CronRequest, Job, SubmitRequest
+from agent.engine.accept import as_api_error
 from agent.engine.courier import guarded
 from agent.engine.shelf import Shelf
 from agent.jobs import recur
@@ -107,7 +108,8 @@ class CronKeeper:
             return await self._add(asked, user=user, uid=uid, key=key)
 
     async def _add(self, asked: CronRequest, *, user: str, uid: int, key: str) -> Cron:
-        schedule = recur.check(asked.schedule)
+        with as_api_error():
+            schedule = recur.check(asked.schedule)
         for each in self._crons.values():
             if (each.uid, each.key) == (uid, key):
                 if (each.schedule, each.request) != (schedule, asked.request):

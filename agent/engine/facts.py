@@ -210,6 +210,11 @@ def _qos(config: Config, row: JobRow) -> str:
 
 def held(row: JobRow) -> tuple[str, str] | None:
     """Slurm's word and the sentence of a job that somebody holds."""
+    if row.spec.held == "admin" and row.status.reason == "Prolog" and row.status.detail:
+        return (
+            "JobHeldAdmin",
+            f"{row.status.detail}; when it is mended, an admin releases the job: stoker release {row.id}",
+        )
     if row.spec.held == "admin":
         return "JobHeldAdmin", f"held by an admin; one has to release it: stoker release {row.id}"
     if row.spec.held:

@@ -27,7 +27,7 @@ from agent.engine.runs import Runner
 from agent.engine.verbs import Verbs
 from agent.jobs import arrays, dependency, parse
 from agent.jobs.row import JobRow
-from agent.jobs.spec import JobSpec
+from agent.jobs.spec import Dependency, JobSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,7 @@ class Updates:
         with as_api_error():
             change = await self._change(open_rows, asker, changes)
             await self._check(change(first.spec), first)
+            self._check_circle(change(first.spec), open_rows)
             return await self._carry_out(open_rows, asker, changes, change)
 
     async def _carry_out(
@@ -154,6 +155,25 @@ class Updates:
             if unknown:
                 sentence = f"job {unknown[0]} cannot be depended on; see stoker jobs"
                 raise ApiError(400, "bad_option", sentence, "Dependency")
+
+    def _check_circle(self, spec: JobSpec, rows: list[JobRow]) -> None:
+        """Jobs that wait for each other would wait for ever."""
+        if spec.dependency is None or spec.dependency == rows[0].spec.dependency:
+            return
+        if dependency.is_circular(spec.dependency, {row.id for row in rows}, self._meant):
+            text = dependency.text(spec.dependency)
+            sentence = f"Dependency={text} is circular: job {rows[0].id} would wait for itself; see stoker show"
+            raise ApiError(400, "bad_option", sentence, "Dependency")
+
+    def _meant(self, condition: Dependency) -> list[dependency.Step]:
+        """The jobs of a condition that have not ended, and what those that wait depend on."""
+        jobs, job_id, task_id = self._core.jobs, condition.job_id, condition.task_id
+        if job_id is None:
+            return []
+        alone = jobs.get(job_id)
+        rows = [alone] if alone and alone.array_job_id is None else jobs.of_array(job_id)
+        meant = [row for row in rows if task_id is None or row.array_task_id == task_id]
+        return [(row.id, row.spec.dependency if row.status.state is JobState.PENDING else None) for row in meant]
 
 
 def _words(changes: Mapping[str, str]) -> dict[Word, str]:

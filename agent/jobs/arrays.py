@@ -15,6 +15,8 @@ from agent.jobs.spec import ArraySpec
 
 MAX_TASK = 1_000_000
 """Task numbers are below it, whatever the site allows; Slurm's own most for MaxArraySize is 4,000,001."""
+MAX_TASKS = 100_000
+"""Tasks of one array. Writing them out takes time, and any user may ask for it."""
 _STEPPED_TASKS, _STEPPED_SPREAD = 5, 10
 """Slurm shows a step (`0-30:3`) for more tasks than that, with first and last further apart than that."""
 
@@ -36,8 +38,9 @@ def array(text: str) -> ArraySpec:
     ranges = [_range(part) for part in (numbers + comma + after).split(",") if part]
     if not ranges:
         raise GrammarError("names no task; write task numbers, such as 0-9, 1,3,5 or 0-20:5%2")
-    if sum(map(len, ranges)) > 2 * MAX_TASK:
-        raise GrammarError("names tasks over and over again; write each once")
+    count = sum(map(len, ranges))
+    if count > MAX_TASKS:
+        raise GrammarError(f"names {count:,} tasks; an array has at most {MAX_TASKS:,}, each named once")
     tasks = tuple(sorted(set().union(*ranges)))
     most = int(limit) if limit and int(limit) else None
     return ArraySpec(tasks=tasks, limit=most, text=show(tasks, most))

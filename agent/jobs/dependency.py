@@ -7,7 +7,7 @@ again has not ended; once an array is meant as a whole, all of its tasks count. 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -117,11 +117,34 @@ class Never:
 
 
 Judgement = Satisfied | Waits | Never
+Step = tuple[int, DependencySpec | None]
+"""A job, and what it waits for."""
 
 
 def referenced(spec: DependencySpec) -> tuple[int, ...]:
     """The ids it names, each once, in order: at submit each must be a job of this node."""
     return tuple(dict.fromkeys(each.job_id for each in spec.conditions if each.job_id is not None))
+
+
+def is_circular(spec: DependencySpec, own: Collection[int], waiting: Callable[[Dependency], Iterable[Step]]) -> bool:
+    """Whether jobs with the ids `own` would wait for themselves, by way of others; slurmctld refuses it as well.
+
+    Args:
+        spec: what they are to depend on.
+        own: their ids.
+        waiting: the jobs that a condition means and that have not ended: id, and what it depends on itself.
+    """
+    todo, seen = list(spec.conditions), set()
+    while todo:
+        condition = todo.pop()
+        if condition in seen:
+            continue
+        seen.add(condition)
+        for job_id, further in waiting(condition):
+            if job_id in own:
+                return True
+            todo += further.conditions if further is not None else ()
+    return False
 
 
 def judge(spec: DependencySpec, facts: Facts) -> Judgement:

@@ -76,9 +76,10 @@ def _partition(spec: JobSpec, config: Config, qos: QosTable, groups: Collection[
     else:
         wanted = [_known("partition", name, known, config.name) for name in spec.partition.split(",")]
     refusals = [_why_not_partition(spec, config, each, qos, groups) for each in wanted]
-    for partition, refusal in zip(wanted, refusals, strict=True):
-        if refusal is None:
-            return partition
+    open_ones = [each for each, refusal in zip(wanted, refusals, strict=True) if refusal is None]
+    wide_enough = (each for each in open_ones if each.gpus is None or spec.gpus <= len(each.gpus))
+    if open_ones:
+        return next(wide_enough, open_ones[0])
     raise SpecError("; ".join(filter(None, refusals)), "--partition")
 
 

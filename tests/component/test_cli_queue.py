@@ -117,6 +117,7 @@ def test_pages_lead_on_by_number_and_by_the_hint(desk: Desk) -> None:
         ("jobs -t x", "no state of a job"),
         ("jobs --since soon", "is not a moment"),
         ("jobs --limit -1", "is not a count"),
+        ("jobs --all --page 0", "'0' is no page"),
         ("cancel", "no job is named"),
         ("cancel 17_[", "is not a job"),
         ("cancel 17_[5-1]", "counts down"),

@@ -96,6 +96,18 @@ def test_it_is_submitted_at_its_time_once_and_again_an_hour_later(world: World) 
     asyncio.run(act())
 
 
+@pytest.mark.parametrize("schedule", ["61 * * * *", "every day", "@reboot", ""])
+def test_a_schedule_that_is_none_is_the_callers_mistake(world: World, schedule: str) -> None:
+    async def act() -> None:
+        async with world.keeper() as keeper:
+            with pytest.raises(ApiError, match="is not a schedule") as caught:
+                await keeper.add(CronRequest(schedule=schedule, request=REQUEST), user="ada", uid=1, key="k")
+            assert (caught.value.status, caught.value.field) == (400, "$.schedule")
+            assert keeper.all() == []
+
+    asyncio.run(act())
+
+
 def test_a_crash_between_the_submit_and_the_note_submits_nothing_twice(world: World) -> None:
     async def act() -> None:
         async with world.keeper() as keeper:

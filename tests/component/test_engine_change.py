@@ -210,6 +210,22 @@ def test_a_change_that_cannot_be_understood_changes_nothing(tmp_path: Path, chan
     run(test)
 
 
+def test_a_job_cannot_be_made_to_wait_for_itself_by_way_of_others(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(make_config(tmp_path), Gpus(licence_hold="not yet")) as made:
+            first = await submit(made, "true", "--array=0-1")
+            second = await submit(made, "true", f"--dependency=afterok:{first.id}")
+            third = await submit(made, "true", f"--dependency=afterany:{second.id}")
+            with pytest.raises(ApiError, match="circular") as caught:
+                await update(made, first, Dependency=f"afterok:{third.id}")
+            assert (caught.value.status, caught.value.field) == (400, "Dependency")
+            await update(made, second, Dependency="")
+            await update(made, first, Dependency=f"afterok:{third.id}")
+            assert (await look(made, first.id)).dependency == f"afterok:{third.id}"
+
+    run(test)
+
+
 def test_a_running_jobs_limit_is_made_shorter_by_its_user_and_longer_by_an_admin(tmp_path: Path) -> None:
     async def test() -> None:
         async with engine(make_config(tmp_path)) as made:

@@ -11,7 +11,7 @@ import pytest
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobState
-from agent.config.tables import AccountTable, LimitsTable, SchedulerTable
+from agent.config.tables import AccountTable, HooksTable, LimitsTable, SchedulerTable
 from agent.jobs.filters import JobFilter
 from tests.fakes.engines import (
     Gate,
@@ -191,6 +191,25 @@ def test_a_held_job_starts_when_it_is_released_and_an_admins_hold_is_the_admins(
             assert caught.value.status == 403
             await made.release(JobRef(id=second.id), admin)
             assert (await until(made, second.id, ended)).state is JobState.COMPLETED
+
+    run(test)
+
+
+def test_a_job_that_the_prolog_refused_says_so_and_not_only_that_it_is_held(tmp_path: Path) -> None:
+    prolog = tmp_path / "prolog"
+    prolog.write_text(f"#!/bin/sh\ntest -e {tmp_path}/mended\n")
+    prolog.chmod(0o755)
+
+    async def test() -> None:
+        async with engine(make_config(tmp_path, tables={"hooks": HooksTable(prolog=prolog)})) as made:
+            job = await submit(made, "true")
+            held = await until(made, job.id, told("JobHeldAdmin"))
+            assert held.detail is not None
+            assert held.detail.startswith(f"the prolog {prolog} ended with 1")
+            assert held.detail.endswith(f"stoker release {job.id}")
+            (tmp_path / "mended").touch()
+            await made.release(JobRef(id=job.id), who())
+            assert (await until(made, job.id, ended)).state is JobState.COMPLETED
 
     run(test)
 

@@ -11,13 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.api.queue import Drain, Share
-from agent.api.types import JobState, LinkState, NodeStatus
+from agent.api.queue import Drain, Reservation, Share
+from agent.api.types import ErrorBody, JobState, LinkState, NodeStatus
 from tests.fakes.agent import node
 from tests.fakes.slurm_queue import FakeQueue, job, serving
 from tui.slurm import __main__ as slurm
 from tui.slurm import ask
 from tui.slurm import job as jobs_as
+from tui.slurm.sacct import FIELDS
 
 DATA = Path(__file__).parents[1] / "data" / "slurm"
 SUBMITTED = 1_795_325_090
@@ -428,6 +429,14 @@ def test_a_node_is_shown_in_the_same_layout(screen: Screen) -> None:
     assert (code, err) == (1, "Node n2 not found\n")
 
 
+def test_a_refusal_names_the_job_once(screen: Screen) -> None:
+    screen.queue.refuse = ErrorBody(code="conflict", message="job 4 is RUNNING: only a waiting job can be held")
+    assert screen.run("scontrol", "hold", "4") == (1, "", "job 4 is RUNNING: only a waiting job can be held\n")
+    screen.queue.refuse = ErrorBody(code="conflict", message="job 9 is RUNNING: only a waiting job can be held")
+    assert screen.run("scontrol", "hold", "3_5")[2].endswith("can be held for job 3_5\n")
+    assert "KillWait" not in "".join(screen.lines("scontrol", "show", "config"))
+
+
 def test_verbs_reach_the_jobs_they_name(screen: Screen) -> None:
     for verb in ("hold", "release", "requeue", "requeuehold", "top"):
         screen.lines("scontrol", verb, "4", "3_[5-6]")
@@ -466,6 +475,12 @@ def test_small_answers(screen: Screen) -> None:
     assert screen.lines("scontrol", "show", "hostlist", "n1,n2") == ["n[1-2]"]
     assert screen.lines("scontrol", "show", "res") == ["No reservations in the system"]
     assert "ClusterName             = lab" in screen.lines("scontrol", "show", "config")
+
+
+def test_sacct_prints_all_fields_when_asked_for_all(screen: Screen) -> None:
+    screen.queue.jobs[:] = ended_jobs()
+    titles = screen.lines("sacct", "-a", "-P", "-o", "ALL")[0].split("|")
+    assert titles == [each.name for each in FIELDS]
 
 
 # --- sinfo ------------------------------------------------------------------------------------------------------------
@@ -512,6 +527,15 @@ def test_states_of_a_node(screen: Screen) -> None:
     gpu = msgspec.structs.replace(host().node.gpus[0], drain=Drain(gpu_uuid="GPU-n1-0", reason="ECC", by="bob", at=1))  # type: ignore[union-attr]
     screen.queue.nodes[:] = [host(gpus=(gpu,))]
     assert "gpu 0: ECC" in screen.lines("sinfo", "-R")[1]
+
+
+def test_sinfo_lists_what_is_reserved(screen: Screen) -> None:
+    assert screen.lines("sinfo", "-T") == ["No reservations in the system"]
+    at = SUBMITTED - 10
+    screen.queue.reservations.append(Reservation(name="course", start_at=at, end_at=at + 3600, users=("ada",)))
+    title, line = screen.lines("sinfo", "-T")
+    assert title.split() == ["RESV_NAME", "STATE", "START_TIME", "END_TIME", "DURATION", "NODELIST"]
+    assert line.split() == ["course", "ACTIVE", "2026-11-22T05:24:40", "2026-11-22T06:24:40", "01:00:00", "n1"]
 
 
 # --- the small ones, and JSON -----------------------------------------------------------------------------------------

@@ -134,6 +134,12 @@ def test_the_shape_of_a_job_with_several_tasks() -> None:
     assert expected.items() <= env.items()
 
 
+def test_memory_per_cpu_is_told_in_the_place_of_memory_per_node_as_slurm_does() -> None:
+    env = environ.build(spec(memory_bytes=2**30, memory_per_cpu_bytes=2**28), {"SLURM_MEM_PER_NODE": "7"}, ADA, run())
+    assert env["SLURM_MEM_PER_CPU"] == "256"
+    assert "SLURM_MEM_PER_NODE" not in env
+
+
 def test_the_queues_words_are_told_as_far_as_the_job_has_them() -> None:
     conditions = (
         Dependency(kind="afterok", job_id=17, task_id=3),

@@ -101,6 +101,7 @@ def test_the_nodes_default_time() -> None:
         (("-p", "debug,main"), "debug"),
         (("-p", "debug,main", "-t", "120"), "main"),
         (("-p", "staff,main"), "main"),
+        (("-p", "debug,main", "-G", "3"), "main"),
     ],
 )
 def test_the_first_partition_that_takes_it(flags: tuple[str, ...], partition: str) -> None:

@@ -210,7 +210,8 @@ class _Field:
 
 def _fields(words: Words, environ: Mapping[str, str]) -> list[_Field]:
     plain = BRIEF if "brief" in words else LONG if "long" in words else environ.get("SACCT_FORMAT") or DEFAULT
-    return [_field(text) for text in ",".join(words.said.get("format", [plain])).split(",") if text.strip()]
+    texts = [text for text in ",".join(words.said.get("format", [plain])).split(",") if text.strip()]
+    return [field for text in texts for field in (FIELDS if text.strip().lower() == "all" else [_field(text)])]
 
 
 def _field(text: str) -> _Field:

@@ -80,7 +80,8 @@ def _each(queue: ask.Queue, verb: str, texts: Sequence[str]) -> int:
         except ApiError as error:
             failed += 1
             why = _NO_SUCH if error.status == 404 else _denied(error)
-            program.say(f"{safe.text(why)} for job {ref}")
+            named = why.startswith(f"job {ref} ")
+            program.say(safe.text(why) if named else f"{safe.text(why)} for job {ref}")
     return 1 if failed else 0
 
 
@@ -248,7 +249,6 @@ def _config(queue: ask.Queue) -> int:
         "ClusterName": hello.cluster,
         "GresTypes": "gpu,shard",
         "KillOnBadExit": "0",
-        "KillWait": "30 sec",
         "MpiDefault": "none",
         "PreemptMode": "REQUEUE",
         "PriorityType": "priority/multifactor",

@@ -17,8 +17,8 @@ from tui.slurm.nodes import Host
 
 HELP = """\
 Usage: sinfo [OPTIONS]
-  -N, --Node  -l, --long  -s, --summarize  -R, --list-reasons  -h, --noheader  -i, --iterate=SECONDS  --json
-  -p, --partition=NAMES  -n, --nodes=NAMES  -t, --states=STATES  -d, --dead  -r, --responding
+  -N, --Node  -l, --long  -s, --summarize  -R, --list-reasons  -T, --reservation  -h, --noheader  --json
+  -p, --partition=NAMES  -n, --nodes=NAMES  -t, --states=STATES  -d, --dead  -r, --responding  -i, --iterate=SECONDS
   -o, --format=FORMAT     "%9P %.5a %.10l %.6D %.6t %N"
   -O, --Format=FIELDS     "nodelist:10,partition,gres,gresused,statelong"
 """
@@ -88,6 +88,9 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 def _list(queue: ask.Queue, words: Words, environ: Mapping[str, str]) -> None:
     now = time.time()
     hosts = nodes.hosts(queue.nodes(), queue.jobs(nodes.HOLDING), now, _reservations(queue))
+    if "reservation" in words:
+        _list_reservations(words, _reservations(queue), compress([host.name for host in hosts]), now)
+        return
     rules = queue.rules()
     default = environ.get("SINFO_PARTITION", "")
     wanted = words.listed("partition") or [name for name in default.split(",") if name]
@@ -104,6 +107,22 @@ def _list(queue: ask.Queue, words: Words, environ: Mapping[str, str]) -> None:
     widest = max((len(host.name) for host in hosts), default=0)
     for line in columns.lines(_columns(words, environ, max(9, widest)), rows, header=header):
         print(line)
+
+
+def _list_reservations(words: Words, found: Sequence[Reservation], where: str, now: float) -> None:
+    """`-T`: what is reserved, in place of the nodes; sinfo.c `print_sinfo_reservation`."""
+    if not found:
+        print("No reservations in the system")
+        return
+    width = max(10, *(len(each.name) for each in found))
+    titles = ("RESV_NAME", "STATE", "START_TIME", "END_TIME", "DURATION", "NODELIST")
+    rows = [
+        (each.name, "ACTIVE" if each.start_at <= now < each.end_at else "INACTIVE", times.stamp(each.start_at),
+         times.stamp(each.end_at), times.full(each.end_at - each.start_at), where)
+        for each in found
+    ]  # fmt: skip
+    for name, state, start, end, span, host in rows if "noheader" in words else [titles, *rows]:
+        print(f"{name:<{width}}  {state:>8}  {start:>19}  {end:>19}  {span:>11}  {host}")
 
 
 def _columns(words: Words, environ: Mapping[str, str], name_width: int) -> list[columns.Column[Row]]:

@@ -63,7 +63,7 @@ def options(parser: Parser, _: str) -> None:
     add("--since", type=words.moment, metavar="WHEN", help="not ended before: 2h, 3d, yesterday, 2026-11-20T14:30")
     add("--until", type=words.moment, metavar="WHEN", help="not submitted after")
     add("-n", "--limit", type=words.count, help=f"ended jobs to list ({ENDED_SHOWN}), or a page's ({PAGE_SHOWN})")
-    add("--page", type=words.count, default=1, help="which page of the history, from 1")
+    add("--page", type=words.page, default=1, help="which page of the history, from 1")
     add("--before", type=words.count, metavar="ID", help="the page of jobs whose numbers are lower")
     add("-r", "--expand", action="store_true", help="a line for each task of an array")
     parser.set_defaults(work=_work)
