@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -79,7 +80,11 @@ def wait(ask: Callable[[], list[Path]], what: str) -> list[Path]:
 
 
 def gone(pids: list[int]) -> bool:
-    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)
+    left = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.append(psutil.Process(pid))
+    _, alive = psutil.wait_procs(left, timeout=10)
     return not alive
 
 
@@ -462,7 +467,8 @@ os.environ.setdefault("MASTER_ADDR", os.environ["SLURM_LAUNCH_NODE_IPADDR"])
 dist.init_process_group("gloo")
 value = torch.tensor([float(dist.get_rank() + 1)])
 dist.all_reduce(value)
-print("rank", dist.get_rank(), "of", dist.get_world_size(), "sum", value.item(), flush=True)
+line = f"rank {dist.get_rank()} of {dist.get_world_size()} sum {value.item()}\\n"
+os.write(1, line.encode())  # in one piece: torchrun's ranks share a pipe
 dist.destroy_process_group()
 """
 
