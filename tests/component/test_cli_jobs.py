@@ -133,8 +133,9 @@ def test_the_licence_in_a_line_and_gpus_with_their_owner(desk: Desk) -> None:
     assert desk.json("license", "--json")["evaluation"] is True
     number = str(desk.json("submit", "--json", "--gpus=1", desk.script("exec sleep 600"))["id"])
     wait_until(lambda: any(gpu["job_id"] == int(number) for gpu in desk.json("gpus", "--json")), "it holds a GPU")
-    owner = [line.split() for line in desk.run("gpus").stdout.splitlines() if f" {number} " in line]
-    assert len(owner) == 1
+    index = next(str(gpu["index"]) for gpu in desk.json("gpus", "--json") if gpu["job_id"] == int(number))
+    owner = [line.split() for line in desk.run("gpus").stdout.splitlines() if line.split()[1] == index]
+    assert len(owner) == 1 and number in owner[0]
     desk.run("cancel", number)
     desk.run("wait", number)
 

@@ -214,7 +214,12 @@ class LogView(Lines):
         self.virtual_size = Size(self.size.width, len(self._pieces))
         if self.following:
             self._to_end()
+            self.call_after_refresh(self._still_at_the_end)  # a layout in between goes by the length before
         self.refresh()
+
+    def _still_at_the_end(self) -> None:
+        if self.following:
+            self._to_end()
 
     def _to_end(self) -> None:
         self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
