@@ -30,6 +30,9 @@ class _State(msgspec.Struct, frozen=True, kw_only=True):
     """When this node first saw each voucher: its days count from then, whatever a new hub says."""
 
 
+_decoder = msgspec.json.Decoder(_State)  # noqa: TID251 - made at import, by one thread: see `agent.api.decode`
+
+
 class Memory:
     """The file `path` and what is newer than it."""
 
@@ -123,7 +126,7 @@ class Memory:
 
     def _load(self) -> _State:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=_State)
+            return _decoder.decode(self._path.read_bytes())
         except FileNotFoundError:
             return _State()
         except (OSError, msgspec.DecodeError) as error:

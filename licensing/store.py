@@ -23,6 +23,8 @@ from licensing.clock import HighWater
 from licensing.errors import StoreError
 from licensing.seats import Hold, has_uuid
 
+_high_water = msgspec.json.Decoder(HighWater)
+
 _GENESIS = "0" * 64
 _migrations = Migrations("licence")
 
@@ -198,7 +200,7 @@ class Ledger:
     def clock(self) -> HighWater | None:
         """The highest time seen."""
         row = self._one("SELECT value FROM meta WHERE name = 'clock'")
-        return msgspec.json.decode(row[0], type=HighWater) if row else None
+        return _high_water.decode(row[0]) if row else None
 
     def put_clock(self, mark: HighWater) -> None:
         """Note the highest time seen."""

@@ -7,16 +7,16 @@ connections of their own. Needs no event loop and no ssh: what carries the bytes
 
 from __future__ import annotations
 
-import functools
 import http.client
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
+from agent.api.decode import Decoder, decode, decoder
 from agent.api.errors import ApiError, ProtocolError
 from agent.api.pool import Call, Pool
 from agent.api.queue import (
@@ -202,11 +202,11 @@ class Client:
     ) -> Stream[LogMessage]:
         """A job's log as it grows; the last message is `LogEnd`. `since` and `grep` as for `log`."""
         query = _with_query(f"{ref.path}/log", follow=1, offset=offset, since=since, grep=grep)
-        return self._stream(query, _log_lines(), heartbeats)
+        return self._stream(query, decoder(LogMessage), heartbeats)
 
     def watch(self, *, heartbeats: bool = False) -> Stream[WatchMessage]:
         """All nodes and jobs, then every change."""
-        return self._stream("/v1/watch", _watch_lines(), heartbeats)
+        return self._stream("/v1/watch", decoder(WatchMessage), heartbeats)
 
     # What stands around the queue, of one node; a hub asked without a node's name puts all nodes' answers together.
 
@@ -318,7 +318,7 @@ class Client:
         wire, response = self._send(method, path, headers, body, repeatable=repeatable)
         raw = self._finish(wire, response)
         try:
-            return msgspec.json.decode(raw, type=kind)
+            return decode(raw, kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise not_ours(self.where, raw) from error
 
@@ -350,12 +350,12 @@ class Client:
 
     def _refusal(self, status: int, raw: bytes) -> ApiError | ProtocolError:
         try:
-            body = msgspec.json.decode(raw, type=ErrorBody)
+            body = decode(raw, ErrorBody)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return not_ours(self.where, f"HTTP {status} ".encode() + raw)
         return ApiError(status, body.code, body.message, body.field)
 
-    def _stream(self, path: str, decoder: msgspec.json.Decoder[_T], heartbeats: bool) -> Stream[_T]:
+    def _stream(self, path: str, decoder: Decoder[_T], heartbeats: bool) -> Stream[_T]:
         wire, response = self._send("GET", path)
         return Stream(wire, response, decoder, silence_s=self._silence_s, heartbeats=heartbeats)
 
@@ -419,14 +419,3 @@ def _root(node: str | None) -> str:
 def _with_query(path: str, **values: str | int | None) -> str:
     given = {name: value for name, value in values.items() if value is not None}
     return f"{path}?{urlencode(given)}" if given else path
-
-
-@functools.cache
-def _watch_lines() -> msgspec.json.Decoder[Any]:
-    # Built at first use: a plain `stoker jobs` never watches and should not pay for it.
-    return msgspec.json.Decoder(WatchMessage)
-
-
-@functools.cache
-def _log_lines() -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(LogMessage)

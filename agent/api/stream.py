@@ -14,6 +14,7 @@ from typing import Generic, Self, TypeVar
 
 import msgspec
 
+from agent.api.decode import Decoder, decode
 from agent.api.errors import ProtocolError, TransportError, VersionError
 from agent.api.types import API_VERSION, Heartbeat, Hello
 from agent.api.wire import Wire, not_ours, read_some
@@ -37,7 +38,7 @@ class Stream(Generic[_T]):
         self,
         wire: Wire,
         response: http.client.HTTPResponse,
-        decoder: msgspec.json.Decoder[_T],
+        decoder: Decoder[_T],
         *,
         silence_s: float,
         heartbeats: bool,
@@ -143,7 +144,7 @@ class Stream(Generic[_T]):
     def _is_newer(self, line: bytes) -> bool:
         """Whether the line is a message of a kind that this version does not know."""
         try:
-            tag = msgspec.json.decode(line, type=_Tagged).type
+            tag = decode(line, _Tagged).type
         except msgspec.MsgspecError:
             return False
         return tag not in ("hello", "heartbeat", "node", "job", "licence", "log", "end")

@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from agent.api.decode import convert
 from agent.config.checks import check
 from agent.config.resolved import Config, ConfigError
 from agent.config.tables import File, GpuTable, HubNode, Mode, PartitionTable, QosTable
@@ -56,7 +57,7 @@ def parse(text: str, origin: str) -> File:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{origin}: not valid TOML: {error}") from error
     try:
-        return msgspec.convert(data, File, strict=True, dec_hook=_decode)
+        return convert(data, File, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), text, origin)) from error
 

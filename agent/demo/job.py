@@ -7,9 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-import msgspec
-
 from agent.api.client import Client
+from agent.api.decode import decode
 from agent.api.errors import DeadlineError, StokerError
 from agent.api.refs import JobRef
 from agent.api.types import Job, LinkState, LogChunk, LogEnd, NodeStatus, NodeUpdate
@@ -94,7 +93,7 @@ def _is_seated(status: NodeStatus) -> bool:
 def _submit(place: Place) -> Job:
     print(f"$ stoker submit {_SCRIPT}")
     text = children.command(place, "stoker", "submit", "--json", str(_HOUSE / _SCRIPT))
-    job = msgspec.json.decode(text, type=Job)
+    job = decode(text, Job)
     print(f"Submitted job {job.id} on {job.node}")
     return job
 

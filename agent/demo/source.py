@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from agent.api.decode import decode
 from agent.api.types import GpuSource
 from agent.gpu.frames import ChildSpec, Frame
 from agent.gpu.sampler import CHILD_ARGV
@@ -56,10 +57,9 @@ def _ask_nvml(deadline_s: float) -> Frame | None:
 
 
 def _first_answer(child: subprocess.Popen[bytes]) -> Frame | None:
-    decode = msgspec.json.Decoder(Frame).decode
     assert child.stdout is not None
     for line in child.stdout:
-        frame = decode(line)
+        frame = decode(line, Frame)
         if frame.gpus is not None and (frame.gpus or frame.source is GpuSource.NONE):
             return frame
     return None

@@ -27,6 +27,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from agent.api.decode import convert
 from agent.api.errors import StokerError
 from agent.engine import cgroup, procs, tmpdir
 from agent.engine.asks import is_ask
@@ -325,7 +326,7 @@ class AttemptDir:
     def _read(self, name: str, kind: type[_T]) -> _T | None:
         path = self.path / name
         try:
-            return msgspec.convert(json.loads(path.read_bytes()), kind)
+            return convert(json.loads(path.read_bytes()), kind)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from agent.api.decode import decoder
 from agent.gpu.frames import EXIT_FRESH, Frame, Hold
 
 log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class ChildKeeper:
     async def _follow(self, child: asyncio.subprocess.Process) -> str:
         """Take frames for as long as good ones come. Returns what ended that."""
         assert child.stdout is not None
-        decode = msgspec.json.Decoder(Frame).decode
+        decode = decoder(Frame).decode
         silence_s = FIRST_FRAME_S
         while True:
             try:

@@ -23,6 +23,7 @@ from queue import Empty, SimpleQueue
 
 import msgspec
 
+from agent.api.decode import decode, decoder
 from agent.api.types import GpuSource
 from agent.gpu.base import DriverGoneError, GpuReader, Inventory, NoGpusError
 from agent.gpu.frames import EXIT_FRESH, ChildSpec, Frame, Hold, Stamped
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         (text,) = argv
-        spec = msgspec.json.decode(text, type=ChildSpec)
+        spec = decode(text, ChildSpec)
     except (ValueError, msgspec.MsgspecError) as error:
         print(f"the agent starts the sampler, with one JSON argument: {error}", file=sys.stderr)
         return os.EX_USAGE
@@ -157,10 +158,10 @@ def _try_open(reader: GpuReader) -> Inventory | Exception:
 
 
 def _follow_stdin(reader: GpuReader) -> None:
-    decode = msgspec.json.Decoder(Hold).decode
+    read = decoder(Hold).decode
     for line in sys.stdin.buffer:
         try:
-            reader.hold(frozenset(decode(line).uuids))
+            reader.hold(frozenset(read(line).uuids))
         except msgspec.MsgspecError:
             log.exception("a line from the agent makes no sense: %r", line[:200])
     os._exit(os.EX_OK)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.api.decode import decode
 from agent.jobs.durable import sync_folder, write_durably
 from agent.jobs.errors import FolderError
 from agent.jobs.row import JobRow, new_rows
@@ -85,7 +86,7 @@ def read_spec(folder: Path) -> Submission:
         FolderError: there is none, or it is damaged.
     """
     try:
-        return msgspec.json.decode((folder / "spec").read_bytes(), type=Submission)
+        return decode((folder / "spec").read_bytes(), Submission)
     except (OSError, msgspec.DecodeError) as error:
         raise FolderError(f"cannot read the stored submission {folder / 'spec'}: {error}") from error
 
@@ -114,7 +115,7 @@ def read_cancelled(folder: Path) -> Cancelled | None:
         FolderError: it is damaged.
     """
     try:
-        return msgspec.json.decode((folder / "cancelled").read_bytes(), type=Cancelled)
+        return decode((folder / "cancelled").read_bytes(), Cancelled)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:

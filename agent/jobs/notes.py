@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent.api.decode import decode
 from agent.jobs.durable import append_durably
 from agent.jobs.errors import FolderError
 from agent.jobs.machine import CancelAsked, Event, Expired, RequeueAsked
@@ -93,7 +94,7 @@ def read(folder: Path, array: ArraySpec | None = None) -> list[Note]:
 
 def _note(folder: Path, number: int, line: bytes) -> Note | None:
     try:
-        return msgspec.json.decode(line, type=Note)
+        return decode(line, Note)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         logger.error("line %d of %s is damaged and is passed over: %s", number, folder / _NAME, error)
         return None

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from agent.api.decode import decode
 from agent.api.types import JobState
 from agent.jobs.machine import Status
 from agent.jobs.spec import JobSpec
@@ -107,7 +108,7 @@ def encode_spec(spec: JobSpec) -> tuple[str, str]:
 
 def decode_spec(body: str) -> JobSpec:
     """A spec as it was kept."""
-    return msgspec.json.decode(body, type=JobSpec)
+    return decode(body, JobSpec)
 
 
 def spec_columns(spec: JobSpec, sha256: str) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def read_row(row: sqlite3.Row | Mapping[str, Any], spec: JobSpec) -> JobRow:
         detail=row["detail"],
         requeue=spec.requeue,
         attempt=row["attempt"],
-        gpu_uuids=() if gpu_uuids == "[]" else msgspec.json.decode(gpu_uuids, type=tuple[str, ...]),
+        gpu_uuids=() if gpu_uuids == "[]" else decode(gpu_uuids, tuple[str, ...]),
         started_at=row["started_at"],
         ended_at=row["ended_at"],
         exit_code=row["exit_code"],

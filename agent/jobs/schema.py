@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 import msgspec
 
+from agent.api.decode import decode
 from agent.api.types import FINAL_STATES, JobState
 from agent.jobs.dbfile import DamagedError, Schema, without_numpy
 from agent.jobs.filters import FILTERED, PAGE_INDEX
@@ -169,7 +170,7 @@ def _unreadable(known: set[str], job_id: int, sha256: str, state: str, wish: str
         return f"job {job_id} is in the state {state!r} with the wish {wish!r}"
     try:
         if uuids != "[]":
-            msgspec.json.decode(uuids, type=tuple[str, ...])
+            decode(uuids, tuple[str, ...])
     except msgspec.DecodeError as error:
         return f"the GPUs of job {job_id} cannot be read: {error}"
     return ""

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from agent.api.decode import decode
 from agent.jobs.database import Database
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Shelf(Database):
         found: dict[str, _T] = {}
         for key, body in self._execute("SELECT key, body FROM shelf WHERE kind = ? ORDER BY rowid", (kind,)):
             try:
-                found[key] = msgspec.json.decode(body, type=type)
+                found[key] = decode(body, type)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 logger.error("the stored %s %r cannot be read and is left out: %s", kind, key, error)
         return found

@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from agent.api.decode import decode, decoder
 from agent.api.queue import JobUsage, UsagePoint
 from agent.jobs.database import Database, in_groups, marks
 
@@ -18,7 +19,7 @@ _BUCKET_S = 3600
 _HALF_LIVES_KEPT = 20
 """A millionth is left of a charge by then."""
 
-_curve = msgspec.json.Decoder(tuple[UsagePoint, ...])
+_curve = decoder(tuple[UsagePoint, ...])
 
 
 class Usage(Database):
@@ -39,14 +40,14 @@ class Usage(Database):
     def usage_of(self, job_id: int) -> tuple[JobUsage, tuple[UsagePoint, ...]] | None:
         """What a job has used, and the curve of it; `None` where nothing was kept."""
         row = self._execute("SELECT usage, curve FROM usage WHERE job_id = ?", (job_id,)).fetchone()
-        return (msgspec.json.decode(row["usage"], type=JobUsage), _curve.decode(row["curve"])) if row else None
+        return (decode(row["usage"], JobUsage), _curve.decode(row["curve"])) if row else None
 
     def usages_of(self, job_ids: Collection[int]) -> dict[int, JobUsage]:
         """What some jobs have used, for a page of them; a job of which nothing was kept is left out."""
         found = {}
         for group in in_groups(list(job_ids)):
             rows = self._execute(f"SELECT job_id, usage FROM usage WHERE job_id IN ({marks(group)})", group)  # noqa: S608
-            found.update({row["job_id"]: msgspec.json.decode(row["usage"], type=JobUsage) for row in rows})
+            found.update({row["job_id"]: decode(row["usage"], JobUsage) for row in rows})
         return found
 
     # --- users --------------------------------------------------------------------------------------------------------

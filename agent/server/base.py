@@ -20,6 +20,7 @@ import msgspec
 from aiohttp import web
 
 from agent.api.client import KEY_HEADER
+from agent.api.decode import decode
 from agent.api.errors import ApiError, StokerError
 from agent.api.types import MAX_BODY_BYTES, ErrorBody, JobState
 from agent.server.peer import CALLER, Access, Caller
@@ -87,7 +88,7 @@ async def read_body(request: web.Request, kind: type[_T]) -> _T:
     except TimeoutError as error:
         raise ApiError(408, "slow_body", f"the body did not arrive within {BODY_DEADLINE_S:.0f} s") from error
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return decode(raw, kind)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at ")
         raise ApiError(400, "bad_field", f"the request's body is wrong: {what}", where.strip("`") or None) from error

@@ -8,6 +8,7 @@ passed on as it came by `/v1/nodes/NAME/…`.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -121,7 +122,7 @@ def _raw_list(client: Client, path: str, headers: dict[str, str]) -> list[object
         body = b"".join(iter(answer.read, b""))
     finally:
         answer.close()
-    found = msgspec.json.decode(body)
+    found = json.loads(body)
     if answer.status >= 400 or not isinstance(found, list):
         told = found if isinstance(found, dict) else {}
         raise ApiError(answer.status, str(told.get("code", "refused")), str(told.get("message", "the node refused")))

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from agent.api.decode import decode
 from agent.api.queue import JobUsage, UsagePoint
 from agent.api.types import GpuReading, GpuState
 from agent.telemetry.account import JobAccount
@@ -116,7 +117,7 @@ class JobUsageKeeper:
         """
         if job_id in self._accounts:
             return
-        account = msgspec.json.decode(saved, type=JobAccount)
+        account = decode(saved, JobAccount)
         account.activity.window_s = self._window_s
         account.break_off(goes_on=goes_on)
         self._accounts[job_id] = account

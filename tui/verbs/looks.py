@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 
 from agent.api.commandline import Parser
+from agent.api.decode import convert
 from agent.api.types import FINAL_STATES, Gpu, GpuSource, JobState, NodeStatus, NodeUpdate
 from tui import plain, printed, safe
 from tui.cluster import Cluster, NodeView
@@ -86,4 +87,4 @@ def _gpu_values(found: NodeStatus) -> list[GpuLine]:
     if found.node is None:
         return []
     own = {"node": found.name, "link": found.link.value, "gpu_source": found.node.gpu_source}
-    return [msgspec.convert(msgspec.to_builtins(gpu) | own, GpuLine) for gpu in found.node.gpus]
+    return [convert(msgspec.to_builtins(gpu) | own, GpuLine) for gpu in found.node.gpus]
