@@ -346,7 +346,7 @@ def test_bits_flipped_anywhere_are_found_or_do_no_harm(tmp_path: Path) -> None:
     whole = path.read_bytes()
     chance = random.Random(11)
     aside = 0
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     for number in range(60):
         if time.monotonic() > deadline:
             break

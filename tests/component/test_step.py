@@ -71,7 +71,7 @@ class Steps:
 
 
 def wait(ask: Callable[[], list[Path]], what: str) -> list[Path]:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         if found := ask():
             return found

@@ -28,7 +28,7 @@ from agent.engine.launch import ForkLauncher, Launcher
 from agent.jobs.schedule import GpuFacts
 from agent.telemetry.host import read_boot_id
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @dataclass

@@ -19,7 +19,7 @@ from tui.app import StokerApp
 from tui.session import Clock
 
 SMALL, LARGE = (80, 24), (160, 45)
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @dataclass

@@ -36,7 +36,7 @@ def _start(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 def _finish(child: subprocess.Popen[str]) -> str:
-    out, err = child.communicate(timeout=100)
+    out, err = child.communicate(timeout=200)
     assert child.returncode == 0, err
     return out
 
@@ -103,7 +103,7 @@ def test_stopped_twice_and_resumed_it_ends_with_the_same_weights(tmp_path: Path,
 
 def test_bad_words_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     child = _start(tmp_path / "job", "--epochs", "0")
-    _, err = child.communicate(timeout=100)
+    _, err = child.communicate(timeout=200)
     assert child.returncode == 2
     assert "--epochs must be at least 1" in err
     assert not (tmp_path / "job").exists()
