@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,8 @@ from agent.jobs.machine import CancelAsked
 from agent.jobs.row import JobRow
 from agent.jobs.spec import ArraySpec, Dependency, DependencySpec, JobSpec
 from agent.jobs.store import JobStore
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    opened = JobStore.open(tmp_path / "agent.db", now=1)
-    yield opened
-    opened.close()
+from tests.fakes.stores import path as path
+from tests.fakes.stores import store as store
 
 
 def submit(store: JobStore, state_dir: Path, **fields: object) -> JobRow:

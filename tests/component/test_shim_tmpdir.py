@@ -100,7 +100,7 @@ def test_no_depth_and_no_missing_right_keeps_it(tmp: Path) -> None:
     (taken / "x").touch()
     (tmp / ".stoker-2").touch()
     before = set(os.listdir("/proc/self/fd"))
-    assert tmpdir.remove(str(tmp)) is None
+    assert tmpdir.remove(str(tmp), timeout_s=100) is None
     assert not tmp.exists()
     assert set(os.listdir("/proc/self/fd")) == before
 
