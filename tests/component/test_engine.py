@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from agent.api.types import CancelRequest, JobState
 from agent.engine.launch import ForkLauncher
 from agent.jobs.filters import JobFilter
 from agent.jobs.store import JobStore
+from tests.fakes.disk import fill
 from tests.fakes.engines import Gpus, ended, engine, make_config, run, running, submit, until, who
 
 
@@ -188,17 +188,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Take the last byte of the disk."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(size))
-    return ballast
 
 
 def test_a_job_that_ends_on_a_full_disk_is_told_when_there_is_room_again(tmp_path: Path, small_disk: Path) -> None:

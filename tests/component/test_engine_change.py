@@ -25,6 +25,7 @@ from agent.engine.base import Asker
 from agent.engine.embedded import EmbeddedEngine
 from agent.jobs.filters import JobFilter
 from tests.fakes.engines import (
+    Clock,
     Gate,
     Gpus,
     cancel,
@@ -121,15 +122,17 @@ def test_the_victim_of_a_preemption_is_who_loses_least_and_runs_again_afterwards
             until [ -e $JOB_DIR/stop ] || [ -e {tmp_path}/done ]; do sleep 0.05; done
             cp $JOB_DIR/stop {tmp_path}/stop.$SLURM_JOB_ID
         """
-        async with engine(config, Gpus(count=2)) as made:
+        clock = Clock()
+        async with engine(config, Gpus(count=2), clock=clock) as made:
             loses = await submit(made, saves, "--gpus=1", "--qos=low", "--requeue")
             await _exists(tmp_path / f"on.{loses.id}")
             saved = await submit(made, saves.replace('"$1" = saves', "1 = 1"), "--gpus=1", "--qos=low", "--requeue")
             await _exists(tmp_path / f"on.{saved.id}")
             await until(made, saved.id, running)
             await until(made, loses.id, running)
-            await asyncio.sleep(1.1)  # whole seconds count: what the first one has done since its start is lost
-            os.utime(config.state_dir / "jobs" / str(saved.id) / "files" / "ckpt" / "000000001")
+            clock.ahead_s = 600  # what the first one has done since its start is lost
+            files = config.state_dir / "jobs" / str(saved.id) / "files"
+            os.utime(files / "ckpt" / "000000001", (clock(), clock()))
             high = await submit(made, f"echo high >> {marks}", "--gpus=1", "--qos=high")
             assert (await until(made, high.id, ended)).state is JobState.COMPLETED
             again = await until(made, saved.id, ended)

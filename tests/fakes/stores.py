@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.jobs import retention
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
@@ -38,3 +39,12 @@ def reopened(store: JobStore, path: Path) -> JobStore:
     again = JobStore.open(path, now=2)
     assert again.damaged is None
     return again
+
+
+def forget_old(store: JobStore, state_dir: Path, *, before: int, limit: int = 50) -> list[int]:
+    """The steps of `agent.jobs.retention` one after the other; the ids that were forgotten."""
+    doomed = retention.due(store, before=before, limit=limit)
+    retention.remove_folders(state_dir, doomed)
+    ids = [job_id for ids in doomed.values() for job_id in ids]
+    store.forget(ids)
+    return ids
