@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
@@ -32,6 +31,7 @@ from tests.fakes.engines import (
     ended,
     engine,
     eventually,
+    exists,
     look,
     make_config,
     run,
@@ -64,7 +64,7 @@ def test_a_requeued_job_runs_again_as_another_attempt_and_finds_what_the_first_l
             )
             job = await submit(made, script, "--gpus=1", "--no-requeue")
             await until(made, job.id, running)
-            await _exists(marks)  # running is from the gate on: the first command comes a moment later
+            await exists(marks)  # running is from the gate on: the first command comes a moment later
             asked = await made.requeue(ref(job), who("ada"), RequeueRequest())
             assert asked.state is JobState.COMPLETING
             await until(made, job.id, lambda each: each.state is JobState.RUNNING and each.attempt == 2)
@@ -89,19 +89,13 @@ def test_a_cancel_wins_over_a_requeue_that_was_asked_before(tmp_path: Path) -> N
                 made, f"trap 'sleep 0.3; exit 0' TERM; touch {tmp_path}/on; while :; do sleep 0.05; done"
             )
             await until(made, job.id, running)
-            await _exists(tmp_path / "on")
+            await exists(tmp_path / "on")
             await made.requeue(ref(job), who(), RequeueRequest())
             await made.cancel(ref(job), who("ada"), CancelRequest())
             after = await until(made, job.id, ended)
             assert (after.state, after.attempt) == (JobState.CANCELLED, 1)
 
     run(test)
-
-
-async def _exists(path: Path) -> None:
-    async with asyncio.timeout(20):
-        while not path.exists():
-            await asyncio.sleep(0.02)
 
 
 def test_the_victim_of_a_preemption_is_who_loses_least_and_runs_again_afterwards(tmp_path: Path) -> None:
@@ -125,9 +119,9 @@ def test_the_victim_of_a_preemption_is_who_loses_least_and_runs_again_afterwards
         clock = Clock()
         async with engine(config, Gpus(count=2), clock=clock) as made:
             loses = await submit(made, saves, "--gpus=1", "--qos=low", "--requeue")
-            await _exists(tmp_path / f"on.{loses.id}")
+            await exists(tmp_path / f"on.{loses.id}")
             saved = await submit(made, saves.replace('"$1" = saves', "1 = 1"), "--gpus=1", "--qos=low", "--requeue")
-            await _exists(tmp_path / f"on.{saved.id}")
+            await exists(tmp_path / f"on.{saved.id}")
             await until(made, saved.id, running)
             await until(made, loses.id, running)
             clock.ahead_s = 600  # what the first one has done since its start is lost
@@ -322,7 +316,7 @@ def test_a_signal_reaches_the_job_and_does_not_end_it(tmp_path: Path) -> None:
             with pytest.raises(ApiError, match="no signal"):
                 await made.signal(ref(job), who(), SignalRequest(signal="NONSENSE"))
             await until(made, job.id, running)
-            await _exists(tmp_path / "on")
+            await exists(tmp_path / "on")
             await made.signal(ref(job), who(), SignalRequest(signal="SIGUSR1", batch_only=True))
             assert (await until(made, job.id, ended)).state is JobState.COMPLETED
 

@@ -30,6 +30,7 @@ from tests.fakes.engines import (
     crash,
     ended,
     engine,
+    exists,
     look,
     make_config,
     run,
@@ -148,9 +149,7 @@ def test_row_5_a_job_that_ended_meanwhile_has_the_outcome_of_its_exit_record(tmp
             await until(made, job.id, running)
         await gate.open()
         record = config.state_dir / "jobs" / str(job.id) / "1" / "exit"
-        async with asyncio.timeout(20):
-            while not record.exists():
-                await asyncio.sleep(0.02)
+        await exists(record)
         async with engine(config) as made:
             after = await until(made, job.id, ended)
             assert (after.state, after.signal) == (JobState.FAILED, 11)
@@ -188,9 +187,7 @@ def test_row_7_a_stored_wish_to_requeue_or_preempt_is_carried_out_after_the_rest
             script = f"echo $JOB_ATTEMPT >> {marks}; [ $JOB_ATTEMPT = 2 ] || exec sleep 600"
             job = await submit(made, script, "--gpus=1", "--requeue")
             await until(made, job.id, running)
-            async with asyncio.timeout(20):
-                while not marks.exists():
-                    await asyncio.sleep(0.02)
+            await exists(marks)
         store = JobStore.open(config.state_dir / "agent.db", now=1)
         store.apply(job.id, wish, int(time.time()))  # the crash is between this and the stop file
         store.close()
@@ -270,9 +267,7 @@ def test_a_running_job_whose_records_were_taken_away_is_lost_and_no_success(tmp_
             await until(made, job.id, running)
         await gate.open()
         folder = config.state_dir / "jobs" / str(job.id) / "1"
-        async with asyncio.timeout(20):
-            while not (folder / "exit").exists():
-                await asyncio.sleep(0.02)
+        await exists(folder / "exit")
         folder.rename(tmp_path / "taken")
         async with engine(config) as made:
             after = await until(made, job.id, ended)

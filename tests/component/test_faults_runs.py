@@ -23,7 +23,7 @@ from agent.engine.launch import SHIM, ForkLauncher, shim_command
 from agent.engine.records import AttemptDir, Ended, Started, recover
 from tests.component.test_shim_oom import HOG, MakeCgroup, make_cgroup  # noqa: F401 - a fixture
 from tests.fakes.attempts import Bench, finish
-from tests.fakes.engines import Gpus, crash, ended, engine, make_config, run, running, submit, until
+from tests.fakes.engines import Gpus, crash, ended, engine, exists, make_config, run, running, submit, until
 
 
 @asynccontextmanager
@@ -86,9 +86,7 @@ def test_row_10_after_a_reboot_only_who_asked_for_it_runs_again(tmp_path: Path, 
         async with engine(config) as made:
             job = await submit(made, script, "--gpus=1", "--requeue" if requeue else "--no-requeue")
             await until(made, job.id, running)
-            async with asyncio.timeout(20):
-                while not marks.exists():
-                    await asyncio.sleep(0.02)
+            await exists(marks)
             await crash(made)
             cut_power(started(config, job))
         async with booted(config, "the next boot") as made:

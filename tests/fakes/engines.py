@@ -184,6 +184,13 @@ async def eventually(made: EmbeddedEngine, job_id: int, right: Callable[[Job], b
     return job
 
 
+async def exists(path: Path) -> None:
+    """Until a job, which is another process, has made the file: nothing of ours is told of it."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not path.exists():
+            await asyncio.sleep(0.02)
+
+
 async def look(made: EmbeddedEngine, job_id: int) -> Job:
     return await made.job(JobRef(id=job_id))
 
