@@ -17,7 +17,6 @@ from agent.api.queue import (
     SignalRequest,
     UpdateRequest,
 )
-from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobState
 from agent.config.tables import PartitionTable, QosTable, SchedulerTable
 from agent.engine.base import Asker
@@ -27,6 +26,7 @@ from tests.fakes.engines import (
     Clock,
     Gate,
     Gpus,
+    begin,
     cancel,
     ended,
     engine,
@@ -34,6 +34,7 @@ from tests.fakes.engines import (
     exists,
     look,
     make_config,
+    ref,
     run,
     running,
     submit,
@@ -42,10 +43,6 @@ from tests.fakes.engines import (
 )
 
 STRANGER = Asker(user="eve", uid=os.geteuid() + 1)
-
-
-def ref(job: Job) -> JobRef:
-    return JobRef(id=job.id)
 
 
 async def update(made: EmbeddedEngine, job: Job, **changes: str) -> Job:
@@ -62,8 +59,7 @@ def test_a_requeued_job_runs_again_as_another_attempt_and_finds_what_the_first_l
             script = (
                 f"echo $JOB_ATTEMPT $SLURM_RESTART_COUNT >> {marks}; touch $JOB_DIR/kept.$JOB_ATTEMPT; {gate.script}"
             )
-            job = await submit(made, script, "--gpus=1", "--no-requeue")
-            await until(made, job.id, running)
+            job = await begin(made, script, "--gpus=1", "--no-requeue")
             await exists(marks)  # running is from the gate on: the first command comes a moment later
             asked = await made.requeue(ref(job), who("ada"), RequeueRequest())
             assert asked.state is JobState.COMPLETING
@@ -226,8 +222,7 @@ def test_a_job_cannot_be_made_to_wait_for_itself_by_way_of_others(tmp_path: Path
 def test_a_running_jobs_limit_is_made_shorter_by_its_user_and_longer_by_an_admin(tmp_path: Path) -> None:
     async def test() -> None:
         async with engine(make_config(tmp_path)) as made:
-            job = await submit(made, "sleep 600", "--time=10")
-            await until(made, job.id, running)
+            job = await begin(made, "sleep 600", "--time=10")
             with pytest.raises(ApiError, match="only an admin may give a running job more time") as caught:
                 await made.update(ref(job), who(admin=False), UpdateRequest(changes={"TimeLimit": "20"}))
             assert caught.value.status == 403
@@ -344,8 +339,7 @@ def test_where_the_site_cancels_victims_none_of_them_comes_back(tmp_path: Path) 
             "scheduler": SchedulerTable(preempt="partition", preempt_mode="cancel"),
         }
         async with engine(make_config(tmp_path, tables=tables), Gpus(count=1)) as made:
-            victim = await submit(made, "exec sleep 600", "--gpus=1", "--requeue")
-            await until(made, victim.id, running)
+            victim = await begin(made, "exec sleep 600", "--gpus=1", "--requeue")
             high = await submit(made, "true", "--gpus=1", "--partition=high")
             assert (await until(made, victim.id, ended)).state is JobState.PREEMPTED
             assert (await until(made, high.id, ended)).state is JobState.COMPLETED

@@ -18,6 +18,7 @@ from tests.fakes.engines import (
     Clock,
     Gate,
     Gpus,
+    begin,
     cancel,
     ended,
     engine,
@@ -108,8 +109,7 @@ def test_a_job_starts_once_its_dependency_is_fulfilled(tmp_path: Path, kind: str
     async def test() -> None:
         gate = Gate(tmp_path / "go")
         async with engine(make_config(tmp_path)) as made:
-            head = await submit(made, f"{gate.script}; {script}")
-            await until(made, head.id, running)
+            head = await begin(made, f"{gate.script}; {script}")
             second = await submit(made, "true", f"--dependency={kind}:{head.id}")
             if kind != "after":
                 waits = await until(made, second.id, told("Dependency"))
@@ -242,8 +242,7 @@ def test_limits_of_a_user_are_kept_at_submit_and_at_the_start(tmp_path: Path) ->
         limits = LimitsTable(max_running_per_user=1, max_submit_per_user=4)
         gate = Gate(tmp_path / "go")
         async with engine(make_config(tmp_path, tables={"limits": limits})) as made:
-            first = await submit(made, gate.script)
-            await until(made, first.id, running)
+            await begin(made, gate.script)
             second = await submit(made, "true")
             waits = await until(made, second.id, waiting)
             assert "Limit" in (waits.reason or "")
@@ -275,8 +274,7 @@ def test_the_fair_share_changes_the_order(tmp_path: Path) -> None:
         tables["accounts"] = (AccountTable(name="lab", users={"ada": 1, "bob": 1}),)  # type: ignore[assignment]
         view, gate, clock = Gpus(count=1), Gate(tmp_path / "go"), Clock()
         async with engine(make_config(tmp_path, tables=tables), view, clock=clock) as made:
-            used = await submit(made, gate.script, "--gpus=1", user="ada")
-            await until(made, used.id, running)
+            used = await begin(made, gate.script, "--gpus=1", user="ada")
             clock.ahead_s = 60
             await made._share.charge_running()
             await gate.open()
@@ -284,8 +282,7 @@ def test_the_fair_share_changes_the_order(tmp_path: Path) -> None:
             shares = {each.user: each for each in await made.shares()}
             assert shares["ada"].usage_gpu_s > 30
             assert shares["ada"].fairshare < shares["bob"].fairshare
-            holder = await submit(made, gate.script, "--gpus=1", user="bob")
-            await until(made, holder.id, running)
+            await begin(made, gate.script, "--gpus=1", user="bob")
             order = tmp_path / "order"
             adas = await submit(made, f"echo ada >> {order}", "--gpus=1", user="ada")
             bobs = await submit(made, f"echo bob >> {order}", "--gpus=1", user="bob")
@@ -303,8 +300,7 @@ def test_what_was_charged_is_there_after_a_restart_and_not_twice(tmp_path: Path)
     async def test() -> None:
         config, gate, clock = make_config(tmp_path), Gate(tmp_path / "go"), Clock()
         async with engine(config, clock=clock) as made:
-            job = await submit(made, gate.script, "--gpus=2")
-            await until(made, job.id, running)
+            job = await begin(made, gate.script, "--gpus=2")
             clock.ahead_s = 600
             await made._share.charge_running()
             await made._share.charge_running()

@@ -133,6 +133,10 @@ async def submit(
     return job
 
 
+def ref(job: Job) -> JobRef:
+    return JobRef(id=job.id)
+
+
 def who(name: str = "me", *, admin: bool = True) -> Asker:
     return Asker(user=name, uid=os.geteuid(), admin=admin)
 
@@ -155,6 +159,11 @@ def ended(job: Job) -> bool:
 
 def running(job: Job) -> bool:
     return job.state is JobState.RUNNING
+
+
+async def begin(made: EmbeddedEngine, script: str, *flags: str, user: str = "me") -> Job:
+    """A job that runs."""
+    return await until(made, (await submit(made, script, *flags, user=user)).id, running)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
