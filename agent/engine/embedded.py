@@ -79,7 +79,9 @@ class EmbeddedEngine:
         gpus: Readings | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`gpus`: by whose readings it is measured what jobs make of their GPUs; `None`: it is not."""
+        """`gpus`: by whose readings it is measured what jobs make of their GPUs; `None`: it is not. `clock`: Unix seconds,
+        by which the queue decides and use is charged.
+        """
         self._core = core = Core(config, view, enforces_limits=launcher.enforces_limits, clock=clock)
         self._launcher = launcher
         self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._prepare, apply=core.apply)
