@@ -79,8 +79,9 @@ class EmbeddedEngine:
         gpus: Readings | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`gpus`: by whose readings it is measured what jobs make of their GPUs; `None`: it is not. `clock`: Unix seconds,
-        by which the queue decides and use is charged.
+        """`gpus`: by whose readings it is measured what jobs make of their GPUs; `None`: it is not.
+
+        `clock`: Unix seconds, by which the queue decides and use is charged.
         """
         self._core = core = Core(config, view, enforces_limits=launcher.enforces_limits, clock=clock)
         self._launcher = launcher
