@@ -97,7 +97,7 @@ def command(folder: Path, body: str) -> HooksTable:
     path = folder / "notify"
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
-    return HooksTable(notify_command=path, timeout_s=5)
+    return HooksTable(notify_command=path, timeout_s=60)
 
 
 def _into(folder: Path) -> str:
