@@ -18,6 +18,7 @@ from agent.engine.base import Asker
 from agent.engine.core import Core, now
 from agent.jobs import grammar, times
 from agent.jobs.schedule import GpuFacts, ReservationFacts
+from agent.jobs.schedule.words import moment
 from agent.jobs.store import JobStore
 
 _DRAINS = "drain"
@@ -61,19 +62,7 @@ class Arrangements:
 
     def reservation_facts(self, at: int) -> list[ReservationFacts]:
         """Those that are not over at a moment."""
-        return [
-            ReservationFacts(
-                name=each.name,
-                start_at=each.start_at,
-                end_at=each.end_at,
-                users=frozenset(each.users),
-                accounts=frozenset(each.accounts),
-                gpu_uuids=frozenset(each.gpu_uuids) or None,
-                maintenance=each.maintenance,
-            )
-            for each in self._reservations.values()
-            if each.end_at > at
-        ]
+        return [_facts(each) for each in self._reservations.values() if each.end_at > at]
 
     # --- drains -------------------------------------------------------------------------------------------------------
 
@@ -179,10 +168,20 @@ class Arrangements:
         for name in [each.name for each in self._reservations.values() if each.end_at <= at]:
             await self._drop(name)
 
-    def find(self, name: str) -> Reservation | None:
-        """One that is not over."""
-        found = self._reservations.get(name)
-        return found if found is not None and found.end_at > now() else None
+    def refusal_of(self, name: str, user: str, account: str | None) -> str | None:
+        """Why a job must not name a reservation, in Slurm's words; `None` when it may."""
+        found, at = self._reservations.get(name), now()
+        if found is None:
+            known = ", ".join(each.name for each in self.reservations()) or "none"
+            return f"Requested reservation is invalid: there is no reservation {name}; known: {known}"
+        if found.end_at <= at:
+            return f"Requested reservation is invalid: {name} ended at {moment(found.end_at)}; see stoker reservations"
+        if found.maintenance:
+            return f"Access denied to requested reservation: {name} is a maintenance window, in which nothing starts"
+        if not _facts(found).is_for(user, account or ""):
+            whom = ", ".join([*found.users, *(f"account {each}" for each in found.accounts)])
+            return f"Access denied to requested reservation: {name} is for {whom}; ask {found.by}, who made it"
+        return None
 
     async def _drop(self, name: str) -> None:
         with as_api_error():
@@ -277,6 +276,18 @@ def require_admin(asker: Asker, what: str) -> None:
     """
     if not asker.admin:
         raise ApiError(403, "forbidden", f"{what} is for admins, and {asker.user} is none; ask an admin of this node")
+
+
+def _facts(each: Reservation) -> ReservationFacts:
+    return ReservationFacts(
+        name=each.name,
+        start_at=each.start_at,
+        end_at=each.end_at,
+        users=frozenset(each.users),
+        accounts=frozenset(each.accounts),
+        gpu_uuids=frozenset(each.gpu_uuids) or None,
+        maintenance=each.maintenance,
+    )
 
 
 def _told(drain: Drain) -> str:

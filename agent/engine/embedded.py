@@ -52,6 +52,7 @@ from agent.engine.queue import Queue
 from agent.engine.reconcile import reconcile
 from agent.engine.records import AttemptDir, RecordError
 from agent.engine.retry import Retry
+from agent.engine.room import Room
 from agent.engine.runs import Runner
 from agent.engine.share import FairShare
 from agent.engine.update import Updates
@@ -79,9 +80,10 @@ class EmbeddedEngine:
         self._facts = Facts(core, self._arrangements, Awaiting(core), Progress(core))
         self._share = FairShare(core, self._facts)
         self._queue = Queue(core, self._facts, see_through=self._run, carry_out=self._stop)
-        self._verbs = Verbs(core, self._runner, carry_out=self._stop)
+        room = Room(core)
+        self._verbs = Verbs(core, self._runner, carry_out=self._stop, room=room)
         self._updates = Updates(core, self._verbs, self._runner, self._arrangements)
-        self._intake = Intake(core, self._arrangements)
+        self._intake = Intake(core, self._arrangements, room)
         self._planner = Planner(core, self._facts, self._intake)
         self._history = History(core)
         self.clerks = Clerks(core, self._intake)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.api.errors import ApiError
+from agent.api.queue import RequeueRequest
 from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobState
 from agent.config.tables import AccountTable, HooksTable, LimitsTable, SchedulerTable
@@ -263,6 +264,30 @@ def test_submits_at_the_same_moment_do_not_share_the_last_place(tmp_path: Path) 
             asked = [submit(made, "true", f"--dependency=afterany:{first.id}") for _ in range(3)]
             answers = await asyncio.gather(*asked, return_exceptions=True)
             assert [each.status for each in answers if isinstance(each, ApiError)] == [429, 429]
+
+    run(test)
+
+
+def test_an_ended_job_that_is_requeued_takes_a_place_as_a_new_one_does(tmp_path: Path) -> None:
+    async def test() -> None:
+        tables = {"limits": LimitsTable(max_submit_per_user=2)}
+        async with engine(make_config(tmp_path, tables=tables, max_pending=3)) as made:
+            array = await submit(made, "true", "--array=0-1")
+            for task in (0, 1):
+                await until(made, array.id + task, ended)
+            held = await submit(made, "true", "--hold")
+            with pytest.raises(ApiError, match=r"1 jobs of me wait or run, and 2 more .*max_submit_per_user = 2") as no:
+                await made.requeue(JobRef(id=array.id), who("root"), RequeueRequest())
+            assert no.value.status == 429
+            assert (await look(made, array.id)).state is JobState.COMPLETED
+            both = [made.requeue(JobRef(id=array.id, task=each), who(), RequeueRequest(hold=True)) for each in (0, 1)]
+            answers = await asyncio.gather(*both, return_exceptions=True)
+            assert sorted(isinstance(each, ApiError) for each in answers) == [False, True], "one place, one job"
+            await cancel(made, held.id)
+            await submit(made, "true", "--hold")
+            await submit(made, "true", "--hold", user="ada")
+            with pytest.raises(ApiError, match=r"jobs\.max_pending is 3"):
+                await made.requeue(JobRef(id=held.id), who(), RequeueRequest())
 
     run(test)
 
