@@ -6,6 +6,7 @@ owner, and what a person drained no check gives back; a reservation is forgotten
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,11 @@ _RESERVATIONS = "reservation"
 _NODE = "node"
 """Key of the node's own drain on the shelf."""
 
+_US = "stoker"
+
 _T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REASON_MOST = 1000
@@ -103,6 +108,23 @@ class Arrangements:
         with as_api_error():
             await self._core.store.call(JobStore.put, _DRAINS, key, drain)
         self._drains[key] = drain
+        self._core.wake()
+
+    async def hook_failed(self, job_id: int, hook: str, problem: str) -> None:
+        """Drain the node because its prolog or epilog failed, as Slurm does; who drained it before is not outdone.
+
+        Only `resume` gives it back: that a later hook would pass, nobody can know while no job starts.
+
+        Raises:
+            StoreError: not stored.
+        """
+        if _NODE in self._drains:
+            return
+        reason = f"{hook} error: job {job_id}: {problem}"[:_REASON_MOST]
+        drain = Drain(gpu_uuid=None, reason=reason, by=_US, owner=DrainOwner.CHECK, at=now())
+        await self._core.store.call(JobStore.put, _DRAINS, _NODE, drain)
+        self._drains[_NODE] = drain
+        logger.error("node=%s is drained: %s; mend the hook, then: stoker resume", self._core.config.name, reason)
         self._core.wake()
 
     async def lift(self, uuid: str | None, owner: DrainOwner) -> None:

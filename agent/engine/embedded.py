@@ -75,8 +75,15 @@ class EmbeddedEngine:
         """`gpus`: by whose readings it is measured what jobs make of their GPUs; `None`: it is not."""
         self._core = core = Core(config, view, enforces_limits=launcher.enforces_limits)
         self._launcher = launcher
-        self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._prepare, apply=core.apply)
         self._arrangements = Arrangements(core)
+        self._runner = Runner(
+            config.state_dir,
+            boot_id,
+            launcher,
+            prepare=self._prepare,
+            apply=core.apply,
+            hook_failed=self._arrangements.hook_failed,
+        )
         self._facts = Facts(core, self._arrangements, Awaiting(core), Progress(core))
         self._share = FairShare(core, self._facts)
         self._queue = Queue(core, self._facts, see_through=self._run, carry_out=self._stop)
