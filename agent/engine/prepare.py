@@ -35,7 +35,13 @@ def prepare(config: Config, row: JobRow, attempt: AttemptDir, resources: Resourc
 def grant_of(row: JobRow, resources: Resources, tools_dir: str | None = None) -> Grant:
     """What a claim gives to the job, besides what its row says."""
     devices = [
-        GpuDevice(uuid=gpu.uuid, index=gpu.index, minor=resources.minors.get(gpu.uuid)) for gpu in resources.gpus
+        GpuDevice(
+            uuid=gpu.uuid,
+            index=gpu.index,
+            minor=resources.minors.get(gpu.uuid),
+            mig=resources.mig_ids.get(gpu.uuid),
+        )
+        for gpu in resources.gpus
     ]
     known = {each.uuid: each for each in devices}
     array = None
