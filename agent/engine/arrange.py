@@ -44,6 +44,7 @@ class Arrangements:
         self._core = core
         self._drains: dict[str, Drain] = {}
         self._reservations: dict[str, Reservation] = {}
+        self._began_at = now()
 
     async def load(self) -> None:
         """Take up what is on the shelf.
@@ -62,7 +63,7 @@ class Arrangements:
 
     def node_drained(self) -> str | None:
         """Why the node takes no new job."""
-        drain = self._drains.get(_NODE)
+        drain = self._node_drain()
         return None if drain is None else _told(drain)
 
     def reservation_facts(self, at: int) -> list[ReservationFacts]:
@@ -73,7 +74,9 @@ class Arrangements:
 
     def drains(self) -> list[Drain]:
         """See `Engine.drains`."""
-        return sorted(self._drains.values(), key=lambda each: (each.gpu_uuid is not None, each.at))
+        node = self._node_drain()
+        gpus = [each for each in self._drains.values() if each.gpu_uuid is not None]
+        return [*([] if node is None else [node]), *sorted(gpus, key=lambda each: each.at)]
 
     async def drain(self, request: DrainRequest, asker: Asker) -> list[Drain]:
         """See `Engine.drain`."""
@@ -138,6 +141,14 @@ class Arrangements:
             await self._core.store.call(JobStore.drop, _DRAINS, key)
         self._drains.pop(key, None)
         self._core.wake()
+
+    def _node_drain(self) -> Drain | None:
+        """The node's own; a store that takes no writes is one, and nobody's to lift."""
+        drain, why = self._drains.get(_NODE), self._core.store.read_only
+        if why is None:
+            return drain
+        reason = why if drain is None else f"{why}; besides: {_told(drain)}"
+        return Drain(gpu_uuid=None, reason=reason, by=_US, owner=DrainOwner.CHECK, at=self._began_at)
 
     def _uuid(self, text: str) -> str:
         gpus = self._core.view.resources().gpus

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from agent.jobs.errors import StoreError
+from agent.jobs.errors import ReadOnlyStoreError, StoreError
 
 logger = logging.getLogger("agent.jobs.store")
 
@@ -30,6 +30,8 @@ class Database:
         self._thread = threading.get_ident()
         self._depth = 0
         self._said: list[str] = []
+        self.read_only: str | None = None
+        """Why nothing can be changed, and what to do."""
 
     def close(self) -> None:
         """Give the file back. Unusable afterwards."""
@@ -45,6 +47,8 @@ class Database:
         Raises:
             StoreError: the disk is full, read-only or failing; nothing of the outermost transaction was stored.
         """
+        if self.read_only is not None:
+            raise ReadOnlyStoreError(self.read_only)
         level, said = self._depth, len(self._said)
         self._execute(f"SAVEPOINT part_{level}" if level else "BEGIN IMMEDIATE")
         self._depth += 1

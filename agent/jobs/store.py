@@ -18,10 +18,18 @@ from agent.api.types import FINAL_STATES, JobState
 from agent.jobs import machine
 from agent.jobs.backup import Opened, back_up, backup_path, note_closed, open_or_restore
 from agent.jobs.database import in_groups, marks
-from agent.jobs.errors import GpuHeldError, IllegalMoveError, KeyConflictError, NoSuchJobError, StaleJobError
+from agent.jobs.errors import (
+    GpuHeldError,
+    IllegalMoveError,
+    KeyConflictError,
+    NoSuchJobError,
+    ReadOnlyStoreError,
+    StaleJobError,
+)
 from agent.jobs.filters import JobFilter, query
 from agent.jobs.folder import Submission
 from agent.jobs.machine import Event, Status
+from agent.jobs.readonly import open_read_only, refusal
 from agent.jobs.row import (
     SPEC_COLUMNS,
     STATUS_COLUMNS,
@@ -85,10 +93,27 @@ class JobStore(Shelf, Usage):
         """
         return cls(path, open_or_restore(path, SCHEMA, now=now))
 
+    @classmethod
+    def open_read_only(cls, path: Path, *, scratch: Path, why: str) -> JobStore:
+        """Show what the file holds while its disk takes no writes; whatever would change it is refused.
+
+        Args:
+            path: the file, `state_dir/agent.db`.
+            scratch: a folder on another disk, with room for it.
+            why: what the disk says.
+
+        Raises:
+            NewerSchemaError, StoreError: it cannot be shown.
+        """
+        store = cls(path, open_read_only(path, SCHEMA, scratch))
+        store.read_only = refusal(path, why)
+        return store
+
     def close(self) -> None:
         """Give the file back, the WAL played in. The store is unusable afterwards."""
         super().close()
-        note_closed(self._path)
+        if self.read_only is None:
+            note_closed(self._path)
 
     def back_up(self, *, at_least: int = 0, stop: Callable[[], bool] = lambda: False) -> int:
         """Renew the verified backup beside the file, while the store works: call this on another thread.
@@ -103,6 +128,8 @@ class JobStore(Shelf, Usage):
         Raises:
             StoreError: the last backup stands; says why.
         """
+        if self.read_only is not None:
+            raise ReadOnlyStoreError(self.read_only)
         return back_up(self._connection, backup_path(self._path), SCHEMA, at_least=at_least, stop=stop)
 
     # --- writing ------------------------------------------------------------------------------------------------------
