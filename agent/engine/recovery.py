@@ -32,15 +32,18 @@ class Recovery:
     async def serve(self) -> None:
         """Until the store can be written; then go on."""
         said = ""
-        while self._core.store.read_only is not None:
+        while True:
             await asyncio.sleep(LOOK_S)
             try:
-                await self._core.store.reopen(self._bring_up, now=now())
+                if self._core.store.read_only is not None:
+                    await self._core.store.reopen(self._bring_up, now=now())
+                if self._core.store.read_only is None:
+                    await self._go_on()
+                    break
             except (StokerError, OSError) as error:
                 if str(error) != said:
                     said = str(error)
                     logger.error("the job store's disk takes writes, and still it cannot be used: %s", said)
-        await self._go_on()
         self._core.wake()
         logger.warning("the job store can be written again: new jobs are taken, and outcomes stored")
 
