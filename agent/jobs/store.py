@@ -29,6 +29,7 @@ from agent.jobs.errors import (
 from agent.jobs.filters import JobFilter, query
 from agent.jobs.folder import Submission
 from agent.jobs.machine import Event, Status
+from agent.jobs.promises import Promises
 from agent.jobs.readonly import open_read_only, refusal
 from agent.jobs.row import (
     SPEC_COLUMNS,
@@ -45,7 +46,6 @@ from agent.jobs.row import (
     status_columns,
 )
 from agent.jobs.schema import INSERT_JOB, INSERT_SPEC, JOB_MARK, SCHEMA
-from agent.jobs.shelf import Shelf
 from agent.jobs.spec import JobSpec
 from agent.jobs.usage import Usage
 
@@ -64,7 +64,7 @@ _MOVE = f"UPDATE jobs SET {_assignments(('revision', *STATUS_COLUMNS))} WHERE id
 _AMEND = f"UPDATE jobs SET {_assignments(('revision', 'eligible_at', *SPEC_COLUMNS))} WHERE id = :id"  # noqa: S608
 
 
-class JobStore(Shelf, Usage):
+class JobStore(Promises, Usage):
     """All jobs of one node. Made by `open`; used and closed by the thread that opened it."""
 
     def __init__(self, path: Path, opened: Opened) -> None:
