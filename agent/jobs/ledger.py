@@ -159,11 +159,7 @@ def amend_each(
 
 
 def keep_promises(store: JobStore, state_dir: Path) -> None:
-    """After a restart, before anybody looks into the folders: what was stored and not yet said so there.
-
-    Raises:
-        StoreError: nothing is lost; the next start tries again.
-    """
+    """After a restart, before anybody looks into the folders: what was stored and not yet said so there."""
     store.keep_promises(partial(_keep, state_dir))
 
 

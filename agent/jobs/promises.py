@@ -59,22 +59,13 @@ class Promises(Shelf):
             self.put(_KIND, number, made)
             self.once_stored(lambda: self._keep(number, made, keep))
 
-    def keep_promises(self, keep: Keep) -> int:
-        """After a restart: keep all that a crash cut short; how many there were.
-
-        Raises:
-            StoreError: they stay, and are kept again at the next start.
-        """
-        found = self.all(_KIND, Promise)
-        with self.transaction():
-            for number, made in found.items():
-                try:
-                    keep(made)
-                except OSError as error:
-                    logger.error("folder %d of the jobs cannot be written: %s", made.folder_id, error)
-                    continue
-                self.drop(_KIND, number)
-        return len(found)
+    def keep_promises(self, keep: Keep) -> None:
+        """After a restart: keep all that a crash cut short. Nothing is stored by it: the disk may be full."""
+        for number, made in self.all(_KIND, Promise).items():
+            try:
+                self._keep(int(number), made, keep)
+            except OSError as error:
+                logger.error("folder %d of the jobs cannot be written: %s", made.folder_id, error)
 
     def _keep(self, number: int, made: Promise, keep: Keep) -> None:
         keep(made)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -290,9 +290,13 @@ class Node(RuleBasedStateMachine):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quiet() -> None:
+def quiet() -> Iterator[None]:
     """Thousands of losses are told loudly; nobody listens here."""
-    logging.getLogger("agent").setLevel(logging.CRITICAL)
+    ours = logging.getLogger("agent")
+    before = ours.level
+    ours.setLevel(logging.CRITICAL)
+    yield
+    ours.setLevel(before)
 
 
 TestNode = Node.TestCase
