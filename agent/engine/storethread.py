@@ -255,11 +255,11 @@ def _open(path: Path, *, now: int, scratch: Path) -> JobStore:
         return JobStore.open(path, now=now)
     except (StoreLockedError, NewerSchemaError):
         raise
-    except StoreError as error:
+    except StoreError:
         why = why_not_writable(path.parent)
         if why is None or not (path.exists() or backup_path(path).exists()):
             raise
-        logger.error("store=%s cannot be written: %s; it is shown as it is, and nothing is changed", path, error)
+        logger.error("store=%s cannot be written: %s; it is shown as it is, and nothing is changed", path, why)
         return JobStore.open_read_only(path, scratch=scratch, why=why)
 
 

@@ -36,8 +36,8 @@ from agent.jobs.row import (
     STATUS_COLUMNS,
     JobEvent,
     JobRow,
+    amended,
     decode_spec,
-    eligible_at,
     encode_spec,
     job_columns,
     new_rows,
@@ -239,7 +239,7 @@ class JobStore(Promises, Usage):
         with self.transaction():
             rows = [self.get(job_id) for job_id in job_ids]
             before, sha256 = self._digests(list(job_ids)), self._keep_spec(spec)
-            changed = [_amended(row, spec, now) for row in rows]
+            changed = [amended(row, spec, now) for row in rows]
             for row in changed:
                 values = {"id": row.id, "revision": row.revision, "eligible_at": row.eligible_at}
                 self._execute(_AMEND, {**values, **spec_columns(spec, sha256)})
@@ -449,11 +449,3 @@ class JobStore(Promises, Usage):
         while len(self._specs) > _SPECS_KEPT:
             self._specs.popitem(last=False)
         return found
-
-
-def _amended(row: JobRow, spec: JobSpec, now: int) -> JobRow:
-    """The row with another spec. It ages anew if it may begin at another time, or waits for another job."""
-    status, eligible = replace(row.status, requeue=spec.requeue), row.eligible_at
-    if (row.spec.begin_at, row.spec.dependency) != (spec.begin_at, spec.dependency):
-        eligible = eligible_at(spec, now if row.spec.dependency is not None else row.submitted_at)
-    return replace(row, spec=spec, status=status, revision=row.revision + 1, eligible_at=eligible)
