@@ -251,14 +251,15 @@ class StoreThread:
 
 def _open(path: Path, *, now: int, scratch: Path) -> JobStore:
     """To be written, or where its disk refuses that, to be read."""
+    something = backup_path(path).exists() or (path.exists() and path.stat().st_size > 0)
     try:
         return JobStore.open(path, now=now)
     except (StoreLockedError, NewerSchemaError):
         raise
     except StoreError:
         why = why_not_writable(path.parent)
-        if why is None or not (path.exists() or backup_path(path).exists()):
-            raise
+        if why is None or not something:
+            raise  # rights are wrong; or it is a first start, and there is nothing to show
         logger.error("store=%s cannot be written: %s; it is shown as it is, and nothing is changed", path, why)
         return JobStore.open_read_only(path, scratch=scratch, why=why)
 
