@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
+
+import msgspec
 
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
@@ -16,13 +17,12 @@ if TYPE_CHECKING:
     from tui.links import ClusterClient
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a command works with."""
 
     client: ClusterClient
     json: bool = False
-    out: TextIO = field(default_factory=lambda: sys.stdout)
+    out: TextIO = msgspec.field(default_factory=lambda: sys.stdout)
 
 
 def each(
