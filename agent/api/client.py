@@ -35,6 +35,7 @@ from agent.api.refs import JobRef
 from agent.api.stream import SILENCE_S, Stream
 from agent.api.transport import Transport
 from agent.api.types import (
+    KEY_HEADER,
     ActivateRequest,
     CancelRequest,
     CronRequest,
@@ -58,7 +59,6 @@ from agent.api.wire import Wire, not_ours, read_all, read_some
 
 TIMEOUT_S = 10.0
 ANSWER_MAX_BYTES = 64 * 1024 * 1024
-KEY_HEADER = "Idempotency-Key"
 
 _T = TypeVar("_T")
 
