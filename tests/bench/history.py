@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.api.types import JobState
+from agent.jobs import apart
 from agent.jobs.filters import JobFilter
 from agent.jobs.spec import ArraySpec, JobSpec
 from agent.jobs.store import JobStore
@@ -39,9 +40,10 @@ def rows() -> list[Row]:
         for name, wanted in FILTERS.items():
             times = [wall_s(lambda wanted=wanted: store.find(wanted)) * 1e3 for _ in range(REPEATS)]  # type: ignore[misc]
             found.append(row_of(f"page of {PAGE} among {ENDED:,}: {name}", times, "ms", "≤ 50"))
-        waits, whole = _backed_up(store)
-        found.append(row_of("a commit while it is backed up, the longest", [max(waits) * 1e3], "ms", "≤ 50"))
-        found.append(row_of("backup, verified", [whole], "s"))
+        found += _commits("a commit, nothing else at work", [_commit_s(store) for _ in range(1000)], "")
+        runs = [_backed_up(store) for _ in range(3)]  # each but the first replaces one
+        found += _commits("a commit while it is backed up", [wait for waits, _ in runs for wait in waits], "≤ 50")
+        found.append(row_of("backup, verified", [whole for _, whole in runs], "s"))
         store.close()
         starts = [wall_s(lambda: JobStore.open(path, now=2).close()) for _ in range(3)]
         size = path.stat().st_size / 2**20
@@ -83,12 +85,26 @@ def _backed_up(store: JobStore) -> tuple[list[float], float]:
     took: list[float] = []
 
     def run() -> None:
-        took.append(wall_s(store.back_up))
+        took.append(
+            wall_s(lambda: store.back_up(verify=lambda copy: apart.verify(copy, lambda: False)))
+        )  # as the agent
         ended.set()
 
     threading.Thread(target=run, name="job-backup").start()
     waits: list[float] = []
     while not ended.is_set():
-        waits.append(wall_s(lambda: store.charge("a", "ada", 1.0, 1)))
-        time.sleep(0.002)
+        waits.append(_commit_s(store))
     return waits, took[0]
+
+
+def _commit_s(store: JobStore) -> float:
+    time.sleep(0.002)
+    return wall_s(lambda: store.charge("a", "ada", 1.0, 1))
+
+
+def _commits(name: str, waits: list[float], aim: str) -> list[Row]:
+    ms = sorted(wait * 1e3 for wait in waits)
+    return [
+        Row(name=f"{name}: 99 of 100 within", value=ms[int(len(ms) * 0.99)], unit="ms"),
+        Row(name=f"{name}: the longest of {len(ms):,}", value=ms[-1], unit="ms", aim=aim),
+    ]

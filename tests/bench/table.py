@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -40,6 +43,20 @@ def print_wide(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     print(f"| {' | '.join('---' for _ in heads)} |")
     for line in lines:
         print(f"| {' | '.join(line)} |")
+
+
+@contextmanager
+def compiled_once() -> Iterator[None]:
+    """Let the processes started in here keep what they compile: an installation has all of it compiled."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="stoker-bench-") as folder:
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def wall_s(act: Callable[[], object]) -> float:
