@@ -1,6 +1,6 @@
 """What commands cost: CPU (user and system) and wall of the plain ones, and the terminal UI's start in a real pty.
 
-Everything is compiled before it is measured, as it is where Stoker is installed. The server is named by the environment.
+Everything is compiled before it is measured, as it is where Stoker is installed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def rows() -> list[Row]:
         commands = {"python -c pass": ["-c", "pass"]} | commands
         for words in commands.values():
             _cost(words)
-        costs = repeat(lambda: [_cost(words) for words in commands.values()], REPEATS)
+        costs = [[_cost(words) for words in commands.values()] for _ in range(REPEATS)]
         paint = repeat(lambda: _first_paint_s(made), 5)
     found: list[Row] = []
     bare = statistics.median(run[0][1] for run in costs)
