@@ -10,7 +10,6 @@ What goes wrong in making is met again, and told, when the daemon opens the file
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -23,7 +22,6 @@ from agent.jobs.errors import StoreError
 _MAKE_S = 60.0
 _VERIFY_S = 3600.0
 _LOOK_S = 0.1
-_NICE = 10
 _DAMAGED = 65
 """`EX_DATAERR` of sysexits.h."""
 
@@ -84,7 +82,6 @@ def _main(what: str, path: Path) -> int:
     if what == "make":
         dbfile.open_sound(path, SCHEMA).close()
         return 0
-    os.nice(_NICE)
     try:
         print(backup.verify(path, SCHEMA))
     except dbfile.DamagedError as error:
