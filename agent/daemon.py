@@ -54,6 +54,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
     from agent.engine.served import choose_launcher
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
+    from agent.jobs import apart
     from agent.server import base
     from agent.server.agent_routes import AgentService
     from agent.server.clerk_routes import ClerkRoutes
@@ -67,6 +68,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
     sampler = Sampler(config.gpu, node_name=config.name, state_dir=config.state_dir)
     await sampler.start()
     stack.push_async_callback(sampler.stop)
+    await asyncio.to_thread(apart.make, config.state_dir / "agent.db")
     await sampler.wait_change(FIRST_SAMPLE_S)
     launcher = choose_launcher(config.jobs.launcher)
     node = NodeResources(sampler, gate, cpus=config.cpus)

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from agent.api.errors import HostKeyError, StokerError
 from tui import endpoint, plain, safe
-from tui.submitargs import VERBS, SubmitWords
 from tui.verbs.call import Call
 
 USAGE = 2
+VERBS = ("submit", "run")
+"""Commands whose words are sbatch's up to the script; argparse does not read them."""
 THEMES = ("dark", "light")
 Args = Any
 """An `argparse.Namespace`, or what stands for one."""
@@ -48,11 +48,13 @@ def _args(argv: Sequence[str]) -> Args:
         return SimpleNamespace(verb=argv[0], words=argv[1:], host=None, socket=None, json=False)
     from tui import commands
 
-    return commands.parser(argv).parse_args(argv)
+    return commands.read(argv)
 
 
 def _read_submit(args: Args) -> None:
     """Read the words after `submit` or `run`, and let what they say of host, socket and output hold for the command."""
+    from tui.submitargs import SubmitWords
+
     try:
         said = SubmitWords.read(args.words, args.verb)
     except StokerError as error:
@@ -82,7 +84,7 @@ def _with_questions(args: Args, environ: Mapping[str, str]) -> int:
 
 
 def _run(args: Args, environ: Mapping[str, str]) -> int:
-    client = endpoint.choose(args.host, Path(args.socket) if args.socket else None, environ).open()
+    client = endpoint.choose(args.host, args.socket, environ).open()
     try:
         return _run_verb(args, Call(client=client, json=args.json))
     finally:

@@ -8,8 +8,9 @@ ssh code, and with it paramiko, is imported only when a host is dialled, so `sto
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.api.client import Client
 from agent.api.errors import ConnectError
@@ -19,8 +20,7 @@ from tui import safe
 SYSTEM_DIR = Path("/run/stoker")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A server; exactly one of the two is set."""
 
     socket: Path | None = None
@@ -44,7 +44,7 @@ class Endpoint:
         return safe.text(self.host or str(self.socket))
 
 
-def choose(host: str | None, socket: Path | None, environ: Mapping[str, str]) -> Endpoint:
+def choose(host: str | None, socket: str | Path | None, environ: Mapping[str, str]) -> Endpoint:
     """The server meant by the flags and the environment.
 
     Raises:
@@ -52,9 +52,8 @@ def choose(host: str | None, socket: Path | None, environ: Mapping[str, str]) ->
     """
     if host is not None:
         return Endpoint(host=host)
-    named = socket or (Path(environ["STOKER_SOCKET"]) if environ.get("STOKER_SOCKET") else None)
-    if named is not None:
-        return Endpoint(socket=named)
+    if named := socket or environ.get("STOKER_SOCKET"):
+        return Endpoint(socket=Path(named))
     tried = [folder / name for folder in _folders(environ) for name in ("hub.sock", "agent.sock")]
     for path in tried:
         if path.is_socket():

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NoReturn
 
+from agent.api import program
 from agent.api.program import BROKEN_PIPE as BROKEN_PIPE
 from agent.api.program import INTERRUPTED as INTERRUPTED
 from agent.api.program import meant as meant
@@ -34,6 +35,11 @@ class Parser(argparse.ArgumentParser):
         if extra:
             self.error(f"{extra[0]!r} is one word too many")
         return found, extra
+
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        # With the width: argparse makes one for every option, and would ask `shutil` each time.
+        width = program.columns(sys.stdout) - 2
+        return self.formatter_class(prog=self.prog, width=width)  # type: ignore[call-arg]  # typeshed: the name alone
 
     def error(self, message: str) -> NoReturn:
         """Say it in one line and end."""

@@ -27,6 +27,9 @@ MAX_SCRIPT_BYTES = 512 * 1024
 
 MAX_BODY_BYTES = 1024 * 1024
 
+KEY_HEADER = "Idempotency-Key"
+"""The header of a request that the server must carry out once, however often it comes."""
+
 
 # --- GPUs and nodes ---------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ holds; who only owns the job cannot put it before others, nor give it more time 
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -189,6 +188,8 @@ def _words(changes: Mapping[str, str]) -> dict[Word, str]:
         key = _ALSO.get(name.lower(), name.lower())
         word = _BY_NAME.get(key)
         if word is None:
+            import difflib  # only for a mistake
+
             close = difflib.get_close_matches(key, list(_BY_NAME), n=1, cutoff=0.6)
             hint = f"did you mean {_BY_NAME[close[0]].name}?" if close else f"known: {', '.join(_names())}"
             raise ApiError(400, "bad_option", f"{name[:40]!r} cannot be changed; {hint}", name[:40])

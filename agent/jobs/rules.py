@@ -7,7 +7,6 @@ partition or limit was changed later goes through here again. Reservations are t
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TypeVar
@@ -126,6 +125,8 @@ def _account(spec: JobSpec, config: Config, user: str) -> str | None:
 def _known(kind: str, name: str, known: dict[str, _T], node: str) -> _T:
     if name in known:
         return known[name]
+    import difflib  # only for a mistake
+
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]}?" if close else ""
     raise SpecError(f"invalid {kind} specified: {name}; {node} has {_listed(known)}{hint}", f"--{kind}")

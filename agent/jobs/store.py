@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.api.types import FINAL_STATES, JobState
-from agent.jobs import machine
+from agent.jobs import backup, machine
 from agent.jobs.backup import Opened, back_up, backup_path, note_closed, open_or_restore
 from agent.jobs.database import in_groups, marks
 from agent.jobs.errors import (
@@ -115,12 +115,19 @@ class JobStore(Promises, Usage):
         if self.read_only is None:
             note_closed(self._path)
 
-    def back_up(self, *, at_least: int = 0, stop: Callable[[], bool] = lambda: False) -> int:
+    def back_up(
+        self,
+        *,
+        at_least: int = 0,
+        stop: Callable[[], bool] = lambda: False,
+        verify: Callable[[Path], int] = lambda path: backup.verify(path, SCHEMA),
+    ) -> int:
         """Renew the verified backup beside the file, while the store works: call this on another thread.
 
         Args:
             at_least: how many jobs it must hold: `sum(counts().values())`, asked just before on the store's thread.
             stop: asked all the time; True gives it up, and must be said before `close`.
+            verify: reads a copy whole, and tells how many jobs it holds.
 
         Returns:
             How many jobs it holds.
@@ -130,7 +137,7 @@ class JobStore(Promises, Usage):
         """
         if self.read_only is not None:
             raise ReadOnlyStoreError(self.read_only)
-        return back_up(self._connection, backup_path(self._path), SCHEMA, at_least=at_least, stop=stop)
+        return back_up(self._connection, backup_path(self._path), verify, at_least=at_least, stop=stop)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 

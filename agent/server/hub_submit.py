@@ -18,9 +18,8 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from agent.api.client import KEY_HEADER
 from agent.api.errors import ApiError
-from agent.api.types import SubmitRequest
+from agent.api.types import KEY_HEADER, SubmitRequest
 from agent.hub.errors import NodeUnreachableError
 from agent.hub.fleet import Fleet
 from agent.hub.placement import place

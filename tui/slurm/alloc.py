@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.api.errors import ApiError
 from agent.api.options import OptionError, scan
@@ -18,17 +19,16 @@ from tui.slurm import ask
 from tui.slurm.argv import ToolError
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(msgspec.Struct):
     """A command line taken apart."""
 
-    job: list[str] = field(default_factory=list)
+    job: list[str] = msgspec.field(default_factory=list)
     """sbatch's words."""
-    own: list[str] = field(default_factory=list)
+    own: list[str] = msgspec.field(default_factory=list)
     """The command's own words, as typed."""
-    names: set[str] = field(default_factory=set)
+    names: set[str] = msgspec.field(default_factory=set)
     """Long names of `own`."""
-    command: list[str] = field(default_factory=list)
+    command: list[str] = msgspec.field(default_factory=list)
 
 
 def read(argv: Sequence[str], own: Mapping[str, tuple[str, str]]) -> Asked:

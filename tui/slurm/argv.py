@@ -8,7 +8,8 @@ Slurm's does, `squeue: error: …`, because tools look for it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.api import program
 from agent.api.errors import StokerError
@@ -23,13 +24,12 @@ class ToolError(StokerError):
         self.bare = bare
 
 
-@dataclass(slots=True)
-class Words:
+class Words(msgspec.Struct):
     """A command line taken apart."""
 
-    said: dict[str, list[str]] = field(default_factory=dict)
+    said: dict[str, list[str]] = msgspec.field(default_factory=dict)
     """Long name → values in order; a switch has the value ``."""
-    rest: list[str] = field(default_factory=list)
+    rest: list[str] = msgspec.field(default_factory=list)
 
     def __contains__(self, name: str) -> bool:
         return name in self.said
@@ -44,8 +44,7 @@ class Words:
         return [each.strip() for each in found if each.strip()]
 
 
-@dataclass(frozen=True, slots=True)
-class _Option:
+class _Option(msgspec.Struct, frozen=True):
     name: str
     takes: str
     """`=` a value, `?` one when attached, empty none."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.api.types import FINAL_STATES, Job, JobState
 from tui import arrays
@@ -44,8 +45,7 @@ _END_REASONS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class View(msgspec.Struct, frozen=True, kw_only=True):
     """One line: a job, or waiting tasks of an array."""
 
     jobs: tuple[Job, ...]

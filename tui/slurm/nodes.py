@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.api.queue import Drain, Partition, Reservation
 from agent.api.types import Job, JobState, LinkState, Node, NodeStatus
@@ -21,8 +22,7 @@ LONG = {
 """The long word of each short one; the others are the same."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(msgspec.Struct, frozen=True, kw_only=True):
     """One node with the jobs that hold parts of it."""
 
     status: NodeStatus

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.api import program
 from agent.api.errors import StokerError
@@ -38,8 +39,7 @@ BRIEF = "JobID,State,ExitCode"
 LONG = "JobID,JobIDRaw,JobName,Partition,MaxRSS,AllocCPUS,Elapsed,State,ExitCode,ReqMem,ReqTRES,AllocTRES"
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """A job, or its `.batch` step."""
 
     view: View
@@ -200,8 +200,7 @@ def _moment(text: str | None, now: float) -> int:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
+class _Field(msgspec.Struct, frozen=True):
     name: str
     width: int
     """Below 0: set to the left."""
