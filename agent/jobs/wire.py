@@ -83,7 +83,7 @@ def to_wire(
         log_bytes=log_bytes,
         simulated=simulated,
         account=spec.account,
-        partition=spec.partition,
+        partition=row.partition,
         qos=spec.qos,
         comment=spec.comment,
         tasks=spec.tasks,

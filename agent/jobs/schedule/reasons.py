@@ -207,6 +207,19 @@ def behind(job_id: int) -> Reason:
     return "Priority", f"behind job {job_id} in the queue"
 
 
+def in_none(refusals: Sequence[tuple[str, Reason]]) -> Reason:
+    """What a job is told that may start in none of the partitions it names: the first one's word."""
+    (_, (word, sentence)), *others = refusals
+    if all(each == sentence for _, (_, each) in others):
+        return word, sentence
+    return word, "; ".join(f"in partition {name} it {said}" for name, (_, said) in refusals)
+
+
+def planned_in(reason: Reason, partition: str) -> Reason:
+    """What a job is told that waits in several partitions: where it comes first."""
+    return reason[0], f"{reason[1]}; partition {partition} comes first"
+
+
 def sooner(start_in_s: int, length_s: int) -> str:
     """What would let it start sooner: a time limit with which it fits in before the others."""
     when = "at once" if start_in_s <= 0 else f"within {-(-start_in_s // 300) * 5} minutes"
