@@ -13,7 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from agent.api.client import Client
 from agent.api.errors import HostKeyError, StokerError
+from agent.api.patience import Patience
 from tui import endpoint, plain, safe
 from tui.submitargs import VERBS, SubmitWords
 from tui.verbs.call import Call
@@ -82,11 +84,19 @@ def _with_questions(args: Args, environ: Mapping[str, str]) -> int:
 
 
 def _run(args: Args, environ: Mapping[str, str]) -> int:
-    client = endpoint.choose(args.host, Path(args.socket) if args.socket else None, environ).open()
+    client = _client(args, environ)
     try:
         return _run_verb(args, Call(client=client, json=args.json))
     finally:
         client.close()
+
+
+def _client(args: Args, environ: Mapping[str, str]) -> Client:
+    """The server's, which is borne with for some seconds while it restarts."""
+    patience = Patience(plain.wait_told)
+    path = Path(args.socket) if args.socket else None
+    chosen = patience.over(lambda: endpoint.choose(args.host, path, environ), repeatable=True)
+    return chosen.open(patience)
 
 
 def _run_verb(args: Args, call: Call) -> int:

@@ -85,8 +85,8 @@ def _is_namesake(job: Job, spec: JobSpec, user: str) -> bool:
 def _apart(choices: Sequence[Sequence[Job]]) -> ApiError:
     where = ", ".join(_said(each) for each in choices)
     sentence = (
-        f"the dependency names jobs of different nodes: {where}. A node waits for jobs of its own only: depend on those "
-        "of one node, and wait for the others first (stoker wait NODE:JOB)"
+        f"the dependency names jobs of different nodes: {where}. A node waits for jobs of its own only: depend on "
+        "those of one node, and wait for the others first (stoker wait NODE:JOB)"
     )
     return ApiError(400, "bad_option", sentence, _FLAG)
 
