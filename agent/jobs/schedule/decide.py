@@ -203,7 +203,7 @@ class _Pass:
         reason = reason or self._reasons.shortage(kind.demand, kind.ask, room)
         start = self._forecast.plan(job, kind)
         if start is None:
-            group.reason = self._reasons.reserved(job, kind.ask)
+            group.reason = self._reasons.reserved(job, kind.ask, room, self._now + kind.bound_s)
             return False
         self._lead(job, group, kind, planned_in(reason, kind.partition) if len(kinds) > 1 else reason)
         self._expect(job, start)
@@ -219,7 +219,8 @@ class _Pass:
 
     def _wait_aside(self, job: Waiting, group: Group, kind: Kind) -> bool:
         """It holds up nobody, and the first such jobs are given a place behind the reservation."""
-        group.reason = self._reasons.reserved(job, kind.ask)
+        room = self._forecast.room(kind)
+        group.reason = self._reasons.reserved(job, kind.ask, room, self._now + kind.bound_s)
         if self._aside < MAX_ASIDE:
             self._aside += 1
             self._offer_window(job, group)
