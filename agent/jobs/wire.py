@@ -35,6 +35,7 @@ def to_wire(
     log_bytes: int | None = None,
     simulated: bool = False,
     usage: JobUsage | None = None,
+    warning: tuple[str, int] | None = None,
 ) -> types.Job:
     """A job as its users see it.
 
@@ -47,6 +48,7 @@ def to_wire(
         log_bytes: length of everything the job wrote.
         simulated: the GPUs held are simulated ones.
         usage: what it made of its GPUs.
+        warning: what it is stopped for, and when, while it runs.
     """
     spec, status = row.spec, row.status
     pending = status.state is types.JobState.PENDING
@@ -54,6 +56,9 @@ def to_wire(
     reason, detail = standing.why or (status.reason, status.detail)
     if status.state is types.JobState.RUNNING and detail is None:
         detail = note
+    if status.state is types.JobState.COMPLETING:
+        detail = _ending(row)
+    warned = warning if status.state is types.JobState.RUNNING else None
     output, error = _paths(row, node)
     held = spec.held is not None
     return types.Job(
@@ -108,7 +113,28 @@ def to_wire(
         mail_types=spec.mail_types,
         revision=row.revision,
         usage=usage,
+        warning=warned[0] if warned else None,
+        stops_at=warned[1] if warned else None,
+        again=_again(row),
     )
+
+
+def _ending(row: JobRow) -> str | None:
+    """Why a job that was asked to end does so, and what becomes of it then."""
+    status = row.status
+    back = status.wish == "requeue" or (status.wish == "preempt" and (status.requeue or status.started_at is None))
+    then = "when it has stopped it waits to run again" if back else "it ends as PREEMPTED, and does not run again"
+    if status.wish not in ("requeue", "preempt"):
+        return status.detail
+    return f"{status.detail}; {then}" if status.detail else then
+
+
+def _again(row: JobRow) -> str | None:
+    """Why a job that waits was put back."""
+    status = row.status
+    if status.state is not types.JobState.PENDING or not status.attempt or status.reason is None:
+        return None
+    return f"{status.reason}: {status.detail}" if status.detail else status.reason
 
 
 def _paths(row: JobRow, node: str) -> tuple[str | None, str | None]:

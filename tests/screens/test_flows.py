@@ -576,3 +576,24 @@ def test_a_log_view_lets_go_of_old_lines() -> None:
         assert on.sees("older lines let go")
 
     play(scene)
+
+
+def test_the_help_scrolls_by_lines_by_half_pages_and_to_its_ends() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("question_mark")
+        box = on.app.screen.query_one("#box")
+        half = box.size.height // 2
+        assert box.max_scroll_y > 2 * half, "there is something to scroll"
+        await on.press("ctrl+d")
+        assert box.scroll_offset.y == half
+        await on.press("ctrl+d", "ctrl+u", "j")
+        assert box.scroll_offset.y == half + 1
+        await on.press("G")
+        assert on.sees("signs") and box.scroll_offset.y == box.max_scroll_y
+        await on.press("g")
+        assert box.scroll_offset.y == 0
+        assert on.sees("g G scroll")
+        await on.press("escape")
+        assert on.screen_name == "OverviewScreen"
+
+    play(scene, size=SMALL)
