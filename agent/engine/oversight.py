@@ -105,8 +105,8 @@ class Oversight:
             now=now,
         )
         match verdict:
-            case Warn(sentence):
-                await self._warn(Warned(job_id=row.id, attempt=row.status.attempt, at=now, sentence=sentence), row)
+            case Warn():
+                await self._warn(row, verdict, now)
             case Lift(sentence):
                 told = self._core.warnings.pop(row.id, None)  # before the note: it tells watchers of the job
                 try:
@@ -121,11 +121,12 @@ class Oversight:
             case Nothing():
                 return
 
-    async def _warn(self, warned: Warned, row: JobRow) -> None:
+    async def _warn(self, row: JobRow, verdict: Warn, now: float) -> None:
         """A note that cannot be stored warns nobody: the next look tries again."""
+        warned = Warned(job_id=row.id, attempt=row.status.attempt, at=now, sentence=verdict.lasting)
         self._core.warnings[row.id] = self._told(warned)  # before the note: it tells watchers of the job
         try:
-            await self._note(row, "IdleWarned", warned.sentence)
+            await self._note(row, "IdleWarned", verdict.sentence)
         except StokerError:
             del self._core.warnings[row.id]
             raise

@@ -452,7 +452,7 @@ def test_a_bare_agent_is_shown_as_well() -> None:
     async def scene(on: Stage) -> None:
         assert on.sees("● agent")
         assert on.sees("1/1 nodes up")
-        assert len([line for line in on.lines() if "simulated" in line]) >= 9
+        assert len([line for line in on.lines() if " sim " in line or "simulated" in line]) >= 9
 
     play(scene, alone)
 
