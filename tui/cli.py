@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from agent.api.client import Client
 from agent.api.errors import HostKeyError, StokerError
+from agent.api.patience import Patience
 from tui import endpoint, plain, safe
 from tui.verbs.call import Call
 
@@ -84,11 +86,18 @@ def _with_questions(args: Args, environ: Mapping[str, str]) -> int:
 
 
 def _run(args: Args, environ: Mapping[str, str]) -> int:
-    client = endpoint.choose(args.host, args.socket, environ).open()
+    client = _client(args, environ)
     try:
         return _run_verb(args, Call(client=client, json=args.json))
     finally:
         client.close()
+
+
+def _client(args: Args, environ: Mapping[str, str]) -> Client:
+    """The server's, which is borne with for some seconds while it restarts."""
+    patience = Patience(plain.wait_told)
+    chosen = patience.over(lambda: endpoint.choose(args.host, args.socket, environ), repeatable=True)
+    return chosen.open(patience)
 
 
 def _run_verb(args: Args, call: Call) -> int:

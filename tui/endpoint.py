@@ -13,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from agent.api.client import Client
-from agent.api.errors import ConnectError
+from agent.api.errors import AwayError, ConnectError
+from agent.api.patience import Patience
 from agent.api.unix import UnixTransport
 from tui import safe
 
@@ -27,18 +28,21 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None = None
     """`[user@]host[:port]`, as ssh_config may rename it."""
 
-    def open(self) -> Client:
+    def open(self, patience: Patience | None = None) -> Client:
         """The client. Over ssh nothing is dialled yet: the first call does that.
+
+        Args:
+            patience: with a server that is away; see `Client`.
 
         Raises:
             StokerError: the host cannot be used as it is written, or as ssh_config says.
         """
         if self.host is None:
             assert self.socket is not None
-            return Client(UnixTransport(self.socket))
+            return Client(UnixTransport(self.socket), patience=patience)
         from agent.api.ssh import SshTransport
 
-        return Client(SshTransport.for_user(self.host))
+        return Client(SshTransport.for_user(self.host), patience=patience)
 
     def __str__(self) -> str:
         return safe.text(self.host or str(self.socket))
@@ -48,7 +52,8 @@ def choose(host: str | None, socket: str | Path | None, environ: Mapping[str, st
     """The server meant by the flags and the environment.
 
     Raises:
-        ConnectError: nothing was named and no daemon has a socket on this machine; names the places looked at.
+        AwayError: nothing was named, and no daemon has a socket in its folder on this machine.
+        ConnectError: nor is there such a folder; both name the places looked at.
     """
     if host is not None:
         return Endpoint(host=host)
@@ -58,7 +63,8 @@ def choose(host: str | None, socket: str | Path | None, environ: Mapping[str, st
     for path in tried:
         if path.is_socket():
             return Endpoint(socket=path)
-    raise ConnectError(
+    kind = AwayError if any(path.parent.is_dir() for path in tried) else ConnectError
+    raise kind(
         "no Stoker runs on this machine; looked for " + ", ".join(map(str, tried)) + ". "
         "Start one with: stoker-agent run   or name another: stoker -H user@host, or --socket PATH"
     )

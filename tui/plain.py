@@ -56,6 +56,12 @@ def complain(sentence: str) -> None:
     program.say(f"stoker: {safe.text(sentence)}")
 
 
+def wait_told(sentences: str) -> None:
+    """Say on stderr that something is waited for, a sentence a line."""
+    for sentence in sentences.splitlines():
+        complain(sentence)
+
+
 def refuse(error: StokerError, *, json: bool, about: str = "") -> None:
     """Say on stderr what a command failed of: in words, or with `json` as one line with a stable code for programs."""
     if not json:

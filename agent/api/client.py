@@ -17,6 +17,7 @@ import msgspec
 from agent.api.answer import Answer
 from agent.api.decode import Decoder, decode, decoder
 from agent.api.errors import ApiError, ProtocolError
+from agent.api.patience import Patience
 from agent.api.pool import Call, Pool
 from agent.api.queue import (
     Cron,
@@ -76,11 +77,20 @@ class LogSlice(msgspec.Struct, frozen=True, kw_only=True):
 class Client:
     """Calls to one server. Each raises `TransportError` when no answer comes and `ApiError` when the answer is no."""
 
-    def __init__(self, transport: Transport, *, timeout_s: float = TIMEOUT_S, silence_s: float = SILENCE_S) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        silence_s: float = SILENCE_S,
+        patience: Patience | None = None,
+    ) -> None:
+        """`patience`: how a server is borne with that is away; without one each call fails at once."""
         self.where = transport.describe()
         self._transport = transport
         self._timeout_s = timeout_s
         self._silence_s = silence_s
+        self._patience = patience
         self._pool = Pool(transport)
 
     def hello(self) -> Hello:
@@ -331,6 +341,13 @@ class Client:
     ) -> tuple[Wire, Answer]:
         given = {"Content-Type": "application/json"} if body else {}
         call = Call(method=method, path=path, headers=given | dict(headers or {}), body=body, repeatable=repeatable)
+        if self._patience is None:
+            return self._try(call)
+        # What has a key and may have been sent is asked again by who knows the key, and can name it (`tui.handin`).
+        again = repeatable and KEY_HEADER not in call.headers
+        return self._patience.over(lambda: self._try(call), repeatable=again, changes=method != "GET")
+
+    def _try(self, call: Call) -> tuple[Wire, Answer]:
         wire, answer = self._pool.send(call, self._timeout_s)
         if answer.status >= 400:
             raise self._refusal(answer.status, self._finish(wire, answer))

@@ -291,6 +291,12 @@ class Job(Wire, frozen=True, kw_only=True):
     """Goes up with every change; a request may name it, and is refused (409) when it is another by then."""
     usage: JobUsage | None = None
     """What it made of its GPUs, up to now; `None` before it starts or where nothing was measured."""
+    warning: str | None = None
+    """Of a running job: what it is stopped for unless that changes."""
+    stops_at: int | None = None
+    """Unix seconds at which that is; `None` without a warning."""
+    again: str | None = None
+    """Of a job that ran and waits again: why, in Slurm's word and a sentence: `Preempted: makes way for job 9; …`."""
 
 
 class SubmitRequest(Wire, frozen=True, kw_only=True):

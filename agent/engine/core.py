@@ -61,6 +61,8 @@ class Core:
         """What a job has used up to now, `None` if it is not measured; whoever measures puts its own in place."""
         self.live_account: Callable[[int], JobUsage | None] = lambda job_id: None
         """The same without the curve."""
+        self.warnings: dict[int, tuple[str, int]] = {}
+        """Running job → what it is stopped for, and when (Unix seconds); whoever warns keeps it."""
         self._enforces_limits = enforces_limits
         self._resources: Resources | None = None
         self._resources_at = 0.0
@@ -210,6 +212,7 @@ class Core:
             log_bytes=log_bytes,
             simulated=bool(row.spec.gpus or row.spec.shards) and resources.simulated,
             usage=self.live_account(row.id) or usage,
+            warning=self.warnings.get(row.id),
         )
 
     def _holds(self, row: JobRow) -> bool:

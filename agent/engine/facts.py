@@ -201,7 +201,7 @@ def _running(config: Config, row: JobRow) -> Running:
 
 def _partition(config: Config, row: JobRow) -> str:
     default = next((each.name for each in config.partitions if each.default), config.partitions[0].name)
-    return row.spec.partition or default
+    return row.partition or default
 
 
 def _qos(config: Config, row: JobRow) -> str:

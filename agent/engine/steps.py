@@ -91,7 +91,10 @@ def claim_all(store: JobStore, starts: Sequence[schedule.Start], rows: Mapping[i
         row = rows[start.job_id]
         try:
             with store.transaction():
-                claimed.append(store.claim(row.id, attempt=row.status.attempt + 1, gpu_uuids=start.gpu_uuids, now=now))
+                attempt, where = row.status.attempt + 1, start.partition
+                claimed.append(
+                    store.claim(row.id, attempt=attempt, gpu_uuids=start.gpu_uuids, now=now, partition=where)
+                )
         except (IllegalMoveError, GpuHeldError) as error:
             logger.info("job=%d is not started: %s", row.id, error)
     return claimed

@@ -131,7 +131,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     nice: int = 0
     account: str | None = None
     partition: str | None = None
-    """`None` only before `rules.apply` and in jobs of older versions: the default one."""
+    """Several with commas between: it runs in one of them. `None` only before `rules.apply` and in jobs of older
+    versions: the default one."""
     qos: str | None = None
     reservation: str | None = None
     # --- while it runs and after

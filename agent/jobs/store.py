@@ -60,7 +60,7 @@ def _assignments(columns: Iterable[str]) -> str:
     return ", ".join(f"{name} = :{name}" for name in columns)
 
 
-_MOVE = f"UPDATE jobs SET {_assignments(('revision', *STATUS_COLUMNS))} WHERE id = :id"  # noqa: S608
+_MOVE = f"UPDATE jobs SET {_assignments(('revision', 'partition', *STATUS_COLUMNS))} WHERE id = :id"  # noqa: S608
 _AMEND = f"UPDATE jobs SET {_assignments(('revision', 'eligible_at', *SPEC_COLUMNS))} WHERE id = :id"  # noqa: S608
 
 
@@ -182,20 +182,32 @@ class JobStore(Promises, Usage):
             self._insert(rows)
             return rows[0], True
 
-    def claim(self, job_id: int, *, attempt: int, gpu_uuids: Sequence[str], now: int) -> JobRow:
+    def claim(
+        self, job_id: int, *, attempt: int, gpu_uuids: Sequence[str], now: int, partition: str | None = None
+    ) -> JobRow:
         """Give a waiting job its GPUs. Nothing is launched before this is stored.
+
+        Args:
+            job_id: the job.
+            attempt: the run that begins.
+            gpu_uuids: what it is given.
+            now: Unix seconds.
+            partition: in which it runs, if it names several.
 
         Raises:
             GpuHeldError: another job holds one of them; jobs that asked for shards may share theirs.
             NoSuchJobError, IllegalMoveError, StoreError: as `apply`.
         """
         with self.transaction():
-            shares = self.get(job_id).spec.shards > 0
+            row = self.get(job_id)
+            shares = row.spec.shards > 0
             for holder in self.active():
                 taken = set(gpu_uuids).intersection(holder.status.gpu_uuids)
                 if taken and holder.id != job_id and not (shares and holder.spec.shards):
                     raise GpuHeldError(job_id, min(taken), holder.id)
-            return self.apply(job_id, machine.Claimed(attempt=attempt, gpu_uuids=tuple(gpu_uuids)), now)
+            given = partition if row.names_several else None
+            claimed = machine.Claimed(attempt=attempt, gpu_uuids=tuple(gpu_uuids), partition=given)
+            return self.apply(job_id, claimed, now)
 
     def apply(self, job_id: int, event: Event, now: int, *, revision: int | None = None) -> JobRow:
         """Let an event happen to a job, and keep it in its history.
@@ -249,7 +261,7 @@ class JobStore(Promises, Usage):
             changed = [amended(row, spec, now) for row in rows]
             for row in changed:
                 values = {"id": row.id, "revision": row.revision, "eligible_at": row.eligible_at}
-                self._execute(_AMEND, {**values, **spec_columns(spec, sha256)})
+                self._execute(_AMEND, {**values, **spec_columns(row, sha256)})
                 self._execute(_ADD_EVENT, (row.id, now, event, row.status.state, f"by {by}" if by else None))
                 self._tell(f"job={row.id} {row.status.state} on={event} by={by}")
             self._drop_specs(before - {sha256})
@@ -412,7 +424,7 @@ class JobStore(Promises, Usage):
 
     def _move(self, row: JobRow, event: Event, status: Status, now: int) -> JobRow:
         moved = replace(row, status=status, revision=row.revision + 1)
-        self._execute(_MOVE, {"id": row.id, "revision": moved.revision, **status_columns(status)})
+        self._execute(_MOVE, {"id": row.id, "revision": moved.revision, **status_columns(moved)})
         detail = status.detail or (f"attempt {status.attempt}" if status.attempt else None)
         self._execute(_ADD_EVENT, (row.id, now, type(event).__name__, status.state, detail))
         gpus = f" gpus={','.join(status.gpu_uuids)}" if status.gpu_uuids else ""

@@ -27,10 +27,10 @@ class Standing:
     """Nothing of it is."""
 
 
-OF_ROW = ("id", "user", "submitted_at", "array_job_id", "array_task_id", "cron_id", "revision")
+OF_ROW = ("id", "user", "submitted_at", "array_job_id", "array_task_id", "cron_id", "revision", "partition")
 OF_STATUS = ("state", "gpu_uuids", "started_at", "ended_at", "exit_code", "signal", "attempt")
 OF_SPEC = (
-    *("name", "gpus", "cpus_per_task", "memory_bytes", "time_limit_s", "requeue", "work_dir", "account", "partition"),
+    *("name", "gpus", "cpus_per_task", "memory_bytes", "time_limit_s", "requeue", "work_dir", "account"),
     *("qos", "comment", "tasks", "shards", "exclusive", "reservation", "begin_at", "deadline_at", "nice", "submit_dir"),
     "mail_types",
 )
@@ -50,6 +50,7 @@ def to_wire(
     log_bytes: int | None = None,
     simulated: bool = False,
     usage: JobUsage | None = None,
+    warning: tuple[str, int] | None = None,
 ) -> types.Job:
     """A job as its users see it.
 
@@ -62,8 +63,10 @@ def to_wire(
         log_bytes: length of everything the job wrote.
         simulated: the GPUs held are simulated ones.
         usage: what it made of its GPUs.
+        warning: what it is stopped for, and when, while it runs.
     """
     pending = row.status.state is types.JobState.PENDING
+    warned = warning if row.status.state is types.JobState.RUNNING else None
     output, error = _paths(row, node)
     return types.Job(
         **dict(zip(_SAME, (*_of_row(row), *_of_status(row.status), *_of_spec(row.spec)), strict=True)),
@@ -78,6 +81,9 @@ def to_wire(
         sweep=_sweep(row),
         command=row.spec.script_name,
         usage=usage,
+        warning=warned[0] if warned else None,
+        stops_at=warned[1] if warned else None,
+        again=_again(row),
     )
 
 
@@ -87,6 +93,8 @@ def _place(row: JobRow, standing: Standing, note: str | None) -> dict[str, Any]:
     reason, detail = standing.why or (row.status.reason, row.status.detail)
     if row.status.state is types.JobState.RUNNING and detail is None:
         detail = note
+    if row.status.state is types.JobState.COMPLETING:
+        detail = _ending(row)
     priority = standing.priority.total if standing.priority else None
     return {
         "reason": reason,
@@ -97,6 +105,24 @@ def _place(row: JobRow, standing: Standing, note: str | None) -> dict[str, Any]:
         "priority_parts": standing.priority,
         "expected_start_at": standing.expected_start_at,
     }
+
+
+def _ending(row: JobRow) -> str | None:
+    """Why a job that was asked to end does so, and what becomes of it then."""
+    status = row.status
+    back = status.wish == "requeue" or (status.wish == "preempt" and (status.requeue or status.started_at is None))
+    then = "when it has stopped it waits to run again" if back else "it ends as PREEMPTED, and does not run again"
+    if status.wish not in ("requeue", "preempt"):
+        return status.detail
+    return f"{status.detail}; {then}" if status.detail else then
+
+
+def _again(row: JobRow) -> str | None:
+    """Why a job that waits was put back."""
+    status = row.status
+    if status.state is not types.JobState.PENDING or not status.attempt or status.reason is None:
+        return None
+    return f"{status.reason}: {status.detail}" if status.detail else status.reason
 
 
 def _paths(row: JobRow, node: str) -> tuple[str | None, str | None]:

@@ -103,9 +103,9 @@ def test_without_a_server_it_says_what_was_tried_and_what_to_start(nowhere: dict
 
 
 def test_a_named_socket_that_is_not_there(tmp_path: Path) -> None:
-    done = stoker("--socket", str(tmp_path / "none.sock"), "jobs")
+    done = stoker("--socket", str(tmp_path / "no" / "none.sock"), "jobs")
     assert done.returncode == 1
-    assert str(tmp_path / "none.sock") in done.stderr
+    assert str(tmp_path / "no" / "none.sock") in done.stderr
 
 
 def test_the_sockets_are_found_hub_first(tmp_path: Path) -> None:

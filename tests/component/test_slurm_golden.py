@@ -159,7 +159,7 @@ def test_the_names_are_words_of_stoker_too(screen: Screen, capsys: pytest.Captur
 
 
 def test_nobody_listening_is_a_sentence(screen: Screen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("STOKER_SOCKET", str(tmp_path / "nothing"))
+    monkeypatch.setenv("STOKER_SOCKET", str(tmp_path / "no folder" / "nothing"))
     for name in ("squeue", "sinfo", "sacct", "sprio", "sshare"):
         code, out, err = screen.run(name)
         assert (code, out) == (1, "")

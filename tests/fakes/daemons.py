@@ -45,11 +45,13 @@ class Daemon:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     env: dict[str, str] = field(default_factory=dict)
+    prelude: str = ""
+    """Code that runs in it first."""
 
     def start(self) -> None:
         """Start it and wait until it listens."""
         read_fd, write_fd = os.pipe()
-        entry = f"import sys; from agent.__main__ import {self.program}_main as main; sys.exit(main())"
+        entry = f"{self.prelude}import sys; from agent.__main__ import {self.program}_main as main; sys.exit(main())"
         command = [sys.executable, "-c", entry, "--config", str(self.config), "run"]
         env = {**os.environ, **self.env, "STOKER_READY_FD": str(write_fd)}
         with self.log.open("ab") as log:

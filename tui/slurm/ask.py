@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from agent.api.client import Client
 from agent.api.errors import ApiError, StokerError
+from agent.api.patience import Patience
 from agent.api.queue import Partition, QueueRules
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, NodeStatus
-from tui import arrays, endpoint, safe
+from tui import arrays, endpoint, plain, safe
 from tui.slurm import job as jobs_as
 from tui.slurm.argv import ToolError
 
@@ -34,7 +35,9 @@ class Queue:
         Raises:
             StokerError: there is none.
         """
-        return cls(endpoint.choose(None, None, environ).open())
+        patience = Patience(plain.wait_told)
+        chosen = patience.over(lambda: endpoint.choose(None, None, environ), repeatable=True)
+        return cls(chosen.open(patience))
 
     def jobs(self, states: Sequence[JobState] = (), user: str | None = None, **more: str | int | None) -> list[Job]:
         """All jobs that match, page by page."""

@@ -7,13 +7,14 @@ which stand together as `17_[3-9%2]`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from agent.api.types import FINAL_STATES, Job, JobState
 from tui import arrays
 from tui.slurm import times
+from tui.slurm.argv import Words
 
 CODES = {
     JobState.PENDING: "PD",
@@ -210,6 +211,17 @@ def views(
         same = (job.node, job.id) if alone else (job.node, job.array_job_id, job.state, job.reason, job.attempt > 0)
         gathered.setdefault(same, []).append(job)
     return [View(jobs=tuple(group), now=now, partition=partition) for group in gathered.values()]
+
+
+def all_listed(words: Words, facts: Mapping[str, str]) -> bool:
+    """Whether a job with these facts is among those that the options name; waiting in several partitions, it is in
+    each of them.
+    """
+    return all(
+        any(each in words.listed(name) for each in (fact.split(",") if name == "partition" else (fact,)))
+        for name, fact in facts.items()
+        if name in words
+    )
 
 
 @functools.cache

@@ -151,7 +151,7 @@ def _fits(each: Job, words: Words, default: str) -> bool:
         "partition": each.partition or default,
         "qos": each.qos or "normal",
     }
-    return all(fact in words.listed(name) for name, fact in facts.items() if name in words)
+    return job.all_listed(words, facts)
 
 
 def _users(words: Words) -> list[str]:

@@ -89,9 +89,7 @@ def _fits(each: Job, words: Words, users: Sequence[str], default: str) -> bool:
         "qos": each.qos or "normal",
         "reservation": each.reservation or "",
     }
-    return all(fact in words.listed(name) for name, fact in facts.items() if name in words) and (
-        not users or each.user in users
-    )
+    return jobs_as.all_listed(words, facts) and (not users or each.user in users)
 
 
 def _signal(text: str | None) -> str | None:

@@ -106,9 +106,7 @@ def _fits(each: Job, words: Words, default: str) -> bool:
         "reservation": each.reservation or "",
     }
     named = set(_users(words))
-    return all(fact in words.listed(name) for name, fact in facts.items() if name in words) and (
-        not named or each.user in named
-    )
+    return job.all_listed(words, facts) and (not named or each.user in named)
 
 
 def _users(words: Words) -> list[str]:

@@ -17,6 +17,7 @@ class Kind:
 
     ask: Ask
     demand: Demand
+    partition: str
     view: str | None
     """The reservation they name."""
     obstacle: Reason | None
@@ -36,13 +37,21 @@ class Kinds:
         self._reserved = {each.name: each.gpu_uuids for each in snapshot.reservations}
         self._suited: dict[tuple[str | None, tuple[str, ...], str], int] = {}
         self._kinds: dict[tuple[tuple[object, ...], str, str | None], Kind] = {}
+        self._found: dict[tuple[tuple[object, ...], str, str | None], tuple[Kind, ...]] = {}
 
-    def of(self, job: Waiting) -> Kind:
-        """The kind of a job; the same object for all of a kind."""
+    def of(self, job: Waiting) -> tuple[Kind, ...]:
+        """The job's kind in each partition that it names; the same objects for all of a kind."""
         key = (job.asks, job.partition, job.reservation)
+        kinds = self._found.get(key)
+        if kinds is None:
+            kinds = self._found[key] = tuple(self._in(job, name) for name in job.partitions)
+        return kinds
+
+    def _in(self, job: Waiting, partition: str) -> Kind:
+        key = (job.asks, partition, job.reservation)
         kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[key] = self._make(job.demand, job.partition, job.reservation)
+            kind = self._kinds[key] = self._make(job.demand, partition, job.reservation)
         return kind
 
     def _make(self, demand: Demand, partition: str, reservation: str | None) -> Kind:
@@ -55,7 +64,7 @@ class Kinds:
         line = (reservation, ask.mask) if self._backfill else (partition,)
         if not (ask.gpus or ask.shards):
             line = (*line[:1], 0)
-        return Kind(ask, demand, reservation, obstacle, line)
+        return Kind(ask, demand, partition, reservation, obstacle, line)
 
     def _suited_for(self, demand: Demand, partition: str) -> int:
         key = (demand.gpu_type, demand.features, partition)

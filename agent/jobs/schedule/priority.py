@@ -4,7 +4,8 @@ Rules kept here:
 - a factor is in 0..1 and is multiplied by its weight: age (wait since it may start, 1 at `max_age_s`), fair share (see
   `fairshare`), size (see `size_factor`), partition (its tier to the highest), QOS; `nice` is taken off;
 - a priority set by hand stands in place of them all;
-- the order is: the partition's tier; with `preempt = "qos"` a QOS that may end another's jobs before that other; then
+- the order is: the partition's tier (a job that names partitions of several tiers stands in each of these); with
+  `preempt = "qos"` a QOS that may end another's jobs before that other; then
   priority; then the lower id;
 - equal jobs share a `Group`: their factors are computed once a pass, and so is whatever is found out about them.
 """
@@ -12,8 +13,8 @@ Rules kept here:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import log2
 from operator import attrgetter
 
@@ -73,6 +74,8 @@ class Ranking:
     def __init__(self, snapshot: Snapshot, now: int) -> None:
         self.parts: dict[int, PriorityParts] = {}
         """Of every waiting job."""
+        self.places: dict[int, Sequence[Waiting]] = {}
+        """Of jobs that stand in several tiers: the job as it stands in each."""
         self._policy = snapshot.policy
         self._factors = _Factors(snapshot)
         self._groups: dict[tuple[object, ...], Group] = {}
@@ -85,7 +88,7 @@ class Ranking:
             yield from self._heaps[place]
 
     def _enter(self, snapshot: Snapshot, now: int) -> None:
-        waiting = sorted(snapshot.waiting, key=attrgetter("id"))
+        waiting = self._in_tiers(sorted(snapshot.waiting, key=attrgetter("id")))
         weight, max_age = self._policy.weight_age, max(1, self._policy.max_age_s)
         groups, heaps, parts = self._groups, self._heaps, self.parts
         for job in waiting:
@@ -96,8 +99,25 @@ class Ranking:
             points = 0 if age <= 0 else weight if age >= max_age else weight * age // max_age
             if points != group.points:
                 group.points, group.made = points, group.parts(points)
-            parts[job.id] = made = group.made
+            made = group.made
+            parts.setdefault(job.id, made)
             heaps[group.rank + made.total].append((job, group))
+
+    def _in_tiers(self, waiting: list[Waiting]) -> list[Waiting]:
+        """A job that names partitions of several tiers stands once in each, the highest first."""
+        if not any(len(job.partitions) > 1 for job in waiting):
+            return waiting
+        return [place for job in waiting for place in self._places_of(job)]
+
+    def _places_of(self, job: Waiting) -> Sequence[Waiting]:
+        tiers: dict[int, list[str]] = {}
+        for name in job.partitions:
+            tiers.setdefault(self._policy.tier(name), []).append(name)
+        if len(tiers) == 1:
+            return (job,)
+        places = [replace(job, partition=",".join(names)) for _, names in sorted(tiers.items(), reverse=True)]
+        self.places[job.id] = places
+        return places
 
 
 class _Factors:
@@ -132,8 +152,7 @@ class _Factors:
         return {pair: round(self._policy.weight_fairshare * each.factor) for pair, each in found.items()}
 
     def _place(self, job: Waiting) -> tuple[int, int, int]:
-        policy, facts, qos = self._policy, self._policy.partitions.get(job.partition), self._policy.qos.get(job.qos)
-        tier = 1 if facts is None else facts.tier
+        policy, tier, qos = self._policy, self._policy.tier(job.partitions[0]), self._policy.qos.get(job.qos)
         part = max(0.0, tier / self._top_tier) if self._top_tier > 0 else 0.0
         return (
             (tier * (1 + len(self._levels)) + self._levels.get(job.qos, 0)) << 40,
