@@ -44,6 +44,28 @@ class PriorityParts(Wire, frozen=True, kw_only=True):
     total: int = 1
 
 
+class JobStep(Wire, frozen=True, kw_only=True):
+    """One `srun` of a job, as it told of itself."""
+
+    id: int
+    """0 is the first one of the attempt."""
+    name: str
+    tasks: int = 1
+    cpus: int = 1
+    started_at: float
+    """Unix seconds."""
+    ended_at: float | None = None
+    """`None` while it runs, or where nobody was left to tell."""
+    exit_code: int | None = None
+    """The highest of its ranks; `None` where a signal ended it."""
+    signal: int | None = None
+    cancelled: bool = False
+    """It was ended from outside."""
+    max_rss_bytes: int | None = None
+    """Of its largest rank, with the processes that it waited for: getrusage(2)."""
+    cpu_seconds: float | None = None
+
+
 # --- what a job used --------------------------------------------------------------------------------------------------
 
 

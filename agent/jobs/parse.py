@@ -42,6 +42,7 @@ def parse(request: SubmitRequest, *, now: int, default_time_s: int | None = None
     asked = JobSpec(
         name=_name(said, script_name),
         script_name=script_name,
+        script_path=request.script_name if posixpath.isabs(request.script_name) else None,
         args=request.args,
         submit_dir=request.work_dir,
         work_dir=work_dir,

@@ -35,6 +35,8 @@ def to_wire(
     log_bytes: int | None = None,
     simulated: bool = False,
     usage: JobUsage | None = None,
+    steps: Sequence[JobStep] = (),
+    priority: int | None = None,
 ) -> types.Job:
     """A job as its users see it.
 
@@ -47,6 +49,8 @@ def to_wire(
         log_bytes: length of everything the job wrote.
         simulated: the GPUs held are simulated ones.
         usage: what it made of its GPUs.
+        steps: what `srun` started in it.
+        priority: of a job that has started, what it was then.
     """
     spec, status = row.spec, row.status
     pending = status.state is types.JobState.PENDING
@@ -54,7 +58,7 @@ def to_wire(
     reason, detail = standing.why or (status.reason, status.detail)
     if status.state is types.JobState.RUNNING and detail is None:
         detail = note
-    output, error = _paths(row, node)
+    output, error, read_from = _paths(row, node)
     held = spec.held is not None
     return types.Job(
         id=row.id,
@@ -99,27 +103,52 @@ def to_wire(
         deadline_at=spec.deadline_at,
         held=held,
         nice=spec.nice,
-        priority=(0 if held else standing.priority.total) if standing.priority else (0 if pending and held else None),
+        priority=(0 if held else standing.priority.total)
+        if standing.priority
+        else (0 if pending and held else None if pending else priority),
         priority_parts=standing.priority,
         expected_start_at=standing.expected_start_at,
         cron_id=row.cron_id,
-        command=spec.script_name,
+        command=spec.script_path or spec.script_name,
+        args=_shown(spec.args),
         submit_dir=spec.submit_dir,
         mail_types=spec.mail_types,
+        mail_user=spec.mail_user,
+        memory_per_cpu_bytes=spec.memory_per_cpu_bytes,
+        features=spec.features,
+        licenses=dict(spec.licenses),
+        ntasks_per_node=spec.ntasks_per_node,
+        input_path=read_from,
+        kill_on_invalid_dep=spec.kill_on_invalid_dep,
+        wckey=spec.wckey,
+        steps=tuple(steps),
         revision=row.revision,
         usage=usage,
     )
 
 
-def _paths(row: JobRow, node: str) -> tuple[str | None, str | None]:
-    """The output's files, once it began."""
-    if not row.status.attempt:
-        return None, None
+def _shown(args: Sequence[str]) -> tuple[str, ...]:
+    """The script's words, as many as belong into a line: a list of jobs is no place for a megabyte."""
+    room, shown = _ARGS_MOST, []
+    for word in args:
+        room -= len(word) + 1
+        if room < 0:
+            return (*shown, "…")
+        shown.append(word)
+    return tuple(shown)
+
+
+def _paths(row: JobRow, node: str) -> tuple[str, str, str | None]:
+    """The files of output, errors and input."""
     array = None
     if row.array_job_id is not None and row.array_task_id is not None:
         array = environ.ArrayTask(job_id=row.array_job_id, task_id=row.array_task_id)
     names = environ.pattern_names(row.spec, job_id=row.id, user=row.user, node=node, array=array)
-    return environ.output_path(row.spec, names), environ.error_path(row.spec, names)
+    return (
+        environ.output_path(row.spec, names),
+        environ.error_path(row.spec, names),
+        environ.input_path(row.spec, names),
+    )
 
 
 def _indexes(row: JobRow, indexes: Mapping[str, int]) -> tuple[int, ...]:
