@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import msgspec
+
 from agent.api.words import Wire, Word
 
 
@@ -201,6 +203,13 @@ class ReservationRequest(Wire, frozen=True, kw_only=True):
     comment: str | None = None
 
 
+class Reloaded(Wire, frozen=True, kw_only=True):
+    """The answer to `POST /v1/reload`: the configuration was read again."""
+
+    need_restart: tuple[str, ...] = ()
+    """Settings that differ and hold only after a restart."""
+
+
 class Partition(Wire, frozen=True, kw_only=True):
     """A named part of the queue with its limits, from the configuration."""
 
@@ -251,6 +260,8 @@ class QueueRules(Wire, frozen=True, kw_only=True):
     """Empty: any is accepted."""
     features: tuple[str, ...] = ()
     """What `--constraint` may name."""
+    licenses: dict[str, int] = msgspec.field(default_factory=dict)
+    """What `--licenses` may name, and how many there are."""
 
 
 # --- what one asks of a job -------------------------------------------------------------------------------------------

@@ -351,6 +351,8 @@ class Plan(Wire, frozen=True, kw_only=True):
     gpu_uuids: tuple[str, ...] = ()
     """The GPUs it would get if it started as things stand."""
     gpu_indexes: tuple[int, ...] = ()
+    next_id: int | None = None
+    """The number that it would get now."""
     sentence: str
 
 

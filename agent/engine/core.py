@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from agent.api.errors import ApiError
-from agent.api.queue import JobUsage, UsagePoint
+from agent.api.queue import JobStep, JobUsage, UsagePoint
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
 from agent.config import Config
@@ -57,6 +57,8 @@ class Core:
         """What a job has used up to now, `None` if it is not measured; whoever measures puts its own in place."""
         self.live_account: Callable[[int], JobUsage | None] = lambda job_id: None
         """The same without the curve."""
+        self.started_with: Callable[[int], int | None] = lambda job_id: None
+        """The priority with which a job that runs was started; whoever keeps them puts its own in place."""
         self._enforces_limits = enforces_limits
         self._resources: Resources | None = None
         self._resources_at = 0.0
@@ -194,6 +196,7 @@ class Core:
         *,
         log_bytes: int | None = None,
         usage: JobUsage | None = None,
+        steps: Sequence[JobStep] = (),
     ) -> Job:
         """A job as its users see it, exact at this moment; of one that is measured, with its account up to now."""
         resources = resources or self._lately()
@@ -206,6 +209,8 @@ class Core:
             log_bytes=log_bytes,
             simulated=bool(row.spec.gpus or row.spec.shards) and resources.simulated,
             usage=self.live_account(row.id) or usage,
+            steps=steps,
+            priority=self.started_with(row.id),
         )
 
     def _holds(self, row: JobRow) -> bool:

@@ -77,6 +77,7 @@ def queue_rules(config: Config, gpu_names: Iterable[str], *, drained: bool) -> Q
         ),
         accounts=tuple(each.name for each in config.accounts),
         features=tuple(dict.fromkeys([*config.jobs.features, *sorted(of_gpus)])),
+        licenses=dict(config.jobs.licenses),
     )
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -66,7 +66,7 @@ def _take(line: str, attempt: int, steps: dict[int, JobStep]) -> None:
         return
 
 
-def _end(facts: list[str]) -> Mapping[str, object]:
+def _end(facts: list[str]) -> dict[str, Any]:
     at, code, number, cancelled, rss, cpu = facts
     return {
         "ended_at": _time(at),

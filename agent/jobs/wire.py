@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.api import types
-from agent.api.queue import JobUsage, PriorityParts
+from agent.api.queue import JobStep, JobUsage, PriorityParts
 from agent.jobs import dependency, environ
 from agent.jobs.row import JobRow
+
+_ARGS_MOST = 1000
+"""Characters of a script's words that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +132,8 @@ def to_wire(
 
 def _shown(args: Sequence[str]) -> tuple[str, ...]:
     """The script's words, as many as belong into a line: a list of jobs is no place for a megabyte."""
-    room, shown = _ARGS_MOST, []
+    room = _ARGS_MOST
+    shown: list[str] = []
     for word in args:
         room -= len(word) + 1
         if room < 0:

@@ -1,4 +1,4 @@
-"""What a step tells of itself: its start and its end, each a line of `$JOB_DIR/.steps.log`, for `sacct` and `squeue -s`.
+"""What a step tells of itself: start and end, each a line of `$JOB_DIR/.steps.log`, for `sacct` and `squeue -s`.
 
     S ATTEMPT STEP TASKS CPUS TIME NAME
     E ATTEMPT STEP TIME CODE SIGNAL CANCELLED RSS_BYTES CPU_S        `-`: not known

@@ -43,8 +43,16 @@ _VALUED = {
 }
 """Honoured, with a value."""
 
-_FLAGS = {"label": "l", "unbuffered": "u", "overcommit": "O", "quiet": "Q", "help": "h", "version": "V", "pty": "",
-          "multi-prog": ""}
+_FLAGS = {
+    "label": "l",
+    "unbuffered": "u",
+    "overcommit": "O",
+    "quiet": "Q",
+    "help": "h",
+    "version": "V",
+    "pty": "",
+    "multi-prog": "",
+}
 _MAYBE = {"kill-on-bad-exit": "K"}
 """With a value only when attached: `-K0`, `--kill-on-bad-exit=0`."""
 

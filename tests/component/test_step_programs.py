@@ -42,7 +42,9 @@ def test_files_are_read_as_srun_reads_them(steps: Steps, case: dict[str, Any]) -
     assert (said, done.returncode) == (case["err"], case["exit"])
 
 
-@pytest.mark.parametrize("text", [b"0 'echo", b"\0", b"a" * (1 << 20) + b"bc", b"0 \\", b"9" * 50 + b" x", b"\xff echo"])
+@pytest.mark.parametrize(
+    "text", [b"0 'echo", b"\0", b"a" * (1 << 20) + b"bc", b"0 \\", b"9" * 50 + b" x", b"\xff echo"]
+)
 def test_no_file_is_a_traceback(tmp_path: Path, text: bytes) -> None:
     file = tmp_path / "mp"
     file.write_bytes(text)

@@ -108,6 +108,11 @@ class Host:
         return ",".join(f"gpu:{kind}:{count}" for kind, count in sorted(kinds.items()))
 
     @property
+    def features(self) -> str:
+        """`h100,nvlink`: what `--constraint` may name there."""
+        return ",".join(self.node.features) if self.node and self.node.features else "(null)"
+
+    @property
     def cpu_states(self) -> str:
         """CPUS(A/I/O/T)."""
         idle = self.cpus - self.cpus_used
