@@ -40,7 +40,11 @@ def refusal(*directives: str, **fields: Any) -> SpecError:
 
 def test_defaults() -> None:
     assert parse(request()) == JobSpec(
-        name="train.sh", script_name="train.sh", submit_dir="/home/ada", work_dir="/home/ada"
+        name="train.sh",
+        script_name="train.sh",
+        script_path="/home/ada/train.sh",
+        submit_dir="/home/ada",
+        work_dir="/home/ada",
     )
 
 
@@ -62,6 +66,7 @@ def test_everything_honoured() -> None:
     assert spec == JobSpec(
         name="nm",
         script_name="train.sh",
+        script_path="/home/ada/train.sh",
         args=("--lr", "0.1"),
         submit_dir="/home/ada",
         work_dir="/data",

@@ -15,7 +15,7 @@ from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, NodeStatus
 from tui import arrays, endpoint, safe
 from tui.slurm import job as jobs_as
-from tui.slurm.argv import ToolError
+from tui.slurm.argv import ToolError, Words
 
 PAGE = 1000
 PAGE_WITH_STEPS = 200
@@ -94,6 +94,25 @@ class Queue:
             if error.status not in (404, 405, 501):
                 raise
             return QueueRules(partitions=(Partition(name="main", default=True),))
+
+    def check_clusters(self, words: Words, *, header: bool = False) -> None:
+        """`--clusters`: there is one, `all` of them or by its name; with `header` its line is printed.
+
+        Raises:
+            ToolError: another one is named.
+        """
+        named = words.listed("clusters", "cluster")
+        if not named:
+            return
+        ours = safe.text(self.client.hello().cluster)
+        for name in named:
+            if name not in ("all", ours):
+                raise ToolError(
+                    f"'{safe.text(name)}' can't be reached now, or it is an invalid entry for --cluster; "
+                    f"this is cluster {ours}"
+                )
+        if header:
+            print(f"CLUSTER: {ours}")
 
     def default_partition(self) -> str:
         """The name of the partition for jobs that name none."""

@@ -122,6 +122,12 @@ class View:
         return None if limit is None else max(0, limit - self.elapsed_s)
 
     @property
+    def waited_s(self) -> int:
+        """From when it might start to its start, or until now."""
+        began = self.job.started_at if self.job.started_at is not None and not self.pending else int(self.now)
+        return max(0, began - max(self.job.begin_at or 0, self.job.submitted_at))
+
+    @property
     def start_at(self) -> int | None:
         """When it started, or will at the latest."""
         return (self.job.expected_start_at or self.job.begin_at) if self.pending else self.job.started_at

@@ -30,7 +30,7 @@ Usage: scontrol [-o] [-d] COMMAND
   delete reservation=NAME | reconfigure | ping | version
 """
 OPTIONS = Options(
-    "all:a cluster:M=! clusters=! details:d federation! future:F help:h hide json? local oneliner:o quiet:Q "
+    "all:a cluster:M= clusters= details:d federation! future:F help:h hide json? local oneliner:o quiet:Q "
     "sibling uid:u= verbose:v version:V yaml!"
 )
 
