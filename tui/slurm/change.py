@@ -194,8 +194,8 @@ def create(texts: Sequence[str], environ: Mapping[str, str]) -> int:
             raise ToolError(f"Unknown parameter {program.printable(word)}.  {_NOT_MADE}")
         given[meant] = value.strip("\"'")
     queue = ask.Queue.open(environ)
-    nodes = _nodes(queue, given)
-    print(f"Reservation created: {_make(queue, _request(given), nodes, given)}")
+    request = _request(given)
+    print(f"Reservation created: {_make(queue, request, _nodes(queue, given), given)}")
     return 0
 
 

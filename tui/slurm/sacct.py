@@ -236,10 +236,33 @@ def _moment(text: str | None, now: float) -> int:
         return midnight + {"noon": 12, "teatime": 16, "fika": 15, "tomorrow": 24}[word] * 3600
     if word.startswith("now+"):
         return 2 * int(now) - moments.read(word.replace("+", "-"), now)
+    for form in _DAYS:
+        found = _day(word, form, now)
+        if found is not None:
+            return found
     try:
         return moments.read(text or "", now)
     except StokerError:
         raise ToolError(f"Invalid time specification (pos=0): {program.printable(text or '')}", bare=True) from None
+
+
+_DAYS = ("%m%d%y", "%m%d", "%m.%d.%y", "%m.%d", "%m/%d", "%m/%d/%y-%H:%M:%S", "%m/%d/%Y", "%I:%M%p", "%I:%M %p")
+"""Forms of sacct(1), TIME FORMATS, beside those of `moments`."""
+
+
+def _day(word: str, form: str, now: float) -> int | None:
+    """A moment in one form, of this year or day where it does not say; letters and digits as they stand."""
+    lengths = {"%m%d%y": 6, "%m%d": 4}
+    if form in lengths and (len(word) != lengths[form] or not word.isdecimal()):
+        return None
+    today = time.localtime(now)
+    whole, whole_form = (f"{today.tm_year} {word}", f"%Y {form}") if "%y" not in form.lower() else (word, form)
+    if "%I" in form:
+        whole, whole_form = time.strftime("%Y-%m-%d ", today) + word, f"%Y-%m-%d {form}"
+    try:
+        return int(time.mktime(time.strptime(whole, whole_form)))
+    except (ValueError, OverflowError):
+        return None
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
