@@ -10,7 +10,7 @@ same, and its output goes into the job's log.
      own 0, 1, 2        ────── descriptors ────►  COMMAND reads and writes them
      or the terminal    ◄───── pty's master ────  COMMAND on a pty of its own (--pty)
      signals            ────── `signal N` ─────►  to COMMAND's process group
-     its end            ◄───── `exit N`, `killed N`
+     its end            ◄───── `exit N`, `killed N`, `revoked N`
 
 Rules kept here: when whoever waits is gone, the command ends, and the job with it; descriptors are handed over, so no
 byte of the terminal passes through us. Standard library only.
@@ -71,6 +71,8 @@ class _Session:
         self._link = link
         self._command = command
         self._flags = flags
+        self._revoked = False
+        """The job is ended from outside, and the command with it."""
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         signal.set_wakeup_fd(self._wake)
@@ -87,6 +89,7 @@ class _Session:
                 return self._tell(status)
             ready, _, _ = select.select([self._link.fileno(), self._woken], [], [])
             if self._woken in ready and signal.SIGTERM in os.read(self._woken, 64) and "--srun" not in self._flags:
+                self._revoked = True
                 self._signal(signal.SIGHUP)  # the job is to end: a shell ignores SIGTERM
             if self._link.fileno() not in ready:
                 continue
@@ -143,6 +146,8 @@ class _Session:
     def _tell(self, status: int) -> int:
         code = os.waitstatus_to_exitcode(status)
         told = b"exit %d\n" % code if code >= 0 else b"killed %d\n" % -code
+        if self._revoked and code < 0:
+            told = b"revoked %d\n" % -code
         code = code if code >= 0 else 128 - code
         try:
             self._link.sendall(told)

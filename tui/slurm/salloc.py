@@ -60,7 +60,10 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         link = terminal.wait_start(queue.client, job, door, lambda sentence: _tell(sentence, quiet=quiet))
         _tell(f"Granted job allocation {job.id}", quiet=quiet)
         ended = terminal.attend(link, pty=pty)
-        _tell(f"Relinquishing job allocation {job.id}", quiet=quiet)
+        what = (
+            f"Job allocation {job.id} has been revoked." if ended.revoked else f"Relinquishing job allocation {job.id}"
+        )
+        _tell(what, quiet=quiet)
         return _exit_code(ended)
     except KeyboardInterrupt:
         _tell("Job allocation has been revoked.", quiet=quiet)
@@ -71,8 +74,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _exit_code(ended: Ended) -> int:
     """As salloc's: a command that its user ended from outside is no failure."""
-    if not ended.signal:
-        return ended.code
+    if ended.revoked or not ended.signal:
+        return ended.shell_code
     return 0 if ended.signal in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL) else 1
 
 

@@ -121,6 +121,8 @@ class Ended:
 
     code: int = 1
     signal: int = 0
+    revoked: bool = False
+    """The job was ended from outside."""
 
     @property
     def shell_code(self) -> int:
@@ -215,12 +217,14 @@ def _ended(link: socket.socket) -> Ended:
     while b"\n" not in said:
         piece = link.recv(64)
         if not piece:
-            return Ended()  # the job was ended from outside
+            return Ended(revoked=True)
         said += piece
     word, _, number = said.split(b"\n")[0].partition(b" ")
     if not number.isdigit():
         return Ended()
-    return Ended(signal=int(number)) if word == b"killed" else Ended(code=int(number))
+    if word in (b"killed", b"revoked"):
+        return Ended(signal=int(number), revoked=word == b"revoked")
+    return Ended(code=int(number))
 
 
 def _received(link: socket.socket) -> int:
