@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from agent.api.client import Client
 from agent.api.errors import ApiError, StokerError
-from agent.api.queue import Partition, QueueRules
+from agent.api.queue import Partition, QueueRules, Reservation
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, NodeStatus
 from tui import arrays, endpoint, safe
@@ -85,6 +85,16 @@ class Queue:
     def nodes(self) -> list[NodeStatus]:
         """All nodes."""
         return [safe.clean(each) for each in self.client.nodes()]
+
+    def reservations(self, names: Sequence[str]) -> dict[str, list[Reservation]]:
+        """Node → what is reserved of it, of nodes by their names; of one that cannot be asked nothing is known."""
+        found: dict[str, list[Reservation]] = {}
+        for name in names:
+            try:
+                found[name] = safe.clean(self.client.reservations(name if len(names) > 1 else None))
+            except ApiError:
+                found[name] = []  # away, or an older server, which has none
+        return found
 
     def rules(self) -> QueueRules:
         """Partitions and what else a submit may name; an older server has one partition, `main`."""

@@ -220,15 +220,14 @@ def _partitions(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
 
 
 def _reservations(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
-    found = safe.clean(queue.client.reservations())
-    wanted = [each for each in found if not named or each.name in named]
+    found = nodes.reserved(_all_hosts(queue))
+    wanted = [each for each in found if not named or each[0].name in named]
     if named and not wanted:
         raise ToolError(f"Reservation {program.printable(named[0])} not found", bare=True)
     if not wanted:
         print("No reservations in the system")
-    hosts = _all_hosts(queue) if wanted else []
-    for each in wanted:
-        _print(show.reservation(each, time.time(), hosts), words)
+    for each, where in wanted:
+        _print(show.reservation(each, time.time(), where), words)
     return 0
 
 
@@ -254,11 +253,9 @@ def _config(queue: ask.Queue) -> int:
 
 
 def _all_hosts(queue: ask.Queue) -> list[nodes.Host]:
-    try:
-        reservations = queue.client.reservations()
-    except ApiError:
-        reservations = []  # an older server has none
-    return nodes.hosts(queue.nodes(), queue.jobs(nodes.HOLDING), time.time(), reservations)
+    statuses = queue.nodes()
+    reservations = queue.reservations([each.name for each in statuses])
+    return nodes.hosts(statuses, queue.jobs(nodes.HOLDING), time.time(), reservations)
 
 
 def _expanded(named: Sequence[str]) -> list[str]:

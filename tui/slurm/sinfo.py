@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 
 from agent.api import program
-from agent.api.errors import ApiError
 from agent.api.hostlist import compress
 from agent.api.queue import Partition, Reservation
 from tui.slurm import ask, columns, nodes, times
@@ -56,9 +55,11 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _list(queue: ask.Queue, words: Words, environ: Mapping[str, str]) -> None:
     now = time.time()
-    hosts = nodes.hosts(queue.nodes(), queue.jobs(nodes.HOLDING), now, _reservations(queue))
+    statuses = queue.nodes()
+    reservations = queue.reservations([each.name for each in statuses])
+    hosts = nodes.hosts(statuses, queue.jobs(nodes.HOLDING), now, reservations)
     if "reservation" in words:
-        _list_reservations(words, _reservations(queue), compress([host.name for host in hosts]), now)
+        _list_reservations(words, nodes.reserved(hosts), now)
         return
     rules = queue.rules()
     default = environ.get("SINFO_PARTITION", "")
@@ -78,19 +79,19 @@ def _list(queue: ask.Queue, words: Words, environ: Mapping[str, str]) -> None:
         print(line)
 
 
-def _list_reservations(words: Words, found: Sequence[Reservation], where: str, now: float) -> None:
+def _list_reservations(words: Words, found: Sequence[tuple[Reservation, list[Host]]], now: float) -> None:
     """`-T`: what is reserved, in place of the nodes; as recorded in tests/data/slurm/sinfo_T.txt."""
     if not found:
         print("No reservations in the system")
         return
     if "long" in words and "noheader" not in words:
         print(times.headline(now))
-    width = max(len("RESV_NAME"), *(len(each.name) for each in found))
+    width = max(len("RESV_NAME"), *(len(each.name) for each, _ in found))
     titles = ("RESV_NAME", "STATE", "START_TIME", "END_TIME", "DURATION", "NODELIST")
     rows = [
         (each.name, "ACTIVE" if each.start_at <= now < each.end_at else "INACTIVE", times.stamp(each.start_at),
-         times.stamp(each.end_at), times.full(each.end_at - each.start_at), where)
-        for each in found
+         times.stamp(each.end_at), times.full(each.end_at - each.start_at), compress([host.name for host in where]))
+        for each, where in found
     ]  # fmt: skip
     for name, state, start, end, span, host in rows if "noheader" in words else [titles, *rows]:
         print(f"{name:<{width}}  {state:>8}  {start:>19}  {end:>19}  {span:>11}  {host}")
@@ -146,10 +147,3 @@ def _fits(host: Host, words: Words) -> bool:
     named = [each.lower() for each in words.listed("states")]
     short = host.state.rstrip("*")
     return not named or "all" in named or any(each in (short, host.long_state.rstrip("*")) for each in named)
-
-
-def _reservations(queue: ask.Queue) -> list[Reservation]:
-    try:
-        return queue.client.reservations()
-    except ApiError:
-        return []  # an older server has none
