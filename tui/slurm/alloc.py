@@ -15,7 +15,7 @@ from agent.api.options import OptionError, scan
 from agent.api.types import SubmitReply, SubmitRequest
 from tui import handin, submit
 from tui.slurm import ask
-from tui.slurm.argv import ToolError
+from tui.slurm.argv import ToolError, refused
 
 
 @dataclass(slots=True)
@@ -102,7 +102,7 @@ def _take_own(argv: Sequence[str], index: int, own: Mapping[str, tuple[str, str]
     count = 2 if takes == "=" and not equals else 1
     if index + count > len(argv):
         said = f"TOOL: option '--{name}' requires an argument"
-        raise ToolError(f'{said}\nTry "TOOL --help" for more information', bare=True)
+        raise ToolError(f'{said}\nTry "TOOL --help" for more information', code=255, bare=True)
     asked.own += argv[index : index + count]
     asked.names.add(name)
     return count
@@ -119,8 +119,8 @@ def _take_job(argv: Sequence[str], index: int, asked: Asked) -> int:
     try:
         used = scan([argv[index], "value"])[1]
     except OptionError as error:
-        raise ToolError(f'TOOL: {error.message}\nTry "TOOL --help" for more information', bare=True) from None
+        raise refused(error) from None
     if index + used > len(argv):
-        raise ToolError(f'TOOL: {argv[index]!r} needs a value\nTry "TOOL --help" for more information', bare=True)
+        raise refused(OptionError(f"{argv[index]!r} needs a value", argv[index]))
     asked.job += argv[index : index + used]
     return used

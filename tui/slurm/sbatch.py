@@ -14,7 +14,7 @@ from agent.api.options import Flag, OptionError, scan
 from agent.api.types import SubmitReply, SubmitRequest
 from tui import arrays, handin, safe, submit
 from tui.slurm import ask
-from tui.slurm.argv import ToolError
+from tui.slurm.argv import ToolError, refused
 
 HELP = """\
 Usage: sbatch [OPTIONS...] SCRIPT [ARGS...]
@@ -36,7 +36,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         flags, used = scan(argv)
     except OptionError as error:
-        raise ToolError(f'TOOL: {error.message}\nTry "TOOL --help" for more information', code=255, bare=True) from None
+        raise refused(error) from None
     ours = {flag.option.long: flag.value for flag in flags if flag.option.long in _OURS}
     queue = ask.Queue.open(environ)
     request = _request(argv, flags, used, ours, environ)
