@@ -77,6 +77,9 @@ def test_steps_of_an_earlier_attempt_are_not_told(steps: Steps) -> None:
     steps.run("-n1", "true")
     steps.run("-n1", "false", JOB_ATTEMPT="2")
     assert [(each.id, each.name) for each in told(steps, 2)] == [(0, "false")]
+    with (steps.folder / book.FILE).open("ab") as file:  # the guard of an srun that was killed in the first attempt
+        file.write(b"S 2 1 1 1 100.5 late\nE 1 1 101.5 - 9 1 - -\n")
+    assert told(steps, 2)[1].ended_at is None
 
 
 def test_a_step_whose_srun_is_killed_is_told_by_its_guard(steps: Steps) -> None:
