@@ -29,8 +29,9 @@ from agent.config import Config, ConfigError, Mode, load, merged
 _log = logging.getLogger(__name__)
 
 _Reload = Callable[[Config], None]
-_Start = Callable[[Config, AsyncExitStack], Awaitable[_Reload]]
-"""Starts the parts; gives what takes another configuration in."""
+ReadAgain = Callable[[], list[str]]
+_Start = Callable[[Config, AsyncExitStack, ReadAgain], Awaitable[_Reload]]
+"""Starts the parts, which may ask for the configuration to be read again; gives what takes another one in."""
 
 FIRST_SAMPLE_S = 3.0
 """How long the start waits for the GPUs to be known; a driver that hangs must not keep the agent from answering."""
@@ -49,7 +50,7 @@ def run_hub(config: Config) -> int:
     return _run(config, config.hub_state_dir, "hub", _start_hub)
 
 
-async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
+async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAgain) -> _Reload:
     from agent.engine.embedded import EmbeddedEngine
     from agent.engine.served import choose_launcher
     from agent.gate import NodeGate
@@ -59,6 +60,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
     from agent.server.agent_routes import AgentService
     from agent.server.clerk_routes import ClerkRoutes
     from agent.server.peer import Access
+    from agent.server.reload_routes import ReloadRoutes
     from agent.server.resources import NodeResources
     from agent.telemetry.host import read_boot_id
 
@@ -76,7 +78,8 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
     await engine.start()
     stack.push_async_callback(engine.stop)
     clerks = ClerkRoutes(config.name, cron=engine.clerks.cron, courier=engine.clerks.courier)
-    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=[clerks])
+    reload = ReloadRoutes(read_again)
+    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=[clerks, reload])
     await service.start()
     stack.push_async_callback(service.stop)
     app = base.make_app(Access(config))
@@ -87,7 +90,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
     return engine.reload
 
 
-async def _start_hub(config: Config, stack: AsyncExitStack) -> _Reload:
+async def _start_hub(config: Config, stack: AsyncExitStack, _: ReadAgain) -> _Reload:
     from agent.gate import HubLicence
     from agent.hub.fleet import Fleet
     from agent.hub.seats import Seats
@@ -110,7 +113,7 @@ async def _start_hub(config: Config, stack: AsyncExitStack) -> _Reload:
     runner = await base.serve(app, config.hub_socket, _inherited_socket())
     stack.push_async_callback(runner.cleanup)
     _log.info("hub cluster=%s nodes=%d listens on %s", config.cluster, len(config.hub_nodes), config.hub_socket)
-    return lambda _: None  # nothing of the hub's may change while it runs
+    return lambda config: None  # nothing of the hub's may change while it runs
 
 
 def _run(config: Config, state_dir: Path, what: str, start: _Start) -> int:
@@ -137,8 +140,9 @@ async def _live(config: Config, start: _Start) -> None:
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, _log.info, "SIGHUP before the start is over; nothing is read again")
     async with AsyncExitStack() as stack:
-        rules = _Rules(config, await start(config, stack))
-        loop.add_signal_handler(signal.SIGHUP, rules.read_again)
+        rules = _Rules(config)
+        rules.take = await start(config, stack, rules.read_again)
+        loop.add_signal_handler(signal.SIGHUP, rules.hang_up)
         _tell_ready()
         await _wait_and_pat_the_watchdog(stop)
         _notify_systemd("STOPPING=1")
@@ -148,20 +152,34 @@ async def _live(config: Config, start: _Start) -> None:
 class _Rules:
     """The configuration that holds, and what becomes of another one."""
 
-    def __init__(self, config: Config, reload: _Reload) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._reload = reload
+        self.take: _Reload | None = None
+        """What takes another configuration in, once the start is over."""
 
-    def read_again(self) -> None:
-        """Let the file hold as it is now; one that is wrong is logged, and the rules stay as they are."""
+    def hang_up(self) -> None:
+        """SIGHUP: a file that is wrong is logged, and the rules stay as they are."""
+        try:
+            self.read_again()
+        except StokerError as error:
+            _log.error("%s", error)
+
+    def read_again(self) -> list[str]:
+        """Let the file hold as it is now; the settings that differ and need a restart.
+
+        Raises:
+            StokerError: it is wrong, or the start is not over; the old rules hold.
+        """
+        if self.take is None:
+            raise StokerError("the service is still starting; try again")
         try:
             changed = load(self._config.path)
         except ConfigError as error:
-            _log.error("the configuration is not taken, the old one holds: %s", error)
-            return
+            raise StokerError(f"the configuration is not taken, the old one holds: {error}") from error
         self._config, differ = merged(self._config, changed)
-        self._reload(self._config)
+        self.take(self._config)
         _log.info("the configuration was read again%s", f"; {', '.join(differ)} need a restart" if differ else "")
+        return list(differ)
 
 
 async def _wait_and_pat_the_watchdog(stop: asyncio.Event) -> None:

@@ -25,6 +25,7 @@ from agent.api.queue import (
     Drain,
     DrainRequest,
     QueueRules,
+    Reloaded,
     RequeueRequest,
     Reservation,
     ReservationRequest,
@@ -115,7 +116,7 @@ class Client:
             user: only this user's.
             limit: at most so many.
             more: `since`, `until` (Unix seconds: not ended before, not submitted after), `before` (ids below, for the
-                next page), `array`, `cron`, `id`, `name`, `account`, `partition`, `qos`.
+                next page), `array`, `cron`, `id`, `name`, `account`, `partition`, `qos`; `steps=1`: with their steps.
         """
         return self._get(_with_query("/v1/jobs", state=state, user=user, limit=limit, **more), list[Job])
 
@@ -245,6 +246,10 @@ class Client:
     def unreserve(self, name: str, node: str | None = None) -> list[Reservation]:
         """Delete one; the answer is the rest."""
         return self._ask("DELETE", f"{_root(node)}/reservations/{quote(name, safe='')}", list[Reservation])
+
+    def reload(self, node: str | None = None) -> Reloaded:
+        """Read the configuration again; for admins."""
+        return self._ask("POST", f"{_root(node)}/reload", Reloaded, repeatable=True)
 
     def crons(self, node: str | None = None) -> list[Cron]:
         """Recurring jobs."""

@@ -62,6 +62,8 @@ class Parser(argparse.ArgumentParser):
             return
         known = [str(each) for each in action.choices]
         noun = action.metavar.lower() if isinstance(action.metavar, str) else f"value of {_name(action)}"
+        if "|" in noun:
+            self.error(f"{value!r} is none of {', '.join(known)}{meant(str(value), known)}")
         self.error(f"{value!r} is no {noun}{meant(str(value), known) or '; known: ' + ', '.join(known)}")
 
 

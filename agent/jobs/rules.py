@@ -137,10 +137,10 @@ def _known(kind: str, name: str, known: dict[str, _T], node: str) -> _T:
 
 
 def _time_limit_s(spec: JobSpec, config: Config, partitions: Sequence[PartitionTable], qos: QosTable) -> int | None:
-    """Of a job that did not say: the partition's default, of several the shortest, with which it may start in each."""
+    """Of a job that did not say: the default of its first partition, as Slurm has it, within what all of them allow."""
     if not spec.time_said:
-        defaults = [each.default_time_s or config.jobs.default_time_s for each in partitions]
-        limits = (*defaults, *(each.max_time_s for each in partitions), qos.max_wall_s)
+        default = partitions[0].default_time_s or config.jobs.default_time_s
+        limits = (default, *(each.max_time_s for each in partitions), qos.max_wall_s)
         return min((each for each in limits if each is not None), default=None)
     limit = spec.time_limit_s
     if qos.max_wall_s is not None and (limit is None or limit > qos.max_wall_s):

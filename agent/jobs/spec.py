@@ -68,6 +68,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     script_name: str
+    script_path: str | None = None
+    """Where it was found, absolute; `None`: it was no file, or an older client did not say."""
     args: tuple[str, ...] = ()
     submit_dir: str
     """Where the user stood; absolute."""

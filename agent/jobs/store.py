@@ -182,6 +182,15 @@ class JobStore(Promises, Usage):
             self._insert(rows)
             return rows[0], True
 
+    def next_id(self) -> int:
+        """The number that the next job would get.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        found = self._execute("SELECT value FROM marks WHERE name = ?", (JOB_MARK,)).fetchone()
+        return 1 + (int(found[0]) if found else 0)
+
     def claim(
         self, job_id: int, *, attempt: int, gpu_uuids: Sequence[str], now: int, partition: str | None = None
     ) -> JobRow:

@@ -42,7 +42,7 @@ from agent.telemetry.openmetrics import CONTENT_TYPE
 LIST_WAIT_S = 3.0
 """A list waits this long for a node, then shows what was last heard of it."""
 LIST_DEFAULT, LIST_MAX = 1000, 10_000
-JOB_FILTERS = ("since", "until", "before", "array", "cron", "name", "account", "partition", "qos", "id")
+JOB_FILTERS = ("since", "until", "before", "array", "cron", "name", "account", "partition", "qos", "id", "steps")
 """Of `GET /v1/jobs`, for the nodes to apply."""
 
 

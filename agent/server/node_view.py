@@ -57,6 +57,7 @@ class NodeView:
                 for reading, age_s in view.gpus
             ),
             drain=drains.get(None),
+            features=self._engine.rules().features,
             cpu_count=self._config.cpus,
             cpu_percent=host.cpu_percent,
             load_1m=host.load_1m,

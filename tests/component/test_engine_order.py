@@ -467,7 +467,7 @@ def test_a_job_of_several_partitions_is_listed_under_all_until_it_is_given_one(t
             left = await submit(made, "exec sleep 600", "--gpus=1", "-p", "left", "--time=5")
             right = await submit(made, "exec sleep 600", "--gpus=1", "-p", "right", "--time=2")
             both = await submit(made, "echo $SLURM_JOB_PARTITION; exec sleep 600", "--gpus=1", "-p", "left,right")
-            assert (both.partition, both.time_limit_s) == ("left,right", 3600), "the shorter default"
+            assert (both.partition, both.time_limit_s) == ("left,right", 7200), "the default of the first"
             begun = (await until(made, right.id, running)).started_at or 0
             seen = await eventually(made, both.id, lambda each: each.expected_start_at is not None)
             assert seen.expected_start_at == pytest.approx(begun + 120, abs=5), "on the right"

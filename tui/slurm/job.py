@@ -123,6 +123,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         return None if limit is None else max(0, limit - self.elapsed_s)
 
     @property
+    def waited_s(self) -> int:
+        """From when it might start to its start, or until now."""
+        began = self.job.started_at if self.job.started_at is not None and not self.pending else int(self.now)
+        return max(0, began - max(self.job.begin_at or 0, self.job.submitted_at))
+
+    @property
     def start_at(self) -> int | None:
         """When it started, or will at the latest."""
         return (self.job.expected_start_at or self.job.begin_at) if self.pending else self.job.started_at
@@ -172,13 +178,42 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stdout(self) -> str:
-        """The file for its output; before it starts that is not known to us."""
+        """The file for its output."""
         return self.job.output_path or ""
 
     @property
     def stderr(self) -> str:
         """The file for its errors."""
         return self.job.error_path or self.stdout
+
+    @property
+    def command(self) -> str:
+        """The script's path; empty where it was no file."""
+        named = self.job.command or ""
+        return "" if named in ("wrap", "stdin", "sbatch") else named
+
+    @property
+    def licenses(self) -> str:
+        """`matlab:2`, `(null)`."""
+        return ",".join(f"{name}:{count}" for name, count in self.job.licenses.items()) or "(null)"
+
+    @property
+    def features(self) -> str:
+        """`h100&nvlink`, `(null)`."""
+        return "&".join(self.job.features) or "(null)"
+
+    @property
+    def waits_to_count(self) -> bool:
+        """Whether something else than room keeps it from counting as waiting: a hold, a dependency, `--begin`."""
+        later = self.job.begin_at is not None and self.job.begin_at > self.now
+        return self.pending and (self.job.held or self.job.dependency is not None or later)
+
+    @property
+    def eligible_at(self) -> int | None:
+        """From when on it may start; `None` while that is not known."""
+        if self.pending and (self.job.held or self.job.dependency is not None):
+            return None
+        return max(self.job.begin_at or 0, self.job.submitted_at)
 
     @property
     def dependency(self) -> str:
