@@ -14,6 +14,7 @@ import os
 import time
 
 from agent.engine import procs
+from agent.engine.lean import fork_into
 
 _PREFIX = "stoker-job-"
 _PERIOD_US = 100_000
@@ -42,9 +43,25 @@ class JobCgroup:
             if value is not None:
                 _write(f"{self.path}/{name}", str(value))
 
-    def enter(self) -> None:
-        """Put this process in. Without effect where that is refused: the job then runs as it would without."""
-        _write(f"{self.path}/cgroup.procs", "0")
+    def fork(self) -> int:
+        """As `os.fork`, with the child in it; where that is refused, the job runs as it would without.
+
+        In it from its first moment: to move a process in takes 15 ms on a machine where nobody else does (the kernel
+        waits for an RCU grace period), and holds up whoever forks meanwhile.
+        """
+        try:
+            folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return os.fork()
+        try:
+            return fork_into(folder)
+        except (OSError, ImportError):
+            pid = os.fork()
+            if pid == 0:
+                _write(f"{self.path}/cgroup.procs", "0")
+            return pid
+        finally:
+            os.close(folder)
 
     def counts_memory_kills(self) -> str | None:
         """The file that counts the processes that were killed for memory."""

@@ -8,6 +8,8 @@ public module as the fallback, and `tests/unit/test_records_lean.py` runs both.
 
 from __future__ import annotations
 
+import sys
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as signal
@@ -20,6 +22,10 @@ else:
 _PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphans of ours come back to us instead of going to init."""
 
+_SYS_CLONE3 = 435
+"""The same on all architectures."""
+_CLONE_INTO_CGROUP = 0x200000000
+
 
 class _Strict:
     """What `_json.make_scanner` asks of a decoder: plain Python values, control characters refused."""
@@ -30,6 +36,18 @@ class _Strict:
     parse_float = float
     parse_int = int
     parse_constant = float  # NaN and Infinity, as json reads them
+
+
+def load_all() -> None:
+    """Load now what is else loaded where it is needed: for whoever makes processes that will need it."""
+    import encodings.ascii
+    import resource  # noqa: F401
+
+    try:
+        import _ctypes  # noqa: F401
+    except ImportError:
+        import ctypes  # noqa: F401
+    parse_json(to_json({"a": "b"}))
 
 
 def parse_json(data: bytes) -> object:
@@ -76,6 +94,25 @@ def become_subreaper() -> None:
         failed = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if failed:
         raise OSError("prctl(PR_SET_CHILD_SUBREAPER) was refused")
+
+
+def fork_into(cgroup: int) -> int:
+    """As fork(2), with the child in a cgroup (v2) from its first moment, given by its folder's descriptor; clone3(2).
+
+    For a process of one thread, as a shim is: what `os.fork` does besides is about the other threads.
+
+    Raises:
+        OSError: refused: a kernel before 5.7, or a container's filter.
+    """
+    from _ctypes import call_cdeclfunction, dlopen, dlsym
+
+    fields = (_CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup)
+    arguments = b"".join(each.to_bytes(8, sys.byteorder) for each in fields)
+    library = dlopen(None, 2)  # type: ignore[arg-type]  # see below
+    pid = int(call_cdeclfunction(dlsym(library, "syscall"), (_SYS_CLONE3, arguments, len(arguments))))
+    if pid < 0:
+        raise OSError("clone3(CLONE_INTO_CGROUP) was refused")
+    return pid
 
 
 def _scalar(value: str | int | float | bool | None) -> str:
