@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -135,6 +136,7 @@ async def _live(config: Config, start: _Start) -> None:
     async with AsyncExitStack() as stack:
         rules = _Rules(config, await start(config, stack))
         loop.add_signal_handler(signal.SIGHUP, rules.read_again)
+        _collect_less()
         _tell_ready()
         await _wait_and_pat_the_watchdog(stop)
         _notify_systemd("STOPPING=1")
@@ -208,6 +210,13 @@ def _inherited_socket() -> int | None:
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         return None
     return _SYSTEMD_FIRST_FD
+
+
+def _collect_less() -> None:
+    """Leave what the start made out of garbage collections, and make them rarer: they took 4 % of a busy agent."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def _tell_ready() -> None:

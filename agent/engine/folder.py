@@ -81,18 +81,23 @@ class Folder:
             raise ValueError("not an object")
         return record
 
-    def write(self, name: str, fields: dict[str, Scalar]) -> None:
-        """Write a record: temp → fsync → rename → fsync(folder).
+    def write_started(self, fields: dict[str, Scalar]) -> None:
+        """Write `started`: temp → fsync → rename → fsync(folder), and fsync(its folder), where it is new itself.
 
         Raises:
             OSError: the disk refuses.
         """
-        fd = self._open_temporary(name)
+        fd = self._open_temporary("started")
         try:
             os.write(fd, to_json(fields))
-            self._publish(fd, name)
+            self._publish(fd, "started")
         finally:
             os.close(fd)
+        above = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
 
     def write_exit(self, fields: dict[str, Scalar]) -> None:
         """Write `exit` into the space set aside for it. Does not give up: see `_RETRY_S`.

@@ -17,7 +17,7 @@ else:
     try:
         import _signal as signal
     except ImportError:
-        import signal  # noqa: F401  (another interpreter: slower, same names)
+        import signal
 
 _PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphans of ours come back to us instead of going to init."""
@@ -40,7 +40,6 @@ class _Strict:
 
 def load_all() -> None:
     """Load now what is else loaded where it is needed: for whoever makes processes that will need it."""
-    import encodings.ascii
     import resource  # noqa: F401
 
     try:

@@ -1,6 +1,6 @@
 """One attempt seen through: launched, watched, its outcome told. The same code runs after a restart of the agent.
 
-Rules kept here: the claim is on disk before anything is launched; what happens to the job is only what its records say;
+Rules kept here: the claim is whole before anything is launched; what happens to the job is only what its records say;
 an attempt that never ran is launched again with the same folder and claim, so that two shims can never both run it;
 before an attempt is given up for failed, its `stop` is on disk, so that a shim that comes late runs nothing.
 """
@@ -45,6 +45,9 @@ LAUNCHES_AT_MOST = 3
 
 START_DEADLINE_S = 10.0
 """How long a launched shim may take to be seen; some 15 ms are usual, a machine that swaps takes longer."""
+
+_FIRST_LOOK_S = 0.05
+"""How long a first record is waited for before it is looked for: it takes some 5 ms, and is told by itself."""
 
 _SHORT_S = 0.25
 """How long a job that has begun is expected to end at once, as most of them do that fail."""
@@ -135,6 +138,7 @@ class Runner:
             await self._prepare(row, attempt)
             with self._arrivals.of(attempt.path) as came:  # from before the launch: no record comes unheard
                 await self._launcher.launch(row.id, attempt)
+                await _within(came, _FIRST_LOOK_S)
                 return await self._watch(row, attempt, came)
         except (RecordDiskError, StoreError):
             raise  # no fault of the job: the caller tries again when the disk is well

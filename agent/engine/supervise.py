@@ -208,7 +208,7 @@ class Supervisor:
             "cgroup": None if self._cgroup is None else self._cgroup.path,
         }
         try:
-            self._folder.write("started", record)
+            self._folder.write_started(record)
         except OSError as error:
             self._job.give_up()
             raise StartError(f"cannot write {self._folder.path}/started: {error.strerror}; see its disk") from error
