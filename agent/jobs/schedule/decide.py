@@ -124,10 +124,17 @@ class _Pass:
 
     def _serve(self, job: Waiting, group: Group) -> bool:
         """Start the job, or make it the head of its line, or let its whole group wait: then the answer is `False`."""
+        kind = self._kinds.of(job)
+        if kind.head is not None and duration_of(job) > kind.bound_s and not self._limits.concern(job):
+            group.reason, group.in_line = kind.head, True  # as one of its kind before it, which is most of a long queue
+            return False
+        return self._serve_first(job, group, kind)
+
+    def _serve_first(self, job: Waiting, group: Group, kind: Kind) -> bool:
+        """The same, with nothing known."""
         group.reason = self._closed or (self._reasons.reservation(job) if job.reservation is not None else None)
         if group.reason is not None:
             return False
-        kind = self._kinds.of(job)
         group.reason = kind.obstacle or self._limits.against(job, kind.ask.gpus)
         if group.reason is not None:
             return False
@@ -140,6 +147,7 @@ class _Pass:
         if head is None:
             return self._wait_first(job, group, kind)
         group.reason, group.in_line = head, True
+        kind.head = head if job.reservation is None else None
         return False
 
     def _room_now(self, job: Waiting, kind: Kind, *, behind_head: bool) -> Room | None:

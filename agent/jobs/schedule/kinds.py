@@ -22,6 +22,9 @@ class Kind:
     obstacle: Reason | None
     line: tuple[object, ...]
     """Jobs that could be given the same GPUs wait in one line; those without GPUs in one of their own."""
+    head: Reason | None = None
+    """What such jobs are told that wait behind the head of their line, once one does; none that names a reservation,
+    which is not for everybody."""
     bound_s: int = LASTING
     """Nothing longer than this could start now."""
     planned: dict[int, int] = field(default_factory=dict)
@@ -35,14 +38,13 @@ class Kinds:
         self._node, self._reasons, self._backfill = node, reasons, snapshot.policy.backfill
         self._reserved = {each.name: each.gpu_uuids for each in snapshot.reservations}
         self._suited: dict[tuple[str | None, tuple[str, ...], str], int] = {}
-        self._kinds: dict[tuple[tuple[object, ...], str, str | None], Kind] = {}
+        self._kinds: dict[str, Kind] = {}
 
     def of(self, job: Waiting) -> Kind:
         """The kind of a job; the same object for all of a kind."""
-        key = (job.asks, job.partition, job.reservation)
-        kind = self._kinds.get(key)
+        kind = self._kinds.get(job.kind)
         if kind is None:
-            kind = self._kinds[key] = self._make(job.demand, job.partition, job.reservation)
+            kind = self._kinds[job.kind] = self._make(job.demand, job.partition, job.reservation)
         return kind
 
     def _make(self, demand: Demand, partition: str, reservation: str | None) -> Kind:
