@@ -114,6 +114,7 @@ def _run(config: Config, state_dir: Path, what: str, start: _Start) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
     )
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # our lines do not show them
     os.umask(0o077)
     try:
         with _only_one(config, state_dir, what):
