@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 
-from agent.engine.lean import parse_json, to_json
+from agent.engine.lean import parse_json, read_all, to_json
 
 EXIT_TAKEN = 73
 EXIT_BAD_CLAIM = 65
@@ -75,8 +75,10 @@ class Folder:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.fd)
         except FileNotFoundError:
             return None
-        with os.fdopen(fd, "rb") as file:
-            record = parse_json(file.read())
+        try:
+            record = parse_json(read_all(fd))
+        finally:
+            os.close(fd)
         if not isinstance(record, dict):
             raise ValueError("not an object")
         return record

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 
-from agent.engine.lean import signal
+from agent.engine.lean import signal, write_file
+from agent.engine.oom import SCORE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ class _Child:
 
     def _prepare(self) -> None:
         """What takes root's rights, and nothing of the user's."""
-        _set_oom_score(self._oom_score)
+        write_file(SCORE, str(self._oom_score))  # the shim is shielded from the killer for memory; its job must not be
         if self._around.hidden:
             self._hide()
         if self._around.tasks_max is not None:
@@ -276,15 +277,6 @@ def reset_signals() -> None:
             except (OSError, ValueError):  # numbers that libc keeps for itself
                 continue
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-
-def _set_oom_score(score: int) -> None:
-    """The shim is shielded from the out-of-memory killer; its job must not be."""
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
-            file.write(str(score))
-    except OSError:
-        return
 
 
 def _reason(program: bytes, error: OSError, doing: str) -> str:

@@ -8,6 +8,7 @@ public module as the fallback, and `tests/unit/test_records_lean.py` runs both.
 
 from __future__ import annotations
 
+import os
 import sys
 
 TYPE_CHECKING = False
@@ -47,6 +48,47 @@ def load_all() -> None:
     except ImportError:
         import ctypes  # noqa: F401
     parse_json(to_json({"a": "b"}))
+
+
+def read_file(path: str) -> bytes:
+    """A small file, of /proc for example; empty where it cannot be read. `open` costs 0.3 ms, and text 2 more."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return read_all(fd)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def read_all(fd: int) -> bytes:
+    """Up to the end of the file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    parts = []
+    while part := os.read(fd, 65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def write_file(path: str, text: str) -> bool:
+    """One write to a file that is there, of /proc or a cgroup; whether it was taken."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.write(fd, text.encode())
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def parse_json(data: bytes) -> object:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 
-from agent.engine.lean import signal
+from agent.engine.lean import read_all, signal
 
 _SWEEP_PAUSE_S = 0.005
 
@@ -162,10 +162,7 @@ def _read(path: str) -> bytes:
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b""
     try:
-        parts = []
-        while part := os.read(fd, 65536):
-            parts.append(part)
-        return b"".join(parts)
+        return read_all(fd)
     except (ProcessLookupError, PermissionError):
         return b""
     finally:
