@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -120,6 +121,7 @@ def _run(config: Config, state_dir: Path, what: str, start: _Start) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
     )
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # our lines do not show them
     os.umask(0o077)
     try:
         with _only_one(config, state_dir, what):
@@ -143,6 +145,7 @@ async def _live(config: Config, start: _Start) -> None:
         rules = _Rules(config)
         rules.take = await start(config, stack, rules.read_again)
         loop.add_signal_handler(signal.SIGHUP, rules.hang_up)
+        _collect_less()
         _tell_ready()
         await _wait_and_pat_the_watchdog(stop)
         _notify_systemd("STOPPING=1")
@@ -245,6 +248,13 @@ def _inherited_socket() -> int | None:
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         return None
     return _SYSTEMD_FIRST_FD
+
+
+def _collect_less() -> None:
+    """Leave what the start made out of garbage collections, and make them rarer: they took 4 % of a busy agent."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def _tell_ready() -> None:

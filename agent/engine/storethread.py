@@ -229,9 +229,11 @@ class StoreThread:
 
     def _write(self, calls: Sequence[_Call]) -> list[_Outcome]:
         """Make the calls with one flush."""
-        store = self._opened() if calls else None
-        if store is None:
+        if not calls:
             return []
+        store = self._opened()
+        if len(calls) == 1:
+            return [self._write_alone(store, calls[0])]
         outcomes: list[_Outcome] = []
         try:
             with store.transaction():

@@ -170,7 +170,7 @@ class JobStore(Promises, Usage):
             KeyConflictError: the key came before with another digest.
             StoreError: not stored.
         """
-        with self.transaction():
+        with self.whole():
             seen = self.seen(uid, key, digest)
             if seen is not None:
                 return seen, False
@@ -207,14 +207,10 @@ class JobStore(Promises, Usage):
             GpuHeldError: another job holds one of them; jobs that asked for shards may share theirs.
             NoSuchJobError, IllegalMoveError, StoreError: as `apply`.
         """
-        with self.transaction():
-            row = self.get(job_id)
-            shares = row.spec.shards > 0
-            for holder in self.active():
-                taken = set(gpu_uuids).intersection(holder.status.gpu_uuids)
-                if taken and holder.id != job_id and not (shares and holder.spec.shards):
-                    raise GpuHeldError(job_id, min(taken), holder.id)
-            given = partition if row.names_several else None
+        with self.whole():
+            if gpu_uuids:
+                self._check_free(job_id, gpu_uuids)
+            given = partition if self.get(job_id).names_several else None
             claimed = machine.Claimed(attempt=attempt, gpu_uuids=tuple(gpu_uuids), partition=given)
             return self.apply(job_id, claimed, now)
 
@@ -233,7 +229,7 @@ class JobStore(Promises, Usage):
             IllegalMoveError: the event cannot happen in this state.
             StoreError: not stored.
         """
-        with self.transaction():
+        with self.whole():
             row = self._look(job_id, revision)
             try:
                 status = machine.handle(row.status, event, now)
@@ -258,13 +254,13 @@ class JobStore(Promises, Usage):
         Raises:
             NoSuchJobError, StaleJobError, StoreError: as `apply`.
         """
-        with self.transaction():
+        with self.whole():
             self._look(job_id, revision)
             return self.amend_alike([job_id], spec, now, event=event, by=by)[0]
 
     def amend_alike(self, job_ids: Collection[int], spec: JobSpec, now: int, *, event: str, by: str) -> list[JobRow]:
         """Change what several jobs ask for to one and the same, which is kept once. See `amend`."""
-        with self.transaction():
+        with self.whole():
             rows = [self.get(job_id) for job_id in job_ids]
             before, sha256 = self._digests(list(job_ids)), self._keep_spec(spec)
             changed = [amended(row, spec, now) for row in rows]
@@ -285,7 +281,7 @@ class JobStore(Promises, Usage):
             Those that were taken in.
         """
         taken = []
-        with self.transaction():
+        with self.whole():
             known = self.ids()
             for each in submissions:
                 if self._by_key(each.uid, each.key) is not None and each.id not in known:
@@ -306,7 +302,7 @@ class JobStore(Promises, Usage):
         Raises:
             StoreError: nothing was dropped.
         """
-        with self.transaction():
+        with self.whole():
             gone = [row for row in self.find(JobFilter(ids=job_ids)) if row.status.state.is_final] if job_ids else []
             digests = self._digests([row.id for row in gone])
             for group in in_groups([row.id for row in gone]):
@@ -414,6 +410,14 @@ class JobStore(Promises, Usage):
         if revision is not None and revision != row.revision:
             raise StaleJobError(job_id, row.revision)
         return row
+
+    def _check_free(self, job_id: int, gpu_uuids: Sequence[str]) -> None:
+        """Refuse GPUs that another job holds, unless both ask for shards of them."""
+        shares = self.get(job_id).spec.shards > 0
+        for holder in self.active():
+            taken = set(gpu_uuids).intersection(holder.status.gpu_uuids)
+            if taken and holder.id != job_id and not (shares and holder.spec.shards):
+                raise GpuHeldError(job_id, min(taken), holder.id)
 
     def _by_key(self, uid: int, key: str | None) -> JobRow | None:
         rows = self._select("WHERE uid = ? AND key = ?", (uid, key))

@@ -135,6 +135,14 @@ class _Pass:
 
     def _serve(self, job: Waiting, group: Group) -> bool:
         """Start the job, or make it the head of its line, or let its whole group wait: then the answer is `False`."""
+        kind = self._kinds.of(job)[0]
+        if kind.head is not None and duration_of(job) > kind.bound_s and not self._limits.concern(job):
+            group.reason, group.in_line = kind.head, True  # as one of its kind before it, which is most of a long queue
+            return False
+        return self._serve_first(job, group)
+
+    def _serve_first(self, job: Waiting, group: Group) -> bool:
+        """The same, with nothing known."""
         group.reason = self._closed or (self._reasons.reservation(job) if job.reservation is not None else None)
         if group.reason is not None:
             return False
@@ -151,6 +159,8 @@ class _Pass:
         if first:
             return self._wait_first(job, group, self._forecast.soonest(job, first))
         group.reason, group.in_line = self._heads[kinds[0].line], True
+        if job.reservation is None and len(job.partitions) == 1:
+            kinds[0].head = group.reason
         return False
 
     def _open_to(self, job: Waiting) -> tuple[Sequence[Kind], Reason | None]:

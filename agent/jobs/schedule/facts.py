@@ -31,19 +31,8 @@ class Demand:
 
 
 _DEMAND = attrgetter("gpus", "gpu_type", "shards", "cpus", "memory_bytes", "exclusive", "licenses", "features")
-_ALIKE = attrgetter(
-    "asks",
-    "user",
-    "account",
-    "partition",
-    "qos",
-    "time_limit_s",
-    "priority",
-    "nice",
-    "reservation",
-    "array_id",
-    "array_limit",
-)
+_KIND = attrgetter("partition", "reservation")
+_ALIKE = attrgetter("user", "account", "qos", "time_limit_s", "priority", "nice", "array_id", "array_limit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,15 +65,17 @@ class Waiting:
     """Most tasks of the array at a time."""
     partitions: tuple[str, ...] = field(init=False, repr=False, compare=False)
     """`partition` apart."""
-    asks: tuple[object, ...] = field(init=False, repr=False, compare=False)
-    """The demand as a tuple, and …"""
-    like: tuple[object, ...] = field(init=False, repr=False, compare=False)
-    """… all but the id and the times: jobs that are equal in it are served alike. Made once a job, not once a pass."""
+    kind: str = field(init=False, repr=False, compare=False)
+    """The demand and what it is asked of, and …"""
+    like: str = field(init=False, repr=False, compare=False)
+    """… all but the id and the times: jobs that are equal in it are served alike. Made once a job, not once a pass, and
+    text, which is hashed but once."""
 
     def __post_init__(self) -> None:
+        kind = repr((_DEMAND(self.demand), _KIND(self)))
         object.__setattr__(self, "partitions", tuple(self.partition.split(",")))
-        object.__setattr__(self, "asks", _DEMAND(self.demand))
-        object.__setattr__(self, "like", _ALIKE(self))
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "like", kind + repr(_ALIKE(self)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,9 @@ class Kind:
     obstacle: Reason | None
     line: tuple[object, ...]
     """Jobs that could be given the same GPUs wait in one line; those without GPUs in one of their own."""
+    head: Reason | None = None
+    """What such jobs are told that wait behind the head of their line, once one does; none that names a reservation,
+    which is not for everybody."""
     bound_s: int = LASTING
     """Nothing longer than this could start now."""
     planned: dict[int, int] = field(default_factory=dict)
@@ -36,19 +39,18 @@ class Kinds:
         self._node, self._reasons, self._backfill = node, reasons, snapshot.policy.backfill
         self._reserved = {each.name: each.gpu_uuids for each in snapshot.reservations}
         self._suited: dict[tuple[str | None, tuple[str, ...], str], int] = {}
-        self._kinds: dict[tuple[tuple[object, ...], str, str | None], Kind] = {}
-        self._found: dict[tuple[tuple[object, ...], str, str | None], tuple[Kind, ...]] = {}
+        self._kinds: dict[tuple[Demand, str, str | None], Kind] = {}
+        self._found: dict[str, tuple[Kind, ...]] = {}
 
     def of(self, job: Waiting) -> tuple[Kind, ...]:
         """The job's kind in each partition that it names; the same objects for all of a kind."""
-        key = (job.asks, job.partition, job.reservation)
-        kinds = self._found.get(key)
+        kinds = self._found.get(job.kind)
         if kinds is None:
-            kinds = self._found[key] = tuple(self._in(job, name) for name in job.partitions)
+            kinds = self._found[job.kind] = tuple(self._in(job, name) for name in job.partitions)
         return kinds
 
     def _in(self, job: Waiting, partition: str) -> Kind:
-        key = (job.asks, partition, job.reservation)
+        key = (job.demand, partition, job.reservation)
         kind = self._kinds.get(key)
         if kind is None:
             kind = self._kinds[key] = self._make(job.demand, partition, job.reservation)

@@ -35,9 +35,13 @@ class Limits:
         if job.array_id is not None:
             self._tasks[job.array_id] += 1
 
+    def concern(self, job: Waiting) -> bool:
+        """Whether any may hold it."""
+        return self._any or job.array_id is not None
+
     def against(self, job: Waiting, partition: str, gpus: int) -> Reason | None:
         """What it must wait for in that partition, whoever else runs; `gpus` is what it would be given."""
-        if not self._any and job.array_id is None:
+        if not self.concern(job):
             return None
         qos = self._policy.qos.get(job.qos)
         return (
