@@ -112,6 +112,8 @@ def test_what_is_known_of_its_kind_in_one_partition_does_not_keep_it_from_the_ot
         job(2, 2, partition="left", time_limit_s=HOUR, user="bob"),
         job(3, 2, partition="left,right", time_limit_s=HOUR),
     ]
-    decision = run(waiting, gpus(4), running=[busy(9, "01", time_limit_s=HOUR)], policy=policy())
+    sides = {name: PartitionFacts(name=name, gpu_uuids=its) for name, its in (("left", LEFT), ("right", RIGHT))}
+    running = [busy(9, "01", time_limit_s=HOUR)]
+    decision = run(waiting, gpus(4), running=running, policy=plain(partitions=sides))
     assert started(decision) == {3: "23"}
     assert words(decision) == {1: "Resources", 2: "Priority"}
