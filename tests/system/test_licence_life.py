@@ -64,6 +64,9 @@ def test_an_expired_voucher_holds_new_jobs_and_leaves_running_ones_alone(unlicen
         wait_until(lambda: hub.job(JobRef(id=running.id)).state is JobState.RUNNING, "it starts before the end", 12)
         wait_until(lambda: hub.licence().stage is LicenceStage.RESTRICTED, "the voucher has ended", 20)
         assert time.time() >= ends - 2, "whole seconds are rounded, on both sides"
+        with made.agent.client() as agent:
+            wait_until(lambda: agent.licence().stage is LicenceStage.RESTRICTED, "the node, which decides, knows it")
+        wait_until(lambda: time.time() > ends + 2, "the second in which it ended is over")
         held = hub.submit(submission(made, f"#!/bin/sh\n#SBATCH {asks}\ntrue\n"), "b").job
         wait_until(lambda: hub.job(JobRef(id=held.id)).reason == "License", "it waits for the licence")
         told = hub.job(JobRef(id=held.id))
