@@ -19,7 +19,14 @@ add_hub_account() {
 
 mend_hub_account() {
     systemctl stop stoker-hub.socket stoker-hub.service 2>/dev/null || true
-    usermod --home / --shell /bin/sh --password '*' stoker-hub
+    # usermod refuses while a process has the account: another hub's way in, which that hub opens again.
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        if why=$(usermod --home / --shell /bin/sh --password '*' stoker-hub 2>&1); then return; fi
+        pkill -KILL -u stoker-hub || true
+        sleep 0.2
+    done
+    die 1 "the account stoker-hub keeps its old home and shell: $why
+End what runs under it (ps -u stoker-hub) and run this again."
 }
 
 add_hub_key() {

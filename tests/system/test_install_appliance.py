@@ -324,9 +324,11 @@ def test_rules_that_sshd_does_not_take_are_taken_back(working: Machine, edit: st
 
 
 def test_an_account_of_another_make_is_mended(working: Machine) -> None:
-    working.box.run("systemctl", "stop", "stoker-hub.socket", "stoker-hub.service")
-    working.box.run("usermod", "--home", "/var/lib/stoker/hub", "--shell", "/usr/sbin/nologin", "stoker-hub")
-    working.box.run("systemctl", "start", "stoker-hub.service")
+    make = "s#^\\(stoker-hub:.*\\):/:/bin/sh$#\\1:/var/lib/stoker/hub:/usr/sbin/nologin#"
+    working.box.run("sed", "-i", make, "/etc/passwd")
+    assert working.box.run("getent", "passwd", "stoker-hub").stdout.rstrip().endswith(":/usr/sbin/nologin")
+    # As another hub's way in would, this keeps the account in use: usermod refuses until it has ended.
+    working.box.run("systemd-run", "--uid=stoker-hub", "sleep", "infinity")
     key = (working.box.root / HUB_KEY[1:]).read_text()
     assert "give the account stoker-hub the home /" in working.install().stdout
     assert working.box.run("getent", "passwd", "stoker-hub").stdout.rstrip().endswith(":/:/bin/sh")
