@@ -1,8 +1,9 @@
 """The two daemons: which parts they have, in which order these start and stop, and what signals do.
 
 Threads and processes of the agent: the event loop (API, timers, scheduling), thread `job-store` (owns the SQLite file),
-the sampler child (owns NVML), and where jobs are no units the fork server (starts shims). Of the hub: the event loop,
-thread `hub-store`, thread `seats` (owns the licence), one thread a node link, and a few workers for blocking calls.
+thread `telemetry-history` (owns the history's files), the sampler child (owns NVML), and where jobs are no units the
+fork server (starts shims). Of the hub: the event loop, thread `hub-store`, thread `seats` (owns the licence), one
+thread a node link, and a few workers for blocking calls.
 
 SIGTERM and SIGINT stop a daemon in order within 5 s. Running jobs are not ours to stop: their shims go on. SIGHUP reads
 the configuration again: the rules of the queue hold from then on, a file that is wrong changes nothing.
@@ -55,9 +56,13 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
     from agent.server import base
     from agent.server.agent_routes import AgentService
     from agent.server.clerk_routes import ClerkRoutes
+    from agent.server.history_routes import HistoryRoutes
     from agent.server.peer import Access
     from agent.server.resources import NodeResources
+    from agent.telemetry.history import History
     from agent.telemetry.host import read_boot_id
+    from agent.telemetry.recorder import Recorder
+    from agent.telemetry.ringfile import SPANS
 
     if config.mode is Mode.SYSTEM and os.geteuid() != 0:
         raise StokerError("node.mode is system, which needs root to become the jobs' users; start it as root")
@@ -66,13 +71,21 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
     await sampler.start()
     stack.push_async_callback(sampler.stop)
     await sampler.wait_change(FIRST_SAMPLE_S)
+    history = None
+    if config.telemetry.history != "off":
+        history = History(config.state_dir / "history", read_boot_id(), SPANS[config.telemetry.history])
+        history.start()
+        stack.push_async_callback(history.stop)
+        recorder = Recorder(sampler, history, period_s=config.gpu.period_s)
+        stack.callback(asyncio.create_task(recorder.serve(), name="recorder").cancel)
     launcher = choose_launcher(config.jobs.launcher)
     node = NodeResources(sampler, gate, cpus=config.cpus)
     engine = EmbeddedEngine(config, view=node, launcher=launcher, boot_id=read_boot_id(), gpus=node)
     await engine.start()
     stack.push_async_callback(engine.stop)
     clerks = ClerkRoutes(config.name, cron=engine.clerks.cron, courier=engine.clerks.courier)
-    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=[clerks])
+    past = HistoryRoutes(config.name, history=history, sampler=sampler)
+    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=[clerks, past])
     await service.start()
     stack.push_async_callback(service.stop)
     app = base.make_app(Access(config))

@@ -27,6 +27,7 @@ from agent.api.queue import (
     Share,
 )
 from agent.api.refs import JobRef
+from agent.api.telemetry import MetricHistory
 from agent.api.types import (
     CronRequest,
     Job,
@@ -122,6 +123,16 @@ class ClusterClient(Protocol):
     def remove_cron(self, cron_id: int, node: str | None = None) -> list[Cron]: ...
     def dead_letters(self, node: str | None = None) -> list[DeadLetter]: ...
     def retry_dead_letters(self, node: str | None = None) -> list[DeadLetter]: ...
+    def history(
+        self,
+        metric: str,
+        *,
+        gpu: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        points: int | None = None,
+        node: str | None = None,
+    ) -> MetricHistory: ...
     def licence(self) -> Licence: ...
     def close(self) -> None: ...
 

@@ -34,6 +34,7 @@ from agent.api.queue import (
 )
 from agent.api.refs import JobRef
 from agent.api.stream import SILENCE_S, Stream
+from agent.api.telemetry import MetricHistory
 from agent.api.transport import Transport
 from agent.api.types import (
     ActivateRequest,
@@ -273,6 +274,20 @@ class Client:
     def put_lease(self, token: str) -> LeaseReply:
         """Hand a node its lease; for the hub."""
         return self._ask("PUT", "/v1/lease", LeaseReply, LeaseGrant(token=token), repeatable=True)
+
+    def history(
+        self,
+        metric: str,
+        *,
+        gpu: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        points: int | None = None,
+        node: str | None = None,
+    ) -> MetricHistory:
+        """`GET /v1/history`: a metric of a GPU (an index or a UUID) or of the node, in at most `points` buckets."""
+        asked = _with_query("/history", metric=metric, gpu=gpu, **{"from": since, "to": until}, points=points)
+        return self._get(f"{_root(node)}{asked}", MetricHistory)
 
     def metrics(self) -> str:
         """OpenMetrics text."""

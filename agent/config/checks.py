@@ -26,6 +26,7 @@ _WORDS = {
     "gpu.simulated_layout": ("nvswitch", "islands", "mig"),
     "jobs.shard_memory": ("warn", "stop", "off"),
     "jobs.launcher": ("auto", "systemd", "fork"),
+    "telemetry.history": ("year", "month", "days", "hour", "off"),
     "jobs.confine_gpus": ("auto", "on", "off"),
     "scheduler.preempt": ("off", "qos", "partition"),
     "scheduler.preempt_mode": ("requeue", "cancel"),

@@ -118,6 +118,7 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
         hooks=file.hooks,
         reaper=file.reaper,
         history=file.history,
+        telemetry=file.telemetry,
     )
     check(config, origin)
     if not config.hub_nodes:

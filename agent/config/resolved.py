@@ -20,6 +20,7 @@ from agent.config.tables import (
     QosTable,
     ReaperTable,
     SchedulerTable,
+    TelemetryTable,
 )
 
 
@@ -54,6 +55,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     hooks: HooksTable = HooksTable()
     reaper: ReaperTable = ReaperTable()
     history: HistoryTable = HistoryTable()
+    telemetry: TelemetryTable = TelemetryTable()
 
     @property
     def agent_socket(self) -> Path:

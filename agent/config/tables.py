@@ -167,6 +167,13 @@ class HistoryTable(Table, frozen=True, kw_only=True):
     """How often the database is copied and the copy verified."""
 
 
+class TelemetryTable(Table, frozen=True, kw_only=True):
+    """`[telemetry]`: what is kept of readings."""
+
+    history: str = "year"
+    """How far back: `year` (at most 30 MB a GPU), `month` (17 MB), `days` (two, 6 MB), `hour` (1 MB), `off`."""
+
+
 class JobsTable(Table, frozen=True, kw_only=True):
     """`[jobs]`: limits of the embedded engine."""
 
@@ -233,3 +240,4 @@ class File(Table, frozen=True, kw_only=True):
     hooks: HooksTable = HooksTable()
     reaper: ReaperTable = ReaperTable()
     history: HistoryTable = HistoryTable()
+    telemetry: TelemetryTable = TelemetryTable()

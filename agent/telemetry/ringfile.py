@@ -6,8 +6,8 @@
     1 min ring  30 days          and its number tells whether it is this lap's
     10 min ring a year
 
-Rules kept here: every block is written when the file is made, so that a full disk is met then and never later; a row is
-a power of two long and lies within one page, so that a death of ours leaves it old or new; after another boot (a power
+Rules kept here: every block is taken when the file is made, so that a full disk is met then and never later; a row is a
+power of two long and lies within one page, so that a death of ours leaves it old or new; after another boot (a power
 cut may have torn pages) each row proves itself by its CRC or is forgotten; a gap stays a gap.
 
 All calls block; they are made by the thread that owns the file, but `columns`, which any thread may call.
@@ -62,6 +62,9 @@ TIERS = (
     Tier(width_s=600, rows=52_704 + 16),
 )
 """An hour, two days, thirty days, 366 days. Whole pages of rows, for every length of row up to 256 bytes."""
+
+SPANS = {"hour": TIERS[:1], "days": TIERS[:2], "month": TIERS[:3], "year": TIERS}
+"""The rings by the words of `telemetry.history`."""
 
 
 class RingFileError(StokerError):
@@ -246,7 +249,7 @@ class RingFile:
         ring = cls(path, metrics, os.open(temporary, _NEW, 0o644), tiers)
         try:
             os.pwrite(ring._fd, _header(metrics, boot_id, tiers), 0)
-            ring._fill()
+            os.posix_fallocate(ring._fd, 0, file_bytes(len(ring.metrics), ring.tiers))
             if carry is not None and carry.metrics:
                 ring._carry(carry)
             os.fsync(ring._fd)
@@ -259,12 +262,6 @@ class RingFile:
             temporary.unlink(missing_ok=True)
             raise
         return ring
-
-    def _fill(self) -> None:
-        """Zeros to the end: blocks that are there are never refused later."""
-        zeros, at, end = bytes(1 << 20), _PAGE_BYTES, file_bytes(len(self.metrics), self.tiers)
-        while at < end:
-            at += os.pwrite(self._fd, zeros[: end - at], at)
 
     def _carry(self, old: _Found) -> None:
         """Rows of a file of other metrics, with what both know."""

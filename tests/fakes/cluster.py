@@ -27,6 +27,7 @@ from agent.api.queue import (
     Share,
 )
 from agent.api.refs import JobRef
+from agent.api.telemetry import MetricHistory
 from agent.api.types import (
     API_VERSION,
     CronRequest,
@@ -340,6 +341,18 @@ class FakeClient:
 
     def remove_cron(self, cron_id: int, node: str | None = None) -> list[Cron]:
         return []
+
+    def history(
+        self,
+        metric: str,
+        *,
+        gpu: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        points: int | None = None,
+        node: str | None = None,
+    ) -> MetricHistory:
+        raise ApiError(404, "no_history", "the fake cluster keeps none")
 
     def dead_letters(self, node: str | None = None) -> list[DeadLetter]:
         return []
