@@ -10,9 +10,9 @@ HOT, LOST, XID = IncidentKind.THERMAL_THROTTLE, IncidentKind.GPU_LOST, IncidentK
 
 
 def finding(
-    kind: IncidentKind = HOT, gpu: str = "GPU-1", severity: Severity = Severity.WARNING, **more: int
+    kind: IncidentKind = HOT, gpu: str = "GPU-1", severity: Severity = Severity.WARNING, code: int | None = None
 ) -> Finding:
-    return Finding(kind=kind, severity=severity, what="it is so", advice="do", gpu_uuid=gpu, **more)
+    return Finding(kind=kind, severity=severity, what="it is so", advice="do", gpu_uuid=gpu, code=code)
 
 
 def test_every_kind_has_its_patience() -> None:
