@@ -80,6 +80,8 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     numa_node: int | None = None
     minor: int | None = None
     """N of `/dev/nvidiaN`; of a MIG instance its parent's. NVML `nvmlDeviceGetMinorNumber`."""
+    pci: str | None = None
+    """Where it is on PCI, `0000:3b:00`: domain, bus, device. NVML `nvmlDeviceGetPciInfo`."""
     mig_parent: str | None = None
     """UUID of the GPU that this MIG instance is a part of; `None` for a whole GPU."""
     mig_profile: str | None = None

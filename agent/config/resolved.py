@@ -10,6 +10,7 @@ from agent.api.errors import StokerError
 from agent.config.tables import (
     AccountTable,
     GpuTable,
+    HealthTable,
     HistoryTable,
     HooksTable,
     HubNode,
@@ -56,6 +57,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     reaper: ReaperTable = ReaperTable()
     history: HistoryTable = HistoryTable()
     telemetry: TelemetryTable = TelemetryTable()
+    health: HealthTable = HealthTable()
 
     @property
     def agent_socket(self) -> Path:

@@ -159,6 +159,7 @@ class _Device:
             energy_mj=self._energy_mj.number(monotonic),
             numa_node=self._facts.numa_node,
             minor=self._facts.minor,
+            pci=None if self._facts.pci is None else "{:04x}:{:02x}:{:02x}".format(*self._facts.pci),
             divided=self._divided,
             ill=self._ill,
             links=self._survey.of(self._facts.uuid),
