@@ -35,6 +35,20 @@ def compress(names: list[str]) -> str:
     return ",".join(stem + _ranges(numbers) for stem, numbers in groups)
 
 
+def shown(what: str, text: str) -> str:
+    """What `scontrol show WHAT TEXT` prints: `hostnames`, one a line, `hostlist` or `hostlistsorted`.
+
+    Raises:
+        HostListError: see `expand`; or the text is empty.
+    """
+    if not text:
+        raise HostListError("host list is empty")
+    names = expand(text)
+    if what == "hostlistsorted":
+        names.sort()
+    return "\n".join(names) if what == "hostnames" else compress(names)
+
+
 def _split(text: str) -> list[str]:
     """The parts between the commas that stand outside of brackets."""
     parts, depth, begin = [], 0, 0

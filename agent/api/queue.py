@@ -179,30 +179,44 @@ class ReservationRequest(Wire, frozen=True, kw_only=True):
     comment: str | None = None
 
 
-class Partition(Wire, frozen=True, kw_only=True):
-    """A named part of the queue with its limits, from the configuration."""
+class PartitionTerms(Wire, frozen=True, kw_only=True):
+    """What the configuration says of a partition and everybody is told as it stands there."""
 
     name: str
     default: bool = False
+    """The first one is when none says so."""
     default_time_s: int | None = None
+    """Limit of a job that names none; in the configuration `None` is `jobs.default_time_s`."""
     max_time_s: int | None = None
     priority_tier: int = 1
+    """Jobs of a higher tier are served first, and preempt lower ones where `scheduler.preempt = "partition"`."""
+
+
+class Partition(PartitionTerms, frozen=True, kw_only=True):
+    """A named part of the queue with its limits, from the configuration."""
+
     gpu_indexes: tuple[int, ...] | None = None
     """`None`: all."""
     state: str = "UP"
     """Slurm's words: UP, DRAIN (the node is drained), DOWN."""
 
 
-class Qos(Wire, frozen=True, kw_only=True):
-    """A quality of service, from the configuration."""
+class QosTerms(Wire, frozen=True, kw_only=True):
+    """What the configuration says of a quality of service and everybody is told."""
 
     name: str
     priority: int = 0
+    """Relative to the highest of all; multiplied by `scheduler.weight_qos`."""
     preempts: tuple[str, ...] = ()
+    """QOS whose jobs it may end, where `scheduler.preempt = "qos"`."""
     max_wall_s: int | None = None
     max_gpus_per_user: int | None = None
     max_jobs_per_user: int | None = None
     max_submit_per_user: int | None = None
+
+
+class Qos(QosTerms, frozen=True, kw_only=True):
+    """A quality of service, from the configuration."""
 
 
 class Share(Wire, frozen=True, kw_only=True):

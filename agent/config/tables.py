@@ -7,6 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from agent.api.queue import PartitionTerms, QosTerms
+
 
 class Mode(StrEnum):
     """Whose jobs the agent runs."""
@@ -52,36 +54,20 @@ class GpuTable(Table, frozen=True, kw_only=True):
     """Path of `libnvidia-ml.so.1` when it is not where the loader looks."""
 
 
-class PartitionTable(Table, frozen=True, kw_only=True):
+class PartitionTable(PartitionTerms, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[partitions]]`: a named part of the queue. With none, there is one called `main` with no limits."""
 
-    name: str
-    default: bool = False
-    """The first one is when none says so."""
-    default_time_s: int | None = None
-    """Limit of a job that names none; `None`: `jobs.default_time_s`."""
-    max_time_s: int | None = None
-    priority_tier: int = 1
-    """Jobs of a higher tier are served first, and preempt lower ones where `scheduler.preempt = "partition"`."""
     gpus: tuple[int, ...] | None = None
     """NVML indexes; `None`: all."""
     allow_groups: tuple[str, ...] = ()
     """Unix groups; empty: everybody."""
 
 
-class QosTable(Table, frozen=True, kw_only=True):
+class QosTable(QosTerms, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`[[qos]]`: a quality of service. With none, `normal` is known and means nothing."""
 
-    name: str
-    priority: int = 0
-    """Relative to the highest of all; multiplied by `scheduler.weight_qos`."""
-    preempts: tuple[str, ...] = ()
-    """QOS whose jobs it may end, where `scheduler.preempt = "qos"`."""
-    max_wall_s: int | None = None
-    max_gpus_per_user: int | None = None
-    max_jobs_per_user: int | None = None
-    max_submit_per_user: int | None = None
     allow_groups: tuple[str, ...] = ()
+    """Unix groups; empty: everybody."""
 
 
 class AccountTable(Table, frozen=True, kw_only=True):

@@ -102,7 +102,7 @@ class Accounts:
                     await self.survey()
                 if self._ended or now >= store_at:
                     await self.store(running=now >= store_at)
-            except Exception:
+            except Exception:  # the rim of a loop that must live
                 logger.exception("measuring what jobs use failed; it goes on")
             if now >= store_at:
                 store_at = now + STORE_S

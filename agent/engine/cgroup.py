@@ -97,7 +97,7 @@ def end(path: str, timeout_s: float = 2.0) -> int:
 
 def members(path: str) -> int:
     """How many processes it has."""
-    return len(_read(f"{path}/cgroup.procs").split())
+    return len(procs.read_text(f"{path}/cgroup.procs").split())
 
 
 def _prune(own: str) -> None:
@@ -113,8 +113,8 @@ def _prune(own: str) -> None:
 
 def _own() -> str | None:
     """The folder of the cgroup that we are in."""
-    mounts = [line.split() for line in _read("/proc/self/mounts").splitlines() if " cgroup2 " in line]
-    paths = [line[3:] for line in _read("/proc/self/cgroup").splitlines() if line.startswith("0::")]
+    mounts = [line.split() for line in procs.read_text("/proc/self/mounts").splitlines() if " cgroup2 " in line]
+    paths = [line[3:] for line in procs.read_text("/proc/self/cgroup").splitlines() if line.startswith("0::")]
     if not mounts or not paths or "/.." in paths[0]:  # `/..`: outside of the cgroup namespace that we see
         return None
     if paths[0].rpartition("/")[2].startswith(_PREFIX):  # a unit of the job's own, which is PID 1's to arrange
@@ -135,11 +135,3 @@ def _write(path: str, text: str) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            return file.read()
-    except OSError:
-        return ""

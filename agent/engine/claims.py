@@ -7,6 +7,7 @@ import pwd
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent.api.errors import StokerError
 from agent.config import Config, Mode
@@ -15,6 +16,7 @@ from agent.jobs import environ
 from agent.jobs.environ import ArrayTask
 from agent.jobs.folder import job_dir
 from agent.jobs.row import JobRow
+from agent.jobs.spec import JobSpec
 
 TASKS_MAX = 32_768
 """Most processes and threads of one job: far above what eight ranks with their loaders need, far below what a fork bomb
@@ -132,7 +134,6 @@ def build_claim(
         ConfineError: the configuration insists on what cannot be had.
     """
     spec, limits, switch = row.spec, config.jobs, config.mode is Mode.SYSTEM
-    names = environ.pattern_names(spec, job_id=row.id, user=row.user, node=config.name, array=grant.array)
     script = job_dir(config.state_dir, row.id if grant.folder_id is None else grant.folder_id) / "script"
     run = _run(config, row, grant)
     who = environ.Account(name=account.name, uid=account.uid, home=account.home, shell=account.shell)
@@ -147,13 +148,8 @@ def build_claim(
         time_limit_s=spec.time_limit_s,
         grace_s=limits.grace_s,
         job_dir=run.job_dir,
-        warn_signal=spec.signal.number if spec.signal else None,
-        warn_before_s=spec.signal.before_s if spec.signal else 60,
-        warn_batch_only=bool(spec.signal and spec.signal.batch_only),
-        input_path=environ.input_path(spec, names),
-        output_path=environ.output_path(spec, names),
-        error_path=environ.error_path(spec, names) if spec.error else None,
-        open_mode="append" if environ.open_mode(spec, row.status.attempt) == "append" else "truncate",
+        **_warning(spec),
+        **_streams(config, row, grant),
         log_head_bytes=limits.log_head_bytes,
         log_tail_bytes=limits.log_tail_bytes,
         output_max_bytes=limits.output_max_bytes,
@@ -165,6 +161,29 @@ def build_claim(
         tmp_dir=run.tmp_dir,
         hooks=_hooks(config, row, account, run),
     )
+
+
+def _warning(spec: JobSpec) -> dict[str, Any]:
+    """What `--signal` asked for."""
+    if spec.signal is None:
+        return {}
+    return {
+        "warn_signal": spec.signal.number,
+        "warn_before_s": spec.signal.before_s,
+        "warn_batch_only": spec.signal.batch_only,
+    }
+
+
+def _streams(config: Config, row: JobRow, grant: Grant) -> dict[str, Any]:
+    """Where the job reads and writes, with the patterns in the names filled in."""
+    spec = row.spec
+    names = environ.pattern_names(spec, job_id=row.id, user=row.user, node=config.name, array=grant.array)
+    return {
+        "input_path": environ.input_path(spec, names),
+        "output_path": environ.output_path(spec, names),
+        "error_path": environ.error_path(spec, names) if spec.error else None,
+        "open_mode": "append" if environ.open_mode(spec, row.status.attempt) == "append" else "truncate",
+    }
 
 
 def _run(config: Config, row: JobRow, grant: Grant) -> environ.Run:

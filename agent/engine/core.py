@@ -40,7 +40,11 @@ Listener = Callable[[Job], None]
 class Core:
     """See above. Lives on the event loop."""
 
-    def __init__(self, config: Config, view: ResourceView, *, enforces_limits: bool) -> None:
+    def __init__(
+        self, config: Config, view: ResourceView, *, enforces_limits: bool, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.clock = clock
+        """Unix seconds, by which the queue decides and use is charged."""
         self.config = config
         """The rules as they are now; a reload puts another one in its place."""
         self.view = view

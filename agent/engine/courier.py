@@ -100,7 +100,7 @@ class Courier:
         except DeliveryError as error:
             await guarded(self._put_off(each, str(error)))
             return
-        except Exception as error:
+        except Exception as error:  # the rim of one notice: it is put off like one that was refused
             logger.exception("notice=%s could not be sent", each.id)
             await guarded(self._put_off(each, f"{type(error).__name__}: {error}"))
             return

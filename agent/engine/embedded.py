@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Callable, Coroutine
 
 from agent.api.queue import (
@@ -69,10 +70,20 @@ class EmbeddedEngine:
     """See `agent.engine.base.Engine`."""
 
     def __init__(
-        self, config: Config, *, view: ResourceView, launcher: Launcher, boot_id: str, gpus: Readings | None = None
+        self,
+        config: Config,
+        *,
+        view: ResourceView,
+        launcher: Launcher,
+        boot_id: str,
+        gpus: Readings | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        """`gpus`: by whose readings it is measured what jobs make of their GPUs; `None`: it is not."""
-        self._core = core = Core(config, view, enforces_limits=launcher.enforces_limits)
+        """`gpus`: by whose readings it is measured what jobs make of their GPUs; `None`: it is not.
+
+        `clock`: Unix seconds, by which the queue decides and use is charged.
+        """
+        self._core = core = Core(config, view, enforces_limits=launcher.enforces_limits, clock=clock)
         self._launcher = launcher
         self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._prepare, apply=core.apply)
         self._arrangements = Arrangements(core)

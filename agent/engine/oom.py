@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 
+from agent.engine import procs
+
 _SHIELD = -900
 """oom_score_adj of a shim, as of the agent: its 4 MB are not what the kernel should free."""
 
 
 def shield() -> int:
     """Ask the kernel to spare us (root only, else without effect); returns the score that the job is to have."""
-    before = int(_read("/proc/self/oom_score_adj") or "0")
+    before = int(procs.read_text("/proc/self/oom_score_adj") or "0")
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
             file.write(str(_SHIELD))
@@ -45,7 +47,7 @@ class OomCounter:
         return self._count() > self._before and (self._own or died_of_kill)
 
     def _count(self) -> int:
-        for line in _read(self._file).splitlines() if self._file else ():
+        for line in procs.read_text(self._file).splitlines() if self._file else ():
             name, _, value = line.partition(" ")
             if name == "oom_kill":
                 return int(value)
@@ -54,7 +56,7 @@ class OomCounter:
 
 def _events_file() -> tuple[str | None, bool]:
     """Cgroup v2 `memory.events`, or v1 `memory.oom_control`, and whether the cgroup is the job's own unit."""
-    for line in _read("/proc/self/cgroup").splitlines():
+    for line in procs.read_text("/proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         alone = path.rpartition("/")[2].startswith("stoker-job-")
         for file in (
@@ -64,11 +66,3 @@ def _events_file() -> tuple[str | None, bool]:
             if file and os.access(file, os.R_OK):
                 return file, alone
     return None, False
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="ascii", errors="replace") as file:  # noqa: PTH123
-            return file.read()
-    except OSError:
-        return ""

@@ -76,7 +76,7 @@ class Oversight:
                 await self.look(self._accounts.readings(), time.time())
             except StokerError as error:
                 logger.error("idle or greedy jobs are not warned: %s; trying again", error)
-            except Exception:
+            except Exception:  # the rim of a loop that must live
                 logger.exception("looking for idle or greedy jobs failed; it goes on")
             await asyncio.sleep(STEP_S)
 

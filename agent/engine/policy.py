@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from agent.api.queue import Partition, Qos, QueueRules
+from agent.api.queue import Partition, PartitionTerms, Qos, QosTerms, QueueRules
+from agent.api.words import Wire
 from agent.config import Config
 from agent.config.tables import AccountTable, PartitionTable, QosTable
 from agent.jobs.rules import gpu_features
@@ -51,33 +53,21 @@ def queue_rules(config: Config, gpu_names: Iterable[str], *, drained: bool) -> Q
     """What a submit may name."""
     of_gpus = {feature for name in gpu_names for feature in gpu_features(name)}
     return QueueRules(
-        partitions=tuple(
-            Partition(
-                name=each.name,
-                default=each.default,
-                default_time_s=each.default_time_s or config.jobs.default_time_s,
-                max_time_s=each.max_time_s,
-                priority_tier=each.priority_tier,
-                gpu_indexes=each.gpus,
-                state="DRAIN" if drained else "UP",
-            )
-            for each in config.partitions
-        ),
-        qos=tuple(
-            Qos(
-                name=each.name,
-                priority=each.priority,
-                preempts=each.preempts,
-                max_wall_s=each.max_wall_s,
-                max_gpus_per_user=each.max_gpus_per_user,
-                max_jobs_per_user=each.max_jobs_per_user,
-                max_submit_per_user=each.max_submit_per_user,
-            )
-            for each in config.qos
-        ),
+        partitions=tuple(_told_partition(each, config, drained=drained) for each in config.partitions),
+        qos=tuple(Qos(**_terms(each, QosTerms)) for each in config.qos),
         accounts=tuple(each.name for each in config.accounts),
         features=tuple(dict.fromkeys([*config.jobs.features, *sorted(of_gpus)])),
     )
+
+
+def _told_partition(table: PartitionTable, config: Config, *, drained: bool) -> Partition:
+    terms = _terms(table, PartitionTerms) | {"default_time_s": table.default_time_s or config.jobs.default_time_s}
+    return Partition(**terms, gpu_indexes=table.gpus, state="DRAIN" if drained else "UP")
+
+
+def _terms(table: PartitionTable | QosTable, kind: type[Wire]) -> dict[str, Any]:
+    """What of a table everybody is told as it stands."""
+    return {name: getattr(table, name) for name in kind.__struct_fields__}
 
 
 def _partition(table: PartitionTable, gpus: Sequence[GpuFacts]) -> PartitionFacts:

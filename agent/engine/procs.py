@@ -155,6 +155,15 @@ def _marked(marks: list[bytes]) -> set[tuple[int, int]]:
     return found
 
 
+def read_text(path: str) -> str:
+    """A file of the kernel's, such as one of a cgroup; empty when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
+            return file.read()
+    except OSError:
+        return ""
+
+
 def _read(path: str) -> bytes:
     """A file of /proc; empty when its process is gone or is not ours to look at."""
     try:

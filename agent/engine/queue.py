@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from agent.api.types import JobState
 from agent.engine import steps
-from agent.engine.core import Core, now
+from agent.engine.core import Core
 from agent.engine.facts import Facts
 from agent.engine.telling import Telling
 from agent.jobs import machine, schedule
@@ -73,7 +73,7 @@ class Queue:
             self._core.decision = Decision()
             return TICK_S
         await self._facts.refresh()
-        began, at = time.monotonic(), now()
+        began, at = time.monotonic(), int(self._core.clock())
         decision = schedule.decide(self._facts.snapshot(at), at)
         self._core.decision = decision
         self._core.awaited, self._core.fulfilled = self._facts.awaited(), self._facts.fulfilled()
@@ -104,7 +104,7 @@ class Queue:
         if not starts:
             return 0
         known = {job_id: row for job_id, row in rows.items() if row is not None}
-        claimed = await self._core.store.call(steps.claim_all, starts, known, now())
+        claimed = await self._core.store.call(steps.claim_all, starts, known, int(self._core.clock()))
         for row in claimed:
             self._core.keep(row)
             self._see_through(row)
@@ -165,7 +165,7 @@ class Queue:
 
     def _rest_s(self, decision: Decision) -> float:
         due = [each for each in (decision.look_again_at, self._facts.look_again_at()) if each is not None]
-        return min([TICK_S, *(max(_SHORTEST_S, each - time.time()) for each in due)])
+        return min([TICK_S, *(max(_SHORTEST_S, each - self._core.clock()) for each in due)])
 
 
 def _waits(row: JobRow | None) -> bool:

@@ -256,10 +256,6 @@ class AttemptDir:
         """Who runs it; `None` when nobody has started yet."""
         return self._read("started", Started)
 
-    def has_begun(self) -> bool:
-        """Whether a shim has recorded that it runs the attempt, or that it has ended it."""
-        return (self.path / "started").exists() or (self.path / "exit").exists()
-
     def read_stop(self) -> Stop | None:
         """The stored wish to end it."""
         return self._read("stop", Stop)

@@ -43,9 +43,6 @@ from agent.jobs.row import JobRow
 LAUNCHES_AT_MOST = 3
 """Launches of one attempt whose shim never comes; past that the fault is not a passing one."""
 
-START_DEADLINE_S = 10.0
-"""How long a launched shim may take to be seen; some 15 ms are usual, a machine that swaps takes longer."""
-
 _SHORT_S = 0.25
 """How long a job that has begun is expected to end at once, as most of them do that fail."""
 
@@ -152,7 +149,7 @@ class Runner:
 
     async def _watch(self, row: JobRow, attempt: AttemptDir, came: asyncio.Event) -> JobRow:
         """See an attempt to its end and store what its records say."""
-        patience_s = START_DEADLINE_S
+        patience_s = watch.START_TIMEOUT_S
         if row.status.state is JobState.COMPLETING and row.status.started_at is None:
             patience_s = 0.0  # cancelled before it had a shim: there is none to be patient for
         seen = await _first_records(attempt, came, patience_s)

@@ -15,7 +15,7 @@ from agent.api.queue import Share
 from agent.api.types import JobState
 from agent.engine import charges
 from agent.engine.accept import as_api_error
-from agent.engine.core import Core, now
+from agent.engine.core import Core
 from agent.engine.facts import Facts
 from agent.engine.policy import shares_of
 from agent.jobs.row import JobRow
@@ -45,7 +45,7 @@ class FairShare:
         Raises:
             StoreError: it cannot be read.
         """
-        self._facts.usage = await self._core.store.read(charges.usage, self._core.config, now())
+        self._facts.usage = await self._core.store.read(charges.usage, self._core.config, int(self._core.clock()))
 
     async def serve(self) -> None:
         """Charge and read until cancelled."""
@@ -69,7 +69,7 @@ class FairShare:
         Raises:
             StoreError: nothing was charged.
         """
-        await self._core.store.call(charges.charge_running, self._core.config, now())
+        await self._core.store.call(charges.charge_running, self._core.config, int(self._core.clock()))
 
     async def shares(self) -> list[Share]:
         """See `Engine.shares`."""

@@ -11,10 +11,15 @@ what is left then is for the agent's next start (`set_aside`). Cheap imports onl
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import time
 
 from agent.jobs.foreign import same_mount
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 REMOVE_S = 10.0
 """How long the end of a job may wait for its folder's removal; a million files take about as long."""
@@ -87,50 +92,42 @@ def _left(path: str, error: OSError) -> str:
 
 
 def _remove(parent: int, name: str, give_up_at: float) -> None:
-    top = _enter(parent, name)
-    try:
-        number = 0
-        while entries := _entries(top):
-            for entry, is_folder in entries:
-                _hurry(give_up_at)
-                if is_folder:
-                    number = _clear(top, entry, number, give_up_at)
-                else:
-                    os.unlink(entry, dir_fd=top)
-    finally:
-        os.close(top)
-    os.rmdir(name, dir_fd=parent)
+    """Remove a folder. A folder in it is emptied in its turn, after its own folders have been moved up beside it."""
+    numbers = itertools.count(1)
+
+    def clear(top: int, entry: str) -> None:
+        _empty(top, entry, give_up_at, lambda folder, deeper: _move_up(folder, deeper, top, numbers))
+
+    _empty(parent, name, give_up_at, clear)
 
 
-def _clear(top: int, name: str, number: int, give_up_at: float) -> int:
-    """Remove a folder of the top folder. Its own folders are moved to the top, where their turn comes."""
-    folder = _enter(top, name)
+def _empty(parent: int, name: str, give_up_at: float, see_to: Callable[[int, str], None]) -> None:
+    """Remove a folder of `parent`, after `see_to` has taken each folder (descriptor of where it is, name) out of it."""
+    folder = _enter(parent, name)
     try:
         while entries := _entries(folder):
             for entry, is_folder in entries:
                 _hurry(give_up_at)
                 if is_folder:
-                    number = _move_up(folder, entry, top, number)
+                    see_to(folder, entry)
                 else:
                     os.unlink(entry, dir_fd=folder)
     finally:
         os.close(folder)
-    os.rmdir(name, dir_fd=top)
-    return number
+    os.rmdir(name, dir_fd=parent)
 
 
-def _move_up(folder: int, name: str, top: int, number: int) -> int:
-    """Rename into the top folder, to the next number that is free; returns it."""
+def _move_up(folder: int, name: str, top: int, numbers: Iterator[int]) -> None:
+    """Rename into the top folder, to the next number that is free."""
     os.close(_pin(folder, name))
-    while True:
-        number += 1
+    for number in numbers:
         try:
             os.rename(name, f".stoker-{number}", src_dir_fd=folder, dst_dir_fd=top)
         except OSError as error:
             if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
                 raise
         else:
-            return number
+            return
 
 
 def _enter(folder: int, name: str) -> int:

@@ -6,11 +6,11 @@ how it is now; of an array all tasks are asked that it makes sense for, and it i
 
 from __future__ import annotations
 
-import signal as signals
 from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
+from agent.api import signals
 from agent.api.errors import ApiError
 from agent.api.queue import RequeueRequest, SignalRequest
 from agent.api.refs import JobRef
@@ -203,20 +203,13 @@ def _released(spec: JobSpec) -> JobSpec:
 
 
 def _signal_number(text: str) -> int:
-    """`USR1`, `SIGUSR1` or `10`.
+    """See `signals.number_of`.
 
     Raises:
         ApiError: 400, it is none.
     """
-    word = text.strip().upper()
-    number = (
-        int(word) if word.isascii() and word.isdecimal() and len(word) < 4 else _NAMES.get(word.removeprefix("SIG"))
-    )
-    if number is None or number not in _NUMBERS:
-        known = ", ".join(sorted(_NAMES))
+    number = signals.number_of(text)
+    if number is None:
+        known = ", ".join(sorted(signals.NAMES))
         raise ApiError(400, "bad_signal", f"{text[:40]!r} is no signal; known: {known}", "$.signal")
     return number
-
-
-_NAMES = {each.name.removeprefix("SIG"): int(each) for each in signals.Signals}
-_NUMBERS = frozenset(_NAMES.values())

@@ -57,7 +57,7 @@ class ChildKeeper:
             begun = time.monotonic()
             try:
                 why = await self._live()
-            except Exception:
+            except Exception:  # the rim of a loop that must live: the next child is followed
                 log.exception("following the sampler process failed")
                 why = "could not be followed, the log says why"
             if time.monotonic() - begun > HEALTHY_S:

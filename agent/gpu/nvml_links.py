@@ -86,7 +86,7 @@ class LinkSurvey:
                 known.append(new)
             except StokerError as error:
                 log.warning("gpu=%d: its links are not known: %s", index, error)
-            except Exception:
+            except Exception:  # the rim of the thread: one GPU's fault must not cost the others their links
                 log.exception("gpu=%d: its links are not known", index)
 
     def _join(self, one: _Opened, other: _Opened) -> None:

@@ -2,7 +2,7 @@
 
     jobs/ID/script     the script's bytes, which the shim executes
     jobs/ID/spec       a `Submission` as JSON; there once the submission is complete
-    jobs/ID/cancelled  who cancelled it while it waited; an attempt's own end is told by its `exit`
+    jobs/ID/cancelled  written by older versions: who cancelled it while it waited (now among the `notes`)
 
 Rules kept here: a file appears whole or not at all (temporary name → fsync → rename → fsync of the folder); `spec`
 comes last, so a folder without it was never answered for; names are ids, never text from outside; nothing that stands
@@ -92,24 +92,15 @@ def read_spec(folder: Path) -> Submission:
 
 
 class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
-    """A job that was cancelled while it waited."""
+    """A job that was cancelled while it waited, as versions before `notes` stored it."""
 
     by: str
     at: int
     reason: str | None = None
 
 
-def write_cancelled(folder: Path, cancelled: Cancelled) -> None:
-    """Note durably that a waiting job must never start, should the database be lost.
-
-    Raises:
-        OSError: the disk is full or read-only.
-    """
-    write_durably(folder / "cancelled", msgspec.json.encode(cancelled), mode=0o600)
-
-
 def read_cancelled(folder: Path) -> Cancelled | None:
-    """The note of `write_cancelled`, if there is one.
+    """What an older version left, if it did.
 
     Raises:
         FolderError: it is damaged.

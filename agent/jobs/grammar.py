@@ -8,9 +8,9 @@ accepted with the same meaning; the recorded answers are in `tests/data/sbatch-g
 from __future__ import annotations
 
 import re
-import signal
 from dataclasses import dataclass
 
+from agent.api import signals
 from agent.jobs.spec import WarnSignal
 
 MAX_NAME_BYTES = 256
@@ -148,11 +148,7 @@ def job_name(text: str) -> str:
     """Check a job's name: any printable text. It is shown on other people's terminals."""
     if not text:
         raise GrammarError("is empty; give the job a name")
-    if not text.isprintable():
-        raise GrammarError("holds a control or invisible character; use printable text")
-    if utf8_length(text) > MAX_NAME_BYTES:
-        raise GrammarError(f"is longer than {MAX_NAME_BYTES} bytes")
-    return text
+    return _plain(text, MAX_NAME_BYTES)
 
 
 def path(text: str) -> str:
@@ -179,11 +175,7 @@ def open_mode(text: str) -> str:
 
 def printable(text: str) -> str:
     """Check a text that is kept and shown as it is: an account, a comment, an address."""
-    if not text.isprintable():
-        raise GrammarError("holds a control or invisible character; use printable text")
-    if utf8_length(text) > MAX_TEXT_BYTES:
-        raise GrammarError(f"is longer than {MAX_TEXT_BYTES} bytes")
-    return text
+    return _plain(text, MAX_TEXT_BYTES)
 
 
 def name(text: str) -> str:
@@ -257,6 +249,14 @@ def utf8_length(text: str) -> int:
         raise GrammarError("is not UTF-8 text") from None
 
 
+def _plain(text: str, most_bytes: int) -> str:
+    if not text.isprintable():
+        raise GrammarError("holds a control or invisible character; use printable text")
+    if utf8_length(text) > most_bytes:
+        raise GrammarError(f"is longer than {most_bytes} bytes")
+    return text
+
+
 def _signal_number(text: str) -> int:
     if text.isdecimal():
         if 1 <= int(text) <= _MAX_SIGNAL:
@@ -265,7 +265,7 @@ def _signal_number(text: str) -> int:
     short = text.upper().removeprefix("SIG")
     if short not in _SIGNALS:
         raise GrammarError(f"is not a signal that sbatch sends; write a number or one of {', '.join(_SIGNALS)}")
-    return int(signal.Signals[f"SIG{short}"])
+    return signals.NAMES[short]
 
 
 def _letters(text: str) -> str:

@@ -29,19 +29,6 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 logger = logging.getLogger(__name__)
 
 
-def forget_old(store: JobStore, state_dir: Path, *, before: int, limit: int = 50) -> list[int]:
-    """All three steps in one, where nobody else waits for the store. The ids that were forgotten.
-
-    Raises:
-        StoreError, OSError: some may be without a folder now; the next call goes on.
-    """
-    doomed = due(store, before=before, limit=limit)
-    remove_folders(state_dir, doomed)
-    ids = [job_id for ids in doomed.values() for job_id in ids]
-    store.forget(ids)
-    return ids
-
-
 def due(store: JobStore, *, before: int, limit: int) -> dict[int, list[int]]:
     """First step: what is to be forgotten, folder → the jobs whose submission it holds; see `JobStore.expired`.
 

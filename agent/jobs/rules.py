@@ -16,6 +16,7 @@ import msgspec
 
 from agent.config import Config, PartitionTable, QosTable
 from agent.jobs.errors import SpecError
+from agent.jobs.schedule.words import clock_span
 from agent.jobs.spec import JobSpec
 
 _T = TypeVar("_T")
@@ -93,8 +94,8 @@ def _why_not_partition(
     limit = spec.time_limit_s
     if limit is not None and limit <= partition.max_time_s:
         return None
-    asked = "no time limit" if limit is None else f"a time limit of {_duration(limit)}"
-    longest = _duration(partition.max_time_s)
+    asked = "no time limit" if limit is None else f"a time limit of {clock_span(limit)}"
+    longest = clock_span(partition.max_time_s)
     return f"the job asks for {asked}; the most in partition {partition.name} is {longest}: ask for less with --time"
 
 
@@ -140,8 +141,8 @@ def _time_limit_s(spec: JobSpec, config: Config, partition: PartitionTable, qos:
         return min((each for each in limits if each is not None), default=None)
     limit = spec.time_limit_s
     if qos.max_wall_s is not None and (limit is None or limit > qos.max_wall_s):
-        asked = "no time limit" if limit is None else f"a time limit of {_duration(limit)}"
-        longest = _duration(qos.max_wall_s)
+        asked = "no time limit" if limit is None else f"a time limit of {clock_span(limit)}"
+        longest = clock_span(qos.max_wall_s)
         raise SpecError(f"the job asks for {asked}; the most with QOS {qos.name} is {longest}: ask for less", "--time")
     return limit
 
@@ -233,10 +234,3 @@ def _either(names: Sequence[str]) -> str:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
-
-
-def _duration(seconds: int) -> str:
-    """As Slurm writes time limits: `1-02:00:00`."""
-    days, rest = divmod(seconds, 86_400)
-    clock = f"{rest // 3600:02}:{rest % 3600 // 60:02}:{rest % 60:02}"
-    return f"{days}-{clock}" if days else clock

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 from agent.api import types
 from agent.api.queue import JobUsage, PriorityParts
@@ -23,6 +25,19 @@ class Standing:
     """What of its dependency is still awaited; `None`: not judged yet, or fulfilled."""
     fulfilled: bool = False
     """Nothing of it is."""
+
+
+OF_ROW = ("id", "user", "submitted_at", "array_job_id", "array_task_id", "cron_id", "revision")
+OF_STATUS = ("state", "gpu_uuids", "started_at", "ended_at", "exit_code", "signal", "attempt")
+OF_SPEC = (
+    *("name", "gpus", "cpus_per_task", "memory_bytes", "time_limit_s", "requeue", "work_dir", "account", "partition"),
+    *("qos", "comment", "tasks", "shards", "exclusive", "reservation", "begin_at", "deadline_at", "nice", "submit_dir"),
+    "mail_types",
+)
+"""Fields that have the same name, type and meaning in `types.Job`."""
+
+_SAME = (*OF_ROW, *OF_STATUS, *OF_SPEC)
+_of_row, _of_status, _of_spec = attrgetter(*OF_ROW), attrgetter(*OF_STATUS), attrgetter(*OF_SPEC)
 
 
 def to_wire(
@@ -48,67 +63,40 @@ def to_wire(
         simulated: the GPUs held are simulated ones.
         usage: what it made of its GPUs.
     """
-    spec, status = row.spec, row.status
-    pending = status.state is types.JobState.PENDING
-    standing = (standing or Standing()) if pending else Standing()
-    reason, detail = standing.why or (status.reason, status.detail)
-    if status.state is types.JobState.RUNNING and detail is None:
-        detail = note
+    pending = row.status.state is types.JobState.PENDING
     output, error = _paths(row, node)
-    held = spec.held is not None
     return types.Job(
-        id=row.id,
+        **dict(zip(_SAME, (*_of_row(row), *_of_status(row.status), *_of_spec(row.spec)), strict=True)),
+        **_place(row, (standing or Standing()) if pending else Standing(), note),
         node=node,
-        name=spec.name,
-        user=row.user,
-        state=status.state,
-        reason=reason,
-        detail=detail,
-        gpus=spec.gpus,
-        gpu_uuids=status.gpu_uuids,
         gpu_indexes=_indexes(row, gpu_indexes or {}),
-        cpus_per_task=spec.cpus_per_task,
-        memory_bytes=spec.memory_bytes,
-        time_limit_s=spec.time_limit_s,
-        submitted_at=row.submitted_at,
-        started_at=status.started_at,
-        ended_at=status.ended_at,
-        exit_code=status.exit_code,
-        signal=status.signal,
-        attempt=status.attempt,
-        requeue=spec.requeue,
-        work_dir=spec.work_dir,
         output_path=output,
         error_path=error,
         log_bytes=log_bytes,
         simulated=simulated,
-        account=spec.account,
-        partition=spec.partition,
-        qos=spec.qos,
-        comment=spec.comment,
-        tasks=spec.tasks,
-        shards=spec.shards,
-        exclusive=spec.exclusive,
-        array_job_id=row.array_job_id,
-        array_task_id=row.array_task_id,
-        array_text=spec.array.text if spec.array else None,
+        array_text=row.spec.array.text if row.spec.array else None,
         sweep=_sweep(row),
-        dependency=_awaited(row, standing) if pending else None,
-        reservation=spec.reservation,
-        begin_at=spec.begin_at,
-        deadline_at=spec.deadline_at,
-        held=held,
-        nice=spec.nice,
-        priority=(0 if held else standing.priority.total) if standing.priority else (0 if pending and held else None),
-        priority_parts=standing.priority,
-        expected_start_at=standing.expected_start_at,
-        cron_id=row.cron_id,
-        command=spec.script_name,
-        submit_dir=spec.submit_dir,
-        mail_types=spec.mail_types,
-        revision=row.revision,
+        command=row.spec.script_name,
         usage=usage,
     )
+
+
+def _place(row: JobRow, standing: Standing, note: str | None) -> dict[str, Any]:
+    """Why a job waits, for what, and from where in the queue; what there is to tell of one that runs or ended."""
+    pending, held = row.status.state is types.JobState.PENDING, row.spec.held is not None
+    reason, detail = standing.why or (row.status.reason, row.status.detail)
+    if row.status.state is types.JobState.RUNNING and detail is None:
+        detail = note
+    priority = standing.priority.total if standing.priority else None
+    return {
+        "reason": reason,
+        "detail": detail,
+        "dependency": _awaited(row, standing) if pending else None,
+        "held": held,
+        "priority": 0 if held and pending else priority,
+        "priority_parts": standing.priority,
+        "expected_start_at": standing.expected_start_at,
+    }
 
 
 def _paths(row: JobRow, node: str) -> tuple[str | None, str | None]:

@@ -24,18 +24,14 @@ def main(argv: list[str]) -> None:
 
 def show(what: str, text: str) -> int:
     """Print a list's names, one a line, or names as a list; the exit code."""
-    from agent.api.hostlist import HostListError, compress, expand
+    from agent.api.hostlist import HostListError, shown
 
     try:
-        if not text:
-            raise HostListError("host list is empty")
-        names = expand(text)
+        answer = shown(what, text)
     except HostListError as error:
         os.write(2, f"scontrol: error: {f'{text!a} ' if text else ''}{error}\n".encode())
         return 1
-    if what == "hostlistsorted":
-        names.sort()
-    os.write(1, ("\n".join(names) if what == "hostnames" else compress(names)).encode() + b"\n")
+    os.write(1, answer.encode() + b"\n")
     return 0
 
 

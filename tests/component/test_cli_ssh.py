@@ -23,7 +23,7 @@ from tests.fakes.sshd import Sshd, sshd
 
 ENTRY = "import sys; from tui.__main__ import main; sys.exit(main())"
 HOUSE = Path(__file__).parents[2]
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 
 
 @dataclass

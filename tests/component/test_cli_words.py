@@ -21,7 +21,7 @@ from tests.fakes.agent import fake_agent
 from tests.fakes.rawserver import raw_server, read_request
 
 ENTRY = "import sys; from tui.__main__ import main; sys.exit(main())"
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
 
 
 def stoker(*words: str, env: dict[str, str] | None = None, stdin: str = "") -> subprocess.CompletedProcess[str]:

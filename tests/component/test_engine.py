@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +16,8 @@ from agent.api.types import CancelRequest, JobState
 from agent.engine.launch import ForkLauncher
 from agent.jobs.filters import JobFilter
 from agent.jobs.store import JobStore
-from tests.fakes.engines import Gpus, ended, engine, make_config, run, running, submit, until, who
+from tests.fakes.disk import fill
+from tests.fakes.engines import Gpus, begin, ended, engine, make_config, run, running, submit, until, who
 
 
 def test_a_launch_that_fails_fails_the_job_with_the_reason_and_frees_its_gpus(tmp_path: Path) -> None:
@@ -54,8 +54,7 @@ def test_a_cancel_stored_before_a_crash_is_carried_out_after_it(tmp_path: Path) 
     async def test() -> None:
         config = make_config(tmp_path)
         async with engine(config) as made:
-            job = await submit(made, "exec sleep 600", "--gpus=1")
-            await until(made, job.id, running)
+            job = await begin(made, "exec sleep 600", "--gpus=1")
         store = JobStore.open(config.state_dir / "agent.db", now=1)
         from agent.jobs.machine import CancelAsked
 
@@ -91,8 +90,7 @@ def test_the_queue_says_why_and_moves_on_when_gpus_come_free(tmp_path: Path) -> 
         os.mkfifo(gate)
         view = Gpus()
         async with engine(make_config(tmp_path), view) as made:
-            holder = await submit(made, f"read x < {gate}", "--gpus=2")
-            await until(made, holder.id, running)
+            await begin(made, f"read x < {gate}", "--gpus=2")
             head = await submit(made, "true", "--gpus=2")
             behind = await submit(made, "true", "--gpus=2")
             told = await until(made, behind.id, lambda job: job.reason is not None)
@@ -190,25 +188,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(folder: Path) -> Path:
-    """Take the last byte of the disk."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(size))
-    return ballast
-
-
 def test_a_job_that_ends_on_a_full_disk_is_told_when_there_is_room_again(tmp_path: Path, small_disk: Path) -> None:
     async def test() -> None:
         gate = tmp_path / "go"
         os.mkfifo(gate)
         view = Gpus()
         async with engine(make_config(tmp_path), view) as made:
-            job = await submit(made, f"read x < {gate}; exit 6", "--gpus=2")
-            await until(made, job.id, running)
+            job = await begin(made, f"read x < {gate}; exit 6", "--gpus=2")
             ballast = fill(small_disk)
             await asyncio.to_thread(gate.write_text, "\n")
             with pytest.raises(ApiError) as caught:

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from agent import config as configuration
 from agent.api.refs import JobRef
-from agent.api.types import CancelRequest, GpuProcess, GpuReading, JobReport, JobState, SubmitRequest
-from agent.config import ReaperTable
+from agent.api.types import CancelRequest, GpuProcess, GpuReading, JobReport, JobState
+from agent.config import Config, ReaperTable
 from agent.engine import accounts, oversight
 from agent.engine.accept import Resources
 from agent.engine.accounts import KIND, KeptAccount
-from agent.engine.base import Asker
 from agent.engine.embedded import EmbeddedEngine
-from agent.engine.launch import ForkLauncher
 from agent.jobs.schedule import GpuFacts
 from agent.jobs.store import JobStore
-from agent.telemetry.host import read_boot_id
+from tests.fakes.engines import DEADLINE_S, engine, make_config, submit, who
 
 GIB = 1024**3
-DEADLINE_S = 30.0
-ME = Asker(user="me", uid=os.geteuid(), admin=True)
+ME = who()
 
 
 @dataclass
@@ -88,35 +82,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oversight, "STEP_S", 0.05)
 
 
-def make_config(tmp_path: Path, **tables: msgspec.Struct) -> configuration.Config:
-    made = configuration.load(None, environ={"HOME": str(tmp_path)})
-    jobs = msgspec.structs.replace(made.jobs, grace_s=1)
-    return msgspec.structs.replace(
-        made, **{"state_dir": tmp_path / "state", "allow_root_jobs": True, "name": "n1", "jobs": jobs, **tables}
-    )
-
-
-@asynccontextmanager
-async def engine(config: configuration.Config, node: Node) -> AsyncIterator[EmbeddedEngine]:
-    config.state_dir.mkdir(parents=True, exist_ok=True)
-    made = EmbeddedEngine(config, view=node, launcher=ForkLauncher(), boot_id=read_boot_id(), gpus=node)
-    await made.start()
-    try:
-        yield made
-    finally:
-        await made.stop()
-
-
-async def submit(made: EmbeddedEngine, script: str, *flags: str) -> int:
-    request = SubmitRequest(
-        script=f"#!/bin/sh\n{script}\n",
-        script_name="job.sh",
-        flags=("--output=/dev/null", *flags),
-        work_dir="/",
-        env={"PATH": os.environ["PATH"]},
-    )
-    job, _ = await made.submit(request, user="me", uid=os.geteuid(), key=f"key-{time.monotonic_ns()}")
-    return job.id
+def measuring(config: Config, node: Node) -> AbstractAsyncContextManager[EmbeddedEngine]:
+    return engine(config, node, gpus=node)
 
 
 async def until(made: EmbeddedEngine, job_id: int, right: Callable[[JobReport], bool]) -> JobReport:
@@ -143,12 +110,12 @@ def _has_worked(report: JobReport) -> bool:
 def test_a_running_job_tells_its_account_and_an_ended_one_keeps_it(tmp_path: Path) -> None:
     async def scenario() -> None:
         config, node = make_config(tmp_path), Node()
-        async with engine(config, node) as made:
-            job_id = await submit(made, "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 60", "--gpus=2")
+        async with measuring(config, node) as made:
+            job_id = (await submit(made, "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 60", "--gpus=2")).id
             await until(made, job_id, lambda report: measured(0.6)(report) and _has_worked(report))
             await made.cancel(JobRef(id=job_id), ME, CancelRequest())
             report = await until(made, job_id, ended)
-        async with engine(config, node) as made:
+        async with measuring(config, node) as made:
             kept = await made.report(JobRef(id=job_id))
         usage = kept.job.usage
         assert usage is not None
@@ -168,11 +135,11 @@ def test_a_running_job_tells_its_account_and_an_ended_one_keeps_it(tmp_path: Pat
 def test_an_account_goes_on_over_a_restart_of_the_agent(tmp_path: Path) -> None:
     async def scenario() -> None:
         config, node = make_config(tmp_path), Node()
-        async with engine(config, node) as made:
-            job_id = await submit(made, "sleep 60", "--gpus=1")
+        async with measuring(config, node) as made:
+            job_id = (await submit(made, "sleep 60", "--gpus=1")).id
             before = (await until(made, job_id, measured(0.3))).job.usage
         node.utilization_percent = 20
-        async with engine(config, node) as made:
+        async with measuring(config, node) as made:
             after = (await until(made, job_id, measured(0.8))).job.usage
             await made.cancel(JobRef(id=job_id), ME, CancelRequest())
             await until(made, job_id, ended)
@@ -191,14 +158,14 @@ def test_an_account_goes_on_over_a_restart_of_the_agent(tmp_path: Path) -> None:
 def test_a_damaged_account_begins_anew_and_the_agent_starts(tmp_path: Path) -> None:
     async def scenario() -> None:
         config, node = make_config(tmp_path), Node()
-        async with engine(config, node) as made:
-            job_id = await submit(made, "sleep 60", "--gpus=1")
+        async with measuring(config, node) as made:
+            job_id = (await submit(made, "sleep 60", "--gpus=1")).id
             await until(made, job_id, measured(0.1))
         store = JobStore.open(config.state_dir / "agent.db", now=0)
         store.put(KIND, job_id, KeptAccount(attempt=1, account=b"\x00{"))
         store.put(KIND, 4711, KeptAccount(attempt=1, account=b"of nobody"))
         store.close()
-        async with engine(config, node) as made:
+        async with measuring(config, node) as made:
             await until(made, job_id, measured(0.1))
             kept = await made._core.store.read(JobStore.all, KIND, KeptAccount)
             assert "4711" not in kept
@@ -212,8 +179,8 @@ def test_a_requeued_job_adds_to_its_account(tmp_path: Path) -> None:
     async def scenario() -> None:
         from agent.api.queue import RequeueRequest
 
-        async with engine(make_config(tmp_path), Node()) as made:
-            job_id = await submit(made, "sleep 60", "--gpus=1", "--requeue")
+        async with measuring(make_config(tmp_path), Node()) as made:
+            job_id = (await submit(made, "sleep 60", "--gpus=1", "--requeue")).id
             first = (await until(made, job_id, measured(0.3))).job.usage
             await made.requeue(JobRef(id=job_id), ME, RequeueRequest())
             again = await until(made, job_id, lambda report: report.job.attempt == 2 and measured(0.5)(report))
@@ -228,10 +195,10 @@ def test_a_requeued_job_adds_to_its_account(tmp_path: Path) -> None:
 
 def test_an_idle_job_is_warned_then_stopped_and_its_history_says_why(tmp_path: Path) -> None:
     async def scenario() -> None:
-        config = make_config(tmp_path, reaper=ReaperTable(idle_s=1, grace_s=1, exempt_qos=("long",)))
-        async with engine(config, Node(utilization_percent=1)) as made:
-            idle = await submit(made, "sleep 60", "--gpus=1")
-            cpu_only = await submit(made, "sleep 60")
+        config = make_config(tmp_path, tables={"reaper": ReaperTable(idle_s=1, grace_s=1, exempt_qos=("long",))})
+        async with measuring(config, Node(utilization_percent=1)) as made:
+            idle = (await submit(made, "sleep 60", "--gpus=1")).id
+            cpu_only = (await submit(made, "sleep 60")).id
             report = await until(made, idle, ended)
             assert report.job.state is JobState.CANCELLED
             told = [f"{each.event} {each.detail}" for each in report.events]
@@ -248,10 +215,10 @@ def test_row_29_a_clock_that_is_set_after_the_warning_costs_nobody_the_grace(
     tmp_path: Path, offset_s: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
-        config = make_config(tmp_path, reaper=ReaperTable(idle_s=1, grace_s=600))
+        config = make_config(tmp_path, tables={"reaper": ReaperTable(idle_s=1, grace_s=600)})
         node, real = Node(utilization_percent=0), time.time
-        async with engine(config, node) as made:
-            job_id = await submit(made, "sleep 60", "--gpus=1")
+        async with measuring(config, node) as made:
+            job_id = (await submit(made, "sleep 60", "--gpus=1")).id
             await until(made, job_id, lambda report: any(each.event == "IdleWarned" for each in report.events))
             monkeypatch.setattr(time, "time", lambda: real() + offset_s)
             before = (await made.report(JobRef(id=job_id))).job.usage
@@ -266,12 +233,12 @@ def test_row_29_a_clock_that_is_set_after_the_warning_costs_nobody_the_grace(
 
 def test_a_warned_job_that_works_again_is_let_be_and_a_warning_is_remembered(tmp_path: Path) -> None:
     async def scenario() -> None:
-        config = make_config(tmp_path, reaper=ReaperTable(idle_s=1, grace_s=600))
+        config = make_config(tmp_path, tables={"reaper": ReaperTable(idle_s=1, grace_s=600)})
         node = Node(utilization_percent=0)
-        async with engine(config, node) as made:
-            job_id = await submit(made, "sleep 60", "--gpus=1")
+        async with measuring(config, node) as made:
+            job_id = (await submit(made, "sleep 60", "--gpus=1")).id
             await until(made, job_id, lambda report: any(each.event == "IdleWarned" for each in report.events))
-        async with engine(config, node) as made:
+        async with measuring(config, node) as made:
             await until(made, job_id, measured(0.2))
             node.utilization_percent = 90
             report = await until(made, job_id, lambda report: report.events[-1].event == "IdleLifted")
@@ -286,11 +253,10 @@ def test_a_warned_job_that_works_again_is_let_be_and_a_warning_is_remembered(tmp
 @pytest.mark.parametrize(("policy", "state"), [("warn", JobState.RUNNING), ("stop", JobState.CANCELLED)])
 def test_a_job_above_its_shards_is_warned_once_or_stopped(tmp_path: Path, policy: str, state: JobState) -> None:
     async def scenario() -> None:
-        config = make_config(tmp_path)
-        config = msgspec.structs.replace(config, jobs=msgspec.structs.replace(config.jobs, shard_memory=policy))
+        config = make_config(tmp_path, shard_memory=policy)
         node = Node(pid_file=tmp_path / "pid", used_bytes=30 * GIB)
-        async with engine(config, node) as made:
-            job_id = await submit(made, f"echo $$ > {tmp_path}/pid; sleep 60", "--gres=shard:1")
+        async with measuring(config, node) as made:
+            job_id = (await submit(made, f"echo $$ > {tmp_path}/pid; sleep 60", "--gres=shard:1")).id
             if policy == "stop":
                 report = await until(made, job_id, ended)
                 assert "30.0 GiB of GPU 0" in str(report.events) + str(report.job.detail)
@@ -320,8 +286,8 @@ def test_a_disk_that_refuses_costs_no_account(tmp_path: Path, monkeypatch: pytes
 
     async def scenario() -> None:
         nonlocal refusing
-        async with engine(make_config(tmp_path), Node()) as made:
-            job_id = await submit(made, "sleep 60", "--gpus=1")
+        async with measuring(make_config(tmp_path), Node()) as made:
+            job_id = (await submit(made, "sleep 60", "--gpus=1")).id
             await until(made, job_id, measured(0.2))
             await made.cancel(JobRef(id=job_id), ME, CancelRequest())
             seen = (await until(made, job_id, ended)).job.usage

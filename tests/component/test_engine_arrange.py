@@ -14,27 +14,22 @@ from agent.api.queue import (
     DrainRequest,
     ReservationRequest,
 )
-from agent.api.refs import JobRef
-from agent.api.types import Job, JobState, SubmitRequest
+from agent.api.types import JobState, SubmitRequest
 from tests.fakes.engines import (
     Gate,
+    begin,
     ended,
     engine,
     eventually,
     look,
     make_config,
     run,
-    running,
     submit,
     told,
     until,
     waiting,
     who,
 )
-
-
-def ref(job: Job) -> JobRef:
-    return JobRef(id=job.id)
 
 
 def request(*flags: str) -> SubmitRequest:
@@ -52,8 +47,7 @@ def test_a_plan_says_what_a_submit_would_do_and_stores_nothing(tmp_path: Path) -
             assert (plan.job.id, plan.tasks, len(plan.gpu_uuids)) == (0, 1, 1)
             assert plan.sentence.startswith("would start at once on GPU ")
             assert abs((plan.starts_at or 0) - time.time()) < 5
-            holder = await submit(made, gate.script, "--gpus=2", "--time=60")
-            await until(made, holder.id, running)
+            holder = await begin(made, gate.script, "--gpus=2", "--time=60")
             plan = await made.plan(request("--gpus=2", "--array=0-4"), user="me", uid=os.geteuid())
             assert plan.tasks == 5
             assert "would wait until" in plan.sentence
@@ -77,8 +71,7 @@ def test_a_drained_gpu_takes_no_new_job_and_what_runs_there_runs_on(tmp_path: Pa
     async def test() -> None:
         config, gate = make_config(tmp_path), Gate(tmp_path / "go")
         async with engine(config) as made:
-            holder = await submit(made, gate.script, "--gpus=2")
-            await until(made, holder.id, running)
+            holder = await begin(made, gate.script, "--gpus=2")
             with pytest.raises(ApiError, match="needs a reason"):
                 await made.drain(DrainRequest(gpu="0"), who())
             with pytest.raises(ApiError, match="has no GPU '9'"):

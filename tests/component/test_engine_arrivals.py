@@ -34,7 +34,10 @@ def test_a_file_renamed_into_a_watched_folder_sets_its_event_and_no_other(
             if kernel:
                 assert not second.is_set()
                 (two / "written").write_text("no rename")
-                await asyncio.sleep(0.05)
+                first.clear()
+                move_in(one, "exit")  # what came before it would have been heard before it
+                async with asyncio.timeout(5):
+                    await first.wait()
                 assert not second.is_set()
         made.stop()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import time
@@ -18,21 +17,24 @@ from agent.api.queue import (
     SignalRequest,
     UpdateRequest,
 )
-from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobState
 from agent.config.tables import PartitionTable, QosTable, SchedulerTable
 from agent.engine.base import Asker
 from agent.engine.embedded import EmbeddedEngine
 from agent.jobs.filters import JobFilter
 from tests.fakes.engines import (
+    Clock,
     Gate,
     Gpus,
+    begin,
     cancel,
     ended,
     engine,
     eventually,
+    exists,
     look,
     make_config,
+    ref,
     run,
     running,
     submit,
@@ -41,10 +43,6 @@ from tests.fakes.engines import (
 )
 
 STRANGER = Asker(user="eve", uid=os.geteuid() + 1)
-
-
-def ref(job: Job) -> JobRef:
-    return JobRef(id=job.id)
 
 
 async def update(made: EmbeddedEngine, job: Job, **changes: str) -> Job:
@@ -61,9 +59,8 @@ def test_a_requeued_job_runs_again_as_another_attempt_and_finds_what_the_first_l
             script = (
                 f"echo $JOB_ATTEMPT $SLURM_RESTART_COUNT >> {marks}; touch $JOB_DIR/kept.$JOB_ATTEMPT; {gate.script}"
             )
-            job = await submit(made, script, "--gpus=1", "--no-requeue")
-            await until(made, job.id, running)
-            await _exists(marks)  # running is from the gate on: the first command comes a moment later
+            job = await begin(made, script, "--gpus=1", "--no-requeue")
+            await exists(marks)  # running is from the gate on: the first command comes a moment later
             asked = await made.requeue(ref(job), who("ada"), RequeueRequest())
             assert asked.state is JobState.COMPLETING
             await until(made, job.id, lambda each: each.state is JobState.RUNNING and each.attempt == 2)
@@ -88,19 +85,13 @@ def test_a_cancel_wins_over_a_requeue_that_was_asked_before(tmp_path: Path) -> N
                 made, f"trap 'sleep 0.3; exit 0' TERM; touch {tmp_path}/on; while :; do sleep 0.05; done"
             )
             await until(made, job.id, running)
-            await _exists(tmp_path / "on")
+            await exists(tmp_path / "on")
             await made.requeue(ref(job), who(), RequeueRequest())
             await made.cancel(ref(job), who("ada"), CancelRequest())
             after = await until(made, job.id, ended)
             assert (after.state, after.attempt) == (JobState.CANCELLED, 1)
 
     run(test)
-
-
-async def _exists(path: Path) -> None:
-    async with asyncio.timeout(20):
-        while not path.exists():
-            await asyncio.sleep(0.02)
 
 
 def test_the_victim_of_a_preemption_is_who_loses_least_and_runs_again_afterwards(tmp_path: Path) -> None:
@@ -121,15 +112,17 @@ def test_the_victim_of_a_preemption_is_who_loses_least_and_runs_again_afterwards
             until [ -e $JOB_DIR/stop ] || [ -e {tmp_path}/done ]; do sleep 0.05; done
             cp $JOB_DIR/stop {tmp_path}/stop.$SLURM_JOB_ID
         """
-        async with engine(config, Gpus(count=2)) as made:
+        clock = Clock()
+        async with engine(config, Gpus(count=2), clock=clock) as made:
             loses = await submit(made, saves, "--gpus=1", "--qos=low", "--requeue")
-            await _exists(tmp_path / f"on.{loses.id}")
+            await exists(tmp_path / f"on.{loses.id}")
             saved = await submit(made, saves.replace('"$1" = saves', "1 = 1"), "--gpus=1", "--qos=low", "--requeue")
-            await _exists(tmp_path / f"on.{saved.id}")
+            await exists(tmp_path / f"on.{saved.id}")
             await until(made, saved.id, running)
             await until(made, loses.id, running)
-            await asyncio.sleep(1.1)  # whole seconds count: what the first one has done since its start is lost
-            os.utime(config.state_dir / "jobs" / str(saved.id) / "files" / "ckpt" / "000000001")
+            clock.ahead_s = 600  # what the first one has done since its start is lost
+            files = config.state_dir / "jobs" / str(saved.id) / "files"
+            os.utime(files / "ckpt" / "000000001", (clock(), clock()))
             high = await submit(made, f"echo high >> {marks}", "--gpus=1", "--qos=high")
             assert (await until(made, high.id, ended)).state is JobState.COMPLETED
             again = await until(made, saved.id, ended)
@@ -229,8 +222,7 @@ def test_a_job_cannot_be_made_to_wait_for_itself_by_way_of_others(tmp_path: Path
 def test_a_running_jobs_limit_is_made_shorter_by_its_user_and_longer_by_an_admin(tmp_path: Path) -> None:
     async def test() -> None:
         async with engine(make_config(tmp_path)) as made:
-            job = await submit(made, "sleep 600", "--time=10")
-            await until(made, job.id, running)
+            job = await begin(made, "sleep 600", "--time=10")
             with pytest.raises(ApiError, match="only an admin may give a running job more time") as caught:
                 await made.update(ref(job), who(admin=False), UpdateRequest(changes={"TimeLimit": "20"}))
             assert caught.value.status == 403
@@ -319,7 +311,7 @@ def test_a_signal_reaches_the_job_and_does_not_end_it(tmp_path: Path) -> None:
             with pytest.raises(ApiError, match="no signal"):
                 await made.signal(ref(job), who(), SignalRequest(signal="NONSENSE"))
             await until(made, job.id, running)
-            await _exists(tmp_path / "on")
+            await exists(tmp_path / "on")
             await made.signal(ref(job), who(), SignalRequest(signal="SIGUSR1", batch_only=True))
             assert (await until(made, job.id, ended)).state is JobState.COMPLETED
 
@@ -347,8 +339,7 @@ def test_where_the_site_cancels_victims_none_of_them_comes_back(tmp_path: Path) 
             "scheduler": SchedulerTable(preempt="partition", preempt_mode="cancel"),
         }
         async with engine(make_config(tmp_path, tables=tables), Gpus(count=1)) as made:
-            victim = await submit(made, "exec sleep 600", "--gpus=1", "--requeue")
-            await until(made, victim.id, running)
+            victim = await begin(made, "exec sleep 600", "--gpus=1", "--requeue")
             high = await submit(made, "true", "--gpus=1", "--partition=high")
             assert (await until(made, victim.id, ended)).state is JobState.PREEMPTED
             assert (await until(made, high.id, ended)).state is JobState.COMPLETED

@@ -27,9 +27,11 @@ from agent.jobs.store import JobStore
 from tests.fakes.engines import (
     Gate,
     Gpus,
+    begin,
     crash,
     ended,
     engine,
+    exists,
     look,
     make_config,
     run,
@@ -144,13 +146,10 @@ def test_row_5_a_job_that_ended_meanwhile_has_the_outcome_of_its_exit_record(tmp
     async def test() -> None:
         config, gate = make_config(tmp_path), Gate(tmp_path / "go")
         async with crashing(config) as made:
-            job = await submit(made, f"{gate.script}; kill -SEGV $$", "--gpus=1")
-            await until(made, job.id, running)
+            job = await begin(made, f"{gate.script}; kill -SEGV $$", "--gpus=1")
         await gate.open()
         record = config.state_dir / "jobs" / str(job.id) / "1" / "exit"
-        async with asyncio.timeout(20):
-            while not record.exists():
-                await asyncio.sleep(0.02)
+        await exists(record)
         async with engine(config) as made:
             after = await until(made, job.id, ended)
             assert (after.state, after.signal) == (JobState.FAILED, 11)
@@ -164,8 +163,7 @@ def test_row_6_a_cancel_is_completed_after_the_restart(tmp_path: Path) -> None:
     async def test() -> None:
         config = make_config(tmp_path)
         async with engine(config) as made:
-            job = await submit(made, "exec sleep 600", "--gpus=1")
-            await until(made, job.id, running)
+            job = await begin(made, "exec sleep 600", "--gpus=1")
             await crash(made)
             asked = await made.cancel(JobRef(id=job.id), who("ada"), CancelRequest(reason="enough"))
             assert asked.state is JobState.COMPLETING
@@ -186,11 +184,8 @@ def test_row_7_a_stored_wish_to_requeue_or_preempt_is_carried_out_after_the_rest
         config, marks = make_config(tmp_path), tmp_path / "marks"
         async with crashing(config) as made:
             script = f"echo $JOB_ATTEMPT >> {marks}; [ $JOB_ATTEMPT = 2 ] || exec sleep 600"
-            job = await submit(made, script, "--gpus=1", "--requeue")
-            await until(made, job.id, running)
-            async with asyncio.timeout(20):
-                while not marks.exists():
-                    await asyncio.sleep(0.02)
+            job = await begin(made, script, "--gpus=1", "--requeue")
+            await exists(marks)
         store = JobStore.open(config.state_dir / "agent.db", now=1)
         store.apply(job.id, wish, int(time.time()))  # the crash is between this and the stop file
         store.close()
@@ -266,13 +261,10 @@ def test_a_running_job_whose_records_were_taken_away_is_lost_and_no_success(tmp_
     async def test() -> None:
         config, gate = make_config(tmp_path), Gate(tmp_path / "go")
         async with crashing(config) as made:
-            job = await submit(made, gate.script, "--gpus=1")
-            await until(made, job.id, running)
+            job = await begin(made, gate.script, "--gpus=1")
         await gate.open()
         folder = config.state_dir / "jobs" / str(job.id) / "1"
-        async with asyncio.timeout(20):
-            while not (folder / "exit").exists():
-                await asyncio.sleep(0.02)
+        await exists(folder / "exit")
         folder.rename(tmp_path / "taken")
         async with engine(config) as made:
             after = await until(made, job.id, ended)

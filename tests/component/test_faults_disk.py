@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import shutil
@@ -20,7 +19,8 @@ from agent.api.types import JobState, SubmitRequest
 from agent.engine import procs
 from agent.engine.records import AttemptDir
 from tests.fakes.daemons import Box, DaemonError, activate_evaluation, wait_final, wait_until
-from tests.fakes.engines import Gate, Gpus, engine, look, make_config, run, running, submit, until
+from tests.fakes.disk import fill
+from tests.fakes.engines import Gate, Gpus, begin, engine, look, make_config, run, submit
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
 
@@ -57,17 +57,6 @@ def ext4(tmp_path: Path) -> Iterator[Path]:
 def break_down(folder: Path) -> None:
     """What the kernel does to an ext4 with `errors=remount-ro` on an error of the disk: read-only under open files."""
     subprocess.run(["mount", "-o", "remount,abort", str(folder)], check=True)
-
-
-def fill(folder: Path) -> Path:
-    """Take the last byte of the disk."""
-    ballast = folder / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (65536, 4096, 1):
-            with contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(size))
-    return ballast
 
 
 def request(script: str) -> SubmitRequest:
@@ -132,8 +121,7 @@ def test_row_24_on_a_read_only_disk_reads_go_on_and_no_outcome_is_made_up(
     async def test() -> None:
         gate = Gate(tmp_path / "go")
         async with engine(make_config(tmp_path), Gpus()) as made:
-            job = await submit(made, f"echo early; {gate.script}; exit 6", "--gpus=2")
-            await until(made, job.id, running)
+            job = await begin(made, f"echo early; {gate.script}; exit 6", "--gpus=2")
             attempt = AttemptDir(ext4 / "jobs" / str(job.id) / "1")
             async with asyncio.timeout(20):
                 while (started := attempt.read_started()) is None or not (attempt.path / "log").stat().st_size:

@@ -23,7 +23,7 @@ from agent.engine.launch import SHIM, ForkLauncher, shim_command
 from agent.engine.records import AttemptDir, Ended, Started, recover
 from tests.component.test_shim_oom import HOG, MakeCgroup, make_cgroup  # noqa: F401 - a fixture
 from tests.fakes.attempts import Bench, finish
-from tests.fakes.engines import Gpus, crash, ended, engine, make_config, run, running, submit, until
+from tests.fakes.engines import Gpus, begin, crash, ended, engine, exists, make_config, run, submit, until
 
 
 @asynccontextmanager
@@ -57,8 +57,7 @@ def test_rows_8_and_9_a_job_whose_shim_is_killed_is_a_node_failure_and_nothing_o
     async def test() -> None:
         config, marker = make_config(tmp_path), f"6{os.getpid()}.{int(agent_dies)}"
         async with engine(config) as made:
-            job = await submit(made, f"setsid sleep {marker} & sleep {marker}; exit 0", "--gpus=1")
-            await until(made, job.id, running)
+            job = await begin(made, f"setsid sleep {marker} & sleep {marker}; exit 0", "--gpus=1")
             who = started(config, job)
             if agent_dies:
                 await crash(made)
@@ -84,11 +83,8 @@ def test_row_10_after_a_reboot_only_who_asked_for_it_runs_again(tmp_path: Path, 
         config, marks = make_config(tmp_path), tmp_path / "marks"
         script = f"echo $JOB_ATTEMPT >> {marks}; [ $JOB_ATTEMPT = 2 ] || exec sleep 600"
         async with engine(config) as made:
-            job = await submit(made, script, "--gpus=1", "--requeue" if requeue else "--no-requeue")
-            await until(made, job.id, running)
-            async with asyncio.timeout(20):
-                while not marks.exists():
-                    await asyncio.sleep(0.02)
+            job = await begin(made, script, "--gpus=1", "--requeue" if requeue else "--no-requeue")
+            await exists(marks)
             await crash(made)
             cut_power(started(config, job))
         async with booted(config, "the next boot") as made:
@@ -123,8 +119,7 @@ def test_row_17_a_job_out_of_memory_is_told_so_while_others_run_on(
     async def test() -> None:
         gate = tmp_path / "go"
         async with engine(make_config(tmp_path)) as made:
-            other = await submit(made, f"while [ ! -e {gate} ]; do sleep 0.05; done; exit 3")
-            await until(made, other.id, running)
+            other = await begin(made, f"while [ ! -e {gate} ]; do sleep 0.05; done; exit 3")
         async with engine(make_config(tmp_path), launcher=InCgroup(make_cgroup("stoker-job-"))) as made:
             job = await submit(made, f"exec {sys.executable} -c '{HOG}'", "--gpus=1")
             after = await until(made, job.id, ended)

@@ -72,7 +72,7 @@ def running(reader: Scripted, count: int, period_s: float) -> Iterator[Frames]:
 
 
 def frame_when(frames: Frames, wanted: Callable[[tuple[Stamped, ...]], bool]) -> tuple[Stamped, ...]:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while True:
         gpus = frames.get(timeout=max(0.01, until - time.monotonic()))
         if wanted(gpus):

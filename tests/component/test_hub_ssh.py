@@ -14,10 +14,10 @@ from agent.api.refs import JobRef
 from agent.api.types import LinkState, NodeStatus
 from agent.config import HubNode
 from agent.hub.places import SSH_ROOM
-from tests.component.test_hub import wait_until
 from tests.component.test_ssh import bridge
 from tests.fakes.agent import fake_agent
 from tests.fakes.hub import hub_config, running_hub
+from tests.fakes.hub_cluster import wait_until
 from tests.fakes.sshd import Sshd, make_key, sshd
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -290,9 +290,13 @@ class Node(RuleBasedStateMachine):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quiet() -> None:
-    """Thousands of losses are told loudly; nobody listens here."""
-    logging.getLogger("agent").setLevel(logging.CRITICAL)
+def quiet() -> Iterator[None]:
+    """Thousands of losses are told loudly; nobody listens here. Other files' tests do, in the same process."""
+    logger = logging.getLogger("agent")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(before)
 
 
 TestNode = Node.TestCase

@@ -19,7 +19,7 @@ from agent.engine.reconcile import reconcile
 from agent.engine.records import Claim, Exit, Started, Stop
 from agent.jobs import ledger, notes
 from agent.jobs.errors import FolderError, IllegalMoveError, StaleJobError, StoreError
-from agent.jobs.folder import Cancelled, job_dir, read_spec, write_cancelled
+from agent.jobs.folder import job_dir, read_spec
 from agent.jobs.machine import CancelAsked, Claimed, Ended, Expired, Lost, PreemptAsked, RequeueAsked, outcome_of
 from agent.jobs.machine import Started as StartedEvent
 from agent.jobs.notes import Note
@@ -219,7 +219,7 @@ def test_what_the_job_said_of_itself_still_counts(place: Place) -> None:
 
 def test_the_note_of_an_older_version_is_honoured(place: Place) -> None:
     row = place.submit()
-    write_cancelled(job_dir(place.state_dir, row.id), Cancelled(by="bob", at=55))
+    (job_dir(place.state_dir, row.id) / "cancelled").write_bytes(b'{"by":"bob","at":55,"reason":null}')
     place.lose()
     assert place.store.get(row.id).status.detail == "cancelled by bob before it started"
 

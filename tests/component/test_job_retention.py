@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,9 @@ from agent.jobs.machine import CancelAsked
 from agent.jobs.row import JobRow
 from agent.jobs.spec import ArraySpec, Dependency, DependencySpec, JobSpec
 from agent.jobs.store import JobStore
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    opened = JobStore.open(tmp_path / "agent.db", now=1)
-    yield opened
-    opened.close()
+from tests.fakes.stores import forget_old
+from tests.fakes.stores import path as path
+from tests.fakes.stores import store as store
 
 
 def submit(store: JobStore, state_dir: Path, **fields: object) -> JobRow:
@@ -49,8 +44,8 @@ def test_what_ended_long_ago_goes_the_rest_stays(tmp_path: Path, store: JobStore
     young = ended(store, tmp_path)
     output = tmp_path / "slurm-1.out"
     output.write_text("the user's")
-    assert retention.forget_old(store, tmp_path, before=5) == []
-    assert retention.forget_old(store, tmp_path, before=11) == [old.id, several.id, several.id + 1]
+    assert forget_old(store, tmp_path, before=5) == []
+    assert forget_old(store, tmp_path, before=11) == [old.id, several.id, several.id + 1]
     assert [row.id for row in store.find()] == [young.id, waiting.id]
     assert folders(tmp_path) == [str(waiting.id), str(young.id)]
     assert output.exists()
@@ -63,7 +58,7 @@ def test_a_job_that_another_waits_for_stays(tmp_path: Path, store: JobStore) -> 
     condition = Dependency(kind="afternotok", job_id=first.id)
     submit(store, tmp_path, dependency=DependencySpec(conditions=(condition,)))
     submit(store, tmp_path)
-    assert retention.forget_old(store, tmp_path, before=11) == []
+    assert forget_old(store, tmp_path, before=11) == []
 
 
 @pytest.mark.parametrize("lost", [False, True])
@@ -85,7 +80,7 @@ def test_cut_short_the_next_round_goes_on(tmp_path: Path, store: JobStore, cut_a
         again.close()
         return
     assert reconcile(store, tmp_path, damaged=False, now=20) == 0
-    assert retention.forget_old(store, tmp_path, before=11) == [several.id, several.id + 1]
+    assert forget_old(store, tmp_path, before=11) == [several.id, several.id + 1]
     assert folders(tmp_path) == [str(young.id)]
 
 
@@ -138,7 +133,7 @@ def test_nothing_planted_is_followed_and_all_of_it_goes(tmp_path: Path, store: J
     submit(store, tmp_path)
     plant(job_dir(tmp_path, old.id), outside)
     deep(job_dir(tmp_path, old.id), 3000)
-    assert retention.forget_old(store, tmp_path, before=11) == [old.id]
+    assert forget_old(store, tmp_path, before=11) == [old.id]
     assert folders(tmp_path) == ["2"]
     assert (outside / "precious").read_text() == "untouched"
 
@@ -154,11 +149,11 @@ def test_a_job_folder_that_is_a_link_is_not_followed(
     folder = job_dir(tmp_path, old.id)
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(outside)
-    retention.forget_old(store, tmp_path, before=11)
+    forget_old(store, tmp_path, before=11)
     assert (outside / "precious").read_text() == "untouched"
     assert "remove it by hand" in caplog.text
 
 
 def test_no_job_folders_at_all(tmp_path: Path, store: JobStore) -> None:
     retention.remove_folders(tmp_path, {})
-    assert retention.forget_old(store, tmp_path, before=11) == []
+    assert forget_old(store, tmp_path, before=11) == []

@@ -1,17 +1,10 @@
-"""The job store over a real SQLite file: what it keeps, what it refuses, what survives."""
+"""The job store over a real SQLite file: what it keeps and what it refuses."""
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,44 +20,15 @@ from agent.jobs.errors import (
     KeyConflictError,
     NoSuchJobError,
     StaleJobError,
-    StoreError,
-    StoreLockedError,
 )
 from agent.jobs.filters import JobFilter
 from agent.jobs.machine import CancelAsked, Claimed, Ended, Event, Lost, NeverRan, Rebooted, Started, Status, outcome_of
 from agent.jobs.row import JobRow
-from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
 from agent.jobs.wire import Standing, to_wire
-
-
-def spec(**fields: object) -> JobSpec:
-    known = {"name": "nm", "script_name": "s.sh", "submit_dir": "/home/ada", "work_dir": "/home/ada"}
-    return JobSpec(**{**known, **fields})  # type: ignore[arg-type]
-
-
-def add(store: JobStore, key: str | None = None, *, user: str = "ada", uid: int = 1001, **fields: object) -> JobRow:
-    return store.add(spec(**fields), user=user, uid=uid, key=key, digest="d", now=100)[0]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "agent.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[JobStore]:
-    opened = JobStore.open(path, now=1)
-    yield opened
-    opened.close()
-
-
-def reopened(store: JobStore, path: Path) -> JobStore:
-    store.close()
-    again = JobStore.open(path, now=2)
-    assert again.damaged is None
-    return again
-
+from tests.fakes.stores import add, reopened, spec
+from tests.fakes.stores import path as path
+from tests.fakes.stores import store as store
 
 # --- taking in --------------------------------------------------------------------------------------------------------
 
@@ -272,143 +236,6 @@ def test_a_rebuild_takes_in_what_is_missing(store: JobStore) -> None:
     assert row.status.attempt == 3, "an attempt that a folder knows of is taken up as it is"
 
 
-# --- one process, one thread ------------------------------------------------------------------------------------------
-
-HOLD = """
-import sys
-from pathlib import Path
-from agent.jobs.store import JobStore
-store = JobStore.open(Path(sys.argv[1]), now=1)
-print("open", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_second_agent_is_refused_and_told_who_holds_the_store(path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        assert holder.stdin and holder.stdout
-        assert holder.stdout.readline() == "open\n"
-        with pytest.raises(StoreLockedError, match=rf"is in use by process {holder.pid}; only one process"):
-            JobStore.open(path, now=2)
-        holder.stdin.close()
-        assert holder.wait(timeout=20) == 0
-    JobStore.open(path, now=3).close()
-
-
-def test_another_thread_is_refused(store: JobStore) -> None:
-    caught: list[StoreError] = []
-
-    def trespass() -> None:
-        try:
-            store.find()
-        except StoreError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=trespass)
-    thread.start()
-    thread.join(timeout=10)
-    assert len(caught) == 1
-    assert "thread" in str(caught[0])
-
-
-def test_the_file_survives_a_power_cut_by_its_settings(path: Path, store: JobStore) -> None:
-    add(store)
-    assert not path.with_name("agent.db-shm").exists(), "EXCLUSIVE needs no shared memory"
-    assert path.with_name("agent.db-wal").exists()
-    assert store._connection.execute("PRAGMA synchronous").fetchone()[0] == 2  # FULL
-
-
-# --- kill -9 and full disks -------------------------------------------------------------------------------------------
-
-SUBMIT_FOR_EVER = """
-import sys
-from pathlib import Path
-from agent.jobs.spec import JobSpec
-from agent.jobs.store import JobStore
-store = JobStore.open(Path(sys.argv[1]), now=1)
-assert store.damaged is None
-spec = JobSpec(name="n", script_name="s", submit_dir="/", work_dir="/")
-while True:
-    row, _ = store.add(spec, user="ada", uid=1, key=None, digest="d", now=1)
-    print(row.id, flush=True)
-"""
-
-
-def test_what_was_answered_survives_kill_9(path: Path) -> None:
-    answered = 0
-    for count in (1, 40, 7):
-        with subprocess.Popen(
-            [sys.executable, "-c", SUBMIT_FOR_EVER, str(path)], stdout=subprocess.PIPE, text=True
-        ) as child:
-            assert child.stdout
-            for _ in range(count):
-                answered = int(child.stdout.readline())
-            os.kill(child.pid, signal.SIGKILL)
-            rest = child.stdout.read().split("\n")
-            answered = max([answered, *(int(line) for line in rest[:-1])])
-            child.wait(timeout=20)
-    store = JobStore.open(path, now=2)
-    assert store.damaged is None
-    ids = [row.id for row in store.pending()]
-    assert ids == list(range(1, len(ids) + 1))
-    assert len(ids) - answered in (0, 1, 2), "at most the one whose answer was under way, each time"
-    assert answered >= 48
-    store.close()
-
-
-FILL = """
-import json, os, resource, signal, sys
-from pathlib import Path
-from agent.jobs.errors import StoreError
-from agent.jobs.filters import JobFilter
-from agent.jobs.machine import CancelAsked
-from agent.jobs.spec import JobSpec
-from agent.jobs.store import JobStore
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-path = Path(sys.argv[1])
-store = JobStore.open(path, now=1)
-spec = JobSpec(name="n", script_name="s", submit_dir="/", work_dir="/", args=("x" * 4000,))
-def add():
-    return store.add(spec, user="ada", uid=1, key=None, digest="d", now=1)[0].id
-before = [add() for _ in range(3)]
-_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-wal = path.with_name(path.name + "-wal").stat().st_size
-resource.setrlimit(resource.RLIMIT_FSIZE, (wal + 10_000, hard))
-refused = None
-while refused is None:
-    try:
-        before.append(add())
-    except StoreError as error:
-        refused = str(error)
-reads = [row.id for row in store.pending()]
-resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-after = add()
-store.close()
-print(json.dumps({"before": before, "refused": refused, "reads": reads, "after": after}))
-"""
-
-
-def test_a_full_disk_refuses_and_recovers_by_itself(path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FILL, str(path)], capture_output=True, text=True, timeout=60, check=True
-    )
-    told = json.loads(done.stdout)
-    assert "disk of the state folder is full" in told["refused"]
-    assert told["reads"] == told["before"], "reads work, and nothing half-stored is seen"
-    assert told["after"] == told["before"][-1] + 1
-    store = JobStore.open(path, now=2)
-    assert store.damaged is None
-    assert [row.id for row in store.pending()] == [*told["before"], told["after"]]
-    store.close()
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"cannot open .*/nowhere/agent\.db"):
-        JobStore.open(tmp_path / "nowhere" / "agent.db", now=1)
-
-
 # --- over the wire ----------------------------------------------------------------------------------------------------
 
 
@@ -498,6 +325,8 @@ class StoreWalk(RuleBasedStateMachine):
 
 
 TestStoreWalk = StoreWalk.TestCase
+
+
 TestStoreWalk.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
 
 

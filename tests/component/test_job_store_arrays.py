@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,6 +16,8 @@ from agent.jobs.machine import CancelAsked, Ended, Expired, Started, outcome_of
 from agent.jobs.row import JobRow
 from agent.jobs.spec import ArraySpec, Dependency, DependencySpec, JobSpec
 from agent.jobs.store import JobStore
+from tests.fakes.stores import path as path
+from tests.fakes.stores import store as store
 
 
 def spec(**fields: object) -> JobSpec:
@@ -36,13 +37,6 @@ def end(store: JobStore, job_id: int, at: int) -> None:
     store.claim(job_id, attempt=store.get(job_id).status.attempt + 1, gpu_uuids=(), now=at)
     store.apply(job_id, Started(at=at), at)
     store.apply(job_id, Ended(outcome=outcome_of(code=0, signal=None, why=None, ended_at=at)), at)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    opened = JobStore.open(tmp_path / "agent.db", now=1)
-    yield opened
-    opened.close()
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agent.api.queue import Drain, GpuUsage, JobUsage, Reservation, UsagePoint, Verdict
 from agent.jobs.store import JobStore
+from tests.fakes.stores import path as path
+from tests.fakes.stores import store as store
 
 HOUR = 3600
 DAY = 24 * HOUR
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[JobStore]:
-    opened = JobStore.open(tmp_path / "agent.db", now=1)
-    yield opened
-    opened.close()
 
 
 def test_the_shelf_keeps_things_by_kind_and_key(tmp_path: Path, store: JobStore) -> None:

@@ -87,7 +87,7 @@ async def desk(folder: Path, hooks: HooksTable, *jobs: Job) -> AsyncIterator[Des
 
 async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
     """Another task's work is awaited by asking: it has no event of its own."""
-    end = time.monotonic() + 15
+    end = time.monotonic() + 60
     while not await holds():
         assert time.monotonic() < end, what
         await asyncio.sleep(0.02)
@@ -97,7 +97,7 @@ def command(folder: Path, body: str) -> HooksTable:
     path = folder / "notify"
     path.write_text(f"#!/bin/sh\n{body}\n")
     path.chmod(0o755)
-    return HooksTable(notify_command=path, timeout_s=5)
+    return HooksTable(notify_command=path, timeout_s=60)
 
 
 def _into(folder: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine import procs, tmpdir
-from agent.engine.records import Lost, Rebooted, recover
+from agent.engine.records import AttemptDir, Lost, Rebooted, Started, recover
 from tests.fakes.attempts import Bench, finish, log, started, until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a job as another user")
@@ -100,7 +100,7 @@ def test_no_depth_and_no_missing_right_keeps_it(tmp: Path) -> None:
     (taken / "x").touch()
     (tmp / ".stoker-2").touch()
     before = set(os.listdir("/proc/self/fd"))
-    assert tmpdir.remove(str(tmp)) is None
+    assert tmpdir.remove(str(tmp), timeout_s=100) is None
     assert not tmp.exists()
     assert set(os.listdir("/proc/self/fd")) == before
 
@@ -138,21 +138,24 @@ def test_a_folder_with_more_names_than_one_reading_gives(tmp: Path) -> None:
     assert not tmp.exists()
 
 
-def test_row_8_a_lost_runs_folder_is_removed_with_what_is_left_of_it(bench: Bench, tmp: Path) -> None:
+def without_its_shim(bench: Bench, tmp: Path) -> tuple[AttemptDir, Started]:
+    """A job with a temporary folder, that runs on after its shim was killed."""
     attempt = bench.running(f"touch {tmp}/x; echo READY; exec sleep 60", tmp_dir=str(tmp))
     who = started(attempt)
     procs.signal_exact(who.shim_pid, who.shim_start, signal.SIGKILL)
     until(lambda: not attempt.locked())
+    return attempt, who
+
+
+def test_row_8_a_lost_runs_folder_is_removed_with_what_is_left_of_it(bench: Bench, tmp: Path) -> None:
+    attempt, _ = without_its_shim(bench, tmp)
     assert tmp.exists()
     assert isinstance(recover(attempt, procs.boot_id()), Lost)
     assert not tmp.exists()
 
 
 def test_row_10_a_reboot_leaves_none_either(bench: Bench, tmp: Path) -> None:
-    attempt = bench.running(f"touch {tmp}/x; echo READY; exec sleep 60", tmp_dir=str(tmp))
-    who = started(attempt)
-    procs.signal_exact(who.shim_pid, who.shim_start, signal.SIGKILL)
-    until(lambda: not attempt.locked())
+    attempt, who = without_its_shim(bench, tmp)
     assert isinstance(recover(attempt, "another boot"), Rebooted)
     assert not tmp.exists()
     os.kill(who.job_pid, signal.SIGKILL)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,86 +10,11 @@ import pytest
 
 from agent.api.queue import Drain, Reservation, Share
 from agent.api.types import ErrorBody, JobState, LinkState, NodeStatus
-from tests.fakes.agent import node
-from tests.fakes.slurm_queue import FakeQueue, job, serving
+from tests.fakes.slurm_queue import job
+from tests.fakes.slurm_screen import RUN, SUBMITTED, Screen, ended_jobs, host, recorded
+from tests.fakes.slurm_screen import screen as screen
 from tui.slurm import __main__ as slurm
 from tui.slurm import ask
-from tui.slurm import job as jobs_as
-from tui.slurm.sacct import FIELDS
-
-DATA = Path(__file__).parents[1] / "data" / "slurm"
-SUBMITTED = 1_795_325_090
-"""2026-11-22T05:24:50Z, when the recorded jobs were handed in."""
-RUN: dict[str, Any] = {"started_at": SUBMITTED, "attempt": 1, "gpu_indexes": ()}
-
-
-class Screen:
-    """Runs commands against the fake queue at a fixed time."""
-
-    def __init__(self, queue: FakeQueue, capsys: pytest.CaptureFixture[str]) -> None:
-        self.queue = queue
-        self._capsys = capsys
-
-    def run(self, *words: str) -> tuple[int, str, str]:
-        code = slurm.main(["stoker-slurm", *words])
-        told = self._capsys.readouterr()
-        return code, told.out, told.err
-
-    def lines(self, *words: str) -> list[str]:
-        code, out, err = self.run(*words)
-        assert (code, err) == (0, "")
-        return out.splitlines()
-
-
-def recorded(name: str) -> list[str]:
-    """The lines that Slurm printed."""
-    return (DATA / f"{name}.txt").read_text().splitlines()[1:-1]
-
-
-def host(**more: Any) -> NodeStatus:
-    mebi = 2**20
-    known = node(
-        "n1", cpu_count=8, memory_total_bytes=20_000 * mebi, memory_available_bytes=21_997 * mebi, load_1m=0.48
-    )
-    return NodeStatus(name="n1", link=LinkState.UP, age_s=0.0, node=msgspec.structs.replace(known, **more))
-
-
-def the_jobs() -> list[Any]:
-    """The recorded jobs as the agent would tell them."""
-    hour = 3600
-    array: dict[str, Any] = {"array_job_id": 3, "array_text": "3-9%2", "priority": 56}
-    waits: dict[str, Any] = {"reason": "JobArrayTaskLimit", **array}
-    paths = [{"output_path": f"/home/alice/slurm-{name}.out"} for name in ("1", "2", "3_3", "3_4")]
-    return [
-        job(1, JobState.RUNNING, name="train", tasks=2, gpus=2, time_limit_s=600, comment="hi", priority=62,
-            **RUN | paths[0]),
-        job(2, JobState.RUNNING, gpus=1, time_limit_s=93_840, priority=56, **RUN | paths[1]),
-        job(9, JobState.RUNNING, array_task_id=3, **array, **RUN | paths[2]),
-        job(10, JobState.RUNNING, array_task_id=4, **array, **RUN | paths[3]),
-        *(job(6 + task, array_task_id=task, **waits) for task in range(5, 10)),
-        job(4, reason="Dependency", dependency="afterok:2", priority=56),
-        job(5, name="averyverylongjobname", reason="JobHeldUser", held=True, nice=5, partition="short",
-            time_limit_s=600, priority=0),
-        job(6, reason="Resources", gpus=8, priority=56),
-        job(7, reason="BeginTime", begin_at=SUBMITTED + hour, time_limit_s=hour, priority=56),
-    ]  # fmt: skip
-
-
-@pytest.fixture
-def screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Screen]:
-    monkeypatch.setenv("TZ", "UTC")
-    time.tzset()
-    monkeypatch.setattr(time, "time", lambda: SUBMITTED + 2.0)
-    monkeypatch.setattr(jobs_as, "uid", lambda user: {"root": 0}.get(user, 1001))
-    monkeypatch.setattr(jobs_as, "group", lambda user: (user, 1001))
-    monkeypatch.setattr(ask, "me", lambda: "alice")
-    queue = FakeQueue(the_jobs(), [host()])
-    with tempfile.TemporaryDirectory(prefix="stk-") as folder, serving(queue, Path(folder) / "s") as path:
-        monkeypatch.setenv("STOKER_SOCKET", str(path))
-        yield Screen(queue, capsys)
-    monkeypatch.undo()
-    time.tzset()
-
 
 # --- squeue -----------------------------------------------------------------------------------------------------------
 
@@ -264,123 +186,6 @@ def test_jobs_are_read_page_by_page(screen: Screen, monkeypatch: pytest.MonkeyPa
     assert len(screen.lines("squeue", "-h", "-r")) == 13
 
 
-# --- sacct ------------------------------------------------------------------------------------------------------------
-
-
-def ended_jobs() -> list[Any]:
-    """The jobs of the recorded `sacct -a -P`, but for steps of `srun`, which nobody keeps count of here."""
-    ended = {"started_at": SUBMITTED, "ended_at": SUBMITTED + 6, "attempt": 1}
-    array: dict[str, Any] = {"array_job_id": 3, "array_text": "3-9%2"}
-    cancelled = {"signal": 15, "detail": "cancelled by root", **ended}
-    return [
-        job(1, JobState.FAILED, name="train", tasks=2, gpus=2, exit_code=3, comment="hi", time_limit_s=600, priority=62,
-            **ended),
-        job(6, JobState.RUNNING, gpus=8, **RUN),
-        job(11, JobState.FAILED, account="root", exit_code=1, ended_at=SUBMITTED, started_at=SUBMITTED, attempt=1),
-        job(9, JobState.RUNNING, array_task_id=3, **array, **RUN),
-        job(10, JobState.CANCELLED, array_task_id=4, **array, **cancelled),
-        job(12, JobState.COMPLETED, tasks=2, exit_code=0, **ended),
-    ]  # fmt: skip
-
-
-def _without_steps(lines: list[str]) -> list[str]:
-    of_srun = {"12.0", "12.1", "12.2", "12.3", "12.4", "12.5", "11.batch", "3_7", "3_7.batch"}
-    return [line for line in lines if line.split("|")[0].split(" ")[0] not in of_srun]
-
-
-@pytest.mark.parametrize(
-    ("name", "words"), [("sacct_P", ["-P"]), ("sacct_p", ["-p"]), ("sacct", []), ("sacct_b", ["--brief"])]
-)
-def test_sacct_prints_the_same_lines(screen: Screen, name: str, words: list[str]) -> None:
-    screen.queue.jobs[:] = ended_jobs()
-    ours = _without_steps(screen.lines("sacct", "-a", *words))
-    theirs = _without_steps(recorded(name))
-    # A signal that ended a cancelled job stands on the step there, and on the job here too.
-    assert sorted(line for line in ours if not line.startswith(("3_4|", "3_4 "))) == sorted(
-        line for line in theirs if not line.startswith(("3_4|", "3_4 "))
-    )
-    assert ours[0] == theirs[0]
-
-
-def test_sacct_fields_have_the_same_widths_and_values(screen: Screen) -> None:
-    screen.queue.jobs[:] = ended_jobs()
-    names = recorded("sacct_fields_P")[0].split("|")
-    theirs = dict(zip(names, recorded("sacct_fields_P")[1].split("|"), strict=True))
-    known = {each.name for each in __import__("tui.slurm.sacct", fromlist=["FIELDS"]).FIELDS}
-    assert set(names) - known == {"ReqCPUFreq", "MaxDiskRead"}
-    asked = [name for name in names if name in known]
-    titles, values = screen.lines("sacct", "-a", "-j", "1", "-X", "-P", "-o", ",".join(asked))
-    assert titles.split("|") == asked
-    ours = dict(zip(asked, values.split("|"), strict=True))
-    measured = {
-        "TotalCPU",
-        "UserCPU",
-        "SystemCPU",
-        "Flags",
-        "SubmitLine",
-        "Cluster",
-        "Start",
-        "End",
-        "Submit",
-        "Eligible",
-    }
-    stored = {"Comment"}  # Slurm keeps it only where its configuration says so
-    timed = {"Elapsed", "ElapsedRaw", "CPUTime", "CPUTimeRAW", "Reserved", "Reason", "DerivedExitCode", "Layout"}
-    differing = {name for name in asked if ours[name] != theirs[name]} - measured - timed - stored
-    assert differing == set()
-    dashes = recorded("sacct_fields")[1].split(" ")
-    widths = {name: len(each) for name, each in zip(names, dashes, strict=False)}
-    shown = screen.lines("sacct", "-a", "-j", "1", "-X", "-o", ",".join(asked))[1].split(" ")
-    assert {name: len(each) for name, each in zip(asked, shown, strict=False)} == {name: widths[name] for name in asked}
-
-
-def test_sacct_widths_cut_with_a_plus(screen: Screen) -> None:
-    screen.queue.jobs[:] = ended_jobs()
-    ours = screen.lines("sacct", "-a", "-o", "JobID%20,State%5,JobName%-15,Elapsed")
-    theirs = recorded("sacct_w")
-    assert ours[:4] == theirs[:4]
-    assert "FAIL+" in ours[2]
-
-
-def test_sacct_chooses(screen: Screen) -> None:
-    screen.queue.jobs[:] = [
-        *ended_jobs(),
-        *(job(40 + n, array_job_id=40, array_task_id=n, user="bob") for n in range(3)),
-    ]
-
-    def ids(*words: str) -> list[str]:
-        return screen.lines("sacct", "-n", "-P", "-o", "JobID", *words)
-
-    assert ids("-X") == ["1", "6", "3_3", "3_4", "11", "12"]
-    assert ids("-X", "-a") == ["1", "6", "3_3", "3_4", "11", "12", "40_[0-2]"]
-    assert ids("-X", "-u", "bob", "-s", "PD") == ["40_[0-2]"]
-    assert ids("-j", "3") == ["3_3", "3_3.batch", "3_4", "3_4.batch"]
-    assert ids("-j", "3_4") == ["3_4", "3_4.batch"]
-    assert ids("-j", "1.batch") == ["1.batch"]
-    assert ids("-j", "999") == []
-    assert ids("-X", "-s", "CA,F") == ["1", "3_4", "11"]
-    assert ids("-X", "--name", "train") == ["1"]
-    assert ids("-X", "-S", "now-1hour", "-E", "now") == ["1", "6", "3_3", "3_4", "11", "12"]
-    assert ids("-X", "-a", "--array", "-u", "bob") == ["40_0", "40_1", "40_2"]
-    assert ids("-X", "-o", "State", "-j", "3_4") == ["3_4|CANCELLED by 0"]
-
-
-def test_sacct_as_submitit_asks(screen: Screen) -> None:
-    screen.queue.jobs[:] = [*ended_jobs(), *(job(40 + n, array_job_id=40, array_task_id=n) for n in range(3))]
-    words = ["-o", "JobID,State,NodeList", "--parsable2", "-j", "1", "-j", "40"]
-    assert screen.lines("sacct", *words) == [
-        "JobID|State|NodeList",
-        "1|FAILED|n1",
-        "1.batch|FAILED|n1",
-        "40_[0-2]|PENDING|None assigned",
-    ]
-
-
-def test_sacct_lists_its_fields(screen: Screen) -> None:
-    ours = {name for line in screen.lines("sacct", "-e") for name in line.split()}
-    assert {"JobID", "State", "MaxRSS", "AllocTRES", "Planned"} <= ours
-
-
 # --- scontrol ---------------------------------------------------------------------------------------------------------
 
 
@@ -475,12 +280,6 @@ def test_small_answers(screen: Screen) -> None:
     assert screen.lines("scontrol", "show", "hostlist", "n1,n2") == ["n[1-2]"]
     assert screen.lines("scontrol", "show", "res") == ["No reservations in the system"]
     assert "ClusterName             = lab" in screen.lines("scontrol", "show", "config")
-
-
-def test_sacct_prints_all_fields_when_asked_for_all(screen: Screen) -> None:
-    screen.queue.jobs[:] = ended_jobs()
-    titles = screen.lines("sacct", "-a", "-P", "-o", "ALL")[0].split("|")
-    assert titles == [each.name for each in FIELDS]
 
 
 # --- sinfo ------------------------------------------------------------------------------------------------------------

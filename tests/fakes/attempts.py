@@ -24,7 +24,7 @@ from agent.engine.records import AttemptDir, Claim, Ended, Exit, Started
 
 T = TypeVar("T")
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 """For things that take milliseconds, on a machine that may be busy."""
 
 

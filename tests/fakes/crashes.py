@@ -31,10 +31,10 @@ from agent.engine.records import Alive, AttemptDir, Claim, Ended, Exit, Lost, Ne
 from agent.jobs import ledger, machine
 from agent.jobs.errors import GpuHeldError
 from agent.jobs.machine import Event
-from agent.jobs.retention import forget_old
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
+from tests.fakes.stores import forget_old
 
 GPUS = ("GPU-a", "GPU-b")
 _NO_PROCESS = 2**22 - 1
@@ -337,7 +337,7 @@ class World:
         if attempt.read_claim() is None:
             env = {"CUDA_VISIBLE_DEVICES": ",".join(row.status.gpu_uuids)}
             attempt.create(Claim(argv=("/bin/true",), env=env, work_dir="/"))
-        if not attempt.locked() and not attempt.has_begun():
+        if not attempt.locked() and attempt.read_started() is None and attempt.read_exit() is None:
             self.shims[row.id, attempt.attempt] = Shim(attempt, self.boot_id)
 
     def _stop(self, row: JobRow) -> None:

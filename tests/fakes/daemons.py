@@ -27,7 +27,7 @@ from agent.api.types import Job
 from agent.api.unix import UnixTransport
 from tests.fakes.vendor import EVALUATION_FILE
 
-START_DEADLINE_S = 40.0
+START_DEADLINE_S = 60.0
 _T = TypeVar("_T")
 
 
@@ -154,7 +154,7 @@ def activate_evaluation(made: Box) -> None:
         wait_until(lambda: all(gpu.seated for gpu in agent.node().gpus), "the node has its seats")
 
 
-def wait_until(condition: Callable[[], _T], what: str, deadline_s: float = 30.0) -> _T:
+def wait_until(condition: Callable[[], _T], what: str, deadline_s: float = 60.0) -> _T:
     """Ask a real, other process until it says so: there is no event to await across the wire in a plain test."""
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:

@@ -21,14 +21,15 @@ import msgspec
 from agent import config as configuration
 from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobState, SubmitRequest
-from agent.engine.accept import Resources
+from agent.engine.accept import Resources, ResourceView
+from agent.engine.accounts import Readings
 from agent.engine.base import Asker
 from agent.engine.embedded import EmbeddedEngine
 from agent.engine.launch import ForkLauncher, Launcher
 from agent.jobs.schedule import GpuFacts
 from agent.telemetry.host import read_boot_id
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 @dataclass
@@ -72,12 +73,37 @@ def make_config(tmp_path: Path, *, tables: dict[str, Any] | None = None, **jobs:
     )
 
 
+@dataclass
+class Clock:
+    """The engine's: as far ahead of the machine's as a test has set it. What jobs tell of themselves is by the latter.
+
+    Stored times are whole seconds: whoever wants some to have passed moves the clock and need not wait.
+    """
+
+    ahead_s: float = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead_s
+
+
 @asynccontextmanager
 async def engine(
-    config: configuration.Config, view: Gpus | None = None, launcher: Launcher | None = None
+    config: configuration.Config,
+    view: ResourceView | None = None,
+    launcher: Launcher | None = None,
+    *,
+    clock: Callable[[], float] = time.time,
+    gpus: Readings | None = None,
 ) -> AsyncIterator[EmbeddedEngine]:
     config.state_dir.mkdir(parents=True, exist_ok=True)
-    made = EmbeddedEngine(config, view=view or Gpus(), launcher=launcher or ForkLauncher(), boot_id=read_boot_id())
+    made = EmbeddedEngine(
+        config,
+        view=view or Gpus(),
+        launcher=launcher or ForkLauncher(),
+        boot_id=read_boot_id(),
+        clock=clock,
+        gpus=gpus,
+    )
     await made.start()
     try:
         yield made
@@ -107,6 +133,10 @@ async def submit(
     return job
 
 
+def ref(job: Job) -> JobRef:
+    return JobRef(id=job.id)
+
+
 def who(name: str = "me", *, admin: bool = True) -> Asker:
     return Asker(user=name, uid=os.geteuid(), admin=admin)
 
@@ -129,6 +159,11 @@ def ended(job: Job) -> bool:
 
 def running(job: Job) -> bool:
     return job.state is JobState.RUNNING
+
+
+async def begin(made: EmbeddedEngine, script: str, *flags: str, user: str = "me") -> Job:
+    """A job that runs."""
+    return await until(made, (await submit(made, script, *flags, user=user)).id, running)
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -156,6 +191,13 @@ async def eventually(made: EmbeddedEngine, job_id: int, right: Callable[[Job], b
             made.wake()
             await asyncio.sleep(0.05)
     return job
+
+
+async def exists(path: Path) -> None:
+    """Until a job, which is another process, has made the file: nothing of ours is told of it."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not path.exists():
+            await asyncio.sleep(0.02)
 
 
 async def look(made: EmbeddedEngine, job_id: int) -> Job:

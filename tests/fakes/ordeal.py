@@ -73,7 +73,7 @@ class Ordeal:
             self._lab.agent.kill()
             self._lab.agent.start()
             kills += 1
-        submitter.join(timeout=30)
+        submitter.join(timeout=60)
         return self._judge(kills)
 
     def _submit_all(self) -> None:
@@ -96,9 +96,6 @@ class Ordeal:
 
     def _judge(self, kills: int) -> Verdict:
         verdict = Verdict(jobs=len(set(self._ids)), kills=kills)
-        ran = Counter(int(line) for line in self._runs.read_text().split())
-        verdict.doubled = [job_id for job_id, count in ran.items() if count > 1]
-        verdict.missing = [job_id for job_id in set(self._ids) if job_id not in ran]
         with self._lab.agent.client() as client:
             for job_id in sorted(set(self._ids)):
                 job = wait_final(client, job_id)
@@ -106,6 +103,9 @@ class Ordeal:
                     verdict.wrong.append(job)
                 if not _log_is_whole(client, job_id):
                     verdict.torn.append(job_id)
+        ran = Counter(int(line) for line in self._runs.read_text().split())
+        verdict.doubled = [job_id for job_id, count in ran.items() if count > 1]
+        verdict.missing = [job_id for job_id in set(self._ids) if job_id not in ran]
         return verdict
 
 

@@ -7,8 +7,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
+from agent.api.types import GpuReading, GpuState
 from agent.config import GpuTable
 from agent.gpu.sampler import CHILD_ARGV, GpuView, Sampler
+from tests.fakes.nvml import NvmlStandIn
+
+FAST = GpuTable(source="simulated", period_s=0.1)
 
 
 @asynccontextmanager
@@ -33,3 +39,26 @@ async def view_when(sampler: Sampler, wanted: Callable[[GpuView], bool], timeout
             return view
         assert time.monotonic() < until, f"not seen within {timeout_s} s; last seen: {view}"
         await sampler.wait_change(0.05)
+
+
+@pytest.fixture
+def nvml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> NvmlStandIn:
+    return NvmlStandIn(tmp_path, monkeypatch)
+
+
+def with_library(nvml: NvmlStandIn, period_s: float = 0.1, source: str = "auto") -> GpuTable:
+    return GpuTable(source=source, period_s=period_s, library=str(nvml.library))
+
+
+def gpu(view: GpuView, index: int) -> tuple[GpuReading, float]:
+    return next(each for each in view.gpus if each[0].index == index)
+
+
+def states(view: GpuView) -> list[GpuState]:
+    return [reading.state for reading, _ in view.gpus]
+
+
+def pid_of(sampler: Sampler) -> int:
+    pid = sampler.child_pid
+    assert pid is not None
+    return pid

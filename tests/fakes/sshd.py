@@ -150,7 +150,7 @@ def _free_port() -> int:
 
 
 def _await_port(server: Sshd) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
             raise RuntimeError(f"sshd did not start: {server.log()}")

@@ -6,7 +6,8 @@ waited for by its effect, with a deadline.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC
@@ -15,11 +16,12 @@ from textual.pilot import Pilot
 
 from agent.api.refs import JobRef
 from tests.fakes.cluster import NOW, FakeCluster
+from tests.fakes.lab import lab
 from tui.app import StokerApp
 from tui.session import Clock
 
 SMALL, LARGE = (80, 24), (160, 45)
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @dataclass
@@ -113,3 +115,20 @@ async def stage(
             )
         await made.settle()
         yield made
+
+
+def play(
+    scene: Callable[[Stage], Awaitable[None]],
+    cluster: FakeCluster | None = None,
+    size: tuple[int, int] = SMALL,
+    **options: object,
+) -> FakeCluster:
+    """Act a scene before a cluster."""
+    before = cluster or lab()
+
+    async def run() -> None:
+        async with stage(before, size, **options) as on:  # type: ignore[arg-type]
+            await scene(on)
+
+    asyncio.run(run())
+    return before

@@ -12,8 +12,7 @@ from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, JobUpdate
 from tests.fakes.cluster import NOW, FakeCluster, evaluation, gpu, job, node, up
 from tests.fakes.lab import queue_lab
-from tests.screens.stage import LARGE, Stage
-from tests.screens.test_flows import play
+from tests.screens.stage import LARGE, Stage, play
 from tui.cluster import ArrayKey
 from tui.widgets.machines import MachineTable
 from tui.widgets.table import Table

@@ -22,7 +22,7 @@ from tests.fakes.agent import fake_agent
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 MOUSE_OFF = b"\x1b[?1000l"
 SHOW_CURSOR = b"\x1b[?25h"
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 class Terminal:

@@ -15,7 +15,7 @@ from tui.cluster import Cluster, LinkDown
 from tui.inbox import Inbox, LogInbox
 from tui.links import TAIL_BYTES, Follower, Watcher, jittered
 
-SOON = 10.0
+SOON = 60.0
 
 
 def wait_for(condition: Callable[[], object]) -> None:

@@ -100,12 +100,8 @@ class SubmitForm(ModalScreen[Job | None]):
 
     def action_send(self) -> None:
         """Read the script and hand it in."""
-        if self._busy:
-            return
-        try:
-            request = self._request()
-        except (StokerError, ValueError) as error:
-            self._say(str(error), Role.BAD)
+        request = self._ready()
+        if request is None:
             return
         if request != self._sent:
             self._sent, self._key = request, secrets.token_hex(16)
@@ -115,16 +111,22 @@ class SubmitForm(ModalScreen[Job | None]):
 
     def action_plan(self) -> None:
         """Ask what a submit would do; nothing is stored."""
-        if self._busy:
-            return
-        try:
-            request = self._request()
-        except (StokerError, ValueError) as error:
-            self._say(str(error), Role.BAD)
+        request = self._ready()
+        if request is None:
             return
         self._busy = True
         self._say("asking …", Role.WARN)
         self._preview(request)
+
+    def _ready(self) -> SubmitRequest | None:
+        """What is to be handed in; `None` while another answer is awaited, or when the form cannot be read."""
+        if self._busy:
+            return None
+        try:
+            return self._request()
+        except (StokerError, ValueError) as error:
+            self._say(str(error), Role.BAD)
+            return None
 
     @work(thread=True, exit_on_error=False)
     def _preview(self, request: SubmitRequest) -> None:

@@ -100,16 +100,14 @@ def _signal(text: str | None) -> str | None:
     Raises:
         ToolError: it is none.
     """
-    import signal as signals
+    from agent.api import signals  # only here: its import costs every other call
 
     if text is None:
         return None
-    name = text.upper().removeprefix("SIG")
-    known = {each.name.removeprefix("SIG"): each for each in signals.Signals}
-    if name.isascii() and name.isdigit() and int(name) in list(known.values()):
-        name = signals.Signals(int(name)).name.removeprefix("SIG")
-    if name not in known:
+    number = signals.number_of(text)
+    if number is None:
         raise ToolError(f"Unknown job signal: {program.printable(text)}", bare=True)
+    name = signals.name_of(number)
     return None if name == "KILL" else name
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from agent.api import program
 from agent.api.errors import ApiError
-from agent.api.hostlist import HostListError, compress, expand
+from agent.api.hostlist import HostListError, compress, expand, shown
 from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from agent.api.types import Job
@@ -175,14 +175,9 @@ def _show(words: Words, rest: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _hosts(what: str, text: str) -> int:
     try:
-        if not text:
-            raise HostListError("host list is empty")
-        names = expand(text)
+        print(shown(what, text))
     except HostListError as error:
         raise ToolError(f"{text} {error}".strip()) from None
-    if what == "hostlistsorted":
-        names.sort()
-    print("\n".join(names) if what == "hostnames" else compress(names))
     return 0
 
 

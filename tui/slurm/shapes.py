@@ -49,67 +49,85 @@ def number(value: float | None, *, infinite: bool = False) -> dict[str, Any]:
 
 
 def _queued(view: View) -> dict[str, Any]:
+    return dict(sorted({**_whose(view), **_size(view), **_course(view)}.items()))
+
+
+def _whose(view: View) -> dict[str, Any]:
+    """Who handed in what, and where it reads and writes."""
     job = view.job
-    limit = times.whole_minutes(job.time_limit_s)
     group, gid = jobs_as.group(job.user)
     return {
         "account": job.account or "",
-        "array_job_id": number(job.array_job_id or 0),
-        "array_task_id": number(job.array_task_id),
-        "array_max_tasks": number(int(view.throttle) if view.throttle.isdigit() else 0),
-        "array_task_string": job.array_text or "",
         "batch_flag": True,
         "batch_host": view.nodes,
         "cluster": job.node,
         "command": job.command or "",
         "comment": job.comment or "",
+        "current_working_directory": job.work_dir,
+        "group_id": gid,
+        "group_name": group,
+        "name": job.name,
+        "partition": view.partition_name,
+        "qos": job.qos or "normal",
+        "resv_name": job.reservation or "",
+        "standard_error": view.stderr,
+        "standard_input": "/dev/null",
+        "standard_output": view.stdout,
+        "user_id": jobs_as.uid(job.user),
+        "user_name": job.user,
+    }
+
+
+def _size(view: View) -> dict[str, Any]:
+    """Which job it is, what it asks for and what it has."""
+    job = view.job
+    return {
+        "array_job_id": number(job.array_job_id or 0),
+        "array_task_id": number(job.array_task_id),
+        "array_max_tasks": number(int(view.throttle) if view.throttle.isdigit() else 0),
+        "array_task_string": job.array_text or "",
         "cpus": number(view.cpus),
         "cpus_per_task": number(job.cpus_per_task),
-        "current_working_directory": job.work_dir,
+        "gres_detail": [f"gpu:{job.gpus}(IDX:{','.join(map(str, job.gpu_indexes))})"] if job.gpu_indexes else [],
+        "job_id": job.id,
+        "job_resources": {"nodes": view.nodes, "allocated_cores": view.cpus} if view.nodes else {},
+        "memory_per_node": number(None if job.memory_bytes is None else job.memory_bytes // 2**20),
+        "node_count": number(1),
+        "nodes": view.nodes,
+        "tasks": number(job.tasks),
+        "tres_alloc_str": view.tres if view.nodes else "",
+        "tres_per_node": "" if view.gres == "N/A" else view.gres,
+        "tres_req_str": view.tres,
+    }
+
+
+def _course(view: View) -> dict[str, Any]:
+    """How it stands, since when, and how it ended."""
+    job = view.job
+    limit = times.whole_minutes(job.time_limit_s)
+    return {
         "deadline": number(job.deadline_at or 0),
         "dependency": "" if view.dependency == "(null)" else view.dependency,
         "derived_exit_code": _exit(view),
         "eligible_time": number(job.begin_at or job.submitted_at),
         "end_time": number(view.end_at or 0),
         "exit_code": _exit(view),
-        "gres_detail": [f"gpu:{job.gpus}(IDX:{','.join(map(str, job.gpu_indexes))})"] if job.gpu_indexes else [],
-        "group_id": gid,
-        "group_name": group,
         "hold": job.held,
-        "job_id": job.id,
-        "job_resources": {"nodes": view.nodes, "allocated_cores": view.cpus} if view.nodes else {},
         "job_state": [view.state],
-        "memory_per_node": number(None if job.memory_bytes is None else job.memory_bytes // 2**20),
-        "name": job.name,
         "nice": job.nice,
-        "node_count": number(1),
-        "nodes": view.nodes,
-        "partition": view.partition_name,
         "priority": number(job.priority or 0),
-        "qos": job.qos or "normal",
         "requeue": job.requeue,
         "restart_cnt": max(0, job.attempt - 1),
-        "resv_name": job.reservation or "",
-        "standard_error": view.stderr,
-        "standard_input": "/dev/null",
-        "standard_output": view.stdout,
         "start_time": number(view.start_at or 0),
         "state_description": job.detail or "",
         "state_reason": view.reason,
         "submit_time": number(job.submitted_at),
-        "tasks": number(job.tasks),
         "time_limit": number(limit, infinite=limit is None) | {"set": True},
-        "tres_alloc_str": view.tres if view.nodes else "",
-        "tres_per_node": "" if view.gres == "N/A" else view.gres,
-        "tres_req_str": view.tres,
-        "user_id": jobs_as.uid(job.user),
-        "user_name": job.user,
     }
 
 
 def _accounted(view: View) -> dict[str, Any]:
     job = view.job
-    limit = times.whole_minutes(job.time_limit_s)
     tres = [_tres(name, value) for name, value in view.tres_parts().items()]
     return {
         "account": job.account or "",
@@ -139,21 +157,27 @@ def _accounted(view: View) -> dict[str, Any]:
         "restart_cnt": max(0, job.attempt - 1),
         "state": {"current": [view.state], "reason": view.reason},
         "steps": [],
-        "time": {
-            "elapsed": view.elapsed_s,
-            "eligible": job.begin_at or job.submitted_at,
-            "end": job.ended_at or 0,
-            "start": job.started_at or 0,
-            "submission": job.submitted_at,
-            "suspended": 0,
-            "limit": number(limit, infinite=limit is None) | {"set": True},
-        },
+        "time": _spans(view),
         "tres": {"allocated": tres if view.nodes else [], "requested": tres},
         "user": job.user,
         "working_directory": job.work_dir,
         "stdout": view.stdout,
         "stderr": view.stderr,
         "submit_line": job.command or "",
+    }
+
+
+def _spans(view: View) -> dict[str, Any]:
+    job = view.job
+    limit = times.whole_minutes(job.time_limit_s)
+    return {
+        "elapsed": view.elapsed_s,
+        "eligible": job.begin_at or job.submitted_at,
+        "end": job.ended_at or 0,
+        "start": job.started_at or 0,
+        "submission": job.submitted_at,
+        "suspended": 0,
+        "limit": number(limit, infinite=limit is None) | {"set": True},
     }
 
 

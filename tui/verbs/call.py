@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
 from agent.api.types import Job
-from tui import plain
+from tui import plain, safe
 
 if TYPE_CHECKING:
     from tui.links import ClusterClient
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,14 @@ class Call:
     client: ClusterClient
     json: bool = False
     out: TextIO = field(default_factory=lambda: sys.stdout)
+
+    def listed(self, found: Sequence[_T], titles: Sequence[str], line: Callable[[_T], Sequence[str]]) -> int:
+        """Print values: as they came for `--json`, else as a table of `line` of each, made safe; the exit code, 0."""
+        if self.json:
+            plain.as_json(found, self.out)
+        else:
+            plain.table(titles, [line(each) for each in safe.clean(found)], self.out)
+        return 0
 
 
 def each(

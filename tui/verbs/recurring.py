@@ -32,12 +32,7 @@ def options(parser: Parser, _: str) -> None:
 
 def crons(call: Call, args: argparse.Namespace) -> int:
     """Print recurring jobs."""
-    found = call.client.crons(args.node)
-    if call.json:
-        plain.as_json(found, call.out)
-        return 0
-    plain.table(tables.CRON_TITLES, [tables.cron_line(each) for each in safe.clean(found)], call.out)
-    return 0
+    return call.listed(call.client.crons(args.node), tables.CRON_TITLES, tables.cron_line)
 
 
 def _remove(call: Call, args: argparse.Namespace) -> int:

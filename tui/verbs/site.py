@@ -151,12 +151,7 @@ def _show_drains(call: Call, names: Sequence[str]) -> int:
             lines += _drain_lines(name, call.client.node(name))
         except ApiError as error:
             plain.complain(f"the drains of {name} are not known: {error}")
-    if call.json:
-        plain.as_json(lines, call.out)
-        return 0
-    shown = [tables.drain_line(each.node, each.gpu_index, each) for each in safe.clean(lines)]
-    plain.table(tables.DRAIN_TITLES, shown, call.out)
-    return 0
+    return call.listed(lines, tables.DRAIN_TITLES, lambda each: tables.drain_line(each.node, each.gpu_index, each))
 
 
 def _drain_lines(name: str, node: Node) -> list[DrainLine]:
@@ -213,13 +208,8 @@ def _reservation_options(parser: Parser) -> None:
 def reservations(call: Call, args: argparse.Namespace) -> int:
     """Print reservations that are not over."""
     found = call.client.reservations(args.node)
-    if call.json:
-        plain.as_json(found, call.out)
-        return 0
-    indexes = {gpu.uuid: gpu.index for each in call.client.nodes() for gpu in _gpus(each)}
-    lines = [tables.reservation_line(each, indexes) for each in safe.clean(found)]
-    plain.table(tables.RESERVATION_TITLES, lines, call.out)
-    return 0
+    indexes = {} if call.json else {gpu.uuid: gpu.index for each in call.client.nodes() for gpu in _gpus(each)}
+    return call.listed(found, tables.RESERVATION_TITLES, lambda each: tables.reservation_line(each, indexes))
 
 
 def _reserve(call: Call, args: argparse.Namespace) -> int:
@@ -272,12 +262,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 def shares(call: Call, args: argparse.Namespace) -> int:
     """Print the fair share."""
-    found = call.client.shares(args.node)
-    if call.json:
-        plain.as_json(found, call.out)
-        return 0
-    plain.table(tables.SHARE_TITLES, [tables.share_line(each) for each in safe.clean(found)], call.out)
-    return 0
+    return call.listed(call.client.shares(args.node), tables.SHARE_TITLES, tables.share_line)
 
 
 def partitions(call: Call, args: argparse.Namespace) -> int:
