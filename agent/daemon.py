@@ -49,18 +49,21 @@ def run_hub(config: Config) -> int:
 
 
 async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
+    from agent.api.types import GpuSource
     from agent.engine.embedded import EmbeddedEngine
     from agent.engine.served import choose_launcher
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
     from agent.server import base
-    from agent.server.agent_routes import AgentService
+    from agent.server.agent_routes import AgentService, Routes
     from agent.server.clerk_routes import ClerkRoutes
+    from agent.server.health_routes import HealthRoutes
     from agent.server.history_routes import HistoryRoutes
     from agent.server.peer import Access
     from agent.server.resources import NodeResources
     from agent.telemetry.history import History
     from agent.telemetry.host import read_boot_id
+    from agent.telemetry.kernellog import KernelLog
     from agent.telemetry.recorder import Recorder
     from agent.telemetry.ringfile import SPANS
 
@@ -83,9 +86,14 @@ async def _start_agent(config: Config, stack: AsyncExitStack) -> _Reload:
     engine = EmbeddedEngine(config, view=node, launcher=launcher, boot_id=read_boot_id(), gpus=node)
     await engine.start()
     stack.push_async_callback(engine.stop)
+    log = KernelLog(engine.incidents.take)
+    if config.gpu.source != GpuSource.SIMULATED:
+        log.start()
+        stack.callback(log.stop)
     clerks = ClerkRoutes(config.name, cron=engine.clerks.cron, courier=engine.clerks.courier)
     past = HistoryRoutes(config.name, history=history, sampler=sampler)
-    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=[clerks, past])
+    more: list[Routes] = [clerks, past, HealthRoutes(engine.incidents)]
+    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=more)
     await service.start()
     stack.push_async_callback(service.stop)
     app = base.make_app(Access(config))

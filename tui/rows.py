@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from agent.api.health import Incident, Severity
 from agent.api.queue import Drain
 from agent.api.types import Gpu, GpuState, Job, JobState
 from tui import arrays, safe, units
@@ -265,6 +266,16 @@ def drain_note(drain: Drain) -> str:
     return f"drained by {drain.by}: {drain.reason}"
 
 
+def incident_note(incidents: Sequence[Incident]) -> str:
+    """What is wrong, the worst first, and how much more; empty when nothing is that somebody must see."""
+    grave = [each for each in incidents if each.severity is not Severity.INFO and each.acknowledged_at is None]
+    if not grave:
+        return ""
+    worst = min(grave, key=lambda each: (each.severity is not Severity.CRITICAL, -each.id))
+    more = f" and {units.count(len(grave) - 1, 'more incident')}" if len(grave) > 1 else ""
+    return f"! {worst.what}{more}"
+
+
 def is_heard(view: NodeView) -> bool:
     """Whether a node's values may be shown at all."""
     return view.freshness in (Freshness.LIVE, Freshness.STALE)
@@ -392,6 +403,7 @@ def node_note(view: NodeView) -> str:
     drained = sum(gpu.drain is not None for gpu in view.node.gpus)
     notes = [
         drain_note(view.node.drain) if view.node.drain else "",
+        incident_note(view.node.incidents),
         f"{units.count(bad, 'GPU')} not working" if bad else "",
         f"{units.count(drained, 'GPU')} drained" if drained else "",
     ]

@@ -18,6 +18,7 @@ import msgspec
 
 from agent.api.decode import Decoder, decode, decoder
 from agent.api.errors import ApiError, ProtocolError
+from agent.api.health import Incident, KnownGpu
 from agent.api.pool import Call, Pool
 from agent.api.queue import (
     Cron,
@@ -288,6 +289,22 @@ class Client:
         """`GET /v1/history`: a metric of a GPU (an index or a UUID) or of the node, in at most `points` buckets."""
         asked = _with_query("/history", metric=metric, gpu=gpu, **{"from": since, "to": until}, points=points)
         return self._get(f"{_root(node)}{asked}", MetricHistory)
+
+    def incidents(self, *, over: bool = False, node: str | None = None) -> list[Incident]:
+        """`GET /v1/incidents`: those of a node that are open; with `over` those that were as well."""
+        return self._get(f"{_root(node)}{_with_query('/incidents', over=1 if over else None)}", list[Incident])
+
+    def inventory(self, node: str | None = None) -> list[KnownGpu]:
+        """`GET /v1/inventory`: the GPUs that a node is known to have."""
+        return self._get(f"{_root(node)}/inventory", list[KnownGpu])
+
+    def accept_inventory(self, node: str | None = None) -> list[KnownGpu]:
+        """`POST /v1/inventory/accept`: take what is there now for right; for admins."""
+        return self._ask("POST", f"{_root(node)}/inventory/accept", list[KnownGpu], repeatable=True)
+
+    def acknowledge(self, number: int, node: str | None = None) -> Incident:
+        """`POST /v1/incidents/N/acknowledge`; for admins."""
+        return self._ask("POST", f"{_root(node)}/incidents/{number}/acknowledge", Incident, repeatable=True)
 
     def metrics(self) -> str:
         """OpenMetrics text."""

@@ -44,6 +44,18 @@ class IncidentKind(Word):
     """Readings do not come."""
 
 
+class KnownGpu(Wire, frozen=True, kw_only=True):
+    """A GPU as it was when the node was taken into service, or when somebody accepted what was there."""
+
+    uuid: str
+    index: int
+    name: str
+    pcie_width: int | None = None
+    """Lanes that it can have."""
+    pcie_generation: int | None = None
+    nvlinks: int | None = None
+
+
 class Incident(Wire, frozen=True, kw_only=True):
     """Something that is or was wrong. The same again after it cleared is another one."""
 

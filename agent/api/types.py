@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from agent.api.health import Incident
 from agent.api.licence import ActivateRequest as ActivateRequest
 from agent.api.licence import LeaseGrant as LeaseGrant
 from agent.api.licence import LeaseReply as LeaseReply
@@ -26,6 +27,9 @@ MAX_SCRIPT_BYTES = 512 * 1024
 """Largest job script. The body cap is 1 MiB, and the environment travels beside the script."""
 
 MAX_BODY_BYTES = 1024 * 1024
+
+MAX_INCIDENTS = 50
+"""In a node's snapshot, which travels each second."""
 
 
 # --- GPUs and nodes ---------------------------------------------------------------------------------------------------
@@ -145,6 +149,8 @@ class Node(Wire, frozen=True, kw_only=True):
     """The licence stage as this node's gate sees it; a `LicenceStage` value."""
     drain: Drain | None = None
     """The whole node takes no new job."""
+    incidents: tuple[Incident, ...] = ()
+    """What is wrong with its GPUs now, the newest first, at most `MAX_INCIDENTS`."""
 
 
 class LinkState(Word):

@@ -13,25 +13,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
 from agent.api.errors import ApiError, StokerError
-from agent.api.health import Incident, IncidentKind, Severity
+from agent.api.health import Incident, IncidentKind, KnownGpu, Severity
 from agent.api.queue import DrainOwner
-from agent.api.types import GpuReading
+from agent.api.types import GpuReading, GpuState
 from agent.engine.arrange import Arrangements, require_admin
 from agent.engine.base import Asker
 from agent.engine.core import Core
 from agent.engine.shelf import Shelf
+from agent.gpu.frames import UNKNOWN_UUID
 from agent.telemetry import rules
-from agent.telemetry.rules import HeldBy, KnownGpu, Scene
+from agent.telemetry.rules import HeldBy, Scene
 from agent.telemetry.watch import Changes, Finding, Key, Watch
 from agent.telemetry.xid import Xid, meaning
 
 KIND = "incident"
+_INVENTORY = "inventory"
 LOOK_S = 1.0
+SETTLED_LOOKS = 10
+"""Looks at the same GPUs, all of them well, after which a new node's inventory is remembered."""
 KEPT = 1000
 """Incidents that are over; beyond, the oldest go."""
 SAME_S = 5.0
@@ -51,33 +56,38 @@ POLICY: dict[IncidentKind, str] = {
 logger = logging.getLogger(__name__)
 
 
+class Seen(Protocol):
+    """What can be seen of the node."""
+
+    def readings(self) -> Sequence[GpuReading]:
+        """All GPUs as they were read last."""
+
+    def silent_s(self) -> float:
+        """For how long readings are overdue; 0 while they come."""
+
+    @property
+    def pids(self) -> Mapping[int, int]:
+        """Process id → job."""
+
+
 class Incidents:
     """See above. Lives on the event loop."""
 
-    def __init__(
-        self,
-        core: Core,
-        arrangements: Arrangements,
-        *,
-        readings: Callable[[], Sequence[GpuReading]],
-        silent_s: Callable[[], float] = lambda: 0.0,
-        pids: Callable[[], Mapping[int, int]] = dict,
-    ) -> None:
-        """The node's GPUs as they were read last, how long nothing has been read, and which job a process is of."""
+    def __init__(self, core: Core, arrangements: Arrangements, seen: Seen) -> None:
         self._core = core
         self._arrangements = arrangements
         self._shelf = Shelf(core.store)
-        self._readings = readings
-        self._silent_s = silent_s
-        self._pids = pids
+        self._seen = seen
         self._watch = Watch()
         self._open: dict[Key, Incident] = {}
         self._over: dict[int, Incident] = {}
         self._xids: list[Xid] = []
         self._told: dict[Key, float] = {}
         """When an XID was told of last, by whichever way."""
-        self.known: tuple[KnownGpu, ...] = ()
-        """The GPUs at install."""
+        self._known: dict[str, KnownGpu] = {}
+        """The GPUs at install, by UUID."""
+        self._settling: tuple[frozenset[str], int] = (frozenset(), 0)
+        """GPUs of a node without an inventory, and for how many looks they have been the same."""
 
     async def load(self) -> None:
         """Take up what is on the shelf.
@@ -85,6 +95,7 @@ class Incidents:
         Raises:
             StoreError: it cannot be read.
         """
+        self._known = {each.uuid: each for each in await self._shelf.all(_INVENTORY, KnownGpu)}
         for each in await self._shelf.all(KIND, Incident):
             if each.cleared_at is not None:
                 self._over[each.id] = each
@@ -132,6 +143,43 @@ class Incidents:
             self._open[key] = each
         return each
 
+    def inventory(self) -> list[KnownGpu]:
+        """The GPUs that the node is known to have, by index; none on a node that is still new."""
+        return sorted(self._known.values(), key=lambda each: each.index)
+
+    async def accept(self, asker: Asker) -> list[KnownGpu]:
+        """Take what is there now for right.
+
+        Raises:
+            ApiError: 403; 409, a GPU cannot be read.
+        """
+        require_admin(asker, "accepting the inventory")
+        readings = [each for each in self._seen.readings() if each.mig_parent is None]
+        bad = next((each for each in readings if each.state is not GpuState.OK), None)
+        if bad is not None:
+            sentence = (
+                f"GPU {bad.index} cannot be read ({bad.state.value}), so it is not known what it is; mend it first"
+            )
+            raise ApiError(409, "not_readable", sentence)
+        await self._remember(readings)
+        return self.inventory()
+
+    async def _remember(self, readings: Sequence[GpuReading]) -> None:
+        known = {each.uuid: KnownGpu(uuid=each.uuid, index=each.index, name=each.name) for each in readings}
+        gone = [(_INVENTORY, uuid) for uuid in self._known if uuid not in known]
+        await self._shelf.change([(_INVENTORY, uuid, each) for uuid, each in known.items()], gone)
+        self._known = known
+        logger.info("the node's GPUs are remembered: %d", len(known))
+
+    async def _settle(self) -> None:
+        """Remember a new node's GPUs once they have been the same for some looks, and all well."""
+        readings = [each for each in self._seen.readings() if each.mig_parent is None]
+        uuids = frozenset(each.uuid for each in readings if each.state is GpuState.OK)
+        before, looks = self._settling
+        self._settling = (uuids, looks + 1 if uuids == before and len(uuids) == len(readings) else 0)
+        if uuids and self._settling[1] >= SETTLED_LOOKS:
+            await self._remember(readings)
+
     # --- looking ------------------------------------------------------------------------------------------------------
 
     async def look(self, now: float, monotonic: float) -> None:
@@ -140,6 +188,8 @@ class Incidents:
         Raises:
             StoreError: what changed is not kept; the drain is not made either, and the next look sees it again.
         """
+        if not self._known:
+            await self._settle()
         scene = self._scene()
         findings = [*self._of_xids(scene, monotonic), *rules.look(scene)]
         changes = self._watch.look(findings, monotonic, blind=rules.blind(scene))
@@ -158,11 +208,18 @@ class Incidents:
                     shared.add(uuid)
                 held[uuid] = HeldBy(job_id=row.id, user=row.user, gpus=len(row.status.gpu_uuids))
         return Scene(
-            readings=self._readings(),
+            readings=[self._named(each) for each in self._seen.readings()],
             held={uuid: holder for uuid, holder in held.items() if uuid not in shared},
-            known=self.known,
-            sampler_silent_s=self._silent_s(),
+            known=self.inventory(),
+            sampler_silent_s=self._seen.silent_s(),
         )
+
+    def _named(self, reading: GpuReading) -> GpuReading:
+        """A reading under the UUID that it is known by: a GPU that is lost from the start on does not tell its own."""
+        if not reading.uuid.startswith(UNKNOWN_UUID):
+            return reading
+        known = next((each for each in self._known.values() if each.index == reading.index), None)
+        return reading if known is None else msgspec.structs.replace(reading, uuid=known.uuid, name=known.name)
 
     def _of_xids(self, scene: Scene, monotonic: float) -> list[Finding]:
         """Findings of the XIDs that came; the same one told by log and NVML is one."""
@@ -180,7 +237,7 @@ class Incidents:
         told = meaning(xid.code)
         reading = next((each for each in scene.readings if xid.uuid == each.uuid or _is_at(each, xid.pci)), None)
         holder = scene.held.get(reading.uuid) if reading is not None else None
-        job_id = self._pids().get(xid.pid) if xid.pid is not None else None
+        job_id = self._seen.pids.get(xid.pid) if xid.pid is not None else None
         job_id = job_id if job_id is not None else holder.job_id if holder is not None else None
         row = self._core.jobs.get(job_id) if job_id is not None else None
         where = f"GPU {reading.index}" if reading is not None else f"the GPU at {xid.pci or 'an unknown place'}"

@@ -59,6 +59,10 @@ class NodeResources:
         """See `agent.engine.accounts.Readings`."""
         return tuple(reading for reading, _ in self._sampler.view().gpus)
 
+    def silent_s(self) -> float:
+        """See `agent.engine.accounts.Readings`."""
+        return self._sampler.silent_s()
+
     def hold(self, uuids: Collection[str]) -> None:
         """Tell the sampler which GPUs running jobs hold."""
         self._sampler.hold(uuids)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from agent.api.health import IncidentKind, Severity
+from agent.api.health import IncidentKind, KnownGpu, Severity
 from agent.api.types import GpuReading, GpuState
 from agent.telemetry.watch import Finding
 
@@ -38,18 +38,6 @@ class HeldBy:
     user: str
     gpus: int
     """Of the job in all."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownGpu:
-    """A GPU as it was when the node was taken into service."""
-
-    uuid: str
-    index: int
-    name: str
-    pcie_width: int | None = None
-    pcie_generation: int | None = None
-    nvlinks: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +92,7 @@ def _inventory(scene: Scene) -> Iterator[Finding]:
         if known.uuid in there:
             continue
         successor = next((each for each in strangers if each.index == known.index and each.mig_parent is None), None)
-        advice = "stoker-agent inventory --accept takes what is there now for right"
+        advice = "stoker inventory --accept takes what is there now for right"
         if successor is None:
             what = f"GPU {known.index} ({known.name}, {known.uuid}) is not there any more; {len(there)} are"
             look_at = "see dmesg and lspci -d 10de:, power the node off and on, look at its seat; "

@@ -37,6 +37,12 @@ class Node:
         self.pids: dict[int, int] = {}
         self.now = time.monotonic()
 
+    def readings(self) -> list[GpuReading]:
+        return self.gpus
+
+    def silent_s(self) -> float:
+        return 0.0
+
     def be(self, index: int, **more: Any) -> None:
         self.gpus[index] = msgspec.structs.replace(self.gpus[index], **more)
 
@@ -49,7 +55,7 @@ class Node:
 async def watched(tmp_path: Path, node: Node, **policy: str) -> AsyncIterator[tuple[EmbeddedEngine, Incidents]]:
     config = make_config(tmp_path, tables={"health": HealthTable(policy=policy)})
     async with engine(config) as made:
-        incidents = Incidents(made._core, made.arrangements, readings=lambda: node.gpus, pids=lambda: node.pids)
+        incidents = Incidents(made._core, made.arrangements, node)
         await incidents.load()
         yield made, incidents
 

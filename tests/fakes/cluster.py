@@ -15,6 +15,7 @@ import msgspec
 
 from agent.api.client import LogSlice
 from agent.api.errors import ApiError, ConnectError
+from agent.api.health import Incident, KnownGpu
 from agent.api.queue import (
     Cron,
     DeadLetter,
@@ -353,6 +354,19 @@ class FakeClient:
         node: str | None = None,
     ) -> MetricHistory:
         raise ApiError(404, "no_history", "the fake cluster keeps none")
+
+    def incidents(self, *, over: bool = False, node: str | None = None) -> list[Incident]:
+        described = self._cluster.statuses[node].node if node else None
+        return list(described.incidents) if described else []
+
+    def inventory(self, node: str | None = None) -> list[KnownGpu]:
+        return []
+
+    def accept_inventory(self, node: str | None = None) -> list[KnownGpu]:
+        return []
+
+    def acknowledge(self, number: int, node: str | None = None) -> Incident:
+        raise ApiError(404, "no_such_incident", f"there is no incident {number}")
 
     def dead_letters(self, node: str | None = None) -> list[DeadLetter]:
         return []

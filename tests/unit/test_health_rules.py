@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.api.health import IncidentKind, Severity
+from agent.api.health import IncidentKind, KnownGpu, Severity
 from agent.api.types import GpuProcess, GpuReading, GpuState
-from agent.telemetry.rules import HeldBy, KnownGpu, Scene, blind, look
+from agent.telemetry.rules import HeldBy, Scene, blind, look
 from agent.telemetry.watch import Finding
 
 
@@ -71,7 +71,7 @@ def test_fewer_gpus_and_exchanged_ones() -> None:
     assert (missing.kind, missing.severity, missing.gpu_uuid) == (
         IncidentKind.GPU_MISSING, Severity.CRITICAL, "GPU-2",
     )  # fmt: skip
-    assert "stoker-agent inventory --accept" in missing.advice
+    assert "stoker inventory --accept" in missing.advice
     other = idle(2).__class__(**{**{f: getattr(idle(2), f) for f in idle(2).__struct_fields__}, "uuid": "GPU-new"})
     (exchanged,) = look(scene(gpu(0), gpu(1), other, job=2, known=known))
     assert (exchanged.kind, exchanged.gpu_uuid) == (IncidentKind.GPU_EXCHANGED, "GPU-new")
