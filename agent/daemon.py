@@ -12,6 +12,7 @@ the configuration again: the rules of the queue hold from then on, a file that i
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -21,6 +22,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from agent.api.errors import StokerError
 from agent.config import Config, ConfigError, Mode, load, merged
@@ -205,8 +207,8 @@ def _only_one(config: Config, state_dir: Path, what: str) -> Iterator[None]:
         # In system mode a job's account must be able to reach its own script below it; what is ours is 0600 or 0700.
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if config.mode is Mode.SYSTEM and state_dir == config.state_dir and os.geteuid() == 0:
-            state_dir.chmod(0o711)
-        lock = path.open("a+", encoding="ascii")
+            _open_to_pass(state_dir)
+        lock = _open_lock(path)
     except OSError as error:
         raise StokerError(f"cannot use the state folder {state_dir}: {error}; check node.state_dir") from error
     with lock:
@@ -222,6 +224,21 @@ def _only_one(config: Config, state_dir: Path, what: str) -> Iterator[None]:
             os.ftruncate(lock.fileno(), 0)
             os.write(lock.fileno(), str(os.getpid()).encode())
         yield
+
+
+def _open_to_pass(folder: Path) -> None:
+    if folder.stat().st_mode & 0o7777 != 0o711:  # on a disk that is read-only even what changes nothing is refused
+        folder.chmod(0o711)
+
+
+def _open_lock(path: Path) -> TextIO:
+    """The lock's file; on a disk that takes no writes the one that an earlier daemon made."""
+    try:
+        return path.open("a+", encoding="ascii")
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.ENOSPC) or not path.exists():
+            raise
+        return path.open(encoding="ascii")
 
 
 def _inherited_socket() -> int | None:

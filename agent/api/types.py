@@ -90,6 +90,10 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     """UUID of the GPU that this MIG instance is a part of; `None` for a whole GPU."""
     mig_profile: str | None = None
     """`1g.10gb` and the like, of a MIG instance."""
+    mig_gi: int | None = None
+    """Id of a MIG instance's GPU instance. NVML `nvmlDeviceGetGpuInstanceId`."""
+    mig_ci: int | None = None
+    """Id of its compute instance. NVML `nvmlDeviceGetComputeInstanceId`."""
     divided: bool = False
     """MIG mode is on: jobs are given its instances, which are shown as GPUs of their own, and never it itself."""
     ill: tuple[str, ...] = ()

@@ -36,6 +36,8 @@ class Resources:
     """Why no new job may start at all, with the command that helps."""
     minors: Mapping[str, int] = field(default_factory=dict)
     """UUID → N of `/dev/nvidiaN`, where the driver tells; of a MIG instance its parent's."""
+    mig_ids: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """UUID of a MIG instance → ids of its GPU instance and compute instance, where the driver tells."""
 
 
 class ResourceView(Protocol):

@@ -6,6 +6,7 @@ owner, and what a person drained no check gives back; a reservation is forgotten
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from agent.engine.base import Asker
 from agent.engine.core import Core, now
 from agent.jobs import grammar, times
 from agent.jobs.schedule import GpuFacts, ReservationFacts
+from agent.jobs.schedule.words import moment
 from agent.jobs.store import JobStore
 
 _DRAINS = "drain"
@@ -25,7 +27,11 @@ _RESERVATIONS = "reservation"
 _NODE = "node"
 """Key of the node's own drain on the shelf."""
 
+_US = "stoker"
+
 _T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REASON_MOST = 1000
@@ -38,6 +44,7 @@ class Arrangements:
         self._core = core
         self._drains: dict[str, Drain] = {}
         self._reservations: dict[str, Reservation] = {}
+        self._began_at = now()
 
     async def load(self) -> None:
         """Take up what is on the shelf.
@@ -56,30 +63,20 @@ class Arrangements:
 
     def node_drained(self) -> str | None:
         """Why the node takes no new job."""
-        drain = self._drains.get(_NODE)
+        drain = self._node_drain()
         return None if drain is None else _told(drain)
 
     def reservation_facts(self, at: int) -> list[ReservationFacts]:
         """Those that are not over at a moment."""
-        return [
-            ReservationFacts(
-                name=each.name,
-                start_at=each.start_at,
-                end_at=each.end_at,
-                users=frozenset(each.users),
-                accounts=frozenset(each.accounts),
-                gpu_uuids=frozenset(each.gpu_uuids) or None,
-                maintenance=each.maintenance,
-            )
-            for each in self._reservations.values()
-            if each.end_at > at
-        ]
+        return [_facts(each) for each in self._reservations.values() if each.end_at > at]
 
     # --- drains -------------------------------------------------------------------------------------------------------
 
     def drains(self) -> list[Drain]:
         """See `Engine.drains`."""
-        return sorted(self._drains.values(), key=lambda each: (each.gpu_uuid is not None, each.at))
+        node = self._node_drain()
+        gpus = [each for each in self._drains.values() if each.gpu_uuid is not None]
+        return [*([] if node is None else [node]), *sorted(gpus, key=lambda each: each.at)]
 
     async def drain(self, request: DrainRequest, asker: Asker) -> list[Drain]:
         """See `Engine.drain`."""
@@ -116,6 +113,23 @@ class Arrangements:
         self._drains[key] = drain
         self._core.wake()
 
+    async def hook_failed(self, job_id: int, hook: str, problem: str) -> None:
+        """Drain the node because its prolog or epilog failed, as Slurm does; who drained it before is not outdone.
+
+        Only `resume` gives it back: that a later hook would pass, nobody can know while no job starts.
+
+        Raises:
+            StoreError: not stored.
+        """
+        if _NODE in self._drains:
+            return
+        reason = f"{hook} error: job {job_id}: {problem}"[:_REASON_MOST]
+        drain = Drain(gpu_uuid=None, reason=reason, by=_US, owner=DrainOwner.CHECK, at=now())
+        await self._core.store.call(JobStore.put, _DRAINS, _NODE, drain)
+        self._drains[_NODE] = drain
+        logger.error("node=%s is drained: %s; mend the hook, then: stoker resume", self._core.config.name, reason)
+        self._core.wake()
+
     async def lift(self, uuid: str | None, owner: DrainOwner) -> None:
         """Take a drain back that is the owner's own."""
         drain = self._drains.get(uuid or _NODE)
@@ -127,6 +141,14 @@ class Arrangements:
             await self._core.store.call(JobStore.drop, _DRAINS, key)
         self._drains.pop(key, None)
         self._core.wake()
+
+    def _node_drain(self) -> Drain | None:
+        """The node's own; a store that takes no writes is one, and nobody's to lift."""
+        drain, why = self._drains.get(_NODE), self._core.store.read_only
+        if why is None:
+            return drain
+        reason = why if drain is None else f"{why}; besides: {_told(drain)}"
+        return Drain(gpu_uuid=None, reason=reason, by=_US, owner=DrainOwner.CHECK, at=self._began_at)
 
     def _uuid(self, text: str) -> str:
         gpus = self._core.view.resources().gpus
@@ -179,10 +201,20 @@ class Arrangements:
         for name in [each.name for each in self._reservations.values() if each.end_at <= at]:
             await self._drop(name)
 
-    def find(self, name: str) -> Reservation | None:
-        """One that is not over."""
-        found = self._reservations.get(name)
-        return found if found is not None and found.end_at > now() else None
+    def refusal_of(self, name: str, user: str, account: str | None) -> str | None:
+        """Why a job must not name a reservation, in Slurm's words; `None` when it may."""
+        found, at = self._reservations.get(name), now()
+        if found is None:
+            known = ", ".join(each.name for each in self.reservations()) or "none"
+            return f"Requested reservation is invalid: there is no reservation {name}; known: {known}"
+        if found.end_at <= at:
+            return f"Requested reservation is invalid: {name} ended at {moment(found.end_at)}; see stoker reservations"
+        if found.maintenance:
+            return f"Access denied to requested reservation: {name} is a maintenance window, in which nothing starts"
+        if not _facts(found).is_for(user, account or ""):
+            whom = ", ".join([*found.users, *(f"account {each}" for each in found.accounts)])
+            return f"Access denied to requested reservation: {name} is for {whom}; ask {found.by}, who made it"
+        return None
 
     async def _drop(self, name: str) -> None:
         with as_api_error():
@@ -277,6 +309,18 @@ def require_admin(asker: Asker, what: str) -> None:
     """
     if not asker.admin:
         raise ApiError(403, "forbidden", f"{what} is for admins, and {asker.user} is none; ask an admin of this node")
+
+
+def _facts(each: Reservation) -> ReservationFacts:
+    return ReservationFacts(
+        name=each.name,
+        start_at=each.start_at,
+        end_at=each.end_at,
+        users=frozenset(each.users),
+        accounts=frozenset(each.accounts),
+        gpu_uuids=frozenset(each.gpu_uuids) or None,
+        maintenance=each.maintenance,
+    )
 
 
 def _told(drain: Drain) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.api.errors import StokerError
 from agent.config import Config, Mode
+from agent.engine.capabilities import Roots, instances
 from agent.engine.records import AttemptDir, Claim, HookOrders, RecordDiskError
 from agent.jobs import environ
 from agent.jobs.environ import ArrayTask
@@ -40,6 +41,8 @@ class GpuDevice:
     """NVML's."""
     minor: int | None
     """N of `/dev/nvidiaN`; `None` where the driver does not tell, and for simulated ones."""
+    mig: tuple[int, int] | None = None
+    """Ids of a MIG instance's GPU instance and compute instance; `None` for a whole GPU, or where it is not told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +61,31 @@ class Grant:
     tools_dir: str | None = None
     """Folder of `srun` and `scontrol`."""
 
-    def hidden(self) -> tuple[str, ...]:
-        """Device nodes of the others. A node that is shared, as by two MIG instances of a GPU, stays open."""
+    def hidden(self, roots: Roots) -> tuple[str, ...]:
+        """Device nodes of the others. One that is shared stays open: a GPU's by two of its MIG instances, a GPU
+        instance's by two compute instances in it. Their capabilities keep those apart.
+        """
         own = {each.minor for each in self.gpus}
-        return tuple(
-            f"/dev/nvidia{minor}"
-            for minor in sorted({each.minor for each in self.others if each.minor is not None} - own)
-        )
+        minors = sorted({each.minor for each in self.others if each.minor is not None} - own)
+        nodes = [roots.dev / f"nvidia{minor}" for minor in minors]
+        return tuple(str(each) for each in [*nodes, *self._hidden_instances(roots)])
+
+    def _hidden_instances(self, roots: Roots) -> list[Path]:
+        if any(each.minor is None for each in self.gpus):
+            return []  # simulated, or a driver that does not tell: whose instances are meant is not known
+        whole = {each.minor for each in self.gpus if each.mig is None}
+        own = {(each.minor, *each.mig) for each in self.gpus if each.mig is not None}
+        own_gis = {(minor, gi) for minor, gi, _ in own}
+        return [
+            each.node
+            for each in instances(roots)
+            if each.gpu_minor not in whole
+            and (
+                (each.gpu_minor, each.gi) not in own_gis
+                if each.ci is None
+                else (each.gpu_minor, each.gi, each.ci) not in own
+            )
+        ]
 
 
 def attempt_dir(state_dir: Path, job_id: int, attempt: int) -> AttemptDir:
@@ -119,7 +140,12 @@ def account_of(uid: int) -> JobAccount:
 
 
 def build_claim(
-    config: Config, row: JobRow, account: JobAccount, submitted_env: Mapping[str, str], grant: Grant
+    config: Config,
+    row: JobRow,
+    account: JobAccount,
+    submitted_env: Mapping[str, str],
+    grant: Grant,
+    roots: Roots = Roots(),  # noqa: B008 - a frozen value
 ) -> Claim:
     """The claim of the row's current attempt.
 
@@ -129,6 +155,7 @@ def build_claim(
         account: whom it belongs to.
         submitted_env: the submitter's environment.
         grant: the GPUs it was given, and what else its row does not tell.
+        roots: where the device nodes are.
 
     Raises:
         ConfineError: the configuration insists on what cannot be had.
@@ -156,7 +183,7 @@ def build_claim(
         cpus=spec.cpus if spec.cpus_said else None,
         memory_bytes=spec.memory_bytes,
         tasks_max=TASKS_MAX,
-        hidden_devices=_hidden_devices(config, grant),
+        hidden_devices=_hidden_devices(config, grant, roots),
         confine="on" if limits.confine_gpus == "on" else "auto",
         tmp_dir=run.tmp_dir,
         hooks=_hooks(config, row, account, run),
@@ -201,11 +228,11 @@ def _run(config: Config, row: JobRow, grant: Grant) -> environ.Run:
     )
 
 
-def _hidden_devices(config: Config, grant: Grant) -> tuple[str, ...]:
+def _hidden_devices(config: Config, grant: Grant, roots: Roots) -> tuple[str, ...]:
     if config.jobs.confine_gpus == "off":
         return ()
     if config.mode is Mode.SYSTEM:
-        return grant.hidden()
+        return grant.hidden(roots)
     if config.jobs.confine_gpus == "on":
         raise ConfineError(
             'jobs.confine_gpus = "on" cannot be had: only an agent that is root can hide GPUs from a job; '

@@ -13,9 +13,14 @@ from agent.engine.cron import CronKeeper
 from agent.engine.intake import Intake
 from agent.engine.notices import Notices
 from agent.engine.shelf import Shelf
+from agent.jobs import machine
 from agent.jobs.errors import NoSuchJobError
+from agent.jobs.filters import JobFilter
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
+
+_AT_ONCE = 500
+"""Jobs asked for in one go."""
 
 
 class Clerks:
@@ -32,8 +37,7 @@ class Clerks:
     async def start(self) -> None:
         """Begin; the store is open and the engine has its jobs."""
         await self.courier.start()
-        await self._notices.start()
-        self._core.listen(self._notices.observe)
+        await self._notices.start(self._core.listen)
         await self.cron.start()
 
     async def stop(self) -> None:
@@ -46,10 +50,13 @@ class Clerks:
 
     async def recent_jobs(self, ids: Collection[int]) -> list[Job]:
         """See `notices.Jobs`."""
-        wanted = [row for row in self._core.jobs if self._is_told_of(row)]
-        known = {row.id for row in wanted}
-        ended = [row for each in ids if each not in known and (row := await self._row(each)) is not None]
-        return [self._core.wire(row) for row in [*ended, *wanted]]
+        known: dict[int, JobRow | None] = {}
+        while missing := [each for each in ids if each not in self._core.jobs and each not in known]:
+            found = await self._core.store.read(JobStore.find, JobFilter(ids=missing[:_AT_ONCE]))
+            known |= dict.fromkeys(missing[:_AT_ONCE]) | {row.id: row for row in found}
+        # Nothing is waited for from here on: as these are, so are the jobs when the caller has them.
+        ended = [row for job_id, row in known.items() if row is not None and job_id not in self._core.jobs]
+        return [self._core.wire(row) for row in [*ended, *filter(self._is_told_of, self._core.jobs)]]
 
     async def running_jobs(self) -> list[Job]:
         """See `notices.Jobs`."""
@@ -57,7 +64,13 @@ class Clerks:
 
     async def tasks(self, array_job_id: int) -> list[Job]:
         """See `notices.Jobs`."""
-        return [self._core.wire(row) for row in await self._core.rows(JobRef(id=array_job_id))]
+        unfinished = self._core.jobs.of_array(array_job_id)[:1]
+        return [self._core.wire(row) for row in unfinished or await self._core.rows(JobRef(id=array_job_id))]
+
+    async def requeued_since(self, job_id: int, at: int) -> bool:
+        """See `notices.Jobs`."""
+        events = await self._core.store.read(JobStore.history, job_id)
+        return any(each.event == machine.RequeueAsked.__name__ and each.at >= at for each in events)
 
     async def mail_user(self, job_id: int) -> str | None:
         """See `notices.Jobs`."""

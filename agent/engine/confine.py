@@ -1,16 +1,18 @@
 """Hiding the other GPUs from a job: its own mount namespace, in which their device nodes are covered.
 
-    unshare(CLONE_NEWNS) ─► mount --make-rslave / ─► bind a mode-000 file over each /dev/nvidiaN
+    unshare(CLONE_NEWNS) ─► mount --make-rslave / ─► bind a mode-000 file over each /dev/nvidiaN of another GPU and
+                                                     each /dev/nvidia-caps/nvidia-capN of another MIG instance
 
 Called in the job's child between fork and setuid, while it is root. The covering file is root's with mode 000, so
 nobody but root can open it. An ordinary user can undo none of it: a user namespace of its own inherits these mounts
 locked (mount_namespaces(7)), a bind of /dev without what is mounted in it is refused for the same reason, and mknod(2)
 needs rights in the first user namespace.
 
-Not covered: the nodes that all GPUs share (nvidiactl, nvidia-uvm, nvidia-modeset), the MIG capabilities below
-/dev/nvidia-caps (a MIG instance's neighbours on the same GPU are kept apart by CUDA_VISIBLE_DEVICES alone), what
-/proc/driver/nvidia tells, and processes that the user has outside the job: who may log in on the node sees all of /dev
-there. A driver that makes its device nodes anew takes the covers away.
+Not covered: the nodes that all GPUs share by nature (nvidiactl, nvidia-uvm, nvidia-modeset: no CUDA program starts
+without them), a node that is made only later (an instance created while the job runs, or one whose nodes nobody has
+had made yet: nvidia-modprobe is setuid and makes them for anyone),
+what /proc/driver/nvidia tells, and processes that the user has outside the job: who may log in on the node sees all
+of /dev there. A driver that makes its device nodes anew takes the covers away.
 
 Slave and not private: what the host mounts later, an automounted home for one, still appears. Nothing goes back.
 Cheap imports only (see `lean`); `ctypes` would cost 4 ms.

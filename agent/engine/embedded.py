@@ -54,7 +54,9 @@ from agent.engine.progress import Progress
 from agent.engine.queue import Queue
 from agent.engine.reconcile import reconcile
 from agent.engine.records import AttemptDir, RecordError
+from agent.engine.recovery import Recovery
 from agent.engine.retry import Retry
+from agent.engine.room import Room
 from agent.engine.runs import Runner
 from agent.engine.share import FairShare
 from agent.engine.update import Updates
@@ -87,14 +89,22 @@ class EmbeddedEngine:
         """
         self._core = core = Core(config, view, enforces_limits=launcher.enforces_limits, clock=clock)
         self._launcher = launcher
-        self._runner = Runner(config.state_dir, boot_id, launcher, prepare=self._prepare, apply=core.apply)
         self._arrangements = Arrangements(core)
+        self._runner = Runner(
+            config.state_dir,
+            boot_id,
+            launcher,
+            prepare=self._prepare,
+            apply=core.apply,
+            hook_failed=self._arrangements.hook_failed,
+        )
         self._facts = Facts(core, self._arrangements, Awaiting(core), Progress(core))
         self._share = FairShare(core, self._facts)
         self._queue = Queue(core, self._facts, see_through=self._run, carry_out=self._stop)
-        self._verbs = Verbs(core, self._runner, carry_out=self._stop)
+        room = Room(core)
+        self._verbs = Verbs(core, self._runner, carry_out=self._stop, room=room)
         self._updates = Updates(core, self._verbs, self._runner, self._arrangements)
-        self._intake = Intake(core, self._arrangements)
+        self._intake = Intake(core, self._arrangements, room)
         self._planner = Planner(core, self._facts, self._intake)
         self._history = History(core)
         self.clerks = Clerks(core, self._intake)
@@ -107,26 +117,18 @@ class EmbeddedEngine:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Open the store, take up what runs, begin to serve the queue.
+        """Open the store, take up what runs, begin to serve the queue; with a disk that takes no writes only to tell.
 
         Raises:
             StoreError: the store cannot be opened.
         """
         core, config = self._core, self._core.config
-        await asyncio.to_thread(_install_tools, config)
         self._runner.start()
         await self._launcher.start()
-        suspect = await core.store.open(config.state_dir / "agent.db", now=now())
-        await core.store.read(reconcile, config.state_dir, damaged=suspect, now=now())
-        await self._arrangements.load()
-        await self._share.load()
-        active = await core.store.read(JobStore.active)
-        for row in [*active, *await core.store.read(JobStore.pending)]:
-            core.keep(row, tell=False)
-        left = await self._upkeep.set_aside([row.id for row in active])
-        for row in active:
-            self._see_through(row, self._runner.resume(row))
-        core.hold_gpus()
+        suspect = await core.store.open(config.state_dir / "agent.db", now=now(), scratch=config.run_dir)
+        if core.store.read_only is None:
+            await core.store.read(reconcile, config.state_dir, damaged=suspect, now=now())
+        await self._take_up()
         await self._accounts.load()
         await self._oversight.load()
         await self.incidents.load()
@@ -137,8 +139,29 @@ class EmbeddedEngine:
         self._background(self._share.serve(), name="fair-share")
         self._background(self._upkeep.back_up_regularly(), name="backup")
         self._background(self._upkeep.forget_regularly(), name="retention")
-        self._background(self._upkeep.remove_left(left), name="leftovers")
+        if core.store.read_only is not None:
+            self._background(Recovery(core, self._take_up).serve(), name="recovery")
         await self.clerks.start()
+
+    async def _take_up(self) -> None:
+        """What the store knows: at the start, and again when a store that could only be read can be written."""
+        core = self._core
+        await asyncio.to_thread(_install_tools, core.config)
+        await self._arrangements.load()
+        await self._share.load()
+        active = await core.store.read(JobStore.active)
+        rows = [*active, *await core.store.read(JobStore.pending)]
+        unfinished = {row.id for row in rows}
+        ended = [await core.store.read(JobStore.get, each.id) for each in core.jobs if each.id not in unfinished]
+        for row in [*rows, *ended]:
+            core.keep(row, tell=row.id in core.jobs)
+        left = await self._upkeep.set_aside([row.id for row in active])
+        watched = {task.get_name() for task in self._tasks}
+        for row in active:
+            if f"job-{row.id}" not in watched:
+                self._see_through(row, self._runner.resume(row))
+        core.hold_gpus()
+        self._background(self._upkeep.remove_left(left), name="leftovers")
 
     async def stop(self) -> None:
         """Stop serving; running jobs go on without us."""

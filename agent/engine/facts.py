@@ -79,7 +79,7 @@ class Facts:
 
     async def hold_of(self, row: JobRow) -> tuple[str, str] | None:
         """Why a job that only might be there could not start whatever was free."""
-        return held(row) or await self._awaiting.plan(row)
+        return held(row, self._core.config.name) or await self._awaiting.plan(row)
 
     def awaited(self) -> Mapping[int, str]:
         """Job → what of its dependency is still awaited."""
@@ -115,7 +115,7 @@ class Facts:
             self._running[row.id] = _running(self._core.config, row)
 
     def _waiting_of(self, row: JobRow) -> Waiting:
-        hold = held(row) or self._awaiting.hold_of(row)
+        hold = held(row, self._core.config.name) or self._awaiting.hold_of(row)
         return _waiting(self._core.config, row, hold, self._awaiting.eligible_at(row))
 
     def _gpus(self, resources: Resources) -> list[GpuFacts]:
@@ -208,12 +208,13 @@ def _qos(config: Config, row: JobRow) -> str:
     return row.spec.qos or config.qos[0].name
 
 
-def held(row: JobRow) -> tuple[str, str] | None:
+def held(row: JobRow, node: str) -> tuple[str, str] | None:
     """Slurm's word and the sentence of a job that somebody holds."""
     if row.spec.held == "admin" and row.status.reason == "Prolog" and row.status.detail:
         return (
             "JobHeldAdmin",
-            f"{row.status.detail}; when it is mended, an admin releases the job: stoker release {row.id}",
+            f"{row.status.detail}; the node was drained for it: when it is mended, an admin gives the node and the job "
+            f"back: stoker resume {node}, stoker release {row.id}",
         )
     if row.spec.held == "admin":
         return "JobHeldAdmin", f"held by an admin; one has to release it: stoker release {row.id}"

@@ -67,6 +67,8 @@ class SiteHooks:
         self._around = order.surroundings if order.surroundings.hidden else None
         self._log = HookLog(dir_fd)
         self._env = {raw(name): raw(value) for name, value in order.hooks.env.items()}
+        self.epilog_problem: str | None = None
+        """What went wrong with the epilog; a task_epilog is the job's own affair."""
 
     def prolog(self, wake: int, asked: Callable[[], bool]) -> str | None:
         """Before the job; returns why there must be none. One that is asked to stop is not at fault."""
@@ -91,7 +93,8 @@ class SiteHooks:
             told.append(self._run("task_epilog", self._order.task_epilog, env, self._account, confined=self._around))
         if self._order.epilog is not None:
             env = {**self._env, b"SLURM_SCRIPT_CONTEXT": b"epilog_slurmd", b"SLURM_JOB_EXIT_CODE": code}
-            told.append(self._run("epilog", self._order.epilog, env, None))
+            self.epilog_problem = self._run("epilog", self._order.epilog, env, None)
+            told.append(self.epilog_problem)
         return [each for each in told if each is not None]
 
     def _run(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from agent.engine import steps
 from agent.engine.accept import accept, as_api_error, identify
 from agent.engine.arrange import Arrangements
 from agent.engine.core import Core, now
+from agent.engine.room import Room
 from agent.jobs import dependency
 from agent.jobs.errors import SpecError
 from agent.jobs.row import JobRow
@@ -44,11 +44,10 @@ class Judged:
 class Intake:
     """See above. Lives on the event loop."""
 
-    def __init__(self, core: Core, arrangements: Arrangements) -> None:
+    def __init__(self, core: Core, arrangements: Arrangements, room: Room) -> None:
         self._core = core
         self._arrangements = arrangements
-        self._on_the_way: Counter[str] = Counter()
-        """User → jobs that were judged and are being stored: they count, so that no two submits share one place."""
+        self._room = room
 
     async def submit(
         self, request: SubmitRequest, *, user: str, uid: int, key: str, admin: bool, cron_id: int | None
@@ -74,11 +73,8 @@ class Intake:
         self, request: SubmitRequest, judged: Judged, who: steps.Submitter
     ) -> tuple[Sequence[JobRow], bool]:
         core = self._core
-        self._on_the_way[who.user] += judged.tasks
-        try:
+        with self._room.taken(judged.tasks, who.user, judged.spec.qos):
             rows, created = await core.store.call(steps.store_submission, core.config, judged.spec, request, who)
-        finally:
-            self._on_the_way[who.user] -= judged.tasks
         if created:
             await core.keep_all(rows)
             core.wake()
@@ -94,39 +90,13 @@ class Intake:
         resources, config = self._core.view.resources(), self._core.config
         spec = accept(config, request, resources, user=user, groups=identity.groups, now=now(), admin=admin)
         judged = Judged(spec=spec, owner=identity.owner)
-        self._check_reservation(spec)
+        if spec.reservation is not None:
+            refusal = self._arrangements.refusal_of(spec.reservation, user, spec.account)
+            if refusal is not None:
+                raise ApiError(400, "bad_option", refusal, "--reservation")
         await self._check_dependency(spec)
-        self._check_room(judged.tasks, user, spec)  # last: nothing is waited for between it and the place it takes
+        self._room.check(judged.tasks, user, spec.qos)  # last: nothing is waited for between it and the place it takes
         return judged
-
-    def _check_room(self, tasks: int, user: str, spec: JobSpec) -> None:
-        config, jobs = self._core.config, self._core.jobs
-        pending = jobs.counts()[1] + self._on_the_way.total()
-        if pending + tasks > config.jobs.max_pending:
-            more = f", and these are {tasks} more" if tasks > 1 else ""
-            sentence = f"{pending} jobs wait already{more}; jobs.max_pending is {config.jobs.max_pending}"
-            raise ApiError(429, "queue_full", f"{sentence}; submit again when some have run")
-        own = jobs.count_of(user) + self._on_the_way[user]
-        self._check_limit(own, tasks, config.limits.max_submit_per_user, "limits.max_submit_per_user")
-        qos = next((each for each in config.qos if each.name == spec.qos), None)
-        if qos is not None and qos.max_submit_per_user is not None:
-            same = sum(row.spec.qos == spec.qos for row in jobs.of_user(user)) + self._on_the_way[user]
-            self._check_limit(same, tasks, qos.max_submit_per_user, f"max_submit_per_user of QOS {qos.name}")
-
-    def _check_limit(self, have: int, more: int, most: int | None, name: str) -> None:
-        if most is not None and have + more > most:
-            raise ApiError(
-                429,
-                "user_limit",
-                f"{have} of your jobs wait or run, and {more} more would be over {name} = {most}; submit when some "
-                "have ended",
-            )
-
-    def _check_reservation(self, spec: JobSpec) -> None:
-        if spec.reservation is not None and self._arrangements.find(spec.reservation) is None:
-            known = ", ".join(each.name for each in self._arrangements.reservations()) or "none"
-            sentence = f"there is no reservation {spec.reservation}; known: {known}"
-            raise ApiError(400, "bad_option", sentence, "--reservation")
 
     async def _check_dependency(self, spec: JobSpec) -> None:
         """At submit each must be a job of this node; what is forgotten later has ended."""

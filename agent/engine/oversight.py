@@ -67,7 +67,11 @@ class Oversight:
         self._warned = {each.job_id: each for each in found if self._holds(each)}
         ago_s = {each.job_id: max(0.0, time.time() - each.at) for each in self._warned.values()}
         self._warned_at = {job_id: time.monotonic() - each for job_id, each in ago_s.items()}
-        await self._shelf.change((), [(KIND, each.job_id) for each in found if each.job_id not in self._warned])
+        if over := [(KIND, each.job_id) for each in found if each.job_id not in self._warned]:
+            try:
+                await self._shelf.change((), over)
+            except StokerError as error:
+                logger.warning("warnings of runs that are over stay on the shelf: %s", error)
 
     async def serve(self) -> None:
         """Look every few seconds until cancelled."""

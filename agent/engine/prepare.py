@@ -7,7 +7,7 @@ import time
 from agent.config import Config
 from agent.engine.accept import Resources
 from agent.engine.claims import GpuDevice, Grant, account_of, build_claim, make_files_dir
-from agent.engine.records import AttemptDir
+from agent.engine.records import AttemptDir, RecordDiskError
 from agent.jobs import folder
 from agent.jobs.environ import ArrayTask
 from agent.jobs.row import JobRow
@@ -25,7 +25,10 @@ def prepare(config: Config, row: JobRow, attempt: AttemptDir, resources: Resourc
     if attempt.read_claim() is not None:
         return
     account = account_of(row.uid)
-    submission = folder.read_spec(folder.job_dir(config.state_dir, row.folder_id))
+    where = folder.job_dir(config.state_dir, row.folder_id)
+    if folder.is_unconfirmed(where):  # its row is stored: no fault of the job's, and mended by the next transaction
+        raise RecordDiskError(f"the submission in {where} could not be renamed yet; see its disk")
+    submission = folder.read_spec(where)
     if row.folder_id != row.id:
         attempt.make()  # and with it the folder of an array's task
     make_files_dir(config, row, account)
@@ -35,7 +38,13 @@ def prepare(config: Config, row: JobRow, attempt: AttemptDir, resources: Resourc
 def grant_of(row: JobRow, resources: Resources, tools_dir: str | None = None) -> Grant:
     """What a claim gives to the job, besides what its row says."""
     devices = [
-        GpuDevice(uuid=gpu.uuid, index=gpu.index, minor=resources.minors.get(gpu.uuid)) for gpu in resources.gpus
+        GpuDevice(
+            uuid=gpu.uuid,
+            index=gpu.index,
+            minor=resources.minors.get(gpu.uuid),
+            mig=resources.mig_ids.get(gpu.uuid),
+        )
+        for gpu in resources.gpus
     ]
     known = {each.uuid: each for each in devices}
     array = None

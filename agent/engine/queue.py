@@ -79,6 +79,8 @@ class Queue:
         self._core.awaited, self._core.fulfilled = self._facts.awaited(), self._facts.fulfilled()
         left = self._telling.tell(decision)
         self._cost_s = time.monotonic() - began
+        if self._core.store.read_only is not None:
+            return TICK_S  # told why, and no more: nothing could be stored
         started = await self._start(decision)
         preempted = await self._preempt(decision)
         expired = await self._expire(decision)

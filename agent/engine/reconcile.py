@@ -13,7 +13,7 @@ from pathlib import Path
 
 from agent.engine import procs
 from agent.engine.replay import Replay
-from agent.jobs import machine
+from agent.jobs import ledger, machine
 from agent.jobs.errors import FolderError
 from agent.jobs.filters import JobFilter
 from agent.jobs.folder import Submission, job_dir, read_spec
@@ -35,6 +35,7 @@ def reconcile(store: JobStore, state_dir: Path, *, damaged: bool, now: int, boot
         now: Unix seconds.
         boot_id: of this boot; asked for when left out.
     """
+    ledger.keep_promises(store, state_dir)
     on_disk = _folders(state_dir)
     replay = Replay(store, state_dir, on_disk, now=now, boot_id=boot_id or procs.boot_id())
     with store.transaction():

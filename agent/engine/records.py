@@ -173,6 +173,8 @@ class Exit(Record, frozen=True, kw_only=True):
     """Processes that the job left behind and that were killed."""
     log_bytes: int
     """Bytes the job wrote, whether the log still has them or not."""
+    epilog: str | None = None
+    """What went wrong with the site's epilog, which speaks against the node and not against the job."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,13 +65,36 @@ Raises:
     StokerError: the job can never be started, its account has gone for example; it fails with this sentence.
 """
 
+
+class HookFailed(Protocol):
+    """Takes the node out of service, durably: its prolog or epilog failed. Done again, it changes nothing."""
+
+    def __call__(self, job_id: int, hook: Literal["Prolog", "Epilog"], problem: str) -> Awaitable[None]:
+        """See above.
+
+        Raises:
+            StoreError: not stored.
+        """
+        ...
+
+
 Why = Literal["cancel", "limit", "preempt"]
 
 
 class Runner:
     """Brings claimed jobs to their end."""
 
-    def __init__(self, state_dir: Path, boot_id: str, launcher: Launcher, *, prepare: Prepare, apply: Apply) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        boot_id: str,
+        launcher: Launcher,
+        *,
+        prepare: Prepare,
+        apply: Apply,
+        hook_failed: HookFailed,
+    ) -> None:
+        self._hook_failed = hook_failed
         self._state_dir = state_dir
         self._boot_id = boot_id
         self._launcher = launcher
@@ -201,6 +224,11 @@ class Runner:
         events: list[Event] = [event]
         if row.status.started_at is None and seen.started is not None and not isinstance(event, machine.PrologFailed):
             events.insert(0, machine.Started(at=seen.started.at))
+        # Before the job goes on: nothing starts on the node between the two, and a crash there does both again.
+        if isinstance(event, machine.PrologFailed):
+            await self._hook_failed(row.id, "Prolog", event.detail)
+        elif seen.end.epilog is not None:
+            await self._hook_failed(row.id, "Epilog", seen.end.epilog)
         return await self._apply(row.id, *events)
 
     async def _recover(self, attempt: AttemptDir) -> Found:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -17,7 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from agent.jobs.errors import GpuHeldError, KeyConflictError, NoSuchJobError, StaleJobError, StoreError
+from agent.jobs.backup import backup_path
+from agent.jobs.errors import (
+    GpuHeldError,
+    KeyConflictError,
+    NewerSchemaError,
+    NoSuchJobError,
+    StaleJobError,
+    StoreError,
+    StoreLockedError,
+)
+from agent.jobs.readonly import refusal, why_not_writable
 from agent.jobs.store import JobStore
 
 _MOST_AT_ONCE = 128
@@ -59,26 +70,73 @@ class StoreThread:
         self._waiting: deque[_Call | None] = deque()
         self._some = threading.Condition()
         self._store: JobStore | None = None
+        self._path: Path | None = None
         self._thread: threading.Thread | None = None
         self._backup: asyncio.Future[int] | None = None
         self._closing = False
 
-    async def open(self, path: Path, *, now: int) -> bool:
-        """Open the store; whether the job folders may know more than it does.
+    async def open(self, path: Path, *, now: int, scratch: Path | None = None) -> bool:
+        """Open the store; whether the job folders may know more than it does. Where its disk takes no writes it is
+        opened to be read: see `read_only`, `reopen`.
+
+        Args:
+            path: the file.
+            now: Unix seconds.
+            scratch: a folder on another disk, for a copy of a store that cannot be written; by default the system's.
 
         Raises:
             StoreError: it is held by another process, newer than we are, or cannot be opened.
         """
 
         def run() -> bool:
-            self._store = JobStore.open(path, now=now)
+            self._store = _open(path, now=now, scratch=scratch or Path(tempfile.gettempdir()))
             return self._store.suspect
 
+        self._path = path
         loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._serve, args=(loop,), name="job-store", daemon=True)
         self._thread.start()
         suspect: bool = await self._ask(run, writes=False)
         return suspect
+
+    @property
+    def read_only(self) -> str | None:
+        """Why nothing can be changed, and what to do; `None` while everything can."""
+        return None if self._store is None else self._store.read_only
+
+    async def reopen(self, bring_up: Callable[[JobStore], object], *, now: int) -> bool:
+        """Open a store that could only be read to be written again, if its disk takes writes by now.
+
+        Args:
+            bring_up: what has to happen to it before anybody else uses it.
+            now: Unix seconds.
+
+        Returns:
+            Whether it can be written from now on.
+
+        Raises:
+            StoreError: its disk takes writes, and still it cannot be opened or brought up; it can be read as before.
+        """
+
+        def run() -> bool:
+            before, path = self._opened(), self._path
+            assert path is not None, "it was opened"
+            why = why_not_writable(path.parent)
+            if why is not None:
+                before.read_only = refusal(path, why)
+                return False
+            store = JobStore.open(path, now=now)
+            try:
+                bring_up(store)
+            except BaseException:
+                store.close()
+                raise
+            self._store = store
+            before.close()
+            return True
+
+        done: bool = await self._ask(run, writes=False)
+        return done
 
     async def call(self, act: Callable[Concatenate[JobStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """`act(store, …)` on the thread, in a transaction. What it raises is raised here, and undone there.
@@ -189,6 +247,21 @@ class StoreThread:
             loop.call_soon_threadsafe(_settle, calls, outcomes)
         except RuntimeError:  # the loop was closed before us: nobody is left who waits
             logger.debug("%d answers of the job store had nobody to hear them", len(calls))
+
+
+def _open(path: Path, *, now: int, scratch: Path) -> JobStore:
+    """To be written, or where its disk refuses that, to be read."""
+    something = backup_path(path).exists() or (path.exists() and path.stat().st_size > 0)
+    try:
+        return JobStore.open(path, now=now)
+    except (StoreLockedError, NewerSchemaError):
+        raise
+    except StoreError:
+        why = why_not_writable(path.parent)
+        if why is None or not something:
+            raise  # rights are wrong; or it is a first start, and there is nothing to show
+        logger.error("store=%s cannot be written: %s; it is shown as it is, and nothing is changed", path, why)
+        return JobStore.open_read_only(path, scratch=scratch, why=why)
 
 
 def _do(call: _Call) -> _Outcome:

@@ -45,6 +45,9 @@ UNKILLABLE_S = 60.0
 _SWEEP_PAUSE_S = 0.002
 _LONGEST_WAIT_S = 86400.0
 
+_EPILOG_MOST = 300
+"""Letters of what is said of a failed epilog; `exit` has little room."""
+
 _DRAIN_S = 1.0
 """Limit for what is still in the pipes after the sweep: only a process that is not of the job can still write."""
 
@@ -354,6 +357,8 @@ class Supervisor:
             "swept": len(self._swept),
             "log_bytes": self._streams.log_bytes,
         }
+        if self._site is not None and self._site.epilog_problem is not None:
+            fields["epilog"] = self._site.epilog_problem[-_EPILOG_MOST:].encode("utf-8", "backslashreplace").decode()
         self._folder.write_exit(fields)
 
 

@@ -143,11 +143,11 @@ class Updates:
 
     async def _check(self, spec: JobSpec, row: JobRow) -> None:
         """What the site's rules do not know: whether what it names is there."""
-        name = spec.reservation
-        if name is not None and name != row.spec.reservation and self._arrangements.find(name) is None:
-            raise ApiError(
-                400, "bad_option", f"there is no reservation {name}; see stoker reservations", "ReservationName"
-            )
+        name, named = spec.reservation, (spec.reservation, spec.account)
+        if name is not None and named != (row.spec.reservation, row.spec.account):
+            refusal = self._arrangements.refusal_of(name, row.user, spec.account)
+            if refusal is not None:
+                raise ApiError(400, "bad_option", refusal, "ReservationName")
         if spec.dependency is not None and spec.dependency != row.spec.dependency:
             ids = dependency.referenced(spec.dependency)
             own = [each for each in ids if each in (row.id, row.array_job_id)]

@@ -19,6 +19,7 @@ from agent.engine import watch
 from agent.engine.accept import as_api_error
 from agent.engine.base import Asker
 from agent.engine.core import Core, conflict
+from agent.engine.room import Room
 from agent.engine.runs import Runner
 from agent.jobs import machine
 from agent.jobs.row import JobRow
@@ -37,8 +38,9 @@ Stopper = Callable[[JobRow], None]
 class Verbs:
     """See above."""
 
-    def __init__(self, core: Core, runner: Runner, carry_out: Stopper) -> None:
+    def __init__(self, core: Core, runner: Runner, carry_out: Stopper, room: Room) -> None:
         self._core = core
+        self._room = room
         self._runner = runner
         self._carry_out = carry_out
 
@@ -57,12 +59,17 @@ class Verbs:
         todo = [row for row in rows if row.status.state is not JobState.PENDING]
         if not todo:
             raise self._refusal(rows[0], "a waiting job cannot be requeued")
-        if request.hold:
-            with as_api_error():
-                for row in todo:
-                    held = _hold_by(_holder(row, asker))(row.spec)
-                    await self._core.amend(row.id, held, event="Held", by=asker.user, revision=row.revision)
-        return await self._wish(todo, machine.RequeueAsked(by=asker.user, reason=None))
+        ended = sum(row.status.state.is_final for row in todo)
+        user, qos = todo[0].user, todo[0].spec.qos  # of an array: its first task's
+        if ended:
+            self._room.check(ended, user, qos)
+        with self._room.taken(ended, user, qos):
+            if request.hold:
+                with as_api_error():
+                    for row in todo:
+                        held = _hold_by(_holder(row, asker))(row.spec)
+                        await self._core.amend(row.id, held, event="Held", by=asker.user, revision=row.revision)
+            return await self._wish(todo, machine.RequeueAsked(by=asker.user, reason=None))
 
     async def hold(self, ref: JobRef, asker: Asker) -> Job:
         """See `Engine.hold`."""

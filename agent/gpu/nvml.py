@@ -31,7 +31,7 @@ from agent.gpu.nvml_call import (
     text_of,
     words,
 )
-from agent.gpu.nvml_facts import Facts, mig_handles, mig_profile, read_counters, read_facts
+from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_counters, read_facts
 from agent.gpu.nvml_links import LinkSurvey
 
 SONAME = "libnvidia-ml.so.1"
@@ -216,6 +216,7 @@ class _Instance:
         self._uuid = uuid
         self._name = text_of(library.nvmlDeviceGetName, handle) or "MIG"
         self._profile = mig_profile(parent, self._name, handle)
+        self._gi, self._ci = mig_ids(parent, handle)
         self._memory = memory_call(parent, library, handle)
         self._processes = ProcessCall(parent, library, handle)
 
@@ -247,6 +248,8 @@ class _Instance:
             minor=parent.minor,
             mig_parent=parent.uuid,
             mig_profile=self._profile,
+            mig_gi=self._gi,
+            mig_ci=self._ci,
             ill=parent.ill,
             processes=processes,
         )

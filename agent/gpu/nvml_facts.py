@@ -80,6 +80,17 @@ def mig_profile(index: int, name: str, handle: Any) -> str | None:
     return f"{part}{gpu}g.{math.ceil(found.memorySizeMB / 1024)}gb"
 
 
+def mig_ids(index: int, handle: Any) -> tuple[int | None, int | None]:
+    """Ids of an instance's GPU instance and compute instance, by which the driver names its capabilities.
+
+    NVML `nvmlDeviceGetGpuInstanceId`, `nvmlDeviceGetComputeInstanceId`.
+    """
+    return (
+        told(index, lambda: int(pynvml.nvmlDeviceGetGpuInstanceId(handle))),
+        told(index, lambda: int(pynvml.nvmlDeviceGetComputeInstanceId(handle))),
+    )
+
+
 def read_counters(index: int, handle: Any) -> Counters:
     """NVML `nvmlDeviceGetRemappedRows` and `nvmlDeviceGetPcieReplayCounter`; `nvidia-smi -q` shows both."""
     rows = told(index, lambda: pynvml.nvmlDeviceGetRemappedRows(handle))

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from agent.jobs.errors import StoreError
+from agent.jobs.errors import ReadOnlyStoreError, StoreError
 
 logger = logging.getLogger("agent.jobs.store")
 
@@ -30,6 +30,9 @@ class Database:
         self._thread = threading.get_ident()
         self._depth = 0
         self._said: list[str] = []
+        self._then: list[Callable[[], None]] = []
+        self.read_only: str | None = None
+        """Why nothing can be changed, and what to do."""
 
     def close(self) -> None:
         """Give the file back. Unusable afterwards."""
@@ -45,20 +48,29 @@ class Database:
         Raises:
             StoreError: the disk is full, read-only or failing; nothing of the outermost transaction was stored.
         """
-        level, said = self._depth, len(self._said)
+        if self.read_only is not None:
+            raise ReadOnlyStoreError(self.read_only)
+        level, said, then = self._depth, len(self._said), len(self._then)
         self._execute(f"SAVEPOINT part_{level}" if level else "BEGIN IMMEDIATE")
         self._depth += 1
         try:
             yield
             self._execute(f"RELEASE part_{level}" if level else "COMMIT")
         except BaseException:
-            del self._said[said:]
+            del self._said[said:], self._then[then:]
             self._undo(level)
             raise
         finally:
             self._depth = level
         if level == 0:
             self._say()
+            self._act()
+
+    def once_stored(self, act: Callable[[], None]) -> None:
+        """Do something on this thread when what surrounds the call is stored, before anybody hears of it; never, if it
+        is undone. What raises OSError is done again after the next transaction.
+        """
+        self._then.append(act)
 
     # --- for the stores -----------------------------------------------------------------------------------------------
 
@@ -101,6 +113,15 @@ class Database:
         for line in self._said:
             logger.info("%s", line)
         self._said.clear()
+
+    def _act(self) -> None:
+        acts, self._then = self._then, []
+        for act in acts:
+            try:
+                act()
+            except OSError as error:
+                logger.error("what is stored is not yet in the job folders as well: %s; trying again", error)
+                self._then.append(act)
 
     def _check_thread(self) -> None:
         # Ours and not sqlite3's own check: the backup reads the same connection from a thread beside (`backup`).

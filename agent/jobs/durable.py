@@ -7,6 +7,7 @@ Nothing that stands at a name already is followed; the umask does not decide a m
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,10 +41,13 @@ def write_durably(
         sync_folder(path.parent)
 
 
-def append_durably(path: Path, lines: bytes, *, mode: int) -> None:
+def append_durably(path: Path, lines: bytes, *, mode: int) -> int:
     """Add whole lines to the end of a file; on return they are on disk.
 
     A line that a power cut tore is left as it is, and the new ones begin behind it on a line of their own.
+
+    Returns:
+        Where they begin.
 
     Raises:
         OSError: they could not be written; the file ends where it ended before, as far as the disk lets us.
@@ -62,6 +66,25 @@ def append_durably(path: Path, lines: bytes, *, mode: int) -> None:
         os.close(descriptor)
     if size == 0:
         sync_folder(path.parent)
+    return size + torn
+
+
+def change_durably(path: Path, before: bytes, after: bytes, places: Iterable[int]) -> None:
+    """Put one byte in place of another in a file that is there; where neither stands, nothing is changed.
+
+    Needs no room on a disk that is full.
+
+    Raises:
+        OSError: it could not be written; some places may be changed.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for place in places:
+            if os.pread(descriptor, 1, place) == before:
+                os.pwrite(descriptor, after, place)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -9,6 +9,7 @@ StokerError
     ├── KeyConflictError      the idempotency key came before, with another request
     ├── StaleJobError         the job changed since the caller looked
     ├── GpuHeldError          another job holds the GPU
+    ├── ReadOnlyStoreError    its disk takes no writes
     ├── StoreLockedError      another process holds the store
     └── NewerSchemaError      a newer Stoker wrote it
 """
@@ -90,6 +91,10 @@ class GpuHeldError(StoreError):
         self.job_id = job_id
         self.gpu_uuid = gpu_uuid
         self.holder = holder
+
+
+class ReadOnlyStoreError(StoreError):
+    """The disk of the store takes no writes: it is shown from memory and changed by nobody."""
 
 
 class StoreLockedError(StoreError):

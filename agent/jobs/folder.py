@@ -1,11 +1,12 @@
 """The job folder `jobs/ID`: what was submitted, kept where a damaged database cannot take it along.
 
     jobs/ID/script     the script's bytes, which the shim executes
-    jobs/ID/spec       a `Submission` as JSON; there once the submission is complete
+    jobs/ID/spec       a `Submission` as JSON; there once the submission is complete, and stored
+    jobs/ID/spec.new   the same before it is stored: see `promises`
     jobs/ID/cancelled  written by older versions: who cancelled it while it waited (now among the `notes`)
 
 Rules kept here: a file appears whole or not at all (temporary name → fsync → rename → fsync of the folder); `spec`
-comes last, so a folder without it was never answered for; names are ids, never text from outside; nothing that stands
+comes last, so a folder without it was never stored; names are ids, never text from outside; nothing that stands
 at a name already is followed.
 """
 
@@ -60,11 +61,11 @@ def job_dir(state_dir: Path, job_id: int) -> Path:
 
 
 def write_spec(folder: Path, submission: Submission, script: str, *, owner: tuple[int, int] | None = None) -> None:
-    """Store a submission durably. Done again, it replaces what a first try left.
+    """Write a submission durably; it counts once `confirm` was called. Done again, it replaces what a first try left.
 
     Args:
         folder: `job_dir(…)`; made when missing.
-        submission: goes to `spec`, readable by the agent alone: it holds the user's environment.
+        submission: goes to `spec.new`, readable by the agent alone: it holds the user's environment.
         script: goes to `script`, executable.
         owner: uid and gid of the script; `None` leaves it to the caller's own account.
 
@@ -75,8 +76,26 @@ def write_spec(folder: Path, submission: Submission, script: str, *, owner: tupl
         each.mkdir(parents=True, exist_ok=True)
         each.chmod(_PASSABLE)  # the umask must not decide
     write_durably(folder / "script", script.encode(), mode=0o500, owner=owner, sync_folder_too=False)
-    write_durably(folder / "spec", msgspec.json.encode(submission), mode=0o600)
+    write_durably(folder / "spec.new", msgspec.json.encode(submission), mode=0o600)
     sync_folder(folder.parent)
+
+
+def confirm(folder: Path) -> None:
+    """Let a submission count that was written: it is stored. Done again, it changes nothing.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    try:
+        (folder / "spec.new").rename(folder / "spec")
+    except FileNotFoundError:
+        return
+    sync_folder(folder)
+
+
+def is_unconfirmed(folder: Path) -> bool:
+    """Whether a submission was written and does not count yet."""
+    return (folder / "spec.new").exists()
 
 
 def read_spec(folder: Path) -> Submission:

@@ -1,13 +1,15 @@
 """Row and folder together: whatever is asked of a job is stored in both, each function one transaction of the store.
 
 Rules kept here: the folder is on disk before its row counts, so a lost database is made again from the folders and
-knows every job that was answered for, every change of it and every wish; done again, each function changes nothing
-more, or says why it cannot.
+knows every job that was answered for, every change of it and every wish; what the folder holds counts only once the row
+is committed (`promises`), so nothing comes back that was refused; done again, each function changes nothing more, or
+says why it cannot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from agent.api.types import JobState
@@ -16,6 +18,7 @@ from agent.jobs.errors import IllegalMoveError
 from agent.jobs.folder import Submission, job_dir
 from agent.jobs.machine import Event
 from agent.jobs.notes import Note
+from agent.jobs.promises import Promise
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
@@ -58,6 +61,7 @@ def take_in(
                 cron_id=cron_id,
             )
             folder.write_spec(job_dir(state_dir, row.id), submission, script, owner=owner)
+            store.promise(Promise(folder_id=row.id), partial(_keep, state_dir))
     return row, created
 
 
@@ -73,7 +77,7 @@ def apply(
         before = store.get(job_id)
         row = store.apply(job_id, event, now, revision=revision)
         if notes.noted(event):
-            _note(state_dir, [before], event, now)
+            _note(store, state_dir, [before], event, now)
     return row
 
 
@@ -96,7 +100,7 @@ def apply_each(store: JobStore, state_dir: Path, job_ids: Iterable[int], event: 
                 continue
             before.append(row)
         if notes.noted(event):
-            _note(state_dir, before, event, now)
+            _note(store, state_dir, before, event, now)
     return moved
 
 
@@ -119,7 +123,7 @@ def amend(
     with store.transaction():
         row = store.amend(job_id, spec, now, event=event, by=by, revision=revision)
         note = Note(at=now, event=event, ids=(job_id,), attempt=row.status.attempt, by=by, spec=spec)
-        notes.append(job_dir(state_dir, row.folder_id), [note])
+        _write(store, state_dir, row.folder_id, [note])
     return row
 
 
@@ -150,11 +154,33 @@ def amend_each(
             note = Note(at=now, event=event, ids=tuple(row.id for row in rows), by=by, spec=spec)
             lines.setdefault(folder_id, []).append(note)
         for folder_id, written in lines.items():
-            notes.append(job_dir(state_dir, folder_id), written)
+            _write(store, state_dir, folder_id, written)
     return amended
 
 
-def _note(state_dir: Path, rows: Sequence[JobRow], event: Event, now: int) -> None:
+def keep_promises(store: JobStore, state_dir: Path) -> None:
+    """After a restart, before anybody looks into the folders: what was stored and not yet said so there."""
+    store.keep_promises(partial(_keep, state_dir))
+
+
+def _write(store: JobStore, state_dir: Path, folder_id: int, written: Sequence[Note]) -> None:
+    """Notes, which count once the transaction is stored."""
+    places = notes.append(job_dir(state_dir, folder_id), written)
+    store.promise(Promise(folder_id=folder_id, notes=places), partial(_keep, state_dir))
+
+
+def _keep(state_dir: Path, made: Promise) -> None:
+    where = job_dir(state_dir, made.folder_id)
+    try:
+        if made.notes:
+            notes.confirm(where, made.notes)
+        else:
+            folder.confirm(where)
+    except FileNotFoundError:
+        return  # it was forgotten since
+
+
+def _note(store: JobStore, state_dir: Path, rows: Sequence[JobRow], event: Event, now: int) -> None:
     groups: dict[tuple[int, int, bool], list[int]] = {}
     for row in rows:
         running = row.status.state in _RUNNING
@@ -172,4 +198,4 @@ def _note(state_dir: Path, rows: Sequence[JobRow], event: Event, now: int) -> No
         )
         lines.setdefault(folder_id, []).append(note)
     for folder_id, written in lines.items():
-        notes.append(job_dir(state_dir, folder_id), written)
+        _write(store, state_dir, folder_id, written)

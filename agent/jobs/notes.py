@@ -3,25 +3,29 @@
 One line of JSON for each wish, in the order in which they came; one line for many tasks of an array where they were
 asked the same. How a run went is not here but in its own records, `jobs/ID/ATTEMPT`.
 
-Rules kept here: a line is on disk before the row that it explains; a line that a crash tore was never answered for and
-is passed over, as is one that cannot be understood, loudly; nothing is ever changed but by a later line.
+Rules kept here: a line is on disk before the row that it explains, and marked until that row is committed
+(`promises`); what is marked was never stored and is passed over, as is a line that a crash tore, which was never
+answered for, and one that cannot be understood, loudly; nothing is ever changed but by a later line.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import msgspec
 
 from agent.api.decode import decode
-from agent.jobs.durable import append_durably
+from agent.jobs.durable import append_durably, change_durably
 from agent.jobs.errors import FolderError
 from agent.jobs.machine import CancelAsked, Event, Expired, RequeueAsked
 from agent.jobs.spec import ArraySpec, JobSpec
 
 _NAME = "notes"
+_NOT_YET, _HOLDS = b"?", b" "
+"""The first byte of a line. A line of an older version has none, and holds."""
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +66,27 @@ def noted(event: Event) -> bool:
     return isinstance(event, CancelAsked | RequeueAsked | Expired)
 
 
-def append(folder: Path, notes: Sequence[Note]) -> None:
-    """Add notes to a submission's folder, with one flush.
+def append(folder: Path, notes: Sequence[Note]) -> tuple[int, ...]:
+    """Add notes to a submission's folder, with one flush. They count once `confirm` was called.
+
+    Returns:
+        Where they begin.
 
     Raises:
         OSError: the disk is full or read-only; none was added.
     """
-    lines = [msgspec.json.encode(_without_tasks(note)) + b"\n" for note in notes]
-    append_durably(folder / _NAME, b"".join(lines), mode=0o600)
+    lines = [_NOT_YET + msgspec.json.encode(_without_tasks(note)) + b"\n" for note in notes]
+    begin = append_durably(folder / _NAME, b"".join(lines), mode=0o600)
+    return tuple(accumulate((len(line) for line in lines[:-1]), initial=begin))
+
+
+def confirm(folder: Path, places: Sequence[int]) -> None:
+    """Let notes count that `append` added: what they tell of is stored. Done again, it changes nothing.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    change_durably(folder / _NAME, _NOT_YET, _HOLDS, places)
 
 
 def read(folder: Path, array: ArraySpec | None = None) -> list[Note]:
@@ -89,7 +106,8 @@ def read(folder: Path, array: ArraySpec | None = None) -> list[Note]:
     except OSError as error:
         raise FolderError(f"cannot read {folder / _NAME}: {error}") from error
     *lines, _torn = data.split(b"\n")
-    return [_with_tasks(note, array) for number, line in enumerate(lines, 1) if (note := _note(folder, number, line))]
+    numbered = ((number, line) for number, line in enumerate(lines, 1) if not line.startswith(_NOT_YET))
+    return [_with_tasks(note, array) for number, line in numbered if (note := _note(folder, number, line))]
 
 
 def _note(folder: Path, number: int, line: bytes) -> Note | None:

@@ -27,6 +27,20 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     began: bool = False
     """BEGIN was told of this attempt."""
     reason: str | None = None
+    limit: str | None = None
+    """The last share of the time limit that this attempt was told of."""
+    array_job_id: int | None = None
+    """The array that is told of as a whole, and not this task."""
+
+
+class ToldArray(msgspec.Struct, frozen=True, kw_only=True):
+    """What an array was told of as a whole; kept on disk until no task of it is left to be told of."""
+
+    array_job_id: int
+    event: str
+    """`BEGIN`; `END` or `FAIL` when all its tasks have ended."""
+    attempts: int | None = None
+    """Of all its tasks together when its end was told; it ends again only when there were more since."""
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,12 +120,12 @@ def array_end(tasks: Sequence[Job]) -> str | None:
     return "END" if all(task.state is JobState.COMPLETED for task in tasks) else "FAIL"
 
 
-def limits_passed(job: Job, now: int) -> tuple[str, ...]:
-    """Shares of its time limit that a running job has used up."""
+def limits_passed(job: Job, now: int, told: str | None = None) -> tuple[str, ...]:
+    """Shares of its time limit that a running job has used up, beyond the one that was told last."""
     if job.state not in _RUNNING or job.started_at is None or not job.time_limit_s:
         return ()
-    used = (now - job.started_at) / job.time_limit_s
-    return tuple(event for event, share in SHARES.items() if used >= share)
+    used, before = (now - job.started_at) / job.time_limit_s, SHARES.get(told or "", 0.0)
+    return tuple(event for event, share in SHARES.items() if used >= share > before)
 
 
 def _sentence(job: Job, event: str) -> str:

@@ -215,3 +215,11 @@ def read_row(row: sqlite3.Row | Mapping[str, Any], spec: JobSpec) -> JobRow:
         cron_id=row["cron_id"],
         eligible_at=row["eligible_at"],
     )
+
+
+def amended(row: JobRow, spec: JobSpec, now: int) -> JobRow:
+    """The row with another spec. It ages anew if it may begin at another time, or waits for another job."""
+    status, eligible = replace(row.status, requeue=spec.requeue), row.eligible_at
+    if (row.spec.begin_at, row.spec.dependency) != (spec.begin_at, spec.dependency):
+        eligible = eligible_at(spec, now if row.spec.dependency is not None else row.submitted_at)
+    return replace(row, spec=spec, status=status, revision=row.revision + 1, eligible_at=eligible)

@@ -18,17 +18,26 @@ from agent.api.types import FINAL_STATES, JobState
 from agent.jobs import machine
 from agent.jobs.backup import Opened, back_up, backup_path, note_closed, open_or_restore
 from agent.jobs.database import in_groups, marks
-from agent.jobs.errors import GpuHeldError, IllegalMoveError, KeyConflictError, NoSuchJobError, StaleJobError
+from agent.jobs.errors import (
+    GpuHeldError,
+    IllegalMoveError,
+    KeyConflictError,
+    NoSuchJobError,
+    ReadOnlyStoreError,
+    StaleJobError,
+)
 from agent.jobs.filters import JobFilter, query
 from agent.jobs.folder import Submission
 from agent.jobs.machine import Event, Status
+from agent.jobs.promises import Promises
+from agent.jobs.readonly import open_read_only, refusal
 from agent.jobs.row import (
     SPEC_COLUMNS,
     STATUS_COLUMNS,
     JobEvent,
     JobRow,
+    amended,
     decode_spec,
-    eligible_at,
     encode_spec,
     job_columns,
     new_rows,
@@ -37,7 +46,6 @@ from agent.jobs.row import (
     status_columns,
 )
 from agent.jobs.schema import INSERT_JOB, INSERT_SPEC, JOB_MARK, SCHEMA
-from agent.jobs.shelf import Shelf
 from agent.jobs.spec import JobSpec
 from agent.jobs.usage import Usage
 
@@ -56,7 +64,7 @@ _MOVE = f"UPDATE jobs SET {_assignments(('revision', *STATUS_COLUMNS))} WHERE id
 _AMEND = f"UPDATE jobs SET {_assignments(('revision', 'eligible_at', *SPEC_COLUMNS))} WHERE id = :id"  # noqa: S608
 
 
-class JobStore(Shelf, Usage):
+class JobStore(Promises, Usage):
     """All jobs of one node. Made by `open`; used and closed by the thread that opened it."""
 
     def __init__(self, path: Path, opened: Opened) -> None:
@@ -85,10 +93,27 @@ class JobStore(Shelf, Usage):
         """
         return cls(path, open_or_restore(path, SCHEMA, now=now))
 
+    @classmethod
+    def open_read_only(cls, path: Path, *, scratch: Path, why: str) -> JobStore:
+        """Show what the file holds while its disk takes no writes; whatever would change it is refused.
+
+        Args:
+            path: the file, `state_dir/agent.db`.
+            scratch: a folder on another disk, with room for it.
+            why: what the disk says.
+
+        Raises:
+            NewerSchemaError, StoreError: it cannot be shown.
+        """
+        store = cls(path, open_read_only(path, SCHEMA, scratch))
+        store.read_only = refusal(path, why)
+        return store
+
     def close(self) -> None:
         """Give the file back, the WAL played in. The store is unusable afterwards."""
         super().close()
-        note_closed(self._path)
+        if self.read_only is None:
+            note_closed(self._path)
 
     def back_up(self, *, at_least: int = 0, stop: Callable[[], bool] = lambda: False) -> int:
         """Renew the verified backup beside the file, while the store works: call this on another thread.
@@ -103,6 +128,8 @@ class JobStore(Shelf, Usage):
         Raises:
             StoreError: the last backup stands; says why.
         """
+        if self.read_only is not None:
+            raise ReadOnlyStoreError(self.read_only)
         return back_up(self._connection, backup_path(self._path), SCHEMA, at_least=at_least, stop=stop)
 
     # --- writing ------------------------------------------------------------------------------------------------------
@@ -212,7 +239,7 @@ class JobStore(Shelf, Usage):
         with self.transaction():
             rows = [self.get(job_id) for job_id in job_ids]
             before, sha256 = self._digests(list(job_ids)), self._keep_spec(spec)
-            changed = [_amended(row, spec, now) for row in rows]
+            changed = [amended(row, spec, now) for row in rows]
             for row in changed:
                 values = {"id": row.id, "revision": row.revision, "eligible_at": row.eligible_at}
                 self._execute(_AMEND, {**values, **spec_columns(spec, sha256)})
@@ -422,11 +449,3 @@ class JobStore(Shelf, Usage):
         while len(self._specs) > _SPECS_KEPT:
             self._specs.popitem(last=False)
         return found
-
-
-def _amended(row: JobRow, spec: JobSpec, now: int) -> JobRow:
-    """The row with another spec. It ages anew if it may begin at another time, or waits for another job."""
-    status, eligible = replace(row.status, requeue=spec.requeue), row.eligible_at
-    if (row.spec.begin_at, row.spec.dependency) != (spec.begin_at, spec.dependency):
-        eligible = eligible_at(spec, now if row.spec.dependency is not None else row.submitted_at)
-    return replace(row, spec=spec, status=status, revision=row.revision + 1, eligible_at=eligible)

@@ -52,6 +52,11 @@ class NodeResources:
             cpu_count=self._cpus,
             memory_total_bytes=self._memory_total_bytes,
             minors={reading.uuid: reading.minor for reading, _ in view.gpus if reading.minor is not None},
+            mig_ids={
+                reading.uuid: (reading.mig_gi, reading.mig_ci)
+                for reading, _ in view.gpus
+                if reading.mig_gi is not None and reading.mig_ci is not None
+            },
             licence_hold=held_back.detail if isinstance(held_back, Hold) else None,
         )
 

@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent.api.errors import ApiError
 from agent.api.queue import (
     DrainOwner,
     DrainRequest,
     ReservationRequest,
+    UpdateRequest,
 )
 from agent.api.types import JobState, SubmitRequest
 from tests.fakes.engines import (
@@ -23,6 +25,7 @@ from tests.fakes.engines import (
     eventually,
     look,
     make_config,
+    ref,
     run,
     submit,
     told,
@@ -120,6 +123,47 @@ def test_a_reservation_keeps_gpus_for_its_users(tmp_path: Path) -> None:
                 await made.unreserve("x", who())
             assert await made.unreserve("ada_1", who()) == []
             assert (await until(made, both.id, ended)).state is JobState.COMPLETED
+
+    run(test)
+
+
+def test_a_reservation_that_is_not_for_the_job_is_refused_at_the_submit(tmp_path: Path) -> None:
+    """In sbatch's words, and not a reason to wait for ever."""
+
+    async def test() -> None:
+        async with engine(make_config(tmp_path)) as made:
+            for asked in (
+                ReservationRequest(name="hers", duration="1:00:00", users=("ada",), gpus="1"),
+                ReservationRequest(name="labs", duration="1:00:00", accounts=("lab",), gpus="1"),
+                ReservationRequest(name="repair", start="now+1day", duration="1:00:00", maintenance=True),
+                ReservationRequest(name="short", start="now+2days", end="now+3days", users=("me",)),
+            ):
+                await made.reserve(asked, who())
+            invalid, denied = "Requested reservation is invalid", "Access denied to requested reservation"
+            refused = {
+                "none": f"{invalid}: there is no reservation none; known: ",
+                "hers": f"{denied}: hers is for ada; ask me, who made it",
+                "labs": f"{denied}: labs is for account lab; ask me",
+                "repair": f"{denied}: repair is a maintenance window",
+            }
+            for name, sentence in refused.items():
+                with pytest.raises(ApiError) as caught:
+                    await submit(made, "true", f"--reservation={name}", "--time=5")
+                assert (caught.value.status, caught.value.field) == (400, "--reservation")
+                assert caught.value.message.startswith(sentence)
+            taken = await submit(made, "true", "--reservation=labs", "--account=lab", "--time=5")
+            await until(made, taken.id, ended)
+            kept = made.arrangements._reservations
+            kept["short"] = replace(kept["short"], start_at=1, end_at=2)  # its time has come and gone
+            with pytest.raises(ApiError, match=f"{invalid}: short ended at 1970-01-01"):
+                await submit(made, "true", "--reservation=short")
+            held = await submit(made, "true", "--hold")
+            for changes in ({"ReservationName": "hers"}, {"ReservationName": "labs"}):
+                with pytest.raises(ApiError, match=denied) as caught:
+                    await made.update(ref(held), who(), UpdateRequest(changes=changes))
+                assert caught.value.field == "ReservationName"
+            await made.update(ref(held), who(), UpdateRequest(changes={"ReservationName": "labs", "Account": "lab"}))
+            assert {each.id for each in await made.recent(10)} == {held.id, taken.id}
 
     run(test)
 

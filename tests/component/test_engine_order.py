@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.api.errors import ApiError
+from agent.api.queue import DrainOwner, DrainRequest, RequeueRequest
 from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobState
 from agent.config.tables import AccountTable, HooksTable, LimitsTable, SchedulerTable
@@ -197,21 +198,70 @@ def test_a_held_job_starts_when_it_is_released_and_an_admins_hold_is_the_admins(
     run(test)
 
 
-def test_a_job_that_the_prolog_refused_says_so_and_not_only_that_it_is_held(tmp_path: Path) -> None:
-    prolog = tmp_path / "prolog"
-    prolog.write_text(f"#!/bin/sh\ntest -e {tmp_path}/mended\n")
-    prolog.chmod(0o755)
+def hook(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_prolog_that_fails_drains_the_node_and_holds_the_job_until_both_are_given_back(tmp_path: Path) -> None:
+    """As Slurm does: the next job would only meet the same fault."""
+    prolog = hook(tmp_path / "prolog", f"test -e {tmp_path}/mended")
+    config = make_config(tmp_path, tables={"hooks": HooksTable(prolog=prolog)})
 
     async def test() -> None:
-        async with engine(make_config(tmp_path, tables={"hooks": HooksTable(prolog=prolog)})) as made:
+        async with engine(config) as made:
             job = await submit(made, "true")
             held = await until(made, job.id, told("JobHeldAdmin"))
             assert held.detail is not None
             assert held.detail.startswith(f"the prolog {prolog} ended with 1")
-            assert held.detail.endswith(f"stoker release {job.id}")
+            assert held.detail.endswith(f"stoker resume n1, stoker release {job.id}")
+            drains = made.drains()
+            assert [(each.gpu_uuid, each.owner, each.by) for each in drains] == [(None, DrainOwner.CHECK, "stoker")]
+            assert drains[0].reason.startswith(f"Prolog error: job {job.id}: the prolog {prolog} ended with 1")
+            other = await submit(made, "true")
+            waits = await until(made, other.id, waiting)
+            assert "the node is drained: Prolog error" in (waits.detail or "")
+        async with engine(config) as made:
             (tmp_path / "mended").touch()
             await made.release(JobRef(id=job.id), who())
+            assert (await until(made, job.id, waiting)).reason == waits.reason, "the drain outlives the agent"
+            assert await made.resume(DrainRequest(), who()) == []
+            for each in (job, other):
+                assert (await until(made, each.id, ended)).state is JobState.COMPLETED
+
+    run(test)
+
+
+def test_an_epilog_that_fails_drains_the_node_and_leaves_the_jobs_outcome_alone(tmp_path: Path) -> None:
+    epilog = hook(tmp_path / "epilog", "exit 7")
+    config = make_config(tmp_path, tables={"hooks": HooksTable(epilog=epilog)})
+
+    async def test() -> None:
+        async with engine(config) as made:
+            job = await submit(made, "exit 0")
             assert (await until(made, job.id, ended)).state is JobState.COMPLETED
+            (drain,) = made.drains()
+            assert (drain.owner, drain.reason) == (
+                DrainOwner.CHECK,
+                f"Epilog error: job {job.id}: the epilog {epilog} ended with 7",
+            )
+            await made.resume(DrainRequest(), who())
+            await made.drain(DrainRequest(reason="fan"), who("ada"))
+            await made.arrangements.hook_failed(job.id, "Epilog", "again")
+            assert [(each.reason, each.owner) for each in made.drains()] == [("fan", DrainOwner.PERSON)]
+
+    run(test)
+
+
+def test_a_task_epilog_that_fails_is_the_jobs_own_affair(tmp_path: Path) -> None:
+    tables = {"hooks": HooksTable(task_epilog=hook(tmp_path / "te", "exit 7"))}
+
+    async def test() -> None:
+        async with engine(make_config(tmp_path, tables=tables)) as made:
+            job = await submit(made, "exit 0")
+            assert "task_epilog" in ((await until(made, job.id, ended)).detail or "")
+            assert made.drains() == []
 
     run(test)
 
@@ -264,6 +314,30 @@ def test_submits_at_the_same_moment_do_not_share_the_last_place(tmp_path: Path) 
             asked = [submit(made, "true", f"--dependency=afterany:{first.id}") for _ in range(3)]
             answers = await asyncio.gather(*asked, return_exceptions=True)
             assert [each.status for each in answers if isinstance(each, ApiError)] == [429, 429]
+
+    run(test)
+
+
+def test_an_ended_job_that_is_requeued_takes_a_place_as_a_new_one_does(tmp_path: Path) -> None:
+    async def test() -> None:
+        tables = {"limits": LimitsTable(max_submit_per_user=2)}
+        async with engine(make_config(tmp_path, tables=tables, max_pending=3)) as made:
+            array = await submit(made, "true", "--array=0-1")
+            for task in (0, 1):
+                await until(made, array.id + task, ended)
+            held = await submit(made, "true", "--hold")
+            with pytest.raises(ApiError, match=r"1 jobs of me wait or run, and 2 more .*max_submit_per_user = 2") as no:
+                await made.requeue(JobRef(id=array.id), who("root"), RequeueRequest())
+            assert no.value.status == 429
+            assert (await look(made, array.id)).state is JobState.COMPLETED
+            both = [made.requeue(JobRef(id=array.id, task=each), who(), RequeueRequest(hold=True)) for each in (0, 1)]
+            answers = await asyncio.gather(*both, return_exceptions=True)
+            assert sorted(isinstance(each, ApiError) for each in answers) == [False, True], "one place, one job"
+            await cancel(made, held.id)
+            await submit(made, "true", "--hold")
+            await submit(made, "true", "--hold", user="ada")
+            with pytest.raises(ApiError, match=r"jobs\.max_pending is 3"):
+                await made.requeue(JobRef(id=held.id), who(), RequeueRequest())
 
     run(test)
 

@@ -51,6 +51,7 @@ def test_every_value_arrives_in_its_field_and_unit(nvml: NvmlStandIn) -> None:
     assert (gpu.temperature_c, gpu.sm_clock_mhz, gpu.memory_clock_mhz) == (61, 1755, 2619)
     assert (gpu.memory_utilization_percent, gpu.energy_mj, gpu.minor) == (23, 18446744073709551, 5)
     assert (gpu.divided, gpu.mig_parent, gpu.mig_profile, gpu.links) == (False, None, None, {})
+    assert (gpu.mig_gi, gpu.mig_ci) == (None, None)
     assert reader.instances(1, 1000.5, 7.0) == ()
     assert gpu.processes == (GpuProcess(pid=4711, memory_used_bytes=2048), GpuProcess(pid=4712))
     assert reader.read(0, 1000.5, 7.0).processes == ()
@@ -288,6 +289,7 @@ def test_mig_instances_are_gpus_of_their_own_beside_one_that_takes_no_job(nvml: 
     assert parent.divided
     assert (first.index, first.uuid, first.mig_parent, first.mig_profile) == (200, mig_uuid(1, 0), uuid(1), "3g.40gb")
     assert (second.index, second.uuid, second.mig_profile) == (204, mig_uuid(1, 4), "1c.2g.20gb")
+    assert [(each.mig_gi, each.mig_ci) for each in (first, second)] == [(7, 0), (11, 4)]
     assert (first.memory_total_bytes, first.memory_used_bytes, first.processes) == (40 * GIB, 1024, ())
     assert (second.memory_used_bytes, second.processes) == (2048, (GpuProcess(pid=11, memory_used_bytes=512),))
     assert (first.utilization_percent, first.power_mw, first.energy_mj) == (None, None, None)

@@ -30,7 +30,7 @@ FAST = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempd
 RUNNING = (JobState.CONFIGURING, JobState.RUNNING, JobState.COMPLETING)
 
 DEATHS = st.one_of(st.none(), st.none(), st.integers(0, 14))
-"""After how many points the agent dies during a step; an array's submit has 14."""
+"""After how many points the agent dies during a step; an array's submit has 12."""
 
 
 def spec(gpus: int = 0, *, requeue: bool = False, tasks: int = 0) -> JobSpec:

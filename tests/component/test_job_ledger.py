@@ -90,6 +90,11 @@ class Place:
         return {row.id: (row.key, row.spec, row.status.state, row.status.attempt) for row in self.store.find()}
 
 
+def add(folder: Path, note: Note) -> None:
+    """A note whose row is committed."""
+    notes.confirm(folder, notes.append(folder, [note]))
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
@@ -280,7 +285,7 @@ def test_a_wish_that_was_noted_and_not_stored_is_done_after_a_restart(place: Pla
     place.runs(runs.id, 1)
     for row, attempt, running in ((waits, 0, False), (runs, 1, True)):
         note = Note(at=60, event="CancelAsked", ids=(row.id,), attempt=attempt, running=running, by="ada")
-        notes.append(job_dir(place.state_dir, row.id), [note])
+        add(job_dir(place.state_dir, row.id), note)
     assert reconcile(place.store, place.state_dir, damaged=False, now=99, boot_id=BOOT) == 0
     assert place.store.get(waits.id).status.state is JobState.CANCELLED
     assert place.store.get(runs.id).status.state is JobState.COMPLETING
@@ -419,14 +424,14 @@ def test_notes_after_any_tear_are_all_that_were_flushed(
     folder = tmp_path_factory.mktemp("notes")
     written = [Note(at=number, event="Expired", ids=(1,)) for number in range(4)]
     for note in written[:3]:
-        notes.append(folder, [note])
+        add(folder, note)
     path = folder / "notes"
     whole = path.read_bytes()
-    notes.append(folder, [written[3]])
+    add(folder, written[3])
     last = path.read_bytes()[len(whole) :]
     path.write_bytes(whole + last[: min(cut, len(last))] + data.replace(b"\n", b" "))
     assert notes.read(folder)[:3] == written[:3]
-    notes.append(folder, [Note(at=9, event="Expired", ids=(1,))])
+    add(folder, Note(at=9, event="Expired", ids=(1,)))
     assert notes.read(folder)[-1].at == 9
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from agent.jobs.dbfile import Schema, open_database
 from agent.jobs.errors import NewerSchemaError, StoreError, StoreLockedError
-from agent.jobs.folder import Submission, job_dir, submissions, write_spec
+from agent.jobs.folder import Submission, confirm, job_dir, submissions, write_spec
 from agent.jobs.schema import SCHEMA
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
@@ -160,6 +160,7 @@ def test_the_queue_comes_back_from_the_job_folders(tmp_path: Path) -> None:
                 id=row.id, user="ada", uid=1, key=row.key, digest="d", submitted_at=50, spec=SPEC, env={}
             )
             write_spec(job_dir(tmp_path, row.id), submission, "#!/bin/sh\n")
+            confirm(job_dir(tmp_path, row.id))
     before = store.find()
     store.close()
     garbage(path)

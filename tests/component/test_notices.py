@@ -15,6 +15,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from agent.api.queue import RequeueRequest
+from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
 from agent.config import Config, HooksTable, load
 from agent.engine import courier, notices
@@ -24,6 +26,9 @@ from agent.engine.shelf import Shelf
 from agent.engine.storethread import StoreThread
 from agent.jobs import notice
 from agent.jobs.notice import Notice
+from agent.jobs.store import JobStore
+from tests.fakes import engines
+from tests.fakes.engines import ended, engine, make_config, run, submit, who
 
 
 def job(number: int, state: JobState = JobState.PENDING, **more: Any) -> Job:
@@ -36,6 +41,7 @@ class Queue:
 
     def __init__(self) -> None:
         self.jobs: dict[int, Job] = {}
+        self.requeued: set[int] = set()
 
     async def recent_jobs(self, ids: Collection[int]) -> list[Job]:
         return [each for each in self.jobs.values() if each.id in ids or not each.state.is_final]
@@ -45,6 +51,9 @@ class Queue:
 
     async def tasks(self, array_job_id: int) -> list[Job]:
         return [each for each in self.jobs.values() if each.array_job_id == array_job_id]
+
+    async def requeued_since(self, job_id: int, at: int) -> bool:
+        return job_id in self.requeued
 
     async def mail_user(self, job_id: int) -> str | None:
         return "ada@example.org"
@@ -153,6 +162,166 @@ def test_what_happened_while_nobody_told_is_told_after_a_restart(tmp_path: Path)
 
     asyncio.run(act())
     assert {each["event"] for each in lines(tmp_path / "told")} == {"BEGIN", "END"}
+
+
+async def events_told(made: Desk, folder: Path) -> list[str]:
+    """What has been told, once there is nothing on its way: a last job that is told of tells that."""
+    last = 1000 + len(lines(folder / "told"))
+    made.happens(job(last, JobState.COMPLETED, attempt=1, started_at=5, mail_types=("END",)))
+    await until(lambda: _is(any(each["job"]["id"] == last for each in lines(folder / "told"))), "all has been seen")
+    await until(lambda: _empty(made, "notice"), "nothing is left to deliver")
+    return sorted(f"{each['job']['id']}:{each['event']}" for each in lines(folder / "told") if each["job"]["id"] < 1000)
+
+
+def test_an_end_is_not_told_again_after_a_restart_and_a_requeued_job_ends_anew(tmp_path: Path) -> None:
+    hooks = command(tmp_path, _into(tmp_path))
+    at = int(time.time()) - 10
+    ended = job(1, JobState.COMPLETED, attempt=1, started_at=at, ended_at=at + 1)
+    again = msgspec.structs.replace(ended, state=JobState.PENDING, started_at=None, ended_at=None)
+    second = msgspec.structs.replace(ended, attempt=2, started_at=at + 20, ended_at=at + 25)
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            made.happens(job(1))
+            made.happens(ended)
+            assert await events_told(made, tmp_path) == ["1:BEGIN", "1:END"]
+            assert await made.shelf.all("told", notice.Told) == [], "nothing is kept of what has ended"
+        (tmp_path / "told").unlink()
+        async with desk(tmp_path, hooks, ended) as made:
+            made.happens(ended)  # held before it is requeued, for one
+            assert await events_told(made, tmp_path) == []
+            made.queue.requeued = {1}
+            made.happens(again)
+            made.happens(msgspec.structs.replace(second, state=JobState.RUNNING, ended_at=None))
+            made.happens(second)
+            assert await events_told(made, tmp_path) == ["1:BEGIN", "1:END", "1:REQUEUE"]
+
+    asyncio.run(act())
+
+
+def test_a_job_that_is_requeued_after_a_restart_is_told_of_by_the_real_engine(tmp_path: Path) -> None:
+    config = make_config(tmp_path, tables={"hooks": command(tmp_path, _into(tmp_path))})
+
+    def told() -> list[str]:
+        return sorted(each["id"] for each in lines(tmp_path / "told"))
+
+    async def act() -> None:
+        async with engine(config) as made:
+            array = await submit(made, "true", "--array=0-1", "--mail-type=ALL")
+            one = await submit(made, "true", "--mail-type=ALL")
+            for number in (array.id, array.id + 1, one.id):
+                await engines.until(made, number, ended)
+            await until(lambda: _is(len(told()) == 4), "all is told")
+            first = told()
+            assert {f"{one.id}-1-BEGIN", f"{one.id}-1-END"} < set(first)
+        await asyncio.sleep(1.1 - time.time() % 1)  # times are whole seconds: the next agent starts in another one
+        async with engine(config) as made:
+            for number in (array.id, one.id):
+                task = 0 if number == array.id else None
+                await made.requeue(JobRef(id=number, task=task), who(), RequeueRequest(hold=True))
+                await made.release(JobRef(id=number, task=task), who())
+                await engines.until(made, number, lambda each: each.attempt == 2 and ended(each))
+            await until(lambda: _is(len(told()) >= 9), "what is new is told")
+        new = [f"{array.id}-2-BEGIN", f"{array.id}-2-END"]
+        new += [f"{one.id}-1-REQUEUE", f"{one.id}-2-BEGIN", f"{one.id}-2-END"]
+        assert told() == sorted([*first, *new])
+
+    run(act)
+
+
+def test_a_share_of_the_time_limit_is_not_told_again_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "LOOK_S", 0.02)
+    hooks = command(tmp_path, _into(tmp_path))
+    facts = {"attempt": 1, "started_at": int(time.time()) - 850, "time_limit_s": 1000}
+    runs = job(1, JobState.RUNNING, mail_types=("TIME_LIMIT_80", "TIME_LIMIT_90"), **facts)
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            made.happens(runs)
+            await until(lambda: _is(len(lines(tmp_path / "told")) == 1), "80 % is told")
+            await until(lambda: _empty(made, "notice"), "it is delivered")
+        async with desk(tmp_path, hooks, runs) as made:
+            made.queue.jobs[1] = msgspec.structs.replace(runs, started_at=facts["started_at"] - 100)
+            await until(lambda: _is(len(lines(tmp_path / "told")) == 2), "90 % is told")
+            await until(lambda: _empty(made, "notice"), "it is delivered")
+
+    asyncio.run(act())
+    assert [each["event"] for each in lines(tmp_path / "told")] == ["TIME_LIMIT_80", "TIME_LIMIT_90"]
+
+
+def task(number: int, state: JobState, attempt: int = 0, **more: Any) -> Job:
+    """Of array 10."""
+    at = int(time.time())
+    times = {"started_at": at} if attempt and state is not JobState.PENDING else {}
+    times |= {"ended_at": at} if state.is_final else {}
+    return job(number, state, array_job_id=10, array_task_id=number - 10, attempt=attempt, **{**times, **more})
+
+
+def test_an_array_begins_and_ends_once_through_a_restart_and_again_when_a_task_is_requeued(tmp_path: Path) -> None:
+    hooks = command(tmp_path, _into(tmp_path))
+    done, run, wait = JobState.COMPLETED, JobState.RUNNING, JobState.PENDING
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            made.happens(*(task(number, wait) for number in (10, 11)))
+            made.happens(task(10, run, 1))
+            assert await events_told(made, tmp_path) == ["10:BEGIN"]
+            assert [each.event for each in await made.shelf.all("told-array", notice.ToldArray)] == ["BEGIN"]
+            left = [made.queue.jobs[10], made.queue.jobs[11]]
+        async with desk(tmp_path, hooks, *left) as made:
+            made.happens(task(11, run, 1))
+            made.happens(task(10, done, 1), task(11, done, 1))
+            assert await events_told(made, tmp_path) == ["10:BEGIN", "10:END"]
+            assert await made.shelf.all("told-array", notice.ToldArray) == []
+            assert (made.notices._arrays, made.notices._told) == ({}, {}), "nothing is kept of what is over"
+            made.happens(task(10, wait, 1))
+            made.happens(task(10, run, 2))
+            made.happens(task(10, JobState.FAILED, 2))
+            assert await events_told(made, tmp_path) == ["10:BEGIN", "10:END", "10:FAIL"]
+
+    asyncio.run(act())
+
+
+def test_an_array_that_ends_at_a_stroke_is_told_of_once_though_no_task_was_seen_before(tmp_path: Path) -> None:
+    hooks = command(tmp_path, _into(tmp_path))
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            gone = [task(number, JobState.CANCELLED) for number in range(10, 60)]
+            made.queue.jobs = {each.id: each for each in gone}
+            made.happens(*gone, *gone)
+            assert await events_told(made, tmp_path) == ["10:FAIL"]
+            assert await made.shelf.all("told-array", notice.ToldArray) == []
+
+    asyncio.run(act())
+
+
+def test_what_a_full_disk_did_not_keep_is_told_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "LOOK_S", 0.02)
+    hooks = command(tmp_path, _into(tmp_path))
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            made.happens(job(1))
+            await until(lambda: _told(made), "how it was is on disk")
+            await made.store.read(lambda store: _limit_pages(store, 1))
+            made.happens(job(1, JobState.COMPLETED, attempt=1, started_at=5, detail="x" * 20_000))
+            await until(lambda: _is(1 in made.notices._again), "it was refused")
+            await made.store.read(lambda store: _limit_pages(store, 2**30))
+            await until(lambda: _is(len(lines(tmp_path / "told")) == 2), "both have been told")
+            await until(lambda: _is(not made.notices._again), "and nothing is tried again")
+
+    asyncio.run(act())
+    assert {each["event"] for each in lines(tmp_path / "told")} == {"BEGIN", "END"}
+
+
+def _limit_pages(store: JobStore, most: int) -> None:
+    """SQLite's own full disk: the file grows no further."""
+    store._execute(f"PRAGMA max_page_count = {most}")
 
 
 async def _told(made: Desk) -> bool:

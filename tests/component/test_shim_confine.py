@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 
 from agent.engine import confine
+from agent.engine.capabilities import Roots
+from agent.engine.claims import GpuDevice, Grant
 from agent.engine.records import HookOrders
 from tests.fakes.attempts import Bench, finish, log, started
 
@@ -128,6 +130,73 @@ def test_the_user_namespace_attempts_do_get_their_namespace(bench: Bench, dev: P
 def test_everything_below_the_job_inherits_it(bench: Bench, dev: Path) -> None:
     said = run(bench, dev, f"setsid sh -c '(cat {dev}/nvidia1) 2>&1'; bash -c 'cat {dev}/nvidia1' 2>&1")
     assert said.count("Permission denied") == 2
+
+
+# --- MIG: a stand-in for the driver's folders, never yet the driver's own ---------------------------------------------
+
+
+@pytest.fixture
+def roots(dev: Path) -> Roots:
+    """GPU 0 in MIG mode: instance 1 whole, instance 2 shared by two compute instances. GPU 1 is whole."""
+    (caps := dev / "nvidia-caps").mkdir()
+    caps.chmod(0o755)
+    top = dev / "proc/driver/nvidia/capabilities"
+    places = {"mig/config": 1, "mig/monitor": 2, "gpu0/mig/gi1": 12, "gpu0/mig/gi1/ci0": 13, "gpu0/mig/gi2": 21}
+    for where, minor in {**places, "gpu0/mig/gi2/ci0": 22, "gpu0/mig/gi2/ci1": 23}.items():
+        access = top / where if where.startswith("mig") else top / where / "access"
+        access.parent.mkdir(parents=True, exist_ok=True)
+        access.write_text(f"DeviceFileMinor: {minor}\nDeviceFileMode: 292\nDeviceFileModify: 1\n")
+        (caps / f"nvidia-cap{minor}").write_text(where)
+        (caps / f"nvidia-cap{minor}").chmod(0o444)
+    return Roots(dev=dev, proc=dev / "proc")
+
+
+def device(uuid: str, minor: int | None, mig: tuple[int, int] | None = None) -> GpuDevice:
+    return GpuDevice(uuid=uuid, index=0, minor=minor, mig=mig)
+
+
+PARTS = {each: device(f"MIG-{each}", 0, each) for each in ((1, 0), (2, 0), (2, 1))}
+
+
+@pytest.mark.parametrize(
+    ("own", "opens"),
+    [
+        ([PARTS[1, 0]], {"nvidia0", "gpu0/mig/gi1", "gpu0/mig/gi1/ci0"}),
+        ([PARTS[2, 1]], {"nvidia0", "gpu0/mig/gi2", "gpu0/mig/gi2/ci1"}),
+        (
+            [PARTS[1, 0], PARTS[2, 0]],
+            {"nvidia0", *(f"gpu0/mig/{each}" for each in ("gi1", "gi1/ci0", "gi2", "gi2/ci0"))},
+        ),
+        ([device("GPU-1", 1)], {"nvidia1"}),
+        ([], set()),
+        (
+            [device("MIG-x", 0)],  # the driver does not tell which: its GPU's are left open
+            {"nvidia0", *(f"gpu0/mig/{each}" for each in ("gi1", "gi1/ci0", "gi2", "gi2/ci0", "gi2/ci1"))},
+        ),
+    ],
+)
+def test_a_job_opens_its_own_mig_instances_and_no_others(
+    bench: Bench, dev: Path, roots: Roots, own: list[GpuDevice], opens: set[str]
+) -> None:
+    others = [each for each in [*PARTS.values(), device("GPU-1", 1)] if each not in own]
+    (dev / "nvidia0").write_text("nvidia0")
+    (dev / "nvidia1").write_text("nvidia1")
+    grant = Grant(gpus=own, others=others)
+    script = f"for node in {dev}/nvidia[01] {dev}/nvidia-caps/*; do cat $node && echo; done 2>/dev/null"
+    bench.run(script, hidden_devices=grant.hidden(roots), confine="on", **WHO)
+    said = set(log(bench.last).decode().split())
+    assert said - {"mig/config", "mig/monitor"} == opens
+    assert {"mig/config", "mig/monitor"} <= said, "root's by their mode; not ours to cover"
+
+
+def test_an_instance_that_is_destroyed_meanwhile_or_told_of_oddly_is_left_out(dev: Path, roots: Roots) -> None:
+    top = dev / "proc/driver/nvidia/capabilities/gpu0/mig"
+    shutil.rmtree(top / "gi1")
+    (top / "gi2/ci0/access").write_text("DeviceFileMinor: ../../sda\n")
+    (top / "gi2/ci1/access").unlink()
+    assert Grant(others=[PARTS[2, 0]]).hidden(roots) == (f"{dev}/nvidia0", f"{dev}/nvidia-caps/nvidia-cap21")
+    assert Grant(others=[PARTS[2, 0]]).hidden(Roots(dev=dev, proc=dev / "none")) == (f"{dev}/nvidia0",)
+    assert Grant(gpus=[device("SIM", None)]).hidden(roots) == ()
 
 
 def test_what_is_not_there_is_nothing_to_hide(bench: Bench, dev: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.api.client import Client
+from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, LogChunk, SubmitRequest
 from tests.fakes.daemons import Box, box, wait_final, wait_until
@@ -111,6 +112,13 @@ def test_a_signal_before_the_limit_and_a_prolog_that_refuses(hooked: Box) -> Non
         assert any("prolog ended with 3" in each for each in history), history
         assert client.job(JobRef(id=refused)).state is JobState.PENDING
         assert log_of(client, refused) == b""
+        drain = client.node().drain
+        assert drain is not None and drain.reason.startswith(f"Prolog error: job {refused}: the prolog ")
+        (hooked.root / "broken").unlink()
+        client.release(JobRef(id=refused))
+        wait_until(lambda: "node is drained" in _told(client, refused), "it waits for the node")
+        client.resume(DrainRequest())
+        assert wait_final(client, refused).state is JobState.COMPLETED
 
 
 def _told(client: Client, job_id: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from agent.jobs.errors import FolderError
 from agent.jobs.folder import (
     Cancelled,
     Submission,
+    confirm,
     job_dir,
     read_cancelled,
     read_spec,
@@ -31,9 +33,15 @@ def submission(job_id: int = 7) -> Submission:
     )
 
 
+def stored(folder: Path, made: Submission, script: str, **more: Any) -> None:
+    """Written, and its row is committed."""
+    write_spec(folder, made, script, **more)
+    confirm(folder)
+
+
 def test_a_submission_reads_back(tmp_path: Path) -> None:
     folder = job_dir(tmp_path, 7)
-    write_spec(folder, submission(), SCRIPT)
+    stored(folder, submission(), SCRIPT)
     assert folder == tmp_path / "jobs" / "7"
     assert read_spec(folder) == submission()
     assert (folder / "script").read_bytes() == SCRIPT.encode()
@@ -45,7 +53,7 @@ def test_who_may_read_what_is_not_for_the_umask_to_say(tmp_path: Path, umask: in
     folder = job_dir(tmp_path, 7)
     old = os.umask(umask)
     try:
-        write_spec(folder, submission(), SCRIPT)
+        stored(folder, submission(), SCRIPT)
     finally:
         os.umask(old)
     modes = {each: stat.S_IMODE(each.stat().st_mode) for each in (folder.parent, folder, *folder.iterdir())}
@@ -54,7 +62,7 @@ def test_who_may_read_what_is_not_for_the_umask_to_say(tmp_path: Path, umask: in
 
 def test_the_script_belongs_to_whom_it_runs_as(tmp_path: Path) -> None:
     owner = (12345, 12346) if os.geteuid() == 0 else (os.getuid(), os.getgid())
-    write_spec(job_dir(tmp_path, 7), submission(), SCRIPT, owner=owner)
+    stored(job_dir(tmp_path, 7), submission(), SCRIPT, owner=owner)
     script, spec = job_dir(tmp_path, 7) / "script", job_dir(tmp_path, 7) / "spec"
     assert (script.stat().st_uid, script.stat().st_gid) == owner
     assert spec.stat().st_uid == os.geteuid()
@@ -65,7 +73,7 @@ def test_a_first_try_is_replaced(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / ".spec.tmp").write_text("torn")
     (folder / "script").write_text("old")
-    write_spec(folder, submission(), SCRIPT)
+    stored(folder, submission(), SCRIPT)
     assert read_spec(folder) == submission()
     assert (folder / "script").read_bytes() == SCRIPT.encode()
 
@@ -77,7 +85,7 @@ def test_a_planted_link_is_replaced_and_never_followed(tmp_path: Path, name: str
     folder = job_dir(tmp_path, 7)
     folder.mkdir(parents=True)
     (folder / name).symlink_to(victim)
-    write_spec(folder, submission(), SCRIPT)
+    stored(folder, submission(), SCRIPT)
     assert victim.read_text() == "untouched"
     assert not (folder / "spec").is_symlink()
     assert read_spec(folder) == submission()
@@ -102,7 +110,7 @@ def test_a_damaged_spec_is_named(tmp_path: Path, data: bytes) -> None:
 
 def test_all_submissions_in_order_with_the_bad_ones_told(tmp_path: Path) -> None:
     for job_id in (10, 9, 2):
-        write_spec(job_dir(tmp_path, job_id), submission(job_id), SCRIPT)
+        stored(job_dir(tmp_path, job_id), submission(job_id), SCRIPT)
     (job_dir(tmp_path, 9) / "spec").write_bytes(b"torn")
     job_dir(tmp_path, 11).mkdir()  # never answered for: no spec
     (tmp_path / "jobs" / "lost+found").mkdir()
@@ -113,10 +121,22 @@ def test_all_submissions_in_order_with_the_bad_ones_told(tmp_path: Path) -> None
 
 def test_the_note_of_a_cancel(tmp_path: Path) -> None:
     folder = job_dir(tmp_path, 7)
-    write_spec(folder, submission(), SCRIPT)
+    stored(folder, submission(), SCRIPT)
     assert read_cancelled(folder) is None
     (folder / "cancelled").write_bytes(b'{"by":"ada","at":9,"reason":"wrong data"}')
     assert read_cancelled(folder) == Cancelled(by="ada", at=9, reason="wrong data")
     (folder / "cancelled").write_bytes(b"torn")
     with pytest.raises(FolderError, match="cancelled"):
         read_cancelled(folder)
+
+
+def test_a_submission_counts_once_it_is_confirmed_and_a_second_time_changes_nothing(tmp_path: Path) -> None:
+    folder = job_dir(tmp_path, 7)
+    write_spec(folder, submission(), SCRIPT)
+    with pytest.raises(FolderError):
+        read_spec(folder)
+    assert list(submissions(tmp_path)) == []
+    confirm(folder)
+    confirm(folder)
+    assert read_spec(folder) == submission()
+    assert [each.name for each in folder.iterdir() if each.name.startswith("spec")] == ["spec"]

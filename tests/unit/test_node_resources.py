@@ -44,7 +44,10 @@ def gpu(index: int, uuid: str, **values: object) -> GpuReading:
 
 def test_a_gpu_in_mig_mode_is_given_in_parts_which_have_its_seat() -> None:
     parent = gpu(0, "GPU-0", divided=True)
-    parts = [gpu(100 + slot, f"MIG-{slot}", mig_parent="GPU-0", minor=0, ill=["worn"]) for slot in range(2)]
+    parts = [
+        gpu(100 + slot, f"MIG-{slot}", mig_parent="GPU-0", minor=0, mig_gi=slot + 7, mig_ci=0, ill=["worn"])
+        for slot in range(2)
+    ]
     sampled = Sampled((parent, gpu(1, "GPU-1", minor=1), *parts))
     node = NodeResources(sampled, Gate(frozenset({"GPU-0"})), cpus=8)  # type: ignore[arg-type]
     found = node.resources()
@@ -54,6 +57,7 @@ def test_a_gpu_in_mig_mode_is_given_in_parts_which_have_its_seat() -> None:
         ("MIG-1", True, 1),
     ]
     assert found.minors == {"GPU-1": 1, "MIG-0": 0, "MIG-1": 0}
+    assert found.mig_ids == {"MIG-0": (7, 0), "MIG-1": (8, 0)}
     assert [each.uuid for each in node.readings()] == ["GPU-0", "GPU-1", "MIG-0", "MIG-1"]
 
 

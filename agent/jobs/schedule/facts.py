@@ -145,6 +145,10 @@ class ReservationFacts:
     """`None`: the whole node, CPUs included."""
     maintenance: bool = False
 
+    def is_for(self, user: str, account: str) -> bool:
+        """Whether a user's job on an account (empty: none) may run in it."""
+        return not self.maintenance and (user in self.users or account in self.accounts)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionFacts:

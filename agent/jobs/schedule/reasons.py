@@ -91,7 +91,7 @@ class Reasons:
             )
         if found.maintenance:
             return MAINTENANCE, f"reservation {found.name} is a maintenance window, in which nothing starts"
-        if job.user in found.users or job.account in found.accounts:
+        if found.is_for(job.user, job.account):
             return None
         return "Reservation", f"reservation {found.name} is not for {job.user}; ask who made it"
 

@@ -365,6 +365,22 @@ nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, unsigned s
 #define CHECK_PART(device) do { if ((device)->slot != WHOLE && !control.instances[(device)->index][(device)->slot].profile[0]) \
     return leave(INVALID_ARGUMENT); } while (0)
 
+nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, unsigned *out) {
+    ENTER(device->index);
+    CHECK_PART(device);
+    if (device->slot == WHOLE) return leave(INVALID_ARGUMENT);
+    *out = device->slot + 7;
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned *out) {
+    ENTER(device->index);
+    CHECK_PART(device);
+    if (device->slot == WHOLE) return leave(INVALID_ARGUMENT);
+    *out = device->slot;
+    return leave(SUCCESS);
+}
+
 /* --- what it does --- */
 
 nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, int sensor, unsigned *out) {
