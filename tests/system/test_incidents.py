@@ -53,19 +53,20 @@ def test_a_lost_gpu_from_the_incident_to_the_mended_node(lab: Box) -> None:
     assert stoker(lab, "incidents") == "No incident is open\n"
     with lab.agent.client() as client:
         other = client.submit(request("#!/bin/sh\n#SBATCH --gpus=1\nsleep 600\n", str(lab.work_dir)), "other").job
-        wait_until(lambda: client.node().gpus[0].job_id == other.id, "it holds GPU 0")
+        held = wait_until(lambda: client.job(JobRef(id=other.id)).gpu_uuids, "it holds a GPU")
+        free = next(gpu for gpu in client.node().gpus if gpu.uuid not in held).index
         wait_until(client.inventory, "the node's GPUs are remembered")
-        simulate(lab, "1", "lost")
+        simulate(lab, str(free), "lost")
         wait_until(lambda: client.node().incidents, "the incident is opened")
         (found,) = client.incidents()
-        assert (found.kind, found.gpu_index, found.node) == (IncidentKind.GPU_LOST, 1, "n1")
-        wait_until(lambda: client.node().gpus[1].drain, "it is drained")
+        assert (found.kind, found.gpu_index, found.node) == (IncidentKind.GPU_LOST, free, "n1")
+        wait_until(lambda: client.node().gpus[free].drain, "it is drained")
         waiting = client.submit(request("#!/bin/sh\n#SBATCH --gpus=1\ntrue\n", str(lab.work_dir)), "waits").job
     listed = stoker(lab, "incidents")
     assert "gpu_lost" in listed
     assert "critical" in listed
-    assert "stoker-agent simulate gpu 1 ok" in listed
-    assert "! simulated GPU 1 is lost" in stoker(lab, "nodes")
+    assert f"stoker-agent simulate gpu {free} ok" in listed
+    assert f"! simulated GPU {free} is lost" in stoker(lab, "nodes")
     assert "acknowledged; it stays open" in stoker(lab, "incidents", "acknowledge", str(found.id))
     assert "seen by" in stoker(lab, "incidents")
     assert "! simulated" not in stoker(lab, "nodes")
@@ -74,10 +75,10 @@ def test_a_lost_gpu_from_the_incident_to_the_mended_node(lab: Box) -> None:
     lab.agent.start()
     with lab.agent.client() as client:
         assert [each.id for each in client.incidents()] == [found.id]
-        simulate(lab, "1", "ok")
-        wait_until(lambda: client.node().gpus[1].state == "ok", "it answers again")
-        assert client.node().gpus[1].drain, "a lost GPU is held until somebody has looked at it"
-        client.resume(DrainRequest(gpu="1"))
+        simulate(lab, str(free), "ok")
+        wait_until(lambda: client.node().gpus[free].state == "ok", "it answers again")
+        assert client.node().gpus[free].drain, "a lost GPU is held until somebody has looked at it"
+        client.resume(DrainRequest(gpu=str(free)))
         assert wait_final(client, waiting.id).state is JobState.COMPLETED
         wait_until(lambda: not client.incidents(), "it is over", deadline_s=90)
         (over,) = client.incidents(over=True)
