@@ -7,17 +7,21 @@ where it enters, together with encodings that are not canonical or not a point o
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from licensing.errors import KeyFileError, WeakKeyError
 from licensing.files import create_new
+
+_PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
+"""What stands before the 32 bytes of an Ed25519 key in PKCS#8 without attributes (RFC 8410, section 7)."""
+_PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n")
 
 _P = 2**255 - 19
 _D = (-121665 * pow(121666, -1, _P)) % _P
@@ -92,9 +96,24 @@ def load(path: Path) -> Ed25519PrivateKey:
         KeyFileError: missing, unreadable, or not an unencrypted Ed25519 key in PEM.
     """
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        data = path.read_bytes()
     except OSError as error:
         raise KeyFileError(f"cannot read the key {path}: {error.strerror}") from error
+    return _as_we_write(data) or _as_others_write(data, path)
+
+
+def _as_we_write(data: bytes) -> Ed25519PrivateKey | None:
+    """A key in the form of `store_new`: what reads all others takes 2 MiB, and a daemon would keep that for good."""
+    found = _PEM.fullmatch(data)
+    der = base64.b64decode(found[1]) if found else b""
+    return Ed25519PrivateKey.from_private_bytes(der[len(_PKCS8) :]) if der.startswith(_PKCS8) else None
+
+
+def _as_others_write(data: bytes, path: Path) -> Ed25519PrivateKey:
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        key = serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyFileError(f"{path} is not an Ed25519 private key in PEM; restore it from a backup") from error
     if not isinstance(key, Ed25519PrivateKey):
@@ -109,8 +128,8 @@ def store_new(path: Path, key: Ed25519PrivateKey) -> None:
         FileExistsError: something is there.
         OSError: nothing was changed.
     """
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    create_new(path, pem, mode=0o600)
+    body = base64.b64encode(_PKCS8 + key.private_bytes_raw())
+    create_new(path, b"-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----\n" % body, mode=0o600)
 
 
 def _is_on_curve(y: int) -> bool:

@@ -1,19 +1,24 @@
-"""`stoker`: the screen on a terminal, the plain commands otherwise. What the screen needs is imported only for it."""
+"""`stoker`: the screen on a terminal, the plain commands otherwise. What the screen needs is imported only for it.
+
+Imports are late: the whole of a short command is its imports, and the garbage collector must be told before them.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.api import program
-from agent.api.errors import StokerError
-from tui import cli, endpoint, plain
+
+if TYPE_CHECKING:
+    from tui import cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The `stoker` program; returns its exit code."""
+    program.collect_seldom()
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["slurm"]:
         from tui.slurm.__main__ import main as slurm
@@ -25,10 +30,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _main(words: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that is not UTF-8 shows a ?
+    from tui import cli
+
     args = cli.parse(words)
     if args.verb is not None:
         return cli.run(args, os.environ)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        from tui import plain
+
         plain.complain("there is no terminal for the screen; name a command, such as: stoker jobs   (stoker --help)")
         return cli.USAGE
     if os.environ.get("TERM") == "dumb":
@@ -37,12 +46,15 @@ def _main(words: Sequence[str]) -> int:
 
 
 def _screen(args: cli.Args) -> int:
+    from agent.api.errors import StokerError
+    from tui import cli, endpoint, plain
+
     theme = args.theme or os.environ.get("STOKER_THEME") or cli.THEMES[0]
     if theme not in cli.THEMES:
         plain.complain(f"STOKER_THEME is {theme!r}, which is no theme; use {' or '.join(cli.THEMES)}")
         return cli.USAGE
     try:
-        where = endpoint.choose(args.host, Path(args.socket) if args.socket else None, os.environ)
+        where = endpoint.choose(args.host, args.socket, os.environ)
     except StokerError as error:
         plain.complain(str(error))
         return 1

@@ -24,7 +24,9 @@ _NO_LIMIT = "it has no time limit, so it can never be fitted in before others: s
 
 
 def what_helps(job: Job) -> str | None:
-    """What its user can do to have it started; `None` where only waiting helps."""
+    """What its user can do to have it started, or not stopped; `None` where only waiting helps."""
+    if job.warning is not None:
+        return f"use the GPUs, or give them back now: stoker cancel {arrays.label(job)}"
     if job.state is not JobState.PENDING or job.reason is None:
         return None
     sentence = _HELP.get(job.reason)

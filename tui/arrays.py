@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.api.errors import StokerError
 from agent.api.refs import JobRef
@@ -18,8 +19,7 @@ MOST_TASKS = 10_000
 """Tasks that one word of a command line may name."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class Line(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a list: a job, or several tasks of one array in the same state."""
 
     jobs: tuple[Job, ...]

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from agent.api.client import Client
 from agent.api.errors import HostKeyError, StokerError
+from agent.api.patience import Patience
 from tui import endpoint, plain, safe
-from tui.submitargs import VERBS, SubmitWords
 from tui.verbs.call import Call
 
 USAGE = 2
+VERBS = ("submit", "run")
+"""Commands whose words are sbatch's up to the script; argparse does not read them."""
 THEMES = ("dark", "light")
 Args = Any
 """An `argparse.Namespace`, or what stands for one."""
@@ -48,11 +50,13 @@ def _args(argv: Sequence[str]) -> Args:
         return SimpleNamespace(verb=argv[0], words=argv[1:], host=None, socket=None, json=False)
     from tui import commands
 
-    return commands.parser(argv).parse_args(argv)
+    return commands.read(argv)
 
 
 def _read_submit(args: Args) -> None:
     """Read the words after `submit` or `run`, and let what they say of host, socket and output hold for the command."""
+    from tui.submitargs import SubmitWords
+
     try:
         said = SubmitWords.read(args.words, args.verb)
     except StokerError as error:
@@ -82,11 +86,18 @@ def _with_questions(args: Args, environ: Mapping[str, str]) -> int:
 
 
 def _run(args: Args, environ: Mapping[str, str]) -> int:
-    client = endpoint.choose(args.host, Path(args.socket) if args.socket else None, environ).open()
+    client = _client(args, environ)
     try:
         return _run_verb(args, Call(client=client, json=args.json))
     finally:
         client.close()
+
+
+def _client(args: Args, environ: Mapping[str, str]) -> Client:
+    """The server's, which is borne with for some seconds while it restarts."""
+    patience = Patience(plain.wait_told)
+    chosen = patience.over(lambda: endpoint.choose(args.host, args.socket, environ), repeatable=True)
+    return chosen.open(patience)
 
 
 def _run_verb(args: Args, call: Call) -> int:

@@ -8,8 +8,9 @@ without a word is stale, 15 s is lost, and what is lost is shown as dashes. Ever
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from agent.api.types import (
     Gpu,
@@ -38,8 +39,7 @@ JobKey = tuple[str, int]
 """Node and id: two nodes may both have a job 17."""
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayKey:
+class ArrayKey(msgspec.Struct, frozen=True):
     """An array of one node, where a list shows it as one line."""
 
     node: str
@@ -59,8 +59,7 @@ class Freshness(StrEnum):
     LOST = "lost"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkDown:
+class LinkDown(msgspec.Struct, frozen=True, kw_only=True):
     """The link thread's word that its stream ended; it retries by itself."""
 
     reason: str
@@ -68,8 +67,7 @@ class LinkDown:
     """Monotonic seconds; `None` while it waits for the operator (an unknown host key)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkView:
+class LinkView(msgspec.Struct, frozen=True, kw_only=True):
     """Our own link at one moment."""
 
     freshness: Freshness
@@ -79,8 +77,7 @@ class LinkView:
     retry_in_s: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeView:
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     """A node at one moment, with the age that its values really have."""
 
     name: str
@@ -106,8 +103,7 @@ class NodeView:
         return gpu.age_s + self.age_s
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
     """The counts of the header."""
 
     nodes: int
@@ -123,8 +119,7 @@ class Totals:
     pending: int
 
 
-@dataclass(slots=True)
-class _Heard:
+class _Heard(msgspec.Struct):
     status: NodeStatus
     arrived: float
     epoch: int

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent import __version__
 from agent.api.commandline import Parser
 from tui import cli, words
-from tui.submitargs import VERBS
 
 _EXAMPLES = """\
 examples:
@@ -29,8 +29,7 @@ wait, run and submit --wait end with the job's own. With --json a failure is the
 {"error":{"code":"no_such_job","message":"…","field":null}}; stdout then has nothing that is not whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """One verb of `stoker`."""
 
     name: str
@@ -73,27 +72,24 @@ COMMANDS = (
 )
 
 
-def _add_all(parser: Parser, said: Sequence[str]) -> None:
-    """Add every command, with its options where its name is among the words `said`: all of them would cost 20 ms."""
-    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", prog=parser.prog)
-    common = words.common()
-    for each in COMMANDS:
-        if each.name in VERBS:
-            # No prefix character: every word is passed on as it is, because up to the script they are sbatch's options.
-            own = commands.add_parser(each.name, help=each.help, prefix_chars="\0", add_help=False)
-            own.add_argument("words", nargs="...")
-            continue
-        names = [each.alias] if each.alias else []
-        text = each.help[:1].upper() + each.help[1:] + "."
-        made = commands.add_parser(each.name, help=each.help, description=text, parents=[common], aliases=names)
-        if each.name in said or each.alias in said:
-            import importlib
-
-            importlib.import_module(f"tui.verbs.{each.module}").options(made, each.name)
+def read(argv: Sequence[str]) -> argparse.Namespace:
+    """Read a command line. One that begins with a command is read by that one's parser alone: all cost 20 ms."""
+    first = next((each for each in COMMANDS if argv and argv[0] in (each.name, each.alias)), None)
+    if first is None or first.name in cli.VERBS:
+        return whole(argv).parse_args(argv)
+    said = argparse.Namespace(verb=argv[0], job=None, theme=None, host=None, socket=None, json=False)
+    return alone(first).parse_args(argv[1:], said)
 
 
-def parser(said: Sequence[str]) -> Parser:
-    """The whole command line."""
+def alone(command: Command) -> Parser:
+    """What reads the words after a command's name; the same as its part of the whole."""
+    made = Parser(prog=f"stoker {command.name}", description=_sentence(command), parents=[words.common()])
+    _add_options(made, command)
+    return made
+
+
+def whole(said: Sequence[str]) -> Parser:
+    """The whole command line; a command has its options where its name is among the words `said`."""
     made = Parser(
         prog="stoker",
         description="Watch and use a GPU cluster. Without a command, on a terminal: the screen.",
@@ -106,3 +102,30 @@ def parser(said: Sequence[str]) -> Parser:
     words.where(made, None)
     _add_all(made, said)
     return made
+
+
+def _add_all(parser: Parser, said: Sequence[str]) -> None:
+    commands = parser.add_subparsers(dest="verb", metavar="COMMAND", prog=parser.prog)
+    common = words.common()
+    for each in COMMANDS:
+        if each.name in cli.VERBS:
+            # No prefix character: every word is passed on as it is, because up to the script they are sbatch's options.
+            own = commands.add_parser(each.name, help=each.help, prefix_chars="\0", add_help=False)
+            own.add_argument("words", nargs="...")
+            continue
+        names = [each.alias] if each.alias else []
+        made = commands.add_parser(
+            each.name, help=each.help, description=_sentence(each), parents=[common], aliases=names
+        )
+        if each.name in said or each.alias in said:
+            _add_options(made, each)
+
+
+def _add_options(parser: Parser, command: Command) -> None:
+    import importlib
+
+    importlib.import_module(f"tui.verbs.{command.module}").options(parser, command.name)
+
+
+def _sentence(command: Command) -> str:
+    return command.help[:1].upper() + command.help[1:] + "."

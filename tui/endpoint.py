@@ -8,58 +8,63 @@ ssh code, and with it paramiko, is imported only when a host is dialled, so `sto
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from agent.api.client import Client
-from agent.api.errors import ConnectError
+from agent.api.errors import AwayError, ConnectError
+from agent.api.patience import Patience
 from agent.api.unix import UnixTransport
 from tui import safe
 
 SYSTEM_DIR = Path("/run/stoker")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A server; exactly one of the two is set."""
 
     socket: Path | None = None
     host: str | None = None
     """`[user@]host[:port]`, as ssh_config may rename it."""
 
-    def open(self) -> Client:
+    def open(self, patience: Patience | None = None) -> Client:
         """The client. Over ssh nothing is dialled yet: the first call does that.
+
+        Args:
+            patience: with a server that is away; see `Client`.
 
         Raises:
             StokerError: the host cannot be used as it is written, or as ssh_config says.
         """
         if self.host is None:
             assert self.socket is not None
-            return Client(UnixTransport(self.socket))
+            return Client(UnixTransport(self.socket), patience=patience)
         from agent.api.ssh import SshTransport
 
-        return Client(SshTransport.for_user(self.host))
+        return Client(SshTransport.for_user(self.host), patience=patience)
 
     def __str__(self) -> str:
         return safe.text(self.host or str(self.socket))
 
 
-def choose(host: str | None, socket: Path | None, environ: Mapping[str, str]) -> Endpoint:
+def choose(host: str | None, socket: str | Path | None, environ: Mapping[str, str]) -> Endpoint:
     """The server meant by the flags and the environment.
 
     Raises:
-        ConnectError: nothing was named and no daemon has a socket on this machine; names the places looked at.
+        AwayError: nothing was named, and no daemon has a socket in its folder on this machine.
+        ConnectError: nor is there such a folder; both name the places looked at.
     """
     if host is not None:
         return Endpoint(host=host)
-    named = socket or (Path(environ["STOKER_SOCKET"]) if environ.get("STOKER_SOCKET") else None)
-    if named is not None:
-        return Endpoint(socket=named)
+    if named := socket or environ.get("STOKER_SOCKET"):
+        return Endpoint(socket=Path(named))
     tried = [folder / name for folder in _folders(environ) for name in ("hub.sock", "agent.sock")]
     for path in tried:
         if path.is_socket():
             return Endpoint(socket=path)
-    raise ConnectError(
+    kind = AwayError if any(path.parent.is_dir() for path in tried) else ConnectError
+    raise kind(
         "no Stoker runs on this machine; looked for " + ", ".join(map(str, tried)) + ". "
         "Start one with: stoker-agent run   or name another: stoker -H user@host, or --socket PATH"
     )

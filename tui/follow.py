@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
+
+import msgspec
 
 from agent.api.errors import ApiError, TransportError
 from agent.api.refs import JobRef
@@ -28,8 +29,7 @@ Write = Callable[[LogChunk | LogEnd | None], None]
 """Takes pieces of a log, and `None` at its end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Which part of a log."""
 
     since: int | None = None

@@ -1,8 +1,8 @@
 """Handing a job in when the answer may be lost on its way: the same key is asked again, so that there is one job.
 
 A submit whose answer is missing may have been stored. It is repeated with its key for `TRY_FOR_S`; what is still
-unknown then is said to be, with the key under which it may be repeated by hand. What surely was not sent is no riddle
-and is told at once.
+unknown then is said to be, with the key under which it may be repeated by hand. What surely was not sent is no riddle:
+the client's own patience (`agent.api.patience`) waits out a restart, and what it gives up is told at once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from agent.api.errors import ApiError, AuthError, ConnectError, HostKeyError, StokerError, TransportError
+from agent.api.patience import UnsentInterrupt
 from agent.api.types import SubmitReply, SubmitRequest
 from tui import plain
 
@@ -55,7 +56,9 @@ def hand_in(client: ClusterClient, request: SubmitRequest, key: str) -> SubmitRe
             if time.monotonic() - began >= TRY_FOR_S:
                 raise UnknownOutcomeError(f"no answer to the submit ({open_question})", key) from open_question
             time.sleep(_PAUSE_S)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if isinstance(interrupt, UnsentInterrupt) and open_question is None:
+            raise
         plain.complain(str(UnknownOutcomeError("interrupted before an answer came", key)))
         raise
 

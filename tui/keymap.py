@@ -116,7 +116,7 @@ KEYS: tuple[Key, ...] = (
     Key(scope=Scope.LOG, keys="g,home", action="top", label="top", help="to the first line", shown="g"),
     Key(scope=Scope.LOG, keys="G,end", action="bottom", label="end", help="to the last line, and follow", shown="G"),
     Key(scope=Scope.JOB, keys="i", action="story", label="details", footer=True, palette=True,
-        help="why it waits, what it used, its history; again: the log"),
+        help="why it waits or was warned, what it used, its history; again: the log"),
     Key(scope=Scope.JOB, keys="X", action="cancel", label="cancel", help="cancel this job; asks first", footer=True,
         palette=True),
     *_on_jobs(Scope.JOB, "it"),

@@ -8,7 +8,8 @@ left out become one visible note. Memory does not grow with what the job writes 
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass
+
+import msgspec
 
 from tui import safe
 from tui.units import size
@@ -17,8 +18,7 @@ LINE_MAX = 32 * 1024
 """Characters gathered for a line that does not end; what comes after is a line of its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(msgspec.Struct, frozen=True):
     """One safe line; `note` marks one that we wrote ourselves."""
 
     text: str

@@ -6,7 +6,6 @@ is cut, and only where a terminal's width is known; JSON is ASCII, so no C1 or b
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import TextIO
@@ -25,17 +24,11 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO) -> 
     right = [title.startswith(">") for title in titles]
     lines = [[title.lstrip(">") for title in titles], *rows]
     widths = [max(safe.width(line[column]) for line in lines) for column in range(len(titles))]
-    room = _columns() if out.isatty() else None
+    room = program.columns(out) if out.isatty() else None
     for line in lines:
         cells = [safe.fit(text, width, right=to) for text, width, to in zip(line, widths, right, strict=True)]
         joined = _GAP.join([*cells[:-1], line[-1]])
         print((safe.truncate(joined, room) if room else joined).rstrip(), file=out)
-
-
-def _columns() -> int:
-    import shutil  # for a terminal alone: it costs every start 5 ms
-
-    return shutil.get_terminal_size().columns
 
 
 def facts(pairs: Sequence[tuple[str, str]], out: TextIO) -> None:
@@ -47,6 +40,8 @@ def facts(pairs: Sequence[tuple[str, str]], out: TextIO) -> None:
 
 def as_json(value: object, out: TextIO) -> None:
     """Print a wire value on one line, with every character outside printable ASCII escaped."""
+    import json  # for JSON alone: it costs every start 2 ms
+
     text = json.dumps(msgspec.to_builtins(value), ensure_ascii=True, separators=(",", ":"))
     print(text.replace("\x7f", "\\u007f"), file=out, flush=True)
 
@@ -59,6 +54,12 @@ def note(sentence: str) -> None:
 def complain(sentence: str) -> None:
     """Say on stderr what went wrong."""
     program.say(f"stoker: {safe.text(sentence)}")
+
+
+def wait_told(sentences: str) -> None:
+    """Say on stderr that something is waited for, a sentence a line."""
+    for sentence in sentences.splitlines():
+        complain(sentence)
 
 
 def refuse(error: StokerError, *, json: bool, about: str = "") -> None:

@@ -83,7 +83,7 @@ def job_line(line: Line, now: float) -> list[str]:
         units.elapsed(job.time_limit_s),
         units.UNKNOWN if job.priority is None else str(job.priority),
         rows.starts_in(job, now),
-        first_sentence(rows.job_why(job)),
+        first_sentence(rows.job_note(job, now)),
     ]
 
 
@@ -208,9 +208,13 @@ def _who(job: Job) -> list[tuple[str, str | None]]:
 def _why(job: Job, now: float) -> list[tuple[str, str | None]]:
     """What keeps it waiting."""
     starts = None
+    stops = None if job.stops_at is None else f"{units.moment(job.stops_at)}, {rows.stops_in(job, now)}"
     if job.expected_start_at is not None and job.state is JobState.PENDING:
         starts = f"{units.moment(job.expected_start_at)}, in {rows.starts_in(job, now)} at the latest"
     return [
+        ("Warning", job.warning),
+        ("Stops", stops),
+        ("Ran before", job.again),
         ("Expected start", starts),
         ("What helps", advice.what_helps(job)),
         ("Priority", _priority(job)),

@@ -22,7 +22,7 @@ HOT_C, TOO_HOT_C = 80, 88
 """Where a data-centre GPU is warm, and where it is about to throttle (NVIDIA's slowdown thresholds start at 90)."""
 
 GPU_COLUMNS = (
-    Column(title="NODE / GPU", least=14, most=27),
+    Column(title="NODE / GPU", least=10, most=27),
     Column(title="UTIL", least=12),
     Column(title="MEMORY", least=8, most=13, firm=True),
     Column(title="TEMP", least=5, right=True),
@@ -43,17 +43,17 @@ NODE_COLUMNS = (
     Column(title="RUN", least=3, right=True, drop=4),
     Column(title="CPU", least=4, right=True, drop=5),
     Column(title="RAM", least=9, most=11, right=True, firm=True, drop=6),
-    Column(title="NOTE", least=8, grow=True),
+    Column(title="NOTE", least=14, grow=True),
 )
 JOB_COLUMNS = (
     Column(title="JOB", least=5, most=16, right=True, firm=True),
-    Column(title="USER", least=4, most=12),
-    Column(title="NAME", least=8, most=28),
+    Column(title="USER", least=5, most=12),
+    Column(title="NAME", least=10, most=28),
     Column(title="STATE", least=11, most=18, firm=True),
     Column(title="GPUS", least=4, most=14, firm=True),
     Column(title="TIME", least=5, most=11, right=True, firm=True),
     Column(title="PRIO", least=5, most=8, right=True, firm=True, drop=2),
-    Column(title="NODE", least=4, most=14, drop=1),
+    Column(title="NODE", least=8, most=14, drop=1),
     Column(title="REASON", least=11, grow=True),
 )
 TASK_COLUMNS = (
@@ -119,12 +119,12 @@ def gpu_rows(cluster: Cluster, view: NodeView, *, short: bool = False) -> list[R
     return [_gpu_row(cluster, view, gpu, short=short) for gpu in view.gpus]
 
 
-def node_rows(views: Iterable[NodeView]) -> list[Row]:
+def node_rows(views: Iterable[NodeView], *, short: bool = False) -> list[Row]:
     """The list of nodes."""
-    return [_node_row(view) for view in views]
+    return [_node_row(view, short) for view in views]
 
 
-def job_rows(jobs: Iterable[Job], wall: float, marked: Collection[Key] = ()) -> list[Row]:
+def job_rows(jobs: Iterable[Job], wall: float, marked: Collection[Key] = (), *, short: bool = False) -> list[Row]:
     """The list of jobs, an array on one line where its first task stands; `wall` is the time in Unix seconds."""
     groups: dict[Key, list[Job]] = {}
     for job in jobs:
@@ -133,19 +133,21 @@ def job_rows(jobs: Iterable[Job], wall: float, marked: Collection[Key] = ()) -> 
     return [
         _array_row(key, tasks, wall, key in marked)
         if isinstance(key, ArrayKey)
-        else _job_row(tasks[0], wall, key in marked)
+        else _job_row(tasks[0], wall, key in marked, short)
         for key, tasks in groups.items()
     ]
 
 
-def task_rows(jobs: Iterable[Job], wall: float, marked: Collection[Key] = ()) -> list[Row]:
+def task_rows(jobs: Iterable[Job], wall: float, marked: Collection[Key] = (), *, short: bool = False) -> list[Row]:
     """The tasks of an array under `TASK_COLUMNS`."""
-    return [_task_row(job, wall, job_key(job) in marked) for job in jobs]
+    return [_task_row(job, wall, job_key(job) in marked, short) for job in jobs]
 
 
 def job_state(job: Job) -> Cell:
-    """Glyph and word of a job's state."""
+    """Glyph and word of a job's state; a running one that is warned wants attention."""
     glyph, role = _JOB.get(job.state, ("x", Role.BAD))
+    if job.warning is not None:
+        glyph, role = "!", Role.WARN
     return ((f"{glyph} {job.state.value}", role),)
 
 
@@ -172,9 +174,13 @@ def run_time_s(job: Job, wall: float) -> float | None:
     return max(0.0, (job.ended_at if job.ended_at is not None else wall) - job.started_at)
 
 
-def job_gpus(job: Job) -> str:
-    """How many GPUs; simulated ones say so."""
-    return f"{job.gpus} simulated" if job.simulated else str(job.gpus)
+def job_gpus(job: Job, *, short: bool = False) -> str:
+    """How many GPUs; simulated ones say so, with `short` in a word of three letters."""
+    return f"{job.gpus} {_simulated(short)}" if job.simulated else str(job.gpus)
+
+
+def _simulated(short: bool) -> str:
+    return "sim" if short else "simulated"
 
 
 def job_why(job: Job) -> str:
@@ -183,6 +189,23 @@ def job_why(job: Job) -> str:
     if job.state in (JobState.FAILED, JobState.TIMEOUT, JobState.CANCELLED) and not said:
         return f"signal {job.signal}" if job.signal else f"exit code {job.exit_code}" if job.exit_code else ""
     return said
+
+
+def job_note(job: Job, wall: float) -> str:
+    """What a list has room for: of a warned job when it is stopped; of one put back why, and why it waits now."""
+    why = job_why(job)
+    if job.warning is not None:
+        return f"idle: stopped {stops_in(job, wall)} unless it uses its GPUs"
+    if job.again is not None:
+        word = job.again.partition(":")[0]
+        return f"{word}; now {why}" if why and job.reason != word else why or word
+    return why
+
+
+def stops_in(job: Job, wall: float) -> str:
+    """How long until a warned job is stopped: `in 9 min 4 s`."""
+    away = (job.stops_at or wall) - wall
+    return f"in {units.countdown(away)}" if away >= 1 else "soon"
 
 
 def starts_in(job: Job, wall: float) -> str:
@@ -229,7 +252,7 @@ def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu, *, short: bool) -> Row:
     name: Cell = (
         (f" {glyph}", Role.BAD),
         (f"{gpu.index:>2} ", Role.TEXT),
-        ("simulated" if short and view.simulated else gpu_label(view, gpu), Role.DIM),
+        (_simulated(short) if short and view.simulated else gpu_label(view, gpu), Role.DIM),
     )
     age = _age(view.gpu_age_s(gpu))
     if view.freshness is Freshness.LOST or gpu.state is GpuState.LOST:
@@ -301,7 +324,7 @@ def _owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
     return cell("free" if gpu.seated else "free, no seat", Role.DIM)
 
 
-def _node_row(view: NodeView) -> Row:
+def _node_row(view: NodeView, short: bool) -> Row:
     name, age = cell(view.name, Role.STRONG), _age(view.age_s)
     note = cell(node_note(view), Role.WARN)
     node = view.node
@@ -314,7 +337,7 @@ def _node_row(view: NodeView) -> Row:
         name,
         freshness(view),
         age,
-        cell(f"{len(gpus)} simulated" if view.simulated else str(len(gpus))),
+        cell(f"{len(gpus)} {_simulated(short)}" if view.simulated else str(len(gpus))),
         cell(units.percent(mean_load(gpus))),
         tuple((spark_of(gpu), _load_role(gpu)) for gpu in gpus[:16]),
         cell(units.gib_of(total(g.memory_used_bytes for g in gpus), total(g.memory_total_bytes for g in gpus))),
@@ -328,19 +351,23 @@ def _node_row(view: NodeView) -> Row:
     return Row(key=view.name, cells=cells, faded=view.freshness is Freshness.STALE)
 
 
-def _job_row(job: Job, wall: float, marked: bool) -> Row:
+def _job_row(job: Job, wall: float, marked: bool, short: bool) -> Row:
     cells = (
         _named(arrays.label(job), marked),
         cell(job.user),
         cell(job.name),
         job_state(job),
-        cell(job_gpus(job)),
+        cell(job_gpus(job, short=short)),
         _time(job, wall),
         cell(units.UNKNOWN if job.priority is None else str(job.priority), Role.DIM),
         cell(job.node),
-        cell(job_why(job), Role.DIM),
+        _note(job, wall),
     )
     return Row(key=job_key(job), cells=cells)
+
+
+def _note(job: Job, wall: float) -> Cell:
+    return cell(job_note(job, wall), Role.DIM if job.warning is None else Role.WARN)
 
 
 def _array_row(key: ArrayKey, tasks: Sequence[Job], wall: float, marked: bool) -> Row:
@@ -357,20 +384,20 @@ def _array_row(key: ArrayKey, tasks: Sequence[Job], wall: float, marked: bool) -
         _time(min(running, key=lambda job: job.started_at or 0) if running else told, wall),
         cell(units.UNKNOWN if told.priority is None else str(told.priority), Role.DIM),
         cell(told.node),
-        cell(job_why(told), Role.DIM),
+        _note(next((job for job in running if job.warning is not None), told), wall),
     )
     return Row(key=key, cells=cells)
 
 
-def _task_row(job: Job, wall: float, marked: bool) -> Row:
+def _task_row(job: Job, wall: float, marked: bool, short: bool) -> Row:
     parameters = "  ".join(f"{name}={value}" for name, value in job.sweep.items())
     cells = (
         _named(arrays.label(job), marked),
         cell(parameters),
         job_state(job),
-        cell(job_gpus(job)),
+        cell(job_gpus(job, short=short)),
         _time(job, wall),
-        cell(job_why(job), Role.DIM),
+        _note(job, wall),
     )
     return Row(key=job_key(job), cells=cells)
 

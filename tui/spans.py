@@ -7,8 +7,9 @@ passed `safe`; widths are terminal cells. Pure, and free of Textual, so that row
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from tui import safe
 
@@ -37,8 +38,7 @@ GAP = 2
 """Cells between two columns."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class Column(msgspec.Struct, frozen=True, kw_only=True):
     """One column of a table: as wide as its content, between `least` and `most`."""
 
     title: str
@@ -54,8 +54,7 @@ class Column:
     """Left out when there is no room, highest first; 0 is never left out."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a table. `key` names what it stands for and stays the same while its values change."""
 
     key: object

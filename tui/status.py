@@ -74,7 +74,8 @@ def _cells(spans: Sequence[Span]) -> int:
 def queue_words(cluster: Cluster, now: float) -> str:
     """`3 running, 2 pending`."""
     totals = cluster.totals(now)
-    return f"{totals.running} running, {totals.pending} pending"
+    warned = sum(job.warning is not None for job in cluster.jobs())
+    return f"{totals.running} running, {totals.pending} pending" + (f", {warned} warned" if warned else "")
 
 
 def link_words(cluster: Cluster, link: LinkView, time_of_day: str) -> list[Span]:

@@ -19,6 +19,7 @@ def lines(
 ) -> list[list[Span]]:
     """All of it, folded to `width` cells."""
     parts = [
+        *_section("Warned", _warned(job, wall, clock)),
         *_section("Waiting", _waiting(job, wall, clock)),
         *_section("Progress", _progress(result)),
         *_section("Use of its GPUs", _used(job.usage or (report.job.usage if report else None))),
@@ -43,6 +44,16 @@ def _section(title: str, parts: Sequence[_Part]) -> list[_Part]:
     return [(title, "", Role.HEAD), *parts] if parts else []
 
 
+def _warned(job: Job, wall: float, clock: Clock) -> list[_Part]:
+    if job.warning is None or job.stops_at is None:
+        return []
+    return [
+        ("reason", job.warning, Role.WARN),
+        ("stops", f"{clock.moment(job.stops_at)}, {rows.stops_in(job, wall)}", Role.STRONG),
+        ("what helps", advice.what_helps(job) or "", Role.ACCENT),
+    ]
+
+
 def _waiting(job: Job, wall: float, clock: Clock) -> list[_Part]:
     if job.state is not JobState.PENDING:
         return []
@@ -52,6 +63,7 @@ def _waiting(job: Job, wall: float, clock: Clock) -> list[_Part]:
     parts = rows.priority_parts(job)
     values = [
         ("reason", rows.job_why(job), Role.WARN),
+        ("ran before", job.again, Role.TEXT),
         ("starts", starts or "cannot be told", Role.STRONG if starts else Role.DIM),
         ("what helps", advice.what_helps(job), Role.ACCENT),
         ("waits for", job.dependency, Role.TEXT),

@@ -77,7 +77,7 @@ def _script(
     if split.script == "-":
         return _FROM_STDIN, _read_stdin(), split.args
     path = work_dir / Path(split.script).expanduser()
-    return path.name, read_script(path), split.args
+    return os.path.normpath(path), read_script(path), split.args
 
 
 def read_script(path: Path) -> str:

@@ -8,13 +8,11 @@ in sbatch too (`--wait`, `--wrap`, `--test-only`, `--parsable`, `--quiet`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.api.errors import StokerError
 from agent.api.options import OPTIONS, Flag, OptionError, scan
-
-VERBS = ("submit", "run")
-"""Commands whose words are sbatch's up to the script; argparse does not read them."""
 
 _COMMON_FLAGS = {"--help": "help", "-h": "help"}
 _COMMON_VALUES = {"--node": "node", "--key": "key", "--host": "host", "--socket": "socket", "--wrap": "wrap"}
@@ -40,8 +38,7 @@ _VALUES = {
 _MISSED = ("run", "skip")
 
 
-@dataclass(slots=True, kw_only=True)
-class SubmitWords:
+class SubmitWords(msgspec.Struct, kw_only=True):
     """What was asked for; `rest` is what sbatch would be given, without the script where `wrap` or `command` is one."""
 
     verb: str = "submit"
@@ -62,7 +59,7 @@ class SubmitWords:
     """Commands for a shell, in the place of a script."""
     command: list[str] | None = None
     """`stoker run -- CMD ARGS`: a program with its words, in the place of a script."""
-    sweep: list[str] = field(default_factory=list)
+    sweep: list[str] = msgspec.field(default_factory=list)
     """`name=v1,v2` as typed."""
     cron: str | None = None
     missed: str = "skip"

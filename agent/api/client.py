@@ -7,18 +7,18 @@ connections of their own. Needs no event loop and no ssh: what carries the bytes
 
 from __future__ import annotations
 
-import http.client
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 
+from agent.api.answer import Answer
 from agent.api.decode import Decoder, decode, decoder
 from agent.api.errors import ApiError, ProtocolError
 from agent.api.health import Incident, KnownGpu
+from agent.api.patience import Patience
 from agent.api.pool import Call, Pool
 from agent.api.queue import (
     Cron,
@@ -26,6 +26,7 @@ from agent.api.queue import (
     Drain,
     DrainRequest,
     QueueRules,
+    Reloaded,
     RequeueRequest,
     Reservation,
     ReservationRequest,
@@ -38,6 +39,7 @@ from agent.api.stream import SILENCE_S, Stream
 from agent.api.telemetry import MetricHistory
 from agent.api.transport import Transport
 from agent.api.types import (
+    KEY_HEADER,
     ActivateRequest,
     CancelRequest,
     CronRequest,
@@ -61,13 +63,11 @@ from agent.api.wire import Wire, not_ours, read_all, read_some
 
 TIMEOUT_S = 10.0
 ANSWER_MAX_BYTES = 64 * 1024 * 1024
-KEY_HEADER = "Idempotency-Key"
 
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogSlice:
+class LogSlice(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of a job's log."""
 
     offset: int
@@ -80,11 +80,20 @@ class LogSlice:
 class Client:
     """Calls to one server. Each raises `TransportError` when no answer comes and `ApiError` when the answer is no."""
 
-    def __init__(self, transport: Transport, *, timeout_s: float = TIMEOUT_S, silence_s: float = SILENCE_S) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        silence_s: float = SILENCE_S,
+        patience: Patience | None = None,
+    ) -> None:
+        """`patience`: how a server is borne with that is away; without one each call fails at once."""
         self.where = transport.describe()
         self._transport = transport
         self._timeout_s = timeout_s
         self._silence_s = silence_s
+        self._patience = patience
         self._pool = Pool(transport)
 
     def hello(self) -> Hello:
@@ -109,7 +118,7 @@ class Client:
             user: only this user's.
             limit: at most so many.
             more: `since`, `until` (Unix seconds: not ended before, not submitted after), `before` (ids below, for the
-                next page), `array`, `cron`, `id`, `name`, `account`, `partition`, `qos`.
+                next page), `array`, `cron`, `id`, `name`, `account`, `partition`, `qos`; `steps=1`: with their steps.
         """
         return self._get(_with_query("/v1/jobs", state=state, user=user, limit=limit, **more), list[Job])
 
@@ -183,13 +192,13 @@ class Client:
             since: only what was written after this, Unix seconds; a piece then begins later than asked for.
             grep: only lines that hold this text.
         """
-        wire, response = self._send(
+        wire, answer = self._send(
             "GET", _with_query(f"{ref.path}/log", offset=offset, limit=limit, since=since, grep=grep)
         )
-        data = self._finish(wire, response)
+        data = self._finish(wire, answer)
         return LogSlice(
-            offset=_number(response, "Stoker-Log-Offset", self.where),
-            end=_number(response, "Stoker-Log-End", self.where),
+            offset=_number(answer, "Stoker-Log-Offset", self.where),
+            end=_number(answer, "Stoker-Log-End", self.where),
             data=data,
         )
 
@@ -239,6 +248,10 @@ class Client:
     def unreserve(self, name: str, node: str | None = None) -> list[Reservation]:
         """Delete one; the answer is the rest."""
         return self._ask("DELETE", f"{_root(node)}/reservations/{quote(name, safe='')}", list[Reservation])
+
+    def reload(self, node: str | None = None) -> Reloaded:
+        """Read the configuration again; for admins."""
+        return self._ask("POST", f"{_root(node)}/reload", Reloaded, repeatable=True)
 
     def crons(self, node: str | None = None) -> list[Cron]:
         """Recurring jobs."""
@@ -308,8 +321,8 @@ class Client:
 
     def metrics(self) -> str:
         """OpenMetrics text."""
-        wire, response = self._send("GET", "/metrics")
-        return self._finish(wire, response).decode("utf-8", "replace")
+        wire, answer = self._send("GET", "/metrics")
+        return self._finish(wire, answer).decode("utf-8", "replace")
 
     def request_raw(
         self, method: str, path: str, *, headers: Mapping[str, str], body: bytes = b"", timeout_s: float | None = None
@@ -317,8 +330,8 @@ class Client:
         """Pass a request on as it is and hand back the answer as it comes, refusals included."""
         safe = method in ("GET", "HEAD", "PUT") or any(name.lower() == KEY_HEADER.lower() for name in headers)
         call = Call(method=method, path=path, headers=headers, body=body, repeatable=safe)
-        wire, response = self._pool.send(call, timeout_s or self._timeout_s)
-        return RawAnswer(wire, response, self._pool, self._silence_s)
+        wire, answer = self._pool.send(call, timeout_s or self._timeout_s)
+        return RawAnswer(wire, answer, self._pool, self._silence_s)
 
     def close(self) -> None:
         """Close kept connections and the transport."""
@@ -347,8 +360,8 @@ class Client:
         repeatable: bool = False,
     ) -> _T:
         body = b"" if value is None else msgspec.json.encode(value)
-        wire, response = self._send(method, path, headers, body, repeatable=repeatable)
-        raw = self._finish(wire, response)
+        wire, answer = self._send(method, path, headers, body, repeatable=repeatable)
+        raw = self._finish(wire, answer)
         try:
             return decode(raw, kind)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -362,22 +375,29 @@ class Client:
         body: bytes = b"",
         *,
         repeatable: bool = True,
-    ) -> tuple[Wire, http.client.HTTPResponse]:
+    ) -> tuple[Wire, Answer]:
         given = {"Content-Type": "application/json"} if body else {}
         call = Call(method=method, path=path, headers=given | dict(headers or {}), body=body, repeatable=repeatable)
-        wire, response = self._pool.send(call, self._timeout_s)
-        if response.status >= 400:
-            raise self._refusal(response.status, self._finish(wire, response))
-        return wire, response
+        if self._patience is None:
+            return self._try(call)
+        # What has a key and may have been sent is asked again by who knows the key, and can name it (`tui.handin`).
+        again = repeatable and KEY_HEADER not in call.headers
+        return self._patience.over(lambda: self._try(call), repeatable=again, changes=method != "GET")
 
-    def _finish(self, wire: Wire, response: http.client.HTTPResponse) -> bytes:
+    def _try(self, call: Call) -> tuple[Wire, Answer]:
+        wire, answer = self._pool.send(call, self._timeout_s)
+        if answer.status >= 400:
+            raise self._refusal(answer.status, self._finish(wire, answer))
+        return wire, answer
+
+    def _finish(self, wire: Wire, answer: Answer) -> bytes:
         """Read the rest of an answer and keep its connection if it may be kept."""
         try:
-            data = read_all(response, self.where, ANSWER_MAX_BYTES)
+            data = read_all(answer, self.where, ANSWER_MAX_BYTES)
         except BaseException:
             wire.conn.close()
             raise
-        _release(self._pool, wire, response)
+        _release(self._pool, wire, answer)
         return data
 
     def _refusal(self, status: int, raw: bytes) -> ApiError | ProtocolError:
@@ -388,24 +408,24 @@ class Client:
         return ApiError(status, body.code, body.message, body.field)
 
     def _stream(self, path: str, decoder: Decoder[_T], heartbeats: bool) -> Stream[_T]:
-        wire, response = self._send("GET", path)
-        return Stream(wire, response, decoder, silence_s=self._silence_s, heartbeats=heartbeats)
+        wire, answer = self._send("GET", path)
+        return Stream(wire, answer, decoder, silence_s=self._silence_s, heartbeats=heartbeats)
 
 
 class RawAnswer:
     """An answer passed on: status, headers, and the body in pieces as they come."""
 
-    def __init__(self, wire: Wire, response: http.client.HTTPResponse, pool: Pool, silence_s: float) -> None:
-        self.status = response.status
+    def __init__(self, wire: Wire, answer: Answer, pool: Pool, silence_s: float) -> None:
+        self.status = answer.status
         self._wire = wire
-        self._response = response
+        self._answer = answer
         self._pool = pool
         self._silence_s = silence_s
         self._released = False
 
     def header(self, name: str) -> str | None:
         """A header of the answer."""
-        return self._response.getheader(name)
+        return self._answer.header(name)
 
     def read(self) -> bytes:
         """The body's next piece, as it comes; empty at its end, where the connection is kept or closed.
@@ -415,13 +435,13 @@ class RawAnswer:
         """
         self._wire.allow(self._silence_s)
         try:
-            piece = read_some(self._response, self._wire.where)
+            piece = read_some(self._answer, self._wire.where)
         except BaseException:
             self.close()
             raise
         if not piece and not self._released:
             self._released = True
-            _release(self._pool, self._wire, self._response)
+            _release(self._pool, self._wire, self._answer)
         return piece
 
     def close(self) -> None:
@@ -430,15 +450,15 @@ class RawAnswer:
             self._wire.conn.close()
 
 
-def _release(pool: Pool, wire: Wire, response: http.client.HTTPResponse) -> None:
-    if response.will_close:
+def _release(pool: Pool, wire: Wire, answer: Answer) -> None:
+    if answer.will_close:
         wire.conn.close()
     else:
         pool.give_back(wire)
 
 
-def _number(response: http.client.HTTPResponse, header: str, where: str) -> int:
-    text = response.getheader(header, "")
+def _number(answer: Answer, header: str, where: str) -> int:
+    text = answer.header(header) or ""
     if not text.isascii() or not text.isdecimal():
         raise not_ours(where, f"{header}: {text}")
     return int(text)

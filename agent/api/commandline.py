@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, NoReturn
 
+from agent.api import program
 from agent.api.program import BROKEN_PIPE as BROKEN_PIPE
 from agent.api.program import INTERRUPTED as INTERRUPTED
 from agent.api.program import meant as meant
@@ -35,6 +36,11 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{extra[0]!r} is one word too many")
         return found, extra
 
+    def _get_formatter(self) -> argparse.HelpFormatter:
+        # With the width: argparse makes one for every option, and would ask `shutil` each time.
+        width = program.columns(sys.stdout) - 2
+        return self.formatter_class(prog=self.prog, width=width)  # type: ignore[call-arg]  # typeshed: the name alone
+
     def error(self, message: str) -> NoReturn:
         """Say it in one line and end."""
         say(f"{self.prog}: {printable(message)}   ({self.prog} --help)")
@@ -56,6 +62,8 @@ class Parser(argparse.ArgumentParser):
             return
         known = [str(each) for each in action.choices]
         noun = action.metavar.lower() if isinstance(action.metavar, str) else f"value of {_name(action)}"
+        if "|" in noun:
+            self.error(f"{value!r} is none of {', '.join(known)}{meant(str(value), known)}")
         self.error(f"{value!r} is no {noun}{meant(str(value), known) or '; known: ' + ', '.join(known)}")
 
 

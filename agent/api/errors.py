@@ -4,6 +4,7 @@
     ├── ApiError            the server understood and refused; carries its code, message and field
     └── TransportError      no answer came
         ├── ConnectError    nothing listens there: socket missing, refused, host unreachable
+        │   └── AwayError   nobody listens where a daemon of ours should: it may be restarting
         ├── AuthError       ssh: no key or password was accepted
         ├── HostKeyError    ssh: the host's key is unknown, changed or revoked
         ├── DeadlineError   no answer within the deadline
@@ -40,6 +41,10 @@ class TransportError(StokerError):
 
 class ConnectError(TransportError):
     """Nothing listens there."""
+
+
+class AwayError(ConnectError):
+    """Nobody listens where a daemon of ours should: it has stopped, or is restarting. Nothing was sent."""
 
 
 class AuthError(TransportError):

@@ -9,8 +9,9 @@ option begins so. Source: sbatch(1) of Slurm 22.05 to 24.11.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from agent.api.errors import StokerError
 
@@ -24,8 +25,7 @@ class Takes(StrEnum):
     """Only when attached: `--nice=100`, never `--nice 100`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """One option of sbatch."""
 
     long: str
@@ -44,8 +44,7 @@ class Option:
         return f"--{self.long}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flag:
+class Flag(msgspec.Struct, frozen=True, kw_only=True):
     """An option as somebody wrote it."""
 
     option: Option
@@ -54,8 +53,7 @@ class Flag:
     """The word it was read from, for messages: `-G2`, `--mem`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SplitArgv:
+class SplitArgv(msgspec.Struct, frozen=True, kw_only=True):
     """A command line taken apart; `flags` are words as typed, for `SubmitRequest.flags`."""
 
     flags: tuple[str, ...]

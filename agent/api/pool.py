@@ -6,12 +6,13 @@ one, but only where that cannot do a thing twice: nothing had been sent, or twic
 
 from __future__ import annotations
 
-import http.client
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+import msgspec
+
+from agent.api.answer import Answer
 from agent.api.transport import Transport
 from agent.api.wire import BrokenError, Wire, exchange
 
@@ -21,8 +22,7 @@ KEPT_S = 60.0
 """Servers of ours close an idle connection after 75 s."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One HTTP request."""
 
     method: str
@@ -43,7 +43,7 @@ class Pool:
         self._idle: list[tuple[Wire, float]] = []
         self._closed = False
 
-    def send(self, call: Call, timeout_s: float) -> tuple[Wire, http.client.HTTPResponse]:
+    def send(self, call: Call, timeout_s: float) -> tuple[Wire, Answer]:
         """Make the call; the caller reads the body and then gives the wire back, or closes it.
 
         Raises:
@@ -86,7 +86,7 @@ class Pool:
             wire.conn.close()
 
 
-def _on(wire: Wire, call: Call, deadline: float) -> http.client.HTTPResponse:
+def _on(wire: Wire, call: Call, deadline: float) -> Answer:
     left_s = max(0.001, deadline - time.monotonic())
     try:
         return exchange(wire, call.method, call.path, call.headers, call.body, left_s)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+import msgspec
+
 from agent.api.words import Wire, Word
 
 
@@ -42,6 +44,28 @@ class PriorityParts(Wire, frozen=True, kw_only=True):
     nice: int = 0
     """Taken off."""
     total: int = 1
+
+
+class JobStep(Wire, frozen=True, kw_only=True):
+    """One `srun` of a job, as it told of itself."""
+
+    id: int
+    """0 is the first one of the attempt."""
+    name: str
+    tasks: int = 1
+    cpus: int = 1
+    started_at: float
+    """Unix seconds."""
+    ended_at: float | None = None
+    """`None` while it runs, or where nobody was left to tell."""
+    exit_code: int | None = None
+    """The highest of its ranks; `None` where a signal ended it."""
+    signal: int | None = None
+    cancelled: bool = False
+    """It was ended from outside."""
+    max_rss_bytes: int | None = None
+    """Of its largest rank, with the processes that it waited for: getrusage(2)."""
+    cpu_seconds: float | None = None
 
 
 # --- what a job used --------------------------------------------------------------------------------------------------
@@ -179,6 +203,13 @@ class ReservationRequest(Wire, frozen=True, kw_only=True):
     comment: str | None = None
 
 
+class Reloaded(Wire, frozen=True, kw_only=True):
+    """The answer to `POST /v1/reload`: the configuration was read again."""
+
+    need_restart: tuple[str, ...] = ()
+    """Settings that differ and hold only after a restart."""
+
+
 class PartitionTerms(Wire, frozen=True, kw_only=True):
     """What the configuration says of a partition and everybody is told as it stands there."""
 
@@ -243,6 +274,8 @@ class QueueRules(Wire, frozen=True, kw_only=True):
     """Empty: any is accepted."""
     features: tuple[str, ...] = ()
     """What `--constraint` may name."""
+    licenses: dict[str, int] = msgspec.field(default_factory=dict)
+    """What `--licenses` may name, and how many there are."""
 
 
 # --- what one asks of a job -------------------------------------------------------------------------------------------

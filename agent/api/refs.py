@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.api.errors import StokerError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobRef:
+class JobRef(msgspec.Struct, frozen=True, kw_only=True):
     """A job id, with its task and its node where these were said. An array's id without a task means all its tasks."""
 
     id: int

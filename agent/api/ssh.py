@@ -23,7 +23,7 @@ import paramiko
 from paramiko.agent import AgentKey
 
 from agent.api.bridge import CONNECTED, NO_SOCKET
-from agent.api.errors import AuthError, ConnectError, DeadlineError, ProtocolError, TransportError
+from agent.api.errors import AuthError, AwayError, ConnectError, DeadlineError, ProtocolError, TransportError
 from agent.api.hostkeys import HostKey, HostKeyPolicy, KnownHosts, host_name
 from agent.api.reach import left_s, reach
 from agent.api.sshconfig import HostConfig, Target, resolve
@@ -91,20 +91,21 @@ class SshTransport:
         Raises:
             HostKeyError: before anything was sent; `UnknownHostError` when the user may accept the key.
             AuthError: no key was accepted.
-            ConnectError: the host, the command or the daemon is not there.
+            ConnectError: the host, the command or the daemon is not there; `AwayError` where it is only the daemon.
             DeadlineError: no answer in time.
         """
         deadline = time.monotonic() + timeout_s
-        refusals: list[str] = []
+        refusals: list[_CommandEndedError] = []
         for command in self._dial:
             try:
                 conn = self._dial_with(command, deadline)
             except _CommandEndedError as error:
-                refusals.append(str(error))
+                refusals.append(error)
                 continue
             self._dial = (command,)
             return conn
-        raise ConnectError(f"{self.describe()}: {'; '.join(refusals)}")
+        kind = AwayError if any(each.is_away for each in refusals) else ConnectError
+        raise kind(f"{self.describe()}: {'; '.join(map(str, refusals))}")
 
     def close(self) -> None:
         """End the connection, and every stream on it."""
@@ -181,6 +182,9 @@ class SshConn:
 class _CommandEndedError(TransportError):
     """The remote command ended before it was connected to its daemon."""
 
+    is_away = False
+    """The command is there, and its daemon is not."""
+
 
 class _Link(paramiko.Transport):
     """A connection with our settings."""
@@ -231,7 +235,9 @@ def _await_bridge(channel: paramiko.Channel, command: str, where: str, deadline:
             channel.settimeout(left_s(deadline))
             piece = channel.recv_stderr(4096)
             if not piece:
-                raise _CommandEndedError(_why_ended(channel, command, said, deadline))
+                ended = _CommandEndedError(_why_ended(channel, command, said, deadline))
+                ended.is_away = channel.exit_status == NO_SOCKET
+                raise ended
             said = (said + piece)[-16384:]
         while channel.recv_ready():
             channel.recv(65536)

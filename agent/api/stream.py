@@ -6,7 +6,6 @@ One line is one JSON object. The server says something each second, if only `Hea
 
 from __future__ import annotations
 
-import http.client
 import time
 from collections import deque
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Generic, Self, TypeVar
 
 import msgspec
 
+from agent.api.answer import Answer
 from agent.api.decode import Decoder, decode
 from agent.api.errors import ProtocolError, TransportError, VersionError
 from agent.api.types import API_VERSION, Heartbeat, Hello
@@ -37,14 +37,14 @@ class Stream(Generic[_T]):
     def __init__(
         self,
         wire: Wire,
-        response: http.client.HTTPResponse,
+        answer: Answer,
         decoder: Decoder[_T],
         *,
         silence_s: float,
         heartbeats: bool,
     ) -> None:
         self._wire = wire
-        self._response = response
+        self._answer = answer
         self._decoder = decoder
         self._silence_s = silence_s
         self._heartbeats = heartbeats
@@ -91,7 +91,7 @@ class Stream(Generic[_T]):
     def _line(self) -> bytes:
         while not self._lines:
             try:
-                piece = read_some(self._response, self._wire.where)
+                piece = read_some(self._answer, self._wire.where)
             except (TransportError, ValueError):
                 if self._closed:
                     raise StopIteration from None

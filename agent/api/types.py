@@ -16,7 +16,7 @@ from agent.api.licence import LeaseReply as LeaseReply
 from agent.api.licence import Licence as Licence
 from agent.api.licence import LicenceStage as LicenceStage
 from agent.api.licence import SeatHolder as SeatHolder
-from agent.api.queue import Drain, JobEvent, JobUsage, Missed, PriorityParts, UsagePoint
+from agent.api.queue import Drain, JobEvent, JobStep, JobUsage, Missed, PriorityParts, UsagePoint
 from agent.api.words import Wire as Wire
 from agent.api.words import Word as Word
 
@@ -30,6 +30,9 @@ MAX_BODY_BYTES = 1024 * 1024
 
 MAX_INCIDENTS = 50
 """In a node's snapshot, which travels each second."""
+
+KEY_HEADER = "Idempotency-Key"
+"""The header of a request that the server must carry out once, however often it comes."""
 
 
 # --- GPUs and nodes ---------------------------------------------------------------------------------------------------
@@ -155,6 +158,8 @@ class Node(Wire, frozen=True, kw_only=True):
     """The whole node takes no new job."""
     incidents: tuple[Incident, ...] = ()
     """What is wrong with its GPUs now, the newest first, at most `MAX_INCIDENTS`."""
+    features: tuple[str, ...] = ()
+    """What `--constraint` may name here."""
 
 
 class LinkState(Word):
@@ -241,6 +246,8 @@ class Job(Wire, frozen=True, kw_only=True):
     gpu_indexes: tuple[int, ...] = ()
     cpus_per_task: int = 1
     memory_bytes: int | None = None
+    memory_per_cpu_bytes: int | None = None
+    """As said with `--mem-per-cpu`; `memory_bytes` has it in it."""
     time_limit_s: int | None = None
     submitted_at: int
     started_at: int | None = None
@@ -253,7 +260,7 @@ class Job(Wire, frozen=True, kw_only=True):
     requeue: bool = False
     work_dir: str
     output_path: str | None = None
-    """The file that `--output` named, patterns filled in; `None` until started."""
+    """The file that `--output` named, patterns filled in."""
     error_path: str | None = None
     log_bytes: int | None = None
     simulated: bool = False
@@ -282,20 +289,39 @@ class Job(Wire, frozen=True, kw_only=True):
     held: bool = False
     nice: int = 0
     priority: int | None = None
-    """Of a waiting job: higher starts first; 0 while held. Slurm's sum of factors."""
+    """Slurm's sum of factors: higher starts first; 0 while held; of a job that runs, what it was at its start."""
     priority_parts: PriorityParts | None = None
     expected_start_at: int | None = None
     """When it should start at the latest if every job runs to its limit; `None` when that cannot be told."""
     cron_id: int | None = None
     """The recurring job that made it."""
     command: str | None = None
-    """The script's name as submitted."""
+    """The script: its path, or a name where it was no file."""
+    args: tuple[str, ...] = ()
+    """The script's own words."""
     submit_dir: str | None = None
     mail_types: tuple[str, ...] = ()
+    mail_user: str | None = None
+    features: tuple[str, ...] = ()
+    """`--constraint`: all of them are needed."""
+    licenses: dict[str, int] = msgspec.field(default_factory=dict)
+    ntasks_per_node: int | None = None
+    input_path: str | None = None
+    """The file that `--input` named; `None`: /dev/null."""
+    kill_on_invalid_dep: bool = False
+    wckey: str | None = None
+    steps: tuple[JobStep, ...] = ()
+    """What `srun` started in the last attempt; told only where it is asked for."""
     revision: int = 0
     """Goes up with every change; a request may name it, and is refused (409) when it is another by then."""
     usage: JobUsage | None = None
     """What it made of its GPUs, up to now; `None` before it starts or where nothing was measured."""
+    warning: str | None = None
+    """Of a running job: what it is stopped for unless that changes."""
+    stops_at: int | None = None
+    """Unix seconds at which that is; `None` without a warning."""
+    again: str | None = None
+    """Of a job that ran and waits again: why, in Slurm's word and a sentence: `Preempted: makes way for job 9; …`."""
 
 
 class SubmitRequest(Wire, frozen=True, kw_only=True):
@@ -346,6 +372,8 @@ class Plan(Wire, frozen=True, kw_only=True):
     gpu_uuids: tuple[str, ...] = ()
     """The GPUs it would get if it started as things stand."""
     gpu_indexes: tuple[int, ...] = ()
+    next_id: int | None = None
+    """The number that it would get now."""
     sentence: str
 
 

@@ -8,7 +8,7 @@ import select
 import socket
 from pathlib import Path
 
-from agent.api.errors import ConnectError, DeadlineError
+from agent.api.errors import AwayError, ConnectError, DeadlineError
 
 
 class UnixConn:
@@ -46,7 +46,8 @@ class UnixTransport:
         """Connect.
 
         Raises:
-            ConnectError: no socket, nobody listening, or no permission; says which, and what to do.
+            AwayError: no socket in a folder that is there, or nobody listening.
+            ConnectError: no such folder, or no permission. Both say which, and what to do.
             DeadlineError: the server's backlog is full and stays so.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -61,7 +62,8 @@ class UnixTransport:
                     f"{self._path} does not accept connections within {timeout_s:g} s; its service hangs or is "
                     "overloaded: look into its log, or restart it"
                 ) from error
-            raise ConnectError(_explain(self._path, error)) from error
+            kind = AwayError if _may_come_back(self._path, error) else ConnectError
+            raise kind(_explain(self._path, error)) from error
         return UnixConn(sock)
 
     def describe(self) -> str:
@@ -70,6 +72,11 @@ class UnixTransport:
 
     def close(self) -> None:
         """Nothing is shared between connections."""
+
+
+def _may_come_back(path: Path, error: OSError) -> bool:
+    """Whether a daemon has its place there: where not even the folder is, none will come."""
+    return isinstance(error, ConnectionRefusedError) or (isinstance(error, FileNotFoundError) and path.parent.is_dir())
 
 
 def _explain(path: Path, error: OSError) -> str:

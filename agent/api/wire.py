@@ -2,20 +2,18 @@
 
 Rules kept here: a request leaves in one write; the deadline covers the whole of what is waited for, not each piece, so
 that a server which drips bytes is late too; whatever is not HTTP is a `ProtocolError` that shows its first bytes.
-Reading the answer (status line, headers, chunks) is left to the standard library's `http.client`.
+What an answer is made of, `answer` reads.
 """
 
 from __future__ import annotations
 
-import http.client
 import io
 import time
 from collections.abc import Mapping
 
+from agent.api.answer import PIECE_BYTES, Answer, GarbledError, NoAnswerError
 from agent.api.errors import DeadlineError, ProtocolError, TransportError
 from agent.api.transport import Conn
-
-READ_BYTES = 64 * 1024
 
 
 class BrokenError(TransportError):
@@ -67,9 +65,9 @@ class Wire:
         except TimeoutError as error:
             raise self._late() from error
 
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        """What `http.client` asks a socket for; closing the file leaves the connection open for the next request."""
-        return io.BufferedReader(_WireFile(self), READ_BYTES)
+    def file(self) -> io.BufferedReader:
+        """What comes, as a file for one answer; closing it leaves the connection open for the next request."""
+        return io.BufferedReader(_WireFile(self), PIECE_BYTES)
 
     def _left_s(self) -> float:
         left = self._deadline - time.monotonic()
@@ -98,9 +96,7 @@ class _WireFile(io.RawIOBase):
         return self._wire.read_into(buffer)
 
 
-def exchange(
-    wire: Wire, method: str, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float
-) -> http.client.HTTPResponse:
+def exchange(wire: Wire, method: str, path: str, headers: Mapping[str, str], body: bytes, timeout_s: float) -> Answer:
     """Send a request and read the answer up to the end of its headers; the body is still to be read.
 
     Raises:
@@ -114,17 +110,15 @@ def exchange(
         wire.send(request)
     except OSError as error:
         raise BrokenError(f"{wire.where} closed the connection; try again once its service runs", sent=False) from error
-    response = http.client.HTTPResponse(wire, method=method)  # type: ignore[arg-type]  # all it uses is makefile
     try:
-        response.begin()
-    except (http.client.RemoteDisconnected, OSError) as error:
+        return Answer(wire.file(), method)
+    except (NoAnswerError, OSError) as error:
         raise BrokenError(f"{wire.where} ended the connection without an answer; try again", sent=True) from error
-    except (http.client.HTTPException, ValueError) as error:
+    except GarbledError as error:
         raise not_ours(wire.where, str(error)) from error
-    return response
 
 
-def read_some(response: http.client.HTTPResponse, where: str) -> bytes:
+def read_some(answer: Answer, where: str) -> bytes:
     """The next piece of a body, as it comes; empty at its orderly end.
 
     Raises:
@@ -132,23 +126,19 @@ def read_some(response: http.client.HTTPResponse, where: str) -> bytes:
         ProtocolError: the body was cut short or is garbled.
     """
     try:
-        piece = response.read1(READ_BYTES)
-    except (http.client.HTTPException, OSError, ValueError) as error:
+        return answer.piece()
+    except (GarbledError, OSError, ValueError) as error:
         raise ProtocolError(f"the answer of {where} was cut short; its service may have stopped: try again") from error
-    # Read piecewise, http.client takes an end before Content-Length for an orderly one.
-    if not piece and response.length:
-        raise ProtocolError(f"the answer of {where} was cut short by {response.length} bytes; try again")
-    return piece
 
 
-def read_all(response: http.client.HTTPResponse, where: str, limit_bytes: int) -> bytes:
+def read_all(answer: Answer, where: str, limit_bytes: int) -> bytes:
     """The whole body.
 
     Raises:
         DeadlineError, ProtocolError: as `read_some`; also when it is longer than `limit_bytes`.
     """
     pieces, size = [], 0
-    while piece := read_some(response, where):
+    while piece := read_some(answer, where):
         pieces.append(piece)
         size += len(piece)
         if size > limit_bytes:

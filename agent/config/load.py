@@ -8,7 +8,6 @@ nothing is guessed and nothing is ignored.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
@@ -173,6 +172,8 @@ def _dotted(table: str, key: str) -> str:
 
 
 def _did_you_mean(table: str, key: str) -> str:
+    import difflib  # only for a mistake
+
     known = _known_keys(table)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     if close:

@@ -176,9 +176,9 @@ class Arrangements:
         """See `Engine.reserve`."""
         require_admin(asker, "reserving")
         await self.forget_over()
+        if request.name in self._reservations:
+            raise ApiError(409, "exists", f"there is a reservation {request.name} already; delete it or name this one")
         made = self._made(request, asker, now())
-        if made.name in self._reservations:
-            raise ApiError(409, "exists", f"there is a reservation {made.name} already; delete it or name this one")
         with as_api_error():
             await self._core.store.call(JobStore.put, _RESERVATIONS, made.name, made)
         self._reservations[made.name] = made

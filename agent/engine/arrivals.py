@@ -29,12 +29,21 @@ _STEP_S = 0.02
 logger = logging.getLogger(__name__)
 
 
+class Came(asyncio.Event):
+    """Set when a file came into a folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files = 0
+        """How many came so far, as far as the kernel told."""
+
+
 class Arrivals:
     """Watches folders for files that are renamed into them. Lives on one event loop."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
-        self._events: dict[int, asyncio.Event] = {}
+        self._events: dict[int, Came] = {}
 
     def start(self) -> None:
         """Begin; without inotify, timers do its work."""
@@ -53,9 +62,9 @@ class Arrivals:
             self._fd = None
 
     @contextmanager
-    def of(self, folder: Path) -> Iterator[asyncio.Event]:
+    def of(self, folder: Path) -> Iterator[Came]:
         """An event that is set when a file came into the folder, which exists; clear it before looking."""
-        event = asyncio.Event()
+        event = Came()
         watch = self._add(folder, event)
         ticker = None if watch is not None else asyncio.create_task(_tick(event), name=f"look-{folder.parent.name}")
         try:
@@ -66,7 +75,7 @@ class Arrivals:
             if watch is not None:
                 self._drop(watch)
 
-    def _add(self, folder: Path, event: asyncio.Event) -> int | None:
+    def _add(self, folder: Path, event: Came) -> int | None:
         if self._fd is None:
             return None
         watch = int(_libc().inotify_add_watch(self._fd, os.fsencode(folder), _MOVED_TO | _ONLYDIR))
@@ -94,6 +103,7 @@ class Arrivals:
                 for each in self._events.values():
                     each.set()
             elif watch in self._events:
+                self._events[watch].files += 1
                 self._events[watch].set()
 
 

@@ -111,8 +111,8 @@ class Engine(Protocol):
         """One job."""
         ...
 
-    async def jobs(self, wanted: JobFilter) -> list[Job]:
-        """The newest jobs that match, newest first."""
+    async def jobs(self, wanted: JobFilter, *, steps: bool = False) -> list[Job]:
+        """The newest jobs that match, newest first; each with its `steps` where they are asked for."""
         ...
 
     async def recent(self, ended: int) -> list[Job]:

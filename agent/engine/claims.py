@@ -220,6 +220,7 @@ def _run(config: Config, row: JobRow, grant: Grant) -> environ.Run:
         node=config.name,
         cluster=config.cluster,
         job_dir=str(files_dir(config.state_dir, row.id)),
+        partition=row.status.partition,
         gpus=[(each.uuid, each.index) for each in grant.gpus],
         array=grant.array,
         started_at=grant.at,

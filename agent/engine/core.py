@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from agent.api.errors import ApiError
-from agent.api.queue import JobUsage, UsagePoint
+from agent.api.queue import JobStep, JobUsage, UsagePoint
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
 from agent.config import Config
@@ -61,6 +61,10 @@ class Core:
         """What a job has used up to now, `None` if it is not measured; whoever measures puts its own in place."""
         self.live_account: Callable[[int], JobUsage | None] = lambda job_id: None
         """The same without the curve."""
+        self.warnings: dict[int, tuple[str, int]] = {}
+        """Running job → what it is stopped for, and when (Unix seconds); whoever warns keeps it."""
+        self.started_with: Callable[[int], int | None] = lambda job_id: None
+        """The priority with which a job that runs was started; whoever keeps them puts its own in place."""
         self._enforces_limits = enforces_limits
         self._resources: Resources | None = None
         self._resources_at = 0.0
@@ -198,6 +202,7 @@ class Core:
         *,
         log_bytes: int | None = None,
         usage: JobUsage | None = None,
+        steps: Sequence[JobStep] = (),
     ) -> Job:
         """A job as its users see it, exact at this moment; of one that is measured, with its account up to now."""
         resources = resources or self._lately()
@@ -210,6 +215,9 @@ class Core:
             log_bytes=log_bytes,
             simulated=bool(row.spec.gpus or row.spec.shards) and resources.simulated,
             usage=self.live_account(row.id) or usage,
+            warning=self.warnings.get(row.id),
+            steps=steps,
+            started_with=self.started_with(row.id),
         )
 
     def _holds(self, row: JobRow) -> bool:

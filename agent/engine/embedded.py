@@ -231,9 +231,9 @@ class EmbeddedEngine:
         """See `Engine.job`."""
         return await self._history.job(ref)
 
-    async def jobs(self, wanted: JobFilter) -> list[Job]:
+    async def jobs(self, wanted: JobFilter, *, steps: bool = False) -> list[Job]:
         """See `Engine.jobs`."""
-        return await self._history.jobs(wanted)
+        return await self._history.jobs(wanted, steps=steps)
 
     async def recent(self, ended: int) -> list[Job]:
         """See `Engine.recent`."""

@@ -19,6 +19,7 @@ from agent.engine.policy import policy_of
 from agent.engine.progress import Progress
 from agent.jobs.row import JobRow
 from agent.jobs.schedule import Demand, GpuFacts, Policy, Running, Snapshot, Waiting
+from agent.jobs.schedule.priority import Ranking
 
 
 class Facts:
@@ -35,7 +36,10 @@ class Facts:
         self._policy_of: tuple[Config, tuple[str, ...]] | None = None
         self.usage: dict[tuple[str, str], float] = {}
         """(account, user) → decayed GPU-seconds; kept by whoever charges."""
+        self._started_with: dict[int, int] = {}
+        """Job that runs → its priority at the start."""
         core.on_keep(self._keep)
+        core.started_with = self._started_with.get
 
     async def refresh(self) -> None:
         """Fetch what the next snapshot needs and memory does not have.
@@ -111,8 +115,22 @@ class Facts:
         self._running.pop(row.id, None)
         if row.status.state is JobState.PENDING:
             self._waiting[row.id] = self._waiting_of(row)
-        elif not row.status.state.is_final:
+            self._started_with.pop(row.id, None)
+        elif row.status.state.is_final:
+            self._started_with.pop(row.id, None)
+        else:
             self._running[row.id] = _running(self._core.config, row)
+            if row.id not in self._started_with:
+                self._started_with[row.id] = self._priority(row)
+
+    def _priority(self, row: JobRow) -> int:
+        """A started job's: the scheduler's word; after a restart, what the rules say of the moment it started."""
+        known = self._core.decision.priorities.get(row.id)
+        if known is not None:
+            return known.total
+        began = row.status.started_at or now()
+        job = _waiting(self._core.config, row, None, row.eligible_at or row.submitted_at)
+        return Ranking(replace(self.snapshot(began), waiting=[job]), began).parts[row.id].total
 
     def _waiting_of(self, row: JobRow) -> Waiting:
         hold = held(row, self._core.config.name) or self._awaiting.hold_of(row)
@@ -201,7 +219,7 @@ def _running(config: Config, row: JobRow) -> Running:
 
 def _partition(config: Config, row: JobRow) -> str:
     default = next((each.name for each in config.partitions if each.default), config.partitions[0].name)
-    return row.spec.partition or default
+    return row.partition or default
 
 
 def _qos(config: Config, row: JobRow) -> str:

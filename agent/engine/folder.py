@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 
-from agent.engine.lean import parse_json, to_json
+from agent.engine.lean import parse_json, read_all, to_json
 
 EXIT_TAKEN = 73
 EXIT_BAD_CLAIM = 65
@@ -75,24 +75,31 @@ class Folder:
             fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.fd)
         except FileNotFoundError:
             return None
-        with os.fdopen(fd, "rb") as file:
-            record = parse_json(file.read())
+        try:
+            record = parse_json(read_all(fd))
+        finally:
+            os.close(fd)
         if not isinstance(record, dict):
             raise ValueError("not an object")
         return record
 
-    def write(self, name: str, fields: dict[str, Scalar]) -> None:
-        """Write a record: temp → fsync → rename → fsync(folder).
+    def write_started(self, fields: dict[str, Scalar]) -> None:
+        """Write `started`: temp → fsync → rename → fsync(folder), and fsync(its folder), where it is new itself.
 
         Raises:
             OSError: the disk refuses.
         """
-        fd = self._open_temporary(name)
+        fd = self._open_temporary("started")
         try:
             os.write(fd, to_json(fields))
-            self._publish(fd, name)
+            self._publish(fd, "started")
         finally:
             os.close(fd)
+        above = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.fd)
+        try:
+            os.fsync(above)
+        finally:
+            os.close(above)
 
     def write_exit(self, fields: dict[str, Scalar]) -> None:
         """Write `exit` into the space set aside for it. Does not give up: see `_RETRY_S`.

@@ -1,19 +1,22 @@
 """A warm shim that forks shims: what a bare interpreter costs at every start is paid once. `shim.py --serve`.
 
-    agent ──socketpair: ATTEMPT_DIR──► fork server ──fork──► child ──fork──► shim (nobody's child, its own session)
-          ◄──status, sentence─────────            ◄─waitpid─┘ holds the lock when it ends
+    agent ──socketpair: ATTEMPT_DIR──► fork server ──fork──► shim (its own session) ──fork──► job
+          ◄──status, sentence─────────            ◄──pipe─── holds the lock when it says so
 
 The server knows nothing and keeps nothing: it ends when the agent's end of the socket closes, and the shims it made do
-not notice. A launch is the same as `shim.py --detach` in every other way: same lock, same records, same exit status.
+not notice but for their parent, which is init from then on. A launch is the same as `shim.py --detach` in every other
+way: same lock, same records, same status. Nobody waits for a shim, so the kernel reaps it (SIGCHLD ignored).
 Cheap imports only (see `lean`).
 """
 
 from __future__ import annotations
 
+import gc
 import os
 
-from agent.engine.lean import signal
-from agent.engine.supervise import main
+from agent.engine.folder import Refused
+from agent.engine.lean import load_all, signal
+from agent.engine.supervise import EXIT_CRASHED, run, take
 
 ATTEMPT_MAX_BYTES = 4096
 _SAID_BYTES = 4000
@@ -22,35 +25,32 @@ _SAID_BYTES = 4000
 def serve(fd: int) -> None:
     """Serve requests until the other end closes; does not return."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    load_all()
+    gc.freeze()  # else a collection in a shim writes to, and so copies, every page that it shares with us
     while path := os.read(fd, ATTEMPT_MAX_BYTES):
-        status, said = _hand_off(fd, path)
         try:
-            os.write(fd, b"%d %s" % (status, said))
+            os.write(fd, _hand_off(fd, path))
         except BrokenPipeError:
             break
     os._exit(0)
 
 
-def _hand_off(server: int, path: bytes) -> tuple[int, bytes]:
-    """Start one shim; its parent's exit status and what it said."""
+def _hand_off(server: int, path: bytes) -> bytes:
+    """Start one shim; its status and what it says: once it holds the lock, or ends without."""
     said, saying = os.pipe()
     try:
         pid = os.fork()
     except OSError as error:
         os.close(said)
         os.close(saying)
-        return 75, f"cannot start a process: {error.strerror}; see the node's limits and load".encode()
+        return f"75 cannot start a process: {error.strerror}; see the node's limits and load".encode()
     if pid == 0:
         _become_shim(server, saying, path)
     os.close(saying)
-    _, ended = os.waitpid(pid, 0)
-    os.set_blocking(said, False)  # the shim lets go of its stderr a moment after its parent has ended
-    try:
-        sentence = os.read(said, _SAID_BYTES)
-    except BlockingIOError:
-        sentence = b""
+    answer = os.read(said, _SAID_BYTES)
     os.close(said)
-    return os.waitstatus_to_exitcode(ended), sentence
+    return answer or b"%d it ended without a word" % EXIT_CRASHED
 
 
 def _become_shim(server: int, saying: int, path: bytes) -> None:
@@ -58,11 +58,17 @@ def _become_shim(server: int, saying: int, path: bytes) -> None:
     try:
         os.setsid()
         os.close(server)
-        os.dup2(saying, 2)
+        for number in (signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            attempt = take(os.fsdecode(path))
+        except Refused as refused:
+            os.write(saying, f"{refused.status} {refused}".encode("utf-8", "backslashreplace"))
+            os._exit(refused.status)
+        os.write(saying, b"0 ")
         os.close(saying)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        main(["--detach", os.fsdecode(path)])
+        run(*attempt)
     except BaseException as error:  # noqa: BLE001  (the rim: nobody below must ever come back into the server's loop)
-        os.write(2, repr(error).encode("utf-8", "backslashreplace"))
+        os.write(saying, f"{EXIT_CRASHED} {error!r}".encode("utf-8", "backslashreplace"))
     finally:
-        os._exit(70)
+        os._exit(EXIT_CRASHED)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.api.queue import JobEvent, JobUsage, UsagePoint
+from agent.api.queue import JobEvent, JobStep, JobUsage, UsagePoint
 from agent.api.refs import JobRef
 from agent.api.types import FINAL_STATES, MAX_SCRIPT_BYTES, Job, JobReport, LogChunk, TaskResult
-from agent.engine import logread
+from agent.engine import logread, stepbook
 from agent.engine.accept import as_api_error
 from agent.engine.claims import attempt_dir, files_dir
 from agent.engine.core import Core
@@ -51,14 +51,16 @@ class History:
         row = await self._core.row(ref)
         size = await asyncio.to_thread(logread.size, self._attempt(row)) if row.status.attempt else None
         usage, _ = await self._usage(row)
-        return self._core.wire(row, log_bytes=size, usage=usage)
+        steps = await asyncio.to_thread(_steps, self._core.config.state_dir, [row])
+        return self._core.wire(row, log_bytes=size, usage=usage, steps=steps.get(row.id, ()))
 
-    async def jobs(self, wanted: JobFilter) -> list[Job]:
+    async def jobs(self, wanted: JobFilter, *, steps: bool = False) -> list[Job]:
         """See `Engine.jobs`."""
         with as_api_error():
             rows, usages = await self._core.store.read(_page, wanted)
+        told = await asyncio.to_thread(_steps, self._core.config.state_dir, rows) if steps else {}
         resources = self._core.view.resources()
-        return [self._core.wire(row, resources, usage=usages.get(row.id)) for row in rows]
+        return [self._core.wire(row, resources, usage=usages.get(row.id), steps=told.get(row.id, ())) for row in rows]
 
     async def recent(self, ended: int) -> list[Job]:
         """See `Engine.recent`."""
@@ -123,6 +125,13 @@ class History:
 def _page(store: JobStore, wanted: JobFilter) -> tuple[list[JobRow], dict[int, JobUsage]]:
     rows = store.find(wanted)
     return rows, store.usages_of([row.id for row in rows if row.status.attempt])
+
+
+def _steps(state_dir: Path, rows: Sequence[JobRow]) -> dict[int, Sequence[JobStep]]:
+    """In a thread: what `srun` started in each job's last attempt."""
+    return {
+        row.id: stepbook.read(files_dir(state_dir, row.id), row.status.attempt) for row in rows if row.status.attempt
+    }
 
 
 def _wait_s(row: JobRow, events: Sequence[StoredEvent], now: float) -> float:

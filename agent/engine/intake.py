@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ import msgspec
 
 from agent.api.errors import ApiError
 from agent.api.types import Job, SubmitRequest
+from agent.config import Config
 from agent.engine import steps
-from agent.engine.accept import accept, as_api_error, identify
+from agent.engine.accept import Identity, accept, as_api_error, identify
 from agent.engine.arrange import Arrangements
 from agent.engine.core import Core, now
 from agent.engine.room import Room
@@ -25,6 +27,10 @@ from agent.jobs.errors import SpecError
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
+
+_IDENTITY_KEPT_S = 60.0
+"""How long an answer of the account database is trusted, as the server does (`agent.server.accounts`)."""
+_IDENTITIES_MOST = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +54,8 @@ class Intake:
         self._core = core
         self._arrangements = arrangements
         self._room = room
+        self._identities: dict[int, tuple[Config, float, Identity]] = {}
+        """By uid; under which rules, and when it was asked."""
 
     async def submit(
         self, request: SubmitRequest, *, user: str, uid: int, key: str, admin: bool, cron_id: int | None
@@ -86,7 +94,7 @@ class Intake:
         Raises:
             SpecError, ApiError: it cannot, and why.
         """
-        identity = await asyncio.to_thread(identify, self._core.config, uid)
+        identity = await self._identity(uid)
         resources, config = self._core.view.resources(), self._core.config
         spec = accept(config, request, resources, user=user, groups=identity.groups, now=now(), admin=admin)
         judged = Judged(spec=spec, owner=identity.owner)
@@ -97,6 +105,18 @@ class Intake:
         await self._check_dependency(spec)
         self._room.check(judged.tasks, user, spec.qos)  # last: nothing is waited for between it and the place it takes
         return judged
+
+    async def _identity(self, uid: int) -> Identity:
+        """What an account may own here, as it was at most `_IDENTITY_KEPT_S` ago."""
+        config, at = self._core.config, time.monotonic()
+        kept = self._identities.get(uid)
+        if kept is not None and kept[0] is config and at - kept[1] < _IDENTITY_KEPT_S:
+            return kept[2]
+        identity = await asyncio.to_thread(identify, config, uid)
+        if len(self._identities) >= _IDENTITIES_MOST:
+            self._identities.clear()
+        self._identities[uid] = (config, at, identity)
+        return identity
 
     async def _check_dependency(self, spec: JobSpec) -> None:
         """At submit each must be a job of this node; what is forgotten later has ended."""

@@ -2,8 +2,8 @@
 
 The child waits at the gate until `started` is on disk. When the shim dies before, the gate closes unopened and the
 child ends without one instruction of the job. Why an exec failed comes back through a pipe that a successful one
-closes. Order of the child's steps: hide devices (as root), limit, become the user, enter the folder, run the site's
-task_prolog, exec. Cheap imports only (see `lean`).
+closes. Order of the child's steps: hide devices (as root), limit, the gate, become the user, enter the folder, run the
+site's task_prolog, exec. Cheap imports only (see `lean`).
 """
 
 # ruff: noqa: PTH110
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import os
 
-from agent.engine.lean import signal
+from agent.engine.lean import signal, write_file
+from agent.engine.oom import SCORE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Surroundings:
         self.cover = ""
         """Path of the file that covers them; see `confine`."""
         self.cgroup: JobCgroup | None = None
-        """The job's own, which it enters first."""
+        """The job's own, which it is born in."""
         self.tasks_max = tasks_max
         self.task_prolog = task_prolog
         self.hook_timeout_s = hook_timeout_s
@@ -122,7 +123,7 @@ class JobProcess:
         """Readable when the child tells something, and when the exec has succeeded or failed; see `hear`."""
         os.set_blocking(self.exec_result, False)
         self._heard = b""
-        self.pid = os.fork()
+        self.pid = os.fork() if around.cgroup is None else around.cgroup.fork()
         if self.pid == 0:
             os.close(self._gate)
             _Child(program, account, around, oom_score, result_end).run(gate_end, streams)
@@ -180,6 +181,7 @@ class _Child:
         try:
             os.setsid()
             reset_signals()
+            self._prepare()  # while the shim writes `started`
             if os.read(gate, 1) != _OPEN:
                 os._exit(0)
             for number, fd in enumerate(streams):
@@ -198,15 +200,16 @@ class _Child:
         finally:
             os._exit(self._code)
 
-    def _become(self) -> None:
-        """Everything that makes this process the user's."""
-        _set_oom_score(self._oom_score)
-        if self._around.cgroup is not None:
-            self._around.cgroup.enter()
+    def _prepare(self) -> None:
+        """What takes root's rights, and nothing of the user's."""
+        write_file(SCORE, str(self._oom_score))  # the shim is shielded from the killer for memory; its job must not be
         if self._around.hidden:
             self._hide()
         if self._around.tasks_max is not None:
             _limit_tasks(self._around.tasks_max)
+
+    def _become(self) -> None:
+        """Everything that makes this process the user's."""
         self._doing = f"become uid {self._account.uid} for the job"
         self._account.become()
         os.umask(self._program.umask)
@@ -274,15 +277,6 @@ def reset_signals() -> None:
             except (OSError, ValueError):  # numbers that libc keeps for itself
                 continue
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-
-def _set_oom_score(score: int) -> None:
-    """The shim is shielded from the out-of-memory killer; its job must not be."""
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
-            file.write(str(score))
-    except OSError:
-        return
 
 
 def _reason(program: bytes, error: OSError, doing: str) -> str:

@@ -25,6 +25,10 @@ SHIM = Path(__file__).with_name("shim.py")
 _HAND_OFF_TIMEOUT_S = 30.0
 """From spawn to hand-off. It takes some 15 ms; the limit is for a machine that swaps or a disk that hangs."""
 
+_AT_ONCE = 4
+"""Units that are asked for at a time: PID 1 tells each asker of all changes to all units, so that many askers cost it
+twice as much a unit."""
+
 _SWEEP_S = 80
 """What a stop may take beyond the grace: the shim gives up on a process that cannot be killed after 60 s, and on a
 temporary folder after 10."""
@@ -99,6 +103,7 @@ class SystemdLauncher:
     def __init__(self, python: str = sys.executable, timeout_s: float = _HAND_OFF_TIMEOUT_S) -> None:
         self._python = python
         self._timeout_s = timeout_s
+        self._turn = asyncio.Semaphore(_AT_ONCE)
 
     async def start(self) -> None:
         """See `Launcher`: PID 1 is there already."""
@@ -114,7 +119,8 @@ class SystemdLauncher:
         # PID 1 fills in $NAME in the arguments of a unit; $$ is a dollar.
         command = [*_systemd_run(unit, claim), "--", *(each.replace("$", "$$") for each in shim)]
         with _naming(job_id, f"`journalctl -u {unit}`, and `systemctl list-jobs` for what systemd waits for"):
-            status, said = await _run(command, self._timeout_s)
+            async with self._turn:
+                status, said = await _run(command, self._timeout_s)
             if status and "already" not in said:  # "already exists" before 248, "already loaded" since
                 raise LaunchError(f"systemd refused {unit}: {said or f'systemd-run ended with status {status}'}")
 

@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import os
 
-from agent.engine import procs
+from agent.engine.lean import read_file, write_file
 
+SCORE = "/proc/self/oom_score_adj"
 _SHIELD = -900
 """oom_score_adj of a shim, as of the agent: its 4 MB are not what the kernel should free."""
 
 
 def shield() -> int:
     """Ask the kernel to spare us (root only, else without effect); returns the score that the job is to have."""
-    before = int(procs.read_text("/proc/self/oom_score_adj") or "0")
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
-            file.write(str(_SHIELD))
-    except OSError:
-        pass
+    before = int(read_file(SCORE) or "0")
+    write_file(SCORE, str(_SHIELD))
     return max(0, before)
 
 
@@ -47,16 +44,16 @@ class OomCounter:
         return self._count() > self._before and (self._own or died_of_kill)
 
     def _count(self) -> int:
-        for line in procs.read_text(self._file).splitlines() if self._file else ():
-            name, _, value = line.partition(" ")
-            if name == "oom_kill":
+        for line in read_file(self._file).splitlines() if self._file else ():
+            name, _, value = line.partition(b" ")
+            if name == b"oom_kill":
                 return int(value)
         return 0
 
 
 def _events_file() -> tuple[str | None, bool]:
     """Cgroup v2 `memory.events`, or v1 `memory.oom_control`, and whether the cgroup is the job's own unit."""
-    for line in procs.read_text("/proc/self/cgroup").splitlines():
+    for line in read_file("/proc/self/cgroup").decode("utf-8", "replace").splitlines():
         _, controllers, path = line.split(":", 2)
         alone = path.rpartition("/")[2].startswith("stoker-job-")
         for file in (

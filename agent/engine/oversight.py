@@ -41,6 +41,7 @@ class Warned(msgspec.Struct, frozen=True, kw_only=True):
     job_id: int
     attempt: int
     at: float
+    sentence: str = "its GPUs were not used; unless they are, the job is stopped"
 
 
 class Oversight:
@@ -67,6 +68,8 @@ class Oversight:
         self._warned = {each.job_id: each for each in found if self._holds(each)}
         ago_s = {each.job_id: max(0.0, time.time() - each.at) for each in self._warned.values()}
         self._warned_at = {job_id: time.monotonic() - each for job_id, each in ago_s.items()}
+        for each in self._warned.values():
+            self._core.warnings[each.job_id] = self._told(each)
         if over := [(KIND, each.job_id) for each in found if each.job_id not in self._warned]:
             try:
                 await self._shelf.change((), over)
@@ -106,18 +109,37 @@ class Oversight:
             now=now,
         )
         match verdict:
-            case Warn(sentence):
-                await self._note(row, "IdleWarned", sentence)
-                self._warned[row.id] = Warned(job_id=row.id, attempt=row.status.attempt, at=now)
-                self._warned_at[row.id] = time.monotonic()
-                await self._shelf.change([(KIND, row.id, self._warned[row.id])])
+            case Warn():
+                await self._warn(row, verdict, now)
             case Lift(sentence):
-                await self._note(row, "IdleLifted", sentence)
+                told = self._core.warnings.pop(row.id, None)  # before the note: it tells watchers of the job
+                try:
+                    await self._note(row, "IdleLifted", sentence)
+                except StokerError:
+                    if told is not None:
+                        self._core.warnings[row.id] = told
+                    raise
                 await self._drop(row.id)
             case Stop(sentence):
                 await self._stop(row, sentence)
             case Nothing():
                 return
+
+    async def _warn(self, row: JobRow, verdict: Warn, now: float) -> None:
+        """A note that cannot be stored warns nobody: the next look tries again."""
+        warned = Warned(job_id=row.id, attempt=row.status.attempt, at=now, sentence=verdict.lasting)
+        self._core.warnings[row.id] = self._told(warned)  # before the note: it tells watchers of the job
+        try:
+            await self._note(row, "IdleWarned", verdict.sentence)
+        except StokerError:
+            del self._core.warnings[row.id]
+            raise
+        self._warned[row.id] = warned
+        self._warned_at[row.id] = time.monotonic()
+        await self._shelf.change([(KIND, row.id, warned)])
+
+    def _told(self, warned: Warned) -> tuple[str, int]:
+        return warned.sentence, int(warned.at + self._core.config.reaper.grace_s)
 
     async def _watch_shards(self, readings: Sequence[GpuReading]) -> None:
         jobs = self._core.config.jobs
@@ -164,6 +186,7 @@ class Oversight:
 
     async def _drop(self, job_id: int) -> None:
         del self._warned[job_id], self._warned_at[job_id]
+        self._core.warnings.pop(job_id, None)
         await self._shelf.change((), [(KIND, job_id)])
 
     def _holds(self, warned: Warned) -> bool:

@@ -15,6 +15,7 @@ from agent.jobs.machine import Status
 from agent.jobs.row import JobRow
 from agent.jobs.schedule import Decision
 from agent.jobs.spec import JobSpec
+from agent.jobs.store import JobStore
 from agent.jobs.wire import Standing, to_wire
 
 _NOT_YET = 2**62
@@ -37,6 +38,7 @@ class Planner:
             row = _row(judged.spec, user, uid, at)
             hold = await self._facts.hold_of(row)
             await self._facts.refresh()
+            next_id = await core.store.read(JobStore.next_id)
         waiting = self._facts.waiting_of(replace(row, id=_NOT_YET), hold)
         decision = schedule.decide(self._facts.snapshot(at, more=waiting), at)
         gpu_uuids = next((each.gpu_uuids for each in decision.starts if each.job_id == _NOT_YET), ())
@@ -52,6 +54,7 @@ class Planner:
             starts_at=_starts_at(decision, at),
             gpu_uuids=gpu_uuids,
             gpu_indexes=tuple(sorted(known[uuid] for uuid in gpu_uuids if uuid in known)),
+            next_id=next_id,
             sentence=_sentence(decision, gpu_uuids, known, judged.tasks),
         )
 

@@ -57,6 +57,7 @@ def queue_rules(config: Config, gpu_names: Iterable[str], *, drained: bool) -> Q
         qos=tuple(Qos(**_terms(each, QosTerms)) for each in config.qos),
         accounts=tuple(each.name for each in config.accounts),
         features=tuple(dict.fromkeys([*config.jobs.features, *sorted(of_gpus)])),
+        licenses=dict(config.jobs.licenses),
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from agent.config import Config
+from agent.config import Config, Mode
 from agent.engine.accept import Resources
-from agent.engine.claims import GpuDevice, Grant, account_of, build_claim, make_files_dir
-from agent.engine.records import AttemptDir, RecordDiskError
+from agent.engine.claims import GpuDevice, Grant, JobAccount, account_of, build_claim, make_files_dir
+from agent.engine.records import AttemptDir, RecordDiskError, RecordError
 from agent.jobs import folder
 from agent.jobs.environ import ArrayTask
 from agent.jobs.row import JobRow
@@ -15,24 +15,47 @@ from agent.step import tools
 
 
 def prepare(config: Config, row: JobRow, attempt: AttemptDir, resources: Resources) -> None:
-    """Write the claim, unless an earlier agent did: a relaunch must not change what a late shim would read.
+    """Write the claim, unless an earlier agent did: a relaunch must not change what a late shim would read. One that a
+    power cut tore is none: nobody reads it.
 
     Raises:
         RecordDiskError: the disk refuses.
         StokerError: the job can never be started: its account has gone, its submission is damaged, a limit that the
             configuration insists on cannot be had.
     """
-    if attempt.read_claim() is not None:
+    if _is_claimed(attempt):
         return
     account = account_of(row.uid)
-    where = folder.job_dir(config.state_dir, row.folder_id)
-    if folder.is_unconfirmed(where):  # its row is stored: no fault of the job's, and mended by the next transaction
-        raise RecordDiskError(f"the submission in {where} could not be renamed yet; see its disk")
-    submission = folder.read_spec(where)
+    submission = _submission(config, row, account)
     if row.folder_id != row.id:
         attempt.make()  # and with it the folder of an array's task
     make_files_dir(config, row, account)
     attempt.create(build_claim(config, row, account, submission.env, grant_of(row, resources, _tools(config))))
+
+
+def _is_claimed(attempt: AttemptDir) -> bool:
+    try:
+        return attempt.read_claim() is not None
+    except RecordDiskError:
+        raise
+    except RecordError:
+        if attempt.has_begun():
+            raise
+        return False
+
+
+def _submission(config: Config, row: JobRow, account: JobAccount) -> folder.Submission:
+    """What was submitted, its script in place."""
+    job_dir = folder.job_dir(config.state_dir, row.folder_id)
+    if folder.is_unconfirmed(job_dir):  # its row is stored: no fault of the job's, and mended by the next transaction
+        raise RecordDiskError(f"the submission in {job_dir} could not be renamed yet; see its disk")
+    submission = folder.read_spec(job_dir)
+    owner = (account.uid, account.gid) if config.mode is Mode.SYSTEM else None
+    try:
+        folder.mend_script(job_dir, submission, owner=owner)
+    except OSError as error:
+        raise RecordDiskError(f"cannot read or mend {job_dir}/script: {error.strerror}; see its disk") from error
+    return submission
 
 
 def grant_of(row: JobRow, resources: Resources, tools_dir: str | None = None) -> Grant:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 
-from agent.engine.lean import signal
+from agent.engine.lean import read_all, signal
 
 _SWEEP_PAUSE_S = 0.005
 
@@ -155,15 +155,6 @@ def _marked(marks: list[bytes]) -> set[tuple[int, int]]:
     return found
 
 
-def read_text(path: str) -> str:
-    """A file of the kernel's, such as one of a cgroup; empty when it cannot be read."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123
-            return file.read()
-    except OSError:
-        return ""
-
-
 def _read(path: str) -> bytes:
     """A file of /proc; empty when its process is gone or is not ours to look at."""
     try:
@@ -171,10 +162,7 @@ def _read(path: str) -> bytes:
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return b""
     try:
-        parts = []
-        while part := os.read(fd, 65536):
-            parts.append(part)
-        return b"".join(parts)
+        return read_all(fd)
     except (ProcessLookupError, PermissionError):
         return b""
     finally:

@@ -1,7 +1,7 @@
 """The files that the agent and a job's shim tell each other by, and what they say after a crash.
 
     jobs/<id>/<attempt>/
-        claim      agent → shim   what to run; written durably before anything is started
+        claim      agent → shim   what to run; whole before anything is started
         run.lock   flock          held by the shim from its first moment to its last: at most one run per attempt
         started    shim → agent   who runs; written durably before the job's first instruction
         stop       agent → shim   the wish to end it; written durably before anything is signalled
@@ -12,7 +12,8 @@
 
 Rules kept here: each record is written as temp → fsync → rename → fsync(folder), so a reader sees a whole record or
 none; a record that is there but makes no sense is an error with its path, never a default; a run whose end nobody
-recorded is `Lost`, never a success.
+recorded is `Lost`, never a success. The claim alone is not flushed: within a boot it is whole, and a power cut that
+tears it leaves no `started`, so that the job never ran and the claim is written anew (`prepare`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from agent.api.decode import convert
 from agent.api.errors import StokerError
 from agent.engine import cgroup, procs, tmpdir
 from agent.engine.asks import is_ask
-from agent.jobs.durable import sync_folder, write_durably
+from agent.jobs.durable import sync_folder, write_durably, write_whole
 
 MARK_NAMES = ("JOB_DIR", "JOB_ATTEMPT")
 """Variables of a job's environment by which its runaways are known once its shim is gone."""
@@ -226,14 +227,17 @@ class AttemptDir:
         return int(self.path.name)
 
     def create(self, claim: Claim) -> None:
-        """Make the folder and store the claim; everything durable on return. Twice is as good as once.
+        """Make the folder and put the claim in it, whole. On disk it is with `started`. Twice is as good as once.
 
         Raises:
             RecordError: the claim cannot be given to a job, or the disk refuses.
         """
         data = _claim_bytes(claim)
-        self.make()
-        self._write("claim", data)
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_whole(self.path / "claim", data, mode=0o600)
+        except OSError as error:
+            raise RecordDiskError(f"cannot write {self.path}/claim: {error.strerror}; see its disk") from error
 
     def make(self) -> None:
         """Make the folder, durably; it may be there already.
@@ -257,6 +261,10 @@ class AttemptDir:
     def read_started(self) -> Started | None:
         """Who runs it; `None` when nobody has started yet."""
         return self._read("started", Started)
+
+    def has_begun(self) -> bool:
+        """Whether a shim has recorded that it runs the attempt, or that it has ended it."""
+        return (self.path / "started").exists() or (self.path / "exit").exists()
 
     def read_stop(self) -> Stop | None:
         """The stored wish to end it."""
@@ -437,8 +445,15 @@ def _claim_bytes(claim: Claim) -> bytes:
         if "\0" in text or "\0" in name or "=" in name or not name:
             raise RecordError(f"the claim's {name!r} cannot be given to a process (NUL, or an odd name)")
     try:
-        data = json.dumps(msgspec.to_builtins(claim)).encode()
-        json.dumps(msgspec.to_builtins(claim), ensure_ascii=False).encode("utf-8", "surrogateescape")
+        return msgspec.json.encode(claim) + b"\n"
+    except UnicodeEncodeError:  # a lone surrogate somewhere, which JSON's escapes can tell
+        return _odd_claim_bytes(claim)
+
+
+def _odd_claim_bytes(claim: Claim) -> bytes:
+    plain = msgspec.to_builtins(claim)
+    try:
+        json.dumps(plain, ensure_ascii=False).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise RecordError(f"the claim holds text that is no bytes: {error.reason}") from error
-    return data + b"\n"
+    return json.dumps(plain).encode() + b"\n"

@@ -28,6 +28,7 @@ from agent.jobs.store import JobStore
 logger = logging.getLogger(__name__)
 
 _GPU_VARIABLE = "CUDA_VISIBLE_DEVICES"
+_PARTITION_VARIABLE = "SLURM_JOB_PARTITION"
 _RUNNING = (JobState.CONFIGURING, JobState.RUNNING, JobState.COMPLETING)
 
 _T = TypeVar("_T")
@@ -86,9 +87,9 @@ class Replay:
             row = self._happen(row, again)
         uuids = claim.env.get(_GPU_VARIABLE, "").split(",") if claim else ()
         at = started.at if started else self._now
-        row = self._happen(
-            row, machine.Claimed(attempt=attempt.attempt, gpu_uuids=tuple(each for each in uuids if each)), at
-        )
+        given = claim.env.get(_PARTITION_VARIABLE) if claim and row.names_several else None
+        gpu_uuids = tuple(each for each in uuids if each)
+        row = self._happen(row, machine.Claimed(attempt=attempt.attempt, gpu_uuids=gpu_uuids, partition=given), at)
         if started is not None:
             row = self._happen(row, machine.Started(at=started.at), at)
         row = self._wishes(row, attempt=attempt.attempt, running=True)

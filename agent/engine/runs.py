@@ -1,6 +1,6 @@
 """One attempt seen through: launched, watched, its outcome told. The same code runs after a restart of the agent.
 
-Rules kept here: the claim is on disk before anything is launched; what happens to the job is only what its records say;
+Rules kept here: the claim is whole before anything is launched; what happens to the job is only what its records say;
 an attempt that never ran is launched again with the same folder and claim, so that two shims can never both run it;
 before an attempt is given up for failed, its `stop` is on disk, so that a shim that comes late runs nothing.
 """
@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 from agent.api.errors import StokerError
 from agent.api.types import JobState
 from agent.engine import watch
-from agent.engine.arrivals import Arrivals
+from agent.engine.arrivals import Arrivals, Came
 from agent.engine.claims import attempt_dir
 from agent.engine.ends import end_event, told_state
 from agent.engine.launch import Launcher
@@ -42,6 +42,9 @@ from agent.jobs.row import JobRow
 
 LAUNCHES_AT_MOST = 3
 """Launches of one attempt whose shim never comes; past that the fault is not a passing one."""
+
+_FIRST_LOOK_S = 0.05
+"""How long the first records are waited for before they are looked for: they take 5 to 20 ms, and are told of."""
 
 _SHORT_S = 0.25
 """How long a job that has begun is expected to end at once, as most of them do that fail."""
@@ -155,6 +158,7 @@ class Runner:
             await self._prepare(row, attempt)
             with self._arrivals.of(attempt.path) as came:  # from before the launch: no record comes unheard
                 await self._launcher.launch(row.id, attempt)
+                await _begun(came)
                 return await self._watch(row, attempt, came)
         except (RecordDiskError, StoreError):
             raise  # no fault of the job: the caller tries again when the disk is well
@@ -269,6 +273,14 @@ async def _first_records(attempt: AttemptDir, came: asyncio.Event, patience_s: f
         if seen != Seen() or left_s <= 0:
             return seen
         await _within(came, left_s)
+
+
+async def _begun(came: Came) -> None:
+    """Until the job has begun, and ended if it is one of the shortest: both are then read and stored together."""
+    await _within(came, _FIRST_LOOK_S)
+    if came.files == 1:
+        came.clear()
+        await _within(came, _FIRST_LOOK_S)
 
 
 async def _soon(attempt: AttemptDir, came: asyncio.Event) -> Seen:

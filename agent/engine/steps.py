@@ -19,7 +19,7 @@ from agent.engine import charges
 from agent.jobs import ledger, machine, notes, schedule
 from agent.jobs.errors import GpuHeldError, IllegalMoveError, NoSuchJobError
 from agent.jobs.machine import Event
-from agent.jobs.row import JobRow
+from agent.jobs.row import JobRow, new_rows
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
 
@@ -57,7 +57,20 @@ def store_submission(
         owner=who.owner,
         cron_id=who.cron_id,
     )
-    return (list(store.tasks_of(row.id)) if created and row.array_job_id is not None else [row]), created
+    if not created or row.array_job_id is None:
+        return [row], created
+    # Made again and not read back: of ten thousand tasks that was a third of the whole.
+    rows = new_rows(
+        row.id,
+        spec,
+        user=who.user,
+        uid=who.uid,
+        key=who.key,
+        digest=who.digest,
+        submitted_at=row.submitted_at,
+        cron_id=who.cron_id,
+    )
+    return sorted(rows, key=lambda task: task.array_task_id or 0), True
 
 
 def unknown_ids(store: JobStore, ids: Sequence[int]) -> list[int]:
@@ -78,7 +91,10 @@ def claim_all(store: JobStore, starts: Sequence[schedule.Start], rows: Mapping[i
         row = rows[start.job_id]
         try:
             with store.transaction():
-                claimed.append(store.claim(row.id, attempt=row.status.attempt + 1, gpu_uuids=start.gpu_uuids, now=now))
+                attempt, where = row.status.attempt + 1, start.partition
+                claimed.append(
+                    store.claim(row.id, attempt=attempt, gpu_uuids=start.gpu_uuids, now=now, partition=where)
+                )
         except (IllegalMoveError, GpuHeldError) as error:
             logger.info("job=%d is not started: %s", row.id, error)
     return claimed

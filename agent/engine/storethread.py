@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from agent.jobs import apart
 from agent.jobs.backup import backup_path
 from agent.jobs.errors import (
     GpuHeldError,
@@ -152,14 +153,21 @@ class StoreThread:
         return value
 
     async def back_up(self) -> int:
-        """Renew the verified backup, in a thread of its own beside ours; how many jobs it holds.
+        """Renew the verified backup, in a thread of its own beside ours and a process; how many jobs it holds.
 
         Raises:
             StoreError: the last backup stands.
         """
         held = sum((await self.read(JobStore.counts)).values())
+
+        def stop() -> bool:
+            return self._closing
+
+        def verify(path: Path) -> int:
+            return apart.verify(path, stop)
+
         self._backup = asyncio.ensure_future(
-            asyncio.to_thread(self._opened().back_up, at_least=held, stop=lambda: self._closing)
+            asyncio.to_thread(self._opened().back_up, at_least=held, stop=stop, verify=verify)
         )
         return await asyncio.shield(self._backup)
 
@@ -221,9 +229,11 @@ class StoreThread:
 
     def _write(self, calls: Sequence[_Call]) -> list[_Outcome]:
         """Make the calls with one flush."""
-        store = self._opened() if calls else None
-        if store is None:
+        if not calls:
             return []
+        store = self._opened()
+        if len(calls) == 1:
+            return [self._write_alone(store, calls[0])]
         outcomes: list[_Outcome] = []
         try:
             with store.transaction():

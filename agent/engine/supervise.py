@@ -211,7 +211,7 @@ class Supervisor:
             "cgroup": None if self._cgroup is None else self._cgroup.path,
         }
         try:
-            self._folder.write("started", record)
+            self._folder.write_started(record)
         except OSError as error:
             self._job.give_up()
             raise StartError(f"cannot write {self._folder.path}/started: {error.strerror}; see its disk") from error
@@ -366,13 +366,27 @@ def main(arguments: list[str]) -> None:
     """Run a shim; does not return."""
     detach, path = arguments[:-1] == ["--detach"], arguments[-1]
     try:
-        folder = Folder(path)
-        order = read_order(folder)
+        folder, order = take(path)
     except Refused as refused:
         os.write(2, f"{refused}\n".encode("utf-8", "backslashreplace"))
         os._exit(refused.status)
     if detach:
         _detach()
+    run(folder, order)
+
+
+def take(path: str) -> tuple[Folder, Order]:
+    """Take the attempt's lock and read what it asks for.
+
+    Raises:
+        Refused: nothing was done.
+    """
+    folder = Folder(path)
+    return folder, read_order(folder)
+
+
+def run(folder: Folder, order: Order) -> None:
+    """Run an attempt that was taken; does not return."""
     try:
         Supervisor(folder, order).run()
     except BaseException as error:  # noqa: BLE001  (the rim: a crash of ours must be told, and must not look like an end)

@@ -8,7 +8,6 @@ holds; who only owns the job cannot put it before others, nor give it more time 
 from __future__ import annotations
 
 import asyncio
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ from agent.engine.base import Asker
 from agent.engine.core import Core, conflict, now
 from agent.engine.runs import Runner
 from agent.engine.verbs import Verbs
-from agent.jobs import arrays, dependency, parse
+from agent.jobs import arrays, dependency, grammar, parse
 from agent.jobs.row import JobRow
 from agent.jobs.spec import Dependency, JobSpec
 
@@ -121,9 +120,12 @@ class Updates:
         row = rows[0]
         fields: dict[str, object] = {}
         throttle: int | None = None
+        more_s: int | None = None
         for word, text in changes.items():
             if word.name == "ArrayTaskThrottle":
                 throttle = _throttle(row, text)
+            elif word.name == "TimeLimit" and text[:1] in ("+", "-"):
+                more_s = _more_s(text)
             else:
                 fields.update(_read(word, text, row.spec))
         _check_rights(rows, asker, fields)
@@ -133,6 +135,8 @@ class Updates:
 
         def change(spec: JobSpec) -> JobSpec:
             made: JobSpec = replace(spec, **fields)
+            if more_s is not None:
+                made = replace(made, time_limit_s=_longer(spec.time_limit_s, more_s), time_said=True)
             if whole and spec.array is not None:
                 text = arrays.show(spec.array.tasks, throttle)
                 made = replace(made, array=replace(spec.array, limit=throttle, text=text))
@@ -189,6 +193,8 @@ def _words(changes: Mapping[str, str]) -> dict[Word, str]:
         key = _ALSO.get(name.lower(), name.lower())
         word = _BY_NAME.get(key)
         if word is None:
+            import difflib  # only for a mistake
+
             close = difflib.get_close_matches(key, list(_BY_NAME), n=1, cutoff=0.6)
             hint = f"did you mean {_BY_NAME[close[0]].name}?" if close else f"known: {', '.join(_names())}"
             raise ApiError(400, "bad_option", f"{name[:40]!r} cannot be changed; {hint}", name[:40])
@@ -221,6 +227,29 @@ def _flags(word: Word, text: str) -> tuple[str, ...]:
             raise ApiError(400, "bad_option", f"Requeue={text[:40]!r} is neither 0 nor 1", "Requeue")
         return ("--requeue",) if text == "1" else ("--no-requeue",)
     return (f"{word.flag}={text}",)
+
+
+def _more_s(text: str) -> int:
+    """`+30`, `-1:00:00`: what a limit grows by."""
+    try:
+        amount_s = grammar.time_limit_s(text[1:])
+    except grammar.GrammarError:
+        amount_s = None
+    if amount_s is None:
+        sentence = f"Invalid TimeLimit value: {text[:40]!r} is no time; write for example TimeLimit+=30 or -=1:00:00"
+        raise ApiError(400, "bad_option", sentence, "TimeLimit")
+    return amount_s if text[0] == "+" else -amount_s
+
+
+def _longer(before_s: int | None, more_s: int) -> int:
+    if before_s is None:
+        raise ApiError(400, "bad_option", "the job has no time limit that could be changed by that", "TimeLimit")
+    if before_s + more_s <= 0:
+        told = f"({-more_s // 60} > {before_s // 60})"
+        raise ApiError(
+            400, "bad_option", f"TimeLimit decrement larger than current time limit {told}; name the limit", "TimeLimit"
+        )
+    return before_s + more_s
 
 
 def _throttle(row: JobRow, text: str) -> int | None:

@@ -27,6 +27,9 @@ def place(spec: JobSpec, statuses: Sequence[NodeStatus], asked: Mapping[str, int
     Raises:
         ApiError: no node is up; or none that is can ever run the job, and what each has.
     """
+    statuses = [status for status in statuses if status.name not in spec.exclude]
+    if not statuses:
+        raise ApiError(400, "bad_option", "--exclude leaves no node of the cluster to run on", "--exclude")
     up = [status.node for status in statuses if status.link is LinkState.UP and status.node is not None]
     if not up:
         raise ApiError(

@@ -72,6 +72,17 @@ class Database:
         """
         self._then.append(act)
 
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Make everything inside durable, or part of the transaction that is under way, whose `transaction` then undoes
+        it with all else if it fails: for what is whole already, and is not worth a part of its own.
+        """
+        if self._depth:
+            yield
+            return
+        with self.transaction():
+            yield
+
     # --- for the stores -----------------------------------------------------------------------------------------------
 
     def _execute(self, sql: str, values: Any = ()) -> sqlite3.Cursor:

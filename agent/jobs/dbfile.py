@@ -254,11 +254,16 @@ def _holder(path: Path) -> int | None:
     return None
 
 
+def is_there(path: Path) -> bool:
+    """Whether anything of the file is there, if only what SQLite keeps beside it."""
+    return any(path.with_name(path.name + suffix).exists() for suffix in _PARTS)
+
+
 def move_aside(path: Path, now: int) -> Path | None:
     """Rename the file, and what SQLite keeps beside it, out of the way; where to, or `None` if nothing was there."""
     aside = path.with_name(f"{path.name}.damaged-{now}")
     number = 1
-    while any(aside.with_name(aside.name + suffix).exists() for suffix in _PARTS):
+    while is_there(aside):
         number += 1
         aside = path.with_name(f"{path.name}.damaged-{now}.{number}")
     moved = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -22,23 +23,47 @@ def write_durably(
     Raises:
         OSError: it could not be written; the name holds what it held before.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, _NEW, mode)
+    write_whole(path, data, mode=mode, owner=owner, flush=True)
+    if sync_folder_too:
+        sync_folder(path.parent)
+
+
+def write_whole(
+    path: Path, data: bytes, *, mode: int, owner: tuple[int, int] | None = None, flush: bool = False
+) -> None:
+    """Put a file in place so that whoever reads it has the whole of it. Without `flush` a power cut may tear it.
+
+    Raises:
+        OSError: it could not be written; the name holds what it held before.
+    """
+    final = os.fspath(path)
+    folder, name = os.path.split(final)
+    temporary = f"{folder}/.{name}.tmp"
+    descriptor = _new(temporary, mode)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        try:
             os.fchmod(descriptor, mode)  # the umask must not decide
             if owner is not None:
                 os.fchown(descriptor, *owner)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
-        temporary.rename(path)
+            _write_all(descriptor, data)
+            if flush:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.rename(temporary, final)  # noqa: PTH104
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)  # noqa: PTH108
         raise
-    if sync_folder_too:
-        sync_folder(path.parent)
+
+
+def _new(path: str, mode: int) -> int:
+    """A new file; what an earlier try left at its name makes way."""
+    try:
+        return os.open(path, _NEW, mode)
+    except FileExistsError:
+        os.unlink(path)  # noqa: PTH108
+        return os.open(path, _NEW, mode)
 
 
 def append_durably(path: Path, lines: bytes, *, mode: int) -> int:

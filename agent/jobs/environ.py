@@ -64,6 +64,8 @@ class Run:
     """Folder of our `srun` and `scontrol`, put first on `PATH`."""
     submit_host: str | None = None
     """`None`: this node."""
+    partition: str | None = None
+    """In which it runs, of several that it names."""
 
 
 def build(spec: JobSpec, submitted: Mapping[str, str], account: Account, run: Run) -> dict[str, str]:
@@ -79,7 +81,7 @@ def build(spec: JobSpec, submitted: Mapping[str, str], account: Account, run: Ru
     ours = {
         **_of_job(spec, account, run),
         **_of_array(spec, run),
-        **_of_queue(spec),
+        **_of_queue(spec, run),
         **_of_times(spec, run),
         **_of_gpus(spec, run),
     }
@@ -112,7 +114,7 @@ def of_hooks(spec: JobSpec, run: Run, *, user: str, uid: int, gid: int) -> dict[
         "SLURM_UID": str(uid),
         "SLURMD_NODENAME": run.node,
         **_of_array(spec, run),
-        **{name: word for name, word in _of_queue(spec).items() if _PLAIN.fullmatch(word)},
+        **{name: word for name, word in _of_queue(spec, run).items() if _PLAIN.fullmatch(word)},
     }
 
 
@@ -250,12 +252,12 @@ def _of_array(spec: JobSpec, run: Run) -> dict[str, str]:
     }
 
 
-def _of_queue(spec: JobSpec) -> dict[str, str]:
+def _of_queue(spec: JobSpec, run: Run) -> dict[str, str]:
     """Whose turn it was; a word that the job does not have is not set, as in Slurm."""
     words = {
         "SLURM_JOB_ACCOUNT": spec.account,
         "SLURM_JOB_DEPENDENCY": dependency.text(spec.dependency) if spec.dependency else None,
-        "SLURM_JOB_PARTITION": spec.partition,
+        "SLURM_JOB_PARTITION": run.partition or spec.partition,
         "SLURM_JOB_QOS": spec.qos,
         "SLURM_JOB_RESERVATION": spec.reservation,
     }

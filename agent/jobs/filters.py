@@ -57,13 +57,16 @@ def _conditions(wanted: JobFilter) -> tuple[str, list[Any]]:
         ("user", wanted.users),
         ("name", wanted.names),
         ("account", wanted.accounts),
-        ("partition", wanted.partitions),
         ("qos", wanted.qos),
         ("id", wanted.ids),
     ):
         if among:
             where.append(f"{column} IN ({', '.join('?' * len(among))})")
             values += list(among)
+    if wanted.partitions:  # a waiting job may name several: it is in each of them
+        inside = "instr(',' || partition || ',', ?) > 0"
+        where.append(f"({' OR '.join([inside] * len(wanted.partitions))})")
+        values += [f",{name}," for name in wanted.partitions]
     for condition, value in (
         ("array_job_id = ?", wanted.array),
         ("cron_id = ?", wanted.cron),

@@ -1,6 +1,6 @@
 """The job folder `jobs/ID`: what was submitted, kept where a damaged database cannot take it along.
 
-    jobs/ID/script     the script's bytes, which the shim executes
+    jobs/ID/script     the script's bytes, which the shim executes; mended from `spec` if a power cut tore it
     jobs/ID/spec       a `Submission` as JSON; there once the submission is complete, and stored
     jobs/ID/spec.new   the same before it is stored: see `promises`
     jobs/ID/cancelled  written by older versions: who cancelled it while it waited (now among the `notes`)
@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from agent.api.decode import decode
-from agent.jobs.durable import sync_folder, write_durably
+from agent.jobs.durable import sync_folder, write_durably, write_whole
 from agent.jobs.errors import FolderError
 from agent.jobs.row import JobRow, new_rows
 from agent.jobs.spec import JobSpec
@@ -39,6 +39,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     spec: JobSpec
     env: dict[str, str]
     """The submitter's environment, whole; kept here and not in the database, where it would be most of its bytes."""
+    script: str | None = None
+    """The script once more: one file that is flushed holds all that was accepted. `None`: an older version wrote it."""
     cron_id: int | None = None
 
     def rows(self) -> list[JobRow]:
@@ -60,13 +62,13 @@ def job_dir(state_dir: Path, job_id: int) -> Path:
     return state_dir / "jobs" / str(job_id)
 
 
-def write_spec(folder: Path, submission: Submission, script: str, *, owner: tuple[int, int] | None = None) -> None:
+def write_spec(folder: Path, submission: Submission, *, owner: tuple[int, int] | None = None) -> None:
     """Write a submission durably; it counts once `confirm` was called. Done again, it replaces what a first try left.
 
     Args:
         folder: `job_dir(…)`; made when missing.
-        submission: goes to `spec.new`, readable by the agent alone: it holds the user's environment.
-        script: goes to `script`, executable.
+        submission: goes to `spec.new`, readable by the agent alone: it holds the user's environment; its script goes to
+            `script`, executable.
         owner: uid and gid of the script; `None` leaves it to the caller's own account.
 
     Raises:
@@ -75,7 +77,7 @@ def write_spec(folder: Path, submission: Submission, script: str, *, owner: tupl
     for each in (folder.parent, folder):
         each.mkdir(parents=True, exist_ok=True)
         each.chmod(_PASSABLE)  # the umask must not decide
-    write_durably(folder / "script", script.encode(), mode=0o500, owner=owner, sync_folder_too=False)
+    _write_script(folder, submission, owner)
     write_durably(folder / "spec.new", msgspec.json.encode(submission), mode=0o600)
     sync_folder(folder.parent)
 
@@ -96,6 +98,29 @@ def confirm(folder: Path) -> None:
 def is_unconfirmed(folder: Path) -> bool:
     """Whether a submission was written and does not count yet."""
     return (folder / "spec.new").exists()
+
+
+def mend_script(folder: Path, submission: Submission, *, owner: tuple[int, int] | None = None) -> None:
+    """Make `script` what was submitted, where it is not: a power cut came before the disk had it, or it was changed.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if submission.script is not None and not _holds(folder / "script", submission.script.encode()):
+        _write_script(folder, submission, owner)
+
+
+def _write_script(folder: Path, submission: Submission, owner: tuple[int, int] | None) -> None:
+    write_whole(folder / "script", (submission.script or "").encode(), mode=0o500, owner=owner)
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    """Whether a file has these bytes; one that its owner made huge is not read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return file.read(len(data) + 1) == data
+    except FileNotFoundError:
+        return False
 
 
 def read_spec(folder: Path) -> Submission:

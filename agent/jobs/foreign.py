@@ -110,8 +110,12 @@ def _kind(mode: int) -> str:
 
 def _mount_of(fd: int) -> bytes:
     """The id of its mount, proc_pid_fdinfo(5): told by the kernel alone, whatever file system it is."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb") as file:  # noqa: PTH123
-        for line in file:
-            if line.startswith(b"mnt_id:"):
-                return line
+    told = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lines = os.read(told, 4096).splitlines()
+    finally:
+        os.close(told)
+    for line in lines:
+        if line.startswith(b"mnt_id:"):
+            return line
     raise ForeignError("its mount is unknown")

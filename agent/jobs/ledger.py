@@ -46,7 +46,7 @@ def take_in(
     Raises:
         KeyConflictError, StoreError, OSError: nothing was accepted.
     """
-    with store.transaction():
+    with store.whole():
         row, created = store.add(spec, user=user, uid=uid, key=key, digest=digest, now=now, cron_id=cron_id)
         if created:
             submission = Submission(
@@ -58,9 +58,10 @@ def take_in(
                 submitted_at=now,
                 spec=spec,
                 env=env,
+                script=script,
                 cron_id=cron_id,
             )
-            folder.write_spec(job_dir(state_dir, row.id), submission, script, owner=owner)
+            folder.write_spec(job_dir(state_dir, row.id), submission, owner=owner)
             store.promise(Promise(folder_id=row.id), partial(_keep, state_dir))
     return row, created
 

@@ -49,6 +49,8 @@ class Status:
     """The run begun last; 0 while never claimed. Names the folder `jobs/ID/ATTEMPT`."""
     gpu_uuids: tuple[str, ...] = ()
     """GPUs held; those held last once the job has ended; empty while it waits."""
+    partition: str | None = None
+    """The one it was given, of several that it named; the last one once it has ended."""
     started_at: int | None = None
     ended_at: int | None = None
     exit_code: int | None = None
@@ -69,6 +71,8 @@ class Claimed:
 
     attempt: int
     gpu_uuids: tuple[str, ...]
+    partition: str | None = None
+    """Which of several that it named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +180,7 @@ def _claim(status: Status, event: Claimed, now: int) -> Status:
         detail=None,
         attempt=event.attempt,
         gpu_uuids=event.gpu_uuids,
+        partition=event.partition,
         started_at=None,
         ended_at=None,
     )

@@ -20,6 +20,9 @@ from agent.jobs.errors import SpecError
 from agent.jobs.said import Said, collect, shown
 from agent.jobs.spec import DEFAULT_ARRAY_OUTPUT, DEFAULT_OUTPUT, ArraySpec, Export, JobSpec
 
+_PATH_MOST = 4096
+"""PATH_MAX of limits.h."""
+
 
 def parse(request: SubmitRequest, *, now: int, default_time_s: int | None = None, tz: tzinfo | None = None) -> JobSpec:
     """Read a submission.
@@ -42,6 +45,7 @@ def parse(request: SubmitRequest, *, now: int, default_time_s: int | None = None
     asked = JobSpec(
         name=_name(said, script_name),
         script_name=script_name,
+        script_path=_script_path(request.script_name),
         args=request.args,
         submit_dir=request.work_dir,
         work_dir=work_dir,
@@ -144,6 +148,11 @@ def check_fits(
 
 
 # --- the values that need more than one look --------------------------------------------------------------------------
+
+
+def _script_path(name: str) -> str | None:
+    """Where the script was found, as far as that is told and can be shown."""
+    return name if posixpath.isabs(name) and name.isprintable() and len(name) <= _PATH_MOST else None
 
 
 def _name(said: Said, script_name: str) -> str:

@@ -4,6 +4,7 @@ Rules kept here: a time that has been served (or skipped) is never served again,
 many times passed while the node was off, at most one run makes up for them, and only where that was asked for. What a
 time means across daylight saving is cron(8)'s rule as Debian has it (by cronsim): a fixed time that the clock jumps
 over is served right after the jump, one that comes twice is served once; `*/15` and the like follow the real time.
+cronsim and the zones are loaded where a recurring job is.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ import os
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
-from cronsim import CronSim, CronSimError
 
 from agent.api.queue import Missed
 from agent.api.types import SubmitRequest
@@ -93,6 +92,8 @@ def check(schedule: str) -> str:
             f'{_shown(text)!r} is not a schedule; write five fields as in crontab(5): "0 3 * * 1" is Mondays at 3',
             "$.schedule",
         )
+    from cronsim import CronSim, CronSimError
+
     try:
         next(CronSim(fields, datetime(2024, 1, 1)))
     except (CronSimError, StopIteration) as error:
@@ -103,6 +104,8 @@ def check(schedule: str) -> str:
 
 def next_after(schedule: str, at: int, zone: tzinfo) -> int:
     """The first time of a checked schedule that is later than `at`; both Unix seconds."""
+    from cronsim import CronSim
+
     moment = datetime.fromtimestamp(at, zone)
     return int(next(CronSim(schedule, moment)).timestamp())
 
@@ -122,6 +125,8 @@ def look(cron: StoredCron, now: int, zone: tzinfo) -> Wait | Fire | Skip:
 
 def local_zone() -> tzinfo:
     """The node's own time zone with its rules: `$TZ`, else /etc/localtime; UTC where neither can be read."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
     name = os.environ.get("TZ", "").removeprefix(":")
     try:
         if name:

@@ -45,9 +45,10 @@ COLUMNS: dict[str, type] = {
     "cancelled_by": str,
     "wish": str,
 }
-"""Of the table `jobs`. `gpu_uuids` is JSON; the spec itself is in `specs`, once for all jobs that have the same."""
+"""Of the table `jobs`. `gpu_uuids` is JSON; the spec itself is in `specs`, once for all jobs that have the same.
+`partition` is what the job is listed under: all that it names while it waits, the one that it was given since."""
 
-STATUS_COLUMNS = tuple(field.name for field in fields(Status) if field.name != "requeue")
+STATUS_COLUMNS = tuple(field.name for field in fields(Status) if field.name not in ("requeue", "partition"))
 SPEC_COLUMNS = ("spec_sha256", "name", "account", "partition", "qos")
 _ALWAYS = {
     *("id", "user", "uid", "digest", "submitted_at", "folder_id", "spec_sha256", "name"),
@@ -84,6 +85,16 @@ class JobRow:
     """From when on it counts as waiting: its submit, its `--begin`, or when its dependency was fulfilled; `None` until
     then."""
 
+    @property
+    def partition(self) -> str | None:
+        """All that it names, with commas, while it waits; then the one it was given."""
+        return self.status.partition or self.spec.partition
+
+    @property
+    def names_several(self) -> bool:
+        """Partitions, of which it is given one."""
+        return "," in (self.spec.partition or "")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobEvent:
@@ -111,21 +122,24 @@ def decode_spec(body: str) -> JobSpec:
     return decode(body, JobSpec)
 
 
-def spec_columns(spec: JobSpec, sha256: str) -> dict[str, Any]:
+def spec_columns(row: JobRow, sha256: str) -> dict[str, Any]:
     """The columns that tell of a spec; the last four are there to be looked for."""
+    spec = row.spec
     return {
         "spec_sha256": sha256,
         "name": spec.name,
         "account": spec.account,
-        "partition": spec.partition,
+        "partition": row.partition,
         "qos": spec.qos,
     }
 
 
-def status_columns(status: Status) -> dict[str, Any]:
+def status_columns(row: JobRow) -> dict[str, Any]:
     """The columns that change with every event."""
+    status = row.status
     values = {name: getattr(status, name) for name in STATUS_COLUMNS}
-    return {**values, "state": str(status.state), "gpu_uuids": msgspec.json.encode(status.gpu_uuids).decode()}
+    gpu_uuids = msgspec.json.encode(status.gpu_uuids).decode()
+    return {**values, "state": str(status.state), "gpu_uuids": gpu_uuids, "partition": row.partition}
 
 
 def job_columns(row: JobRow, sha256: str) -> dict[str, Any]:
@@ -134,8 +148,8 @@ def job_columns(row: JobRow, sha256: str) -> dict[str, Any]:
     more = ("array_job_id", "array_task_id", "cron_id", "eligible_at")
     return {
         **{name: getattr(row, name) for name in (*names, *more)},
-        **spec_columns(row.spec, sha256),
-        **status_columns(row.status),
+        **spec_columns(row, sha256),
+        **status_columns(row),
     }
 
 
@@ -198,6 +212,7 @@ def read_row(row: sqlite3.Row | Mapping[str, Any], spec: JobSpec) -> JobRow:
         signal=row["signal"],
         cancelled_by=row["cancelled_by"],
         wish=row["wish"],
+        partition=row["partition"] if row["partition"] != spec.partition else None,
     )
     return JobRow(
         id=row["id"],

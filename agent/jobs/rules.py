@@ -7,7 +7,6 @@ partition or limit was changed later goes through here again. Reservations are t
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import TypeVar
@@ -18,6 +17,8 @@ from agent.config import Config, PartitionTable, QosTable
 from agent.jobs.errors import SpecError
 from agent.jobs.schedule.words import clock_span
 from agent.jobs.spec import JobSpec
+
+_MANY = 2**31
 
 _T = TypeVar("_T")
 
@@ -49,14 +50,14 @@ def apply(
     _check_array(spec, config)
     _check_licenses(spec, config)
     qos = _qos(spec, config, groups)
-    partition = _partition(spec, config, qos, groups)
-    _check_gpus(spec, config, partition, qos)
+    partitions = _partitions(spec, config, qos, groups)
+    _check_gpus(spec, config, partitions, qos)
     return msgspec.structs.replace(
         spec,
-        partition=partition.name,
+        partition=",".join(each.name for each in partitions),
         qos=qos.name,
         account=_account(spec, config, user),
-        time_limit_s=_time_limit_s(spec, config, partition, qos),
+        time_limit_s=_time_limit_s(spec, config, partitions, qos),
         features=_features(spec, config, gpu_names),
     )
 
@@ -69,8 +70,8 @@ def gpu_features(gpu_name: str) -> tuple[str, ...]:
 # --- partition, QOS and account ---------------------------------------------------------------------------------------
 
 
-def _partition(spec: JobSpec, config: Config, qos: QosTable, groups: Collection[str]) -> PartitionTable:
-    """The first of those named in which the job may run, as Slurm takes it; all of them must exist."""
+def _partitions(spec: JobSpec, config: Config, qos: QosTable, groups: Collection[str]) -> Sequence[PartitionTable]:
+    """Those of the named ones in which the job may run, as Slurm keeps them; all of them must exist."""
     known = {each.name: each for each in config.partitions}
     if spec.partition is None:
         wanted = [next(each for each in config.partitions if each.default)]
@@ -78,9 +79,8 @@ def _partition(spec: JobSpec, config: Config, qos: QosTable, groups: Collection[
         wanted = [_known("partition", name, known, config.name) for name in spec.partition.split(",")]
     refusals = [_why_not_partition(spec, config, each, qos, groups) for each in wanted]
     open_ones = [each for each, refusal in zip(wanted, refusals, strict=True) if refusal is None]
-    wide_enough = (each for each in open_ones if each.gpus is None or spec.gpus <= len(each.gpus))
     if open_ones:
-        return next(wide_enough, open_ones[0])
+        return open_ones
     raise SpecError("; ".join(filter(None, refusals)), "--partition")
 
 
@@ -126,6 +126,8 @@ def _account(spec: JobSpec, config: Config, user: str) -> str | None:
 def _known(kind: str, name: str, known: dict[str, _T], node: str) -> _T:
     if name in known:
         return known[name]
+    import difflib  # only for a mistake
+
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"; did you mean {close[0]}?" if close else ""
     raise SpecError(f"invalid {kind} specified: {name}; {node} has {_listed(known)}{hint}", f"--{kind}")
@@ -134,10 +136,11 @@ def _known(kind: str, name: str, known: dict[str, _T], node: str) -> _T:
 # --- limits -----------------------------------------------------------------------------------------------------------
 
 
-def _time_limit_s(spec: JobSpec, config: Config, partition: PartitionTable, qos: QosTable) -> int | None:
+def _time_limit_s(spec: JobSpec, config: Config, partitions: Sequence[PartitionTable], qos: QosTable) -> int | None:
+    """Of a job that did not say: the default of its first partition, as Slurm has it, within what all of them allow."""
     if not spec.time_said:
-        default = partition.default_time_s or config.jobs.default_time_s
-        limits = (default, partition.max_time_s, qos.max_wall_s)
+        default = partitions[0].default_time_s or config.jobs.default_time_s
+        limits = (default, *(each.max_time_s for each in partitions), qos.max_wall_s)
         return min((each for each in limits if each is not None), default=None)
     limit = spec.time_limit_s
     if qos.max_wall_s is not None and (limit is None or limit > qos.max_wall_s):
@@ -147,10 +150,11 @@ def _time_limit_s(spec: JobSpec, config: Config, partition: PartitionTable, qos:
     return limit
 
 
-def _check_gpus(spec: JobSpec, config: Config, partition: PartitionTable, qos: QosTable) -> None:
+def _check_gpus(spec: JobSpec, config: Config, partitions: Sequence[PartitionTable], qos: QosTable) -> None:
     """Refuse more GPUs than the job could ever be given at once."""
+    widest = max(partitions, key=lambda each: _MANY if each.gpus is None else len(each.gpus))
     limits = (
-        (None if partition.gpus is None else len(partition.gpus), f"partition {partition.name} has"),
+        (None if widest.gpus is None else len(widest.gpus), f"partition {widest.name} has"),
         (qos.max_gpus_per_user, f"a user of QOS {qos.name} may hold"),
         (config.limits.max_gpus_per_user, "a user may hold"),
     )

@@ -28,7 +28,7 @@ class Shelf(Database):
             StoreError: not stored.
         """
         body = msgspec.json.encode(value).decode()
-        with self.transaction():
+        with self.whole():
             self._execute(
                 "INSERT INTO shelf (kind, key, body) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
                 (kind, str(key), body),
@@ -53,7 +53,7 @@ class Shelf(Database):
         Raises:
             StoreError: not stored.
         """
-        with self.transaction():
+        with self.whole():
             return self._execute("DELETE FROM shelf WHERE kind = ? AND key = ?", (kind, str(key))).rowcount > 0
 
     def next_number(self, kind: str) -> int:
@@ -62,7 +62,7 @@ class Shelf(Database):
         Raises:
             StoreError: not stored.
         """
-        with self.transaction():
+        with self.whole():
             return self._count_up(f"shelf-{kind}")
 
     def _count_up(self, name: str, by: int = 1) -> int:

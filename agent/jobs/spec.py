@@ -68,6 +68,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     script_name: str
+    script_path: str | None = None
+    """Where it was found, absolute; `None`: it was no file, or an older client did not say."""
     args: tuple[str, ...] = ()
     submit_dir: str
     """Where the user stood; absolute."""
@@ -131,7 +133,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     nice: int = 0
     account: str | None = None
     partition: str | None = None
-    """`None` only before `rules.apply` and in jobs of older versions: the default one."""
+    """Several with commas between: it runs in one of them. `None` only before `rules.apply` and in jobs of older
+    versions: the default one."""
     qos: str | None = None
     reservation: str | None = None
     # --- while it runs and after

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.api.types import FINAL_STATES, JobState
-from agent.jobs import machine
+from agent.jobs import backup, machine
 from agent.jobs.backup import Opened, back_up, backup_path, note_closed, open_or_restore
 from agent.jobs.database import in_groups, marks
 from agent.jobs.errors import (
@@ -60,7 +60,7 @@ def _assignments(columns: Iterable[str]) -> str:
     return ", ".join(f"{name} = :{name}" for name in columns)
 
 
-_MOVE = f"UPDATE jobs SET {_assignments(('revision', *STATUS_COLUMNS))} WHERE id = :id"  # noqa: S608
+_MOVE = f"UPDATE jobs SET {_assignments(('revision', 'partition', *STATUS_COLUMNS))} WHERE id = :id"  # noqa: S608
 _AMEND = f"UPDATE jobs SET {_assignments(('revision', 'eligible_at', *SPEC_COLUMNS))} WHERE id = :id"  # noqa: S608
 
 
@@ -115,12 +115,19 @@ class JobStore(Promises, Usage):
         if self.read_only is None:
             note_closed(self._path)
 
-    def back_up(self, *, at_least: int = 0, stop: Callable[[], bool] = lambda: False) -> int:
+    def back_up(
+        self,
+        *,
+        at_least: int = 0,
+        stop: Callable[[], bool] = lambda: False,
+        verify: Callable[[Path], int] = lambda path: backup.verify(path, SCHEMA),
+    ) -> int:
         """Renew the verified backup beside the file, while the store works: call this on another thread.
 
         Args:
             at_least: how many jobs it must hold: `sum(counts().values())`, asked just before on the store's thread.
             stop: asked all the time; True gives it up, and must be said before `close`.
+            verify: reads a copy whole, and tells how many jobs it holds.
 
         Returns:
             How many jobs it holds.
@@ -130,7 +137,7 @@ class JobStore(Promises, Usage):
         """
         if self.read_only is not None:
             raise ReadOnlyStoreError(self.read_only)
-        return back_up(self._connection, backup_path(self._path), SCHEMA, at_least=at_least, stop=stop)
+        return back_up(self._connection, backup_path(self._path), verify, at_least=at_least, stop=stop)
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -163,7 +170,7 @@ class JobStore(Promises, Usage):
             KeyConflictError: the key came before with another digest.
             StoreError: not stored.
         """
-        with self.transaction():
+        with self.whole():
             seen = self.seen(uid, key, digest)
             if seen is not None:
                 return seen, False
@@ -175,20 +182,37 @@ class JobStore(Promises, Usage):
             self._insert(rows)
             return rows[0], True
 
-    def claim(self, job_id: int, *, attempt: int, gpu_uuids: Sequence[str], now: int) -> JobRow:
+    def next_id(self) -> int:
+        """The number that the next job would get.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        found = self._execute("SELECT value FROM marks WHERE name = ?", (JOB_MARK,)).fetchone()
+        return 1 + (int(found[0]) if found else 0)
+
+    def claim(
+        self, job_id: int, *, attempt: int, gpu_uuids: Sequence[str], now: int, partition: str | None = None
+    ) -> JobRow:
         """Give a waiting job its GPUs. Nothing is launched before this is stored.
+
+        Args:
+            job_id: the job.
+            attempt: the run that begins.
+            gpu_uuids: what it is given.
+            now: Unix seconds.
+            partition: in which it runs, if it names several.
 
         Raises:
             GpuHeldError: another job holds one of them; jobs that asked for shards may share theirs.
             NoSuchJobError, IllegalMoveError, StoreError: as `apply`.
         """
-        with self.transaction():
-            shares = self.get(job_id).spec.shards > 0
-            for holder in self.active():
-                taken = set(gpu_uuids).intersection(holder.status.gpu_uuids)
-                if taken and holder.id != job_id and not (shares and holder.spec.shards):
-                    raise GpuHeldError(job_id, min(taken), holder.id)
-            return self.apply(job_id, machine.Claimed(attempt=attempt, gpu_uuids=tuple(gpu_uuids)), now)
+        with self.whole():
+            if gpu_uuids:
+                self._check_free(job_id, gpu_uuids)
+            given = partition if self.get(job_id).names_several else None
+            claimed = machine.Claimed(attempt=attempt, gpu_uuids=tuple(gpu_uuids), partition=given)
+            return self.apply(job_id, claimed, now)
 
     def apply(self, job_id: int, event: Event, now: int, *, revision: int | None = None) -> JobRow:
         """Let an event happen to a job, and keep it in its history.
@@ -205,7 +229,7 @@ class JobStore(Promises, Usage):
             IllegalMoveError: the event cannot happen in this state.
             StoreError: not stored.
         """
-        with self.transaction():
+        with self.whole():
             row = self._look(job_id, revision)
             try:
                 status = machine.handle(row.status, event, now)
@@ -230,19 +254,19 @@ class JobStore(Promises, Usage):
         Raises:
             NoSuchJobError, StaleJobError, StoreError: as `apply`.
         """
-        with self.transaction():
+        with self.whole():
             self._look(job_id, revision)
             return self.amend_alike([job_id], spec, now, event=event, by=by)[0]
 
     def amend_alike(self, job_ids: Collection[int], spec: JobSpec, now: int, *, event: str, by: str) -> list[JobRow]:
         """Change what several jobs ask for to one and the same, which is kept once. See `amend`."""
-        with self.transaction():
+        with self.whole():
             rows = [self.get(job_id) for job_id in job_ids]
             before, sha256 = self._digests(list(job_ids)), self._keep_spec(spec)
             changed = [amended(row, spec, now) for row in rows]
             for row in changed:
                 values = {"id": row.id, "revision": row.revision, "eligible_at": row.eligible_at}
-                self._execute(_AMEND, {**values, **spec_columns(spec, sha256)})
+                self._execute(_AMEND, {**values, **spec_columns(row, sha256)})
                 self._execute(_ADD_EVENT, (row.id, now, event, row.status.state, f"by {by}" if by else None))
                 self._tell(f"job={row.id} {row.status.state} on={event} by={by}")
             self._drop_specs(before - {sha256})
@@ -257,7 +281,7 @@ class JobStore(Promises, Usage):
             Those that were taken in.
         """
         taken = []
-        with self.transaction():
+        with self.whole():
             known = self.ids()
             for each in submissions:
                 if self._by_key(each.uid, each.key) is not None and each.id not in known:
@@ -278,7 +302,7 @@ class JobStore(Promises, Usage):
         Raises:
             StoreError: nothing was dropped.
         """
-        with self.transaction():
+        with self.whole():
             gone = [row for row in self.find(JobFilter(ids=job_ids)) if row.status.state.is_final] if job_ids else []
             digests = self._digests([row.id for row in gone])
             for group in in_groups([row.id for row in gone]):
@@ -387,6 +411,14 @@ class JobStore(Promises, Usage):
             raise StaleJobError(job_id, row.revision)
         return row
 
+    def _check_free(self, job_id: int, gpu_uuids: Sequence[str]) -> None:
+        """Refuse GPUs that another job holds, unless both ask for shards of them."""
+        shares = self.get(job_id).spec.shards > 0
+        for holder in self.active():
+            taken = set(gpu_uuids).intersection(holder.status.gpu_uuids)
+            if taken and holder.id != job_id and not (shares and holder.spec.shards):
+                raise GpuHeldError(job_id, min(taken), holder.id)
+
     def _by_key(self, uid: int, key: str | None) -> JobRow | None:
         rows = self._select("WHERE uid = ? AND key = ?", (uid, key))
         return rows[0] if rows else None
@@ -405,7 +437,7 @@ class JobStore(Promises, Usage):
 
     def _move(self, row: JobRow, event: Event, status: Status, now: int) -> JobRow:
         moved = replace(row, status=status, revision=row.revision + 1)
-        self._execute(_MOVE, {"id": row.id, "revision": moved.revision, **status_columns(status)})
+        self._execute(_MOVE, {"id": row.id, "revision": moved.revision, **status_columns(moved)})
         detail = status.detail or (f"attempt {status.attempt}" if status.attempt else None)
         self._execute(_ADD_EVENT, (row.id, now, type(event).__name__, status.state, detail))
         gpus = f" gpus={','.join(status.gpu_uuids)}" if status.gpu_uuids else ""

@@ -34,7 +34,7 @@ class Usage(Database):
             StoreError: not stored.
         """
         values = (job_id, msgspec.json.encode(usage).decode(), msgspec.json.encode(curve).decode())
-        with self.transaction():
+        with self.whole():
             self._execute("INSERT OR REPLACE INTO usage (job_id, usage, curve) VALUES (?, ?, ?)", values)
 
     def usage_of(self, job_id: int) -> tuple[JobUsage, tuple[UsagePoint, ...]] | None:
@@ -58,7 +58,7 @@ class Usage(Database):
         Raises:
             StoreError: not stored.
         """
-        with self.transaction():
+        with self.whole():
             self._execute(
                 "INSERT INTO charges (account, user, hour, gpu_s, at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET"
                 " at = (gpu_s * at + excluded.gpu_s * excluded.at) / max(gpu_s + excluded.gpu_s, 1e-9),"
@@ -87,5 +87,5 @@ class Usage(Database):
             StoreError: not stored.
         """
         before = int((now - half_life_s * _HALF_LIVES_KEPT) / _BUCKET_S)
-        with self.transaction():
+        with self.whole():
             return self._execute("DELETE FROM charges WHERE hour < ?", (before,)).rowcount

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 from agent.api import types
-from agent.api.queue import JobUsage, PriorityParts
+from agent.api.queue import JobStep, JobUsage, PriorityParts
 from agent.jobs import dependency, environ
 from agent.jobs.row import JobRow
+
+_ARGS_MOST = 1000
+"""Characters of a script's words that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +33,9 @@ class Standing:
 OF_ROW = ("id", "user", "submitted_at", "array_job_id", "array_task_id", "cron_id", "revision")
 OF_STATUS = ("state", "gpu_uuids", "started_at", "ended_at", "exit_code", "signal", "attempt")
 OF_SPEC = (
-    *("name", "gpus", "cpus_per_task", "memory_bytes", "time_limit_s", "requeue", "work_dir", "account", "partition"),
+    *("name", "gpus", "cpus_per_task", "memory_bytes", "time_limit_s", "requeue", "work_dir", "account"),
     *("qos", "comment", "tasks", "shards", "exclusive", "reservation", "begin_at", "deadline_at", "nice", "submit_dir"),
-    "mail_types",
+    *("mail_types", "mail_user", "memory_per_cpu_bytes", "features", "ntasks_per_node", "kill_on_invalid_dep", "wckey"),
 )
 """Fields that have the same name, type and meaning in `types.Job`."""
 
@@ -50,6 +53,9 @@ def to_wire(
     log_bytes: int | None = None,
     simulated: bool = False,
     usage: JobUsage | None = None,
+    warning: tuple[str, int] | None = None,
+    steps: Sequence[JobStep] = (),
+    started_with: int | None = None,
 ) -> types.Job:
     """A job as its users see it.
 
@@ -62,13 +68,18 @@ def to_wire(
         log_bytes: length of everything the job wrote.
         simulated: the GPUs held are simulated ones.
         usage: what it made of its GPUs.
+        warning: what it is stopped for, and when, while it runs.
+        steps: what `srun` started in it.
+        started_with: the priority that a job which has started had then.
     """
     pending = row.status.state is types.JobState.PENDING
-    output, error = _paths(row, node)
+    warned = warning if row.status.state is types.JobState.RUNNING else None
+    output, error, read_from = _paths(row, node)
     return types.Job(
         **dict(zip(_SAME, (*_of_row(row), *_of_status(row.status), *_of_spec(row.spec)), strict=True)),
-        **_place(row, (standing or Standing()) if pending else Standing(), note),
+        **_place(row, (standing or Standing()) if pending else Standing(), note, started_with),
         node=node,
+        partition=row.partition,
         gpu_indexes=_indexes(row, gpu_indexes or {}),
         output_path=output,
         error_path=error,
@@ -76,18 +87,27 @@ def to_wire(
         simulated=simulated,
         array_text=row.spec.array.text if row.spec.array else None,
         sweep=_sweep(row),
-        command=row.spec.script_name,
+        command=row.spec.script_path or row.spec.script_name,
+        args=_shown(row.spec.args),
+        licenses=dict(row.spec.licenses),
+        input_path=read_from,
+        steps=tuple(steps),
         usage=usage,
+        warning=warned[0] if warned else None,
+        stops_at=warned[1] if warned else None,
+        again=_again(row),
     )
 
 
-def _place(row: JobRow, standing: Standing, note: str | None) -> dict[str, Any]:
+def _place(row: JobRow, standing: Standing, note: str | None, started_with: int | None) -> dict[str, Any]:
     """Why a job waits, for what, and from where in the queue; what there is to tell of one that runs or ended."""
     pending, held = row.status.state is types.JobState.PENDING, row.spec.held is not None
     reason, detail = standing.why or (row.status.reason, row.status.detail)
     if row.status.state is types.JobState.RUNNING and detail is None:
         detail = note
-    priority = standing.priority.total if standing.priority else None
+    if row.status.state is types.JobState.COMPLETING:
+        detail = _ending(row)
+    priority = standing.priority.total if standing.priority else None if pending else started_with
     return {
         "reason": reason,
         "detail": detail,
@@ -99,15 +119,47 @@ def _place(row: JobRow, standing: Standing, note: str | None) -> dict[str, Any]:
     }
 
 
-def _paths(row: JobRow, node: str) -> tuple[str | None, str | None]:
-    """The output's files, once it began."""
-    if not row.status.attempt:
-        return None, None
+def _ending(row: JobRow) -> str | None:
+    """Why a job that was asked to end does so, and what becomes of it then."""
+    status = row.status
+    back = status.wish == "requeue" or (status.wish == "preempt" and (status.requeue or status.started_at is None))
+    then = "when it has stopped it waits to run again" if back else "it ends as PREEMPTED, and does not run again"
+    if status.wish not in ("requeue", "preempt"):
+        return status.detail
+    return f"{status.detail}; {then}" if status.detail else then
+
+
+def _again(row: JobRow) -> str | None:
+    """Why a job that waits was put back."""
+    status = row.status
+    if status.state is not types.JobState.PENDING or not status.attempt or status.reason is None:
+        return None
+    return f"{status.reason}: {status.detail}" if status.detail else status.reason
+
+
+def _shown(args: Sequence[str]) -> tuple[str, ...]:
+    """The script's words, as many as belong into a line: a list of jobs is no place for a megabyte."""
+    room = _ARGS_MOST
+    shown: list[str] = []
+    for word in args:
+        room -= len(word) + 1
+        if room < 0:
+            return (*shown, "…")
+        shown.append(word)
+    return tuple(shown)
+
+
+def _paths(row: JobRow, node: str) -> tuple[str, str, str | None]:
+    """The files of output, errors and input."""
     array = None
     if row.array_job_id is not None and row.array_task_id is not None:
         array = environ.ArrayTask(job_id=row.array_job_id, task_id=row.array_task_id)
     names = environ.pattern_names(row.spec, job_id=row.id, user=row.user, node=node, array=array)
-    return environ.output_path(row.spec, names), environ.error_path(row.spec, names)
+    return (
+        environ.output_path(row.spec, names),
+        environ.error_path(row.spec, names),
+        environ.input_path(row.spec, names),
+    )
 
 
 def _indexes(row: JobRow, indexes: Mapping[str, int]) -> tuple[int, ...]:

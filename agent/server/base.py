@@ -19,10 +19,9 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from agent.api.client import KEY_HEADER
 from agent.api.decode import decode
 from agent.api.errors import ApiError, StokerError
-from agent.api.types import MAX_BODY_BYTES, ErrorBody, JobState
+from agent.api.types import KEY_HEADER, MAX_BODY_BYTES, ErrorBody, JobState
 from agent.server.peer import CALLER, Access, Caller
 from agent.server.stream import STREAMS, Streams
 

@@ -46,7 +46,7 @@ class HubQueues:
         app.router.add_post("/v1/reservations", self._of_one_node)
         app.router.add_delete("/v1/reservations/{name}", self._of_one_node)
         app.router.add_delete("/v1/cron/{id:\\d+}", self._of_one_node)
-        for name in ("drain", "resume", "notices/retry"):
+        for name in ("drain", "resume", "notices/retry", "reload"):
             app.router.add_post(f"/v1/{name}", self._of_one_node)
 
     async def _partitions(self, _: web.Request) -> web.Response:
@@ -138,7 +138,17 @@ def _union(rules: list[QueueRules]) -> QueueRules:
         qos=tuple(qos.values()),
         accounts=tuple(sorted({name for rule in rules for name in rule.accounts})),
         features=tuple(sorted({name for rule in rules for name in rule.features})),
+        licenses=_summed(rules),
     )
+
+
+def _summed(rules: list[QueueRules]) -> dict[str, int]:
+    """Each node counts its own licences."""
+    total: dict[str, int] = {}
+    for rule in rules:
+        for name, count in rule.licenses.items():
+            total[name] = total.get(name, 0) + count
+    return total
 
 
 def _joined(shares: list[Share]) -> Share:

@@ -12,7 +12,6 @@ from functools import partial
 from aiohttp import web
 
 from agent import __version__
-from agent.api.client import Client
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
 from agent.api.types import (
@@ -33,6 +32,7 @@ from agent.hub.fleet import Fleet, Member
 from agent.hub.seats import Seats
 from agent.server.base import caller_of, json_response, query_int, query_states, read_body
 from agent.server.feed import Feed
+from agent.server.hub_find import member_with
 from agent.server.hub_queues import HubQueues
 from agent.server.hub_submit import HubSubmit
 from agent.server.passthrough import pass_on
@@ -42,7 +42,7 @@ from agent.telemetry.openmetrics import CONTENT_TYPE
 LIST_WAIT_S = 3.0
 """A list waits this long for a node, then shows what was last heard of it."""
 LIST_DEFAULT, LIST_MAX = 1000, 10_000
-JOB_FILTERS = ("since", "until", "before", "array", "cron", "name", "account", "partition", "qos", "id")
+JOB_FILTERS = ("since", "until", "before", "array", "cron", "name", "account", "partition", "qos", "id", "steps")
 """Of `GET /v1/jobs`, for the nodes to apply."""
 
 
@@ -166,45 +166,5 @@ class HubService:
         return json_response(jobs[:limit])
 
     async def _bare_job(self, request: web.Request) -> web.StreamResponse:
-        member = await self._member_with(JobRef.parse(request.match_info["ref"]))
+        member = await member_with(self._fleet, JobRef.parse(request.match_info["ref"]))
         return await self._pass_on(request, self._fleet.calls(member.name), request.rel_url.raw_path)
-
-    async def _member_with(self, ref: JobRef) -> Member:
-        """The one node that has a job of this number.
-
-        Raises:
-            ApiError: 404 none has, or 409 several have: names them.
-        """
-        members = self._fleet.members()
-        if len(members) == 1:
-            return members[0]
-        has = await asyncio.gather(*(_has(member, ref) for member in members))
-        found = [member for member, yes in zip(members, has, strict=True) if yes]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            names = " or ".join(f"{member.name}:{ref}" for member in found)
-            raise ApiError(409, "ambiguous_job", f"more than one node has a job {ref}; write {names}")
-        away = [member.name for member in members if member.link.state is not LinkState.UP]
-        hint = f"; {', '.join(away)} cannot be asked now" if away else ""
-        raise ApiError(404, "not_found", f"no node has a job {ref}{hint}; `stoker jobs` lists them")
-
-
-async def _has(member: Member, ref: JobRef) -> bool:
-    if member.link.state is LinkState.UP:
-
-        def ask(client: Client) -> bool:
-            try:
-                client.job(ref)
-            except ApiError as error:
-                if error.status != 404:
-                    raise
-                return False
-            return True
-
-        try:
-            async with asyncio.timeout(LIST_WAIT_S):
-                return await member.calls.call(ask)
-        except (TimeoutError, ApiError):
-            pass
-    return ref.id in member.jobs

@@ -1,7 +1,9 @@
 """A submit to the hub: given to one node, and to the same one each time it is repeated.
 
-Rules kept here: a submit's node is on disk before the submit is passed on; a node that surely did not store it leaves
-the key free for another; while it may have, a repetition asks the same node, which answers with the job it made.
+Rules kept here: what no node would take is refused before a node is chosen; a job goes where the jobs are that it
+waits for; an array or a sweep is judged by the chosen node's own rules before it is noted anywhere; a submit's node is
+on disk before the submit is passed on; a node that surely did not store it leaves the key free for another; while it
+may have, a repetition asks the same node, which answers with the job it made.
 """
 
 from __future__ import annotations
@@ -18,17 +20,22 @@ from typing import TypeVar
 import msgspec
 from aiohttp import web
 
-from agent.api.client import KEY_HEADER
+from agent.api.client import Client
+from agent.api.decode import decode
 from agent.api.errors import ApiError
-from agent.api.types import SubmitRequest
+from agent.api.types import KEY_HEADER, ErrorBody, SubmitRequest
+from agent.hub.dependence import node_of
 from agent.hub.errors import NodeUnreachableError
 from agent.hub.fleet import Fleet
 from agent.hub.placement import place
 from agent.hub.store import PlacementStore
-from agent.jobs import parse
+from agent.jobs import dependency, parse
 from agent.jobs.errors import SpecError, StoreError
+from agent.jobs.spec import JobSpec
 from agent.server.base import caller_of, key_of, read_body
+from agent.server.hub_find import jobs_numbered, names_away
 from agent.server.passthrough import pass_on
+from agent.server.peer import USER_HEADER, Caller
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -64,7 +71,7 @@ class HubSubmit:
         caller = caller_of(request)
         key = key_of(request)
         body = await read_body(request, SubmitRequest)
-        node = await self._placed(caller.uid, key, body)
+        node = await self._placed(caller, key, body)
 
         async def on_status(status: int) -> None:
             if 400 <= status < 500 and status != 409:  # 409 says that the node stored another request under this key
@@ -85,23 +92,55 @@ class HubSubmit:
     async def plan(self, request: web.Request) -> web.StreamResponse:
         """Serve a dry run: asked of the node that a submit would go to now; nothing is noted."""
         body = await read_body(request, SubmitRequest)
-        node = self._choose(body)
+        node = await self._choose(body, _parsed(body), caller_of(request).user)
         forwarded = msgspec.json.encode(msgspec.structs.replace(body, node=node))
         return await self._pass_on(request, self._fleet.calls(node), "/v1/jobs/plan", forwarded)
 
-    async def _placed(self, uid: int, key: str, body: SubmitRequest) -> str:
+    async def _placed(self, caller: Caller, key: str, body: SubmitRequest) -> str:
         """The node of this submit: the one it was sent to before, or the best one now; noted when this returns."""
-        node = await self._in_store(lambda store: store.find(uid, key)) or self._choose(body)
-        return await self._in_store(lambda store: store.add(uid, key, node, int(time.time())))
+        uid = caller.uid
+        node = await self._in_store(lambda store: store.find(uid, key))
+        if node is None:
+            spec = _parsed(body)
+            chosen = node = await self._choose(body, spec, caller.user)
+            if spec.array is not None:
+                await self._judge(chosen, body, caller.user)
+        place = node
+        return await self._in_store(lambda store: store.add(uid, key, place, int(time.time())))
 
-    def _choose(self, body: SubmitRequest) -> str:
-        if body.node is not None:
-            return self._fleet.calls(body.node).name  # whether the job fits is for the node to say
+    async def _choose(self, body: SubmitRequest, spec: JobSpec, user: str) -> str:
+        """The node that is named; else the one whose jobs it waits for; else the best one."""
+        named = body.node or next(iter(spec.nodelist), None)
+        if named is None and spec.dependency is not None and len(self._fleet.members()) > 1:
+            known = await jobs_numbered(self._fleet, dependency.referenced(spec.dependency))
+            named = node_of(spec, user, known, self._fleet.jobs(), names_away(self._fleet))
+        if named is not None:
+            return self._fleet.calls(named).name  # whether the job fits is for the node to say
+        return place(spec, self._fleet.statuses(), self._fleet.gpus_asked())
+
+    async def _judge(self, node: str, body: SubmitRequest, user: str) -> None:
+        """Have the node plan what many jobs hang on: what it would refuse is refused with nothing noted.
+
+        Raises:
+            ApiError: the node's own refusal. That it cannot be asked is for the submit itself to find out.
+        """
+        asked = msgspec.json.encode(msgspec.structs.replace(body, node=node))
+        headers = {"Content-Type": "application/json", USER_HEADER: user}
+
+        def plan(client: Client) -> tuple[int, bytes]:
+            answer = client.request_raw("POST", "/v1/jobs/plan", headers=headers, body=asked)
+            try:
+                return answer.status, b"".join(iter(answer.read, b""))
+            finally:
+                answer.close()
+
         try:
-            wanted = parse.parse(body, now=int(time.time()))
-        except SpecError as error:
-            raise ApiError(400, "bad_option", error.message, error.field) from error
-        return place(wanted, self._fleet.statuses(), self._fleet.gpus_asked())
+            status, told = await self._fleet.calls(node).call(plan)
+        except ApiError as error:
+            _log.info("node=%s cannot judge an array first: %s", node, error)
+            return
+        if 400 <= status < 500 and status not in (404, 405):  # an agent before the plan knows no such address
+            raise _refusal(status, told)
 
     async def _take_back(self, uid: int, key: str) -> None:
         try:
@@ -116,6 +155,26 @@ class HubSubmit:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work, store)
         except StoreError as error:
             raise ApiError(503, "not_stored", f"the hub cannot note where the job goes: {error}") from error
+
+
+def _parsed(body: SubmitRequest) -> JobSpec:
+    """The job, as every node will read it.
+
+    Raises:
+        ApiError: no node would take it.
+    """
+    try:
+        return parse.parse(body, now=int(time.time()))
+    except SpecError as error:
+        raise ApiError(400, "bad_option", error.message, error.field) from error
+
+
+def _refusal(status: int, told: bytes) -> ApiError:
+    try:
+        said = decode(told, ErrorBody)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return ApiError(status, "refused", "the node refused it, and not in words of ours; see its log")
+    return ApiError(status, said.code, said.message, said.field)
 
 
 def _key_reused(used_on: str, asked: str | None) -> ApiError:

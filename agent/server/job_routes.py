@@ -85,7 +85,8 @@ class JobRoutes:
     # --- looking ------------------------------------------------------------------------------------------------------
 
     async def _list(self, request: web.Request) -> web.Response:
-        return json_response(await self._engine.jobs(query_filter(request)))
+        steps = request.query.get("steps") in ("1", "true")
+        return json_response(await self._engine.jobs(query_filter(request), steps=steps))
 
     async def _get(self, request: web.Request) -> web.Response:
         return json_response(await self._engine.job(ref_of(request)))
@@ -190,7 +191,7 @@ def ref_of(request: web.Request) -> JobRef:
 
 
 def query_filter(request: web.Request) -> JobFilter:
-    """`?state=&user=&limit=&since=&until=&before=&array=&cron=&name=&account=&partition=&qos=&id=`.
+    """`?state=&user=&limit=&since=&until=&before=&array=&cron=&name=&account=&partition=&qos=&id=`, beside `steps=1`.
 
     Raises:
         ApiError: 400, a value makes no sense.

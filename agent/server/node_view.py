@@ -58,6 +58,7 @@ class NodeView:
             ),
             drain=drains.get(None),
             incidents=tuple(self._engine.open_incidents()[:MAX_INCIDENTS]),
+            features=self._engine.rules().features,
             cpu_count=self._config.cpus,
             cpu_percent=host.cpu_percent,
             load_1m=host.load_1m,

@@ -16,8 +16,9 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from agent.api.client import KEY_HEADER, RawAnswer
+from agent.api.client import RawAnswer
 from agent.api.errors import ApiError, TransportError
+from agent.api.types import KEY_HEADER
 from agent.hub.calls import NodeCalls
 from agent.server.base import BODY_DEADLINE_S, caller_of
 from agent.server.peer import USER_HEADER

@@ -14,6 +14,9 @@ from agent.api.types import Heartbeat, Wire
 from agent.server.feed import Feed
 
 HEARTBEAT_S = 1.0
+_GATHER_S = 0.02
+"""How long what happens after a message is gathered into the next: a burst is then told in a few writes."""
+
 WRITE_DEADLINE_S = 15.0
 """A reader that takes nothing for this long is gone, or no use to anyone."""
 
@@ -98,6 +101,7 @@ async def serve_watch(
             while True:
                 messages = await subscription.take(HEARTBEAT_S)
                 await (stream.send(*messages) if messages else stream.heartbeat())
+                await asyncio.sleep(_GATHER_S)
         except ConnectionResetError:
             return stream.response
     finally:

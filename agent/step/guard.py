@@ -15,6 +15,7 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as signal
+    from collections.abc import Callable
 else:
     try:
         import _signal as signal  # the public module pulls in `enum`, 6 ms of every start
@@ -31,10 +32,11 @@ _PAUSE_S = 0.005
 class Guard:
     """A child that outlives srun for as long as it takes to end the step."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, lost: Callable[[], None]) -> None:
+        """`lost` is called in the child once it has ended a step whose srun was killed."""
         heard, self._told = os.pipe()
         if os.fork() == 0:
-            _watch(heard, key)
+            _watch(heard, key, lost)
         os.close(heard)
 
     def add(self, group: int) -> None:
@@ -55,7 +57,7 @@ def sweep(key: str) -> None:
         time.sleep(_PAUSE_S)
 
 
-def _watch(heard: int, key: str) -> None:
+def _watch(heard: int, key: str, lost: Callable[[], None]) -> None:
     """In the child: wait for srun's word, or for its end without one."""
     os.setsid()
     os.dup2(heard, 3)
@@ -75,6 +77,7 @@ def _watch(heard: int, key: str) -> None:
             except OSError:
                 continue
         sweep(key)
+        lost()
     os._exit(0)
 
 

@@ -17,6 +17,8 @@ import struct
 import sys
 import time
 
+from agent.step import programs
+from agent.step.book import Book
 from agent.step.feed import Feed
 from agent.step.guard import KEY_VARIABLE, Guard, signal, sweep
 from agent.step.output import Files, Sink, pattern_names
@@ -70,6 +72,8 @@ class Step:
         self._name = f"{place.job_id}.{place.step_id}"
         self._key = f"{os.getpid()}.{time.monotonic_ns()}"
         self._env[KEY_VARIABLE] = f"{env.get(KEY_VARIABLE, '')} {self._key}".strip()
+        self._programs = _programs(words, place.ranks)
+        self._book = Book(place.folder, env.get("JOB_ATTEMPT", "1"), place.step_id)
         self._out, self._err = self._open_files(env)
         self._feed = Feed(words.text("input"), place.ranks)
         self._with_us = place.ranks == 1 and os.isatty(0)
@@ -81,6 +85,10 @@ class Step:
         self._alive: dict[int, int] = {}
         """Pid → rank."""
         self._codes: dict[int, int] = {}
+        self._signalled: set[int] = set()
+        """Ranks that a signal ended."""
+        self._rss_kib = 0
+        self._cpu_s = 0.0
         self._ending = False
         self._interrupted_at = float("-inf")
         self._kill_at = self._wait_at = self._limit_at = float("inf")
@@ -89,7 +97,9 @@ class Step:
         """Everything; the step's exit code."""
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
         woken, wake = os.pipe()
-        self._guard = Guard(self._key)
+        self._guard = Guard(self._key, self._tell_lost)
+        name = self._words.text("job-name") or os.path.basename(self._words.command[0])  # noqa: PTH119
+        self._book.begin(name, self._place.ranks, self._place.ranks * self._place.cpus_per_task)
         for rank in range(self._place.ranks):
             self._start(rank, mask)
         self._feed.started()
@@ -103,8 +113,16 @@ class Step:
         if not self._with_us:
             sweep(self._key)
         self._drain()
+        code, rank = max((code, rank) for rank, code in self._codes.items())
+        signalled, rss_bytes = rank in self._signalled, self._rss_kib * 1024
+        self._book.end(code, signalled=signalled, cancelled=self._ending, rss_bytes=rss_bytes, cpu_s=self._cpu_s)
         self._guard.dismiss()
-        return max(self._codes.values())
+        return code
+
+    def _tell_lost(self) -> None:
+        """In the guard: srun was killed."""
+        killed = 128 + signal.SIGKILL
+        self._book.end(killed, signalled=True, cancelled=True, rss_bytes=None, cpu_s=None)
 
     # --- the start
 
@@ -129,9 +147,8 @@ class Step:
         err, ours_err = (out, None) if self._err is self._out else self._end_for(rank, self._err)
         pid = os.fork()
         if pid == 0:
-            _become_rank(
-                self._words, self._place, self._env, rank, (self._feed.fds[rank], out, err), mask, self._with_us
-            )
+            fds = (self._feed.fds[rank], out, err)
+            _become_rank(self._words, self._place, self._env, rank, self._programs[rank], fds, mask, self._with_us)
         if not self._with_us:
             try:  # noqa: SIM105 - contextlib is not worth its import here
                 os.setpgid(pid, pid)  # the child does it too: whoever is first
@@ -237,11 +254,15 @@ class Step:
     def _reap(self) -> None:
         bad: dict[str, list[int]] = {}
         for pid, rank in list(self._alive.items()):
-            done, status = os.waitpid(pid, os.WNOHANG)
+            done, status, used = os.wait4(pid, os.WNOHANG)
             if not done:
                 continue
             del self._alive[pid]
+            self._rss_kib = max(self._rss_kib, used.ru_maxrss)
+            self._cpu_s += used.ru_utime + used.ru_stime
             self._codes[rank] = code = _code(status)
+            if os.WIFSIGNALED(status):
+                self._signalled.add(rank)
             if code:
                 bad.setdefault(_how(status), []).append(rank)
         for how, ranks in bad.items():
@@ -272,8 +293,22 @@ def _listen(wake: int) -> None:
         os.write(wake, _WOKEN.pack(info.si_signo, info.si_code, info.si_pid))
 
 
+def _programs(words: Words, ranks: int) -> list[list[str]]:
+    """What each rank runs."""
+    if words.flag("multi-prog"):
+        return programs.read(words.command[0], ranks, words.command[1:])
+    return [words.command] * ranks
+
+
 def _become_rank(
-    words: Words, place: Place, env: dict[str, str], rank: int, fds: tuple[int, int, int], mask: set[int], with_us: bool
+    words: Words,
+    place: Place,
+    env: dict[str, str],
+    rank: int,
+    command: list[str],
+    fds: tuple[int, int, int],
+    mask: set[int],
+    with_us: bool,
 ) -> None:
     """In the child: become the rank's command."""
     try:
@@ -287,11 +322,11 @@ def _become_rank(
         kept = [os.dup(fd) for fd in fds]
         for place_of, fd in enumerate(kept):
             os.dup2(fd, place_of)
-        os.execvpe(words.command[0], words.command, {**env, **variables(place, rank)})  # noqa: S606
+        os.execvpe(command[0], command, {**env, **variables(place, rank)})  # noqa: S606
     except (OSError, ValueError) as error:
         number = getattr(error, "errno", None) or 1
         why = getattr(error, "strerror", None) or str(error)
-        say(f"slurmstepd-{place.node}: error: execve(): {shown(words.command[0])}: {why}")
+        say(f"slurmstepd-{place.node}: error: execve(): {shown(command[0])}: {why}")
         os._exit(number if number < 256 else 1)
 
 
@@ -372,6 +407,7 @@ Inside of a job: starts COMMAND as the ranks of a step on this node.
   -o, -e, -i FILE              files; %t is the rank, %j the job, %s the step
   -K, --kill-on-bad-exit       when one fails, all end
   -W, --wait=SECONDS           when one has ended, the others have so long
+      --multi-prog             COMMAND is a file of lines RANKS COMMAND: 0-2,5 ./worker %t; * for the rest
   -t, --time=TIME              the step ends then
   -D, --chdir=FOLDER   -O, --overcommit   --export=ALL|NONE|NAMES   --open-mode=append|truncate   --pty
 

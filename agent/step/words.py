@@ -43,7 +43,16 @@ _VALUED = {
 }
 """Honoured, with a value."""
 
-_FLAGS = {"label": "l", "unbuffered": "u", "overcommit": "O", "quiet": "Q", "help": "h", "version": "V", "pty": ""}
+_FLAGS = {
+    "label": "l",
+    "unbuffered": "u",
+    "overcommit": "O",
+    "quiet": "Q",
+    "help": "h",
+    "version": "V",
+    "pty": "",
+    "multi-prog": "",
+}
 _MAYBE = {"kill-on-bad-exit": "K"}
 """With a value only when attached: `-K0`, `--kill-on-bad-exit=0`."""
 
@@ -102,7 +111,6 @@ _HARMLESS_FLAGS = {
 _HARMLESS_MAYBE = {"exclusive": "", "no-kill": "k", "resv-ports": "", "oom-kill-step": "", "get-user-env": ""}
 
 _REFUSED = {
-    "multi-prog": "start each program with an srun of its own, or branch on SLURM_PROCID",
     "jobid": "run srun inside of the job",
     "het-group": "heterogeneous jobs need the cluster engine",
     "relative": "there is one node",

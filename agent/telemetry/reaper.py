@@ -36,6 +36,11 @@ class Warn:
 
     sentence: str
 
+    @property
+    def lasting(self) -> str:
+        """The sentence without the time that is left, which passes."""
+        return self.sentence.rpartition(" in ")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Stop:

@@ -1,7 +1,11 @@
-"""Six hundred jobs while the agent is killed a hundred times: what was lost, doubled, mistold or torn. Aim: nothing."""
+"""Six hundred jobs while the agent is killed a hundred times: what was lost, doubled, mistold or torn. Aim: nothing.
+
+A shorter run: STOKER_BENCH_JOBS, STOKER_BENCH_KILLS.
+"""
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -9,7 +13,8 @@ from tests.bench.table import Row
 from tests.fakes.daemons import box
 from tests.fakes.ordeal import Ordeal
 
-JOBS, KILLS, SEED = 600, 100, 20260101
+JOBS, KILLS = int(os.environ.get("STOKER_BENCH_JOBS", "600")), int(os.environ.get("STOKER_BENCH_KILLS", "100"))
+SEED = 20260101
 
 
 def rows() -> list[Row]:

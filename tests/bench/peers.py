@@ -47,10 +47,10 @@ def easy(snapshot: Snapshot, now: int) -> Decision:
 
 def _shadow(needed: int, free: int, ends: list[tuple[int, int]]) -> tuple[int, int]:
     """When the first in line can start by the limits, and how many GPUs are then left beside it."""
-    for end, count in sorted(ends):
-        free += count
-        if free >= needed:
-            return end, free - needed
+    for at in sorted({end for end, _ in ends}):
+        there = free + sum(count for end, count in ends if end <= at)  # all that end at that time, not the first alone
+        if there >= needed:
+            return at, there - needed
     return NEVER, 0
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -42,11 +45,32 @@ def print_wide(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         print(f"| {' | '.join(line)} |")
 
 
+@contextmanager
+def compiled_once() -> Iterator[None]:
+    """Let the processes started in here keep what they compile: an installation has all of it compiled."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="stoker-bench-") as folder:
+        os.environ["PYTHONPYCACHEPREFIX"] = folder
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
 def wall_s(act: Callable[[], object]) -> float:
     """Wall seconds of one call."""
     begin = time.perf_counter()
     act()
     return time.perf_counter() - begin
+
+
+def cpu_s(act: Callable[[], object]) -> float:
+    """CPU seconds of one call, of this process: what a busy machine adds to the wall time is not in it."""
+    begin = time.process_time()
+    act()
+    return time.process_time() - begin
 
 
 def repeat(measure: Callable[[], float], times: int) -> list[float]:

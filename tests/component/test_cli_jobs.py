@@ -196,3 +196,29 @@ def test_one_refusal_does_not_keep_others_from_being_cancelled(desk: Desk) -> No
     as_json = desk.run("cancel", "--json", "999999")
     assert json.loads(as_json.stdout) == []
     assert json.loads(as_json.stderr)["error"]["code"] == "no_such_job"
+
+
+def test_the_logs_of_an_array_are_all_tasks_each_line_with_its_own(desk: Desk) -> None:
+    go = desk.box.work_dir / "go-on"
+    script = desk.script(f"echo first; while [ ! -e {go}$SLURM_ARRAY_TASK_ID ]; do sleep 0.05; done; printf last")
+    number = str(desk.json("submit", "--json", "--array=3,5%1", script)["id"])
+    follower = desk.start("logs", "-f", number)
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == f"{number}_3: first\n"
+    Path(f"{go}3").touch()
+    assert [follower.stdout.readline() for _ in range(2)] == [f"{number}_3: last\n", f"{number}_5: first\n"]
+    so_far = desk.run("logs", number)
+    assert so_far.stdout == f"{number}_3: first\n{number}_3: last\n{number}_5: first\n"
+    assert so_far.stderr == f"array {number} has 2 tasks, 3,5; one task alone: stoker logs {number}_3\n"
+    Path(f"{go}5").touch()
+    out, err = follower.communicate(timeout=DEADLINE_S)
+    assert (out, follower.returncode) == (f"{number}_5: last\n", 0)
+    assert err.startswith(f"array {number} has 2 tasks, 3,5") and "one task alone" in err
+    assert desk.run("logs", f"{number}_5").stdout == "first\nlast"
+    assert desk.run("logs", "--grep", "las", number).stdout == f"{number}_3: last\n{number}_5: last\n"
+    told = [json.loads(line) for line in desk.run("logs", "--json", number).stdout.splitlines()]
+    assert [each["task"] for each in told] == [f"{number}_3", f"{number}_5"]
+    waits = str(desk.json("submit", "--json", "--hold", "--array=0-1", script)["id"])
+    nothing = desk.run("logs", waits)
+    assert (nothing.stdout, f"{waits}_[0-1] not begun" in nothing.stderr) == ("", True)
+    desk.run("cancel", waits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import os
@@ -17,8 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from agent.api import program
 from tests.fakes.agent import fake_agent
 from tests.fakes.rawserver import raw_server, read_request
+from tui import cli, commands
 
 ENTRY = "import sys; from tui.__main__ import main; sys.exit(main())"
 DEADLINE_S = 60.0
@@ -100,9 +103,9 @@ def test_without_a_server_it_says_what_was_tried_and_what_to_start(nowhere: dict
 
 
 def test_a_named_socket_that_is_not_there(tmp_path: Path) -> None:
-    done = stoker("--socket", str(tmp_path / "none.sock"), "jobs")
+    done = stoker("--socket", str(tmp_path / "no" / "none.sock"), "jobs")
     assert done.returncode == 1
-    assert str(tmp_path / "none.sock") in done.stderr
+    assert str(tmp_path / "no" / "none.sock") in done.stderr
 
 
 def test_the_sockets_are_found_hub_first(tmp_path: Path) -> None:
@@ -314,13 +317,58 @@ def test_a_server_that_says_nothing_is_given_up(tmp_path: Path) -> None:
     assert "has not answered within" in done.stderr
 
 
-def test_a_plain_command_loads_neither_the_screen_nor_ssh(agent: dict[str, str]) -> None:
-    look = "import sys; from tui.__main__ import main; main(); print(*sys.modules, file=sys.stderr)"
-    argv = [sys.executable, "-c", look, "jobs"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=DEADLINE_S, env={**os.environ, **agent})
-    assert done.returncode == 0
-    loaded = set(done.stderr.split())
-    assert not loaded & {"textual", "paramiko", "rich", "cryptography", "aiohttp", "asyncio", "psutil", "agent.config"}
+HEAVY = {
+    *("textual", "paramiko", "rich", "cryptography", "aiohttp", "asyncio", "psutil", "sqlite3", "agent.config"),
+    *("http.client", "email", "ssl", "logging", "subprocess", "shutil", "difflib", "tempfile", "concurrent.futures"),
+}
+"""What no plain command needs, each some milliseconds of every start."""
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ("submit --hold --wrap true", {"argparse", "json", "tui.commands", "tui.rows", "tui.cluster"}),
+        ("jobs", {"json", "agent.api.options"}),
+        ("show 1", {"json", "agent.api.options"}),
+        ("logs 1", {"json", "agent.api.options"}),
+        ("cancel 1", {"json", "agent.api.options"}),
+        ("slurm sbatch --wrap true", {"argparse", "json", "tui.rows", "tui.cluster"}),
+        ("slurm squeue", {"argparse", "json", "tui.rows", "tui.cluster"}),
+        ("slurm scancel 1", {"argparse", "json", "tui.rows", "tui.cluster"}),
+        ("slurm sinfo", {"argparse", "json", "tui.rows"}),
+    ],
+)
+def test_a_plain_command_loads_what_it_needs_and_no_more(words: str, more: set[str], agent: dict[str, str]) -> None:
+    look = (
+        "import sys; from tui.__main__ import main; code = main(); print(*sys.modules, file=sys.stderr); sys.exit(code)"
+    )
+    argv = [sys.executable, "-c", look, *words.split()]
+    done = subprocess.run(argv, capture_output=True, timeout=DEADLINE_S, env={**os.environ, **agent})
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stderr.decode().split()) & (HEAVY | more)
+
+
+def test_a_command_read_alone_is_read_as_among_all_others() -> None:
+    for each in commands.COMMANDS:
+        if each.name in cli.VERBS:
+            continue
+        whole = commands.whole([each.name])
+        among = next(action for action in whole._actions if isinstance(action, argparse._SubParsersAction))
+        assert commands.alone(each).format_help() == among.choices[each.name].format_help()
+    for words in (["licence"], ["show", "17", "--json"], ["jobs", "--socket", "/x", "-a"], ["nodes", "-H", "head"]):
+        read, among_all = vars(commands.read(words)), vars(commands.whole(words).parse_args(words))
+        assert read.pop("work").__qualname__ == among_all.pop("work").__qualname__
+        assert read == among_all
+
+
+def test_a_terminals_width_is_that_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 30, 97, 0, 0))
+    with open(slave, "w") as terminal, open(master, "rb"), open(os.devnull, "w") as nowhere:
+        assert (program.columns(terminal), program.columns(nowhere)) == (97, 80)
+        monkeypatch.setenv("COLUMNS", "55")
+        assert program.columns(terminal) == 55
 
 
 def test_a_script_with_a_hostile_name_is_refused_in_safe_words(tmp_path: Path, nowhere: dict[str, str]) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -45,7 +46,7 @@ def client(agent_socket: Path) -> Iterator[Client]:
         yield made
 
 
-def against(tmp_path: Path, talk: Talk, **limits: float) -> Iterator[Client]:
+def against(tmp_path: Path, talk: Talk, **limits: Any) -> Iterator[Client]:
     with raw_server(tmp_path / "s", talk), Client(UnixTransport(tmp_path / "s"), **limits) as made:
         yield made
 

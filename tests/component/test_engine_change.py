@@ -174,6 +174,46 @@ def test_a_waiting_job_is_changed_in_slurms_words(tmp_path: Path) -> None:
     run(test)
 
 
+def test_a_running_job_tells_the_priority_it_was_started_with_also_after_a_restart(tmp_path: Path) -> None:
+    async def test() -> None:
+        config = make_config(tmp_path)
+        async with engine(config) as made:
+            job = await submit(made, "sleep 600", "--priority=4321")
+            assert (await until(made, job.id, running)).priority == 4321
+        async with engine(config) as made:
+            assert (await look(made, job.id)).priority == 4321
+            await cancel(made, job.id)
+            assert (await until(made, job.id, ended)).priority is None
+
+    run(test)
+
+
+def test_a_limit_that_is_none_cannot_grow(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(make_config(tmp_path), Gpus(licence_hold="not yet")) as made:
+            job = await submit(made, "true", "--time=UNLIMITED")
+            with pytest.raises(ApiError, match="has no time limit"):
+                await update(made, job, TimeLimit="+5")
+
+    run(test)
+
+
+def test_the_steps_of_a_job_are_told_where_they_are_asked_for(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(make_config(tmp_path)) as made:
+            job = await submit(made, "srun -n2 sh -c 'exit $SLURM_PROCID'; srun -J last true", "-n", "2")
+            await until(made, job.id, ended)
+            (plain,) = await made.jobs(JobFilter(ids=(job.id,)))
+            (told,) = await made.jobs(JobFilter(ids=(job.id,)), steps=True)
+            assert plain.steps == ()
+            assert [(each.id, each.name, each.tasks, each.exit_code) for each in told.steps] == [
+                (0, "sh", 2, 1), (1, "last", 2, 0),
+            ]  # fmt: skip
+            assert (await look(made, job.id)).steps == told.steps
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -230,6 +270,13 @@ def test_a_running_jobs_limit_is_made_shorter_by_its_user_and_longer_by_an_admin
             with pytest.raises(ApiError, match="only be changed while it waits") as caught:
                 await update(made, job, Partition="main")
             assert caught.value.status == 409
+            assert (await update(made, job, TimeLimit="+30")).time_limit_s == 3000
+            assert (await update(made, job, timelimit="-0:40:00")).time_limit_s == 600
+            for wrong in ("-11", "+soon", "+", "-"):
+                with pytest.raises(ApiError, match="TimeLimit") as caught:
+                    await update(made, job, TimeLimit=wrong)
+                assert (caught.value.status, caught.value.field) == (400, "TimeLimit")
+            assert (await look(made, job.id)).time_limit_s == 600
             shorter = UpdateRequest(changes={"TimeLimit": "1"})
             assert (await made.update(ref(job), who(admin=False), shorter)).time_limit_s == 60
             await cancel(made, job.id)

@@ -103,6 +103,27 @@ def test_rows_2_and_3_a_claimed_job_runs_exactly_once(tmp_path: Path, launches: 
     run(test)
 
 
+@pytest.mark.parametrize("left", [b"", b'{"argv": ["/bi'])
+def test_row_11_what_a_power_cut_tore_before_the_start_is_written_anew(tmp_path: Path, left: bytes) -> None:
+    """Claim and script are not flushed: `spec` and `started` are, and without `started` nothing was run."""
+
+    async def test() -> None:
+        config, marks = make_config(tmp_path), tmp_path / "marks"
+        launcher = StuckLauncher()
+        async with crashing(config, launcher=launcher) as made:
+            job = await submit(made, f"echo $JOB_ATTEMPT >> {marks}", "--gpus=1")
+            await launcher.reached.wait()
+        folder = config.state_dir / "jobs" / str(job.id)
+        for path in (folder / "1" / "claim", folder / "script"):
+            path.chmod(0o700)
+            path.write_bytes(left)
+        async with engine(config) as made:
+            assert (await until(made, job.id, ended)).state is JobState.COMPLETED
+        assert marks_of(marks) == ["1"]
+
+    run(test)
+
+
 def test_row_3_many_starts_and_crashes_never_make_a_second_run(tmp_path: Path) -> None:
     async def test() -> None:
         config, marks, gate = make_config(tmp_path), tmp_path / "marks", Gate(tmp_path / "go")

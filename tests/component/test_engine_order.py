@@ -12,7 +12,7 @@ from agent.api.errors import ApiError
 from agent.api.queue import DrainOwner, DrainRequest, RequeueRequest
 from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobState
-from agent.config.tables import AccountTable, HooksTable, LimitsTable, SchedulerTable
+from agent.config.tables import AccountTable, HooksTable, LimitsTable, PartitionTable, SchedulerTable
 from agent.engine.embedded import EmbeddedEngine
 from agent.jobs.filters import JobFilter
 from tests.fakes.engines import (
@@ -446,5 +446,45 @@ def test_row_46_ten_thousand_queued_are_taken_at_once_and_a_page_is_fast(tmp_pat
             assert caught.value.status == 429
             await cancel(made, first.id)
             assert made.counts() == (0, 0)
+
+    run(test)
+
+
+# --- several partitions -----------------------------------------------------------------------------------------------
+
+HALVES = {
+    "partitions": (
+        PartitionTable(name="left", gpus=(0,), default=True, default_time_s=7200),
+        PartitionTable(name="right", gpus=(1,), default_time_s=3600),
+    )
+}
+
+
+def test_a_job_of_several_partitions_is_listed_under_all_until_it_is_given_one(tmp_path: Path) -> None:
+    async def test() -> None:
+        config = make_config(tmp_path, tables=HALVES)
+        async with engine(config, Gpus(count=2)) as made:
+            left = await submit(made, "exec sleep 600", "--gpus=1", "-p", "left", "--time=5")
+            right = await submit(made, "exec sleep 600", "--gpus=1", "-p", "right", "--time=2")
+            both = await submit(made, "echo $SLURM_JOB_PARTITION; exec sleep 600", "--gpus=1", "-p", "left,right")
+            assert (both.partition, both.time_limit_s) == ("left,right", 7200), "the default of the first"
+            begun = (await until(made, right.id, running)).started_at or 0
+            seen = await eventually(made, both.id, lambda each: each.expected_start_at is not None)
+            assert seen.expected_start_at == pytest.approx(begun + 120, abs=5), "on the right"
+            assert (seen.detail or "").endswith("held by job 2; partition right comes first")
+            for name in ("left", "right"):
+                assert both.id in [each.id for each in await made.jobs(JobFilter(partitions=[name]))]
+            await cancel(made, left.id)
+            after = await until(made, both.id, running)
+            assert after.partition == "left", "it was free first"
+            assert [each.id for each in await made.jobs(JobFilter(partitions=["right"]))] == [right.id]
+            await made.requeue(JobRef(id=both.id), who(), RequeueRequest())
+            await until(made, both.id, lambda each: running(each) and each.attempt == 2)
+        (config.state_dir / "agent.db").write_bytes(b"SQLite format 3\0" + bytes(5000))
+        async with engine(config, Gpus(count=2)) as made:
+            assert (await look(made, both.id)).partition == "left", "what the folders tell is enough"
+            await cancel(made, both.id)
+            assert (await until(made, both.id, ended)).partition == "left"
+            await cancel(made, right.id)
 
     run(test)

@@ -243,7 +243,7 @@ def test_a_row_over_the_wire(store: JobStore) -> None:
     job = add(store, gpus=2, output="%j-%x.out", time_limit_s=600, requeue=True).id
     waiting = to_wire(store.get(job), "n1", standing=Standing(why=("Resources", "asks for 2 GPUs; 1 of 2 free")))
     assert (waiting.reason, waiting.detail) == ("Resources", "asks for 2 GPUs; 1 of 2 free")
-    assert (waiting.output_path, waiting.gpu_indexes, waiting.attempt) == (None, (), 0)
+    assert (waiting.output_path, waiting.gpu_indexes, waiting.attempt) == ("/home/ada/1-nm.out", (), 0)
     row = store.claim(job, attempt=1, gpu_uuids=["GPU-b", "GPU-a"], now=101)
     wire = to_wire(row, "n1", standing=None, gpu_indexes={"GPU-a": 3, "GPU-b": 1}, simulated=True)
     assert wire.state is JobState.CONFIGURING

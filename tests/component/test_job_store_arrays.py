@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.api.types import JobState
+from agent.api.types import JobState, SubmitRequest
+from agent.config import load
+from agent.engine.steps import Submitter, store_submission
 from agent.jobs.errors import GpuHeldError, NoSuchJobError, StaleJobError
 from agent.jobs.filters import JobFilter
 from agent.jobs.machine import CancelAsked, Ended, Expired, Started, outcome_of
@@ -40,6 +42,22 @@ def end(store: JobStore, job_id: int, at: int) -> None:
 
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cron_id", [None, 4])
+@pytest.mark.parametrize("begin_at", [None, 4_000_000_000])
+def test_what_a_submit_hands_on_is_what_is_stored(
+    tmp_path: Path, store: JobStore, cron_id: int | None, begin_at: int | None
+) -> None:
+    config = load(environ={"HOME": str(tmp_path)})
+    config.state_dir.mkdir(parents=True)
+    who = Submitter(user="ada", uid=1001, key="k", digest="d", owner=None, cron_id=cron_id)
+    request = SubmitRequest(script="#!/bin/sh\n", script_name="s.sh", work_dir="/")
+    asked = array(7, 2, 5, requeue=True, begin_at=begin_at)
+    rows, created = store_submission(store, config, asked, request, who)
+    assert created
+    assert rows == list(store.tasks_of(rows[0].array_job_id or 0))
+    assert store_submission(store, config, asked, request, who) == ([store.get(rows[0].array_job_id or 0)], False)
 
 
 def test_an_array_is_rows_of_its_own_with_ids_that_follow(store: JobStore) -> None:

@@ -127,6 +127,33 @@ def test_a_bad_copy_never_replaces_the_last_backup(path: Path, store: JobStore, 
     fill(store, 1)
 
 
+def hidden(path: Path) -> list[str]:
+    return sorted(each.name for each in path.parent.iterdir() if each.name.startswith("."))
+
+
+def test_a_replaced_backup_stays_until_the_next_one(path: Path, store: JobStore) -> None:
+    """To remove a large file at once would hold up the disk; somebody may be copying it, too."""
+    target, kept = path.with_name("agent.db.backup"), path.with_name(".agent.db.backup.old")
+    for count in (1, 2, 3):
+        before = target.read_bytes() if target.exists() else None
+        fill(store, 500)
+        assert on_a_thread(store.back_up) == [500 * count]
+        assert (kept.read_bytes() if before else None) == before
+        assert hidden(path) == ([kept.name] if before else [])
+
+
+def test_a_backup_with_a_second_name_is_never_cut_short(path: Path, store: JobStore) -> None:
+    """We were cut off after it had got the name of a replaced one; or an admin has linked it elsewhere."""
+    target, kept = path.with_name("agent.db.backup"), path.with_name(".agent.db.backup.old")
+    fill(store, 500)
+    on_a_thread(store.back_up)
+    before = target.read_bytes()
+    os.link(target, kept)
+    assert "was not renewed" in str(on_a_thread(lambda: store.back_up(at_least=501)))
+    assert target.read_bytes() == before
+    assert hidden(path) == []
+
+
 KILLED = """
 import os, sys, threading
 from pathlib import Path

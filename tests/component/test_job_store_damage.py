@@ -157,9 +157,17 @@ def test_the_queue_comes_back_from_the_job_folders(tmp_path: Path) -> None:
         with store.transaction():
             row, _ = store.add(SPEC, user="ada", uid=1, key=f"k{number}", digest="d", now=50)
             submission = Submission(
-                id=row.id, user="ada", uid=1, key=row.key, digest="d", submitted_at=50, spec=SPEC, env={}
+                id=row.id,
+                user="ada",
+                uid=1,
+                key=row.key,
+                digest="d",
+                submitted_at=50,
+                spec=SPEC,
+                env={},
+                script="#!/bin/sh\n",
             )
-            write_spec(job_dir(tmp_path, row.id), submission, "#!/bin/sh\n")
+            write_spec(job_dir(tmp_path, row.id), submission)
             confirm(job_dir(tmp_path, row.id))
     before = store.find()
     store.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine import procs
-from agent.engine.launch import ForkLauncher, LaunchError, why_no_systemd
+from agent.engine.launch import ForkLauncher, LaunchError, SystemdLauncher, why_no_systemd
 from agent.engine.records import AttemptDir
 from agent.engine.served import choose_launcher
 from tests.fakes.attempts import Bench, finish, launch, started
@@ -96,6 +96,30 @@ def test_a_job_is_handed_off_and_ended_fast(bench: Bench) -> None:
         os.waitpid(os.posix_spawn(sys.executable, [sys.executable, "-I", "-S", "-c", "pass"], {}), 0)
         bare.append(time.monotonic() - began)
     assert min(took) < 4 * min(bare)
+
+
+def test_units_are_asked_for_a_few_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PID 1 tells every asker of every unit's changes: with all of a burst asking at once it did little else."""
+    asking, most, refused = 0, 0, 0
+
+    async def asked(command: list[str], timeout_s: float) -> tuple[int, str]:
+        nonlocal asking, most, refused
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(0)
+        asking -= 1
+        refused += 1
+        return 1, "no"
+
+    monkeypatch.setattr("agent.engine.launch._run", asked)
+    attempts = [bench.attempt("exit 0") for _ in range(12)]
+    launcher = SystemdLauncher()
+
+    async def act() -> list[BaseException | None]:
+        return await asyncio.gather(*(launcher.launch(1, each) for each in attempts), return_exceptions=True)
+
+    assert all(isinstance(each, LaunchError) for each in asyncio.run(act()))
+    assert (most, refused) == (4, 12)
 
 
 def test_the_setting_chooses(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.engine import procs
+from agent.engine.folder import Folder
 from agent.engine.launch import SHIM
 from tests.fakes.attempts import Bench, crash, finish, left, log, program, shim, started, until
 
@@ -263,7 +264,7 @@ def test_a_crash_of_the_shim_is_told_and_is_no_end(bench: Bench, tmp_path: Path)
     """A claim that passes all checks and is still nonsense stands for a bug of ours: a traceback, and no outcome."""
     attempt = bench.attempt("echo never", output_path=str(tmp_path / "out"))
     path = attempt.path / "claim"
-    path.write_text(path.read_text().replace('"umask": 18', '"umask": "x"'))
+    path.write_text(path.read_text().replace('"umask":18', '"umask":"x"'))
     child = shim(attempt)
     assert child.stderr is not None
     child.stderr.close()
@@ -282,3 +283,13 @@ def test_an_attempts_folder_that_is_removed_does_not_keep_the_shim(bench: Bench)
     who = started(attempt)
     shutil.rmtree(attempt.path)
     until(lambda: (stat := procs.read_stat(who.shim_pid)) is None or stat.start != who.shim_start)
+
+
+def test_the_way_to_started_is_on_disk_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut a job that ran must not look like one that never did: file, attempt and job are flushed."""
+    attempt = tmp_path / "jobs" / "1" / "1"
+    attempt.mkdir(parents=True)
+    flushed: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
+    Folder(os.fspath(attempt)).write_started({"shim_pid": 1})
+    assert flushed == [f"{attempt}/started.tmp", f"{attempt}", f"{attempt.parent}"]

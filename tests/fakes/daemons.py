@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,12 +45,16 @@ class Daemon:
     log: Path
     process: subprocess.Popen[bytes] | None = None
     env: dict[str, str] = field(default_factory=dict)
+    prelude: str = ""
+    """Code that runs in it first."""
+    entering: Sequence[str] = ()
+    """The command that runs another somewhere else: in a booted systemd's namespaces (`sysd_ns`)."""
 
     def start(self) -> None:
         """Start it and wait until it listens."""
         read_fd, write_fd = os.pipe()
-        entry = f"import sys; from agent.__main__ import {self.program}_main as main; sys.exit(main())"
-        command = [sys.executable, "-c", entry, "--config", str(self.config), "run"]
+        entry = f"{self.prelude}import sys; from agent.__main__ import {self.program}_main as main; sys.exit(main())"
+        command = [*self.entering, sys.executable, "-c", entry, "--config", str(self.config), "run"]
         env = {**os.environ, **self.env, "STOKER_READY_FD": str(write_fd)}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -96,6 +100,7 @@ class Box:
         cluster: str = "lab",
         mode: str = "user",
         allow_root_jobs: bool = os.geteuid() == 0,
+        launcher: str = "fork",
     ) -> None:
         self.root = root
         self.name = name
@@ -109,7 +114,7 @@ class Box:
             f'[node]\nname = "{name}"\nmode = "{mode}"\nstate_dir = "{self.state_dir}"\nrun_dir = "{self.run_dir}"\n'
             f"allow_root_jobs = {str(allow_root_jobs).lower()}\n"
             f'[gpu]\nsource = "simulated"\nsimulated_count = {gpus}\nperiod_s = 0.2\n'
-            f'[jobs]\ngrace_s = 2\nlauncher = "fork"\n'
+            f'[jobs]\ngrace_s = 2\nlauncher = "{launcher}"\n'
             '[telemetry]\nhistory = "off"\n'  # hundreds of nodes a run, of which nobody looks back
             f'[hub]\ncluster = "{cluster}"\n',
             encoding="utf-8",

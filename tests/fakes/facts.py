@@ -71,7 +71,7 @@ def running_of(waiting: Waiting, start: Start, now: int) -> Running:
         id=waiting.id,
         user=waiting.user,
         account=waiting.account,
-        partition=waiting.partition,
+        partition=start.partition,
         qos=waiting.qos,
         demand=waiting.demand,
         gpu_uuids=start.gpu_uuids,

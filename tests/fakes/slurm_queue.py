@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
-from agent.api.queue import Drain, Partition, QueueRules, Reservation, Share
+from agent.api.queue import Drain, Partition, QueueRules, Reloaded, Reservation, ReservationRequest, Share
 from agent.api.types import API_VERSION, ErrorBody, Hello, Job, JobState, NodeStatus, Plan, SubmitReply, SubmitRequest
 
 
@@ -37,6 +37,7 @@ class FakeQueue:
         self.reservations: list[Reservation] = []
         self.shares: list[Share] = []
         self.plan: Plan | None = None
+        self.reloaded = Reloaded()
         self.refuse: ErrorBody | None = None
         """What the next thing asked of a job or a submit is answered with."""
         self.status = 409
@@ -81,11 +82,34 @@ class FakeQueue:
         if where == "/v1/jobs":
             self.submitted.append(msgspec.json.decode(body, type=SubmitRequest))
             return 201, SubmitReply(job=self.jobs[0], created=True)
+        if where == "/v1/reload":
+            return 200, self.reloaded
+        if where == "/v1/reservations":
+            return 201, self._reserve(msgspec.json.decode(body, type=ReservationRequest))
+        if method == "DELETE":
+            name = unquote(where.rpartition("/")[2])
+            left = [each for each in self.reservations if each.name != name]
+            known = len(left) < len(self.reservations)
+            self.reservations[:] = left
+            return (200, left) if known else (404, ErrorBody(code="no_such_reservation", message="there is none"))
         if where in ("/v1/drain", "/v1/resume"):
             return 200, [Drain(reason="r", by="root", at=1)]
         verb = re.fullmatch(r"/v1/jobs/([0-9_]+)/\w+", where)
         found = self.find(verb[1]) if verb else []
         return (200, found[0]) if found else _not_found()
+
+    def _reserve(self, asked: ReservationRequest) -> Reservation:
+        made = Reservation(
+            name=asked.name or f"{(*asked.users, *asked.accounts, 'maint')[0]}_1",
+            start_at=1_795_325_100,
+            end_at=1_795_328_700,
+            users=asked.users,
+            accounts=asked.accounts,
+            maintenance=asked.maintenance,
+            gpu_uuids=tuple(f"GPU-{number}" for number in range(int(asked.gpus or 0))),
+        )
+        self.reservations.append(made)
+        return made
 
     def _get(self, where: str, query: dict[str, list[str]]) -> tuple[int, object]:
         plain: dict[str, object] = {

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.api.queue import JobStep
 from agent.api.types import JobState, LinkState, NodeStatus
 from tests.fakes.agent import node
 from tests.fakes.slurm_queue import FakeQueue, job, serving
@@ -93,10 +94,18 @@ def screen(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
 
 def ended_jobs() -> list[Any]:
-    """The jobs of the recorded `sacct -a -P`, but for steps of `srun`, which nobody keeps count of here."""
+    """The jobs of the recorded `sacct -a -P`."""
     ended = {"started_at": SUBMITTED, "ended_at": SUBMITTED + 6, "attempt": 1}
     array: dict[str, Any] = {"array_job_id": 3, "array_text": "3-9%2"}
     cancelled = {"signal": 15, "detail": "cancelled by root", **ended}
+    told: list[tuple[str, dict[str, Any]]] = [
+        ("bash", {"exit_code": 0}), ("bash", {"exit_code": 1}), ("bash", {"signal": 15, "cancelled": True}),
+        ("nope", {"exit_code": 2}), ("bash", {"signal": 9}), ("hostname", {"exit_code": 0}),
+    ]  # fmt: skip
+    steps = tuple(
+        JobStep(id=number, name=name, tasks=2, cpus=2, started_at=SUBMITTED + 1.2, ended_at=SUBMITTED + 3.9, **end)
+        for number, (name, end) in enumerate(told)
+    )
     return [
         job(1, JobState.FAILED, name="train", tasks=2, gpus=2, exit_code=3, comment="hi", time_limit_s=600, priority=62,
             **ended),
@@ -104,10 +113,11 @@ def ended_jobs() -> list[Any]:
         job(11, JobState.FAILED, account="root", exit_code=1, ended_at=SUBMITTED, started_at=SUBMITTED, attempt=1),
         job(9, JobState.RUNNING, array_task_id=3, **array, **RUN),
         job(10, JobState.CANCELLED, array_task_id=4, **array, **cancelled),
-        job(12, JobState.COMPLETED, tasks=2, exit_code=0, **ended),
+        job(12, JobState.COMPLETED, tasks=2, exit_code=0, steps=steps, **ended),
     ]  # fmt: skip
 
 
-def without_steps(lines: list[str]) -> list[str]:
-    of_srun = {"12.0", "12.1", "12.2", "12.3", "12.4", "12.5", "11.batch", "3_7", "3_7.batch"}
+def comparable(lines: list[str]) -> list[str]:
+    """But for jobs of srun alone, which are none here."""
+    of_srun = {"11.batch", "3_7", "3_7.batch"}
     return [line for line in lines if line.split("|")[0].split(" ")[0] not in of_srun]

@@ -136,6 +136,10 @@ class Systemd:
         """Start a command in it; the caller waits for it."""
         return subprocess.Popen(self._enter(command), stdout=stdout, text=True, env=_ENV)
 
+    def entering(self) -> list[str]:
+        """The command that runs another in it."""
+        return self._enter(())
+
     def close(self) -> None:
         """End everything in it, and leave nothing outside."""
         if self.pid:

@@ -217,7 +217,7 @@ def test_a_bare_agent_is_shown_as_well() -> None:
     async def scene(on: Stage) -> None:
         assert on.sees("● agent")
         assert on.sees("1/1 nodes up")
-        assert len([line for line in on.lines() if "simulated" in line]) >= 9
+        assert len([line for line in on.lines() if " sim " in line or "simulated" in line]) >= 9
 
     play(scene, alone)
 
@@ -324,3 +324,24 @@ def test_a_gpu_value_shows_its_age_while_the_node_goes_on() -> None:
         assert on.sees("no answer")
 
     play(scene, cluster, size=LARGE)
+
+
+def test_the_help_scrolls_by_lines_by_half_pages_and_to_its_ends() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("question_mark")
+        box = on.app.screen.query_one("#box")
+        half = box.size.height // 2
+        assert box.max_scroll_y > 2 * half, "there is something to scroll"
+        await on.press("ctrl+d")
+        assert box.scroll_offset.y == half
+        await on.press("ctrl+d", "ctrl+u", "j")
+        assert box.scroll_offset.y == half + 1
+        await on.press("G")
+        assert on.sees("signs") and box.scroll_offset.y == box.max_scroll_y
+        await on.press("g")
+        assert box.scroll_offset.y == 0
+        assert on.sees("g G scroll")
+        await on.press("escape")
+        assert on.screen_name == "OverviewScreen"
+
+    play(scene, size=SMALL)

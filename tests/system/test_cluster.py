@@ -140,6 +140,32 @@ def test_the_laptop_sees_submits_follows_and_cancels(lab: Lab) -> None:
         assert wait_final(client, job["id"]).state is JobState.CANCELLED
 
 
+def test_scontrol_and_sacct_reach_every_node_by_way_of_the_hub(lab: Lab) -> None:
+    env = {"HOME": str(lab.home), "PATH": "/usr/bin:/bin", "STOKER_SOCKET": str(lab.n1.hub.socket)}
+
+    def slurm(*words: str) -> str:
+        call = [sys.executable, "-I", "-m", "tui.slurm", *words]
+        done = subprocess.run(call, env=env, cwd=lab.n1.work_dir, capture_output=True, text=True, timeout=90)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    job = lab.json("submit", "--node", "n2", "-n", "2", "-o", "/dev/null", "--wrap", "srun -n2 true")
+    wait_until(lambda: "COMPLETED" in slurm("sacct", "-n", "-X", "-j", f"n2:{job['id']}", "-o", "State"), "it has run")
+    told = slurm("sacct", "-n", "-P", "-j", f"n2:{job['id']}", "-o", "JobName,NTasks,State").splitlines()
+    assert told[1:] == ["batch|1|COMPLETED", "true|2|COMPLETED"]
+    assert slurm("scontrol", "reconfigure") == ""
+    line = "create reservation=course user=root starttime=now+1day duration=60 nodes=n[1-2]"
+    try:
+        assert slurm("scontrol", *line.split()) == "Reservation created: course\n"
+        shown = slurm("scontrol", "show", "reservation")
+        assert shown.count("ReservationName=course") == 1
+        assert "Nodes=n[1-2] NodeCnt=2 " in shown
+    finally:
+        slurm("scontrol", "delete", "reservation=course")
+    assert slurm("sinfo", "-T") == "No reservations in the system\n"
+    assert {line.split()[0] for line in slurm("sinfo", "-N", "-h").splitlines()} == {"n1", "n2"}
+
+
 def test_agent_hub_and_ssh_connection_die_in_the_middle_of_a_job(lab: Lab) -> None:
     wait_until(lambda: seated(lab), "both nodes have their seats")
     gate = lab.n2.root / "go"

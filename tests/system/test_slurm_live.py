@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import resource
 import select
 import signal
@@ -104,7 +105,11 @@ def test_a_job_from_sbatch_to_sacct(shell: Shell) -> None:
     assert shell.out("sacct", "-P", "-n", "-j", number, "-o", fields).splitlines() == [
         f"{number}|train|FAILED|3:0|2|00:10:00|n1",
         f"{number}.batch|batch|FAILED|3:0|2||n1",
+        f"{number}.0|sh|COMPLETED|0:0|2||n1",
     ]
+    told = shell.out("sacct", "-P", "-n", "-j", f"{number}.0", "-o", "JobID,NTasks,MaxRSS,Elapsed").strip().split("|")
+    assert told[:2] == [f"{number}.0", "2"]
+    assert int(told[2].removesuffix("K")) > 100
     shown = shell.out("scontrol", "show", "job", number)
     assert "JobState=FAILED Reason=NonZeroExitCode" in shown
     assert f"StdOut={shell.folder}/out-{number}" in shown
@@ -179,7 +184,49 @@ def test_srun_from_outside(shell: Shell) -> None:
     assert done.returncode == 4, done.stderr
     assert {"0: 0 2", "1: 1 2"} <= set(done.stdout.splitlines())
     refused = shell.run("srun", "-p", "nope", "true")
+    assert refused.stderr.startswith("srun: error: Unable to allocate resources: invalid partition specified: nope")
     assert (refused.returncode, refused.stderr.startswith("srun: error: ")) == (1, True)
+
+
+def test_srun_from_outside_keeps_its_streams_apart(shell: Shell) -> None:
+    done = shell.run("srun", "sh", "-c", "cat; echo out; echo err >&2; kill -9 $$", given="typed\n")
+    assert (done.returncode, done.stdout) == (137, "typed\nout\n")
+    assert done.stderr.splitlines() == ["err", "srun: error: n1: task 0: Killed"]
+    missing = shell.run("srun", "no-such-program")
+    assert missing.returncode == 2
+    assert (
+        missing.stderr.splitlines()[0] == "slurmstepd-n1: error: execve(): no-such-program: No such file or directory"
+    )
+
+
+def test_srun_from_outside_runs_several_programs(shell: Shell) -> None:
+    (shell.folder / "programs").write_text("0 echo first %t\n* sh -c 'echo other $SLURM_PROCID'\n")
+    done = shell.run("srun", "-n3", "-l", "--multi-prog", "programs")
+    assert (done.returncode, sorted(done.stdout.splitlines())) == (0, ["0: first 0", "1: other 1", "2: other 2"])
+
+
+def test_srun_from_outside_writes_the_files_that_its_patterns_name(shell: Shell) -> None:
+    done = shell.run("srun", "-n2", "-o", "o-%t", "-e", "e-%2t", "sh", "-c", "echo o; echo e >&2")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [text(shell.folder / name) for name in ("o-0", "o-1", "e-00", "e-01")] == ["o\n", "o\n", "e\n", "e\n"]
+
+
+def test_a_job_that_cannot_come_to_srun_is_followed_by_its_log(shell: Shell) -> None:
+    """As from another node: the socket is where the job does not find it."""
+    from tui.slurm import terminal
+
+    done = shell.run("srun", "sh", "-c", "echo out; exit 5", XDG_RUNTIME_DIR=str(shell.folder))
+    assert (done.returncode, done.stdout) == (5, "out\n")
+    door = terminal.Door()
+    words = door.command(["sh", "-c", "echo else; exit 6"], "--srun", "--else")
+    door.close()
+    number = shell.submit("-o", "else", "--wrap", " ".join(map(_quoted, words)))
+    wait_until(lambda: shell.state(number) == "FAILED", "it ran without anybody outside")
+    assert text(shell.folder / "else") == "else\n"
+
+
+def _quoted(word: str) -> str:
+    return "'" + word.replace("'", "'\\''") + "'"
 
 
 def test_ctrl_c_ends_what_srun_started(shell: Shell) -> None:
@@ -190,7 +237,63 @@ def test_ctrl_c_ends_what_srun_started(shell: Shell) -> None:
     srun.send_signal(signal.SIGINT)
     srun.communicate(timeout=60)
     assert srun.returncode != 0
-    wait_until(lambda: shell.state(number).startswith("CANCELLED"), "the job is cancelled")
+    wait_until(lambda: shell.state(number) == "FAILED", "the job has ended, by what its command made of the signal")
+
+
+def test_salloc_says_what_is_wrong_as_slurm_does(shell: Shell) -> None:
+    done = shell.run("salloc", "no-such-command")
+    number = re.findall(r"allocation (\d+)", done.stderr)[0]
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"salloc: Granted job allocation {number}",
+        'salloc: error: _fork_command: Unable to find command "no-such-command"',
+        f"salloc: Relinquishing job allocation {number}",
+    ]
+    assert shell.run("salloc", "-Q", "sh", "-c", "kill -9 $$").returncode == 0  # as salloc: its user did that
+    assert shell.run("salloc", "-Q", "sh", "-c", "kill -11 $$").returncode == 1
+
+
+def test_reservations_are_made_and_deleted_by_scontrol(shell: Shell) -> None:
+    line = "create reservation=course user=root starttime=now+1day duration=60 nodes=ALL"
+    try:
+        assert shell.out("scontrol", *line.split()) == "Reservation created: course\n"
+        assert shell.out("sinfo", "-T").splitlines()[1].startswith("course     INACTIVE")
+        refused = shell.run("scontrol", *line.split())
+        assert refused.stderr.startswith("Error creating the reservation: Duplicate reservation name")
+        wrong = shell.run("scontrol", *line.replace("duration=60", "duration=soon").replace("course", "c2").split())
+        assert wrong.stderr.startswith("scontrol: error: Invalid duration duration=soon")
+    finally:
+        gone = shell.run("scontrol", "delete", "reservation=course")
+    assert (gone.returncode, gone.stdout, gone.stderr) == (0, "", "")
+    assert shell.out("scontrol", "show", "reservation") == "No reservations in the system\n"
+
+
+def test_the_rules_are_read_again_by_scontrol(shell: Shell) -> None:
+    before = shell.box.config.read_text()
+    try:
+        shell.box.config.write_text(before + "[limits]\nmax_submit_per_user = 1\n")
+        assert shell.out("scontrol", "reconfigure") == ""
+        shell.submit("-H", "--wrap", "true")
+        assert shell.run("sbatch", "--wrap", "true").returncode == 1
+        shell.box.config.write_text(before + "[limits]\nmax_submit_per_usr = 1\n")
+        assert "max_submit_per_usr" in shell.run("scontrol", "reconfigure").stderr
+    finally:
+        shell.box.config.write_text(before)
+        shell.out("scontrol", "reconfigure")
+    shell.submit("-H", "--wrap", "true")
+
+
+def test_limits_grow_and_shrink(shell: Shell) -> None:
+    number = shell.submit("-t", "30", "-J", "grown", "--wrap", "sleep 300")
+    wait_until(lambda: shell.state(number) == "RUNNING", "it runs")
+    shell.out("scontrol", "update", f"job={number}", "timelimit+=30")
+    shell.out("scontrol", "update", f"jobid={number}", "timelimit-=10")
+    shown = shell.out("scontrol", "show", "job", number)
+    assert "TimeLimit=00:50:00" in shown
+    assert re.search(r"Priority=[1-9]", shown)
+    refused = shell.run("scontrol", "update", f"jobid={number}", "timelimit-=1-00:00:00")
+    assert refused.stderr.startswith("scontrol: error: TimeLimit decrement larger than current time limit (1440 > 50)")
+    assert shell.run("scontrol", "update", f"jobid={number}", "timelimit-=abc").returncode == 1
 
 
 def test_salloc_runs_a_command_in_the_job(shell: Shell) -> None:

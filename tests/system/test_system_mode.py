@@ -106,6 +106,58 @@ def test_one_users_job_is_seen_but_not_touched_or_read_by_another(lab: Box) -> N
         assert wait_final(client, job_id).state is JobState.CANCELLED
 
 
+def test_a_user_holds_releases_lowers_and_requeues_her_own_job_and_nobody_elses(lab: Box) -> None:
+    gate = lab.root / "again"
+    os.mkfifo(gate)
+    gate.chmod(0o666)
+    body = submission(f"#!/bin/sh\nid -un > $JOB_DIR/attempt-$JOB_ATTEMPT\nread x < {gate}\n")
+    body["flags"].append("--hold")
+    status, answer = as_user(ADA, lab, "POST", "/v1/jobs", body, Idempotency_Key="verbs")
+    assert status == 201, answer
+    job_id = int(answer["job"]["id"])
+
+    def ask(name: str, verb: str, value: Any = None) -> tuple[int, Any]:
+        return as_user(name, lab, "POST", f"/v1/jobs/{job_id}/{verb}", value)
+
+    later, sooner = {"changes": {"Nice": "50"}}, {"changes": {"Nice": "-50"}}
+    for verb, value in (("hold", None), ("release", None), ("requeue", {}), ("update", later), ("top", None)):
+        status, told = ask(EVE, verb, value)
+        assert (status, told["code"]) == (403, "forbidden"), f"{verb} by another"
+    with lab.agent.client() as client:
+        ref = JobRef(id=job_id)
+        assert client.job(ref).held and client.job(ref).nice == 0, "and nothing came of it"
+        assert ask(ADA, "update", later)[1]["nice"] == 50
+        status, told = ask(ADA, "update", sooner)
+        assert (status, told["code"]) == (403, "forbidden"), "only an admin puts a job before others"
+        assert ask(ADA, "release")[0] == 200
+        wait_until(lambda: client.job(ref).state is JobState.RUNNING, "it runs")
+        assert ask(ADA, "requeue", {"hold": True})[0] == 200
+        wait_until(lambda: client.job(ref).state is JobState.PENDING, "it waits again, held")
+        back = client.job(ref)
+        assert (back.held, back.attempt, back.reason) == (True, 1, "JobHeldUser")
+        assert (back.again or "").startswith(f"Requeued: requeued by {ADA}")
+        assert ask(ADA, "release")[0] == 200
+        wait_until(lambda: client.job(ref).state is JobState.RUNNING, "it runs again")
+        assert ask(ADA, "cancel", {})[0] == 200
+        assert wait_final(client, job_id).attempt == 2
+        history = [f"{each.event} {each.detail}" for each in client.report(ref).events]
+    assert f"Released by {ADA}" in history and f"Updated by {ADA}" in history
+    found = [each for each in lab.state_dir.rglob("attempt-*") if each.parent.parent.name == str(job_id)]
+    assert {each.name: each.read_text().strip() for each in found} == {"attempt-1": ADA, "attempt-2": ADA}
+
+
+def test_what_an_admin_holds_its_user_cannot_release(lab: Box) -> None:
+    body = submission("#!/bin/sh\ntrue\n")
+    body["flags"].append("--begin=now+1hour")
+    job_id = as_user(ADA, lab, "POST", "/v1/jobs", body, Idempotency_Key="held")[1]["job"]["id"]
+    assert call(lab.agent.socket, "POST", f"/v1/jobs/{job_id}/hold")[0] == 200
+    status, answer = as_user(ADA, lab, "POST", f"/v1/jobs/{job_id}/release")
+    assert (status, answer["code"]) == (403, "forbidden")
+    assert "admin" in answer["message"]
+    assert call(lab.agent.socket, "POST", f"/v1/jobs/{job_id}/release")[0] == 200
+    assert as_user(ADA, lab, "POST", f"/v1/jobs/{job_id}/cancel")[0] == 200
+
+
 @pytest.mark.parametrize("named", ["root", ADA])
 def test_a_user_may_not_act_for_another(lab: Box, named: str) -> None:
     status, answer = as_user(EVE, lab, "GET", "/v1/node", Stoker_User=named)

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.jobs.durable import write_durably
@@ -16,6 +17,7 @@ from agent.jobs.folder import (
     Submission,
     confirm,
     job_dir,
+    mend_script,
     read_cancelled,
     read_spec,
     submissions,
@@ -28,20 +30,21 @@ SCRIPT = "#!/bin/sh\necho 'grüße' \t$x\n"
 
 def submission(job_id: int = 7) -> Submission:
     spec = JobSpec(name="実験", script_name="s.sh", submit_dir="/", work_dir="/", args=("\n",), gpus=2)
+    env = {"A": "b\nc", "É": ""}
     return Submission(
-        id=job_id, user="ada", uid=1001, key="k", digest="d", submitted_at=5, spec=spec, env={"A": "b\nc", "É": ""}
+        id=job_id, user="ada", uid=1001, key="k", digest="d", submitted_at=5, spec=spec, env=env, script=SCRIPT
     )
 
 
-def stored(folder: Path, made: Submission, script: str, **more: Any) -> None:
+def stored(folder: Path, made: Submission, **more: Any) -> None:
     """Written, and its row is committed."""
-    write_spec(folder, made, script, **more)
+    write_spec(folder, made, **more)
     confirm(folder)
 
 
 def test_a_submission_reads_back(tmp_path: Path) -> None:
     folder = job_dir(tmp_path, 7)
-    stored(folder, submission(), SCRIPT)
+    stored(folder, submission())
     assert folder == tmp_path / "jobs" / "7"
     assert read_spec(folder) == submission()
     assert (folder / "script").read_bytes() == SCRIPT.encode()
@@ -53,7 +56,7 @@ def test_who_may_read_what_is_not_for_the_umask_to_say(tmp_path: Path, umask: in
     folder = job_dir(tmp_path, 7)
     old = os.umask(umask)
     try:
-        stored(folder, submission(), SCRIPT)
+        stored(folder, submission())
     finally:
         os.umask(old)
     modes = {each: stat.S_IMODE(each.stat().st_mode) for each in (folder.parent, folder, *folder.iterdir())}
@@ -62,7 +65,7 @@ def test_who_may_read_what_is_not_for_the_umask_to_say(tmp_path: Path, umask: in
 
 def test_the_script_belongs_to_whom_it_runs_as(tmp_path: Path) -> None:
     owner = (12345, 12346) if os.geteuid() == 0 else (os.getuid(), os.getgid())
-    stored(job_dir(tmp_path, 7), submission(), SCRIPT, owner=owner)
+    stored(job_dir(tmp_path, 7), submission(), owner=owner)
     script, spec = job_dir(tmp_path, 7) / "script", job_dir(tmp_path, 7) / "spec"
     assert (script.stat().st_uid, script.stat().st_gid) == owner
     assert spec.stat().st_uid == os.geteuid()
@@ -73,9 +76,34 @@ def test_a_first_try_is_replaced(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / ".spec.tmp").write_text("torn")
     (folder / "script").write_text("old")
-    stored(folder, submission(), SCRIPT)
+    stored(folder, submission())
     assert read_spec(folder) == submission()
     assert (folder / "script").read_bytes() == SCRIPT.encode()
+
+
+@pytest.mark.parametrize("torn", [b"", SCRIPT.encode()[:9], SCRIPT.encode() + b"rm -r ~\n", None])
+def test_a_script_that_is_not_what_was_submitted_is_mended(tmp_path: Path, torn: bytes | None) -> None:
+    folder = job_dir(tmp_path, 7)
+    stored(folder, submission())
+    script = folder / "script"
+    script.unlink()
+    if torn is not None:
+        script.write_bytes(torn)
+    mend_script(folder, read_spec(folder))
+    assert script.read_bytes() == SCRIPT.encode()
+    assert stat.S_IMODE(script.stat().st_mode) == 0o500
+
+
+def test_a_sound_script_and_one_of_an_older_version_are_left_alone(tmp_path: Path) -> None:
+    folder = job_dir(tmp_path, 7)
+    write_spec(folder, submission())
+    before = (folder / "script").stat()
+    mend_script(folder, submission())
+    assert (folder / "script").stat().st_ino == before.st_ino
+    (folder / "script").chmod(0o700)
+    (folder / "script").write_text("of old")
+    mend_script(folder, msgspec.structs.replace(submission(), script=None))
+    assert (folder / "script").read_text() == "of old"
 
 
 @pytest.mark.parametrize("name", ["spec", ".spec.tmp"])
@@ -85,7 +113,7 @@ def test_a_planted_link_is_replaced_and_never_followed(tmp_path: Path, name: str
     folder = job_dir(tmp_path, 7)
     folder.mkdir(parents=True)
     (folder / name).symlink_to(victim)
-    stored(folder, submission(), SCRIPT)
+    stored(folder, submission())
     assert victim.read_text() == "untouched"
     assert not (folder / "spec").is_symlink()
     assert read_spec(folder) == submission()
@@ -110,7 +138,7 @@ def test_a_damaged_spec_is_named(tmp_path: Path, data: bytes) -> None:
 
 def test_all_submissions_in_order_with_the_bad_ones_told(tmp_path: Path) -> None:
     for job_id in (10, 9, 2):
-        stored(job_dir(tmp_path, job_id), submission(job_id), SCRIPT)
+        stored(job_dir(tmp_path, job_id), submission(job_id))
     (job_dir(tmp_path, 9) / "spec").write_bytes(b"torn")
     job_dir(tmp_path, 11).mkdir()  # never answered for: no spec
     (tmp_path / "jobs" / "lost+found").mkdir()
@@ -121,7 +149,7 @@ def test_all_submissions_in_order_with_the_bad_ones_told(tmp_path: Path) -> None
 
 def test_the_note_of_a_cancel(tmp_path: Path) -> None:
     folder = job_dir(tmp_path, 7)
-    stored(folder, submission(), SCRIPT)
+    stored(folder, submission())
     assert read_cancelled(folder) is None
     (folder / "cancelled").write_bytes(b'{"by":"ada","at":9,"reason":"wrong data"}')
     assert read_cancelled(folder) == Cancelled(by="ada", at=9, reason="wrong data")
@@ -132,7 +160,7 @@ def test_the_note_of_a_cancel(tmp_path: Path) -> None:
 
 def test_a_submission_counts_once_it_is_confirmed_and_a_second_time_changes_nothing(tmp_path: Path) -> None:
     folder = job_dir(tmp_path, 7)
-    write_spec(folder, submission(), SCRIPT)
+    write_spec(folder, submission())
     with pytest.raises(FolderError):
         read_spec(folder)
     assert list(submissions(tmp_path)) == []

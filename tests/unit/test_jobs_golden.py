@@ -50,6 +50,9 @@ NEEDS_CLUSTER = {
     "cpu -N2 -n4",
     "nodes 2",
     "ntasks-per-node -n 4 over",
+    "mix nodelist range",
+    "mix n and ntasks-per-node",
+    "mix nodelist two",
 }
 """Accepted by sbatch and refused here with «needs the cluster engine»."""
 
@@ -63,6 +66,51 @@ STRICTER = {
     "script bsub": "#BSUB lines are not read",
     "file bare shebang": "names no interpreter",
     "begin '2027-02-29'": "day is out of range for month",
+    "mix mem-per-cpu '+1G'": "is not a memory size",
+    "mix array '0-9%-1'": "after % stands the most tasks",
+    "mix array '0-9%%2'": "after % stands the most tasks",
+    "mix array '0-3%4294967295'": "after % stands the most tasks",
+    "mix dependency 'afterok:ID_'": "is no job",
+    "mix dependency 'afterburstbuffer:ID'": "has no burst buffer",
+    "mix dependency 'afterok:ID+10'": "goes with after alone",
+    "mix dependency 'afterok:-1'": "is no job",
+    "mix name long": "is longer than 256 bytes",
+    "mix export empty": "is no variable",
+    "mix constraint or": "asks for one of several features",
+    "mix constraint count": "asks for a number of nodes",
+    "mix constraint bracket": "asks for one of several features",
+    "mix nodes zero": "is not a count",
+    "mix nice float": "is not a niceness",
+    "mix mail unknown": "of which no mail is sent",
+    **dict.fromkeys(
+        (
+            "mix time-min '2-'",
+            "mix time-min '10:60'",
+            "mix time-min '1-24'",
+            "mix core-spec",
+            "mix thread-spec",
+            "mix sockets",
+            "mix extra-node-info",
+            "mix hint",
+            "mix distribution",
+            "mix mincpus",
+            "mix bb",
+            "mix power",
+            "mix reboot",
+            "mix get-user-env",
+            "mix uid",
+            "mix gid",
+            "mix profile",
+            "mix cpu-freq",
+            "mix network",
+            "mix mcs",
+            "mix container",
+            "mix propagate",
+            "mix cluster-constraint",
+            "mix prefer",
+        ),
+        "is not supported by this node's engine",
+    ),
 }
 """Accepted by sbatch, which drops the word, guesses or rolls it over; refused here."""
 
@@ -70,6 +118,12 @@ LOOSER = {
     "mem '1T'": "whether the node has it is for check_fits",
     "mem '3T'": "the same",
     "mem '10t'": "the same",
+    "mix mem-per-cpu '1T'": "the same",
+    "mix cpus 17": "the same",
+    "mix gpus word": "a GPU of type two, which check_fits looks for",
+    "mix gpus-per-task no ntasks": "one task is meant",
+    "mix wait all nodes bad": "a node that runs a job is up: the word is not looked at",
+    "mix constraint empty": "asks for nothing",
 }
 """Refused by sbatch, accepted here."""
 
@@ -85,6 +139,14 @@ OTHERWISE: dict[str, dict[str, str]] = {
     # no-ops of one node, each with its reason in agent/api/options.py
     "flag contiguous": {"Contiguous": "1"},
     "flag oversubscribe": {"OverSubscribe": "OK"},
+    "mix exclusive and oversubscribe": {"OverSubscribe": "NO"},
+    "mix oversubscribe and exclusive": {"OverSubscribe": "NO"},
+    # one node, which has not the CPUs for it: see below
+    "mix ntasks 2 cpus 9": {"NumNodes": "1"},
+    "mix ntasks 17": {"NumNodes": "1"},
+    "mix partition two": {"Partition": "gpu,debug"},  # in the order in which they were named
+    # both delays count; sbatch keeps a job once
+    "mix dependency 'after:ID+10:ID+20'": {"Dependency": "after:70000+10(unfulfilled),after:70000+20(unfulfilled)"},
 }
 """Accepted by both, with another value in these fields."""
 
@@ -195,7 +257,7 @@ REFUSED = [(kind, name) for kind, name in CASES if not ALL[kind][name]["ok"] and
 
 
 def test_the_recordings_are_whole() -> None:
-    assert (len(SAMPLE), len(ASKED)) == (60, 510)
+    assert (len(SAMPLE), len(ASKED)) == (60, 674)
     names = {name for _, name in CASES}
     assert len(names) == len(CASES)
     assert names >= {*NEEDS_CLUSTER, *STRICTER, *LOOSER, *OTHERWISE, *FORMS}

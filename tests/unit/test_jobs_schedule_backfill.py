@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.jobs.grammar import matches_type
-from agent.jobs.schedule import Decision, GpuFacts, Policy, Running, Snapshot, Waiting, decide
+from agent.jobs.schedule import Decision, GpuFacts, PartitionFacts, Policy, Running, Snapshot, Waiting, decide
 from agent.jobs.schedule.book import OVERDUE_S, end_of
 from tests.bench.peers import easy, fifo
 from tests.fakes.facts import GIB, HOUR, NOW, after, busy, gpu, gpus, job, plain, run, snapshot, started, words
@@ -133,6 +133,7 @@ def snapshots(draw: st.DrawFn, *, finite: bool = False) -> Snapshot:
             exclusive=draw(st.integers(0, 9)) == 0,
             licenses=draw(st.sampled_from([(), (), (("m", 1),)])),
             eligible_at=NOW - draw(st.integers(0, 10**6)),
+            partition=draw(st.sampled_from(["all", "all", "left", "right", "left,right", "right,all"])),
         )
         for number in range(1, draw(st.integers(0, 9)) + 1)
     ]
@@ -143,9 +144,19 @@ def snapshots(draw: st.DrawFn, *, finite: bool = False) -> Snapshot:
         cpu_count=8,
         memory_bytes=6 * GIB,
         licenses={"m": 1},
-        policy=Policy(backfill=draw(st.booleans())),
+        policy=Policy(backfill=draw(st.booleans()), partitions=_halves(count)),
     )
     return replace(facts, running=_some_running(facts, draw(st.integers(0, 10**6)), finite=finite))
+
+
+def _halves(count: int, **tiers: int) -> dict[str, PartitionFacts]:
+    """Partitions: all GPUs, and two that share the middle one."""
+    uuids = [f"GPU-{index}" for index in range(count)]
+    middle = count // 2
+    inside = {"left": uuids[: middle + 1], "right": uuids[middle:], "all": uuids}
+    return {
+        name: PartitionFacts(name=name, gpu_uuids=frozenset(of), tier=tiers.get(name, 1)) for name, of in inside.items()
+    }
 
 
 def _as_shards(waiting: Waiting, shards: int) -> Waiting:
@@ -205,9 +216,11 @@ def check_node(facts: Snapshot) -> None:
     assert sum(dict(each.demand.licenses).get("m", 0) for each in facts.running) <= 1
     alone = [each for each in facts.running if each.demand.exclusive]
     assert not alone or len(facts.running) == 1
+    partitions = facts.policy.partitions
     for each in facts.running:
         for uuid in each.gpu_uuids:
             found, demand = by_uuid[uuid], each.demand
+            assert each.partition not in partitions or uuid in (partitions[each.partition].gpu_uuids or ())
             assert found.healthy and found.seated and found.foreign is None
             assert demand.gpu_type is None or matches_type(demand.gpu_type, found.name)
         if not each.demand.exclusive:
@@ -236,9 +249,10 @@ def test_nobody_behind_it_delays_the_head(facts: Snapshot) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(snapshots(finite=True), st.integers(0, 10**6))
-def test_every_job_starts_some_day(facts: Snapshot, seed: int) -> None:
+@given(snapshots(finite=True), st.integers(0, 10**6), st.sampled_from([{}, {"left": 2}, {"left": 3, "right": 2}]))
+def test_every_job_starts_some_day(facts: Snapshot, seed: int, tiers: dict[str, int]) -> None:
     """Jobs end within their limits; whoever can run on this node at all has run at the end."""
+    facts = replace(facts, policy=replace(facts.policy, partitions=_halves(len(facts.gpus), **tiers)))
     dice = random.Random(seed)
     now, ends = NOW, {each.id: NOW + dice.randint(1, 1000) for each in facts.running}
     for _ in range(60):

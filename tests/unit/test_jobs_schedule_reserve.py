@@ -102,6 +102,24 @@ def test_outsiders_wait_for_the_end_of_a_reservation_in_use() -> None:
     assert decision.expected == {1: NOW + 2 * HOUR - 60, 2: NOW + 2 * HOUR - 60}
 
 
+def test_the_reservation_that_is_named_is_the_one_in_the_way() -> None:
+    """Others come sooner, and leave it enough."""
+    small = reserve(-60, 9, on="0", name="small")
+    soon = reserve(HOUR, 1, on="1", name="soon")
+    whole = reserve(2 * HOUR, 1, name="whole")
+    asked = job(1, 2, time_limit_s=4 * HOUR, user="bob")
+    told = run([asked], gpus(4), reservations=[small, soon, whole]).reasons[1][1]
+    assert told.startswith("would run for 4:00:00 into the reservation whole, from ")
+    assert told.endswith("it could start at once with --time=2:00:00 or less")
+    wide = job(1, 3, time_limit_s=4 * HOUR, user="bob")
+    assert "into the reservation soon" in run([wide], gpus(4), reservations=[small, soon, whole]).reasons[1][1]
+    all_of_it = job(1, 4, time_limit_s=HOUR // 2, user="bob")
+    assert "into the reservation small" in run([all_of_it], gpus(4), reservations=[small, soon, whole]).reasons[1][1]
+    lasting = [small, reserve(-60, 3, on="123", name="large"), reserve(-60, 2, on="1", name="tiny")]
+    two = job(1, 2, time_limit_s=60, user="bob")
+    assert "into the reservation large" in run([two], gpus(4), reservations=lasting[:2]).reasons[1][1]
+
+
 def test_a_job_without_gpus_is_not_concerned_by_reserved_gpus() -> None:
     decision = run([job(1, time_limit_s=None)], gpus(2), reservations=[reserve(600, on="01", maintenance=True)])
     assert started(decision) == {1: ""}

@@ -20,7 +20,11 @@ from tests.fakes.submissions import NOW, parse, refusal, request
 
 def test_defaults() -> None:
     assert parse(request()) == JobSpec(
-        name="train.sh", script_name="train.sh", submit_dir="/home/ada", work_dir="/home/ada"
+        name="train.sh",
+        script_name="train.sh",
+        script_path="/home/ada/train.sh",
+        submit_dir="/home/ada",
+        work_dir="/home/ada",
     )
 
 
@@ -42,6 +46,7 @@ def test_everything_honoured() -> None:
     assert spec == JobSpec(
         name="nm",
         script_name="train.sh",
+        script_path="/home/ada/train.sh",
         args=("--lr", "0.1"),
         submit_dir="/home/ada",
         work_dir="/data",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,28 @@ def test_a_new_key_is_private_and_stays(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert keys.public_hex(keys.load_or_create(path)) == keys.public_hex(first)
     assert [each.name for each in tmp_path.iterdir()] == ["node.key"]
+
+
+def test_a_key_is_written_as_openssl_writes_it(tmp_path: Path) -> None:
+    key = keys.create(tmp_path / "a.key")
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    assert (tmp_path / "a.key").read_bytes() == pem
+
+
+def test_a_key_that_somebody_else_wrote_is_read(tmp_path: Path) -> None:
+    key = keys.create(tmp_path / "a.key")
+    text = (tmp_path / "a.key").read_text()
+    for number, other in enumerate((text.replace("\n", "\r\n"), f"a comment\n{text}", text.rstrip("\n"), text)):
+        path = tmp_path / f"{number}.key"
+        path.write_text(other, newline="")
+        assert keys.public_hex(keys.load(path)) == keys.public_hex(key)
+
+
+def test_a_daemon_with_its_own_key_loads_no_readers_of_other_forms(tmp_path: Path) -> None:
+    code = "import sys; from pathlib import Path; from licensing import keys; keys.load_or_create(Path(sys.argv[1]))"
+    look = f"{code}; sys.exit('cryptography.hazmat.primitives.serialization.ssh' in sys.modules)"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", look, str(tmp_path / "node.key")], check=True)
 
 
 def test_a_key_is_never_overwritten(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.api.types import JobState
-from tui.slurm import argv, ask, columns, sacct, squeue, times
+from tui.slurm import argv, ask, columns, sacct, squeue, squeue_fields, times
 from tui.slurm.argv import Options, ToolError
 
 OPTIONS = Options("user:u= noheader:h jobs:j? format:o= Format:O= clusters:M=!")
@@ -99,8 +99,8 @@ def test_formats_cut_pad_and_keep_what_stands_between(capsys: pytest.CaptureFixt
 
 @given(st.text(max_size=40))
 def test_no_format_is_a_traceback(text: str) -> None:
-    columns.lines(columns.by_letters("squeue", text, squeue.LETTERS), [])
-    columns.lines(columns.by_names("squeue", text, squeue.NAMED), [])
+    columns.lines(columns.by_letters("squeue", text, squeue_fields.LETTERS), [])
+    columns.lines(columns.by_names("squeue", text, squeue_fields.NAMED), [])
 
 
 def test_ids_of_jobs_tasks_steps_and_lists() -> None:

@@ -49,7 +49,7 @@ class ArrayScreen(JobActions):
         """A line for each task."""
         tasks = self.jobs_shown()
         self.forget_ended(tasks)
-        table.show(rows.task_rows(tasks, self.session.wall(), self.marked))
+        table.show(rows.task_rows(tasks, self.session.wall(), self.marked, short=self.short))
 
     def update_body(self, now: float) -> None:
         """Draw both."""

@@ -93,8 +93,12 @@ class BaseScreen(Screen[None]):
         self.query_one("#trouble", Bar).show(trouble)
         self.query_one("#trouble", Bar).display = bool(trouble)
         self.query_one("#licence", Bar).show(*status.licence_line(session.cluster, session.wall()))
-        self.query_one("#keys", Bar).show(status.keys_line(footer(self.SCOPES, detail=self.DETAIL)))
         self.update_body(now)
+        self.query_one("#keys", Bar).show(status.keys_line(footer(self.scopes_here(), detail=self.DETAIL)))
+
+    def scopes_here(self) -> tuple[Scope, ...]:
+        """Whose keys the bottom line tells: those of what is on the screen now."""
+        return self.SCOPES
 
     def go_back(self) -> bool:
         """What esc undoes on this screen; False when there is nothing."""

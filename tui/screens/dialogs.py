@@ -182,6 +182,10 @@ class Help(ModalScreen[None]):
         Binding("escape,q,question_mark", "dismiss", "close"),
         Binding("j", "scroll(1)", show=False),
         Binding("k", "scroll(-1)", show=False),
+        Binding("ctrl+d", "page(1)", show=False),
+        Binding("ctrl+u", "page(-1)", show=False),
+        Binding("g,home", "end(False)", show=False),
+        Binding("G,end", "end(True)", show=False),
     ]
 
     def compose(self) -> ComposeResult:
@@ -193,7 +197,7 @@ class Help(ModalScreen[None]):
         """Fill it."""
         words = self.query_one("#words", Panel)
         self.query_one("#box").border_title = "Keys and signs"
-        self.query_one("#box").border_subtitle = "j k scroll, esc closes"
+        self.query_one("#box").border_subtitle = "j k, ctrl+d ctrl+u, g G scroll; esc closes"
         words.show(help_lines())
         self.query_one("#box").focus()
 
@@ -201,10 +205,20 @@ class Help(ModalScreen[None]):
         """Scroll the list."""
         self.query_one("#box").scroll_relative(y=lines, animate=False)
 
+    def action_page(self, direction: int) -> None:
+        """Scroll by half a page, as in lists."""
+        box = self.query_one("#box")
+        box.scroll_relative(y=direction * max(1, box.size.height // 2), animate=False)
+
+    def action_end(self, last: bool) -> None:
+        """To the first or the last line."""
+        box = self.query_one("#box")
+        box.scroll_to(y=box.max_scroll_y if last else 0, animate=False)
+
 
 _SIGNS = (
     ("●", "up, running", "~", "stale: last heard 3 s ago or more"),
-    ("x", "lost, failed", "!", "wants attention: hung, hot, not a job"),
+    ("x", "lost, failed", "!", "wants attention: hung, hot, idle, not a job"),
     ("○", "pending", "◌", "starting or ending"),
     ("*", "marked, or drained", "%", "in 17_[0-9%2]: most tasks at a time"),
     ("✓", "completed", "-", "cancelled; dashes: nothing known"),

@@ -133,6 +133,10 @@ class JobScreen(BaseScreen):
             title = "Log: nothing yet"
         log.entitle(title, " · ".join(words))
 
+    def scopes_here(self) -> tuple[Scope, ...]:
+        """The log's keys go with the log."""
+        return self.SCOPES if self.query_one(LogView).display else (Scope.JOB,)
+
     def action_cancel(self) -> None:
         """Ask about cancelling this job."""
         self.action_ask("cancel")

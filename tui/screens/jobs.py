@@ -69,7 +69,7 @@ class JobActions(BaseScreen):
         """Draw the list; marks of jobs that have ended meanwhile are dropped."""
         jobs = self.jobs_shown()
         self.forget_ended(jobs)
-        table.show(rows.job_rows(jobs, self.session.wall(), self.marked))
+        table.show(rows.job_rows(jobs, self.session.wall(), self.marked, short=self.short))
 
     def jobs_shown(self) -> list[Job]:
         """Those that the list is of."""
@@ -203,8 +203,13 @@ def job_facts(session: Session, key: JobKey) -> list[list[Span]]:
     times += [f"signal {job.signal}"] if job.signal is not None else []
     times += [f"attempt {job.attempt}"] if job.attempt > 1 else []
     lines: list[list[Span]] = [first, [(" " + "   ".join(times), Role.DIM)]]
+    if job.warning is not None and job.stops_at is not None:
+        when = f"{clock.moment(job.stops_at)}, {rows.stops_in(job, wall)}"
+        lines.append([(" ! ", Role.WARN), (f"stopped {when}: ", Role.STRONG), (job.warning, Role.WARN)])
     if why := rows.job_why(job):
         lines.append([(" " + why, Role.WARN)])
+    if job.again is not None and job.again != why:
+        lines.append([(f" ran before. {job.again}", Role.TEXT)])
     if queued := _queue_words(session, job):
         lines.append([(" " + queued, Role.TEXT)])
     if verdict := _verdict(job):

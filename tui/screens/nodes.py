@@ -49,7 +49,7 @@ class NodesScreen(BaseScreen):
     def update_body(self, now: float) -> None:
         """Draw the list and the preview."""
         nodes, preview = self.query_one("#nodes", Table), self.query_one("#preview", Table)
-        nodes.show(rows.node_rows(self.session.cluster.nodes(now)))
+        nodes.show(rows.node_rows(self.session.cluster.nodes(now), short=self.short))
         nodes.entitle(title_with_count("Nodes", nodes))
         view = self.session.cluster.node(str(nodes.key), now) if nodes.key is not None else None
         preview.display = view is not None
@@ -124,7 +124,7 @@ class NodeScreen(JobActions):
             who = "maintenance" if each.maintenance else "for " + ", ".join((*each.users, *each.accounts))
             held = [indexes[uuid] for uuid in each.gpu_uuids if uuid in indexes]
             what = f"GPUs {arrays.ranges(held)}" if held else units.count(len(each.gpu_uuids), "GPU")
-            words = f" reserved {each.name}: {what if each.gpu_uuids else 'all'} {who}, "
+            words = f" reserved {each.name}: {what if each.gpu_uuids else 'all'} {who}   "
             lines.append([(words, Role.ACCENT), (f"{moment(each.start_at)} to {moment(each.end_at)}", Role.DIM)])
         return lines
 

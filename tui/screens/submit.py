@@ -141,13 +141,14 @@ class SubmitForm(ModalScreen[Job | None]):
 
     def _planned(self, plan: Plan) -> None:
         self._busy = False
-        starts = "a start cannot be told"
+        starts, why = "when it would start cannot be told", plan.sentence
         if plan.starts_at is not None:
             away = plan.starts_at - self._session.wall()
-            starts = f"start in {units.countdown(away)}" if away >= 1 else "start at once"
-        gpus = f" on GPUs {arrays.ranges(plan.gpu_indexes)}" if plan.gpu_indexes else ""
-        made = f"{units.count(plan.tasks, 'job')} of {units.count(plan.job.gpus, 'GPU')}"
-        self._say(f"Preview, nothing is stored: {made}, {starts} on {plan.job.node}{gpus}. {plan.sentence}", Role.OK)
+            starts = f"would start in {units.countdown(away)} at the latest" if away >= 1 else "would start at once"
+            why = plan.sentence if away >= 1 else ""  # it says the same in other words
+        gpus = f", GPU {arrays.ranges(plan.gpu_indexes)}" if plan.gpu_indexes else ""
+        made = f"{units.count(plan.tasks, 'job')} of {units.count(plan.job.gpus, 'GPU')} on {plan.job.node}{gpus}"
+        self._say(f"Preview, nothing is stored: {made} {starts}. {why[:1].upper()}{why[1:]}".rstrip(), Role.OK)
 
     @work(thread=True, exit_on_error=False)
     def _send(self, request: SubmitRequest, key: str) -> None:

@@ -18,6 +18,7 @@ NAMES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
+    program.collect_seldom()
     words = list(sys.argv if argv is None else argv)
     name = PurePath(words[0]).name if words else ""
     if name not in NAMES:

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.api.errors import ApiError
 from agent.api.options import OptionError, scan
-from agent.api.types import SubmitReply
+from agent.api.types import SubmitReply, SubmitRequest
 from tui import handin, submit
 from tui.slurm import ask
-from tui.slurm.argv import ToolError
+from tui.slurm.argv import ToolError, refused
 
 
-@dataclass(slots=True)
-class Asked:
+class Asked(msgspec.Struct):
     """A command line taken apart."""
 
-    job: list[str] = field(default_factory=list)
+    job: list[str] = msgspec.field(default_factory=list)
     """sbatch's words."""
-    own: list[str] = field(default_factory=list)
+    own: list[str] = msgspec.field(default_factory=list)
     """The command's own words, as typed."""
-    names: set[str] = field(default_factory=set)
+    names: set[str] = msgspec.field(default_factory=set)
     """Long names of `own`."""
-    command: list[str] = field(default_factory=list)
+    command: list[str] = msgspec.field(default_factory=list)
 
 
 def read(argv: Sequence[str], own: Mapping[str, tuple[str, str]]) -> Asked:
@@ -56,17 +56,13 @@ def read(argv: Sequence[str], own: Mapping[str, tuple[str, str]]) -> Asked:
     return asked
 
 
-def hand_in(
+def request(
     queue: ask.Queue, asked: Asked, command: Sequence[str], *, name: str, environ: Mapping[str, str]
-) -> SubmitReply:
-    """Hand in the job that runs `command`; its output is shown, so no file is made of it.
-
-    Raises:
-        ToolError: it is refused.
-    """
+) -> SubmitRequest:
+    """The job that runs `command`; its output is shown, so no file is made of it."""
     names = [each.name for each in queue.nodes()]
     here = os.uname().nodename.split(".")[0]
-    request = submit.request(
+    return submit.request(
         [f"--job-name={name}", "--output=/dev/null", *asked.job],
         environ={key: value for key, value in environ.items() if not key.startswith("SBATCH_")},
         work_dir=submit.here(),
@@ -74,8 +70,19 @@ def hand_in(
         node=here if len(names) > 1 and here in names else None,
         command=command,
     )
+
+
+def hand_in(
+    queue: ask.Queue, asked: Asked, command: Sequence[str], *, name: str, environ: Mapping[str, str]
+) -> SubmitReply:
+    """Hand that job in.
+
+    Raises:
+        ToolError: it is refused.
+    """
+    made = request(queue, asked, command, name=name, environ=environ)
     try:
-        return handin.hand_in(queue.client, request, os.urandom(16).hex())
+        return handin.hand_in(queue.client, made, os.urandom(16).hex())
     except ApiError as error:
         raise ToolError(error.message) from error
 
@@ -95,7 +102,7 @@ def _take_own(argv: Sequence[str], index: int, own: Mapping[str, tuple[str, str]
     count = 2 if takes == "=" and not equals else 1
     if index + count > len(argv):
         said = f"TOOL: option '--{name}' requires an argument"
-        raise ToolError(f'{said}\nTry "TOOL --help" for more information', bare=True)
+        raise ToolError(f'{said}\nTry "TOOL --help" for more information', code=255, bare=True)
     asked.own += argv[index : index + count]
     asked.names.add(name)
     return count
@@ -112,8 +119,8 @@ def _take_job(argv: Sequence[str], index: int, asked: Asked) -> int:
     try:
         used = scan([argv[index], "value"])[1]
     except OptionError as error:
-        raise ToolError(f'TOOL: {error.message}\nTry "TOOL --help" for more information', bare=True) from None
+        raise refused(error) from None
     if index + used > len(argv):
-        raise ToolError(f'TOOL: {argv[index]!r} needs a value\nTry "TOOL --help" for more information', bare=True)
+        raise refused(OptionError(f"{argv[index]!r} needs a value", argv[index]))
     asked.job += argv[index : index + used]
     return used

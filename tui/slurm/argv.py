@@ -7,11 +7,17 @@ Slurm's does, `squeue: error: …`, because tools look for it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from agent.api import program
 from agent.api.errors import StokerError
+
+if TYPE_CHECKING:
+    from agent.api.options import OptionError
 
 
 class ToolError(StokerError):
@@ -23,13 +29,12 @@ class ToolError(StokerError):
         self.bare = bare
 
 
-@dataclass(slots=True)
-class Words:
+class Words(msgspec.Struct):
     """A command line taken apart."""
 
-    said: dict[str, list[str]] = field(default_factory=dict)
+    said: dict[str, list[str]] = msgspec.field(default_factory=dict)
     """Long name → values in order; a switch has the value ``."""
-    rest: list[str] = field(default_factory=list)
+    rest: list[str] = msgspec.field(default_factory=list)
 
     def __contains__(self, name: str) -> bool:
         return name in self.said
@@ -44,8 +49,7 @@ class Words:
         return [each.strip() for each in found if each.strip()]
 
 
-@dataclass(frozen=True, slots=True)
-class _Option:
+class _Option(msgspec.Struct, frozen=True):
     name: str
     takes: str
     """`=` a value, `?` one when attached, empty none."""
@@ -125,6 +129,25 @@ class Options:
             several = " ".join(f"'--{name}'" for name in starting)
             raise _wrong(f"option '--{given}' is ambiguous; possibilities: {several}")
         raise _wrong(f"unrecognized option '--{given}'{_meant(given, self._long)}")
+
+
+def refused(error: OptionError) -> ToolError:
+    """What is wrong with a word of sbatch's, srun's or salloc's, as getopt_long says it; our hint stays."""
+    said, word = error.message, error.word
+    hint = f"; did you mean {said.partition('; did you mean ')[2]}" if "; did you mean " in said else ""
+    long, letter = word.startswith("--"), word.lstrip("-")[:1]
+    if " is not an option of sbatch" in said:
+        bad = re.match(r"'-(.)'", said)
+        sentence = f"unrecognized option '{word}'{hint}" if long else f"invalid option -- '{bad[1] if bad else letter}'"
+    elif " needs a value" in said:
+        sentence = f"option '{word}' requires an argument" if long else f"option requires an argument -- '{letter}'"
+    elif " takes no value" in said:
+        sentence = f"option '{word.partition('=')[0]}' doesn't allow an argument"
+    elif " could be " in said:
+        sentence = f"option '{word}' is ambiguous; it {said.partition(' ')[2]}"
+    else:
+        sentence = said
+    return ToolError(f'TOOL: {sentence}\nTry "TOOL --help" for more information', code=255, bare=True)
 
 
 def complain(tool: str, error: StokerError) -> int:

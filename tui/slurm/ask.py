@@ -10,14 +10,17 @@ from collections.abc import Mapping, Sequence
 
 from agent.api.client import Client
 from agent.api.errors import ApiError, StokerError
-from agent.api.queue import Partition, QueueRules
+from agent.api.patience import Patience
+from agent.api.queue import Partition, QueueRules, Reservation
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, NodeStatus
-from tui import arrays, endpoint, safe
+from tui import arrays, endpoint, plain, safe
 from tui.slurm import job as jobs_as
-from tui.slurm.argv import ToolError
+from tui.slurm.argv import ToolError, Words
 
 PAGE = 1000
+PAGE_WITH_STEPS = 200
+"""A job may have a thousand."""
 NO_SUCH_JOB = "Invalid job id specified"
 
 
@@ -34,7 +37,9 @@ class Queue:
         Raises:
             StokerError: there is none.
         """
-        return cls(endpoint.choose(None, None, environ).open())
+        patience = Patience(plain.wait_told)
+        chosen = patience.over(lambda: endpoint.choose(None, None, environ), repeatable=True)
+        return cls(chosen.open(patience))
 
     def jobs(self, states: Sequence[JobState] = (), user: str | None = None, **more: str | int | None) -> list[Job]:
         """All jobs that match, page by page."""
@@ -42,37 +47,39 @@ class Queue:
         before: int | None = None
         while True:
             state = ",".join(states) or None
-            page = self.client.jobs(state=state, user=user, limit=PAGE, before=before, **more)
+            size = PAGE_WITH_STEPS if more.get("steps") else PAGE
+            page = self.client.jobs(state=state, user=user, limit=size, before=before, **more)
             new = {(each.node, each.id): each for each in page}
             fresh = new.keys() - found.keys()
             found |= new
-            if len(page) < PAGE or not fresh:
+            if len(page) < size or not fresh:
                 return [safe.clean(each) for each in found.values()]
             before = min(each.id for each in page)
 
-    def named(self, ref: JobRef) -> list[Job]:
-        """The job, or all tasks of the array.
+    def named(self, ref: JobRef, *, steps: bool = False) -> list[Job]:
+        """The job, or all tasks of the array; `steps`: each with its own.
 
         Raises:
             ApiError: there is none.
         """
         if ref.task is None:
-            tasks = [each for each in self.jobs(array=ref.id) if each.array_job_id == ref.id]
+            of_array = self.jobs(array=ref.id, steps=1 if steps else None)
+            tasks = [each for each in of_array if each.array_job_id == ref.id]
             tasks = [each for each in tasks if ref.node in (None, each.node)]
             if tasks:
                 return tasks
         return [safe.clean(self.client.job(ref))]
 
-    def named_all(self, texts: Sequence[str], what: str) -> list[Job]:
-        """The jobs that a list names; those that do not exist are left out.
+    def named_all(self, texts: Sequence[str], what: str, *, steps: bool = False) -> list[Job]:
+        """The jobs that a list names, with their steps where these are wanted; those that do not exist are left out.
 
         Raises:
             ToolError: a word names no job; `what` begins the sentence.
         """
         found: dict[tuple[str, int], Job] = {}
-        for ref in refs(texts, what):
+        for ref in refs(texts, what, steps=steps):
             try:
-                found |= {(each.node, each.id): each for each in self.named(ref)}
+                found |= {(each.node, each.id): each for each in self.named(ref, steps=steps)}
             except ApiError as error:
                 if error.status != 404:
                     raise
@@ -81,6 +88,16 @@ class Queue:
     def nodes(self) -> list[NodeStatus]:
         """All nodes."""
         return [safe.clean(each) for each in self.client.nodes()]
+
+    def reservations(self, names: Sequence[str]) -> dict[str, list[Reservation]]:
+        """Node → what is reserved of it, of nodes by their names; of one that cannot be asked nothing is known."""
+        found: dict[str, list[Reservation]] = {}
+        for name in names:
+            try:
+                found[name] = safe.clean(self.client.reservations(name if len(names) > 1 else None))
+            except ApiError:
+                found[name] = []  # away, or an older server, which has none
+        return found
 
     def rules(self) -> QueueRules:
         """Partitions and what else a submit may name; an older server has one partition, `main`."""
@@ -91,20 +108,41 @@ class Queue:
                 raise
             return QueueRules(partitions=(Partition(name="main", default=True),))
 
+    def check_clusters(self, words: Words, *, header: bool = False) -> None:
+        """`--clusters`: there is one, `all` of them or by its name; with `header` its line is printed.
+
+        Raises:
+            ToolError: another one is named.
+        """
+        named = words.listed("clusters", "cluster")
+        if not named:
+            return
+        ours = safe.text(self.client.hello().cluster)
+        for name in named:
+            if name not in ("all", ours):
+                raise ToolError(
+                    f"'{safe.text(name)}' can't be reached now, or it is an invalid entry for --cluster; "
+                    f"this is cluster {ours}"
+                )
+        if header:
+            print(f"CLUSTER: {ours}")
+
     def default_partition(self) -> str:
         """The name of the partition for jobs that name none."""
         return next((each.name for each in self.rules().partitions if each.default), "main")
 
 
-def refs(texts: Sequence[str], what: str = "Invalid job id") -> list[JobRef]:
-    """Read `17`, `17_3`, `17_[1-5]`, `17.batch` (its job).
+def refs(texts: Sequence[str], what: str = "Invalid job id", *, steps: bool = False) -> list[JobRef]:
+    """Read `17`, `17_3`, `17_[1-5]`, `17.batch` (its job), and with `steps` `17.0` (its job) too.
 
     Raises:
         ToolError: a word names no job.
     """
     found: list[JobRef] = []
     for text in split_ids(texts):
-        plain = text.rpartition(".")[0] if text.rpartition(".")[2] in ("batch", "extern") else text
+        before, _, after = text.rpartition(".")
+        is_step = after in ("batch", "extern") or (steps and after.isascii() and after.isdecimal())
+        plain = before if before and is_step else text
         try:
             found += arrays.refs(plain)
         except StokerError:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import msgspec
 
 from agent.api import program
 
@@ -21,8 +22,7 @@ _NEVER_CUT = frozenset({"TIME", "TIME_LIMIT", "TIME_LEFT", "CPUS", "NODES", "NIC
 _LETTER = re.compile(r"%(\.?)(-?)([0-9]{0,4})([A-Za-z]?)")
 
 
-@dataclass(frozen=True, slots=True)
-class Column(Generic[T]):
+class Column(msgspec.Struct, Generic[T], frozen=True):
     """One column; what stands between two columns is one with a text and no value."""
 
     title: str

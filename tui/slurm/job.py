@@ -7,12 +7,14 @@ which stand together as `17_[3-9%2]`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from agent.api.types import FINAL_STATES, Job, JobState
 from tui import arrays
 from tui.slurm import times
+from tui.slurm.argv import Words
 
 CODES = {
     JobState.PENDING: "PD",
@@ -44,8 +46,7 @@ _END_REASONS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class View(msgspec.Struct, frozen=True, kw_only=True):
     """One line: a job, or waiting tasks of an array."""
 
     jobs: tuple[Job, ...]
@@ -122,6 +123,12 @@ class View:
         return None if limit is None else max(0, limit - self.elapsed_s)
 
     @property
+    def waited_s(self) -> int:
+        """From when it might start to its start, or until now."""
+        began = self.job.started_at if self.job.started_at is not None and not self.pending else int(self.now)
+        return max(0, began - max(self.job.begin_at or 0, self.job.submitted_at))
+
+    @property
     def start_at(self) -> int | None:
         """When it started, or will at the latest."""
         return (self.job.expected_start_at or self.job.begin_at) if self.pending else self.job.started_at
@@ -171,13 +178,42 @@ class View:
 
     @property
     def stdout(self) -> str:
-        """The file for its output; before it starts that is not known to us."""
+        """The file for its output."""
         return self.job.output_path or ""
 
     @property
     def stderr(self) -> str:
         """The file for its errors."""
         return self.job.error_path or self.stdout
+
+    @property
+    def command(self) -> str:
+        """The script's path; empty where it was no file."""
+        named = self.job.command or ""
+        return "" if named in ("wrap", "stdin", "sbatch") else named
+
+    @property
+    def licenses(self) -> str:
+        """`matlab:2`, `(null)`."""
+        return ",".join(f"{name}:{count}" for name, count in self.job.licenses.items()) or "(null)"
+
+    @property
+    def features(self) -> str:
+        """`h100&nvlink`, `(null)`."""
+        return "&".join(self.job.features) or "(null)"
+
+    @property
+    def waits_to_count(self) -> bool:
+        """Whether something else than room keeps it from counting as waiting: a hold, a dependency, `--begin`."""
+        later = self.job.begin_at is not None and self.job.begin_at > self.now
+        return self.pending and (self.job.held or self.job.dependency is not None or later)
+
+    @property
+    def eligible_at(self) -> int | None:
+        """From when on it may start; `None` while that is not known."""
+        if self.pending and (self.job.held or self.job.dependency is not None):
+            return None
+        return max(self.job.begin_at or 0, self.job.submitted_at)
 
     @property
     def dependency(self) -> str:
@@ -210,6 +246,17 @@ def views(
         same = (job.node, job.id) if alone else (job.node, job.array_job_id, job.state, job.reason, job.attempt > 0)
         gathered.setdefault(same, []).append(job)
     return [View(jobs=tuple(group), now=now, partition=partition) for group in gathered.values()]
+
+
+def all_listed(words: Words, facts: Mapping[str, str]) -> bool:
+    """Whether a job with these facts is among those that the options name; waiting in several partitions, it is in
+    each of them.
+    """
+    return all(
+        any(each in words.listed(name) for each in (fact.split(",") if name == "partition" else (fact,)))
+        for name, fact in facts.items()
+        if name in words
+    )
 
 
 @functools.cache

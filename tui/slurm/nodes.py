@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+
+import msgspec
 
 from agent.api.queue import Drain, Partition, Reservation
 from agent.api.types import Job, JobState, LinkState, Node, NodeStatus
@@ -21,8 +22,7 @@ LONG = {
 """The long word of each short one; the others are the same."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(msgspec.Struct, frozen=True, kw_only=True):
     """One node with the jobs that hold parts of it."""
 
     status: NodeStatus
@@ -108,6 +108,11 @@ class Host:
         return ",".join(f"gpu:{kind}:{count}" for kind, count in sorted(kinds.items()))
 
     @property
+    def features(self) -> str:
+        """`h100,nvlink`: what `--constraint` may name there."""
+        return ",".join(self.node.features) if self.node and self.node.features else "(null)"
+
+    @property
     def cpu_states(self) -> str:
         """CPUS(A/I/O/T)."""
         idle = self.cpus - self.cpus_used
@@ -120,18 +125,27 @@ class Host:
 
 
 def hosts(
-    statuses: Sequence[NodeStatus], jobs: Sequence[Job], now: float, reservations: Sequence[Reservation] = ()
+    statuses: Sequence[NodeStatus], jobs: Sequence[Job], now: float, reservations: Mapping[str, Sequence[Reservation]]
 ) -> list[Host]:
-    """Nodes in the order of their names."""
+    """Nodes in the order of their names; `reservations` of each by its name."""
     return [
         Host(
             status=status,
             jobs=tuple(job for job in jobs if job.node == status.name and job.state in HOLDING),
-            reservations=tuple(reservations),
+            reservations=tuple(reservations.get(status.name, ())),
             now=now,
         )
         for status in sorted(statuses, key=lambda status: status.name)
     ]
+
+
+def reserved(hosts: Sequence[Host]) -> list[tuple[Reservation, list[Host]]]:
+    """Each reservation with the nodes that it is of; one of several nodes has one name on all of them."""
+    found: dict[tuple[str, int], tuple[Reservation, list[Host]]] = {}
+    for host in hosts:
+        for each in host.reservations:
+            found.setdefault((each.name, each.start_at), (each, []))[1].append(host)
+    return list(found.values())
 
 
 def partition_up(partition: Partition) -> str:

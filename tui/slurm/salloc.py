@@ -6,7 +6,9 @@ Here the shell runs inside of the job, with its GPUs, its limits and its end, on
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from agent.api import program
 from agent.api.errors import StokerError
@@ -14,6 +16,9 @@ from agent.api.types import Job, JobState
 from tui import safe
 from tui.slurm import alloc, ask
 from tui.slurm.argv import ToolError
+
+if TYPE_CHECKING:
+    from tui.slurm.terminal import Ended
 
 HELP = """\
 Usage: salloc [OPTIONS] [COMMAND [ARGS]]
@@ -50,18 +55,28 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         pty = terminal.is_terminal()
         command = asked.command or [environ.get("SHELL") or "/bin/sh"]
-        words = door.command(command, pty=pty)
+        words = door.command(command, *(["--pty"] if pty else []), "--salloc")
         job = safe.clean(_hand_in(queue, asked, words, environ))
         link = terminal.wait_start(queue.client, job, door, lambda sentence: _tell(sentence, quiet=quiet))
         _tell(f"Granted job allocation {job.id}", quiet=quiet)
-        code = terminal.attend(link, pty=pty)
-        _tell(f"Relinquishing job allocation {job.id}", quiet=quiet)
-        return code
+        ended = terminal.attend(link, pty=pty)
+        what = (
+            f"Job allocation {job.id} has been revoked." if ended.revoked else f"Relinquishing job allocation {job.id}"
+        )
+        _tell(what, quiet=quiet)
+        return _exit_code(ended)
     except KeyboardInterrupt:
         _tell("Job allocation has been revoked.", quiet=quiet)
         return terminal.INTERRUPTED
     finally:
         door.close()
+
+
+def _exit_code(ended: Ended) -> int:
+    """As salloc's: a command that its user ended from outside is no failure."""
+    if ended.revoked or not ended.signal:
+        return ended.shell_code
+    return 0 if ended.signal in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL) else 1
 
 
 def _hold(queue: ask.Queue, asked: alloc.Asked, environ: Mapping[str, str], *, quiet: bool) -> int:

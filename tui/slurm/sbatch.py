@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from agent.api.errors import ApiError, StokerError
 from agent.api.options import Flag, OptionError, scan
 from agent.api.types import SubmitReply, SubmitRequest
 from tui import arrays, handin, safe, submit
 from tui.slurm import ask
-from tui.slurm.argv import ToolError
+from tui.slurm.argv import ToolError, refused
 
 HELP = """\
 Usage: sbatch [OPTIONS...] SCRIPT [ARGS...]
@@ -34,12 +36,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     try:
         flags, used = scan(argv)
     except OptionError as error:
-        raise ToolError(f'TOOL: {error.message}\nTry "TOOL --help" for more information', code=255, bare=True) from None
+        raise refused(error) from None
     ours = {flag.option.long: flag.value for flag in flags if flag.option.long in _OURS}
     queue = ask.Queue.open(environ)
     request = _request(argv, flags, used, ours, environ)
     if "test-only" in ours:
-        return _test(queue, request)
+        return tell_plan(queue, request, tool="sbatch", quiet="quiet" in ours)
     reply = _hand_in(queue, request)
     job = safe.clean(reply.job)
     number = job.id if job.array_job_id is None else job.array_job_id
@@ -67,9 +69,10 @@ def _request(
         if sys.stdin.isatty():
             raise ToolError("Batch script is empty! Name one, or give it on standard input")
         rest = ["-"]
+    from_stdin = wrap is None and rest[0] == "-"
     sent = {name: value for name, value in environ.items() if name not in ("SBATCH_PARSABLE", "SBATCH_WAIT")}
     try:
-        return submit.request(
+        made = submit.request(
             theirs if wrap is not None else [*theirs, "--", *rest],
             environ=sent,
             work_dir=submit.here(),
@@ -77,7 +80,17 @@ def _request(
             wrap=wrap,
         )
     except StokerError as error:
-        raise ToolError(str(error)) from error
+        raise ToolError(_in_slurms_words(str(error), rest)) from error
+    return replace(made, script_name="sbatch") if from_stdin else made
+
+
+def _in_slurms_words(sentence: str, rest: Sequence[str]) -> str:
+    """Tools look for sbatch's own sentence; ours follows it."""
+    if sentence.startswith("there is no job script ") and rest:
+        return f"Unable to open file {rest[0]}: {sentence}"
+    if " is empty; " in sentence:
+        return f"Batch script is empty! {sentence}"
+    return sentence
 
 
 def _words(flag: Flag) -> list[str]:
@@ -91,17 +104,27 @@ def _hand_in(queue: ask.Queue, request: SubmitRequest) -> SubmitReply:
         raise ToolError(f"Batch job submission failed: {error.message}") from error
 
 
-def _test(queue: ask.Queue, request: SubmitRequest) -> int:
+def tell_plan(queue: ask.Queue, request: SubmitRequest, *, tool: str, quiet: bool) -> int:
+    """`--test-only`: when it would start.
+
+    Raises:
+        ToolError: it would not.
+    """
     try:
         plan = safe.clean(queue.client.plan(request))
     except ApiError as error:
-        raise ToolError(f"Batch job submission failed: {error.message}") from error
+        raise ToolError(f"allocation failure: {error.message}", bare=True) from error
     if plan.starts_at is None:
-        raise ToolError(f"allocation failure: {plan.sentence}")
+        raise ToolError(f"allocation failure: {plan.sentence}", bare=True)
+    if quiet:
+        return 0
     at = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(plan.starts_at))
     cpus = plan.job.tasks * plan.job.cpus_per_task
     where = f"nodes {plan.job.node} in partition {plan.job.partition or queue.default_partition()}"
-    print(f"sbatch: Job {plan.job.id} to start at {at} using {cpus} processors on {where}", file=sys.stderr)
+    print(
+        f"{tool}: Job {plan.next_id or plan.job.id} to start at {at} using {cpus} processors on {where}",
+        file=sys.stderr,
+    )
     return 0
 
 

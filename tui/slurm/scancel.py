@@ -23,7 +23,7 @@ Usage: scancel [OPTIONS] [JOB...]      JOB: 17, 17_3, 17_[1-5]
   -i, --interactive      ask for each  -v, --verbose  -Q, --quiet
 """
 OPTIONS = Options(
-    "account:A= batch:b clusters:M=! cron ctld full:f help hurry:H interactive:i jobname= me name:n= nodelist:w= "
+    "account:A= batch:b clusters:M= cron ctld full:f help hurry:H interactive:i jobname= me name:n= nodelist:w= "
     "partition:p= qos:q= quiet:Q reservation:R= sibling=! signal:s= state:t= usage user:u= verbose:v version:V wckey=!"
 )
 _FILTERS = ("account", "jobname", "me", "name", "nodelist", "partition", "qos", "reservation", "state", "user")
@@ -38,6 +38,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     refs = ask.refs(words.rest)
     signal = _signal(words.last("signal"))
     queue = ask.Queue.open(environ)
+    queue.check_clusters(words)
     if filtered or "interactive" in words:
         refs = [arrays.ref(each) for each in _chosen(queue, words)]
     failed = 0
@@ -89,9 +90,7 @@ def _fits(each: Job, words: Words, users: Sequence[str], default: str) -> bool:
         "qos": each.qos or "normal",
         "reservation": each.reservation or "",
     }
-    return all(fact in words.listed(name) for name, fact in facts.items() if name in words) and (
-        not users or each.user in users
-    )
+    return jobs_as.all_listed(words, facts) and (not users or each.user in users)
 
 
 def _signal(text: str | None) -> str | None:

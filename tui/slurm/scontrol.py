@@ -9,28 +9,30 @@ from collections.abc import Callable, Mapping, Sequence
 from agent.api import program
 from agent.api.errors import ApiError
 from agent.api.hostlist import HostListError, compress, expand, shown
-from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
-from agent.api.types import Job
+from agent.api.types import Job, JobState
 from tui import safe
-from tui.slurm import ask, nodes, show, times
+from tui.slurm import ask, change, nodes, show, steps, times
 from tui.slurm import job as jobs_as
 from tui.slurm.argv import Options, ToolError, Words
 
 HELP = """\
 Usage: scontrol [-o] [-d] COMMAND
-  show job [ID] | node [NAME] | partition [NAME] | reservation [NAME] | hostnames [LIST] | hostlist LIST | config
+  show job [ID] | step [ID] | node [NAME] | partition [NAME] | reservation [NAME] | hostnames [LIST]
+       | hostlist LIST | licenses | config
   hold | release | requeue | requeuehold | top  JOB[,JOB...]      JOB: 17, 17_3, 17_[1-5]
   update JobId=JOB KEY=VALUE...         TimeLimit, Nice, Priority, Partition, QOS, Account, StartTime, Deadline,
-                                        Dependency, Comment, JobName, Requeue, ReservationName, ArrayTaskThrottle
+                                        Dependency, Comment, JobName, Requeue, ReservationName,
+                                        ArrayTaskThrottle; TimeLimit+=30 and -=10 of what it is
   update NodeName=NODE State=DRAIN Reason=TEXT | State=RESUME
-  ping | version
+  create reservation[=NAME] StartTime=TIME Duration=TIME Nodes=ALL Users=NAMES|Accounts=NAMES|Flags=MAINT
+                                        TRES=gres/gpu=2 instead of the whole node
+  delete reservation=NAME | reconfigure | ping | version
 """
 OPTIONS = Options(
-    "all:a cluster:M=! clusters=! details:d federation! future:F help:h hide json? local oneliner:o quiet:Q "
+    "all:a cluster:M= clusters= details:d federation! future:F help:h hide json? local oneliner:o quiet:Q "
     "sibling uid:u= verbose:v version:V yaml!"
 )
-_NO_SUCH = "Invalid job id specified"
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -41,10 +43,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     verb, rest = words.rest[0].lower(), words.rest[1:]
     if verb == "show":
         return _show(words, rest, environ)
-    if verb == "update":
-        return _update(rest, environ)
+    if verb in ("update", "create", "delete"):
+        return {"update": change.update, "create": change.create, "delete": change.delete}[verb](rest, environ)
     if verb in ("version", "ping"):
         return _version() if verb == "version" else _ping(environ)
+    if len(verb) > 3 and "reconfigure".startswith(verb):
+        return change.reconfigure(environ)
     found = [name for name in _VERBS if name == verb] or [name for name in _VERBS if name.startswith(verb)]
     if len(found) != 1:
         raise ToolError(f"invalid keyword: {words.rest[0]}", bare=True)
@@ -79,65 +83,10 @@ def _each(queue: ask.Queue, verb: str, texts: Sequence[str]) -> int:
             _VERBS[verb](queue, ref)
         except ApiError as error:
             failed += 1
-            why = _NO_SUCH if error.status == 404 else _denied(error)
+            why = change.NO_SUCH if error.status == 404 else change.denied(error)
             named = why.startswith(f"job {ref} ")
             program.say(safe.text(why) if named else f"{safe.text(why)} for job {ref}")
     return 1 if failed else 0
-
-
-def _denied(error: ApiError) -> str:
-    return f"Access/permission denied: {error.message}" if error.status == 403 else error.message
-
-
-def _update(texts: Sequence[str], environ: Mapping[str, str]) -> int:
-    """`scontrol update`: of jobs anything that may change, of nodes whether they take jobs.
-
-    Raises:
-        ToolError: a word is no `Key=Value`, or nothing that we can change is named.
-    """
-    pairs = [text.partition("=") for text in texts]
-    for text, (name, equals, _) in zip(texts, pairs, strict=True):
-        if not equals or not name:
-            raise ToolError(f"Invalid input: {program.printable(text)}\nRequest aborted", bare=True)
-    changes = {name: value for name, _, value in pairs}
-    by_lower = {name.lower(): name for name in changes}
-    queue = ask.Queue.open(environ)
-    if "jobid" in by_lower:
-        ids = changes.pop(by_lower["jobid"])
-        return _update_jobs(queue, ids, changes)
-    if "nodename" in by_lower:
-        return _update_node(queue, {name.lower(): value for name, value in changes.items()})
-    raise ToolError("No valid entity in update command\nInput line must include JobId or NodeName", bare=True)
-
-
-def _update_jobs(queue: ask.Queue, ids: str, changes: Mapping[str, str]) -> int:
-    failed = 0
-    for ref in ask.refs([ids]):
-        try:
-            queue.client.update(ref, changes)
-        except ApiError as error:
-            failed += 1
-            what = f"{_NO_SUCH} for job {ref}" if error.status == 404 else f"scontrol: error: {_denied(error)}"
-            program.say(safe.text(what))
-    return 1 if failed else 0
-
-
-def _update_node(queue: ask.Queue, changes: Mapping[str, str]) -> int:
-    name, state = changes["nodename"], changes.get("state", "").upper()
-    told = {each.name for each in queue.nodes()}
-    if name not in told:
-        raise ToolError(f"Invalid node name specified: {name}", bare=True)
-    several = name if len(told) > 1 else None
-    if state.startswith("DRAIN"):
-        reason = changes.get("reason", "").strip("\"'")
-        if not reason:
-            raise ToolError("You must specify a reason when DRAINING a node\nRequest denied", bare=True)
-        queue.client.drain(DrainRequest(reason=reason), several)
-        return 0
-    if state in ("RESUME", "UNDRAIN", "IDLE"):
-        queue.client.resume(DrainRequest(), several)
-        return 0
-    raise ToolError(f"State={program.printable(state)} is not offered here; write State=DRAIN or State=RESUME")
 
 
 # --- show -------------------------------------------------------------------------------------------------------------
@@ -157,12 +106,16 @@ def _show(words: Words, rest: Sequence[str], environ: Mapping[str, str]) -> int:
     named = [rest[0].partition("=")[2]] if "=" in rest[0] else list(rest[1:])
     if found[0] in ("hostnames", "hostlist", "hostlistsorted"):
         return _hosts(found[0], named[0] if named else environ.get("SLURM_JOB_NODELIST", ""))
-    if found[0] in ("steps", "licenses", "assoc_mgr"):
+    if found[0] == "assoc_mgr":
         raise ToolError(f"show {found[0]} is not offered here")
     queue = ask.Queue.open(environ)
     match found[0]:
         case "jobs":
             return _jobs(queue, words, named)
+        case "steps":
+            return _steps(queue, words, named)
+        case "licenses":
+            return _licenses(queue, words)
         case "nodes":
             return _nodes(queue, words, named)
         case "partitions":
@@ -184,7 +137,10 @@ def _hosts(what: str, text: str) -> int:
 def _jobs(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
     found: list[Job] = []
     if named:
-        found = queue.named_all(named, "Invalid job id specified:")
+        try:
+            found = queue.named_all(named, "")
+        except ToolError:
+            raise ToolError("scontrol_print_job error: Invalid job id specified", bare=True) from None
         if not found:
             raise ToolError("slurm_load_jobs error: Invalid job id specified", bare=True)
     else:
@@ -200,6 +156,40 @@ def _jobs(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
         return 0
     for view in views:
         _print(show.job(view, detail="details" in words), words)
+    return 0
+
+
+def _steps(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
+    """Steps that run, of all jobs or of those named: `17`, `17.0`, `17.batch`."""
+    ids = ask.split_ids(named)
+    active = (JobState.RUNNING, JobState.COMPLETING)
+    try:
+        found = queue.named_all(ids, "", steps=True) if ids else queue.jobs(active, steps=1)
+    except ToolError:
+        found = []
+    if ids and not found:
+        raise ToolError("slurm_get_job_steps error: Invalid job id specified", bare=True)
+    views = jobs_as.views([each for each in found if each.state in active], time.time(), queue.default_partition())
+    exact = {text for text in ids if "." in text}
+    lines = [line for view in views for line in steps.running(view) if not exact or line.id in exact]
+    for line in lines:
+        _print(show.step(line), words)
+    return 0
+
+
+def _licenses(queue: ask.Queue, words: Words) -> int:
+    """What `--licenses` may name, and how many are in use."""
+    used: dict[str, int] = {}
+    for each in queue.jobs(nodes.HOLDING):
+        for name, count in each.licenses.items():
+            used[name] = used.get(name, 0) + count
+    known = queue.rules().licenses
+    if not known:
+        print("No licenses configured in Slurm.")
+    for name, total in sorted(known.items()):
+        held = used.get(name, 0)
+        lines = [f"LicenseName={name}", f" Total={total} Used={held} Free={max(0, total - held)} Reserved=0 Remote=no"]
+        print(show.text(lines, one_line="oneliner" in words).rstrip("\n"))
     return 0
 
 
@@ -225,14 +215,13 @@ def _partitions(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
 
 
 def _reservations(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
-    found = safe.clean(queue.client.reservations())
-    wanted = [each for each in found if not named or each.name in named]
+    found = nodes.reserved(_all_hosts(queue))
+    wanted = [each for each in found if not named or each[0].name in named]
     if named and not wanted:
         raise ToolError(f"Reservation {program.printable(named[0])} not found", bare=True)
     if not wanted:
         print("No reservations in the system")
-    where = compress([host.name for host in _all_hosts(queue)])
-    for each in wanted:
+    for each, where in wanted:
         _print(show.reservation(each, time.time(), where), words)
     return 0
 
@@ -259,11 +248,9 @@ def _config(queue: ask.Queue) -> int:
 
 
 def _all_hosts(queue: ask.Queue) -> list[nodes.Host]:
-    try:
-        reservations = queue.client.reservations()
-    except ApiError:
-        reservations = []  # an older server has none
-    return nodes.hosts(queue.nodes(), queue.jobs(nodes.HOLDING), time.time(), reservations)
+    statuses = queue.nodes()
+    reservations = queue.reservations([each.name for each in statuses])
+    return nodes.hosts(statuses, queue.jobs(nodes.HOLDING), time.time(), reservations)
 
 
 def _expanded(named: Sequence[str]) -> list[str]:

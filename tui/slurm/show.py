@@ -5,11 +5,13 @@ Layouts as recorded in tests/data/slurm/scontrol_*.txt; what we do not have stan
 
 from __future__ import annotations
 
+from agent.api.hostlist import compress
 from agent.api.queue import Partition, Reservation
 from tui.slurm import job as jobs_as
 from tui.slurm import times
 from tui.slurm.job import View
 from tui.slurm.nodes import Host, partition_up
+from tui.slurm.steps import Step
 
 _DEPTH = "   "
 
@@ -30,9 +32,10 @@ def job(view: View, *, detail: bool = False) -> list[str]:
         f"JobState={view.state} Reason={view.reason} Dependency={view.dependency}",
         f"Requeue={int(each.requeue)} Restarts={max(0, each.attempt - 1)} BatchFlag=1 Reboot=0 "
         f"ExitCode={view.exit_code}",
+        *(["DerivedExitCode=" + view.exit_code] if detail else []),
         f"RunTime={times.full(view.elapsed_s)} TimeLimit={times.full(each.time_limit_s)} TimeMin=N/A",
-        f"SubmitTime={times.stamp(each.submitted_at)} EligibleTime={times.stamp(each.begin_at or each.submitted_at)}",
-        f"AccrueTime={times.stamp(each.submitted_at)}",
+        f"SubmitTime={times.stamp(each.submitted_at)} EligibleTime={times.stamp(view.eligible_at)}",
+        f"AccrueTime={times.stamp(None if view.waits_to_count else each.submitted_at)}",
         f"StartTime={times.stamp(view.start_at)} EndTime={times.stamp(view.end_at)} "
         f"Deadline={times.stamp(each.deadline_at, 'N/A')}",
         "SuspendTime=None SecsPreSuspend=0 LastSchedEval=Unknown Scheduler=Main",
@@ -42,22 +45,30 @@ def job(view: View, *, detail: bool = False) -> list[str]:
         *([f"BatchHost={view.nodes}"] if running else []),
         f"NumNodes=1 NumCPUs={view.cpus} NumTasks={each.tasks} CPUs/Task={each.cpus_per_task} ReqB:S:C:T=0:0:*:*",
         f"TRES={view.tres}",
-        "Socks/Node=* NtasksPerN:B:S:C=0:0:*:* CoreSpec=*",
+        f"Socks/Node=* NtasksPerN:B:S:C={each.ntasks_per_node or 0}:0:*:* CoreSpec=*",
         *(_detail(view) if detail and running else []),
-        f"MinCPUsNode={each.cpus_per_task} MinMemoryNode={times.size(each.memory_bytes)} MinTmpDiskNode=0",
-        "Features=(null) DelayBoot=00:00:00",
-        f"OverSubscribe={'NO' if each.exclusive else 'OK'} Contiguous=0 Licenses=(null) Network=(null)",
-        f"Command={_null(each.command)}",
+        f"MinCPUsNode={each.cpus_per_task} {_memory(view)} MinTmpDiskNode=0",
+        f"Features={_null('&'.join(each.features))} DelayBoot=00:00:00",
+        *([f"Reservation={each.reservation}"] if each.reservation else []),
+        f"OverSubscribe={'NO' if each.exclusive else 'OK'} Contiguous=0 Licenses={view.licenses} Network=(null)",
+        f"Command={_null(' '.join([view.command, *each.args]) if view.command else '')}",
         f"WorkDir={each.work_dir}",
         *([f"Comment={each.comment} "] if each.comment else []),
         f"StdErr={view.stderr}",
-        "StdIn=/dev/null",
+        f"StdIn={each.input_path or '/dev/null'}",
         f"StdOut={view.stdout}",
         "Power=",
         *([f"TresPerNode={view.gres}"] if view.gres != "N/A" else []),
-        *([f"MailType={','.join(each.mail_types)}"] if each.mail_types else []),
+        *(["KillOInInvalidDependent=Yes"] if each.kill_on_invalid_dep else []),
+        *([f"MailUser={each.mail_user or each.user} MailType={','.join(each.mail_types)}"] if each.mail_types else []),
     ]
     return [*lines, ""]
+
+
+def _memory(view: View) -> str:
+    if view.job.memory_per_cpu_bytes is not None:
+        return f"MinMemoryCPU={times.size(view.job.memory_per_cpu_bytes)}"
+    return f"MinMemoryNode={times.size(view.job.memory_bytes)}"
 
 
 def _detail(view: View) -> list[str]:
@@ -65,6 +76,22 @@ def _detail(view: View) -> list[str]:
     gpus = f"gpu:{view.job.gpus}(IDX:{','.join(map(str, view.job.gpu_indexes))})" if view.job.gpu_indexes else ""
     memory = (view.job.memory_bytes or 0) // 2**20
     return [f"JOB_GRES={gpus or '(null)'}", f"  Nodes={view.nodes} CPU_IDs= Mem={memory} GRES={gpus}"]
+
+
+def step(each: Step) -> list[str]:
+    """Lines of one step that runs."""
+    view, told = each.view, each.told
+    tres = "(null)" if told is None else f"cpu={each.cpus},node=1"
+    return [
+        f"StepId={each.id} UserId={jobs_as.uid(each.job.user)} StartTime={times.stamp(each.started_at)} "
+        "TimeLimit=UNLIMITED",
+        f"State={each.state} Partition={view.partition_name} NodeList={view.nodes}",
+        f"Nodes=1 CPUs={0 if told is None else each.cpus} Tasks={each.tasks} Name={each.name} Network=(null)",
+        f"TRES={tres}",
+        "ResvPorts=(null)",
+        "CPUFreqReq=Default" + ("" if told is None else " Dist=Block"),
+        f"SrunHost:Pid={'(null)' if told is None else view.nodes}:0",
+    ]
 
 
 def node(host: Host, partitions: str) -> list[str]:
@@ -78,15 +105,20 @@ def node(host: Host, partitions: str) -> list[str]:
     lines = [
         f"NodeName={host.name} CoresPerSocket=1 ",
         f"CPUAlloc={host.cpus_used} CPUEfctv={host.cpus} CPUTot={host.cpus} CPULoad={load}",
-        "AvailableFeatures=(null)",
-        "ActiveFeatures=(null)",
+        f"AvailableFeatures={host.features}",
+        f"ActiveFeatures={host.features}",
         f"Gres={host.gres}",
         f"NodeAddr={host.name} NodeHostName={host.name} Version={known.version}",
         f"RealMemory={total} AllocMem={used} FreeMem={free} Sockets={host.cpus} Boards=1",
         f"State={state(host)} ThreadsPerCore=1 TmpDisk=0 Weight=1 Owner=N/A MCS_label=N/A",
         f"Partitions={partitions} ",
+        "BootTime=None SlurmdStartTime=None",
+        "LastBusyTime=Unknown",
         f"CfgTRES=cpu={host.cpus},mem={total}M,billing={host.cpus}{_gpus(host.gpus)}",
         f"AllocTRES={_alloc(host)}",
+        "CapWatts=n/a",
+        "CurrentWatts=0 AveWatts=0",
+        "ExtSensorsJoules=n/s ExtSensorsWatts=0 ExtSensorsTemp=n/s",
     ]
     for drain in host.drains:
         of = "" if drain.gpu_uuid is None else f"{drain.gpu_uuid}: "
@@ -126,16 +158,23 @@ def partition(each: Partition, hosts: list[Host], nodes: str) -> list[str]:
     ]
 
 
-def reservation(each: Reservation, now: float, node: str) -> list[str]:
+def reservation(each: Reservation, now: float, hosts: list[Host]) -> list[str]:
     """Lines of one reservation."""
     active = "ACTIVE" if each.start_at <= now < each.end_at else "INACTIVE"
     flags = "MAINT,SPEC_NODES" if each.maintenance else "SPEC_NODES"
+    node = compress([host.name for host in hosts])
+    cpus = sum(host.cpus for host in hosts)
+    tres = f"gres/gpu={len(each.gpu_uuids)}" if each.gpu_uuids else f"cpu={cpus}"
     return [
         f"ReservationName={each.name} StartTime={times.stamp(each.start_at)} EndTime={times.stamp(each.end_at)} "
         f"Duration={times.full(each.end_at - each.start_at)}",
-        f"Nodes={node} NodeCnt=1 Features=(null) PartitionName=(null) Flags={flags}",
-        f"TRES={'gres/gpu=' + str(len(each.gpu_uuids)) if each.gpu_uuids else '(null)'}",
-        f"Users={_null(','.join(each.users))} Accounts={_null(','.join(each.accounts))} Licenses=(null) State={active}",
+        f"Nodes={node} NodeCnt={len(hosts)} CoreCnt={0 if each.gpu_uuids else cpus} Features=(null) "
+        f"PartitionName=(null) Flags={flags}",
+        f"TRES={tres}",
+        f"Users={_null(','.join(each.users))} Groups=(null) Accounts={_null(','.join(each.accounts))} "
+        f"Licenses=(null) State={active} BurstBuffer=(null) Watts=n/a",
+        "MaxStartDelay=(null)",
+        *([f"Comment={each.comment}"] if each.comment else []),
     ]
 
 

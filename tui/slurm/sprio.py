@@ -41,7 +41,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         and not each.held
         and each.reason not in ("BeginTime", "Dependency")
         and (not users or each.user in users)
-        and (not partitions or (each.partition or default) in partitions)
+        and (not partitions or any(name in partitions for name in (each.partition or default).split(",")))
     ]
     views = jobs_as.views(kept, time.time(), default)
     views.sort(key=lambda view: (-(view.job.priority or 0), view.job.id))

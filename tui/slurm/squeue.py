@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from agent.api import program
 from agent.api.types import Job, JobState
-from tui.slurm import ask, columns, job, times
+from tui.slurm import ask, columns, job, steps, times
 from tui.slurm.argv import Options, ToolError, Words
 from tui.slurm.job import View
+from tui.slurm.squeue_fields import ALL, LETTERS, NAMED, STEP_FORMAT, STEP_LETTERS
 
 HELP = """\
 Usage: squeue [OPTIONS]
@@ -25,8 +26,8 @@ Usage: squeue [OPTIONS]
   -l, --long  -h, --noheader  -r, --array  --start  -s, --steps  -i, --iterate=SECONDS  --json
 """
 OPTIONS = Options(
-    "account:A= array:r all:a array-unique clusters:M=! federation! Format:O= format:o= help hide iterate:i= jobs:j= "
-    "json? licenses:L=! local long:l me name:n= noconvert noheader:h nodelist:w= notme only-job-state partition:p= "
+    "account:A= array:r all:a array-unique clusters:M= federation! Format:O= format:o= help hide iterate:i= jobs:j= "
+    "json? licenses:L= local long:l me name:n= noconvert noheader:h nodelist:w= notme only-job-state partition:p= "
     "priority:P qos:q= reservation:R= sib sibling sort:S= start states:t= steps:s? usage user:u= users= verbose:v "
     "version:V yaml!"
 )
@@ -45,6 +46,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     _take_variables(words, environ)
     pause_s = _seconds(words.last("iterate"))
     queue = ask.Queue.open(environ)
+    queue.check_clusters(words, header=not {"noheader", "json"} & words.said.keys())
     while True:
         code = _list(queue, words)
         if pause_s is None:
@@ -62,7 +64,7 @@ def _list(queue: ask.Queue, words: Words) -> int:
         shapes.print_json(shapes.jobs(views, "squeue", sys.argv))
         return 0
     if "steps" in words:
-        return _steps(views, header="noheader" not in words)
+        return _steps(views, words)
     if "long" in words and "noheader" not in words:
         print(times.headline(now))
     found = columns.by_names("squeue", words.last("Format") or "", NAMED) if "Format" in words else _letters(words)
@@ -81,13 +83,18 @@ def chosen(queue: ask.Queue, words: Words, now: float) -> list[View]:
     if "states" in words:
         states = _states(words.listed("states")) or list(job.CODES)
     ids = words.listed("jobs")
+    with_steps = "steps" in words
+    if "nodelist" in words:
+        _check_nodes(queue, words)
     if ids:
-        found = queue.named_all(words.said["jobs"], "Invalid job id:")
+        found = queue.named_all(words.said["jobs"], "Invalid job id:", steps=with_steps)
         if not found and len(ids) == 1:
             raise ToolError("slurm_load_jobs error: Invalid job id specified", bare=True)
     else:
         names = _users(words)
-        found = [each for name in names for each in queue.jobs(states, name)] if names else queue.jobs(states)
+        told = {"steps": 1} if with_steps else {}
+        whose: list[str | None] = [*names] or [None]
+        found = [each for name in whose for each in queue.jobs(states, name, **told)]
     if "start" in words:
         states = [JobState.PENDING]
     default = queue.default_partition()
@@ -106,9 +113,28 @@ def _fits(each: Job, words: Words, default: str) -> bool:
         "reservation": each.reservation or "",
     }
     named = set(_users(words))
-    return all(fact in words.listed(name) for name, fact in facts.items() if name in words) and (
-        not named or each.user in named
-    )
+    if "licenses" in words and not set(words.listed("licenses")) & each.licenses.keys():
+        return False
+    return job.all_listed(words, facts) and (not named or each.user in named)
+
+
+def _check_nodes(queue: ask.Queue, words: Words) -> None:
+    """Write out `n[1-3]`.
+
+    Raises:
+        ToolError: a node is none of ours.
+    """
+    from agent.api.hostlist import HostListError, expand
+
+    known = {each.name for each in queue.nodes()}
+    try:
+        names = [name for text in words.said["nodelist"] for name in expand(text)]
+    except HostListError as error:
+        raise ToolError(f"Invalid node list: {program.printable(','.join(words.said['nodelist']))} {error}") from None
+    for name in names:
+        if name not in known:
+            raise ToolError(f"Invalid node name {program.printable(name)}")
+    words.said["nodelist"] = [",".join(names)]
 
 
 def _users(words: Words) -> list[str]:
@@ -140,25 +166,24 @@ def _sorted(views: list[View], keys: str) -> list[View]:
     return ordered
 
 
-def _steps(views: Sequence[View], *, header: bool) -> int:
-    """`--steps`: the batch step of each running job; the ranks of an `srun` are not kept count of."""
-    fields: columns.Fields[View] = {
-        "i": ("STEPID", lambda view: f"{view.id}.batch"),
-        "j": ("NAME", lambda view: "batch"),
-        "P": LETTERS["P"],
-        "u": LETTERS["u"],
-        "M": LETTERS["M"],
-        "N": LETTERS["N"],
-    }
-    found = columns.by_letters("squeue", "%.15i %.8j %.9P %.8u %.9M %N", fields)
-    for line in columns.lines(found, [view for view in views if view.nodes], header=header):
+def _steps(views: Sequence[View], words: Words) -> int:
+    """`--steps`: the batch step of each running job, and each `srun` in it that runs."""
+    wanted = {text for value in words.said["steps"] for text in value.split(",") if text}
+    for text in wanted:
+        if "." not in text.strip("."):
+            raise ToolError(f"Invalid job_step id: {program.printable(text)}.??")
+    found = [step for view in views for step in steps.running(view) if not wanted or step.id in wanted]
+    found.sort(key=lambda step: (step.view.array_id, step.view.job.array_task_id or 0, step.number == "batch"))
+    shape = columns.by_letters("squeue", words.last("format") or STEP_FORMAT, STEP_LETTERS)
+    for line in columns.lines(shape, found, header="noheader" not in words):
         print(line)
     return 0
 
 
 def _letters(words: Words) -> list[columns.Column[View]]:
     plain = START if "start" in words else LONG if "long" in words else DEFAULT
-    return columns.by_letters("squeue", words.last("format") or plain, LETTERS)
+    text = (words.last("format") or plain).replace("%all", "|".join(f"%{letter}" for letter in ALL))
+    return columns.by_letters("squeue", text, LETTERS)
 
 
 def _take_variables(words: Words, environ: Mapping[str, str]) -> None:
@@ -183,66 +208,6 @@ def _seconds(text: str | None) -> float | None:
     return float(text)
 
 
-def _null(text: object) -> str:
-    return "(null)" if text in (None, "") else str(text)
-
-
-LETTERS: columns.Fields[View] = {
-    "a": ("ACCOUNT", lambda view: _null(view.job.account)),
-    "A": ("JOBID", lambda view: str(view.job.id)),
-    "b": ("TRES_PER_NODE", lambda view: view.gres),
-    "B": ("EXEC_HOST", lambda view: view.nodes or "n/a"),
-    "c": ("MIN_CPUS", lambda view: str(view.job.cpus_per_task)),
-    "C": ("CPUS", lambda view: str(view.cpus)),
-    "d": ("MIN_TMP_DISK", lambda view: "0"),
-    "D": ("NODES", lambda view: "1"),
-    "e": ("END_TIME", lambda view: times.stamp(view.end_at, "N/A" if view.pending else "NONE")),
-    "E": ("DEPENDENCY", lambda view: view.dependency),
-    "f": ("FEATURES", lambda view: "(null)"),
-    "F": ("ARRAY_JOB_ID", lambda view: str(view.array_id)),
-    "g": ("GROUP", lambda view: job.group(view.job.user)[0]),
-    "G": ("GROUP", lambda view: str(job.group(view.job.user)[1])),
-    "h": ("OVER_SUBSCRIBE", lambda view: "NO" if view.job.exclusive else "OK"),
-    "H": ("SOCKETS_PER_NODE", lambda view: "*"),
-    "i": ("JOBID", lambda view: view.id),
-    "I": ("CORES_PER_SOCKET", lambda view: "*"),
-    "j": ("NAME", lambda view: view.job.name),
-    "J": ("THREADS_PER_CORE", lambda view: "*"),
-    "k": ("COMMENT", lambda view: _null(view.job.comment)),
-    "K": ("ARRAY_TASK_ID", lambda view: view.task),
-    "l": ("TIME_LIMIT", lambda view: times.short(view.job.time_limit_s, "UNLIMITED")),
-    "L": ("TIME_LEFT", lambda view: times.short(view.left_s, "UNLIMITED")),
-    "m": ("MIN_MEMORY", lambda view: times.size(view.job.memory_bytes)),
-    "M": ("TIME", lambda view: times.short(view.elapsed_s)),
-    "n": ("REQ_NODES", lambda view: ""),
-    "N": ("NODELIST", lambda view: view.nodes),
-    "o": ("COMMAND", lambda view: _null(view.job.command)),
-    "O": ("CONTIGUOUS", lambda view: "0"),
-    "p": ("PRIORITY", lambda view: f"{(view.job.priority or 0) / 2**32:.14f}"),
-    "P": ("PARTITION", lambda view: view.partition_name),
-    "q": ("QOS", lambda view: view.job.qos or "normal"),
-    "Q": ("PRIORITY", lambda view: str(view.job.priority or 0)),
-    "r": ("REASON", lambda view: view.reason),
-    "R": ("NODELIST(REASON)", lambda view: view.where),
-    "s": ("", lambda view: ""),
-    "S": ("START_TIME", lambda view: times.stamp(view.start_at, "N/A")),
-    "t": ("ST", lambda view: view.code),
-    "T": ("STATE", lambda view: view.state),
-    "u": ("USER", lambda view: view.job.user),
-    "U": ("UID", lambda view: str(job.uid(view.job.user))),
-    "v": ("RESERVATION", lambda view: _null(view.job.reservation)),
-    "V": ("SUBMIT_TIME", lambda view: times.stamp(view.job.submitted_at)),
-    "w": ("WCKEY", lambda view: "(null)"),
-    "W": ("LICENSES", lambda view: "(null)"),
-    "x": ("EXC_NODES", lambda view: ""),
-    "X": ("CORE_SPEC", lambda view: "N/A"),
-    "y": ("NICE", lambda view: str(view.job.nice)),
-    "Y": ("SCHEDNODES", lambda view: view.job.node if view.job.expected_start_at and view.pending else "(null)"),
-    "z": ("S:C:T", lambda view: "*:*:*"),
-    "Z": ("WORK_DIR", lambda view: view.job.work_dir),
-}
-"""squeue(1), `-o`: titles as recorded in tests/data/slurm/squeue_o.txt."""
-
 _SORTS: Mapping[str, Callable[[View], object]] = {
     "i": lambda view: (view.array_id, view.job.array_task_id or 0),
     "A": lambda view: view.job.id,
@@ -259,72 +224,6 @@ _SORTS: Mapping[str, Callable[[View], object]] = {
     "T": lambda view: list(job.CODES).index(view.job.state) if view.job.state in job.CODES else len(job.CODES),
     "y": lambda view: view.job.nice,
 }
-
-NAMED: columns.Fields[View] = {
-    "account": LETTERS["a"],
-    "accruetime": ("ACCRUE_TIME", lambda view: times.stamp(view.job.submitted_at)),
-    "arrayjobid": LETTERS["F"],
-    "arraytaskid": LETTERS["K"],
-    "batchflag": ("BATCH_FLAG", lambda view: "1"),
-    "batchhost": ("EXEC_HOST", lambda view: view.nodes or "n/a"),
-    "cluster": ("CLUSTER", lambda view: view.job.node),
-    "command": LETTERS["o"],
-    "comment": LETTERS["k"],
-    "contiguous": LETTERS["O"],
-    "cpuspertask": ("CPUS_PER_TASK", lambda view: str(view.job.cpus_per_task)),
-    "deadline": ("DEADLINE", lambda view: times.stamp(view.job.deadline_at, "N/A")),
-    "dependency": LETTERS["E"],
-    "eligibletime": ("ELIGIBLE_TIME", lambda view: times.stamp(view.job.begin_at or view.job.submitted_at)),
-    "endtime": LETTERS["e"],
-    "exitcode": ("EXIT_CODE", lambda view: str(view.job.exit_code or 0)),
-    "feature": LETTERS["f"],
-    "gres": LETTERS["b"],
-    "groupid": LETTERS["G"],
-    "groupname": LETTERS["g"],
-    "jobarrayid": ("JOBID", lambda view: view.id),
-    "jobid": LETTERS["A"],
-    "licenses": LETTERS["W"],
-    "maxcpus": ("MAX_CPUS", lambda view: "0"),
-    "maxnodes": ("MAX_NODES", lambda view: "0"),
-    "mincpus": LETTERS["c"],
-    "minmemory": LETTERS["m"],
-    "name": LETTERS["j"],
-    "nice": LETTERS["y"],
-    "nodelist": LETTERS["N"],
-    "nodes": LETTERS["D"],
-    "numcpus": LETTERS["C"],
-    "numnodes": LETTERS["D"],
-    "numtasks": ("TASKS", lambda view: str(view.job.tasks)),
-    "oversubscribe": LETTERS["h"],
-    "partition": LETTERS["P"],
-    "priority": LETTERS["p"],
-    "prioritylong": LETTERS["Q"],
-    "qos": LETTERS["q"],
-    "reason": LETTERS["r"],
-    "reasonlist": LETTERS["R"],
-    "requeue": ("REQUEUE", lambda view: str(int(view.job.requeue))),
-    "reservation": LETTERS["v"],
-    "restartcnt": ("RESTARTCOUNT", lambda view: str(max(0, view.job.attempt - 1))),
-    "schednodes": LETTERS["Y"],
-    "starttime": LETTERS["S"],
-    "state": LETTERS["T"],
-    "statecompact": LETTERS["t"],
-    "stderr": ("STDERR", lambda view: view.stderr),
-    "stdin": ("STDIN", lambda view: "/dev/null"),
-    "stdout": ("STDOUT", lambda view: view.stdout),
-    "submittime": LETTERS["V"],
-    "timeleft": LETTERS["L"],
-    "timelimit": LETTERS["l"],
-    "timeused": LETTERS["M"],
-    "tres": ("TRES_ALLOC", lambda view: view.tres),
-    "tresalloc": ("TRES_ALLOC", lambda view: view.tres),
-    "trespernode": LETTERS["b"],
-    "userid": LETTERS["U"],
-    "username": LETTERS["u"],
-    "wckey": LETTERS["w"],
-    "workdir": LETTERS["Z"],
-}
-"""squeue(1), `-O`, without dashes and underscores."""
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], os.environ))

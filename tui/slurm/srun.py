@@ -1,4 +1,9 @@
-"""`srun` outside of a job: a job that runs the command's ranks, watched to its end. Inside of one: the step itself."""
+"""`srun` outside of a job: a job that runs the command's ranks, watched to its end. Inside of one: the step itself.
+
+The ranks write on our own descriptors, which the job is handed (`terminal`), so their output and their errors stay
+apart and reach us unchanged. A job on another node than ours cannot be handed them: its log is followed instead, in
+which both are one.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ from pathlib import Path, PurePath
 import agent
 from agent.api import program
 from agent.api.errors import StokerError
+from agent.api.types import Job
 from tui import safe
 from tui.slurm import alloc, ask
 from tui.slurm.argv import ToolError
@@ -22,7 +28,8 @@ code; Ctrl-C ends the job. Options of sbatch are the job's; inside of a job: sru
 
   -n, --ntasks=N  -c, --cpus-per-task=N  -G, --gpus=N  -t, --time=TIME  …     the job's, as for sbatch
   -l, --label  -u, --unbuffered  -K, --kill-on-bad-exit  -W, --wait=SECONDS  -o, -e, -i FILE     of the ranks
-      --gpu-bind=…  --pty: COMMAND on this terminal, with its standard input
+      --gpu-bind=…  --pty: COMMAND on this terminal   --multi-prog: COMMAND is a file of ranks and their commands
+      --test-only            tell when it would start
 """
 _OWN: Mapping[str, tuple[str, str]] = {
     "label": ("l", ""),
@@ -45,10 +52,14 @@ _OWN: Mapping[str, tuple[str, str]] = {
     "jobid": ("", "="),
     "immediate": ("I", "?"),
     "threads": ("T", "="),
+    "test-only": ("", ""),
+    "quiet": ("Q", ""),
 }
+_LATE_S = 3.0
+"""How long a job that runs may take to come to us before its log is followed instead."""
+_BY_SIGNAL = 128
 _NOT_HERE = {
     "jobid": "a step is started from inside of its job",
-    "multi-prog": "start each program with an srun of its own",
     "immediate": "the job waits until there is room; sbatch --test-only tells when",
 }
 
@@ -65,19 +76,42 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise ToolError("TOOL: fatal: No command given to execute.", bare=True)
     name = PurePath(asked.command[0]).name or "srun"
     queue = ask.Queue.open(environ)
+    if "test-only" in asked.names:
+        return _test(queue, asked, name, environ)
     if "pty" in asked.names:
         return _on_terminal(queue, asked, name, environ)
     return _watched(queue, asked, name, environ)
 
 
+def _test(queue: ask.Queue, asked: alloc.Asked, name: str, environ: Mapping[str, str]) -> int:
+    from tui.slurm import sbatch
+
+    made = alloc.request(queue, asked, ["srun", *asked.command], name=name, environ=environ)
+    return sbatch.tell_plan(queue, made, tool="srun", quiet="quiet" in asked.names)
+
+
 def _watched(queue: ask.Queue, asked: alloc.Asked, name: str, environ: Mapping[str, str]) -> int:
+    from tui.slurm import terminal
+
+    step = ["srun", *asked.own, "--", *asked.command]
+    door = terminal.Door()
+    try:
+        job = safe.clean(_hand_in(queue, asked, door.command(step, "--srun", "--else"), name, environ))
+        link = terminal.wait_link(queue.client, job, door, _tell, late_s=_LATE_S)
+        if link is not None:
+            return terminal.attend(link, pty=False).shell_code
+    except KeyboardInterrupt:
+        return terminal.INTERRUPTED
+    finally:
+        door.close()
+    return _followed(queue, job)
+
+
+def _followed(queue: ask.Queue, job: Job) -> int:
+    """By its log: the job runs where our descriptors are not, or did not begin at all."""
     from tui import follow
     from tui.running import Running
 
-    step = ["srun", *asked.own, "--", *asked.command]
-    job = alloc.hand_in(queue, asked, step, name=name, environ=environ).job
-    if job.array_job_id is not None:
-        raise ToolError("an array has no terminal; use sbatch")
     watched = Running(queue.client, job, follow.writer(sys.stdout, json=False), _tell)
     code = watched.to_end()
     ended = safe.clean(watched.job)
@@ -92,15 +126,32 @@ def _on_terminal(queue: ask.Queue, asked: alloc.Asked, name: str, environ: Mappi
     door = terminal.Door()
     try:
         pty = terminal.is_terminal()
-        job = alloc.hand_in(queue, asked, door.command(asked.command, pty=pty), name=name, environ=environ).job
-        link = terminal.wait_start(queue.client, safe.clean(job), door, _tell)
-        return terminal.attend(link, pty=pty)
+        command = door.command(asked.command, *(["--pty"] if pty else []))
+        job = safe.clean(_hand_in(queue, asked, command, name, environ))
+        link = terminal.wait_start(queue.client, job, door, _tell)
+        code = terminal.attend(link, pty=pty).shell_code
+        if code and code < _BY_SIGNAL:
+            _tell(f"error: {job.node}: task 0: Exited with exit code {code}")
+        return code
     except KeyboardInterrupt:
         return terminal.INTERRUPTED
+    except ToolError:
+        raise
     except StokerError as error:
         raise ToolError(str(error)) from error
     finally:
         door.close()
+
+
+def _hand_in(
+    queue: ask.Queue, asked: alloc.Asked, command: Sequence[str], name: str, environ: Mapping[str, str]
+) -> Job:
+    if any(word.startswith(("-a", "--array")) for word in asked.job):
+        raise ToolError("an array has no terminal; use sbatch")
+    try:
+        return alloc.hand_in(queue, asked, command, name=name, environ=environ).job
+    except ToolError as error:
+        raise ToolError(f"Unable to allocate resources: {error}") from error
 
 
 def _tell(sentence: str) -> None:

@@ -8,11 +8,11 @@ from agent.api import program
 from agent.api.queue import Share
 from tui import safe
 from tui.slurm import ask
-from tui.slurm.argv import Options, ToolError
+from tui.slurm.argv import Options, ToolError, Words
 
-HELP = "Usage: sshare [-a] [-A ACCOUNTS] [-u USERS] [-h] [-P | -p] [-l]\n"
+HELP = "Usage: sshare [-a] [-A ACCOUNTS] [-u USERS] [-h] [-P | -p] [-l] [-o COLUMNS]\n"
 OPTIONS = Options(
-    "accounts:A= all:a cluster:M=! clusters=! format:o=! help json! long:l noheader:h parsable:p parsable2:P "
+    "accounts:A= all:a cluster:M= clusters= format:o= help json! long:l noheader:h parsable:p parsable2:P "
     "partition:m! usage users:u= user= Users:U verbose:v version:V"
 )
 _COLUMNS = (
@@ -30,12 +30,36 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if not users and "all" not in words and ask.me() != "root":
         users = [ask.me()]
     accounts = words.listed("accounts")
-    found = safe.clean(ask.Queue.open(environ).client.shares())
+    queue = ask.Queue.open(environ)
+    queue.check_clusters(words)
+    columns = _chosen(words)
+    found = safe.clean(queue.client.shares())
     kept = [each for each in found if (not users or each.user in users) and (not accounts or each.account in accounts)]
+    places = [[title for title, _ in _COLUMNS].index(title) for title, _ in columns]
     rows = [_cells(each) for each in sorted(kept, key=lambda each: (each.account, each.user))]
-    _print(rows, parsable="parsable" in words or "parsable2" in words, end="|" * ("parsable" in words),
+    _print(columns, [[row[place] for place in places] for row in rows],
+           parsable="parsable" in words or "parsable2" in words, end="|" * ("parsable" in words),
            header="noheader" not in words)  # fmt: skip
     return 0
+
+
+def _chosen(words: Words) -> list[tuple[str, int]]:
+    """`--format=Account%30,User`: a name, or a beginning of it, and its width.
+
+    Raises:
+        ToolError: a column is not known.
+    """
+    if "format" not in words:
+        return list(_COLUMNS)
+    chosen = []
+    for text in words.listed("format"):
+        name, percent, width = text.partition("%")
+        found = next((each for each in _COLUMNS if name and each[0].lower().startswith(name.lower())), None)
+        shape = width.removeprefix("-")
+        if found is None or (percent and not (shape.isascii() and shape.isdecimal() and len(shape) < 5)):
+            raise ToolError(f'Invalid field requested: "{program.printable(text)}"')
+        chosen.append((found[0], int(width) if percent else found[1]))
+    return chosen
 
 
 def _cells(each: Share) -> list[str]:
@@ -45,17 +69,19 @@ def _cells(each: Share) -> list[str]:
     ]  # fmt: skip
 
 
-def _print(rows: list[list[str]], *, parsable: bool, end: str, header: bool) -> None:
-    titles = [title for title, _ in _COLUMNS]
+def _print(
+    columns: Sequence[tuple[str, int]], rows: list[list[str]], *, parsable: bool, end: str, header: bool
+) -> None:
+    titles = [title for title, _ in columns]
     if parsable:
         for row in [titles, *rows] if header else rows:
             print("|".join(row) + end)
         return
     if header:
-        print("".join(f"{_fit(title, width)} " for title, width in _COLUMNS))
-        print("".join(f"{'-' * abs(width)} " for _, width in _COLUMNS))
+        print("".join(f"{_fit(title, width)} " for title, width in columns))
+        print("".join(f"{'-' * abs(width)} " for _, width in columns))
     for row in rows:
-        print("".join(f"{_fit(text, width)} " for text, (_, width) in zip(row, _COLUMNS, strict=True)))
+        print("".join(f"{_fit(text, width)} " for text, (_, width) in zip(row, columns, strict=True)))
 
 
 def _fit(text: str, width: int) -> str:

@@ -19,8 +19,10 @@ import struct
 import sys
 import tempfile
 import termios
+import time
 import tty
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.api.client import Client
@@ -43,9 +45,9 @@ class Door:
         self._listening.bind(str(self._folder / "s"))
         self._listening.listen(1)
 
-    def command(self, words: Sequence[str], *, pty: bool) -> list[str]:
-        """What the job's script is to run."""
-        return ["stoker-attach", str(self._folder / "s"), *(["--pty"] if pty else []), *words]
+    def command(self, words: Sequence[str], *flags: str) -> list[str]:
+        """What the job's script is to run; the flags are `agent.step.attach`'s."""
+        return ["stoker-attach", str(self._folder / "s"), *flags, *words]
 
     def accept(self, timeout_s: float) -> socket.socket | None:
         """The job's end of the link, if it comes within the time."""
@@ -72,7 +74,23 @@ def wait_start(client: Client, job: Job, door: Door, tell: Callable[[str], None]
         StokerError: it ended without.
         KeyboardInterrupt: Ctrl-C, and the job is taken out of the queue.
     """
+    link = wait_link(client, job, door, tell, late_s=None)
+    if link is None:
+        raise StokerError("the job did not come to the terminal; stoker logs tells why")
+    return link
+
+
+def wait_link(
+    client: Client, job: Job, door: Door, tell: Callable[[str], None], *, late_s: float | None
+) -> socket.socket | None:
+    """The link to the job, once it runs; `None` when it has run for `late_s`, or ended, without coming.
+
+    Raises:
+        StokerError: it ended without, and `late_s` is `None`.
+        KeyboardInterrupt: Ctrl-C, and the job is taken out of the queue.
+    """
     name, told, ref = arrays.label(job), False, arrays.ref(job)
+    late_at = float("inf")
     try:
         while True:
             link = door.accept(_ASK_S)
@@ -81,6 +99,10 @@ def wait_start(client: Client, job: Job, door: Door, tell: Callable[[str], None]
                     tell(f"job {name} has been allocated resources")
                 return link
             job = safe.clean(client.job(ref))
+            if late_s is not None and job.state not in (JobState.PENDING, JobState.CONFIGURING):
+                late_at = min(late_at, time.monotonic() + late_s)
+                if job.state.is_final or time.monotonic() >= late_at:
+                    return None
             if job.state.is_final:
                 raise StokerError(f"Job allocation {name} has been revoked: {_why(client, job)}")
             if job.state is JobState.PENDING and not told:
@@ -93,8 +115,23 @@ def wait_start(client: Client, job: Job, door: Door, tell: Callable[[str], None]
         raise
 
 
-def attend(link: socket.socket, *, pty: bool) -> int:
-    """Be the command's terminal, or its three streams, until it ends; its exit code."""
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended."""
+
+    code: int = 1
+    signal: int = 0
+    revoked: bool = False
+    """The job was ended from outside."""
+
+    @property
+    def shell_code(self) -> int:
+        """128 and the number where a signal ended it."""
+        return 128 + self.signal if self.signal else self.code
+
+
+def attend(link: socket.socket, *, pty: bool) -> Ended:
+    """Be the command's terminal, or its three streams, until it ends."""
     with link:
         return _Terminal(link).run() if pty else _Streams(link).run()
 
@@ -106,10 +143,10 @@ class _Streams:
         self._link = link
         link.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
 
-    def run(self) -> int:
+    def run(self) -> Ended:
         """Pass signals on until the exit code comes."""
         with _passed_on(self._link):
-            return _exit_code(self._link, b"")
+            return _ended(self._link)
 
 
 class _Terminal:
@@ -121,8 +158,8 @@ class _Terminal:
         self._fit()
         link.sendall(b"w")
 
-    def run(self) -> int:
-        """Copy both ways until the pty closes; the exit code."""
+    def run(self) -> Ended:
+        """Copy both ways until the pty closes."""
         before = termios.tcgetattr(0)
         old = signal.signal(signal.SIGWINCH, lambda *_: self._fit())
         try:
@@ -133,7 +170,7 @@ class _Terminal:
             signal.signal(signal.SIGWINCH, old)
             termios.tcsetattr(0, termios.TCSADRAIN, before)
             os.close(self._master)
-        return _exit_code(self._link, b"")
+        return _ended(self._link)
 
     def _copy(self) -> None:
         watched = [0, self._master]
@@ -175,14 +212,19 @@ def _passed_on(link: socket.socket) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _exit_code(link: socket.socket, said: bytes) -> int:
+def _ended(link: socket.socket) -> Ended:
+    said = b""
     while b"\n" not in said:
         piece = link.recv(64)
         if not piece:
-            return 1  # the job was ended from outside
+            return Ended(revoked=True)
         said += piece
-    number = said.split(b"\n")[0].removeprefix(b"exit ")
-    return int(number) if number.isdigit() else 1
+    word, _, number = said.split(b"\n")[0].partition(b" ")
+    if not number.isdigit():
+        return Ended()
+    if word in (b"killed", b"revoked"):
+        return Ended(signal=int(number), revoked=word == b"revoked")
+    return Ended(code=int(number))
 
 
 def _received(link: socket.socket) -> int:

@@ -38,6 +38,7 @@ _EXAMPLES = {
     "signal": ("stoker signal USR1 17           to all processes of the job; it does not end it",
                "stoker signal --batch USR1 17   to its script alone"),
     "update": ("stoker update 17 TimeLimit=2:00:00 Comment='second try'",
+               "stoker update 17 TimeLimit+=30    half an hour more; -= takes off",
                "stoker update 17 Dependency=      it waits for nothing any more",
                "keys are scontrol's: TimeLimit Nice Priority Partition QOS Account StartTime Deadline Dependency",
                "  Comment JobName Requeue ReservationName ArrayTaskThrottle"),
@@ -193,6 +194,8 @@ def _whole(text: str) -> int:
 
 def _change(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
+    if key.lower() in ("timelimit+", "timelimit-"):
+        key, value = key[:-1], key[-1] + value
     if not equals or not key.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r} is not Key=Value; write TimeLimit=2:00:00")
     return key, value

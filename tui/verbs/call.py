@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO, TypeVar
+
+import msgspec
 
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """What a command works with."""
 
     client: ClusterClient
     json: bool = False
-    out: TextIO = field(default_factory=lambda: sys.stdout)
+    out: TextIO = msgspec.field(default_factory=lambda: sys.stdout)
 
     def listed(self, found: Sequence[_T], titles: Sequence[str], line: Callable[[_T], Sequence[str]]) -> int:
         """Print values: as they came for `--json`, else as a table of `line` of each, made safe; the exit code, 0."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.api.commandline import Parser, meant
 from agent.api.errors import StokerError
@@ -24,8 +25,7 @@ _SHORT = {"PD": "PENDING", "CF": "CONFIGURING", "R": "RUNNING", "CG": "COMPLETIN
 _GROUPS = {"ACTIVE": set(JobState) - FINAL_STATES, "ENDED": set(FINAL_STATES), "ALL": set(JobState)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs are to be listed; what is `None` does not matter."""
 
     state: str | None = None

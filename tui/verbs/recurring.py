@@ -55,7 +55,11 @@ def _nodes(found: list[Cron]) -> str:
 
 
 def _cron(text: str) -> tuple[str | None, int]:
-    ref = words.job(text)
-    if ref.task is not None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a recurring job; write a number such as 3")
+    try:
+        ref = words.job(text)
+    except argparse.ArgumentTypeError:
+        ref = None
+    if ref is None or ref.task is not None:
+        sentence = f"{text!r} is not the number of a recurring job; write 3, or n1:3; stoker cron lists them"
+        raise argparse.ArgumentTypeError(sentence)
     return ref.node, ref.id

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.api.commandline import Parser, meant
 from agent.api.errors import ApiError, StokerError
@@ -21,8 +22,7 @@ class DrainLine(Drain, frozen=True, kw_only=True):
     gpu_index: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(msgspec.Struct, frozen=True, kw_only=True):
     """A node, or a GPU of one."""
 
     node: str

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from agent.api.commandline import Parser
 from agent.api.refs import JobRef
+from agent.api.types import Job
 from tui import arrays, follow, plain, rows, safe, words
 from tui.grep import Matching
 from tui.running import batch_code
@@ -28,6 +29,7 @@ def options(parser: Parser, name: str) -> None:
     words.examples(
         parser,
         "stoker logs -f 17                 follow; n1:17 where two nodes have a 17",
+        "stoker logs 17                    all tasks, if 17 is an array, each line as  17_3: text",
         "stoker logs --since 10m 17_3      what a task wrote in the last ten minutes",
         "stoker logs -f --grep loss= 17    only those lines",
     )
@@ -59,12 +61,27 @@ def _tasks(call: Call, ref: JobRef) -> list[JobRef]:
 
 
 def logs(call: Call, ref: JobRef, *, follow_on: bool, since: int | None = None, grep: str | None = None) -> int:
-    """Print what a job has written, and with `follow_on` what it goes on to write, until it ends."""
+    """Print what a job has written, and with `follow_on` what it goes on to write, until it ends; of an array all."""
+    wanted = follow.Wanted(since=since, grep=grep)
+    first = _array(call, ref, follow_on=follow_on)
+    if first is not None:
+        from tui.arraylogs import TaskLogs
+
+        tasks = TaskLogs(call.client, first, call.out, wanted, json=call.json)
+        return tasks.follow() if follow_on else tasks.copy()
     write = follow.writer(call.out, json=call.json, gaps=since is None and grep is None)
     write = write if grep is None else Matching(write, grep)
-    wanted = follow.Wanted(since=since, grep=grep)
     (follow.follow_log if follow_on else follow.copy_log)(call.client, ref, write, wanted)
     return 0
+
+
+def _array(call: Call, ref: JobRef, *, follow_on: bool) -> Job | None:
+    """The array's first task, where the reference means an array of several."""
+    if ref.task is not None:
+        return None
+    job = follow.find(call.client, ref, f"following job {ref}") if follow_on else call.client.job(ref)
+    several = job.array_job_id == ref.id and job.array_text not in (None, str(job.array_task_id))
+    return job if several else None
 
 
 def _logs(call: Call, args: argparse.Namespace) -> int:

@@ -214,18 +214,14 @@ class LogView(Lines):
         self.virtual_size = Size(self.size.width, len(self._pieces))
         if self.following:
             self._to_end()
-            self.call_after_refresh(self._still_at_the_end)  # a layout in between goes by the length before
         self.refresh()
 
-    def _still_at_the_end(self) -> None:
-        if self.following:
-            self._to_end()
-
     def _to_end(self) -> None:
-        self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
+        self._scroll_rows(self.max_scroll_y)
 
     def _scroll_rows(self, row: int) -> None:
-        self.scroll_to(y=max(0, min(row, self.max_scroll_y)), animate=False, immediate=True)
+        # Forced: Textual scrolls nothing whose scroll bar is not on screen yet, and the bar comes with the next layout.
+        self.scroll_to(y=max(0, min(row, self.max_scroll_y)), animate=False, immediate=True, force=True)
 
     def _go_to_hit(self, index: int) -> None:
         self._hit = index

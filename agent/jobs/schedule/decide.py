@@ -11,14 +11,18 @@ Rules kept here, besides those of the modules that are named:
    would run into a reservation steps aside too, and is planned behind it.
 3. Jobs without GPUs wait for no GPU. CPUs and memory are counted for all alike: whoever makes the `Demand` decides
    whether a GPU job that asked for no CPUs is charged for any.
-4. With backfill off nothing starts behind a head of its partition; jobs without GPUs are a line of their own.
-5. A head that may end others (`preempt`) does so only if it could not start otherwise, and as soon. What they hold is
+4. A job that names several partitions starts in the first of them that has room. Where none has, it is planned in the
+   one with the earliest start, of those whose line has no head yet. Of partitions of different tiers it stands in the
+   line of each: it is planned in a lower one as well if it would start sooner there.
+5. With backfill off nothing starts behind a head of its partition; jobs without GPUs are a line of their own.
+6. A head that may end others (`preempt`) does so only if it could not start otherwise, and as soon. What they hold is
    kept for it while they end; while it is there, no job behind it in its line ends anybody.
-6. The first `policy.plan_depth` jobs are planned (`forecast`). Plans rest on time limits: jobs mostly start earlier.
+7. The first `policy.plan_depth` jobs are planned (`forecast`). Plans rest on time limits: jobs mostly start earlier.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain, islice
 
 from agent.jobs.schedule import preempt
@@ -30,7 +34,7 @@ from agent.jobs.schedule.limits import Limits
 from agent.jobs.schedule.node import Node
 from agent.jobs.schedule.place import Placer
 from agent.jobs.schedule.priority import Group, Ranking, qos_levels
-from agent.jobs.schedule.reasons import Reason, Reasons, behind, sooner
+from agent.jobs.schedule.reasons import Reason, Reasons, behind, in_none, planned_in, sooner
 from agent.jobs.schedule.timeline import FOREVER, Room
 from agent.jobs.schedule.words import jobs as job_list
 from agent.jobs.schedule.words import moment
@@ -72,6 +76,8 @@ class _Pass:
         """Who stays for the reason of its group."""
         self._later: list[Waiting] = []
         """Whose begin time has not come."""
+        self._settled: set[int] = set()
+        """Who is not looked at again in another tier: it starts, others are asked to stop for it, or it stood aside."""
 
     def decision(self) -> Decision:
         """Serve all, then tell those that stay."""
@@ -80,7 +86,8 @@ class _Pass:
             if self._policy.backfill:
                 self._offer_windows()
             self._plan()
-        self._told.update({job.id: group.reason for job, group in self._left if group.reason is not None})
+        left = {job.id: group.reason for job, group in reversed(self._left) if group.reason is not None}
+        self._told = {**left, **self._told}
         return Decision(
             starts=tuple(self._starts),
             preempts=tuple(self._preempts),
@@ -97,12 +104,16 @@ class _Pass:
         """Go through the queue."""
         for pair in self._ranking.ordered():
             job, group = pair
+            if job.id in self._settled:
+                continue
             told = job.hold is not None or job.begin_at is not None or job.deadline_at is not None
             if told and self._stands_aside(job):
+                self._settled.add(job.id)
                 continue
             if group.reason is None and self._serve(job, group):
                 continue
             self._left.append(pair)
+        self._left = [pair for pair in self._left if pair[0].id not in self._settled]
 
     def _stands_aside(self, job: Waiting) -> bool:
         """Whether a hold or a time keeps it from being served at all."""
@@ -124,25 +135,46 @@ class _Pass:
 
     def _serve(self, job: Waiting, group: Group) -> bool:
         """Start the job, or make it the head of its line, or let its whole group wait: then the answer is `False`."""
+        kind = self._kinds.of(job)[0]
+        if kind.head is not None and duration_of(job) > kind.bound_s and not self._limits.concern(job):
+            group.reason, group.in_line = kind.head, True  # as one of its kind before it, which is most of a long queue
+            return False
+        return self._serve_first(job, group)
+
+    def _serve_first(self, job: Waiting, group: Group) -> bool:
+        """The same, with nothing known."""
         group.reason = self._closed or (self._reasons.reservation(job) if job.reservation is not None else None)
         if group.reason is not None:
             return False
-        kind = self._kinds.of(job)
-        group.reason = kind.obstacle or self._limits.against(job, kind.ask.gpus)
+        kinds, group.reason = self._open_to(job)
         if group.reason is not None:
             return False
-        head = self._heads.get(kind.line)
-        if head is None or self._policy.backfill:
-            room = self._room_now(job, kind, behind_head=head is not None)
+        for kind in kinds:
+            behind_head = kind.line in self._heads
+            room = None if behind_head and not self._policy.backfill else self._room_now(job, kind, behind_head)
             if room is not None:
                 self._start(job, kind, room)
                 return True
-        if head is None:
-            return self._wait_first(job, group, kind)
-        group.reason, group.in_line = head, True
+        first = [kind for kind in kinds if kind.line not in self._heads]
+        if first:
+            return self._wait_first(job, group, self._forecast.soonest(job, first))
+        group.reason, group.in_line = self._heads[kinds[0].line], True
+        if job.reservation is None and len(job.partitions) == 1:
+            kinds[0].head = group.reason
         return False
 
-    def _room_now(self, job: Waiting, kind: Kind, *, behind_head: bool) -> Room | None:
+    def _open_to(self, job: Waiting) -> tuple[Sequence[Kind], Reason | None]:
+        """The kinds in whose partitions it may start once there is room; why not, if in none."""
+        found, refusals = [], []
+        for kind in self._kinds.of(job):
+            reason = kind.obstacle or self._limits.against(job, kind.partition, kind.ask.gpus)
+            if reason is None:
+                found.append(kind)
+            else:
+                refusals.append((kind.partition, reason))
+        return found, None if found else in_none(refusals)
+
+    def _room_now(self, job: Waiting, kind: Kind, behind_head: bool) -> Room | None:
         """What is free for it from now until its limit; `None` when that is too little."""
         duration = duration_of(job)
         if duration > kind.bound_s or (behind_head and self._tests >= MAX_TESTS):
@@ -160,30 +192,45 @@ class _Pass:
         self._book.claim(self._now, end, demand_claim(self._node, kind.demand, gpus))
         self._limits.started(job, gpus.bit_count())
         self._reasons.started(job.id, gpus)
-        self._starts.append(Start(job_id=job.id, gpu_uuids=self._node.uuids(gpus)))
+        self._starts.append(Start(job_id=job.id, gpu_uuids=self._node.uuids(gpus), partition=kind.partition))
+        self._settled.add(job.id)
+        if job.id in self._ranking.places:  # it may be first in line in a higher tier
+            self._told.pop(job.id, None)
+            self._expected.pop(job.id, None)
 
     # --- who waits first ----------------------------------------------------------------------------------------------
 
-    def _wait_first(self, job: Waiting, group: Group, kind: Kind) -> bool:
-        """The first of its line that must wait: plan it, or end others for it."""
-        room = self._forecast.room(kind)
+    def _wait_first(self, job: Waiting, group: Group, kinds: Sequence[Kind]) -> bool:
+        """The first of its line that must wait: plan it, or end others for it. `kinds`: the earliest start first."""
+        kind, room = kinds[0], self._forecast.room(kinds[0])
         if self._reasons.in_the_way(kind.ask, room, self._now + kind.bound_s, kind.view):
             return self._wait_aside(job, group, kind)
-        if self._preempt_for(job, group, kind):
+        if any(self._preempt_for(job, group, each) for each in kinds):
+            return True
+        if not self._sooner_than_planned(job, kind):
             return True
         reason = next(iter(self._heads.values()), None) if room.fits(kind.ask) else None
         reason = reason or self._reasons.shortage(kind.demand, kind.ask, room)
         start = self._forecast.plan(job, kind)
         if start is None:
-            group.reason = self._reasons.reserved(job, kind.ask)
+            group.reason = self._reasons.reserved(job, kind.ask, room, self._now + kind.bound_s)
             return False
-        self._lead(job, group, kind, reason)
+        self._lead(job, group, kind, planned_in(reason, kind.partition) if len(kinds) > 1 else reason)
         self._expect(job, start)
         return True
 
+    def _sooner_than_planned(self, job: Waiting, kind: Kind) -> bool:
+        """Whether it would start before the time that is kept for it in another partition, if any is."""
+        planned = self._expected.get(job.id)
+        if planned is None:
+            return True
+        start = self._forecast.start(job, kind)
+        return start is not None and start < planned
+
     def _wait_aside(self, job: Waiting, group: Group, kind: Kind) -> bool:
         """It holds up nobody, and the first such jobs are given a place behind the reservation."""
-        group.reason = self._reasons.reserved(job, kind.ask)
+        room = self._forecast.room(kind)
+        group.reason = self._reasons.reserved(job, kind.ask, room, self._now + kind.bound_s)
         if self._aside < MAX_ASIDE:
             self._aside += 1
             self._offer_window(job, group)
@@ -198,16 +245,17 @@ class _Pass:
 
     def _preempt_for(self, job: Waiting, group: Group, kind: Kind) -> bool:
         """Ask others to stop, if the job may, needs it, and can start then."""
-        if self._policy.preempt not in ("qos", "partition") or self._comes_anyway(job, kind):
+        if self._policy.preempt not in ("qos", "partition") or self._comes_anyway(job):
             return False
         asked = [victim for each in self._preempts for victim in each.victims]
         levels = qos_levels(self._policy.qos)
-        found = preempt.candidates(job, self._snapshot.running, self._policy, levels, asked)
+        found = preempt.candidates(job, kind.partition, self._snapshot.running, self._policy, levels, asked)
         victims = self._victims(job, kind, found) if found else None
         if victims is None:
             return False
         ids = tuple(victim.id for victim in victims.jobs)
         self._preempts.append(Preempt(victims=ids, job_id=job.id))
+        self._settled.add(job.id)
         self._rebuild(self._book.rebuilt(ending=ids))
         gpus = self._placer.assign(kind.ask, victims.room)
         end = FOREVER if job.time_limit_s is None else self._now + ENDING_S + duration_of(job)
@@ -221,11 +269,15 @@ class _Pass:
         self._expect(job, max(end_of(victim, self._now, ending=True) for victim in victims.jobs))
         return True
 
-    def _comes_anyway(self, job: Waiting, kind: Kind) -> bool:
-        """Whether it can start as soon as those are gone that are ending already."""
+    def _comes_anyway(self, job: Waiting) -> bool:
+        """Whether it can start, in any partition, as soon as those are gone that are ending already."""
         gone = max((end_of(each, self._now) for each in self._snapshot.running if each.ending), default=self._now)
-        found = self._book.view(kind.view).earliest(kind.ask, duration_of(job), self._now)
-        return found is not None and found[0] <= gone
+        places = self._ranking.places.get(job.id, (job,))
+        for kind in (kind for place in places for kind in self._kinds.of(place) if kind.obstacle is None):
+            found = self._book.view(kind.view).earliest(kind.ask, duration_of(job), self._now)
+            if found is not None and found[0] <= gone:
+                return True
+        return False
 
     def _victims(self, job: Waiting, kind: Kind, found: list[tuple[int, Running]]) -> preempt.Victims | None:
         start = self._now + ENDING_S
@@ -260,9 +312,11 @@ class _Pass:
         """Plan the first of those that stay, in their order, and behind them those whose time has not come."""
         in_line = (job for job, group in self._left if group.in_line)
         for job in islice(chain(in_line, self._later), max(0, self._policy.plan_depth - len(self._expected))):
-            kind = self._kinds.of(job)
-            if kind.obstacle is None and self._reasons.reservation(job) is None:
-                self._expect(job, self._forecast.plan(job, kind))
+            kinds = [kind for kind in self._kinds.of(job) if kind.obstacle is None]
+            if kinds and self._reasons.reservation(job) is None:
+                kind = self._forecast.soonest(job, kinds)[0]
+                if self._sooner_than_planned(job, kind):
+                    self._expect(job, self._forecast.plan(job, kind))
 
     def _expect(self, job: Waiting, start: int | None) -> None:
         if start is not None and start < FOREVER:

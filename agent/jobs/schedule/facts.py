@@ -31,19 +31,8 @@ class Demand:
 
 
 _DEMAND = attrgetter("gpus", "gpu_type", "shards", "cpus", "memory_bytes", "exclusive", "licenses", "features")
-_ALIKE = attrgetter(
-    "asks",
-    "user",
-    "account",
-    "partition",
-    "qos",
-    "time_limit_s",
-    "priority",
-    "nice",
-    "reservation",
-    "array_id",
-    "array_limit",
-)
+_KIND = attrgetter("partition", "reservation")
+_ALIKE = attrgetter("user", "account", "qos", "time_limit_s", "priority", "nice", "array_id", "array_limit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +43,7 @@ class Waiting:
     user: str = ""
     account: str = ""
     partition: str = ""
+    """Several with commas between, as Slurm writes them: it may start in any of them."""
     qos: str = ""
     demand: Demand = field(default_factory=Demand)
     time_limit_s: int | None = None
@@ -73,14 +63,19 @@ class Waiting:
     array_id: int | None = None
     array_limit: int | None = None
     """Most tasks of the array at a time."""
-    asks: tuple[object, ...] = field(init=False, repr=False, compare=False)
-    """The demand as a tuple, and …"""
-    like: tuple[object, ...] = field(init=False, repr=False, compare=False)
-    """… all but the id and the times: jobs that are equal in it are served alike. Made once a job, not once a pass."""
+    partitions: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """`partition` apart."""
+    kind: str = field(init=False, repr=False, compare=False)
+    """The demand and what it is asked of, and …"""
+    like: str = field(init=False, repr=False, compare=False)
+    """… all but the id and the times: jobs that are equal in it are served alike. Made once a job, not once a pass, and
+    text, which is hashed but once."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "asks", _DEMAND(self.demand))
-        object.__setattr__(self, "like", _ALIKE(self))
+        kind = repr((_DEMAND(self.demand), _KIND(self)))
+        object.__setattr__(self, "partitions", tuple(self.partition.split(",")))
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "like", kind + repr(_ALIKE(self)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +194,11 @@ class Policy:
     """(account, user) → part of the whole that is its due; (account, "") → an account's part, which its users
     that have none of their own share equally. Pairs that are missing altogether share the rest equally."""
 
+    def tier(self, partition: str) -> int:
+        """Of a partition; 1 where it is not configured."""
+        facts = self.partitions.get(partition)
+        return 1 if facts is None else facts.tier
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -228,6 +228,8 @@ class Start:
 
     job_id: int
     gpu_uuids: tuple[str, ...] = ()
+    partition: str = ""
+    """In which it starts: the one it named, or one of those."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

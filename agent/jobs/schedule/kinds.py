@@ -17,11 +17,15 @@ class Kind:
 
     ask: Ask
     demand: Demand
+    partition: str
     view: str | None
     """The reservation they name."""
     obstacle: Reason | None
     line: tuple[object, ...]
     """Jobs that could be given the same GPUs wait in one line; those without GPUs in one of their own."""
+    head: Reason | None = None
+    """What such jobs are told that wait behind the head of their line, once one does; none that names a reservation,
+    which is not for everybody."""
     bound_s: int = LASTING
     """Nothing longer than this could start now."""
     planned: dict[int, int] = field(default_factory=dict)
@@ -35,14 +39,21 @@ class Kinds:
         self._node, self._reasons, self._backfill = node, reasons, snapshot.policy.backfill
         self._reserved = {each.name: each.gpu_uuids for each in snapshot.reservations}
         self._suited: dict[tuple[str | None, tuple[str, ...], str], int] = {}
-        self._kinds: dict[tuple[tuple[object, ...], str, str | None], Kind] = {}
+        self._kinds: dict[tuple[Demand, str, str | None], Kind] = {}
+        self._found: dict[str, tuple[Kind, ...]] = {}
 
-    def of(self, job: Waiting) -> Kind:
-        """The kind of a job; the same object for all of a kind."""
-        key = (job.asks, job.partition, job.reservation)
+    def of(self, job: Waiting) -> tuple[Kind, ...]:
+        """The job's kind in each partition that it names; the same objects for all of a kind."""
+        kinds = self._found.get(job.kind)
+        if kinds is None:
+            kinds = self._found[job.kind] = tuple(self._in(job, name) for name in job.partitions)
+        return kinds
+
+    def _in(self, job: Waiting, partition: str) -> Kind:
+        key = (job.demand, partition, job.reservation)
         kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[key] = self._make(job.demand, job.partition, job.reservation)
+            kind = self._kinds[key] = self._make(job.demand, partition, job.reservation)
         return kind
 
     def _make(self, demand: Demand, partition: str, reservation: str | None) -> Kind:
@@ -55,7 +66,7 @@ class Kinds:
         line = (reservation, ask.mask) if self._backfill else (partition,)
         if not (ask.gpus or ask.shards):
             line = (*line[:1], 0)
-        return Kind(ask, demand, reservation, obstacle, line)
+        return Kind(ask, demand, partition, reservation, obstacle, line)
 
     def _suited_for(self, demand: Demand, partition: str) -> int:
         key = (demand.gpu_type, demand.features, partition)

@@ -35,13 +35,17 @@ class Limits:
         if job.array_id is not None:
             self._tasks[job.array_id] += 1
 
-    def against(self, job: Waiting, gpus: int) -> Reason | None:
-        """What it must wait for, whoever else runs; `gpus` is what it would be given."""
-        if not self._any and job.array_id is None:
+    def concern(self, job: Waiting) -> bool:
+        """Whether any may hold it."""
+        return self._any or job.array_id is not None
+
+    def against(self, job: Waiting, partition: str, gpus: int) -> Reason | None:
+        """What it must wait for in that partition, whoever else runs; `gpus` is what it would be given."""
+        if not self.concern(job):
             return None
         qos = self._policy.qos.get(job.qos)
         return (
-            time_limit(job, self._policy.partitions.get(job.partition), qos)
+            time_limit(job, self._policy.partitions.get(partition), qos)
             or self._array(job)
             or (None if qos is None else self._of_qos(job, qos, gpus))
             or self._of_user(job, gpus)

@@ -14,8 +14,9 @@ Beyond, GPUs are added one by one, the best connected next, from the first free 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import combinations
 from math import comb
 
@@ -27,6 +28,9 @@ from agent.jobs.schedule.timeline import Ask, Room
 MAX_CHOICES = 2100
 MAX_SEEDS = 16
 
+_Linked = tuple[str, int | None, tuple[tuple[str, int], ...]]
+"""Of a GPU: UUID, NUMA node, links."""
+
 
 class Placer:
     """Knows how the node's GPUs are connected."""
@@ -36,13 +40,9 @@ class Placer:
         self._gpus = gpus
 
     @cached_property
-    def _grades(self) -> list[list[int]]:
-        return [[_grade(one, other) for other in self._gpus] for one in self._gpus]
-
-    @cached_property
-    def _levels(self) -> tuple[list[int], list[int], list[int]]:
-        """The islands, the switches and the NUMA nodes."""
-        return self._islands(LinkGrade.NVLINK), self._islands(LinkGrade.BRIDGE), self._numa_nodes()
+    def _map(self) -> _Map:
+        """Made when it is first needed: of most passes with a full node it is not."""
+        return _map_of(tuple((gpu.uuid, gpu.numa_node, tuple(gpu.links.items())) for gpu in self._gpus))
 
     def choose(self, free: int, count: int) -> int | None:
         """The best `count` of the free GPUs; `None` when there are not so many."""
@@ -85,27 +85,24 @@ class Placer:
         return _mask(by_choice[:count])
 
     def _score(self, chosen: tuple[int, ...], free: int) -> tuple[object, ...]:
-        links = [self._grades[one][other] for one, other in combinations(chosen, 2)]
-        mask = _mask(chosen)
-        left = [(free & ~mask & island).bit_count() for island in self._touched(mask)]
-        numa = sum(1 for part in self._levels[2] if part & mask)
+        grades, numa_nodes = self._map.grades, self._map.levels[2]
+        links = [grades[one][other] for one, other in combinations(chosen, 2)]
+        rest = free & ~_mask(chosen)
+        left = [(rest & _union([parts[place] for place in chosen])).bit_count() for parts in self._map.levels]
+        numa = len({numa_nodes[place] for place in chosen})
         ill = sum(self._gpus[place].ill for place in chosen)
         return (-min(links, default=0), -sum(links), numa, left, ill, chosen)
 
-    def _touched(self, mask: int) -> Iterable[int]:
-        for level in self._levels:
-            yield _mask_union(part for part in level if part & mask)
-
     def _seeds(self, free: int) -> list[int]:
         """The first free GPU of each island, switch and NUMA node."""
-        firsts = {part & free & -(part & free) for level in self._levels for part in level if part & free}
+        firsts = {part & free & -(part & free) for level in self._map.levels for part in level if part & free}
         return sorted(bit.bit_length() - 1 for bit in firsts)[:MAX_SEEDS]
 
     def _grow(self, first: int, available: Sequence[int], count: int) -> tuple[int, ...]:
         chosen = [first]
-        weakest = {place: self._grades[first][place] for place in available if place != first}
+        weakest = {place: self._map.grades[first][place] for place in available if place != first}
         total = dict(weakest)
-        friends = {place: sum(self._grades[place][other] for other in available) for place in weakest}
+        friends = {place: sum(self._map.grades[place][other] for other in available) for place in weakest}
         while len(chosen) < count:
             best = max(
                 weakest,
@@ -114,39 +111,59 @@ class Placer:
             chosen.append(best)
             del weakest[best], total[best]
             for place in weakest:
-                grade = self._grades[best][place]
+                grade = self._map.grades[best][place]
                 weakest[place] = min(weakest[place], grade)
                 total[place] += grade
         return tuple(sorted(chosen))
 
-    def _islands(self, grade: int) -> list[int]:
-        """Sets of GPUs that reach each other by links of at least that grade, one another or through others."""
-        islands: list[int] = []
-        for place in range(len(self._gpus)):
-            linked = 1 << place | _mask(o for o, g in enumerate(self._grades[place]) if o != place and g >= grade)
-            apart = [island for island in islands if not island & linked]
-            islands = [*apart, _mask_union([linked, *(island for island in islands if island & linked)])]
-        return islands
 
-    def _numa_nodes(self) -> list[int]:
-        parts: dict[int | None, int] = {}
-        for place, gpu in enumerate(self._gpus):
-            parts[gpu.numa_node] = parts.get(gpu.numa_node, 0) | 1 << place
-        return list(parts.values())
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """How GPUs are connected; all of it by place, the number of a mask's bit."""
+
+    grades: list[list[int]]
+    levels: tuple[list[int], list[int], list[int]]
+    """For each place the NVLink island it is in, the PCIe switch, and the NUMA node."""
 
 
-def _grade(one: GpuFacts, other: GpuFacts) -> int:
+@lru_cache(maxsize=4)
+def _map_of(gpus: tuple[_Linked, ...]) -> _Map:
+    """The same for every pass as long as the node has the same GPUs."""
+    links = [dict(each[2]) for each in gpus]
+    grades = [[_grade(one, other, gpus, links) for other in range(len(gpus))] for one in range(len(gpus))]
+    return _Map(grades, (_islands(grades, LinkGrade.NVLINK), _islands(grades, LinkGrade.BRIDGE), _numa_nodes(gpus)))
+
+
+def _grade(one: int, other: int, gpus: Sequence[_Linked], links: Sequence[Mapping[str, int]]) -> int:
     """Links are the same both ways; where nobody told of one, the NUMA nodes say what there must be."""
-    told = max(one.links.get(other.uuid, 0), other.links.get(one.uuid, 0))
-    same = one.numa_node is not None and one.numa_node == other.numa_node
+    told = max(links[one].get(gpus[other][0], 0), links[other].get(gpus[one][0], 0))
+    same = gpus[one][1] is not None and gpus[one][1] == gpus[other][1]
     return max(told, LinkGrade.NODE if same else LinkGrade.SYSTEM)
 
 
+def _islands(grades: Sequence[Sequence[int]], grade: int) -> list[int]:
+    """For each place the GPUs that it reaches by links of at least that grade, directly or through others."""
+    found = [1 << place for place in range(len(grades))]
+    for one, other in combinations(range(len(grades)), 2):
+        if grades[one][other] >= grade and not found[one] >> other & 1:
+            joined = found[one] | found[other]
+            for place in places(joined):
+                found[place] = joined
+    return found
+
+
+def _numa_nodes(gpus: Sequence[_Linked]) -> list[int]:
+    parts: dict[int | None, int] = {}
+    for place, (_, numa_node, _) in enumerate(gpus):
+        parts[numa_node] = parts.get(numa_node, 0) | 1 << place
+    return [parts[numa_node] for _, numa_node, _ in gpus]
+
+
 def _mask(chosen: Iterable[int]) -> int:
-    return sum(1 << place for place in chosen)
+    return sum([1 << place for place in chosen])
 
 
-def _mask_union(parts: Iterable[int]) -> int:
+def _union(parts: Iterable[int]) -> int:
     union = 0
     for part in parts:
         union |= part

@@ -35,34 +35,35 @@ class Victims:
 
 
 def candidates(
-    job: Waiting, running: Iterable[Running], policy: Policy, levels: Mapping[str, int], asked: Iterable[int]
+    job: Waiting,
+    partition: str,
+    running: Iterable[Running],
+    policy: Policy,
+    levels: Mapping[str, int],
+    asked: Iterable[int],
 ) -> list[tuple[int, Running]]:
-    """Whom the job may end, each with its class: the lowest goes first. `asked`: who is asked to stop already."""
+    """Whom the job may end, each with its class: the lowest goes first. `partition`: the one of its own that it would
+    start in; `asked`: who is asked to stop already.
+    """
     stopping = set(asked)
     found = []
     for other in running:
         if other.ending or other.id in stopping or not (other.may_requeue or policy.preempt_cancels):
             continue
-        level = _class(job, other, policy, levels)
+        level = _class(job, partition, other, policy, levels)
         if level is not None:
             found.append((level, other))
     return found
 
 
-def _class(job: Waiting, other: Running, policy: Policy, levels: Mapping[str, int]) -> int | None:
+def _class(job: Waiting, partition: str, other: Running, policy: Policy, levels: Mapping[str, int]) -> int | None:
     if policy.preempt == "partition":
-        mine, its = tier(job.partition, policy), tier(other.partition, policy)
+        mine, its = policy.tier(partition), policy.tier(other.partition)
         return its if its < mine else None
     qos = policy.qos.get(job.qos)
     if qos is None or other.qos not in qos.preempts:
         return None
     return levels.get(other.qos, 0)
-
-
-def tier(partition: str, policy: Policy) -> int:
-    """A partition's tier; 1 where it is not configured."""
-    facts = policy.partitions.get(partition)
-    return 1 if facts is None else facts.tier
 
 
 def choose(found: Sequence[tuple[int, Running]], ask: Ask, empty: Room, node: Node, now: int) -> Victims | None:

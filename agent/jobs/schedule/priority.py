@@ -4,16 +4,16 @@ Rules kept here:
 - a factor is in 0..1 and is multiplied by its weight: age (wait since it may start, 1 at `max_age_s`), fair share (see
   `fairshare`), size (see `size_factor`), partition (its tier to the highest), QOS; `nice` is taken off;
 - a priority set by hand stands in place of them all;
-- the order is: the partition's tier; with `preempt = "qos"` a QOS that may end another's jobs before that other; then
+- the order is: the partition's tier (a job that names partitions of several tiers stands in each of these); with
+  `preempt = "qos"` a QOS that may end another's jobs before that other; then
   priority; then the lower id;
 - equal jobs share a `Group`: their factors are computed once a pass, and so is whatever is found out about them.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import log2
 from operator import attrgetter
 
@@ -27,77 +27,114 @@ LONGEST_S = 7 * 86400
 WIDTH = 0.5
 """What being as wide as the node counts for, where being as short as can be counts for 1."""
 
-_NO_PARTS = PriorityParts()
 
-
-@dataclass(slots=True, eq=False)
 class Group:
     """Waiting jobs that differ only in their ids and times."""
 
-    rank: int
-    """Tier and QOS level, so far up that any priority can be added below."""
-    fairshare: int
-    jobsize: int
-    partition: int
-    qos: int
-    nice: int
-    site: int | None
-    reason: tuple[str, str] | None = None
-    """Why no job of it starts any more in this pass."""
-    in_line: bool = False
-    """It waits for its turn only, so it can be planned."""
-    points: int = -1
-    """Age of the job before, and … """
-    made: PriorityParts = _NO_PARTS
-    """… what its priority is made of: jobs that came together share it."""
+    __slots__ = ("base", "in_line", "rank", "reason")
 
-    def parts(self, points: int) -> PriorityParts:
-        """What the priority of its jobs of some age is made of."""
-        if self.site is not None:
-            return PriorityParts(site=self.site, total=max(1, self.site))
-        total = points + self.fairshare + self.jobsize + self.partition + self.qos - self.nice
+    def __init__(self, rank: int, base: int) -> None:
+        self.rank = rank
+        """Tier and QOS level, so far up that any priority can be added below."""
+        self.base = base
+        """The priority of its jobs before they age."""
+        self.reason: tuple[str, str] | None = None
+        """Why no job of it starts any more in this pass."""
+        self.in_line = False
+        """It waits for its turn only, so it can be planned."""
+
+
+class Priorities(Mapping[int, PriorityParts]):
+    """What each waiting job's priority is made of: put together when it is asked for, which of most it never is."""
+
+    def __init__(self, jobs: Mapping[int, Waiting], factors: _Factors, policy: Policy, now: int) -> None:
+        self._jobs, self._factors, self._policy, self._now = jobs, factors, policy, now
+
+    def __getitem__(self, job_id: int) -> PriorityParts:
+        job = self._jobs[job_id]
+        if job.priority is not None:
+            return PriorityParts(site=job.priority, total=max(1, job.priority))
+        age, place = age_points(job, self._policy, self._now), self._factors.place(job)
+        fairshare, jobsize = self._factors.fairshare(job), self._factors.jobsize(job)
         return PriorityParts(
-            age=points,
-            fairshare=self.fairshare,
-            jobsize=self.jobsize,
-            partition=self.partition,
-            qos=self.qos,
-            nice=self.nice,
-            total=total if total > 1 else 1,
+            age=age,
+            fairshare=fairshare,
+            jobsize=jobsize,
+            partition=place.partition,
+            qos=place.qos,
+            nice=job.nice,
+            total=max(1, age + fairshare + jobsize + place.partition + place.qos - job.nice),
         )
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._jobs)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
 
 
 class Ranking:
     """The waiting jobs in order."""
 
     def __init__(self, snapshot: Snapshot, now: int) -> None:
-        self.parts: dict[int, PriorityParts] = {}
-        """Of every waiting job."""
-        self._policy = snapshot.policy
+        self._policy, self._now = snapshot.policy, now
+        self.places: dict[int, Sequence[Waiting]] = {}
+        """Of jobs that stand in several tiers: the job as it stands in each, the highest first."""
         self._factors = _Factors(snapshot)
-        self._groups: dict[tuple[object, ...], Group] = {}
-        self._heaps: defaultdict[int, list[tuple[Waiting, Group]]] = defaultdict(list)
-        self._enter(snapshot, now)
+        self._waiting = self._in_tiers(sorted(snapshot.waiting, key=attrgetter("id")))
+        by_id = {job.id: job for job in reversed(self._waiting)}  # of several places the first stays
+        self.parts = Priorities(by_id, self._factors, snapshot.policy, now)
+        """Of every waiting job."""
 
-    def ordered(self) -> Iterable[tuple[Waiting, Group]]:
+    def ordered(self) -> list[tuple[Waiting, Group]]:
         """First the first to be served."""
-        for place in sorted(self._heaps, reverse=True):
-            yield from self._heaps[place]
-
-    def _enter(self, snapshot: Snapshot, now: int) -> None:
-        waiting = sorted(snapshot.waiting, key=attrgetter("id"))
-        weight, max_age = self._policy.weight_age, max(1, self._policy.max_age_s)
-        groups, heaps, parts = self._groups, self._heaps, self.parts
-        for job in waiting:
+        groups: dict[str, Group] = {}
+        ranked, ranks = [], []
+        policy, now, make = self._policy, self._now, self._factors.group
+        for job in self._waiting:
             group = groups.get(job.like)
             if group is None:
-                group = groups[job.like] = self._factors.group(job)
-            age = now - job.eligible_at
-            points = 0 if age <= 0 else weight if age >= max_age else weight * age // max_age
-            if points != group.points:
-                group.points, group.made = points, group.parts(points)
-            parts[job.id] = made = group.made
-            heaps[group.rank + made.total].append((job, group))
+                group = groups[job.like] = make(job)
+            total = job.priority
+            if total is None:
+                total = group.base + age_points(job, policy, now)
+            ranked.append((job, group))
+            ranks.append(group.rank + (total if total > 1 else 1))
+        return [ranked[number] for number in sorted(range(len(ranks)), key=ranks.__getitem__, reverse=True)]
+
+    def _in_tiers(self, waiting: list[Waiting]) -> list[Waiting]:
+        """A job that names partitions of several tiers stands once in each, the highest first."""
+        if not any(len(job.partitions) > 1 for job in waiting):
+            return waiting
+        return [place for job in waiting for place in self._places_of(job)]
+
+    def _places_of(self, job: Waiting) -> Sequence[Waiting]:
+        tiers: dict[int, list[str]] = {}
+        for name in job.partitions:
+            tiers.setdefault(self._policy.tier(name), []).append(name)
+        if len(tiers) == 1:
+            return (job,)
+        places = [replace(job, partition=",".join(names)) for _, names in sorted(tiers.items(), reverse=True)]
+        self.places[job.id] = places
+        return places
+
+
+def age_points(job: Waiting, policy: Policy, now: int) -> int:
+    """What its age is worth."""
+    age = now - job.eligible_at
+    if age <= 0:
+        return 0
+    return policy.weight_age if age >= policy.max_age_s else policy.weight_age * age // policy.max_age_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What partition and QOS are worth."""
+
+    rank: int
+    """See `Group`."""
+    partition: int
+    qos: int
 
 
 class _Factors:
@@ -111,35 +148,40 @@ class _Factors:
         self._parts_of_gpus = max(1, sum(gpu.shards for gpu in snapshot.gpus))
         self._cpus = max(1, snapshot.cpu_count)
         self._fairshare = self._fairshares(snapshot)
-        self._sizes: dict[tuple[tuple[object, ...], int | None], int] = {}
-        self._places: dict[tuple[str, str], tuple[int, int, int]] = {}
+        self._worths: dict[tuple[str, int | None, str], tuple[int, int]] = {}
+        """Rank, and what all but the user is worth."""
 
     def group(self, job: Waiting) -> Group:
         """A new group, of which this job is the first."""
-        size = self._sizes.get((job.asks, job.time_limit_s))
-        if size is None:
-            size = self._sizes[job.asks, job.time_limit_s] = round(self._policy.weight_jobsize * self._size(job))
-        place = self._places.get((job.partition, job.qos))
-        if place is None:
-            place = self._places[job.partition, job.qos] = self._place(job)
-        rank, partition, qos = place
-        fairshare = self._fairshare[job.account, job.user]
-        return Group(rank, fairshare, size, partition, qos, job.nice, job.priority)
+        key = job.kind, job.time_limit_s, job.qos
+        worth = self._worths.get(key)
+        if worth is None:
+            place = self.place(job)
+            worth = self._worths[key] = place.rank, place.partition + place.qos + self.jobsize(job)
+        return Group(worth[0], worth[1] + self._fairshare[job.account, job.user] - job.nice)
+
+    def fairshare(self, job: Waiting) -> int:
+        """What the little that its user had is worth."""
+        return self._fairshare[job.account, job.user]
+
+    def jobsize(self, job: Waiting) -> int:
+        """What its width and its limit are worth."""
+        return round(self._policy.weight_jobsize * self._size(job))
+
+    def place(self, job: Waiting) -> _Place:
+        """What its partition and its QOS are worth."""
+        policy, tier, qos = self._policy, self._policy.tier(job.partitions[0]), self._policy.qos.get(job.qos)
+        part = max(0.0, tier / self._top_tier) if self._top_tier > 0 else 0.0
+        return _Place(
+            (tier * (1 + len(self._levels)) + self._levels.get(job.qos, 0)) << 40,
+            round(policy.weight_partition * part),
+            round(policy.weight_qos * (0.0 if qos is None else qos.factor)),
+        )
 
     def _fairshares(self, snapshot: Snapshot) -> dict[Pair, int]:
         pairs = {(job.account, job.user) for jobs in (snapshot.waiting, snapshot.running) for job in jobs}
         found = standings(pairs, snapshot.usage, self._policy.shares)
         return {pair: round(self._policy.weight_fairshare * each.factor) for pair, each in found.items()}
-
-    def _place(self, job: Waiting) -> tuple[int, int, int]:
-        policy, facts, qos = self._policy, self._policy.partitions.get(job.partition), self._policy.qos.get(job.qos)
-        tier = 1 if facts is None else facts.tier
-        part = max(0.0, tier / self._top_tier) if self._top_tier > 0 else 0.0
-        return (
-            (tier * (1 + len(self._levels)) + self._levels.get(job.qos, 0)) << 40,
-            round(policy.weight_partition * part),
-            round(policy.weight_qos * (0.0 if qos is None else qos.factor)),
-        )
 
     def _size(self, job: Waiting) -> float:
         demand = job.demand

@@ -95,8 +95,15 @@ class Reasons:
             return None
         return "Reservation", f"reservation {found.name} is not for {job.user}; ask who made it"
 
-    def reserved(self, job: Waiting, ask: Ask) -> Reason:
-        """Why it waits for a time, and not for others to end."""
+    def reserved(self, job: Waiting, ask: Ask, room: Room, stuck_at: int) -> Reason:
+        """Why it waits for a time, and not for others to end.
+
+        Args:
+            job: who waits.
+            ask: what for.
+            room: what is free now.
+            stuck_at: until when it would fit if it started now.
+        """
         own = self._reservations.get(job.reservation or "")
         limit = "without a time limit" if job.time_limit_s is None else f"for {clock_span(job.time_limit_s)}"
         if own is not None:
@@ -107,11 +114,35 @@ class Reasons:
         ahead = [each for each in self._snapshot.reservations if self._touches(each, ask)]
         if not ahead:
             return "Reservation", f"would run {limit}, and no time is free for that"
-        first = min(ahead, key=lambda each: (each.start_at, each.name))
+        first = self._blocking(ahead, ask, room, stuck_at)
         span = f"from {moment(first.start_at)} to {moment(first.end_at)}"
         if first.maintenance:
             return MAINTENANCE, f"would run {limit} into the maintenance {first.name}, {span}"
         return "ReqNodeNotAvail, Reserved", f"would run {limit} into the reservation {first.name}, {span}"
+
+    def _blocking(self, ahead: Sequence[ReservationFacts], ask: Ask, room: Room, stuck_at: int) -> ReservationFacts:
+        """The one that keeps it from starting: there may be others, sooner ones too, that would leave it enough."""
+        if room.fits(ask):
+            met = [each for each in ahead if each.start_at == stuck_at] or ahead
+            return min(met, key=lambda each: (each.start_at, each.name))
+        lasting = [each for each in ahead if each.start_at <= self._now] or ahead
+        closed = [each for each in lasting if each.gpu_uuids is None] or lasting
+        held = self._node.foreign | sum(1 << place for place in self._holders)
+        free = room.gpus & ask.mask
+
+        def without(each: ReservationFacts) -> int:
+            """GPUs that would be free."""
+            uuids = each.gpu_uuids
+            given = self._node.all if uuids is None else self._node.mask_of(uuids)
+            return (free | (given & ask.mask & ~held)).bit_count()
+
+        # Of those without which it could start the first to end; else the one that takes most.
+        return min(
+            closed,
+            key=lambda each: (
+                (0, each.end_at, each.name) if without(each) >= ask.gpus else (1, -without(each), each.name)
+            ),
+        )
 
     def in_the_way(self, ask: Ask, room: Room, stuck_at: int, own: str | None) -> bool:
         """Whether a reservation is what it waits for, and nobody who runs: `stuck_at` is until when it would fit."""
@@ -205,6 +236,19 @@ class Reasons:
 def behind(job_id: int) -> Reason:
     """What those are told who wait for their turn."""
     return "Priority", f"behind job {job_id} in the queue"
+
+
+def in_none(refusals: Sequence[tuple[str, Reason]]) -> Reason:
+    """What a job is told that may start in none of the partitions it names: the first one's word."""
+    (_, (word, sentence)), *others = refusals
+    if all(each == sentence for _, (_, each) in others):
+        return word, sentence
+    return word, "; ".join(f"in partition {name} it {said}" for name, (_, said) in refusals)
+
+
+def planned_in(reason: Reason, partition: str) -> Reason:
+    """What a job is told that waits in several partitions: where it comes first."""
+    return reason[0], f"{reason[1]}; partition {partition} comes first"
 
 
 def sooner(start_in_s: int, length_s: int) -> str:
