@@ -59,18 +59,21 @@ class Patience:
 
     def _bears(self, error: StokerError) -> bool:
         """Wait a little; `False` once the time is up."""
+        try:
+            return self._waits(error)
+        except KeyboardInterrupt as interrupt:
+            if isinstance(error, BrokenError) and error.sent:
+                raise
+            raise UnsentInterrupt from interrupt
+
+    def _waits(self, error: StokerError) -> bool:
         now = time.monotonic()
         if self._until is None:
             self._until = now + self._for_s
             self._tell(f"{error}\nit may be restarting: trying again for up to {self._for_s:.0f} s (Ctrl-C ends this)")
         if now >= self._until:
             return False
-        try:
-            time.sleep(_PAUSE_S)
-        except KeyboardInterrupt as interrupt:
-            if isinstance(error, BrokenError) and error.sent:
-                raise
-            raise UnsentInterrupt from interrupt
+        time.sleep(_PAUSE_S)
         return True
 
 

@@ -185,9 +185,13 @@ class Notices:
         tasks = await self._jobs.tasks(array_id)
         ended, attempts = notice.array_end(tasks), sum(each.attempt for each in tasks)
         if ended is None:
+            if known is None and "BEGIN" in events:
+                return ("BEGIN",), ToldArray(array_job_id=array_id, event="BEGIN")
             return (), None
         is_news = known is None or known.attempts is None or attempts > known.attempts
-        return (ended,) if is_news else (), ToldArray(array_job_id=array_id, event=ended, attempts=attempts)
+        begun = ("BEGIN",) if known is None and "BEGIN" in events else ()  # all of it was over before we looked
+        told = ToldArray(array_job_id=array_id, event=ended, attempts=attempts)
+        return ((*begun, ended) if is_news else ()), told
 
     async def _tell_limits(self) -> None:
         now = int(time.time())

@@ -51,7 +51,13 @@ class Verbs:
         if not todo:
             return self._core.wire(rows[0])
         event = machine.CancelAsked(by=asker.user, reason=request.reason)
-        return await self._wish(todo, event)
+        try:
+            return await self._wish(todo, event)
+        except ApiError as error:
+            left = await self.own(ref, asker)
+            if error.code != "changed" or any(not row.status.state.is_final for row in left):
+                raise
+            return self._core.wire(left[0])  # it ended at that moment: what was wished is so
 
     async def requeue(self, ref: JobRef, asker: Asker, request: RequeueRequest) -> Job:
         """See `Engine.requeue`."""

@@ -236,6 +236,7 @@ def test_row_24_a_job_runs_on_under_an_agent_that_was_started_on_a_disk_that_fai
         with made.agent.client() as client:
             job = client.submit(request(f"echo early; read x < {gate}; echo late; exit 6"), "a").job
             wait_until(lambda: client.log(JobRef(id=job.id), 0, None).data == b"early\n", "the job runs")
+            wait_until(lambda: client.job(JobRef(id=job.id)).state is JobState.RUNNING, "that is stored")
         started = AttemptDir(ext4 / "jobs" / str(job.id) / "1").read_started()
         assert started is not None
         made.agent.kill()

@@ -29,7 +29,7 @@ def test_submit_reads_the_script_sends_it_and_opens_the_job(tmp_path: Path, monk
 
     request, key = submitted(play(scene))[0]
     assert request.script == "#!/bin/sh\necho hello\n"
-    assert request.script_name == "train.sh"
+    assert request.script_name == str(tmp_path / "train.sh")
     assert request.flags == ("--gres=gpu:2", "-J", "my job")
     assert request.args == ("--epochs", "5")
     assert request.work_dir == str(tmp_path)
@@ -94,4 +94,4 @@ def test_the_file_list_leads_into_folders(tmp_path: Path, monkeypatch: pytest.Mo
         await on.press("tab", "enter", "f2")
         await on.until(lambda: on.screen_name == "JobScreen", "stored")
 
-    assert submitted(play(scene))[0][0].script_name == "go.sh"
+    assert submitted(play(scene))[0][0].script_name == str(tmp_path / "runs" / "go.sh")

@@ -40,16 +40,18 @@ class Lab:
     def stoker(self, *words: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """The plain command on the laptop."""
         env = {"HOME": str(self.home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", _STOKER, *words],
             env=env,
             cwd=self.n1.work_dir,
-            check=check,
+            check=False,
             capture_output=True,
             text=True,
             timeout=90,
             input=stdin,
         )
+        assert not check or done.returncode == 0, (words, done.stdout, done.stderr)
+        return done
 
     def json(self, *words: str) -> Any:
         """What a command with `--json` prints."""
