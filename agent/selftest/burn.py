@@ -87,10 +87,10 @@ def judge(
     if gone is not None:
         yield _line(subject, "burn-in: answers", gone, "an answer", "lost under load; see dmesg for its Xid", uuid)
     gap = _gap_s([at for at, each in mine if each.error is None], span)
-    if gap > GAP_MAX_S:
+    good = [each for _, each in mine if each.error is None]
+    if gap > GAP_MAX_S or not good:
         detail = "the driver fell silent under load, so nobody watched; see dmesg for an Xid"
         yield _line(subject, "burn-in: watched", f"{gap:.0f} s unread", f"<= {GAP_MAX_S:.0f} s", detail, uuid)
-    good = [each for _, each in mine if each.error is None]
     if good:
         yield _temperature(subject, good, uuid)
         yield _throttle(subject, good, uuid)

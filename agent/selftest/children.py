@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import TracebackType
@@ -84,9 +84,19 @@ class Children:
         self._running[name] = child
         threading.Thread(target=self._follow, args=(child,), name=f"selftest-{name}", daemon=True).start()
 
+    def first(self, name: str) -> Line | Ended:
+        """The first word of a child, while no other runs."""
+        child = self._running[name]
+        for event in self._heard(lambda: name in self._running):
+            return event
+        return Ended(name=child.name, why="ended")
+
     def events(self) -> Iterator[Line | Ended]:
         """Lines and ends as they come, until all that are waited for have ended."""
-        while any(not each.endless for each in self._running.values()):
+        return self._heard(lambda: any(not each.endless for each in self._running.values()))
+
+    def _heard(self, more: Callable[[], bool]) -> Iterator[Line | Ended]:
+        while more():
             due = min(self._running.values(), key=lambda each: each.heard_at + each.silence_s)
             try:
                 child, raw = self._news.get(timeout=max(0.0, due.heard_at + due.silence_s - time.monotonic()))

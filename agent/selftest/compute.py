@@ -123,6 +123,7 @@ class Torch:
         with Children() as children:
             if any(each.uuid for each in targets):
                 start_inspector(children, library, endless=True)
+                _hand_on(children.first("inspector"), watch)  # nothing is loaded that nobody watches
             for each in targets:
                 spec = {"task": "burn", "device": each.device, "seconds": seconds}
                 self._start(children, each.name, [each], spec)
@@ -147,12 +148,15 @@ class Torch:
         children.start(name, argv, Told, silence_s=SILENCE_S, environ=environ)
 
 
+def _hand_on(event: Line | Ended, watch: Callable[[Inspection], None] | None) -> None:
+    if watch is not None and isinstance(event, Line) and isinstance(event.value, Inspection):
+        watch(event.value)
+
+
 def _collect(children: Children, answers: dict[str, Answer], watch: Callable[[Inspection], None] | None = None) -> None:
     for event in children.events():
-        if isinstance(event, Line) and isinstance(event.value, Inspection):
-            if watch is not None:
-                watch(event.value)
-        elif isinstance(event, Line) and isinstance(event.value, Told):
+        _hand_on(event, watch)
+        if isinstance(event, Line) and isinstance(event.value, Told):
             answers[event.name].told.append(event.value)
             answers[event.name].problem = event.value.error or answers[event.name].problem
         elif isinstance(event, Ended) and event.why and event.name in answers:

@@ -47,14 +47,11 @@ def inspect(library: str | None) -> Inspection:
     """
     with Children() as children:
         start_inspector(children, library)
-        for event in children.events():
-            if isinstance(event, Line) and isinstance(event.value, Inspection):
-                return event.value
-            raise SelftestError(
-                f"the driver does not say what GPUs there are: its reader {getattr(event, 'why', None) or 'ended'}; "
-                "see dmesg for an Xid"
-            )
-    raise AssertionError("events end with an end")
+        event = children.first("inspector")
+    if isinstance(event, Line) and isinstance(event.value, Inspection):
+        return event.value
+    why = getattr(event, "why", None) or "ended"
+    raise SelftestError(f"the driver does not say what GPUs there are: its reader {why}; see dmesg for an Xid")
 
 
 def start_inspector(children: Children, library: str | None, *, endless: bool = False) -> None:

@@ -117,7 +117,9 @@ def _fp8(device: torch.device, size: int) -> Callable[[], object]:
     """Needs compute capability 8.9; the second factor has to lie column by column."""
     a_MK, b_NK = (torch.randn(size, size, device=device).to(torch.float8_e4m3fn) for _ in range(2))
     one = torch.ones((), device=device)
-    return lambda: torch._scaled_mm(a_MK, b_NK.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+    return lambda: torch._scaled_mm(
+        a_MK, b_NK.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
 
 
 def _int8(device: torch.device, size: int) -> Callable[[], object]:

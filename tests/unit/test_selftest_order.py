@@ -24,8 +24,15 @@ def written(tmp_path: Path, text: str | bytes) -> Path:
 
 
 def order(**changes: Any) -> Order:
-    whole = {"memory_gb": 80, "pcie_generation": 5, "pcie_width": 16, "nvlink_count": 18}
-    return Order(**({"model": "H100 SXM", "count": 1} | whole | changes))
+    whole: dict[str, Any] = {
+        "model": "H100 SXM",
+        "count": 1,
+        "memory_gb": 80,
+        "pcie_generation": 5,
+        "pcie_width": 16,
+        "nvlink_count": 18,
+    }
+    return Order(**(whole | changes))
 
 
 def bad(order: Order, *gpus: Any) -> list[tuple[str, str, str]]:
