@@ -38,16 +38,17 @@ def run(args: Any, config: Config) -> int:
 
 
 def _verify(args: Any) -> int:
-    found, key, signed_at = reports.verify(args.verify)
+    found = reports.verify(args.verify)
+    key = found.key_hex
     if args.key is not None and args.key.lower() != key:
         raise SelftestError(f"REFUSED {args.verify}: signed by {key}, not by the key you named", FAILED)
     if args.json:
-        sys.stdout.write(args.verify.read_text(encoding="utf-8"))
+        sys.stdout.write(found.text)
         return PASSED
-    for line in table.lines(found):
+    for line in table.lines(found.report):
         print(line)
     whose = "the key you named" if args.key else "see that it is the node's: `key` in GET /v1/node of its agent"
-    print(f"\nGENUINE: unchanged since {table.moment(signed_at)}, signed by {key} ({whose})")
+    print(f"\nGENUINE: unchanged since {table.moment(found.signed_at)}, signed by {key} ({whose})")
     return PASSED
 
 

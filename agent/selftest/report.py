@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +145,19 @@ def write(path: Path, data: bytes) -> None:
         ) from error
 
 
-def verify(path: Path) -> tuple[Report, str, int]:
-    """Read a report whose signature holds: itself, the key that signed it, and when.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Genuine:
+    """A report whose signature holds."""
+
+    report: Report
+    key_hex: str
+    signed_at: int
+    text: str
+    """The file."""
+
+
+def verify(path: Path) -> Genuine:
+    """Read a report, if its signature holds.
 
     Raises:
         SelftestError: it cannot be read, is no such report, or was changed; says which.
@@ -164,7 +176,7 @@ def verify(path: Path) -> tuple[Report, str, int]:
         raise SelftestError(f"REFUSED {path}: signed, but no report that this version reads: {what}", FAILED) from error
     if report.node.key != signed.key_hex:
         raise SelftestError(f"REFUSED {path}: it is signed by another key than its node's", FAILED)
-    return report, signed.key_hex, signed.signed_at
+    return Genuine(report=report, key_hex=signed.key_hex, signed_at=signed.signed_at, text=data.decode("utf-8"))
 
 
 def _clean(value: Any) -> Any:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def test_the_inspector_reads_links_counters_and_identity(nvml: NvmlStandIn, tmp_
     assert (second.nvlinks, second.rows_remapped, second.remap_failed, second.pcie_replays) == (17, 3, True, 7)
     assert second.reading.temperature_c == 71
     assert (first.throttle, first.ecc_corrected, first.pcie_width) == (None, None, None), "this library does not tell"
+
+
+def test_the_first_reading_waits_for_the_ways_between_gpus(nvml: NvmlStandIn, tmp_path: Path) -> None:
+    links = [f"link gpu={gpu} link=0 to=switch" for gpu in (0, 1)]
+    nvml.write("gpus 2", *links, "hang nvmlDeviceGetNvLinkRemoteDeviceType gpu=1")
+    inspector = Inspector(str(nvml.library), sysfs=tmp_path)
+    inspector.open()
+    threading.Timer(0.5, lambda: nvml.write("gpus 2", *links)).start()
+    assert inspector.read().gpus[0].reading.links == {uuid(1): LinkGrade.NVLINK}
 
 
 def test_where_the_driver_does_not_tell_the_link_sysfs_does(nvml: NvmlStandIn, tmp_path: Path) -> None:
@@ -179,8 +189,8 @@ def _figures(answer: Answer) -> dict[str, int | None]:
 
 
 @TORCH
-def test_torch_really_computes_on_the_cpu() -> None:
-    answer = Torch().rates(Target(name="CPU"), 0.05)
+def test_another_interpreters_torch_really_computes_on_the_cpu() -> None:
+    answer = Torch(python=Path(sys.executable)).rates(Target(name="CPU"), 0.05)
     assert answer.problem is None and answer.versions is not None and answer.versions.torch
     assert set(_figures(answer)) == {"gemm fp32", "gemm bf16", "memory"}
     assert all(value and value > 0 for value in _figures(answer).values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def test_an_order_is_read_and_met(tmp_path: Path) -> None:
     checks = compare(wanted, [inspection(0), inspection(1)], EXPECTED)
     assert {each.verdict for each in checks} == {Verdict.PASS}
     assert len(checks) == 1 + 2 * 5
+
+
+def test_the_example_of_the_documentation_is_read(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "selftest.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert read(written(tmp_path, example)) == order(count=8)
+    keys = {line.partition(" =")[0] for line in example.splitlines()}
+    assert keys == set(Order.__struct_fields__), "all of them are shown"
 
 
 def test_only_what_was_ordered_is_compared(tmp_path: Path) -> None:
