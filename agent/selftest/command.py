@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.api.errors import StokerError
-from agent.api.program import printable
+from agent.api.program import INTERRUPTED, printable
 from agent.config import Config
 from agent.gate import NodeSignature
 from agent.selftest import report as reports
@@ -35,6 +35,9 @@ def run(args: Any, config: Config) -> int:
     except StokerError as error:
         print(f"stoker-agent selftest: {printable(str(error))}", file=sys.stderr)
         return error.exit_code if isinstance(error, SelftestError) else NOTHING_TESTED
+    except KeyboardInterrupt:
+        print("stoker-agent selftest: interrupted; what it started is ended, and there is no report", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _verify(args: Any) -> int:
@@ -69,8 +72,16 @@ def _test(args: Any, config: Config) -> int:
 
 
 def _plan(args: Any, order: Order | None) -> Plan:
-    burn_min = args.burn if args.burn is not None else FULL_BURN_MIN if args.full else 0.0
-    return Plan(full=args.full, burn_s=60 * burn_min, gpus=args.gpus, force=args.force, order=order)
+    asked_min = args.burn or 0.0
+    burn_min = FULL_BURN_MIN if args.full and args.burn is None else asked_min
+    return Plan(
+        full=args.full,
+        burn_s=60 * burn_min,
+        cpu_burn_s=60 * asked_min,
+        gpus=args.gpus,
+        force=args.force,
+        order=order,
+    )
 
 
 def _show(made: reports.Report, data: bytes, as_json: bool, path: Path) -> None:

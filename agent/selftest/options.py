@@ -25,7 +25,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     depth = parser.add_mutually_exclusive_group()
     depth.add_argument("--quick", action="store_true", help="a short look at each rate (default)")
     depth.add_argument(
-        "--full", action="store_true", help=f"longer, every pair of GPUs, and {FULL_BURN_MIN:g} minutes of burn-in"
+        "--full",
+        action="store_true",
+        help=f"longer, every pair of GPUs, and {FULL_BURN_MIN:g} minutes of burn-in of the GPUs",
     )
     parser.add_argument("--order", type=Path, metavar="FILE", help="a TOML file of what was ordered: compare with it")
     parser.add_argument("--gpus", metavar="LIST", help="only these: indexes or UUIDs with commas between")

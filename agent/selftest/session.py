@@ -30,6 +30,8 @@ class Plan:
 
     full: bool = False
     burn_s: float = 0.0
+    cpu_burn_s: float = 0.0
+    """Without a GPU: only what was asked for in so many words."""
     gpus: str | None = None
     force: bool = False
     order: Order | None = None
@@ -72,7 +74,7 @@ class Session:
             began_at=began,
             ended_at=int(time.time()),
             mode="full" if self._plan.full else "quick",
-            burn_s=round(self._plan.burn_s),
+            burn_s=round(self._plan.burn_s if chosen else self._plan.cpu_burn_s),
             order=self._plan.order,
             gpus=tuple(TestedGpu.of(each, tested=each in chosen and self._tested) for each in found.gpus),
             checks=tuple(self._checks),
@@ -149,9 +151,10 @@ class Session:
         self._add(judge.cpu_rates(answer))
         self._say(f"no GPU: all-reduce of {CPU_RANKS} ranks over gloo …")
         self._add(judge.all_reduce([], self._torch.all_reduce([target] * CPU_RANKS, seconds), self._expected))
-        if self._plan.burn_s:
-            self._say(f"no GPU: burn-in of the CPU for {self._plan.burn_s / 60:g} min; Ctrl-C ends it …")
-            answers = self._torch.burn([target], self._plan.burn_s, None, lambda _: None)
+        burn_s = self._plan.cpu_burn_s
+        if burn_s:
+            self._say(f"no GPU: burn-in of the CPU for {burn_s / 60:g} min; Ctrl-C ends it …")
+            answers = self._torch.burn([target], burn_s, None, lambda _: None)
             self._add(burn.results(CPU, answers[CPU]))
 
     # --- what it comes to ---

@@ -134,6 +134,13 @@ def test_without_torch_and_gpus_nothing_is_tested_and_the_remedy_is_said(tmp_pat
     assert list(tmp_path.glob("selftest-n1-*.json")), "a report is written without being asked for"
 
 
+def test_full_without_a_gpu_does_not_burn_the_cpu_unasked(tmp_path: Path) -> None:
+    python = pretender(tmp_path, {"rates": [VERSIONS], "burn": "open('burned', 'w').close()"})
+    words = ("--full", "--python", str(python), "--report", "r.json")
+    assert selftest(config_file(tmp_path, '[gpu]\nsource = "none"\n'), *words).returncode == 3
+    assert not (tmp_path / "burned").exists() and report(tmp_path / "r.json")["burn_s"] == 0
+
+
 # --- what is refused before anything runs ---------------------------------------------------------------------------
 
 
@@ -256,6 +263,7 @@ def test_ctrl_c_ends_the_children_and_writes_no_report(tmp_path: Path, nvml: Nvm
         assert inner
         child.send_signal(signal.SIGINT)
         assert child.wait(timeout=30) == 130
+        assert child.stderr is not None and b"there is no report" in child.stderr.read()
         wait_until(lambda: not any(each.is_running() for each in inner), "its children are gone")
         assert not (tmp_path / "r.json").exists()
     finally:
