@@ -30,7 +30,7 @@ def agent(argv: Sequence[str], *, run: Run) -> int:
     simulate = _verb(verbs, "simulate", "inject a fault into the simulated GPUs")
     simulate.add_argument("what", choices=["gpu"])
     simulate.add_argument("index", help="the GPU's index, from 0")
-    simulate.add_argument("fault", help="lost, hung, hot, or ok to mend it")
+    simulate.add_argument("fault", help="lost, hung, hot, xid, ecc, throttled, idle, straggler, or ok to mend it")
     return _main(parser, argv, lambda args, config: _agent_verb(args, config, run))
 
 
