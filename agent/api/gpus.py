@@ -22,6 +22,10 @@ class GpuState(Word):
     """NVML says the GPU fell off the bus (`NVML_ERROR_GPU_IS_LOST`); values are the last ones seen."""
 
 
+GRAPHICS = "graphics"
+"""A process that draws, and does not compute."""
+
+
 class GpuProcess(Wire, frozen=True, kw_only=True):
     """A process that holds a context on a GPU. NVML `nvmlDeviceGetComputeRunningProcesses`, `…GraphicsRunning…`."""
 
@@ -197,6 +201,10 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     links: dict[str, int] = msgspec.field(default_factory=dict)
     """UUID of another GPU → grade of the way to it, see `agent.api.queue.LinkGrade`; a pair left out is `SYSTEM`."""
     processes: tuple[GpuProcess, ...] = ()
+
+    def computing(self) -> tuple[GpuProcess, ...]:
+        """The processes that take it from others: who only draws, as a desktop does, is in nobody's way."""
+        return tuple(process for process in self.processes if process.kind != GRAPHICS)
 
 
 class Gpu(GpuReading, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pynvml
 
+from agent.api.gpus import GRAPHICS
 from agent.api.types import GpuProcess
 from agent.gpu.nvml_call import Asked, Call, function_of
 from agent.gpu.sieve import PERCENT, Sieve
@@ -27,7 +28,7 @@ _WINDOW_US = 2_000_000
 its turn is late."""
 _ASK_S = 1.5
 
-COMPUTE, GRAPHICS, BOTH = "compute", "graphics", "compute+graphics"
+COMPUTE, BOTH = "compute", f"compute+{GRAPHICS}"
 
 
 class _List:
