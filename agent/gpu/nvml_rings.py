@@ -1,9 +1,9 @@
 """The driver's own rings of samples: power 50 times a second, load about 6 times. A part of the door to `pynvml`.
 
 Read each second, they give the least, the mean and the most in between, where a single reading would miss a peak that
-lasts 20 ms. Known of them: an empty ring says NOT_FOUND; the same sample may come twice, and the ring's old ones with
-it; the values' type is told with each answer, and what lies beyond a short value in its room means nothing; times are
-the wall clock's, which may be set back.
+lasts 20 ms. Known of them: an empty ring says NOT_FOUND; a sample may come again with the next answer, and old ones
+with it; the values' type is told with each answer, and what lies beyond a short value in its room means nothing; times
+are the wall clock's, which may be set back.
 """
 
 from __future__ import annotations
@@ -101,9 +101,15 @@ class RingCall:
         cells = self._values.get(self._kind.value)
         if cells is None or not count:
             return []
-        times: list[int] = self._times[:count].tolist()
         values: list[float] = cells[:count].tolist()
-        newest, since = max(times), self._newest
+        since = self._newest
+        if since < self._times[0] <= self._times[count - 1] and self._heard_at is not None:
+            # As it should be: in order, and nothing old. To look at each time costs as much as all the rest.
+            self._newest = self._last.value = self._times[count - 1]
+            self._heard_at = monotonic
+            return values
+        times: list[int] = self._times[:count].tolist()
+        newest = max(times)
         if newest == since:
             return []
         if self._heard_at is None:
@@ -112,8 +118,6 @@ class RingCall:
             since = newest  # the clock was set back: begin again from here
         self._newest = self._last.value = newest
         self._heard_at = monotonic
-        if min(times) > since:
-            return values
         return list({at: value for at, value in zip(times, values, strict=True) if at > since}.values())
 
     def _listen(self, monotonic: float) -> None:

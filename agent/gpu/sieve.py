@@ -38,8 +38,10 @@ class Sieve:
         """A percentage with a fraction, to one place; no number at all does not pass. A hair over 100 is 100."""
         if value is None:
             return None
-        if 0 <= value < PERCENT + 1:
-            return min(round(value, 1), 100.0)
+        if 0 <= value <= PERCENT:
+            return int(10 * value + 0.5) / 10
+        if PERCENT < value < PERCENT + 1:
+            return 100.0
         self.dropped += 1
         return None
 
@@ -62,6 +64,6 @@ class Rate:
             return None
         rate = (count - before) * self._unit / passed
         if rate <= self.most_per_s:
-            return round(rate)
+            return int(rate + 0.5)
         sieve.dropped += 1
         return None
