@@ -30,7 +30,7 @@ def agent(argv: Sequence[str], *, run: Run) -> int:
     simulate = _verb(verbs, "simulate", "inject a fault into the simulated GPUs")
     simulate.add_argument("what", choices=["gpu"])
     simulate.add_argument("index", help="the GPU's index, from 0")
-    simulate.add_argument("fault", help="lost, hung, hot, or ok to mend it")
+    simulate.add_argument("fault", help="lost, hung, hot, xid, ecc, throttled, idle, straggler, or ok to mend it")
     from agent.selftest import options
 
     options.add_options(_verb(verbs, "selftest", "test this machine's GPUs against the order and their data sheets"))

@@ -18,6 +18,12 @@ from tui.spans import Cell, Column, Role, Row, bar, cell, spark
 
 IDLE_SHOWN_S = 60
 """From how long on a job that does nothing is called idle."""
+_SLOWED = (
+    (frozenset({"thermal_sw", "thermal_hw"}), "slowed by heat"),
+    (frozenset({"power_brake"}), "slowed by the power brake"),
+    (frozenset({"hw_slowdown"}), "slowed by its hardware"),
+)
+"""Reasons of throttling that are faults, the most telling first."""
 HOT_C, TOO_HOT_C = 80, 88
 """Where a data-centre GPU is warm, and where it is about to throttle (NVIDIA's slowdown thresholds start at 90)."""
 
@@ -278,10 +284,21 @@ def gpu_note(gpu: Gpu) -> str:
         return gpu.reason or f"the GPU is {gpu.state.value}"
     if gpu.drain is not None:
         return drain_note(gpu.drain)
-    if gpu.job_id is None and gpu.processes:
-        first = gpu.processes[0]
-        return f"not a job: {first.user or '?'} pid {first.pid}"
+    if gpu.job_id is None and (strangers := gpu.computing()):
+        return f"not a job: {strangers[0].user or '?'} pid {strangers[0].pid}"
     return "" if gpu.seated else "no seat"
+
+
+def gpu_health(gpu: Gpu) -> list[str]:
+    """What is wrong with a GPU that answers, a few words each: what slows it, then the worst that speaks against it.
+
+    That it is at its power limit is no fault: a busy one is there most of the time.
+    """
+    found = [words for reasons, words in _SLOWED if reasons.intersection(gpu.throttle or ())][:1]
+    if gpu.ill:
+        more = f" (+{len(gpu.ill) - 1})" if len(gpu.ill) > 1 else ""
+        found.append(gpu.ill[0].partition(";")[0] + more)
+    return found
 
 
 def drain_note(drain: Drain) -> str:
@@ -317,7 +334,7 @@ def _owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
         return (*sign, (f"{name}{more}", Role.STRONG), (f" {job.user} {job.name}" if job else "", Role.TEXT))
     if drained:
         return drained
-    if gpu.processes:
+    if gpu.computing():
         return cell(f"! {gpu_note(gpu)}", Role.WARN)
     if view.node is not None and view.node.drain is not None:
         return cell("* node drained", Role.WARN)

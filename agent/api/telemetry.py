@@ -15,8 +15,21 @@ GPU_METRICS: dict[str, str] = {
     "temperature_c": "°C",
     "sm_clock_mhz": "MHz",
     "memory_clock_mhz": "MHz",
+    "memory_temperature_c": "°C",
+    "fan_percent": "%",
+    "encoder_percent": "%",
+    "decoder_percent": "%",
+    "pcie_rx_bytes_per_s": "B/s",
+    "pcie_tx_bytes_per_s": "B/s",
+    "nvlink_rx_bytes_per_s": "B/s",
+    "nvlink_tx_bytes_per_s": "B/s",
+    "sm_active_percent": "%",
+    "sm_occupancy_percent": "%",
+    "tensor_active_percent": "%",
+    "dram_active_percent": "%",
+    "throttled_percent": "%",
 }
-"""What is kept of a GPU, and the unit; fields of `GpuReading`."""
+"""What is kept of a GPU, and the unit; fields of `GpuReading`. Twenty fill a row of a history's file."""
 
 HOST_METRICS: dict[str, str] = {
     "cpu_percent": "%",

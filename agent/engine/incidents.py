@@ -165,7 +165,7 @@ class Incidents:
         return self.inventory()
 
     async def _remember(self, readings: Sequence[GpuReading]) -> None:
-        known = {each.uuid: KnownGpu(uuid=each.uuid, index=each.index, name=each.name) for each in readings}
+        known = {each.uuid: _known(each) for each in readings}
         gone = [(_INVENTORY, uuid) for uuid in self._known if uuid not in known]
         await self._shelf.change([(_INVENTORY, uuid, each) for uuid, each in known.items()], gone)
         self._known = known
@@ -306,6 +306,18 @@ class Incidents:
 
     def _policy(self, kind: IncidentKind) -> str:
         return self._core.config.health.policy.get(kind.value) or POLICY.get(kind, "tell")
+
+
+def _known(reading: GpuReading) -> KnownGpu:
+    bus = reading.bus
+    return KnownGpu(
+        uuid=reading.uuid,
+        index=reading.index,
+        name=reading.name,
+        pcie_width=None if bus is None else bus.pcie_width,
+        pcie_generation=None if reading.limits is None else reading.limits.pcie_generation_max,
+        nvlinks=None if bus is None else bus.nvlinks_active,
+    )
 
 
 def _is_at(reading: GpuReading, pci: str | None) -> bool:

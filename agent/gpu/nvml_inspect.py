@@ -14,7 +14,7 @@ from agent.api.types import GpuReading, GpuState
 from agent.gpu.base import GpuLostError
 from agent.gpu.inspection import GpuInspection, Inspection
 from agent.gpu.nvml import NvmlReader
-from agent.gpu.nvml_facts import PciPlace, read_counters, told
+from agent.gpu.nvml_facts import PciPlace, told
 
 LINKS_WAIT_S = 10.0
 """How long the first reading waits for the ways between the GPUs."""
@@ -119,16 +119,16 @@ def _fixed(index: int, handle: Any, link: _Link) -> dict[str, Any]:
 def _changing(index: int, gpu: _Gpu) -> dict[str, Any]:
     handle = gpu.handle
     width = told(index, lambda: int(pynvml.nvmlDeviceGetCurrPcieLinkWidth(handle)))
-    counters = read_counters(index, handle)
+    rows = told(index, lambda: pynvml.nvmlDeviceGetRemappedRows(handle))
     return {
         "pcie_width": width if width is not None else gpu.link.width("current_link_width"),
         "nvlinks": _nvlinks(index, handle),
         "throttle": told(index, lambda: int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
         "ecc_corrected": _ecc(index, handle, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
         "ecc_uncorrected": _ecc(index, handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
-        "rows_remapped": counters.rows_remapped,
-        "remap_failed": counters.remap_failed,
-        "pcie_replays": counters.pcie_replays,
+        "rows_remapped": None if rows is None else int(rows[1]),
+        "remap_failed": rows is not None and bool(rows[3]),
+        "pcie_replays": told(index, lambda: int(pynvml.nvmlDeviceGetPcieReplayCounter(handle))),
     }
 
 

@@ -1,7 +1,8 @@
 """From readings to the history: each reading once, for the time that it stands for.
 
 Rules kept here: a value that was not read anew is not noted again, so a GPU that hangs or is lost leaves a gap; a
-reading stands for the time since the one before, up to a period and a half.
+reading stands for the time since the one before, up to a period and a half; where the driver noted a value more often
+than it was read, its least and most are kept too.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Recorder:
         since_s = self._period_s if before is None else reading.sampled_at - before
         seconds = min(max(since_s, 0.0), 1.5 * self._period_s)
         self._noted[reading.uuid] = reading.sampled_at
-        spreads = [_still(getattr(reading, name)) for name in _GPU_NAMES]
+        spreads = [reading.spreads.get(name) or _still(getattr(reading, name)) for name in _GPU_NAMES]
         self._spread_out(reading.uuid, _GPU_NAMES, spreads, reading.sampled_at, seconds)
 
     def _note_host(self, now: float) -> None:

@@ -26,6 +26,8 @@ SLOW_POWER_SHARE = 0.7
 """Of the median of a job's GPUs. Ranks of one job do the same work: a fifth less clock is a GPU throttled or ill."""
 STRAGGLER_GPUS = 3
 """With two it cannot be told which of them is the odd one."""
+_HEAT = frozenset({"thermal_hw", "thermal_sw"})
+_BRAKE = frozenset({"power_brake"})
 LEAKED_BYTES = 1 << 30
 """Driver and persistence daemon hold some hundred MiB of an idle GPU."""
 
@@ -106,6 +108,58 @@ def _inventory(scene: Scene) -> Iterator[Finding]:
             yield _of(scene, successor, IncidentKind.GPU_EXCHANGED, Severity.WARNING, what, advice)
 
 
+def _links(scene: Scene) -> Iterator[Finding]:
+    """Narrower, or fewer NVLinks, than at install. The generation is no sign: an idle GPU lowers it."""
+    known = {each.uuid: each for each in scene.known}
+    for reading in _readable(scene):
+        before, bus = known.get(reading.uuid), reading.bus
+        if before is None or bus is None:
+            continue
+        advice = "look at its seat, riser and cable when the node is off; stoker inventory --accept takes it for right"
+        if before.pcie_width and bus.pcie_width and bus.pcie_width < before.pcie_width:
+            what = f"GPU {reading.index} has {bus.pcie_width} PCIe lanes, and had {before.pcie_width} at install"
+            yield _of(scene, reading, IncidentKind.LINK_DEGRADED, Severity.WARNING, what, advice)
+        elif before.nvlinks and bus.nvlinks_active is not None and bus.nvlinks_active < before.nvlinks:
+            what = f"GPU {reading.index} has {bus.nvlinks_active} NVLinks up, and had {before.nvlinks} at install"
+            yield _of(scene, reading, IncidentKind.LINK_DEGRADED, Severity.WARNING, what, advice)
+
+
+def _memory(scene: Scene) -> Iterator[Finding]:
+    """Uncorrectable errors, and rows that could not be replaced or wait for a reset."""
+    for reading in _readable(scene):
+        errors = reading.errors
+        if errors is None or reading.mig_parent is not None:
+            continue
+        if errors.ecc_uncorrected:
+            what = f"GPU {reading.index} had {errors.ecc_uncorrected} memory errors that could not be mended"
+            advice = "reset it when its jobs have ended (nvidia-smi --gpu-reset); again soon: have it replaced"
+            yield _of(scene, reading, IncidentKind.ECC, Severity.CRITICAL, what, advice)
+        if errors.remap_failed:
+            what = f"GPU {reading.index} has no spare memory rows left"
+            yield _of(scene, reading, IncidentKind.ROW_REMAP, Severity.CRITICAL, what, "have it replaced")
+        elif errors.remap_pending or errors.pages_pending:
+            what = f"a bad memory row of GPU {reading.index} is replaced at its next reset"
+            advice = "reset it when its jobs have ended: nvidia-smi --gpu-reset"
+            yield _of(scene, reading, IncidentKind.ROW_REMAP, Severity.WARNING, what, advice)
+
+
+def _throttle(scene: Scene) -> Iterator[Finding]:
+    """Heat and the power supply; that a busy GPU meets its own power limit is what the limit is for."""
+    for reading in _readable(scene):
+        words = set(reading.throttle or ())
+        if reading.mig_parent is not None:
+            continue
+        if words & _HEAT:
+            heat = "" if reading.temperature_c is None else f" at {reading.temperature_c} °C"
+            what = f"GPU {reading.index} is slowed down by its heat{heat}"
+            advice = "look at fans, air flow and filters; the jobs on it take longer until then"
+            yield _of(scene, reading, IncidentKind.THERMAL_THROTTLE, Severity.WARNING, what, advice)
+        if words & _BRAKE:
+            what = f"GPU {reading.index} is slowed down by the power supply ({', '.join(sorted(words & _BRAKE))})"
+            advice = "look at the power supplies and what the board is told of them (power brake)"
+            yield _of(scene, reading, IncidentKind.POWER_THROTTLE, Severity.WARNING, what, advice)
+
+
 def _collective(scene: Scene) -> Iterator[Finding]:
     """All GPUs of a job of several busy at idle watts."""
     for job_id, readings in _by_job(scene).items():
@@ -174,6 +228,9 @@ def _sampler(scene: Scene) -> Iterator[Finding]:
 _RULES: tuple[Callable[[Scene], Iterator[Finding]], ...] = (
     _state,
     _inventory,
+    _links,
+    _memory,
+    _throttle,
     _collective,
     _idle,
     _straggler,
@@ -197,6 +254,10 @@ def _of(scene: Scene, reading: GpuReading, kind: IncidentKind, severity: Severit
         job_id=None if holder is None else holder.job_id,
         user=None if holder is None else holder.user,
     )
+
+
+def _readable(scene: Scene) -> Iterator[GpuReading]:
+    return (reading for reading in scene.readings if reading.state is GpuState.OK)
 
 
 def _by_job(scene: Scene) -> dict[int, list[GpuReading]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from agent.api.health import IncidentKind, KnownGpu, Severity
-from agent.api.types import GpuProcess, GpuReading, GpuState
+from agent.api.types import GpuBus, GpuErrors, GpuProcess, GpuReading, GpuState
 from agent.telemetry.rules import HeldBy, Scene, blind, look
 from agent.telemetry.watch import Finding
 
@@ -102,6 +102,24 @@ def test_the_odd_one_of_a_job() -> None:
     assert look(scene(gpu(0), slow, job=2)) == []
     assert kinds(look(scene(gpu(0), gpu(1), idle(2, sm_clock_mhz=345), gpu(3)))) == ["held_idle"]
     assert look(scene(gpu(0), gpu(1), gpu(2, sm_clock_mhz=None), gpu(3))) == []
+
+
+def test_what_the_driver_counts_and_says() -> None:
+    known = (KnownGpu(uuid="GPU-0", index=0, name="H100", pcie_width=16, nvlinks=18),)
+
+    def found(**more: Any) -> list[str]:
+        return kinds(look(scene(gpu(0, **more), job=1, known=known)))
+
+    assert found(errors=GpuErrors(), bus=GpuBus(pcie_width=16, nvlinks_active=18), throttle=("power_cap",)) == []
+    assert found(errors=GpuErrors(ecc_uncorrected=2)) == ["ecc"]
+    assert found(errors=GpuErrors(remap_failed=True, remap_pending=True)) == ["row_remap"]
+    assert found(errors=GpuErrors(remap_pending=True)) == ["row_remap"]
+    assert found(bus=GpuBus(pcie_width=8)) == ["link_degraded"]
+    assert found(bus=GpuBus(pcie_width=16, pcie_generation=1, nvlinks_active=17)) == ["link_degraded"]
+    assert found(throttle=("thermal_sw", "power_cap")) == ["thermal_throttle"]
+    assert found(throttle=("power_brake",)) == ["power_throttle"]
+    hung = gpu(0, state=GpuState.HUNG, errors=GpuErrors(ecc_uncorrected=2), throttle=("thermal_hw",))
+    assert kinds(look(scene(hung, job=1, known=known))) == ["gpu_hung"]
 
 
 def test_memory_that_nobody_holds() -> None:
