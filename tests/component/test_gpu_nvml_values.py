@@ -279,6 +279,8 @@ def test_whatever_fails_the_rest_is_read(nvml: NvmlStandIn, function: str, code:
         "numa_node",
         "mig_parent",
         "mig_profile",
+        "mig_gi",
+        "mig_ci",
     ]
 
 
