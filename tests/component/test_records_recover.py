@@ -130,7 +130,7 @@ def test_row_8_a_daemon_without_environment_is_met_in_the_jobs_cgroup(bench: Ben
 
 @needs_cgroup
 def test_the_jobs_cgroup_holds_the_job_alone_and_goes_with_it(bench: Bench) -> None:
-    attempt = bench.running("echo READY; sleep 60 & sleep 60")
+    attempt = bench.running("sleep 60 & sleep 60 & echo READY; wait")
     who = started(attempt)
     assert who.cgroup is not None
     inside = {int(pid) for pid in (Path(who.cgroup) / "cgroup.procs").read_text().split()}
