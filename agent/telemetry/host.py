@@ -43,7 +43,7 @@ class HostRates:
         self._before: dict[str, int] = {}
 
     def read(self, now: float) -> dict[str, float | None]:
-        """Bytes a second by metric, and the swap in use; psutil `disk_io_counters`, `net_io_counters`, `swap_memory`.
+        """Bytes a second by metric, and the swap in use; psutil `disk_io_counters`, `swap_memory`.
 
         A counter that fell (a disk was taken out, an interface went) tells nothing once. The loopback is left out.
         """
@@ -68,13 +68,28 @@ _FLOWS = (
 
 def _counters() -> dict[str, int | None]:
     disk = psutil.disk_io_counters(nowrap=False)  # None on a host without a disk of its own
-    links = [each for name, each in psutil.net_io_counters(pernic=True, nowrap=False).items() if name != "lo"]
+    received, sent = _network()
     return {
         "disk_read_bytes_per_s": disk.read_bytes if disk else None,
         "disk_write_bytes_per_s": disk.write_bytes if disk else None,
-        "network_receive_bytes_per_s": sum(each.bytes_recv for each in links),
-        "network_send_bytes_per_s": sum(each.bytes_sent for each in links),
+        "network_receive_bytes_per_s": received,
+        "network_send_bytes_per_s": sent,
     }
+
+
+def _network() -> tuple[int | None, int | None]:
+    """Bytes received and sent by the host's interfaces but the loopback: PID 1's, for the agent's unit has none of
+    its own. proc_pid_net(5).
+    """
+    try:
+        lines = Path("/proc/1/net/dev").read_text(encoding="ascii", errors="replace").splitlines()[2:]
+    except OSError:
+        return None, None
+    rows = [(name.strip(), rest.split()) for name, _, rest in (line.partition(":") for line in lines)]
+    links = [fields for name, fields in rows if name != "lo" and len(fields) > 8]
+    if not links:
+        return None, None
+    return sum(int(fields[0]) for fields in links), sum(int(fields[8]) for fields in links)
 
 
 def read_boot_id() -> str:
