@@ -103,3 +103,17 @@ def test_it_ends_nobody_where_another_of_its_partitions_has_room() -> None:
     full = run([both], gpus(4), running=[victim, busy(8, "23", time_limit_s=9 * HOUR)], policy=rules)
     assert full.preempts[0].victims == (9,)
     assert full.starts == ()
+
+
+def test_what_is_known_of_its_kind_in_one_partition_does_not_keep_it_from_the_other() -> None:
+    """Jobs 1 and 2 wait on the left, the one behind the other; job 3 names the right as well, where there is room."""
+    waiting = [
+        job(1, 2, partition="left", time_limit_s=HOUR),
+        job(2, 2, partition="left", time_limit_s=HOUR, user="bob"),
+        job(3, 2, partition="left,right", time_limit_s=HOUR),
+    ]
+    sides = {name: PartitionFacts(name=name, gpu_uuids=its) for name, its in (("left", LEFT), ("right", RIGHT))}
+    running = [busy(9, "01", time_limit_s=HOUR)]
+    decision = run(waiting, gpus(4), running=running, policy=plain(partitions=sides))
+    assert started(decision) == {3: "23"}
+    assert words(decision) == {1: "Resources", 2: "Priority"}

@@ -136,7 +136,8 @@ class _Pass:
     def _serve(self, job: Waiting, group: Group) -> bool:
         """Start the job, or make it the head of its line, or let its whole group wait: then the answer is `False`."""
         kind = self._kinds.of(job)[0]
-        if kind.head is not None and duration_of(job) > kind.bound_s and not self._limits.concern(job):
+        known = kind.head is not None and len(job.partitions) == 1 and not self._limits.concern(job)
+        if known and duration_of(job) > kind.bound_s:
             group.reason, group.in_line = kind.head, True  # as one of its kind before it, which is most of a long queue
             return False
         return self._serve_first(job, group)
