@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pynvml
 
-from agent.api.types import GpuReading, GpuState
+from agent.api.types import GpuErrors, GpuReading, GpuState
 from agent.gpu.base import GpuLostError
 from agent.gpu.inspection import GpuInspection, Inspection
 from agent.gpu.nvml import NvmlReader
@@ -69,7 +69,7 @@ class Inspector:
         try:
             reading = self._reader.read(index, time.time(), time.monotonic())
             gpu = self._gpu(index)
-            gpu.last = GpuInspection(reading=reading, **gpu.fixed, **_changing(index, gpu))
+            gpu.last = GpuInspection(reading=reading, **gpu.fixed, **_changing(reading, gpu))
             return gpu.last
         except GpuLostError as error:
             return self._lost(index, str(error))
@@ -116,19 +116,18 @@ def _fixed(index: int, handle: Any, link: _Link) -> dict[str, Any]:
     }
 
 
-def _changing(index: int, gpu: _Gpu) -> dict[str, Any]:
-    handle = gpu.handle
+def _changing(reading: GpuReading, gpu: _Gpu) -> dict[str, Any]:
+    index, handle, errors = gpu.index, gpu.handle, reading.errors or GpuErrors()
     width = told(index, lambda: int(pynvml.nvmlDeviceGetCurrPcieLinkWidth(handle)))
-    rows = told(index, lambda: pynvml.nvmlDeviceGetRemappedRows(handle))
     return {
         "pcie_width": width if width is not None else gpu.link.width("current_link_width"),
         "nvlinks": _nvlinks(index, handle),
         "throttle": told(index, lambda: int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
         "ecc_corrected": _ecc(index, handle, pynvml.NVML_MEMORY_ERROR_TYPE_CORRECTED),
         "ecc_uncorrected": _ecc(index, handle, pynvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED),
-        "rows_remapped": None if rows is None else int(rows[1]),
-        "remap_failed": rows is not None and bool(rows[3]),
-        "pcie_replays": told(index, lambda: int(pynvml.nvmlDeviceGetPcieReplayCounter(handle))),
+        "rows_remapped": errors.rows_remapped_uncorrected,
+        "remap_failed": bool(errors.remap_failed),
+        "pcie_replays": errors.pcie_replays,
     }
 
 

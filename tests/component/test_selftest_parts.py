@@ -66,7 +66,7 @@ def test_the_inspector_reads_links_counters_and_identity(nvml: NvmlStandIn, tmp_
     assert first.reading.links == {uuid(1): LinkGrade.NVLINK + 16}, "the first reading waits for the links"
     assert (second.nvlinks, second.rows_remapped, second.remap_failed, second.pcie_replays) == (17, 3, True, 7)
     assert second.reading.temperature_c == 71
-    assert (first.throttle, first.ecc_corrected, first.pcie_width) == (None, None, None), "this library does not tell"
+    assert (first.pcie_width, first.pcie_width_max) == (16, 16)
 
 
 def test_the_first_reading_waits_for_the_ways_between_gpus(nvml: NvmlStandIn, tmp_path: Path) -> None:
@@ -87,6 +87,12 @@ def test_where_the_driver_does_not_tell_the_link_sysfs_does(nvml: NvmlStandIn, t
         ("max_link_speed", "32.0 GT/s PCIe\n"),
     ):
         (folder / name).write_text(text)
+    nvml.write(
+        *(
+            f"fail nvmlDeviceGet{name} gpu=* code=3"
+            for name in ("CurrPcieLinkWidth", "MaxPcieLinkWidth", "MaxPcieLinkGeneration")
+        )
+    )
     inspector = Inspector(str(nvml.library), sysfs=tmp_path)
     inspector.open()
     (gpu,) = inspector.read().gpus

@@ -14,9 +14,8 @@ import pytest
 from agent.api.health import IncidentKind
 from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
-from agent.api.types import JobState
+from agent.api.types import JobState, SubmitRequest
 from tests.fakes.daemons import Box, box, wait_final, wait_until
-from tests.fakes.submissions import request
 
 
 @pytest.fixture
@@ -48,11 +47,20 @@ def simulate(lab: Box, gpu: str, fault: str) -> None:
     )
 
 
+def request(lab: Box, command: str) -> SubmitRequest:
+    return SubmitRequest(
+        script=f"#!/bin/sh\n#SBATCH --gpus=1\n{command}\n",
+        script_name="job.sh",
+        work_dir=str(lab.work_dir),
+        env={"PATH": os.environ["PATH"]},
+    )
+
+
 def test_a_lost_gpu_from_the_incident_to_the_mended_node(lab: Box) -> None:
     """Row 33: a GPU is lost; jobs on others run on, nothing new starts there, and the operator is told what to do."""
     assert stoker(lab, "incidents") == "No incident is open\n"
     with lab.agent.client() as client:
-        other = client.submit(request("#!/bin/sh\n#SBATCH --gpus=1\nsleep 600\n", str(lab.work_dir)), "other").job
+        other = client.submit(request(lab, "sleep 600"), "other").job
         held = wait_until(lambda: client.job(JobRef(id=other.id)).gpu_uuids, "it holds a GPU")
         free = next(gpu for gpu in client.node().gpus if gpu.uuid not in held).index
         wait_until(client.inventory, "the node's GPUs are remembered")
@@ -61,7 +69,7 @@ def test_a_lost_gpu_from_the_incident_to_the_mended_node(lab: Box) -> None:
         (found,) = client.incidents()
         assert (found.kind, found.gpu_index, found.node) == (IncidentKind.GPU_LOST, free, "n1")
         wait_until(lambda: client.node().gpus[free].drain, "it is drained")
-        waiting = client.submit(request("#!/bin/sh\n#SBATCH --gpus=1\ntrue\n", str(lab.work_dir)), "waits").job
+        waiting = client.submit(request(lab, "true"), "waits").job
     listed = stoker(lab, "incidents")
     assert "gpu_lost" in listed
     assert "critical" in listed
@@ -69,7 +77,7 @@ def test_a_lost_gpu_from_the_incident_to_the_mended_node(lab: Box) -> None:
     assert f"! simulated GPU {free} is lost" in stoker(lab, "nodes")
     assert "acknowledged; it stays open" in stoker(lab, "incidents", "acknowledge", str(found.id))
     assert "seen by" in stoker(lab, "incidents")
-    assert "! simulated" not in stoker(lab, "nodes")
+    wait_until(lambda: "! simulated" not in stoker(lab, "nodes"), "who has seen it is not told again")
     assert stoker(lab, "incidents", "acknowledge", "99", code=1).startswith("stoker: no incident 99 is open")
     lab.agent.kill()
     lab.agent.start()
