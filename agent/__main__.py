@@ -21,6 +21,10 @@ def agent_main(argv: Sequence[str] | None = None) -> int:
         from agent.gpu import sampler_child
 
         return sampler_child.main(words[1:])
+    if words[:1] == ["inspect"]:
+        from agent.gpu import inspect_child
+
+        return inspect_child.main(words[1:])
     from agent import cli
 
     return cli.agent(words, run=_run_agent)

@@ -30,7 +30,10 @@ def agent(argv: Sequence[str], *, run: Run) -> int:
     simulate = _verb(verbs, "simulate", "inject a fault into the simulated GPUs")
     simulate.add_argument("what", choices=["gpu"])
     simulate.add_argument("index", help="the GPU's index, from 0")
-    simulate.add_argument("fault", help="lost, hung, hot, or ok to mend it")
+    simulate.add_argument("fault", help="lost, hung, hot, xid, ecc, throttled, idle, straggler, or ok to mend it")
+    from agent.selftest import options
+
+    options.add_options(_verb(verbs, "selftest", "test this machine's GPUs against the order and their data sheets"))
     return _main(parser, argv, lambda args, config: _agent_verb(args, config, run))
 
 
@@ -126,6 +129,10 @@ def _agent_verb(args: Any, config: Config, run: Run) -> int:
         count = config.gpu.simulated_count if config.gpu.source == "simulated" else 0
         print(inject(config.state_dir, args.index, args.fault, count=count))
         return 0
+    if args.verb == "selftest":
+        from agent.selftest import command
+
+        return command.run(args, config)
     return _common_verb(args, config, config.agent_socket, "stoker-agent", run)
 
 

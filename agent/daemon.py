@@ -1,8 +1,9 @@
 """The two daemons: which parts they have, in which order these start and stop, and what signals do.
 
 Threads and processes of the agent: the event loop (API, timers, scheduling), thread `job-store` (owns the SQLite file),
-the sampler child (owns NVML), and where jobs are no units the fork server (starts shims). Of the hub: the event loop,
-thread `hub-store`, thread `seats` (owns the licence), one thread a node link, and a few workers for blocking calls.
+thread `telemetry-history` (owns the history's files), the sampler child (owns NVML), and where jobs are no units the
+fork server (starts shims). Of the hub: the event loop, thread `hub-store`, thread `seats` (owns the licence), one
+thread a node link, and a few workers for blocking calls.
 
 SIGTERM and SIGINT stop a daemon in order within 5 s. Running jobs are not ours to stop: their shims go on. SIGHUP reads
 the configuration again: the rules of the queue hold from then on, a file that is wrong changes nothing.
@@ -52,18 +53,25 @@ def run_hub(config: Config) -> int:
 
 
 async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAgain) -> _Reload:
+    from agent.api.types import GpuSource
     from agent.engine.embedded import EmbeddedEngine
     from agent.engine.served import choose_launcher
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
     from agent.jobs import apart
     from agent.server import base
-    from agent.server.agent_routes import AgentService
+    from agent.server.agent_routes import AgentService, Routes
     from agent.server.clerk_routes import ClerkRoutes
+    from agent.server.health_routes import HealthRoutes
+    from agent.server.history_routes import HistoryRoutes
     from agent.server.peer import Access
     from agent.server.reload_routes import ReloadRoutes
     from agent.server.resources import NodeResources
+    from agent.telemetry.history import History
     from agent.telemetry.host import read_boot_id
+    from agent.telemetry.kernellog import KernelLog
+    from agent.telemetry.recorder import Recorder
+    from agent.telemetry.ringfile import SPANS
 
     if config.mode is Mode.SYSTEM and os.geteuid() != 0:
         raise StokerError("node.mode is system, which needs root to become the jobs' users; start it as root")
@@ -73,14 +81,26 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     stack.push_async_callback(sampler.stop)
     await asyncio.to_thread(apart.make, config.state_dir / "agent.db")
     await sampler.wait_change(FIRST_SAMPLE_S)
+    history = None
+    if config.telemetry.history != "off":
+        history = History(config.state_dir / "history", read_boot_id(), SPANS[config.telemetry.history])
+        history.start()
+        stack.push_async_callback(history.stop)
+        recorder = Recorder(sampler, history, period_s=config.gpu.period_s)
+        stack.callback(asyncio.create_task(recorder.serve(), name="recorder").cancel)
     launcher = choose_launcher(config.jobs.launcher)
     node = NodeResources(sampler, gate, cpus=config.cpus)
     engine = EmbeddedEngine(config, view=node, launcher=launcher, boot_id=read_boot_id(), gpus=node)
     await engine.start()
     stack.push_async_callback(engine.stop)
+    log = KernelLog(engine.incidents.take)
+    if config.gpu.source != GpuSource.SIMULATED:
+        log.start()
+        stack.callback(log.stop)
     clerks = ClerkRoutes(config.name, cron=engine.clerks.cron, courier=engine.clerks.courier)
-    reload = ReloadRoutes(read_again)
-    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=[clerks, reload])
+    past, health = HistoryRoutes(config.name, history=history, sampler=sampler), HealthRoutes(engine.incidents)
+    more: list[Routes] = [clerks, past, health, ReloadRoutes(read_again)]
+    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=more)
     await service.start()
     stack.push_async_callback(service.stop)
     app = base.make_app(Access(config))

@@ -7,7 +7,7 @@ is corrected inside, so a clock that is set back gains nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import msgspec
 
 from agent.api.errors import ApiError, StokerError
 from agent.api.types import LeaseReply, Licence, LicenceStage, SeatHolder
-from licensing import clock
+from licensing import attest, clock
 from licensing.document import Licence as Terms
 from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, from_code
 from licensing.node import NodeLease
@@ -28,7 +28,10 @@ from licensing.stage import EVALUATION, Standing
 if TYPE_CHECKING:
     from licensing.site import Report
 
-__all__ = ["Admit", "Hold", "HubLicence", "NoSeat", "NodeGate", "as_licence_errors"]
+__all__ = ["Admit", "Hold", "HubLicence", "NoSeat", "NodeGate", "NodeSignature", "Signed", "as_licence_errors"]
+
+Signed = attest.Attested
+"""A report whose signature holds: its fields, the key that signed it, and when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +173,39 @@ class HubLicence:
         """
         with _translated():
             return self._site.lease(node_name, node_key_hex, gpu_uuids, node_seq, now)
+
+
+class NodeSignature:
+    """The node's signature under what it measured (a self-test). It has nothing to do with seats."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """`state_dir` holds the node's key; one is made where no agent ever ran.
+
+        Raises:
+            ApiError: the key cannot be read or made.
+        """
+        self._dir = state_dir
+        with _translated():
+            self.key_hex = attest.key_of(state_dir)
+
+    def sign(self, subject: str, fields: Mapping[str, object], now: int) -> bytes:
+        """The report as the text of a file.
+
+        Raises:
+            ApiError: the key cannot be read any more.
+        """
+        with _translated():
+            return attest.sign(self._dir, subject, fields, now)
+
+    @staticmethod
+    def verify(subject: str, data: bytes) -> Signed:
+        """Read a signed report, of whichever node.
+
+        Raises:
+            ApiError: it is none, or was changed; says what.
+        """
+        with _translated():
+            return attest.verify(subject, data)
 
 
 @contextmanager

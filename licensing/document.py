@@ -107,9 +107,20 @@ class Lease(Document, frozen=True, kw_only=True, omit_defaults=True):
     """SHA-256 of the content of the lease before this one; empty for a node's first."""
 
 
+class Attestation(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """Signed by a node's own key: the digest of each field of a report that it wrote (`attest`)."""
+
+    kind = "attestation"
+
+    subject: Name
+    """What the report is about; another subject's does not pass for it."""
+    key: Key
+    fields: Annotated[dict[Name, Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]], Meta(max_length=64)]
+
+
 D = TypeVar("D", bound=Document)
 
-for _kind in (Issuer, Licence, Lease):
+for _kind in (Issuer, Licence, Lease, Attestation):
     # msgspec is not to learn a kind's fields from two threads at once (0.22.0 may crash): it learns them here.
     msgspec.json.Decoder(_kind)  # noqa: TID251
 

@@ -62,6 +62,8 @@ COMMANDS = (
     Command("drain", "site", "give a node or a GPU no new job"),
     Command("resume", "site", "undo a drain"),
     Command("drains", "site", "list what is drained, by whom and why"),
+    Command("incidents", "health", "list what is wrong with GPUs, or say that you have seen it"),
+    Command("inventory", "health", "list the GPUs that the nodes are known to have, or accept what is there"),
     Command("reservation", "site", "list, make and remove reservations and maintenance windows"),
     Command("partitions", "site", "list partitions, QOS, accounts and features that a submit may name"),
     Command("shares", "site", "list who has used how much of the due share"),

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from agent.api.client import LogSlice
 from agent.api.errors import ApiError, ConnectError, StokerError
+from agent.api.health import Incident, KnownGpu
 from agent.api.hostkeys import UnknownHostError
 from agent.api.queue import (
     Cron,
@@ -27,6 +28,7 @@ from agent.api.queue import (
     Share,
 )
 from agent.api.refs import JobRef
+from agent.api.telemetry import MetricHistory
 from agent.api.types import (
     CronRequest,
     Job,
@@ -122,6 +124,20 @@ class ClusterClient(Protocol):
     def remove_cron(self, cron_id: int, node: str | None = None) -> list[Cron]: ...
     def dead_letters(self, node: str | None = None) -> list[DeadLetter]: ...
     def retry_dead_letters(self, node: str | None = None) -> list[DeadLetter]: ...
+    def history(
+        self,
+        metric: str,
+        *,
+        gpu: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        points: int | None = None,
+        node: str | None = None,
+    ) -> MetricHistory: ...
+    def incidents(self, *, over: bool = False, node: str | None = None) -> list[Incident]: ...
+    def inventory(self, node: str | None = None) -> list[KnownGpu]: ...
+    def accept_inventory(self, node: str | None = None) -> list[KnownGpu]: ...
+    def acknowledge(self, number: int, node: str | None = None) -> Incident: ...
     def licence(self) -> Licence: ...
     def close(self) -> None: ...
 

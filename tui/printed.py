@@ -57,7 +57,7 @@ def gpu_line(view: NodeView, gpu: Gpu, jobs: dict[tuple[str, int], Job]) -> list
         units.age(view.gpu_age_s(gpu)),
         gpu_job(gpu, job),
         job.user if job else units.UNKNOWN,
-        "; ".join(part for part in ("too hot" if live and _is_too_hot(gpu) else "", rows.gpu_note(gpu)) if part),
+        "; ".join(part for part in (*(_health(gpu) if live else ()), rows.gpu_note(gpu)) if part),
     ]
 
 
@@ -281,6 +281,10 @@ def licence_line(licence: Licence, now: float) -> str:
     cluster.licence = licence
     left, right = status.licence_line(cluster, now)
     return f"{_plain(left)}   {_plain(right)}"
+
+
+def _health(gpu: Gpu) -> list[str]:
+    return ["too hot"] * _is_too_hot(gpu) + (rows.gpu_health(gpu) if gpu.state is GpuState.OK else [])
 
 
 def _is_too_hot(gpu: Gpu) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
+from agent.api.health import Incident, Severity
 from agent.api.queue import Drain
 from agent.api.types import Gpu, GpuState, Job, JobState
 from tui import arrays, safe, units
@@ -17,6 +18,12 @@ from tui.spans import Cell, Column, Role, Row, bar, cell, spark
 
 IDLE_SHOWN_S = 60
 """From how long on a job that does nothing is called idle."""
+_SLOWED = (
+    (frozenset({"thermal_sw", "thermal_hw"}), "slowed by heat"),
+    (frozenset({"power_brake"}), "slowed by the power brake"),
+    (frozenset({"hw_slowdown"}), "slowed by its hardware"),
+)
+"""Reasons of throttling that are faults, the most telling first."""
 HOT_C, TOO_HOT_C = 80, 88
 """Where a data-centre GPU is warm, and where it is about to throttle (NVIDIA's slowdown thresholds start at 90)."""
 
@@ -277,15 +284,36 @@ def gpu_note(gpu: Gpu) -> str:
         return gpu.reason or f"the GPU is {gpu.state.value}"
     if gpu.drain is not None:
         return drain_note(gpu.drain)
-    if gpu.job_id is None and gpu.processes:
-        first = gpu.processes[0]
-        return f"not a job: {first.user or '?'} pid {first.pid}"
+    if gpu.job_id is None and (strangers := gpu.computing()):
+        return f"not a job: {strangers[0].user or '?'} pid {strangers[0].pid}"
     return "" if gpu.seated else "no seat"
+
+
+def gpu_health(gpu: Gpu) -> list[str]:
+    """What is wrong with a GPU that answers, a few words each: what slows it, then the worst that speaks against it.
+
+    That it is at its power limit is no fault: a busy one is there most of the time.
+    """
+    found = [words for reasons, words in _SLOWED if reasons.intersection(gpu.throttle or ())][:1]
+    if gpu.ill:
+        more = f" (+{len(gpu.ill) - 1})" if len(gpu.ill) > 1 else ""
+        found.append(gpu.ill[0].partition(";")[0] + more)
+    return found
 
 
 def drain_note(drain: Drain) -> str:
     """Who drained it, and why."""
     return f"drained by {drain.by}: {drain.reason}"
+
+
+def incident_note(incidents: Sequence[Incident]) -> str:
+    """What is wrong, the worst first, and how much more; empty when nothing is that somebody must see."""
+    grave = [each for each in incidents if each.severity is not Severity.INFO and each.acknowledged_at is None]
+    if not grave:
+        return ""
+    worst = min(grave, key=lambda each: (each.severity is not Severity.CRITICAL, -each.id))
+    more = f" and {units.count(len(grave) - 1, 'more incident')}" if len(grave) > 1 else ""
+    return f"! {worst.what}{more}"
 
 
 def is_heard(view: NodeView) -> bool:
@@ -306,7 +334,7 @@ def _owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
         return (*sign, (f"{name}{more}", Role.STRONG), (f" {job.user} {job.name}" if job else "", Role.TEXT))
     if drained:
         return drained
-    if gpu.processes:
+    if gpu.computing():
         return cell(f"! {gpu_note(gpu)}", Role.WARN)
     if view.node is not None and view.node.drain is not None:
         return cell("* node drained", Role.WARN)
@@ -419,6 +447,7 @@ def node_note(view: NodeView) -> str:
     drained = sum(gpu.drain is not None for gpu in view.node.gpus)
     notes = [
         drain_note(view.node.drain) if view.node.drain else "",
+        incident_note(view.node.incidents),
         f"{units.count(bad, 'GPU')} not working" if bad else "",
         f"{units.count(drained, 'GPU')} drained" if drained else "",
     ]

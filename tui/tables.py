@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from agent.api.health import Incident, KnownGpu
 from agent.api.queue import Cron, DeadLetter, Drain, Partition, Qos, Reservation, Share
 from agent.api.types import TaskResult
 from tui import arrays, units
@@ -16,6 +17,8 @@ PARTITION_TITLES = ("PARTITION", "STATE", ">TIMELIMIT", ">DEFAULT", ">TIER", "GP
 QOS_TITLES = ("QOS", ">PRIORITY", "PREEMPTS", ">MAXWALL", ">GPUS/USER", ">JOBS/USER", ">QUEUED/USER")
 CRON_TITLES = (">ID", "NODE", "USER", "SCHEDULE", "NAME", "NEXT", ">LAST JOB", "MISSED", "NOTE")
 LETTER_TITLES = (">ID", "AT", ">JOB", "EVENT", "TO", ">TRIES", "ERROR")
+INCIDENT_TITLES = (">ID", "NODE", ">GPU", "SEVERITY", "KIND", "SINCE", ">JOB", "USER", "STATE", "WHAT")
+INVENTORY_TITLES = ("NODE", ">GPU", "UUID", "MODEL", "STATE")
 MOST_METRICS = 12
 """Columns of metrics that a result table has; a job may have told hundreds."""
 
@@ -24,6 +27,29 @@ def drain_line(node: str, gpu: int | None, drain: Drain) -> list[str]:
     """A drained GPU or node under `DRAIN_TITLES`; `gpu` is the index of one that is still there."""
     what = "all" if drain.gpu_uuid is None else str(gpu) if gpu is not None else drain.gpu_uuid
     return [node, what, drain.by, drain.owner.value, units.moment(drain.at) or "", drain.reason]
+
+
+def incident_line(each: Incident) -> list[str]:
+    """An incident under `INCIDENT_TITLES`, with what to do behind what it is."""
+    seen = f"seen by {each.acknowledged_by}" if each.acknowledged_by else "open"
+    times = f" ({each.count} times)" if each.count > 1 else ""
+    return [
+        str(each.id),
+        each.node,
+        units.UNKNOWN if each.gpu_index is None else str(each.gpu_index),
+        each.severity.value,
+        each.kind.value,
+        units.moment(each.opened_at) or "",
+        units.UNKNOWN if each.job_id is None else str(each.job_id),
+        each.user or units.UNKNOWN,
+        "over" if each.cleared_at is not None else seen,
+        f"{each.what}{times}; {each.advice}",
+    ]
+
+
+def inventory_line(node: str, each: KnownGpu, there: frozenset[str]) -> list[str]:
+    """A GPU that a node is known to have under `INVENTORY_TITLES`; `there` are the UUIDs of now."""
+    return [node, str(each.index), each.uuid, each.name, "there" if each.uuid in there else "MISSING"]
 
 
 def reservation_line(each: Reservation, indexes: dict[str, int]) -> list[str]:

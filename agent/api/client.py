@@ -17,6 +17,7 @@ import msgspec
 from agent.api.answer import Answer
 from agent.api.decode import Decoder, decode, decoder
 from agent.api.errors import ApiError, ProtocolError
+from agent.api.health import Incident, KnownGpu
 from agent.api.patience import Patience
 from agent.api.pool import Call, Pool
 from agent.api.queue import (
@@ -35,6 +36,7 @@ from agent.api.queue import (
 )
 from agent.api.refs import JobRef
 from agent.api.stream import SILENCE_S, Stream
+from agent.api.telemetry import MetricHistory
 from agent.api.transport import Transport
 from agent.api.types import (
     KEY_HEADER,
@@ -286,6 +288,36 @@ class Client:
     def put_lease(self, token: str) -> LeaseReply:
         """Hand a node its lease; for the hub."""
         return self._ask("PUT", "/v1/lease", LeaseReply, LeaseGrant(token=token), repeatable=True)
+
+    def history(
+        self,
+        metric: str,
+        *,
+        gpu: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        points: int | None = None,
+        node: str | None = None,
+    ) -> MetricHistory:
+        """`GET /v1/history`: a metric of a GPU (an index or a UUID) or of the node, in at most `points` buckets."""
+        asked = _with_query("/history", metric=metric, gpu=gpu, **{"from": since, "to": until}, points=points)
+        return self._get(f"{_root(node)}{asked}", MetricHistory)
+
+    def incidents(self, *, over: bool = False, node: str | None = None) -> list[Incident]:
+        """`GET /v1/incidents`: those of a node that are open; with `over` those that were as well."""
+        return self._get(f"{_root(node)}{_with_query('/incidents', over=1 if over else None)}", list[Incident])
+
+    def inventory(self, node: str | None = None) -> list[KnownGpu]:
+        """`GET /v1/inventory`: the GPUs that a node is known to have."""
+        return self._get(f"{_root(node)}/inventory", list[KnownGpu])
+
+    def accept_inventory(self, node: str | None = None) -> list[KnownGpu]:
+        """`POST /v1/inventory/accept`: take what is there now for right; for admins."""
+        return self._ask("POST", f"{_root(node)}/inventory/accept", list[KnownGpu], repeatable=True)
+
+    def acknowledge(self, number: int, node: str | None = None) -> Incident:
+        """`POST /v1/incidents/N/acknowledge`; for admins."""
+        return self._ask("POST", f"{_root(node)}/incidents/{number}/acknowledge", Incident, repeatable=True)
 
     def metrics(self) -> str:
         """OpenMetrics text."""

@@ -9,6 +9,15 @@ from __future__ import annotations
 
 import msgspec
 
+from agent.api.gpus import Gpu as Gpu
+from agent.api.gpus import GpuBus as GpuBus
+from agent.api.gpus import GpuErrors as GpuErrors
+from agent.api.gpus import GpuLimits as GpuLimits
+from agent.api.gpus import GpuProcess as GpuProcess
+from agent.api.gpus import GpuReading as GpuReading
+from agent.api.gpus import GpuSource as GpuSource
+from agent.api.gpus import GpuState as GpuState
+from agent.api.health import Incident
 from agent.api.licence import ActivateRequest as ActivateRequest
 from agent.api.licence import LeaseGrant as LeaseGrant
 from agent.api.licence import LeaseReply as LeaseReply
@@ -27,99 +36,14 @@ MAX_SCRIPT_BYTES = 512 * 1024
 
 MAX_BODY_BYTES = 1024 * 1024
 
+MAX_INCIDENTS = 50
+"""In a node's snapshot, which travels each second."""
+
 KEY_HEADER = "Idempotency-Key"
 """The header of a request that the server must carry out once, however often it comes."""
 
 
-# --- GPUs and nodes ---------------------------------------------------------------------------------------------------
-
-
-class GpuState(Word):
-    """Whether the values beside it can be trusted."""
-
-    OK = "ok"
-    HUNG = "hung"
-    """The driver has not answered within the deadline; values are the last ones seen, `sampled_at` says when."""
-    LOST = "lost"
-    """NVML says the GPU fell off the bus (`NVML_ERROR_GPU_IS_LOST`); values are the last ones seen."""
-
-
-class GpuProcess(Wire, frozen=True, kw_only=True):
-    """A process that holds a context on a GPU. NVML `nvmlDeviceGetComputeRunningProcesses`."""
-
-    pid: int
-    memory_used_bytes: int | None = None
-    user: str | None = None
-    command: str | None = None
-
-
-class GpuReading(Wire, frozen=True, kw_only=True):
-    """One GPU as the sampler saw it. `None` means that the driver does not offer the value."""
-
-    index: int
-    """NVML index: `nvidia-smi`'s order, 0-based; changes between boots. Key on `uuid`. A MIG instance's is 100 × (its
-    GPU's + 1) + its place there."""
-    uuid: str
-    name: str
-    state: GpuState = GpuState.OK
-    state_since: int | None = None
-    """Unix seconds at which `state` was entered; `None` while `ok`."""
-    reason: str | None = None
-    """Why it is not `ok`, in a sentence."""
-    sampled_at: float
-    """Unix seconds of the last successful read on the node's clock."""
-    memory_total_bytes: int | None = None
-    memory_used_bytes: int | None = None
-    utilization_percent: int | None = None
-    power_mw: int | None = None
-    power_limit_mw: int | None = None
-    temperature_c: int | None = None
-    sm_clock_mhz: int | None = None
-    memory_clock_mhz: int | None = None
-    memory_utilization_percent: int | None = None
-    """Share of the last period in which memory was read or written. NVML `nvmlDeviceGetUtilizationRates`, `.memory`."""
-    energy_mj: int | None = None
-    """Energy since the driver was loaded. NVML `nvmlDeviceGetTotalEnergyConsumption`; a fall means a reload."""
-    numa_node: int | None = None
-    minor: int | None = None
-    """N of `/dev/nvidiaN`; of a MIG instance its parent's. NVML `nvmlDeviceGetMinorNumber`."""
-    mig_parent: str | None = None
-    """UUID of the GPU that this MIG instance is a part of; `None` for a whole GPU."""
-    mig_profile: str | None = None
-    """`1g.10gb` and the like, of a MIG instance."""
-    mig_gi: int | None = None
-    """Id of a MIG instance's GPU instance. NVML `nvmlDeviceGetGpuInstanceId`."""
-    mig_ci: int | None = None
-    """Id of its compute instance. NVML `nvmlDeviceGetComputeInstanceId`."""
-    divided: bool = False
-    """MIG mode is on: jobs are given its instances, which are shown as GPUs of their own, and never it itself."""
-    ill: tuple[str, ...] = ()
-    """What speaks against it though it works, a sentence each: rows remapped, PCIe replays. Short of a drain."""
-    links: dict[str, int] = msgspec.field(default_factory=dict)
-    """UUID of another GPU → grade of the way to it, see `agent.api.queue.LinkGrade`; a pair left out is `SYSTEM`."""
-    processes: tuple[GpuProcess, ...] = ()
-
-
-class Gpu(GpuReading, frozen=True, kw_only=True):
-    """A reading joined with what the node knows: who holds the GPU, and whether a seat covers it."""
-
-    age_s: float = 0.0
-    """Seconds since `sampled_at`, by the node's monotonic clock, at the moment the snapshot was made."""
-    job_id: int | None = None
-    """The job that holds it; the first one of several that share it."""
-    job_ids: tuple[int, ...] = ()
-    """All jobs on it: more than one where shards were asked for."""
-    seated: bool = False
-    drain: Drain | None = None
-    """It takes no new job, who said so and why."""
-
-
-class GpuSource(Word):
-    """Where readings come from."""
-
-    NVML = "nvml"
-    SIMULATED = "simulated"
-    NONE = "none"
+# --- nodes ------------------------------------------------------------------------------------------------------------
 
 
 class Node(Wire, frozen=True, kw_only=True):
@@ -150,6 +74,8 @@ class Node(Wire, frozen=True, kw_only=True):
     """The licence stage as this node's gate sees it; a `LicenceStage` value."""
     drain: Drain | None = None
     """The whole node takes no new job."""
+    incidents: tuple[Incident, ...] = ()
+    """What is wrong with its GPUs now, the newest first, at most `MAX_INCIDENTS`."""
     features: tuple[str, ...] = ()
     """What `--constraint` may name here."""
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
 
+from agent.api.health import IncidentKind
 from agent.config.resolved import Config, ConfigError
 from agent.config.tables import HooksTable
 
@@ -26,6 +27,7 @@ _WORDS = {
     "gpu.simulated_layout": ("nvswitch", "islands", "mig"),
     "jobs.shard_memory": ("warn", "stop", "off"),
     "jobs.launcher": ("auto", "systemd", "fork"),
+    "telemetry.history": ("year", "month", "days", "hour", "off"),
     "jobs.confine_gpus": ("auto", "on", "off"),
     "scheduler.preempt": ("off", "qos", "partition"),
     "scheduler.preempt_mode": ("requeue", "cancel"),
@@ -83,6 +85,7 @@ def _all(config: Config) -> Iterator[str]:
     yield from _counted(config)
     yield from _hooks(config.hooks)
     yield from _hub_nodes(config)
+    yield from _health(config)
 
 
 def _sockets(config: Config) -> Iterator[str]:
@@ -127,6 +130,15 @@ def _ranges(config: Config) -> Iterator[str]:
         value = _value(config, key)
         if isinstance(value, int | float) and not least <= value <= most:
             yield f"{key} = {value}; use {least:g} to {most:g}"
+
+
+def _health(config: Config) -> Iterator[str]:
+    known = [kind.value for kind in IncidentKind]
+    for kind, action in config.health.policy.items():
+        if kind not in known:
+            yield f"health.policy: {kind!r} is no kind of incident; use {_or(known)}"
+        if action not in ("drain", "hold", "tell"):
+            yield f"health.policy.{kind} = {action!r}; use drain, hold or tell"
 
 
 def _partitions(config: Config) -> Iterator[str]:

@@ -24,7 +24,7 @@ from agent.config.tables import File, GpuTable, HubNode, Mode, PartitionTable, Q
 
 SYSTEM_CONFIG = Path("/etc/stoker/stoker.toml")
 _CPUS_PER_SIMULATED_GPU = 4
-LIVE = ("jobs", "partitions", "qos", "accounts", "scheduler", "limits", "hooks", "reaper", "history")
+LIVE = ("jobs", "partitions", "qos", "accounts", "scheduler", "limits", "hooks", "reaper", "history", "health")
 """Fields of `Config` that may change while a daemon runs: everybody reads them anew each time."""
 
 
@@ -117,6 +117,8 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
         hooks=file.hooks,
         reaper=file.reaper,
         history=file.history,
+        telemetry=file.telemetry,
+        health=file.health,
     )
     check(config, origin)
     if not config.hub_nodes:

@@ -10,6 +10,7 @@ from agent.api.errors import StokerError
 from agent.config.tables import (
     AccountTable,
     GpuTable,
+    HealthTable,
     HistoryTable,
     HooksTable,
     HubNode,
@@ -20,6 +21,7 @@ from agent.config.tables import (
     QosTable,
     ReaperTable,
     SchedulerTable,
+    TelemetryTable,
 )
 
 
@@ -54,6 +56,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     hooks: HooksTable = HooksTable()
     reaper: ReaperTable = ReaperTable()
     history: HistoryTable = HistoryTable()
+    telemetry: TelemetryTable = TelemetryTable()
+    health: HealthTable = HealthTable()
 
     @property
     def agent_socket(self) -> Path:

@@ -153,6 +153,21 @@ class HistoryTable(Table, frozen=True, kw_only=True):
     """How often the database is copied and the copy verified."""
 
 
+class TelemetryTable(Table, frozen=True, kw_only=True):
+    """`[telemetry]`: what is kept of readings."""
+
+    history: str = "year"
+    """How far back: `year` (at most 30 MB a GPU), `month` (17 MB), `days` (two, 6 MB), `hour` (1 MB), `off`."""
+
+
+class HealthTable(Table, frozen=True, kw_only=True):
+    """`[health]`: what is done about GPUs that are ill."""
+
+    policy: dict[str, str] = {}
+    """Kind of incident → what a critical one does to its GPU: `drain` until it is over, `hold` until somebody resumes
+    it, `tell` nothing. Without an entry: `agent.engine.incidents.POLICY`."""
+
+
 class JobsTable(Table, frozen=True, kw_only=True):
     """`[jobs]`: limits of the embedded engine."""
 
@@ -219,3 +234,5 @@ class File(Table, frozen=True, kw_only=True):
     hooks: HooksTable = HooksTable()
     reaper: ReaperTable = ReaperTable()
     history: HistoryTable = HistoryTable()
+    telemetry: TelemetryTable = TelemetryTable()
+    health: HealthTable = HealthTable()

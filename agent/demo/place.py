@@ -69,6 +69,8 @@ run_dir = "{self.root}/run"
 allow_root_jobs = {str(os.geteuid() == 0).lower()}
 [gpu]
 source = "{gpu_source}"
+[telemetry]
+history = "days"
 [jobs]
 grace_s = 5
 launcher = "fork"

@@ -46,6 +46,10 @@ class Readings(Protocol):
         """All GPUs as they were read last; never blocks."""
         ...
 
+    def silent_s(self) -> float:
+        """For how long readings are overdue, in seconds; 0 while they come."""
+        ...
+
 
 class KeptAccount(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a job that has not ended."""
@@ -120,6 +124,10 @@ class Accounts:
     def readings(self) -> Sequence[GpuReading]:
         """All GPUs as they were read last."""
         return self._gpus.readings() if self._gpus is not None else ()
+
+    def silent_s(self) -> float:
+        """For how long readings are overdue; 0 while they come, or where nobody reads."""
+        return self._gpus.silent_s() if self._gpus is not None else 0.0
 
     def activity(self, job_id: int) -> Activity | None:
         """How busy a job's GPUs were of late."""

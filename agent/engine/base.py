@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.api.health import Incident
 from agent.api.queue import (
     Drain,
     DrainRequest,
@@ -156,6 +157,10 @@ class Engine(Protocol):
 
     async def shares(self) -> list[Share]:
         """The fair share."""
+        ...
+
+    def open_incidents(self) -> list[Incident]:
+        """What is wrong with the GPUs now, the newest first."""
         ...
 
     def drains(self) -> list[Drain]:

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 
+from agent.api.health import Incident
 from agent.api.queue import (
     Drain,
     DrainRequest,
@@ -42,6 +43,7 @@ from agent.engine.clerks import Clerks
 from agent.engine.core import Core, now
 from agent.engine.facts import Facts
 from agent.engine.history import History, LogPieces
+from agent.engine.incidents import Incidents
 from agent.engine.intake import Intake
 from agent.engine.launch import Launcher
 from agent.engine.oversight import Oversight
@@ -110,6 +112,8 @@ class EmbeddedEngine:
         self._upkeep = Upkeep(core)
         self._accounts = Accounts(core, gpus)
         self._oversight = Oversight(core, self._accounts, self._verbs)
+        self.incidents = Incidents(core, self._arrangements, self._accounts)
+        """What is wrong with the GPUs."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -127,8 +131,10 @@ class EmbeddedEngine:
         await self._take_up()
         await self._accounts.load()
         await self._oversight.load()
+        await self.incidents.load()
         self._background(self._accounts.serve(), name="accounts")
         self._background(self._oversight.serve(), name="oversight")
+        self._background(self.incidents.serve(), name="incidents")
         self._background(self._queue.serve(), name="queue")
         self._background(self._share.serve(), name="fair-share")
         self._background(self._upkeep.back_up_regularly(), name="backup")
@@ -265,6 +271,10 @@ class EmbeddedEngine:
     async def shares(self) -> list[Share]:
         """See `Engine.shares`."""
         return await self._share.shares()
+
+    def open_incidents(self) -> list[Incident]:
+        """See `Engine.open_incidents`."""
+        return self.incidents.all()
 
     def drains(self) -> list[Drain]:
         """See `Engine.drains`."""

@@ -7,36 +7,19 @@ goes past its wrappers, see `nvml_call`. A GPU in MIG mode is read as one, and e
 from __future__ import annotations
 
 import ctypes
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pynvml
 
 from agent.api.types import GpuReading, GpuSource
-from agent.gpu.base import DriverGoneError, GpuLostError, Inventory, NoGpusError, mig_index
-from agent.gpu.health import CHECK_S, Counters, hints
-from agent.gpu.nvml_call import FORGET_S as FORGET_S
-from agent.gpu.nvml_call import (
-    LONG,
-    NUMBER,
-    PAIR,
-    Call,
-    ProcessCall,
-    function_of,
-    memory_call,
-    plausible_percent,
-    raise_if_fatal,
-    text_of,
-    words,
-)
-from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_counters, read_facts
+from agent.gpu.base import DriverGoneError, GpuLostError, Inventory, NoGpusError
+from agent.gpu.nvml_call import raise_if_fatal, text_of
+from agent.gpu.nvml_device import Device
+from agent.gpu.nvml_facts import read_facts
 from agent.gpu.nvml_links import LinkSurvey
 
 SONAME = "libnvidia-ml.so.1"
-MIG_CHECK_S = 10.0
-"""How often a GPU is asked whether it is divided, and into what."""
 _SYSFS = Path("/sys")
 
 
@@ -49,7 +32,7 @@ class NvmlReader:
         """`library` is the file to load where the loader would not find `libnvidia-ml.so.1`."""
         self._library = library
         self._sysfs = sysfs
-        self._devices: dict[int, _Device] = {}
+        self._devices: dict[int, Device] = {}
         self._survey: LinkSurvey | None = None
 
     def open(self) -> Inventory:
@@ -87,7 +70,7 @@ class NvmlReader:
         if self._survey is not None:
             self._survey.wait(timeout_s)
 
-    def _open_device(self, index: int) -> _Device:
+    def _open_device(self, index: int) -> Device:
         assert self._survey is not None, "open() comes first"
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -97,161 +80,7 @@ class NvmlReader:
         library = ctypes.CDLL(SONAME)
         facts = read_facts(index, handle, library, self._sysfs)
         self._survey.add(index, facts, handle)
-        return _Device(index, facts, handle, library, self._survey)
-
-
-class _Device:
-    """One GPU with its calls prepared. Used by one thread at a time."""
-
-    def __init__(self, index: int, facts: Facts, handle: Any, library: ctypes.CDLL, survey: LinkSurvey) -> None:
-        def call(name: str, *selector: int, layout: struct.Struct = NUMBER) -> Call:
-            return Call(index, function_of(library, name), handle, *selector, layout=layout)
-
-        self._index = index
-        self._facts = facts
-        self._handle = handle
-        self._library = library
-        self._survey = survey
-        self._memory = memory_call(index, library, handle)
-        self._utilization = call("nvmlDeviceGetUtilizationRates", layout=PAIR)
-        self._power_mw = call("nvmlDeviceGetPowerUsage")
-        self._power_limit_mw = call("nvmlDeviceGetEnforcedPowerLimit")
-        self._temperature_c = call("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU)
-        self._sm_clock_mhz = call("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM)
-        self._memory_clock_mhz = call("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM)
-        self._energy_mj = call("nvmlDeviceGetTotalEnergyConsumption", layout=LONG)
-        self._processes = ProcessCall(index, library, handle)
-        self._mig_now = ctypes.c_uint()
-        # The buffer takes the mode after the next reset, which does not concern us.
-        self._mig_mode = Call(
-            index, function_of(library, "nvmlDeviceGetMigMode"), handle, ctypes.byref(self._mig_now), layout=NUMBER
-        )
-        self._divided = False
-        self._instances: dict[str, _Instance] = {}
-        self._mig_check_at = 0.0
-        self._counters: Counters | None = None
-        self._ill: tuple[str, ...] = ()
-        self._health_check_at = 0.0
-        self._last: GpuReading | None = None
-
-    def read(self, now: float, monotonic: float) -> GpuReading:
-        """All values; raises as `GpuReader.read`."""
-        if monotonic >= self._mig_check_at:
-            self._check_mig(monotonic)
-        if monotonic >= self._health_check_at:
-            self._check_health(monotonic)
-        total, used = self._memory.get(monotonic) or (None, None)
-        busy, memory_busy = self._utilization.get(monotonic) or (None, None)
-        reading = GpuReading(
-            index=self._index,
-            uuid=self._facts.uuid,
-            name=self._facts.name,
-            sampled_at=now,
-            memory_total_bytes=total,
-            memory_used_bytes=used,
-            utilization_percent=plausible_percent(busy),
-            power_mw=self._power_mw.number(monotonic),
-            power_limit_mw=self._power_limit_mw.number(monotonic),
-            temperature_c=self._temperature_c.number(monotonic),
-            sm_clock_mhz=self._sm_clock_mhz.number(monotonic),
-            memory_clock_mhz=self._memory_clock_mhz.number(monotonic),
-            memory_utilization_percent=plausible_percent(memory_busy),
-            energy_mj=self._energy_mj.number(monotonic),
-            numa_node=self._facts.numa_node,
-            minor=self._facts.minor,
-            divided=self._divided,
-            ill=self._ill,
-            links=self._survey.of(self._facts.uuid),
-            processes=self._processes.get(monotonic),
-        )
-        self._refuse_empty(reading)
-        self._last = reading
-        return reading
-
-    def read_instances(self, now: float, monotonic: float) -> tuple[GpuReading, ...]:
-        """The MIG instances, right after `read`; one that was destroyed since the last check is left out."""
-        if not self._instances or self._last is None:
-            return ()
-        found = (each.read(self._last, now, monotonic) for each in self._instances.values())
-        known = tuple(reading for reading in found if reading is not None)
-        if len(known) < len(self._instances):
-            self._mig_check_at = 0.0
-        return known
-
-    def _check_health(self, monotonic: float) -> None:
-        """Look for what speaks against the GPU."""
-        self._health_check_at = monotonic + CHECK_S
-        before, self._counters = self._counters, read_counters(self._index, self._handle)
-        self._ill = hints(before, self._counters)
-
-    def _check_mig(self, monotonic: float) -> None:
-        """See whether the GPU is divided; an instance that is still there keeps its prepared calls."""
-        self._mig_check_at = monotonic + MIG_CHECK_S
-        self._divided = self._mig_mode.ask(monotonic) and self._mig_now.value == pynvml.NVML_DEVICE_MIG_ENABLE
-        self._instances = dict(self._find_instances()) if self._divided else {}
-
-    def _find_instances(self) -> Iterator[tuple[str, _Instance]]:
-        for slot, handle in mig_handles(self._index, self._handle):
-            if uuid := text_of(self._library.nvmlDeviceGetUUID, handle):
-                yield uuid, self._instances.get(uuid) or _Instance(self._index, slot, uuid, handle, self._library)
-
-    def _refuse_empty(self, reading: GpuReading) -> None:
-        """A GPU about which the driver answers nothing but errors is not one to give to a job.
-
-        Raises:
-            GpuLostError: so it is.
-        """
-        if reading.memory_total_bytes is None and reading.temperature_c is None and self._memory.error is not None:
-            raise GpuLostError(
-                f"the driver answers about GPU {self._index} only: {words(self._memory.error)}; see dmesg for its Xid"
-            )
-
-
-class _Instance:
-    """One MIG instance. NVML gives it memory and processes; what the silicon shares is its GPU's."""
-
-    def __init__(self, parent: int, slot: int, uuid: str, handle: Any, library: ctypes.CDLL) -> None:
-        self._index = mig_index(parent, slot)
-        self._uuid = uuid
-        self._name = text_of(library.nvmlDeviceGetName, handle) or "MIG"
-        self._profile = mig_profile(parent, self._name, handle)
-        self._gi, self._ci = mig_ids(parent, handle)
-        self._memory = memory_call(parent, library, handle)
-        self._processes = ProcessCall(parent, library, handle)
-
-    def read(self, parent: GpuReading, now: float, monotonic: float) -> GpuReading | None:
-        """All values; `None` if it is no longer there. Power and utilisation of a part are nowhere to be had in NVML.
-
-        Raises:
-            DriverGoneError: see `GpuReader.read`.
-        """
-        try:
-            memory = self._memory.get(monotonic)
-            processes = self._processes.get(monotonic)
-        except GpuLostError:  # its GPU answered just now: it is the instance that went
-            return None
-        if memory is None and self._memory.error is not None:
-            return None
-        total, used = memory or (None, None)
-        return GpuReading(
-            index=self._index,
-            uuid=self._uuid,
-            name=self._name,
-            sampled_at=now,
-            memory_total_bytes=total,
-            memory_used_bytes=used,
-            temperature_c=parent.temperature_c,
-            sm_clock_mhz=parent.sm_clock_mhz,
-            memory_clock_mhz=parent.memory_clock_mhz,
-            numa_node=parent.numa_node,
-            minor=parent.minor,
-            mig_parent=parent.uuid,
-            mig_profile=self._profile,
-            mig_gi=self._gi,
-            mig_ci=self._ci,
-            ill=parent.ill,
-            processes=processes,
-        )
+        return Device(index, facts, handle, library, self._survey)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

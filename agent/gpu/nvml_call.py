@@ -15,7 +15,6 @@ from typing import Any
 
 import pynvml
 
-from agent.api.types import GpuProcess
 from agent.gpu.base import DriverGoneError, GpuLostError
 
 FORGET_S = 3600.0
@@ -26,10 +25,9 @@ NUMBER = struct.Struct("I")
 LONG = struct.Struct("Q")
 PAIR = struct.Struct("II")  # nvmlUtilization_t: gpu, memory
 _MEMORY = struct.Struct("Q8xQ")  # total, used; not free
-_MEMORY_V2 = struct.Struct("8xQ16xQ")  # total, used; not version, reserved, free
-_PROCESS = struct.Struct("I4xQ8x")  # pid, memory; not MIG instances
+_MEMORY_V2 = struct.Struct("8xQQ8xQ")  # total, reserved, used; not version, free
 
-_UNSUPPORTED = frozenset(
+UNSUPPORTED = frozenset(
     {pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH}
 )
 _LOST = frozenset({pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED, pynvml.NVML_ERROR_GPU_NOT_FOUND})
@@ -40,13 +38,38 @@ _GONE = frozenset(
         pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
     }
 )
-_NOT_AVAILABLE = 2**64 - 1
-"""`NVML_VALUE_NOT_AVAILABLE` in a field of 64 bits."""
-
 _SUCCESS = 0
 
 
-class Call:
+class Asked:
+    """What became of a question: whether it is worth another."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._quiet_until = 0.0
+        self.error: int | None = None
+        """The last answer's error code; `None` if it was good or the value is not offered."""
+
+    def judge(self, code: int, monotonic: float) -> bool:
+        """Whether the answer is good; what is not offered is left alone for an hour.
+
+        Raises:
+            GpuLostError: the GPU cannot be asked.
+            DriverGoneError: the driver cannot.
+        """
+        if code == _SUCCESS:
+            self.error = None
+            return True
+        if code in UNSUPPORTED:
+            self._quiet_until = monotonic + FORGET_S
+            self.error = None
+            return False
+        raise_if_fatal(code, self._index)
+        self.error = code
+        return False
+
+
+class Call(Asked):
     """One question to one GPU, with arguments and buffer made once."""
 
     def __init__(
@@ -59,14 +82,11 @@ class Call:
         rows: int = 1,
     ) -> None:
         """`layout` picks the wanted fields from the structure of nvml.h; `start` is what the caller must fill in."""
-        self._index = index
+        super().__init__(index)
         self._function = function
         self._layout = layout
         self.buffer = ctypes.create_string_buffer(start, layout.size * rows)
         self._args = (*args, self.buffer)
-        self._quiet_until = 0.0
-        self.error: int | None = None
-        """The last answer's error code; `None` if it was good or the value is not offered."""
 
     def number(self, monotonic: float) -> int | None:
         """The only value now; raises as `ask`."""
@@ -86,65 +106,49 @@ class Call:
         if monotonic < self._quiet_until:
             return False
         code = self._function(*self._args)
-        if code == _SUCCESS:
-            self.error = None
-            return True
-        if code in _UNSUPPORTED:
-            self._quiet_until = monotonic + FORGET_S
-            return False
-        raise_if_fatal(code, self._index)
-        self.error = code
-        return False
+        if code:
+            return self.judge(code, monotonic)
+        self.error = None
+        return True
 
 
-class ProcessCall:
-    """The compute processes of one GPU. NVML `nvmlDeviceGetComputeRunningProcesses`; same as `nvidia-smi pmon`."""
+class MemoryCall:
+    """Bytes as `nvidia-smi` shows them: used is without what the driver reserves, where it can tell (R510)."""
 
     def __init__(self, index: int, library: ctypes.CDLL, handle: Any) -> None:
-        self._index = index
-        self._function = function_of(
-            library, "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2"
-        )
-        self._handle = handle
-        self._count = ctypes.c_uint()
-        self._grow(32)
+        self._tells_reserved = hasattr(library, "nvmlDeviceGetMemoryInfo_v2")
+        if self._tells_reserved:
+            version = pynvml.nvmlMemory_v2.to_bytes(4, sys.byteorder)
+            function = library.nvmlDeviceGetMemoryInfo_v2
+            self._call = Call(index, function, handle, layout=_MEMORY_V2, start=version)
+        else:
+            self._call = Call(index, library.nvmlDeviceGetMemoryInfo, handle, layout=_MEMORY)
 
-    def _grow(self, capacity: int) -> None:
-        self._capacity = capacity
-        count = ctypes.byref(self._count)
-        self._call = Call(self._index, self._function, self._handle, count, layout=_PROCESS, rows=capacity)
+    @property
+    def error(self) -> int | None:
+        """See `Call.error`."""
+        return self._call.error
 
-    def get(self, monotonic: float) -> tuple[GpuProcess, ...]:
-        """See `Call.ask`; no process where the driver does not say."""
-        asked = self._ask(monotonic)
-        if not asked and self._call.error == pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
-            self._grow(2 * self._count.value)
-            asked = self._ask(monotonic)
-        if not asked:
-            return ()
-        rows = memoryview(self._call.buffer)[: self._count.value * _PROCESS.size]
-        return tuple(
-            GpuProcess(pid=pid, memory_used_bytes=None if used == _NOT_AVAILABLE else used)
-            for pid, used in _PROCESS.iter_unpack(rows)
-        )
-
-    def _ask(self, monotonic: float) -> bool:
-        """Leaves in `_count` how many rows there are."""
-        self._count.value = self._capacity
-        return self._call.ask(monotonic)
+    def get(self, monotonic: float) -> tuple[int | None, int | None, int | None]:
+        """Total, used, reserved; raises as `Call.ask`."""
+        found = self._call.get(monotonic)
+        if found is None:
+            return None, None, None
+        if not self._tells_reserved:
+            return found[0], found[1], None
+        return found[0], found[2], found[1]
 
 
-def memory_call(index: int, library: ctypes.CDLL, handle: Any) -> Call:
-    """Total and used bytes, as `nvidia-smi` shows them: without what the driver reserves, where it can tell (R510)."""
-    if hasattr(library, "nvmlDeviceGetMemoryInfo_v2"):
-        version = pynvml.nvmlMemory_v2.to_bytes(4, sys.byteorder)
-        return Call(index, library.nvmlDeviceGetMemoryInfo_v2, handle, layout=_MEMORY_V2, start=version)
-    return Call(index, library.nvmlDeviceGetMemoryInfo, handle, layout=_MEMORY)
+class Aside:
+    """A question whose answer lands beside the buffer, which takes what does not concern us."""
 
+    def __init__(self, index: int, library: ctypes.CDLL, name: str, handle: Any) -> None:
+        self._value = ctypes.c_uint()
+        self._call = Call(index, function_of(library, name), handle, ctypes.byref(self._value), layout=NUMBER)
 
-def plausible_percent(value: int | None) -> int | None:
-    """Drivers have been seen to say 2,619 %."""
-    return value if value is not None and value <= 100 else None
+    def number(self, monotonic: float) -> int | None:
+        """See `Call.number`."""
+        return self._value.value if self._call.ask(monotonic) else None
 
 
 def function_of(library: ctypes.CDLL, *names: str) -> Callable[..., int]:

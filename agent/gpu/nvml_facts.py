@@ -1,4 +1,4 @@
-"""What is read of a GPU once or seldom: identity, place in the machine, MIG instances, counters of its health.
+"""What is read of a GPU once or seldom: identity, limits, place in the machine, MIG instances.
 
 A part of the door to `pynvml`. Every fact but the UUID is optional: a driver that does not offer one, or fails to say,
 leaves it `None`.
@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 
 import pynvml
 
+from agent.api.types import GpuLimits
 from agent.gpu.base import GpuLostError
-from agent.gpu.health import Counters
 from agent.gpu.nvml_call import raise_if_fatal, text_of
 
 T = TypeVar("T")
@@ -91,15 +91,24 @@ def mig_ids(index: int, handle: Any) -> tuple[int | None, int | None]:
     )
 
 
-def read_counters(index: int, handle: Any) -> Counters:
-    """NVML `nvmlDeviceGetRemappedRows` and `nvmlDeviceGetPcieReplayCounter`; `nvidia-smi -q` shows both."""
-    rows = told(index, lambda: pynvml.nvmlDeviceGetRemappedRows(handle))
-    _, remapped, pending, failed = rows if rows is not None else (0, None, 0, 0)
-    return Counters(
-        rows_remapped=remapped,
-        remap_pending=bool(pending),
-        remap_failed=bool(failed),
-        pcie_replays=told(index, lambda: int(pynvml.nvmlDeviceGetPcieReplayCounter(handle))),
+def read_limits(index: int, handle: Any) -> GpuLimits:
+    """What the board is built for and set to. `nvidia-smi -q` shows all of it."""
+    least, most = told(index, lambda: pynvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)) or (None, None)
+
+    def number(function: Callable[..., Any], *selector: int) -> int | None:
+        return told(index, lambda: int(function(handle, *selector)))
+
+    threshold, clock = pynvml.nvmlDeviceGetTemperatureThreshold, pynvml.nvmlDeviceGetMaxClockInfo
+    return GpuLimits(
+        power_default_mw=number(pynvml.nvmlDeviceGetPowerManagementDefaultLimit),
+        power_least_mw=least,
+        power_most_mw=most,
+        temperature_slowdown_c=number(threshold, pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+        temperature_shutdown_c=number(threshold, pynvml.NVML_TEMPERATURE_THRESHOLD_SHUTDOWN),
+        sm_clock_max_mhz=number(clock, pynvml.NVML_CLOCK_SM),
+        memory_clock_max_mhz=number(clock, pynvml.NVML_CLOCK_MEM),
+        pcie_generation_max=number(pynvml.nvmlDeviceGetMaxPcieLinkGeneration),
+        pcie_width_max=number(pynvml.nvmlDeviceGetMaxPcieLinkWidth),
     )
 
 

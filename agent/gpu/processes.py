@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import pwd
 import threading
+import time
 from dataclasses import dataclass
 from queue import SimpleQueue
 
@@ -33,6 +34,8 @@ class _Process:
     """The kernel's short name; changes when the process executes another program."""
     user: str | None
     command: str | None
+    started_at: int | None
+    """Unix seconds."""
 
 
 class ProcessNames:
@@ -73,7 +76,13 @@ class ProcessNames:
         if known is None:
             return process
         return GpuProcess(
-            pid=process.pid, memory_used_bytes=process.memory_used_bytes, user=known.user, command=known.command
+            pid=process.pid,
+            memory_used_bytes=process.memory_used_bytes,
+            user=known.user,
+            command=known.command,
+            kind=process.kind,
+            sm_percent=process.sm_percent,
+            started_at=known.started_at,
         )
 
     def _run(self) -> None:
@@ -109,13 +118,24 @@ def _open(pid: int) -> _Process | None:
     try:
         user = _user(os.fstat(folder).st_uid)
         command = _read(folder, "cmdline")
+        started_at = _started_at(_read(folder, "stat"))
         comm_fd = os.open("comm", os.O_RDONLY, dir_fd=folder)
     except OSError:
         return None
     finally:
         os.close(folder)
     comm = _comm(comm_fd)
-    return _Process(comm_fd=comm_fd, comm=comm, user=user, command=_text(command or comm))
+    return _Process(comm_fd=comm_fd, comm=comm, user=user, command=_text(command or comm), started_at=started_at)
+
+
+def _started_at(stat: bytes) -> int | None:
+    """From `/proc/PID/stat`, see proc(5): the 22nd field, in ticks since boot. The second may contain anything."""
+    try:
+        ticks = int(stat[stat.rindex(b")") + 1 :].split()[19])
+    except (ValueError, IndexError):
+        return None
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return int(booted + ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def _comm(fd: int) -> bytes:

@@ -82,6 +82,8 @@ class Sampler:
         self._reason: str | None = "the sampler is starting"
         self._driver_version: str | None = None
         self._known: tuple[_Known, ...] = ()
+        self._framed_at: float | None = None
+        """When the last frame came (monotonic)."""
         self.news = 0
         """How often something was heard so far: while it is the same, only ages differ."""
 
@@ -112,6 +114,12 @@ class Sampler:
             gpus=tuple(self._aged(reading, now - at) for reading, at in self._known),
         )
 
+    def silent_s(self) -> float:
+        """For how long frames are overdue: 0 while they come, before the first one, and where nothing is sampled."""
+        if self._task is None or self._framed_at is None:
+            return 0.0
+        return max(0.0, time.monotonic() - self._framed_at - self._stale_s)
+
     @property
     def child_pid(self) -> int | None:
         """The sampler process now, for diagnosis; `None` between two of them."""
@@ -138,6 +146,7 @@ class Sampler:
         return msgspec.structs.replace(reading, state=GpuState.HUNG, state_since=since, reason=reason), age_s
 
     def _take(self, frame: Frame) -> None:
+        self._framed_at = time.monotonic()
         if frame.gpus is not None:
             self._source, self._driver_version = frame.source, frame.driver_version
             self._known = _merge(self._known, frame.gpus, time.monotonic())

@@ -1,8 +1,8 @@
 """Simulated GPUs behind the reader protocol: the demo, and fault drills without hardware.
 
-Values move smoothly and depend on time and index only. A GPU that a job holds warms up and becomes busy. Faults come
-from the file `simulated.json` in the state folder, `{"3": "hung"}`, so that they are injected and lifted from outside
-while everything above this module is the real thing. `hung` really blocks the thread that reads.
+What one says is in `simulated_gpu`. A GPU that a job holds warms up and becomes busy. Faults come from the file
+`simulated.json` in the state folder, `{"3": "hung"}`, so that they are injected and lifted from outside while all above
+this module is the real thing. `hung` really blocks the thread that reads.
 """
 
 from __future__ import annotations
@@ -10,41 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from agent.api.errors import StokerError
 from agent.api.types import GpuReading, GpuSource
 from agent.gpu.base import GpuLostError, Inventory, NoGpusError, mig_index
-from agent.gpu.simulated_layout import MIG_PROFILES, MIG_SLICES, Layout, links, numa_node
+from agent.gpu.simulated_gpu import GIB, Fault, Instance, SimulatedGpu
+from agent.gpu.simulated_layout import MIG_PROFILES, Layout, links, numa_node, nvlinks
 
 log = logging.getLogger(__name__)
 
-NAME = "Simulated H100 80GB"
 FAULTS_FILE = "simulated.json"
-
-_GIB = 1024**3
-_MEMORY_BYTES = 80 * _GIB
-_POWER_LIMIT_MW = 700_000
-_WARM_UP_S = 6.0
-"""Time constant with which a GPU follows its job's start and end."""
 _HUNG_POLL_S = 0.1
-
-
-class Fault(StrEnum):
-    """What can be done to a simulated GPU."""
-
-    LOST = "lost"
-    HUNG = "hung"
-    HOT = "hot"
-    """Throttled at 94 °C, though still answering."""
-
-
 _OK = "ok"
 
 
@@ -57,12 +36,13 @@ class SimulatedReader:
         self._faults = FaultFile(state_dir / FAULTS_FILE)
         uuids = [simulated_uuid(node_name, index) for index in range(count)]
         self._gpus = [
-            _SimulatedGpu(
+            SimulatedGpu(
                 index=index,
                 uuid=uuid,
                 links=links(layout, index, uuids),
+                nvlinks=nvlinks(layout, index),
                 numa_node=numa_node(index, count),
-                instances=tuple(_instances(node_name, index)) if layout.is_divided(index) else (),
+                instances=_instances(node_name, index) if layout.is_divided(index) else (),
             )
             for index, uuid in enumerate(uuids)
         ]
@@ -85,7 +65,7 @@ class SimulatedReader:
             time.sleep(_HUNG_POLL_S)
         if fault is Fault.LOST:
             raise GpuLostError(f"simulated GPU {index} is lost; lift it with: stoker-agent simulate gpu {index} ok")
-        return gpu.read(now, monotonic, held=self._held, hot=fault is Fault.HOT)
+        return gpu.read(now, monotonic, held=self._held, fault=fault)
 
     def instances(self, index: int, now: float, monotonic: float) -> tuple[GpuReading, ...]:
         """See `GpuReader`."""
@@ -102,119 +82,16 @@ def simulated_uuid(node_name: str, index: int) -> str:
     return f"GPU-51a0{digest[:4]}-{digest[4:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:28]}"
 
 
-def _instances(node_name: str, index: int) -> Iterator[_Instance]:
-    for slot, (profile, gib) in enumerate(MIG_PROFILES):
-        uuid = simulated_uuid(node_name, mig_index(index, slot)).replace("GPU-", "MIG-")
-        yield _Instance(index=mig_index(index, slot), uuid=uuid, profile=profile, memory_bytes=gib * _GIB)
-
-
-@dataclass(slots=True)
-class _Load:
-    """0 idle to 1 busy, follows the job with `_WARM_UP_S`."""
-
-    now: float = 0.0
-    _at: float | None = None
-
-    def follow(self, target: float, monotonic: float) -> float:
-        """A GPU seen for the first time is where its job wants it: a restarted sampler shows no dip."""
-        if self._at is None:
-            self.now = target
-        else:
-            passed = max(0.0, monotonic - self._at)
-            self.now = target + (self.now - target) * math.exp(-passed / _WARM_UP_S)
-        self._at = monotonic
-        return self.now
-
-
-@dataclass(slots=True, kw_only=True)
-class _Instance:
-    """A part of a divided GPU; it has memory of its own, and NVML tells nothing else of one."""
-
-    index: int
-    uuid: str
-    profile: str
-    memory_bytes: int
-    load: _Load = field(default_factory=_Load)
-
-    @property
-    def slices(self) -> int:
-        return int(self.profile.partition("g")[0])
-
-
-@dataclass(slots=True, kw_only=True)
-class _SimulatedGpu:
-    index: int
-    uuid: str
-    links: dict[str, int]
-    numa_node: int
-    instances: tuple[_Instance, ...] = ()
-    _load: _Load = field(default_factory=_Load)
-    _energy_mj: float = 0.0
-    _last: GpuReading | None = None
-    _read_at: float | None = None
-
-    def read(self, now: float, monotonic: float, *, held: frozenset[str], hot: bool) -> GpuReading:
-        load = self._follow(held, monotonic)
-        # Two incommensurable waves and a phase per GPU: no two curves alike, none ever jumps.
-        wave = (math.sin(now / 7 + 1.7 * self.index) + math.sin(now / 2.9 + 0.6 * self.index)) / 2
-        power_mw = int(72_000 + 1_500 * wave + load * (510_000 + 40_000 * wave - (180_000 if hot else 0)))
-        self._last = GpuReading(
-            index=self.index,
-            uuid=self.uuid,
-            name=NAME,
-            sampled_at=now,
-            memory_total_bytes=_MEMORY_BYTES,
-            memory_used_bytes=int((0.5 + load * (61 + self.index % 4 + wave)) * _GIB),
-            utilization_percent=None if self.instances else round(load * (92 + 6 * wave)),
-            memory_utilization_percent=None if self.instances else round(load * (44 + 5 * wave)),
-            power_mw=power_mw,
-            energy_mj=self._energy(power_mw, monotonic),
-            power_limit_mw=_POWER_LIMIT_MW,
-            temperature_c=94 if hot else round(33 + self.index % 3 + load * (33 + 2 * wave)),
-            sm_clock_mhz=round(345 + load * ((765 if hot else 1635) - 345)),
-            memory_clock_mhz=2619,
-            numa_node=self.numa_node,
-            minor=self.index,
-            divided=bool(self.instances),
-            links=self.links,
+def _instances(node_name: str, index: int) -> tuple[Instance, ...]:
+    return tuple(
+        Instance(
+            index=mig_index(index, slot),
+            uuid=simulated_uuid(node_name, mig_index(index, slot)).replace("GPU-", "MIG-"),
+            profile=profile,
+            memory_bytes=gib * GIB,
         )
-        return self._last
-
-    def read_instances(self, now: float) -> Iterator[GpuReading]:
-        parent = self._last
-        for each in self.instances if parent else ():
-            assert parent is not None
-            yield GpuReading(
-                index=each.index,
-                uuid=each.uuid,
-                name=f"{NAME} MIG {each.profile}",
-                sampled_at=now,
-                memory_total_bytes=each.memory_bytes,
-                memory_used_bytes=int((0.02 + 0.75 * each.load.now) * each.memory_bytes),
-                temperature_c=parent.temperature_c,
-                sm_clock_mhz=parent.sm_clock_mhz,
-                memory_clock_mhz=parent.memory_clock_mhz,
-                numa_node=parent.numa_node,
-                minor=parent.minor,
-                mig_parent=self.uuid,
-                mig_profile=each.profile,
-            )
-
-    def _follow(self, held: frozenset[str], monotonic: float) -> float:
-        """Its own load, or what its instances make of it together."""
-        if not self.instances:
-            return self._load.follow(1.0 if self.uuid in held else 0.0, monotonic)
-        loads = [
-            each.slices * each.load.follow(1.0 if each.uuid in held else 0.0, monotonic) for each in self.instances
-        ]
-        return sum(loads) / MIG_SLICES
-
-    def _energy(self, power_mw: int, monotonic: float) -> int:
-        """A counter from the start of the sampler, as the driver's is from its own."""
-        passed = 0.0 if self._read_at is None else max(0.0, monotonic - self._read_at)
-        self._read_at = monotonic
-        self._energy_mj += power_mw * passed
-        return int(self._energy_mj)
+        for slot, (profile, gib) in enumerate(MIG_PROFILES)
+    )
 
 
 class FaultFile:
@@ -249,7 +126,7 @@ class FaultFile:
 
 
 def inject(state_dir: Path, index: str, word: str, *, count: int) -> str:
-    """The verb `stoker-agent simulate gpu INDEX lost|hung|hot|ok`: inject or lift a fault.
+    """The verb `stoker-agent simulate gpu INDEX FAULT|ok`: inject or lift a fault.
 
     Args:
         state_dir: the agent's state folder.

@@ -12,7 +12,9 @@ from enum import StrEnum
 
 from agent.api.queue import LinkGrade
 
-_SWITCHED = LinkGrade.NVLINK + 18 - 1
+NVLINKS = 18
+"""That an H100 has."""
+_SWITCHED = LinkGrade.NVLINK + NVLINKS - 1
 _BRIDGED = LinkGrade.NVLINK + 4 - 1
 _ISLAND = 4
 MIG_PROFILES = (("1g.10gb", 10), ("2g.20gb", 20), ("4g.40gb", 40))
@@ -36,6 +38,13 @@ class Layout(StrEnum):
 def numa_node(index: int, count: int) -> int:
     """The first half of the GPUs hangs on one socket, the others on the other."""
     return 0 if index < (count + 1) // 2 else 1
+
+
+def nvlinks(layout: Layout, index: int) -> int:
+    """How many NVLinks of GPU `index` are up; in MIG mode none is used."""
+    if layout.is_divided(index):
+        return 0
+    return NVLINKS if layout is not Layout.ISLANDS else 4 * (_ISLAND - 1)
 
 
 def links(layout: Layout, index: int, uuids: Sequence[str]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent import __version__
-from agent.api.types import Gpu, Node
+from agent.api.types import MAX_INCIDENTS, Gpu, Node
 from agent.config import Config
 from agent.server.resources import seat_of
 from agent.telemetry.host import read_boot_id, read_host
@@ -57,6 +57,7 @@ class NodeView:
                 for reading, age_s in view.gpus
             ),
             drain=drains.get(None),
+            incidents=tuple(self._engine.open_incidents()[:MAX_INCIDENTS]),
             features=self._engine.rules().features,
             cpu_count=self._config.cpus,
             cpu_percent=host.cpu_percent,

@@ -64,6 +64,10 @@ class NodeResources:
         """See `agent.engine.accounts.Readings`."""
         return tuple(reading for reading, _ in self._sampler.view().gpus)
 
+    def silent_s(self) -> float:
+        """See `agent.engine.accounts.Readings`."""
+        return self._sampler.silent_s()
+
     def hold(self, uuids: Collection[str]) -> None:
         """Tell the sampler which GPUs running jobs hold."""
         self._sampler.hold(uuids)
@@ -92,8 +96,9 @@ def _facts(reading: GpuReading, seated: bool) -> GpuFacts:
 
 def _first_user(reading: GpuReading) -> str | None:
     """Who is on the GPU. Where no job holds it, that is a stranger, or what a job just left behind."""
-    if not reading.processes:
+    computing = reading.computing()
+    if not computing:
         return None
-    process = reading.processes[0]
+    process = computing[0]
     who = f" of {process.user}" if process.user else ""
     return f"pid {process.pid}{who}"

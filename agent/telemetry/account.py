@@ -189,7 +189,7 @@ def _level(sample: Sample) -> float | None:
         return 0.0
     if sample.reading.utilization_percent is not None:
         return sample.reading.utilization_percent / 100
-    return None if sample.reading.processes else 0.0
+    return None if sample.reading.computing() else 0.0
 
 
 def _mean(values: list[float | None]) -> float | None:

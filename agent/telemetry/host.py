@@ -35,6 +35,63 @@ def read_host() -> Host:
     )
 
 
+class HostRates:
+    """What flows: bytes a second between two readings. The first reading has nothing yet to compare with."""
+
+    def __init__(self) -> None:
+        self._at = 0.0
+        self._before: dict[str, int] = {}
+
+    def read(self, now: float) -> dict[str, float | None]:
+        """Bytes a second by metric, and the swap in use; psutil `disk_io_counters`, `swap_memory`.
+
+        A counter that fell (a disk was taken out, an interface went) tells nothing once. The loopback is left out.
+        """
+        counts = {name: count for name, count in _counters().items() if count is not None}
+        passed = now - self._at
+        rates: dict[str, float | None] = dict.fromkeys(_FLOWS)
+        for name, count in counts.items():
+            before = self._before.get(name)
+            if before is not None and count >= before and passed > 0:
+                rates[name] = (count - before) / passed
+        self._at, self._before = now, counts
+        return {**rates, "swap_used_bytes": float(psutil.swap_memory().used)}
+
+
+_FLOWS = (
+    "disk_read_bytes_per_s",
+    "disk_write_bytes_per_s",
+    "network_receive_bytes_per_s",
+    "network_send_bytes_per_s",
+)
+
+
+def _counters() -> dict[str, int | None]:
+    disk = psutil.disk_io_counters(nowrap=False)  # None on a host without a disk of its own
+    received, sent = _network()
+    return {
+        "disk_read_bytes_per_s": disk.read_bytes if disk else None,
+        "disk_write_bytes_per_s": disk.write_bytes if disk else None,
+        "network_receive_bytes_per_s": received,
+        "network_send_bytes_per_s": sent,
+    }
+
+
+def _network() -> tuple[int | None, int | None]:
+    """Bytes received and sent by the host's interfaces but the loopback: PID 1's, for the agent's unit has none of
+    its own. proc_pid_net(5).
+    """
+    try:
+        lines = Path("/proc/1/net/dev").read_text(encoding="ascii", errors="replace").splitlines()[2:]
+    except OSError:
+        return None, None
+    rows = [(name.strip(), rest.split()) for name, _, rest in (line.partition(":") for line in lines)]
+    links = [fields for name, fields in rows if name != "lo" and len(fields) > 8]
+    if not links:
+        return None, None
+    return sum(int(fields[0]) for fields in links), sum(int(fields[8]) for fields in links)
+
+
 def read_boot_id() -> str:
     """The kernel's id of this boot: a process recorded under another one is gone. random(4)."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -46,7 +46,7 @@ _QUANTITIES = (
     _Quantity("temperature", "celsius", "Temperature of the die.", lambda g: g.temperature_c),
     _Quantity("sm_clock", "hertz", "Clock of the multiprocessors.", lambda g: scaled(g.sm_clock_mhz, 1e6)),
     _Quantity("memory_clock", "hertz", "Clock of the memory.", lambda g: scaled(g.memory_clock_mhz, 1e6)),
-    _Quantity("processes", "", "Compute processes with a context on the GPU.", lambda g: len(g.processes)),
+    _Quantity("processes", "", "Compute processes with a context on the GPU.", lambda g: len(g.computing())),
 )
 
 

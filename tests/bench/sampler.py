@@ -31,7 +31,10 @@ def rows() -> list[Row]:
     """CPU ms a sample, first sample, resident memory; for the simulated source and for NVML on the stand-in."""
     with tempfile.TemporaryDirectory(prefix="stoker-bench-") as folder, pytest.MonkeyPatch.context() as patch:
         standin = NvmlStandIn(Path(folder), patch)
-        standin.write(f"gpus {GPUS}", *(f"process gpu={each} pid={each + 1} memory=1" for each in range(GPUS)))
+        links = (f"link gpu={gpu} link={link} to=switch" for gpu in range(GPUS) for link in range(18))
+        standin.write(
+            f"gpus {GPUS}", "rings", *(f"process gpu={each} pid={each + 1} memory=1" for each in range(GPUS)), *links
+        )
         simulated = SimulatedReader(GPUS, node_name="bench", state_dir=Path(folder))
         found = [
             row_of("read 8 simulated GPUs, in process", _read_ms(simulated), "CPU ms", "≤ 0.5"),

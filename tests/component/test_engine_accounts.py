@@ -49,6 +49,9 @@ class Node:
     def hold(self, uuids: Collection[str]) -> None:
         self.held = frozenset(uuids)
 
+    def silent_s(self) -> float:
+        return 0.0
+
     def readings(self) -> Sequence[GpuReading]:
         return [
             GpuReading(

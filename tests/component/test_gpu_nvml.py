@@ -13,10 +13,13 @@ from agent.api.queue import LinkGrade
 from agent.api.types import GpuProcess, GpuSource
 from agent.gpu.base import DriverGoneError, GpuLostError, NoGpusError
 from agent.gpu.health import CHECK_S
-from agent.gpu.nvml import FORGET_S, MIG_CHECK_S, NvmlReader
+from agent.gpu.nvml import NvmlReader
+from agent.gpu.nvml_call import FORGET_S
+from agent.gpu.nvml_device import SELDOM_S
 from tests.fakes.nvml import CONTROL_VARIABLE, NvmlStandIn, compiled, mig_uuid, uuid
 
 GIB = 1024**3
+FIELD = "field gpu={} id={} scope=* type=3 code={} value={}"
 
 
 @pytest.fixture
@@ -53,7 +56,10 @@ def test_every_value_arrives_in_its_field_and_unit(nvml: NvmlStandIn) -> None:
     assert (gpu.divided, gpu.mig_parent, gpu.mig_profile, gpu.links) == (False, None, None, {})
     assert (gpu.mig_gi, gpu.mig_ci) == (None, None)
     assert reader.instances(1, 1000.5, 7.0) == ()
-    assert gpu.processes == (GpuProcess(pid=4711, memory_used_bytes=2048), GpuProcess(pid=4712))
+    assert gpu.processes == (
+        GpuProcess(pid=4711, memory_used_bytes=2048, sm_percent=0),
+        GpuProcess(pid=4712, sm_percent=0),
+    )
     assert reader.read(0, 1000.5, 7.0).processes == ()
 
 
@@ -309,15 +315,15 @@ def test_mig_instances_come_and_go_while_we_watch(nvml: NvmlStandIn) -> None:
     assert seen(0.0) == []
     assert reader.read(0, 0.0, 0.0).divided
     nvml.write(part.format(0), part.format(3))
-    assert seen(MIG_CHECK_S - 1) == []
-    assert seen(MIG_CHECK_S + 1) == [100, 103]
+    assert seen(SELDOM_S - 1) == []
+    assert seen(SELDOM_S + 1) == [100, 103]
     nvml.write(part.format(3), part.format(4))
-    assert seen(MIG_CHECK_S + 2) == [103]
-    assert seen(MIG_CHECK_S + 3) == [103, 104]
+    assert seen(SELDOM_S + 2) == [103]
+    assert seen(SELDOM_S + 3) == [103, 104]
     nvml.write()
-    seen(MIG_CHECK_S + 4)
-    assert seen(3 * MIG_CHECK_S) == []
-    assert not reader.read(0, 0.0, 3 * MIG_CHECK_S).divided
+    seen(SELDOM_S + 4)
+    assert seen(3 * SELDOM_S) == []
+    assert not reader.read(0, 0.0, 3 * SELDOM_S).divided
 
 
 def test_the_profile_of_an_instance_with_a_strange_name_is_not_made_up(nvml: NvmlStandIn) -> None:
@@ -334,6 +340,10 @@ def test_what_speaks_against_a_gpu_is_told_and_a_well_one_has_nothing(nvml: Nvml
     reader = opened(nvml, "gpus 2", "value gpu=1 remapped=3 remap_pending=1 remap_failed=1")
     assert reader.read(0, 0.0, 0.0).ill == ()
     worst, pending, remapped = reader.read(1, 0.0, 0.0).ill
+    nvml.write("gpus 2", FIELD.format(0, 230, 0, 4), FIELD.format(0, 4, 0, 7))
+    asked, uncorrected = reader.read(0, 0.0, CHECK_S).ill
+    assert asked == "the driver asks: let its jobs end, then reset it"
+    assert uncorrected.startswith("7 uncorrectable memory errors")
     assert "have it replaced" in worst
     assert "next reset" in pending
     assert remapped.startswith("3 of its memory rows")
@@ -352,6 +362,8 @@ def test_replays_count_while_they_rise_and_a_counter_that_began_anew_does_not(nv
 
 @pytest.mark.parametrize("code", [3, 13, 999])
 def test_health_that_cannot_be_asked_for_speaks_against_nobody(nvml: NvmlStandIn, code: int) -> None:
-    names = ("nvmlDeviceGetRemappedRows", "nvmlDeviceGetPcieReplayCounter")
-    reader = opened(nvml, "value gpu=0 remapped=3", *(f"fail {name} gpu=0 code={code}" for name in names))
+    numbers = (143, 94)  # rows remapped, replays
+    reader = opened(nvml, "value gpu=0 remapped=3", *(FIELD.format(0, each, code, 3) for each in numbers))
     assert reader.read(0, 0.0, 0.0).ill == ()
+    nvml.write("value gpu=0 remapped=3", f"fail nvmlDeviceGetFieldValues gpu=0 code={code}")
+    assert reader.read(0, 0.0, CHECK_S).ill == ()

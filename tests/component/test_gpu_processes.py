@@ -50,6 +50,8 @@ def test_user_and_arguments_whatever_their_bytes(process: subprocess.Popen[bytes
     seen = seen_until(ProcessNames(), process.pid, lambda seen: "a b" in (seen.command or ""))
     assert seen.user == pwd.getpwuid(os.geteuid()).pw_name
     assert seen.memory_used_bytes == 7
+    assert seen.started_at is not None
+    assert abs(time.time() - seen.started_at) < 60
     assert (seen.command or "").endswith("a b \ufffd\x1b")  # cleaned by whoever shows it
 
 

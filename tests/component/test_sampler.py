@@ -129,6 +129,33 @@ def test_all_gpus_but_one_may_hang(tmp_path: Path, nvml: NvmlStandIn) -> None:
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        "nvmlDeviceGetFieldValues",
+        "nvmlDeviceGetSamples",
+        "nvmlDeviceGetCurrentClocksEventReasons",
+        "nvmlDeviceGetProcessUtilization",
+        "nvmlGpmSampleGet",
+        "nvmlGpmMetricsGet",
+    ],
+)
+def test_whichever_call_hangs_only_its_gpu_does(tmp_path: Path, nvml: NvmlStandIn, function: str) -> None:
+    usual = ("gpus 2", "process gpu=1 pid=1 memory=1", "rings")
+    nvml.write(*usual)
+
+    async def scenario() -> None:
+        async with sampling(with_library(nvml), tmp_path) as sampler:
+            await view_when(sampler, lambda view: len(view.gpus) == 2)
+            nvml.write(*usual, f"hang {function} gpu=1")
+            view = await view_when(sampler, lambda view: gpu(view, 1)[0].state is GpuState.HUNG)
+            assert gpu(view, 0)[0].state is GpuState.OK
+            nvml.write(*usual)
+            await view_when(sampler, lambda view: gpu(view, 1)[0].state is GpuState.OK)
+
+    asyncio.run(scenario())
+
+
 def test_a_gpu_lost_from_the_start_is_shown_though_nothing_is_known_of_it(tmp_path: Path, nvml: NvmlStandIn) -> None:
     nvml.write("gpus 2", "fail * gpu=1 code=15")
 

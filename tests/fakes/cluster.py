@@ -15,6 +15,7 @@ import msgspec
 
 from agent.api.client import LogSlice
 from agent.api.errors import ApiError, ConnectError
+from agent.api.health import Incident, KnownGpu
 from agent.api.queue import (
     Cron,
     DeadLetter,
@@ -27,6 +28,7 @@ from agent.api.queue import (
     Share,
 )
 from agent.api.refs import JobRef
+from agent.api.telemetry import MetricHistory
 from agent.api.types import (
     API_VERSION,
     CronRequest,
@@ -340,6 +342,31 @@ class FakeClient:
 
     def remove_cron(self, cron_id: int, node: str | None = None) -> list[Cron]:
         return []
+
+    def history(
+        self,
+        metric: str,
+        *,
+        gpu: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        points: int | None = None,
+        node: str | None = None,
+    ) -> MetricHistory:
+        raise ApiError(404, "no_history", "the fake cluster keeps none")
+
+    def incidents(self, *, over: bool = False, node: str | None = None) -> list[Incident]:
+        described = self._cluster.statuses[node].node if node else None
+        return list(described.incidents) if described else []
+
+    def inventory(self, node: str | None = None) -> list[KnownGpu]:
+        return []
+
+    def accept_inventory(self, node: str | None = None) -> list[KnownGpu]:
+        return []
+
+    def acknowledge(self, number: int, node: str | None = None) -> Incident:
+        raise ApiError(404, "no_such_incident", f"there is no incident {number}")
 
     def dead_letters(self, node: str | None = None) -> list[DeadLetter]:
         return []

@@ -115,6 +115,7 @@ class Box:
             f"allow_root_jobs = {str(allow_root_jobs).lower()}\n"
             f'[gpu]\nsource = "simulated"\nsimulated_count = {gpus}\nperiod_s = 0.2\n'
             f'[jobs]\ngrace_s = 2\nlauncher = "{launcher}"\n'
+            '[telemetry]\nhistory = "off"\n'  # hundreds of nodes a run, of which nobody looks back
             f'[hub]\ncluster = "{cluster}"\n',
             encoding="utf-8",
         )

@@ -98,3 +98,24 @@ def test_the_energy_counter_rises_with_power(smi: list[list[str]], tmp_path: Pat
             continue
         drawn_mw = (other.energy_mj - one.energy_mj) / (other.sampled_at - one.sampled_at)
         assert 0.3 * other.power_mw < drawn_mw < 3 * other.power_mw
+
+
+def test_what_is_read_beside_the_basics_is_plausible(smi: list[list[str]], tmp_path: Path) -> None:
+    async def scenario() -> GpuView:
+        async with sampling(GpuTable(source="auto", period_s=0.5), tmp_path) as sampler:
+            first = await view_when(sampler, lambda view: bool(view.gpus), timeout_s=60)
+            begun = first.gpus[0][0].sampled_at
+            return await view_when(sampler, lambda view: view.gpus[0][0].sampled_at > begun + 3)
+
+    for reading, _ in asyncio.run(scenario()).gpus:
+        assert reading.dropped == 0
+        assert reading.throttle is not None
+        assert reading.errors is not None
+        assert reading.limits is not None
+        assert reading.bus is not None
+        if reading.bus.pcie_width is not None and reading.limits.pcie_width_max is not None:
+            assert 0 < reading.bus.pcie_width <= reading.limits.pcie_width_max
+        for least, mean, most in reading.spreads.values():
+            assert 0 <= least <= mean <= most
+        if (power := reading.spreads.get("power_mw")) is not None and reading.power_mw is not None:
+            assert power[0] / 3 < reading.power_mw < power[2] * 3

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.api.errors import StokerError
+from agent.api.types import GpuReading
 from agent.gpu.base import GpuLostError, NoGpusError
 from agent.gpu.simulated import SimulatedReader, inject, simulated_uuid
 from agent.gpu.simulated_layout import Layout
@@ -154,7 +156,9 @@ def test_a_wrong_index_is_refused_and_nothing_is_written(tmp_path: Path, index: 
 
 
 def test_a_wrong_word_is_refused_and_the_right_ones_named(tmp_path: Path) -> None:
-    with pytest.raises(StokerError, match="'dead' is no simulated fault; use one of: lost, hung, hot, ok"):
+    with pytest.raises(
+        StokerError, match="'dead' is no simulated fault; use one of: lost, hung, hot, xid, ecc, throttled, idle, "
+    ):
         inject(tmp_path, "1", "dead", count=8)
     assert list(tmp_path.iterdir()) == []
 
@@ -164,3 +168,69 @@ def test_no_simulated_gpus_and_no_folder_are_clear_errors(tmp_path: Path) -> Non
         inject(tmp_path, "0", "lost", count=0)
     with pytest.raises(StokerError, match=r"cannot write .*simulated\.json"):
         inject(tmp_path / "missing", "0", "lost", count=8)
+
+
+# --- what the values show of a fault ----------------------------------------------------------------------------------
+
+
+def held_after_a_minute(state_dir: Path, fault: str | None) -> GpuReading:
+    """GPU 2, held by a job for a minute, and ill for as long."""
+    source = reader(state_dir)
+    source.hold(frozenset({simulated_uuid("n1", 2)}))
+    if fault is not None:
+        inject(state_dir, "2", fault, count=8)
+    source.read(2, 1000.0, 0.0)
+    return source.read(2, 1060.0, 60.0)
+
+
+def test_a_well_gpu_tells_everything_and_has_nothing_against_it(tmp_path: Path) -> None:
+    gpu = held_after_a_minute(tmp_path, None)
+    absent = {name for name, value in msgspec.structs.asdict(gpu).items() if value is None}
+    assert absent == {"state_since", "reason", "mig_parent", "mig_profile", "mig_gi", "mig_ci"}
+    assert (gpu.ill, gpu.throttle, gpu.throttled_percent, gpu.dropped) == ((), (), 0.0, 0)
+    assert set(gpu.spreads) == {"power_mw", "utilization_percent", "memory_utilization_percent"}
+    for name, (least, mean, most) in gpu.spreads.items():
+        assert least < mean < most
+        assert mean == getattr(gpu, name)
+    assert (gpu.bus and gpu.bus.nvlinks_active, gpu.limits and gpu.limits.power_most_mw) == (18, 700_000)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "counter"), [("hot", "thermal_hw", "thermal"), ("throttled", "power_brake", "power")]
+)
+def test_a_gpu_that_is_held_down_says_why_and_how_long(tmp_path: Path, fault: str, reason: str, counter: str) -> None:
+    well, ill = held_after_a_minute(tmp_path, None), held_after_a_minute(tmp_path, fault)
+    assert reason in (ill.throttle or ())
+    assert (ill.throttled_percent or 0) > 50
+    assert ill.throttled_us[counter] > 30_000_000
+    assert (ill.sm_clock_mhz or 0) < 0.7 * (well.sm_clock_mhz or 0)
+    assert (ill.tensor_active_percent or 0) < 0.7 * (well.tensor_active_percent or 0)
+
+
+def test_a_straggler_is_as_busy_and_slower_for_no_reason(tmp_path: Path) -> None:
+    well, ill = held_after_a_minute(tmp_path, None), held_after_a_minute(tmp_path, "straggler")
+    assert (ill.throttle, ill.utilization_percent) == ((), well.utilization_percent)
+    assert (ill.sm_clock_mhz or 0) < 0.7 * (well.sm_clock_mhz or 0)
+    assert (ill.power_mw or 0) < 0.85 * (well.power_mw or 0)
+
+
+def test_a_gpu_held_by_one_who_does_nothing_is_full_and_idle(tmp_path: Path) -> None:
+    gpu = held_after_a_minute(tmp_path, "idle")
+    assert (gpu.utilization_percent, gpu.sm_active_percent, gpu.nvlink_tx_bytes_per_s) == (0, 0, 0)
+    assert (gpu.power_mw or 0) < 80_000
+    assert (gpu.memory_used_bytes or 0) > 50 * 1024**3
+
+
+def test_a_gpu_whose_job_died_of_an_xid_is_empty_and_wants_a_reset(tmp_path: Path) -> None:
+    gpu = held_after_a_minute(tmp_path, "xid")
+    assert (gpu.utilization_percent, gpu.errors and gpu.errors.recovery_action) == (0, "gpu_reset")
+    assert (gpu.memory_used_bytes or 0) < 1024**3
+    assert "reset it" in gpu.ill[0]
+
+
+def test_a_gpu_with_bad_memory_counts_it_and_works_on(tmp_path: Path) -> None:
+    gpu = held_after_a_minute(tmp_path, "ecc")
+    assert gpu.errors is not None
+    assert (gpu.errors.ecc_uncorrected, gpu.errors.remap_pending) == (2, True)
+    assert any("uncorrectable memory errors" in each for each in gpu.ill)
+    assert (gpu.utilization_percent or 0) > 80

@@ -70,3 +70,10 @@ def test_health_links_and_strangers_reach_the_scheduler() -> None:
     found = NodeResources(Sampled((ill, used)), Gate(frozenset()), cpus=8).resources().gpus  # type: ignore[arg-type]
     assert [(each.healthy, each.foreign) for each in found] == [(False, None), (True, "pid 7 of eve")]
     assert (found[1].links, found[1].numa_node, found[1].memory_total_bytes) == ({"GPU-0": 27}, 1, 80)
+
+
+def test_who_only_draws_is_in_nobodys_way() -> None:
+    drawn = gpu(0, "GPU-0", processes=[{"pid": 7, "kind": "graphics", "user": "alice"}])
+    both = gpu(1, "GPU-1", processes=[{"pid": 7, "kind": "graphics"}, {"pid": 8, "kind": "compute+graphics"}])
+    found = NodeResources(Sampled((drawn, both)), Gate(frozenset({"GPU-0", "GPU-1"})), cpus=8).resources()  # type: ignore[arg-type]
+    assert [each.foreign for each in found.gpus] == [None, "pid 8"]

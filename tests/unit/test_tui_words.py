@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api.types import JobState, Licence, LicenceStage, NodeUpdate
+from agent.api.types import GpuProcess, GpuState, JobState, Licence, LicenceStage, NodeUpdate
 from tests.fakes.cluster import NOW, evaluation, gpu, job, node, up
 from tests.fakes.lab import lab
 from tui import arrays, printed, rows, safe, status, units
@@ -258,3 +258,24 @@ def test_a_hot_gpu_is_marked_in_the_list_as_on_the_screen() -> None:
     assert [(line[at], line[note]) for line in lines] == [("87°C", ""), ("!88°C", "too hot"), ("–", "")]
     on_screen = [plain(row.cells[3]) for row in rows.gpu_rows(cluster, view)]
     assert on_screen == [line[at] for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        ({"throttle": ("power_cap", "app_clocks")}, ""),
+        ({"throttle": ("thermal_hw", "hw_slowdown")}, "slowed by heat"),
+        ({"throttle": ("power_brake", "hw_slowdown")}, "slowed by the power brake"),
+        ({"throttle": ("hw_slowdown",), "temperature_c": rows.TOO_HOT_C}, "too hot; slowed by its hardware"),
+        ({"ill": ("2 uncorrectable memory errors; have it replaced",)}, "2 uncorrectable memory errors"),
+        ({"ill": ("a; b", "c"), "throttle": ("thermal_sw",), "seated": False}, "slowed by heat; a (+1); no seat"),
+        ({"state": GpuState.HUNG, "reason": "it hangs", "throttle": ("thermal_sw",), "ill": ("a",)}, "it hangs"),
+        ({"processes": (GpuProcess(pid=7, kind="graphics"),)}, ""),
+        ({"processes": (GpuProcess(pid=7, kind="graphics"), GpuProcess(pid=8, user="eve"))}, "not a job: eve pid 8"),
+    ],
+)
+def test_the_note_of_a_gpu_says_what_is_wrong_with_it_and_no_more(values: dict[str, Any], note: str) -> None:
+    cluster = Cluster()
+    cluster.apply(NodeUpdate(status=up(node("n1", (gpu(0, **values),)))), 0.0)
+    (view,) = cluster.nodes(0.0)
+    assert printed.gpu_line(view, view.gpus[0], {})[printed.GPU_TITLES.index("NOTE")] == note

@@ -10,10 +10,13 @@ import msgspec
 
 from agent.api.commandline import Parser
 from agent.api.decode import convert
+from agent.api.errors import StokerError
 from agent.api.types import FINAL_STATES, Gpu, GpuSource, JobState, NodeStatus, NodeUpdate
 from tui import plain, printed, safe
 from tui.cluster import Cluster, NodeView
+from tui.verbs import past
 from tui.verbs.call import Call
+from tui.verbs.site import Target, find_target
 
 _ACTIVE = ",".join(state for state in JobState if state not in FINAL_STATES)
 
@@ -28,8 +31,10 @@ class GpuLine(Gpu, frozen=True, kw_only=True):
 
 
 def options(parser: Parser, name: str) -> None:
-    """None of their own."""
+    """What they take."""
     parser.set_defaults(work={"nodes": nodes, "gpus": gpus}.get(name, licence))
+    if name in ("nodes", "gpus"):
+        past.options(parser, name)
 
 
 def overview(call: Call) -> int:
@@ -43,9 +48,12 @@ def overview(call: Call) -> int:
     return licence(call)
 
 
-def nodes(call: Call, _: argparse.Namespace | None = None) -> int:
-    """Print the nodes."""
-    found = call.client.nodes()
+def nodes(call: Call, args: argparse.Namespace | None = None) -> int:
+    """Print the nodes, or what was measured of them."""
+    known = call.client.nodes()
+    if args is not None and args.history:
+        return past.show(call, args, known)
+    found = _named(args, known)
     if call.json:
         plain.as_json(found, call.out)
         return 0
@@ -53,9 +61,12 @@ def nodes(call: Call, _: argparse.Namespace | None = None) -> int:
     return 0
 
 
-def gpus(call: Call, _: argparse.Namespace | None = None) -> int:
-    """Print the GPUs of all nodes."""
-    found = call.client.nodes()
+def gpus(call: Call, args: argparse.Namespace | None = None) -> int:
+    """Print the GPUs of all nodes, or what was measured of them."""
+    known = call.client.nodes()
+    if args is not None and args.history:
+        return past.show(call, args, known)
+    found = _named(args, known)
     if call.json:
         plain.as_json([line for each in found for line in _gpu_values(each)], call.out)
         return 0
@@ -73,6 +84,28 @@ def licence(call: Call, _: argparse.Namespace | None = None) -> int:
     else:
         print(printed.licence_line(safe.clean(held), time.time()), file=call.out)
     return 0
+
+
+def _named(args: argparse.Namespace | None, found: Sequence[NodeStatus]) -> Sequence[NodeStatus]:
+    """The nodes and GPUs that a command names; all if it names none.
+
+    Raises:
+        StokerError: a word means nothing, or an option is of use with `--history` alone.
+    """
+    if args is None:
+        return found
+    if args.metric or args.until:
+        raise StokerError(f"{'--metric' if args.metric else '--until'} is for a history; say --history 6h as well")
+    targets = [find_target(word, found) for word in args.of]
+    return [_only(each, targets) for each in found if not targets or any(each.name == it.node for it in targets)]
+
+
+def _only(status: NodeStatus, targets: Sequence[Target]) -> NodeStatus:
+    wanted = [each.gpu for each in targets if each.node == status.name]
+    if status.node is None or not wanted or None in wanted:
+        return status
+    gpus = tuple(gpu for gpu in status.node.gpus if gpu.uuid in wanted or str(gpu.index) in wanted)
+    return msgspec.structs.replace(status, node=msgspec.structs.replace(status.node, gpus=gpus))
 
 
 def _views(found: Sequence[NodeStatus]) -> list[NodeView]:

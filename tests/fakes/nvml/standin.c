@@ -14,6 +14,13 @@
        mig gpu=0 slot=2 profile=1g.10gb total=10737418240 used=4096
        hang FUNCTION|* gpu=3                     until the line is gone
        fail FUNCTION|* gpu=* code=15             an nvmlReturn_t
+       field gpu=0 id=82 scope=0 type=1 code=0 value=61    what nvmlDeviceGetFieldValues says; scope=* is any
+       sample gpu=0 ring=0 at=1000100000 value=250000      in an nvmlSamplingType_t's ring, at microseconds
+       sampletype 3                              the nvmlValueType_t of all rings
+       rings                                     all rings and the processes' use go on by themselves
+       graphics gpu=0 pid=4711 memory=1024       a process that draws
+       use gpu=0 pid=4711 at=1000200000 sm=37    a process's share of the SMs
+       gpm gpu=0 metric=2 value=43.5             an nvmlGpmMetricId_t; gpm gpu=0 off: not on this board
 
    gpu=* is every GPU, and the functions that concern none. -DOLD_DRIVER leaves out what old libraries do not have. */
 
@@ -27,8 +34,10 @@
 #include <unistd.h>
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
+enum { FIELDS_MAX = 512, SAMPLES_MAX = 2048, METRICS_MAX = 16, RING_ROOM = 120, POWER_A_SECOND = 50, USE_A_SECOND = 6 };
 enum { GPUS_MAX = 16, RULES_MAX = 64, PROCESSES_MAX = 256, LINKS_MAX = 18, SLOTS_MAX = 7, ANY = -1, HANG = -1 };
 enum { WHOLE = -1, NO_LINK = -3, LINK_OFF = -2, TO_SWITCH = -1, FIRST_BUS = 0x10 };
+enum { VALUE_DOUBLE, VALUE_UINT, VALUE_ULONG, VALUE_ULL, VALUE_SLL, VALUE_INT, VALUE_USHORT };
 #define LOOK_AGAIN_NS 20000000L
 
 typedef int nvmlReturn_t;
@@ -36,14 +45,29 @@ typedef struct device { int index, slot; } *nvmlDevice_t;
 typedef struct { unsigned version; unsigned long long total, reserved, free, used; } nvmlMemory_v2_t;
 typedef struct { unsigned gpu, memory; } nvmlUtilization_t;
 typedef struct { unsigned pid; unsigned long long memory; unsigned instance, compute_instance; } nvmlProcessInfo_t;
+typedef union { double d; unsigned u; unsigned long long ull; long long sll; int i; unsigned short us; } nvmlValue_t;
+typedef struct { unsigned id, scope; long long at, latency; unsigned type; int code; nvmlValue_t value; } nvmlFieldValue_t;
+typedef struct { unsigned long long at; nvmlValue_t value; } nvmlSample_t;
+typedef struct { unsigned pid; unsigned long long at; unsigned sm, memory, encoder, decoder; } nvmlProcessUtilizationSample_t;
+typedef struct sample { int gpu; unsigned number; } *nvmlGpmSample_t;
+typedef struct { unsigned id; int code; double value; const char *texts[3]; } nvmlGpmMetric_t;
+typedef struct { unsigned version, count; nvmlGpmSample_t from, to; nvmlGpmMetric_t metrics[]; } nvmlGpmMetricsGet_t;
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } nvmlPciInfo_t;
 
-enum key { UTIL, POWER_MW, LIMIT_MW, TEMP, SM_MHZ, MEM_MHZ, TOTAL, USED, MEM_UTIL, ENERGY_MJ, MINOR, REMAPPED, PENDING, FAILED, REPLAYS, KEYS };
+enum key { UTIL, POWER_MW, LIMIT_MW, TEMP, SM_MHZ, MEM_MHZ, TOTAL, USED, MEM_UTIL, ENERGY_MJ, MINOR, REMAPPED, PENDING, FAILED, REPLAYS,
+    RESERVED, ENCODER, DECODER, FAN, PSTATE, REASONS, SLOWDOWN, SHUTDOWN, LIMIT_DEFAULT, LIMIT_MIN, LIMIT_MAX, SM_MAX, MEM_MAX,
+    PCIE_GEN, PCIE_WIDTH, PCIE_GEN_MAX, PCIE_WIDTH_MAX, KEYS };
 static const char *const KEY_NAMES[KEYS] = {"util", "power_mw", "limit_mw", "temp", "sm_mhz", "mem_mhz", "total", "used",
-    "mem_util", "energy_mj", "minor", "remapped", "remap_pending", "remap_failed", "replays"};
+    "mem_util", "energy_mj", "minor", "remapped", "remap_pending", "remap_failed", "replays",
+    "reserved", "encoder", "decoder", "fan", "pstate", "reasons", "slowdown", "shutdown", "limit_default", "limit_min", "limit_max",
+    "sm_max", "mem_max", "pcie_gen", "pcie_width", "pcie_gen_max", "pcie_width_max"};
 
 struct rule { char function[64]; int gpu, code; };
 struct process { int gpu, slot; unsigned pid; unsigned long long memory; };
+struct field { int gpu, code; unsigned id, scope, any_scope, type; nvmlValue_t value; };
+struct ring_sample { int gpu, ring; unsigned long long at; nvmlValue_t value; };
+struct use { int gpu; unsigned pid, sm; unsigned long long at; };
+struct metric { int gpu; unsigned id; double value; };
 struct instance { char profile[32]; unsigned long long total, used; };
 struct control {
     int gpus;
@@ -52,8 +76,14 @@ struct control {
     unsigned long long values[GPUS_MAX][KEYS];
     struct rule rules[RULES_MAX];
     int rule_count;
-    struct process processes[PROCESSES_MAX];
-    int process_count;
+    struct process processes[PROCESSES_MAX], graphics[PROCESSES_MAX];
+    int process_count, graphics_count;
+    struct field fields[FIELDS_MAX];
+    struct ring_sample samples[SAMPLES_MAX];
+    struct use uses[PROCESSES_MAX];
+    struct metric metrics[METRICS_MAX];
+    int field_count, sample_count, use_count, metric_count, going, gpm_off[GPUS_MAX];
+    unsigned sample_type;
     int links[GPUS_MAX][LINKS_MAX], levels[GPUS_MAX][GPUS_MAX], mig[GPUS_MAX];
     struct instance instances[GPUS_MAX][SLOTS_MAX];
 };
@@ -72,9 +102,11 @@ static void set_defaults(void) {
     control.gpus = 1;
     strcpy(control.driver, "550.54.15");
     for (int i = 0; i < GPUS_MAX; i++) {
+        control.sample_type = VALUE_UINT;
         strcpy(control.names[i], "NVIDIA H100 80GB HBM3");
         unsigned long long defaults[KEYS] = {10 + i, 100000 + 1000 * i, 700000, 40 + i, 1500, 2619, 80ULL << 30, (1ULL + i) << 30,
-            5 + i, 1000000ULL * (i + 1), i};
+            5 + i, 1000000ULL * (i + 1), i, 0, 0, 0, 0,
+            600ULL << 20, 0, 0, 0, 0, 0, 87, 92, 700000, 200000, 700000, 1980, 2619, 5, 16, 5, 16};
         memcpy(control.values[i], defaults, sizeof defaults);
         for (int link = 0; link < LINKS_MAX; link++) control.links[i][link] = NO_LINK;
         for (int peer = 0; peer < GPUS_MAX; peer++) control.levels[i][peer] = 50;
@@ -116,6 +148,44 @@ static int take_fabric(const char *line) {
     return 1;
 }
 
+/* All bytes of a short value's room are dirty, as in a buffer that is used again. */
+static nvmlValue_t value_of(unsigned type, const char *text) {
+    nvmlValue_t value = {.ull = 0xA5A5A5A5A5A5A5A5ULL};
+    if (type == VALUE_DOUBLE) value.d = strtod(text, NULL);
+    else if (type == VALUE_UINT) value.u = strtoul(text, NULL, 10);
+    else if (type == VALUE_INT) value.i = atoi(text);
+    else if (type == VALUE_USHORT) value.us = atoi(text);
+    else value.ull = strtoull(text, NULL, 10);
+    return value;
+}
+
+/* What is read of rings, fields and the like; 1 if the line is of that kind. */
+static int take_readings(const char *line) {
+    char scope[16], value[32], gpu_text[16];
+    int gpu, code, ring;
+    unsigned id, type, pid;
+    unsigned long long at;
+    double number;
+    if (sscanf(line, "field gpu=%15s id=%u scope=%15s type=%u code=%d value=%31s", gpu_text, &id, scope, &type, &code, value) == 6) {
+        if (control.field_count < FIELDS_MAX)
+            control.fields[control.field_count++] = (struct field){gpu_of(gpu_text), code, id, strtoul(scope, NULL, 10), *scope == '*', type, value_of(type, value)};
+    } else if (sscanf(line, "sample gpu=%d ring=%d at=%llu value=%31s", &gpu, &ring, &at, value) == 4) {
+        if (control.sample_count < SAMPLES_MAX)
+            control.samples[control.sample_count++] = (struct ring_sample){gpu, ring, at, value_of(control.sample_type, value)};
+    } else if (sscanf(line, "sampletype %u", &type) == 1) control.sample_type = type;
+    else if (strcmp(line, "rings") == 0) control.going = 1;
+    else if (sscanf(line, "graphics gpu=%d pid=%u memory=%llu", &gpu, &pid, &at) == 3) {
+        if (control.graphics_count < PROCESSES_MAX) control.graphics[control.graphics_count++] = (struct process){gpu, WHOLE, pid, at};
+    } else if (sscanf(line, "use gpu=%d pid=%u at=%llu sm=%u", &gpu, &pid, &at, &id) == 4) {
+        if (control.use_count < PROCESSES_MAX) control.uses[control.use_count++] = (struct use){gpu, pid, id, at};
+    } else if (sscanf(line, "gpm gpu=%15s metric=%u value=%lf", gpu_text, &id, &number) == 3) {
+        if (control.metric_count < METRICS_MAX) control.metrics[control.metric_count++] = (struct metric){gpu_of(gpu_text), id, number};
+    } else if (sscanf(line, "gpm gpu=%15s off", gpu_text) == 1) {
+        for (int i = 0; i < GPUS_MAX; i++) if (gpu_of(gpu_text) == ANY || gpu_of(gpu_text) == i) control.gpm_off[i] = 1;
+    } else return 0;
+    return 1;
+}
+
 static void take_line(char *line) {
     char gpu[16], word[64];
     int code, slot = WHOLE, taken = 0;
@@ -130,7 +200,7 @@ static void take_line(char *line) {
         for (char *pair = strtok(line + taken, " "); pair; pair = strtok(NULL, " ")) set_value(gpu, pair);
     else if (sscanf(line, "process gpu=%d pid=%u memory=%llu slot=%d", &code, &pid, &memory, &slot) >= 3 && control.process_count < PROCESSES_MAX)
         control.processes[control.process_count++] = (struct process){code, slot, pid, memory};
-    else if (take_fabric(line)) return;
+    else if (take_fabric(line) || take_readings(line)) return;
     else if (control.rule_count < RULES_MAX) {
         struct rule *rule = &control.rules[control.rule_count];
         if (sscanf(line, "hang %63s gpu=%15s", word, gpu) == 2) code = HANG;
@@ -277,21 +347,59 @@ nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *out, unsigned length) 
 NUMBER(nvmlDeviceGetPowerUsage, POWER_MW)
 NUMBER(nvmlDeviceGetEnforcedPowerLimit, LIMIT_MW)
 NUMBER(nvmlDeviceGetMinorNumber, MINOR)
-NUMBER(nvmlDeviceGetPcieReplayCounter, REPLAYS)
+NUMBER(nvmlDeviceGetFanSpeed, FAN)
+NUMBER(nvmlDeviceGetPerformanceState, PSTATE)
+NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, LIMIT_DEFAULT)
+NUMBER(nvmlDeviceGetCurrPcieLinkGeneration, PCIE_GEN)
+NUMBER(nvmlDeviceGetCurrPcieLinkWidth, PCIE_WIDTH)
+NUMBER(nvmlDeviceGetMaxPcieLinkGeneration, PCIE_GEN_MAX)
+NUMBER(nvmlDeviceGetMaxPcieLinkWidth, PCIE_WIDTH_MAX)
+
+#define SHARE(function, key) \
+    nvmlReturn_t function(nvmlDevice_t device, unsigned *out, unsigned *period_us) { \
+        ENTER(device->index); \
+        *out = control.values[device->index][key]; \
+        *period_us = 167000; \
+        return leave(SUCCESS); \
+    }
+SHARE(nvmlDeviceGetEncoderUtilization, ENCODER)
+SHARE(nvmlDeviceGetDecoderUtilization, DECODER)
+
+nvmlReturn_t nvmlDeviceGetPowerManagementLimitConstraints(nvmlDevice_t device, unsigned *least, unsigned *most) {
+    ENTER(device->index);
+    *least = control.values[device->index][LIMIT_MIN];
+    *most = control.values[device->index][LIMIT_MAX];
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t device, unsigned threshold, unsigned *out) {
+    ENTER(device->index);
+    if (threshold > 1) return leave(INVALID_ARGUMENT);
+    *out = control.values[device->index][threshold == 0 ? SHUTDOWN : SLOWDOWN];
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t device, unsigned clock, unsigned *out) {
+    ENTER(device->index);
+    if (clock != 1 && clock != 2) return leave(INVALID_ARGUMENT);
+    *out = control.values[device->index][clock == 1 ? SM_MAX : MEM_MAX];
+    return leave(SUCCESS);
+}
+
+#ifdef OLD_DRIVER
+nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t device, unsigned long long *out) {
+#else
+nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device, unsigned long long *out) {
+#endif
+    ENTER(device->index);
+    *out = control.values[device->index][REASONS];
+    return leave(SUCCESS);
+}
 
 nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, unsigned long long *out) {
     ENTER(device->index);
     if (device->slot != WHOLE) return leave(NOT_SUPPORTED);
     *out = control.values[device->index][ENERGY_MJ];
-    return leave(SUCCESS);
-}
-
-nvmlReturn_t nvmlDeviceGetRemappedRows(nvmlDevice_t device, unsigned *correctable, unsigned *uncorrectable, unsigned *pending, unsigned *failed) {
-    ENTER(device->index);
-    *correctable = 0;
-    *uncorrectable = control.values[device->index][REMAPPED];
-    *pending = control.values[device->index][PENDING];
-    *failed = control.values[device->index][FAILED];
     return leave(SUCCESS);
 }
 
@@ -405,11 +513,11 @@ nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device, nvmlUtilization_
     return leave(SUCCESS);
 }
 
-static int processes(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out) {
+static int processes(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out, const struct process *all, int all_count) {
     unsigned capacity = *count, found = 0;
-    for (int i = 0; i < control.process_count; i++)
-        if (control.processes[i].gpu == device->index && (device->slot == WHOLE || control.processes[i].slot == device->slot) && found++ < capacity && out)
-            out[found - 1] = (nvmlProcessInfo_t){control.processes[i].pid, control.processes[i].memory, ~0u, ~0u};
+    for (int i = 0; i < all_count; i++)
+        if (all[i].gpu == device->index && (device->slot == WHOLE || all[i].slot == device->slot) && found++ < capacity && out)
+            out[found - 1] = (nvmlProcessInfo_t){all[i].pid, all[i].memory, ~0u, ~0u};
     *count = found;
     return leave(found > capacity ? INSUFFICIENT_SIZE : SUCCESS);
 }
@@ -425,7 +533,7 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, unsigned long long out
 
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out) {
     ENTER(device->index);
-    return processes(device, count, out);
+    return processes(device, count, out, control.processes, control.process_count);
 }
 #else
 nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *out) {
@@ -435,13 +543,148 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *ou
     const struct instance *part = device->slot == WHOLE ? NULL : &control.instances[device->index][device->slot];
     out->total = part ? part->total : control.values[device->index][TOTAL];
     out->used = part ? part->used : control.values[device->index][USED];
-    out->reserved = 0;
+    out->reserved = part ? 0 : control.values[device->index][RESERVED];
     out->free = out->total - out->used;
     return leave(SUCCESS);
 }
 
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out) {
     ENTER(device->index);
-    return processes(device, count, out);
+    return processes(device, count, out, control.processes, control.process_count);
+}
+
+nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out) {
+    ENTER(device->index);
+    if (device->slot != WHOLE) return leave(NOT_SUPPORTED);
+    return processes(device, count, out, control.graphics, control.graphics_count);
+}
+
+/* --- general performance monitoring --- */
+
+nvmlReturn_t nvmlGpmQueryDeviceSupport(nvmlDevice_t device, unsigned out[2]) {
+    ENTER(device->index);
+    if (out[0] != 1) return leave(25);
+    out[1] = !control.gpm_off[device->index];
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlGpmSampleAlloc(nvmlGpmSample_t *out) {
+    ENTER(ANY);
+    *out = calloc(1, sizeof **out);
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t sample) {
+    static unsigned number;
+    ENTER(device->index);
+    *sample = (struct sample){device->index, ++number};
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get) {
+    ENTER(get->to ? get->to->gpu : ANY);
+    if (get->version != 1 || !get->from || !get->from->number || get->from->gpu != get->to->gpu || get->from->number >= get->to->number)
+        return leave(INVALID_ARGUMENT);
+    for (unsigned i = 0; i < get->count; i++) {
+        nvmlGpmMetric_t *metric = &get->metrics[i];
+        metric->code = SUCCESS;
+        metric->value = 5.5 * metric->id;
+        for (int j = 0; j < control.metric_count; j++)
+            if ((control.metrics[j].gpu == ANY || control.metrics[j].gpu == get->to->gpu) && control.metrics[j].id == metric->id)
+                metric->value = control.metrics[j].value;
+    }
+    return leave(SUCCESS);
 }
 #endif
+
+/* --- many values in one call --- */
+
+static unsigned links_of(int gpu) {
+    unsigned found = 0;
+    for (int link = 0; link < LINKS_MAX; link++) found += control.links[gpu][link] != NO_LINK;
+    return found;
+}
+
+/* What a field says where the control file says nothing: a board of the Hopper kind. */
+static int usual(int gpu, nvmlFieldValue_t *out) {
+    const unsigned long long *values = control.values[gpu];
+    int link = out->scope < LINKS_MAX ? control.links[gpu][out->scope] : NO_LINK;
+    out->type = VALUE_ULL;
+    out->value.ull = 0;
+    switch (out->id) {
+    case 3: case 4: case 5: case 6: case 74: case 75: case 76: case 77: case 79: case 142: case 197: case 198: case 230: return SUCCESS;
+    case 82: out->type = VALUE_UINT; out->value = (nvmlValue_t){.u = 50 + gpu}; return SUCCESS;
+    case 91: out->type = VALUE_UINT; out->value = (nvmlValue_t){.u = links_of(gpu)}; return SUCCESS;
+    case 94: out->value.ull = values[REPLAYS]; return SUCCESS;
+    case 138: case 139: return out->scope != ~0u ? INVALID_ARGUMENT : links_of(gpu) ? SUCCESS : NOT_SUPPORTED;
+    case 143: out->value.ull = values[REMAPPED]; return SUCCESS;
+    case 144: out->value.ull = values[PENDING]; return SUCCESS;
+    case 145: out->value.ull = values[FAILED]; return SUCCESS;
+    case 161: case 162: case 163: return link == NO_LINK ? NOT_SUPPORTED : SUCCESS;
+    case 165: out->value.ull = link != LINK_OFF; return link == NO_LINK ? NOT_SUPPORTED : SUCCESS;
+    default: return NOT_SUPPORTED;
+    }
+}
+
+nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldValue_t *out) {
+    ENTER(device->index);
+    for (nvmlFieldValue_t *each = out; each < out + count; each++) {
+        int i = control.field_count - 1;
+        const struct field *field = control.fields;
+        for (; i >= 0; i--) {
+            field = &control.fields[i];
+            if ((field->gpu == ANY || field->gpu == device->index) && field->id == each->id && (field->any_scope || field->scope == each->scope)) break;
+        }
+        if (i < 0) each->code = usual(device->index, each);
+        else {
+            each->code = field->code;
+            each->type = field->type;
+            each->value = field->value;
+        }
+    }
+    return leave(SUCCESS);
+}
+
+/* --- rings --- */
+
+/* While they go on by themselves, the second after the last one seen is full. */
+static unsigned go_on(int gpu, int ring, unsigned long long last, unsigned room, nvmlSample_t *out) {
+    unsigned a_second = ring == 0 ? POWER_A_SECOND : USE_A_SECOND, found = 0;
+    for (; found < a_second && found < room; found++) {
+        out[found].at = last + (found + 1) * 1000000ULL / a_second;
+        out[found].value.u = ring == 0 ? control.values[gpu][POWER_MW] + found : control.values[gpu][ring == 1 ? UTIL : MEM_UTIL];
+    }
+    return found;
+}
+
+nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, unsigned ring, unsigned long long last, unsigned *type, unsigned *count, nvmlSample_t *out) {
+    ENTER(device->index);
+    if (ring > 2) return leave(NOT_SUPPORTED);
+    *type = control.sample_type;
+    if (!out) {
+        *count = RING_ROOM;
+        return leave(SUCCESS);
+    }
+    unsigned found = control.going ? go_on(device->index, ring, last, *count, out) : 0;
+    for (int i = 0; i < control.sample_count && found < *count; i++) {
+        const struct ring_sample *sample = &control.samples[i];
+        if (sample->gpu == device->index && sample->ring == (int)ring && sample->at > last)
+            out[found++] = (nvmlSample_t){sample->at, sample->value};
+    }
+    *count = found;
+    return leave(found ? SUCCESS : NOT_FOUND);
+}
+
+nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device, nvmlProcessUtilizationSample_t *out, unsigned *count, unsigned long long last) {
+    ENTER(device->index);
+    if (device->slot != WHOLE) return leave(NOT_SUPPORTED);
+    unsigned room = *count, found = 0;
+    for (int i = 0; control.going && i < control.process_count; i++)
+        if (control.processes[i].gpu == device->index && found++ < room)
+            out[found - 1] = (nvmlProcessUtilizationSample_t){control.processes[i].pid, last + 900000, 50, 20, 0, 0};
+    for (int i = 0; i < control.use_count; i++)
+        if (control.uses[i].gpu == device->index && control.uses[i].at > last && found++ < room)
+            out[found - 1] = (nvmlProcessUtilizationSample_t){control.uses[i].pid, control.uses[i].at, control.uses[i].sm, 0, 0, 0};
+    *count = found;
+    return leave(found > room ? INSUFFICIENT_SIZE : found ? SUCCESS : NOT_FOUND);
+}

@@ -1,0 +1,321 @@
+"""One GPU and its MIG instances with all their calls prepared. A part of the door to `pynvml`.
+
+each second    what changes by the second, the driver's rings, the fields of each second
+every 10 s     MIG mode, power limit, fan, P-state, idle encoder and decoder, errors, the state of its links;
+                   every minute what speaks against it
+each hour      limits
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pynvml
+
+from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuReading
+from agent.gpu import nvml_fields as fields
+from agent.gpu import sieve
+from agent.gpu.base import GpuLostError, mig_index
+from agent.gpu.health import CHECK_S, hints
+from agent.gpu.nvml_call import FORGET_S, LONG, NUMBER, PAIR, Aside, Call, MemoryCall, function_of, text_of, words
+from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_limits
+from agent.gpu.nvml_fields import FieldCall
+from agent.gpu.nvml_gpm import GpmCall
+from agent.gpu.nvml_links import LinkSurvey
+from agent.gpu.nvml_processes import ProcessCall
+from agent.gpu.nvml_rings import RingCall, Spread
+from agent.gpu.nvml_words import bus_of, errors_of, throttle_of
+from agent.gpu.sieve import Rate, Sieve
+
+SELDOM_S = 10.0
+"""How often a GPU is asked for its errors and links, whether it is divided, and into what."""
+_HELD_DOWN = frozenset({"power_cap", "thermal_sw", "thermal_hw", "power_brake", "hw_slowdown"})
+"""Throttling that nobody asked for."""
+_THROTTLED_NS = 1.5e9
+"""A second in a second; and the driver counts it in steps of 0.1 s, one more of which may fall into this second."""
+
+
+class Device:
+    """One GPU. Used by one thread at a time."""
+
+    def __init__(self, index: int, facts: Facts, handle: Any, library: ctypes.CDLL, survey: LinkSurvey) -> None:
+        def call(name: str, *selector: int, layout: struct.Struct = NUMBER) -> Call:
+            return Call(index, function_of(library, name), handle, *selector, layout=layout)
+
+        self._index = index
+        self._facts = facts
+        self._handle = handle
+        self._library = library
+        self._survey = survey
+        self._sieve = Sieve()
+        self._memory = MemoryCall(index, library, handle)
+        self._utilization = call("nvmlDeviceGetUtilizationRates", layout=PAIR)
+        self._power_mw = call("nvmlDeviceGetPowerUsage")
+        self._power_limit_mw = call("nvmlDeviceGetEnforcedPowerLimit")
+        self._temperature_c = call("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU)
+        self._sm_clock_mhz = call("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM)
+        self._memory_clock_mhz = call("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM)
+        self._energy_mj = call("nvmlDeviceGetTotalEnergyConsumption", layout=LONG)
+        self._encoder = Aside(index, library, "nvmlDeviceGetEncoderUtilization", handle)
+        self._decoder = Aside(index, library, "nvmlDeviceGetDecoderUtilization", handle)
+        self._fan = call("nvmlDeviceGetFanSpeed")
+        self._performance_state = call("nvmlDeviceGetPerformanceState")
+        names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+        self._reasons = Call(index, function_of(library, *names), handle, layout=LONG)
+        self._fields = FieldCall(index, library, handle)
+        self._gpm = GpmCall(index, library, handle)
+        self._power_ring = RingCall(index, library, handle, pynvml.NVML_TOTAL_POWER_SAMPLES)
+        self._load_ring = RingCall(index, library, handle, pynvml.NVML_GPU_UTILIZATION_SAMPLES)
+        self._memory_ring = RingCall(index, library, handle, pynvml.NVML_MEMORY_UTILIZATION_SAMPLES)
+        self._processes = ProcessCall(index, library, handle)
+        self._rates = _Rates()
+        self._pcie_generation = call("nvmlDeviceGetCurrPcieLinkGeneration")
+        self._pcie_width = call("nvmlDeviceGetCurrPcieLinkWidth")
+        # The buffer takes the mode after the next reset, which does not concern us.
+        self._mig_mode = Aside(index, library, "nvmlDeviceGetMigMode", handle)
+        self._divided = False
+        self._instances: dict[str, _Instance] = {}
+        self._limit_mw: int | None = None
+        self._errors = GpuErrors()
+        self._bus = GpuBus()
+        self._throttled_us: dict[str, int] = {}
+        self._coding: tuple[int | None, int | None] = (None, None)
+        self._fan_percent: int | None = None
+        self._p_state: int | None = None
+        self._seldom_at = 0.0
+        self._limits = GpuLimits()
+        self._limits_at = 0.0
+        self._judged: GpuErrors | None = None
+        self._ill: tuple[str, ...] = ()
+        self._judge_at = 0.0
+        self._last: GpuReading | None = None
+
+    def read(self, now: float, monotonic: float) -> GpuReading:
+        """All values; raises as `GpuReader.read`."""
+        total, used, reserved = self._memory.get(monotonic)
+        found = self._look(monotonic)
+        keep, rates = self._sieve.whole, self._rates
+        most_mw = sieve.POWER_MW if self._limit_mw is None else sieve.POWER_LIMITS * self._limit_mw
+        busy, memory_busy = self._utilization.get(monotonic) or (None, None)
+        throttle = throttle_of(self._reasons.number(monotonic))
+        sm, occupancy, tensor, dram = self._gpm.get(monotonic, self._sieve)
+        reading = GpuReading(
+            index=self._index,
+            uuid=self._facts.uuid,
+            name=self._facts.name,
+            sampled_at=now,
+            memory_total_bytes=total,
+            memory_used_bytes=used if total is None else keep(used, total),
+            memory_reserved_bytes=reserved if total is None else keep(reserved, total),
+            utilization_percent=keep(busy, sieve.PERCENT),
+            power_mw=keep(self._power_mw.number(monotonic), most_mw),
+            power_limit_mw=self._limit_mw,
+            temperature_c=keep(self._temperature_c.number(monotonic), sieve.TEMPERATURE_C),
+            memory_temperature_c=keep(found.get(fields.MEMORY_TEMPERATURE) or None, sieve.TEMPERATURE_C),
+            sm_clock_mhz=keep(self._sm_clock_mhz.number(monotonic), sieve.CLOCK_MHZ),
+            memory_clock_mhz=keep(self._memory_clock_mhz.number(monotonic), sieve.CLOCK_MHZ),
+            memory_utilization_percent=keep(memory_busy, sieve.PERCENT),
+            encoder_percent=self._coding[0],
+            decoder_percent=self._coding[1],
+            fan_percent=self._fan_percent,
+            performance_state=self._p_state,
+            throttle=throttle,
+            throttled_us=self._throttled_us,
+            throttled_percent=rates.throttled(found, throttle, monotonic, self._sieve),
+            pcie_rx_bytes_per_s=rates.pcie_rx.of(found.get(fields.RECEIVED_PCIE), monotonic, self._sieve),
+            pcie_tx_bytes_per_s=rates.pcie_tx.of(found.get(fields.SENT_PCIE), monotonic, self._sieve),
+            nvlink_rx_bytes_per_s=rates.nvlink_rx.of(found.get(fields.RECEIVED_NVLINK_KIB), monotonic, self._sieve),
+            nvlink_tx_bytes_per_s=rates.nvlink_tx.of(found.get(fields.SENT_NVLINK_KIB), monotonic, self._sieve),
+            sm_active_percent=sm,
+            sm_occupancy_percent=occupancy,
+            tensor_active_percent=tensor,
+            dram_active_percent=dram,
+            spreads=self._spreads(monotonic, most_mw),
+            energy_mj=rates.energy_mj(self._energy_mj.number(monotonic), most_mw, monotonic, self._sieve),
+            errors=self._errors,
+            bus=self._bus,
+            limits=self._limits,
+            numa_node=self._facts.numa_node,
+            minor=self._facts.minor,
+            pci=None if self._facts.pci is None else "{:04x}:{:02x}:{:02x}".format(*self._facts.pci),
+            divided=self._divided,
+            ill=self._ill,
+            links=self._survey.of(self._facts.uuid),
+            processes=self._processes.get(now, monotonic, self._sieve),
+            dropped=self._sieve.dropped,
+        )
+        self._refuse_empty(reading)
+        self._last = reading
+        return reading
+
+    def read_instances(self, now: float, monotonic: float) -> tuple[GpuReading, ...]:
+        """The MIG instances, right after `read`; one that was destroyed since the last check is left out."""
+        if not self._instances or self._last is None:
+            return ()
+        found = (each.read(self._last, now, monotonic) for each in self._instances.values())
+        known = tuple(reading for reading in found if reading is not None)
+        if len(known) < len(self._instances):
+            self._seldom_at = 0.0
+        return known
+
+    # --- what is not asked for each second ----------------------------------------------------------------------------
+
+    def _look(self, monotonic: float) -> dict[int, int]:
+        """The fields of each second, and what else is due."""
+        if monotonic < min(self._seldom_at, self._judge_at):
+            if any(self._coding):
+                self._look_at_coding(monotonic)
+            return self._fields.often(monotonic)
+        self._seldom_at = monotonic + SELDOM_S
+        self._check_mig(monotonic)
+        self._limit_mw = self._power_limit_mw.number(monotonic)
+        self._fan_percent = self._sieve.whole(self._fan.number(monotonic), sieve.FAN_PERCENT)
+        self._p_state = _p_state(self._performance_state.number(monotonic))
+        self._look_at_coding(monotonic)
+        found = self._fields.all(monotonic)
+        names = fields.THROTTLED_NS.items()
+        self._throttled_us = {name: found.one[number] // 1000 for number, name in names if number in found.one}
+        self._errors = errors_of(found)
+        self._bus = bus_of(found, self._pcie_generation.number(monotonic), self._pcie_width.number(monotonic))
+        if monotonic >= self._judge_at:
+            self._judge_at = monotonic + CHECK_S
+            self._ill, self._judged = hints(self._judged, self._errors), self._errors
+        if monotonic >= self._limits_at:
+            self._limits_at = monotonic + FORGET_S
+            self._limits = read_limits(self._index, self._handle)
+        return found.one
+
+    def _look_at_coding(self, monotonic: float) -> None:
+        """Encoder and decoder, which most nodes never use: each second only while they are."""
+        keep = self._sieve.whole
+        self._coding = (
+            keep(self._encoder.number(monotonic), sieve.PERCENT),
+            keep(self._decoder.number(monotonic), sieve.PERCENT),
+        )
+
+    def _check_mig(self, monotonic: float) -> None:
+        """See whether the GPU is divided; an instance that is still there keeps its prepared calls."""
+        self._divided = self._mig_mode.number(monotonic) == pynvml.NVML_DEVICE_MIG_ENABLE
+        self._instances = dict(self._find_instances()) if self._divided else {}
+
+    def _find_instances(self) -> Iterator[tuple[str, _Instance]]:
+        for slot, handle in mig_handles(self._index, self._handle):
+            if uuid := text_of(self._library.nvmlDeviceGetUUID, handle):
+                yield uuid, self._instances.get(uuid) or _Instance(self._index, slot, uuid, handle, self._library)
+
+    def _spreads(self, monotonic: float, most_mw: int) -> dict[str, Spread]:
+        """What the driver noted since the last reading."""
+        power = self._power_ring.get(monotonic, self._sieve, most_mw)
+        load = self._load_ring.get(monotonic, self._sieve, sieve.PERCENT)
+        memory = self._memory_ring.get(monotonic, self._sieve, sieve.PERCENT)
+        found = {}
+        if power is not None:
+            found["power_mw"] = power
+        if load is not None:
+            found["utilization_percent"] = load
+        if memory is not None:
+            found["memory_utilization_percent"] = memory
+        return found
+
+    def _refuse_empty(self, reading: GpuReading) -> None:
+        """A GPU about which the driver answers nothing but errors is not one to give to a job.
+
+        Raises:
+            GpuLostError: so it is.
+        """
+        if reading.memory_total_bytes is None and reading.temperature_c is None and self._memory.error is not None:
+            raise GpuLostError(
+                f"the driver answers about GPU {self._index} only: {words(self._memory.error)}; see dmesg for its Xid"
+            )
+
+
+class _Rates:
+    """What becomes of the counters of one GPU."""
+
+    def __init__(self) -> None:
+        self.pcie_rx = Rate(sieve.PCIE_BYTES_PER_S)
+        self.pcie_tx = Rate(sieve.PCIE_BYTES_PER_S)
+        self.nvlink_rx = Rate(sieve.NVLINK_BYTES_PER_S, unit=1024)
+        self.nvlink_tx = Rate(sieve.NVLINK_BYTES_PER_S, unit=1024)
+        self._energy = Rate(sieve.POWER_MW)
+        self._power = Rate(_THROTTLED_NS)
+        self._heat = Rate(_THROTTLED_NS)
+
+    def throttled(
+        self, found: dict[int, int], throttle: tuple[str, ...] | None, monotonic: float, sieve: Sieve
+    ) -> float | None:
+        """See `GpuReading.throttled_percent`; where power and heat do it at the same time, the longer counts."""
+        power = self._power.of(found.get(fields.THROTTLED_POWER_NS), monotonic, sieve)
+        heat = self._heat.of(found.get(fields.THROTTLED_HEAT_NS), monotonic, sieve)
+        if power is not None or heat is not None:
+            return min(round(max(power or 0, heat or 0) / 1e7, 1), 100.0)
+        if throttle is None or fields.THROTTLED_POWER_NS in found or fields.THROTTLED_HEAT_NS in found:
+            return None
+        return 100.0 if _HELD_DOWN.intersection(throttle) else 0.0
+
+    def energy_mj(self, count: int | None, most_mw: int, monotonic: float, sieve: Sieve) -> int | None:
+        """The counter itself, but where it leaps."""
+        self._energy.most_per_s = most_mw
+        before = sieve.dropped
+        self._energy.of(count, monotonic, sieve)
+        return count if sieve.dropped == before else None
+
+
+class _Instance:
+    """One MIG instance. NVML gives it memory and processes; what the silicon shares is its GPU's."""
+
+    def __init__(self, parent: int, slot: int, uuid: str, handle: Any, library: ctypes.CDLL) -> None:
+        self._index = mig_index(parent, slot)
+        self._uuid = uuid
+        self._name = text_of(library.nvmlDeviceGetName, handle) or "MIG"
+        self._profile = mig_profile(parent, self._name, handle)
+        self._gi, self._ci = mig_ids(parent, handle)
+        self._memory = MemoryCall(parent, library, handle)
+        self._processes = ProcessCall(parent, library, handle)
+        self._sieve = Sieve()
+
+    def read(self, parent: GpuReading, now: float, monotonic: float) -> GpuReading | None:
+        """All values; `None` if it is no longer there. Power and utilisation of a part are nowhere to be had in NVML.
+
+        Raises:
+            DriverGoneError: see `GpuReader.read`.
+        """
+        try:
+            total, used, reserved = self._memory.get(monotonic)
+            processes = self._processes.get(now, monotonic, self._sieve)
+        except GpuLostError:  # its GPU answered just now: it is the instance that went
+            return None
+        if total is None and self._memory.error is not None:
+            return None
+        return GpuReading(
+            index=self._index,
+            uuid=self._uuid,
+            name=self._name,
+            sampled_at=now,
+            memory_total_bytes=total,
+            memory_used_bytes=used if total is None else self._sieve.whole(used, total),
+            memory_reserved_bytes=reserved,
+            temperature_c=parent.temperature_c,
+            memory_temperature_c=parent.memory_temperature_c,
+            sm_clock_mhz=parent.sm_clock_mhz,
+            memory_clock_mhz=parent.memory_clock_mhz,
+            throttle=parent.throttle,
+            throttled_percent=parent.throttled_percent,
+            numa_node=parent.numa_node,
+            minor=parent.minor,
+            mig_parent=parent.uuid,
+            mig_profile=self._profile,
+            mig_gi=self._gi,
+            mig_ci=self._ci,
+            ill=parent.ill,
+            processes=processes,
+            dropped=self._sieve.dropped,
+        )
+
+
+def _p_state(number: int | None) -> int | None:
+    """`NVML_PSTATE_UNKNOWN` is 32."""
+    return None if number is None or number == pynvml.NVML_PSTATE_UNKNOWN else number

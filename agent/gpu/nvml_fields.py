@@ -1,0 +1,190 @@
+"""All field values of one GPU in one call with a kept array. NVML `nvmlDeviceGetFieldValues`. A part of the door to
+`pynvml`.
+
+    each second    the first fields of the list
+    every 10 s     all of them, and those of each NVLink
+
+A field that this GPU does not offer is left out of the array for an hour: asked for again and again it would cost the
+driver's time each second.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pynvml
+
+from agent.gpu.nvml_call import FORGET_S, UNSUPPORTED, Call, function_of, raise_if_fatal
+
+_FIELD = struct.Struct("I20xIiQ")  # nvmlFieldValue_t: field, type, return code, value; not scope, times
+_ASKED = struct.Struct("II32x")  # the same, as it is handed in: field, scope
+_SIGNED = struct.Struct("q")
+_DOUBLE = struct.Struct("d")
+_RAW = struct.Struct("Q")
+
+_ALL_LINKS = 2**32 - 1
+"""Scope of the throughput of all NVLinks together."""
+
+RECEIVED_PCIE = pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES
+SENT_PCIE = pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES
+RECEIVED_NVLINK_KIB = pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX
+SENT_NVLINK_KIB = pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX
+MEMORY_TEMPERATURE = pynvml.NVML_FI_DEV_MEMORY_TEMP
+THROTTLED_POWER_NS = pynvml.NVML_FI_DEV_PERF_POLICY_POWER
+THROTTLED_HEAT_NS = pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL
+THROTTLED_NS = {
+    THROTTLED_POWER_NS: "power",
+    THROTTLED_HEAT_NS: "thermal",
+    pynvml.NVML_FI_DEV_PERF_POLICY_SYNC_BOOST: "sync_boost",
+    pynvml.NVML_FI_DEV_PERF_POLICY_BOARD_LIMIT: "board",
+    pynvml.NVML_FI_DEV_PERF_POLICY_RELIABILITY: "reliability",
+}
+"""Not `…CLOCKS_EVENT_REASON_…SLOWDOWN`: their numbers are 251 to 253 in drivers of 2025 and 269 to 271 in later ones,
+and each means something else to the other."""
+
+LINK_COUNT = pynvml.NVML_FI_DEV_NVLINK_LINK_COUNT
+LINK_STATE = pynvml.NVML_FI_DEV_NVLINK_GET_STATE
+LINK_CRC = pynvml.NVML_FI_DEV_NVLINK_ERROR_DL_CRC
+LINK_REPLAYS = pynvml.NVML_FI_DEV_NVLINK_ERROR_DL_REPLAY
+LINK_RECOVERIES = pynvml.NVML_FI_DEV_NVLINK_ERROR_DL_RECOVERY
+
+_OFTEN = (
+    (MEMORY_TEMPERATURE, 0),
+    (RECEIVED_PCIE, 0),
+    (SENT_PCIE, 0),
+    (RECEIVED_NVLINK_KIB, _ALL_LINKS),
+    (SENT_NVLINK_KIB, _ALL_LINKS),
+    (THROTTLED_POWER_NS, 0),
+    (THROTTLED_HEAT_NS, 0),
+)
+_SELDOM = tuple(
+    (number, 0)
+    for number in (
+        *(number for number in THROTTLED_NS if number not in (THROTTLED_POWER_NS, THROTTLED_HEAT_NS)),
+        pynvml.NVML_FI_DEV_ECC_SBE_VOL_TOTAL,
+        pynvml.NVML_FI_DEV_ECC_DBE_VOL_TOTAL,
+        pynvml.NVML_FI_DEV_ECC_SBE_AGG_TOTAL,
+        pynvml.NVML_FI_DEV_ECC_DBE_AGG_TOTAL,
+        pynvml.NVML_FI_DEV_REMAPPED_COR,
+        pynvml.NVML_FI_DEV_REMAPPED_UNC,
+        pynvml.NVML_FI_DEV_REMAPPED_PENDING,
+        pynvml.NVML_FI_DEV_REMAPPED_FAILURE,
+        pynvml.NVML_FI_DEV_RETIRED_SBE,
+        pynvml.NVML_FI_DEV_RETIRED_DBE,
+        pynvml.NVML_FI_DEV_RETIRED_PENDING,
+        pynvml.NVML_FI_DEV_PCIE_REPLAY_COUNTER,
+        pynvml.NVML_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL,
+        pynvml.NVML_FI_DEV_NVLINK_CRC_DATA_ERROR_COUNT_TOTAL,
+        pynvml.NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL,
+        pynvml.NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL,
+        pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION,
+        LINK_COUNT,
+    )
+)
+_EACH_LINK = frozenset({LINK_STATE, LINK_CRC, LINK_REPLAYS, LINK_RECOVERIES})
+
+_UNKNOWN = UNSUPPORTED | {pynvml.NVML_ERROR_INVALID_ARGUMENT}
+"""An older driver calls the number of a newer field an invalid argument."""
+
+Asked = tuple[int, int]
+"""A field and its scope: which link, or all of them."""
+
+
+@dataclass(slots=True)
+class Fields:
+    """What was answered."""
+
+    one: dict[int, int] = field(default_factory=dict)
+    """Field → value, of the whole GPU."""
+    links: dict[int, list[int]] = field(default_factory=dict)
+    """Field → its value on each NVLink that has one."""
+
+
+class FieldCall:
+    """The fields of one GPU."""
+
+    def __init__(self, index: int, library: ctypes.CDLL, handle: Any) -> None:
+        self._index = index
+        self._function: Callable[..., int] = function_of(library, "nvmlDeviceGetFieldValues")
+        self._handle = handle
+        self._links = 0
+        self._refused: set[Asked] = set()
+        self._refused_until = 0.0
+        self._prepare()
+
+    def often(self, monotonic: float) -> dict[int, int]:
+        """The fields of each second, as far as they are offered; raises as `Call.ask`."""
+        return self._ask(self._often, self._often_asked, monotonic).one
+
+    def all(self, monotonic: float) -> Fields:
+        """All fields; raises as `Call.ask`."""
+        if monotonic >= self._refused_until:
+            self._refused_until = monotonic + FORGET_S
+            self._refused.clear()
+            self._prepare()
+        found = self._ask(self._all, self._all_asked, monotonic)
+        links = min(found.one.get(LINK_COUNT, self._links), pynvml.NVML_NVLINK_MAX_LINKS)
+        if links != self._links:
+            self._links = links
+            self._prepare()
+            found = self._ask(self._all, self._all_asked, monotonic)
+        return found
+
+    def _prepare(self) -> None:
+        """Make the arrays without what is refused."""
+        links = tuple((number, link) for link in range(self._links) for number in sorted(_EACH_LINK))
+        self._often_asked = tuple(each for each in _OFTEN if each not in self._refused)
+        self._all_asked = tuple(each for each in (*_OFTEN, *_SELDOM, *links) if each not in self._refused)
+        self._often = self._call(self._often_asked)
+        self._all = self._call(self._all_asked)
+
+    def _call(self, asked: Iterable[Asked]) -> Call:
+        start = b"".join(_ASKED.pack(*each) for each in asked)
+        count = ctypes.c_int32(len(start) // _ASKED.size)
+        return Call(self._index, self._function, self._handle, count, layout=_FIELD, start=start, rows=count.value)
+
+    def _ask(self, call: Call, asked: tuple[Asked, ...], monotonic: float) -> Fields:
+        found = Fields()
+        if not asked or not call.ask(monotonic):
+            return found
+        one, refused = found.one, []
+        for each, (number, kind, code, raw) in zip(asked, _FIELD.iter_unpack(call.buffer), strict=True):
+            if code:
+                raise_if_fatal(code, self._index)
+                if code in _UNKNOWN:
+                    refused.append(each)
+                continue
+            value = raw if kind == _LONG_LONG else _value(kind, raw)
+            if number in _EACH_LINK:
+                found.links.setdefault(number, []).append(value)
+            else:
+                one[number] = value
+        if refused:
+            self._refused.update(refused)
+            self._prepare()
+        return found
+
+
+def _value(kind: int, raw: int) -> int:
+    """A union of nvml.h as a number: what lies beyond a short value in its room means nothing."""
+    if kind in (_LONG_LONG, pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG):
+        return raw
+    if kind == pynvml.NVML_VALUE_TYPE_UNSIGNED_INT:
+        return raw & 0xFFFF_FFFF
+    if kind == pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT:
+        return raw & 0xFFFF
+    if kind == pynvml.NVML_VALUE_TYPE_SIGNED_INT:
+        return (raw & 0xFFFF_FFFF) - (raw << 1 & 0x1_0000_0000)
+    if kind == pynvml.NVML_VALUE_TYPE_DOUBLE:
+        double: float = _DOUBLE.unpack(_RAW.pack(raw))[0]
+        return int(double) if abs(double) < _SENSIBLE else -1
+    signed: int = _SIGNED.unpack(_RAW.pack(raw))[0]
+    return signed
+
+
+_LONG_LONG = pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
+_SENSIBLE = 2.0**63

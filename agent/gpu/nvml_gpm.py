@@ -1,0 +1,107 @@
+"""How much of a GPU is used, from counters in its hardware: SMs, warps, tensor cores, memory bandwidth. NVML's GPM, on
+Hopper and newer. A part of the door to `pynvml`.
+
+Two samples are kept for each GPU and taken in turn; what lies between them is the time since the last reading. It does
+not disturb a profiler, and no profiler disturbs it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import sys
+from typing import Any
+
+import pynvml
+
+from agent.gpu.nvml_call import FORGET_S, Asked, Call, function_of
+from agent.gpu.sieve import Sieve
+
+LEAST_S = 0.1
+"""Samples closer to each other tell nothing."""
+
+_SUPPORT = struct.Struct("4xI")  # nvmlGpmSupport_t: whether; not version
+_HEAD = struct.Struct("IIPP")  # nvmlGpmMetricsGet_t: version, number of metrics, the two samples
+_METRIC = struct.Struct("IId24x")  # nvmlGpmMetric_t: number, return code, value; not names
+_METRICS = (
+    pynvml.NVML_GPM_METRIC_SM_UTIL,
+    pynvml.NVML_GPM_METRIC_SM_OCCUPANCY,
+    pynvml.NVML_GPM_METRIC_ANY_TENSOR_UTIL,
+    pynvml.NVML_GPM_METRIC_DRAM_BW_UTIL,
+)
+
+Shares = tuple[float | None, float | None, float | None, float | None]
+"""SMs active, warps on them, tensor cores, memory bandwidth, in percent."""
+_NOTHING: Shares = (None, None, None, None)
+
+
+class GpmCall(Asked):
+    """The samples of one GPU."""
+
+    def __init__(self, index: int, library: ctypes.CDLL, handle: Any) -> None:
+        super().__init__(index)
+        self._library = library
+        self._handle = handle
+        self._sample = function_of(library, "nvmlGpmSampleGet")
+        self._compare = function_of(library, "nvmlGpmMetricsGet")
+        version = pynvml.NVML_GPM_SUPPORT_VERSION.to_bytes(4, sys.byteorder)
+        function = function_of(library, "nvmlGpmQueryDeviceSupport")
+        self._support = Call(index, function, handle, layout=_SUPPORT, start=version)
+        self._turns: list[_Turn] = []
+        """Which sample is taken next, and what compares it with the other one; two that change places."""
+        self._at: float | None = None
+        """When the newest sample was taken."""
+
+    def get(self, monotonic: float, sieve: Sieve) -> Shares:
+        """What happened since the call before.
+
+        Raises:
+            GpuLostError: the GPU cannot be asked.
+            DriverGoneError: the driver cannot.
+        """
+        if monotonic < self._quiet_until or (not self._turns and not self._begin(monotonic)):
+            return _NOTHING
+        if self._at is not None and monotonic - self._at < LEAST_S:
+            return _NOTHING
+        turn, other = self._turns
+        self._turns = [other, turn]
+        before, self._at = self._at, None
+        if not self.judge(self._sample(self._handle, turn.sample), monotonic):
+            return _NOTHING
+        self._at = monotonic
+        return _NOTHING if before is None else self._compared(turn, monotonic, sieve)
+
+    def _begin(self, monotonic: float) -> bool:
+        """Find out whether the board can, and make room."""
+        if not self._support.number(monotonic):
+            if self._support.error is None:
+                self._quiet_until = monotonic + FORGET_S
+            return False
+        samples = (ctypes.c_void_p(), ctypes.c_void_p())
+        for each in samples:
+            if not self.judge(self._library.nvmlGpmSampleAlloc(ctypes.byref(each)), monotonic):
+                return False
+        self._turns = [_Turn(samples[1], samples[0]), _Turn(samples[0], samples[1])]
+        return True
+
+    def _compared(self, turn: _Turn, monotonic: float, sieve: Sieve) -> Shares:
+        if not self.judge(self._compare(turn.buffer), monotonic):
+            return _NOTHING
+        sm, occupancy, tensor, dram = (
+            None if code else sieve.share(value) for _, code, value in _METRIC.iter_unpack(turn.rows)
+        )
+        return sm, occupancy, tensor, dram
+
+
+class _Turn:
+    """A sample, and the prepared question what happened between another one and it."""
+
+    def __init__(self, sample: ctypes.c_void_p, older: ctypes.c_void_p) -> None:
+        self.sample = sample
+        # Of the whole structure's length: no driver writes beyond it, whatever it clears.
+        self.buffer = ctypes.create_string_buffer(ctypes.sizeof(pynvml.c_nvmlGpmMetricsGet_t))
+        version = pynvml.NVML_GPM_METRICS_GET_VERSION
+        _HEAD.pack_into(self.buffer, 0, version, len(_METRICS), older.value, sample.value)
+        for place, number in enumerate(_METRICS):
+            _METRIC.pack_into(self.buffer, _HEAD.size + place * _METRIC.size, number, 0, 0.0)
+        self.rows = memoryview(self.buffer)[_HEAD.size : _HEAD.size + len(_METRICS) * _METRIC.size]

@@ -1,0 +1,165 @@
+"""Who is on a GPU: processes that compute, processes that draw, and their share of the SMs. A part of the door to
+`pynvml`; same as `nvidia-smi pmon`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pynvml
+
+from agent.api.gpus import GRAPHICS
+from agent.api.types import GpuProcess
+from agent.gpu.nvml_call import Asked, Call, function_of
+from agent.gpu.sieve import PERCENT, Sieve
+
+_PROCESS = struct.Struct("I4xQ8x")  # nvmlProcessInfo_t: pid, memory; not MIG instances
+_USE = struct.Struct("I4xQI12x")  # nvmlProcessUtilizationSample_t: pid, time, SM; not memory, encoder, decoder
+_NOT_AVAILABLE = 2**64 - 1
+"""`NVML_VALUE_NOT_AVAILABLE` in a field of 64 bits."""
+_ROOM = 32
+_NOBODY_S = 10.0
+_WINDOW_US = 2_000_000
+"""How far back shares are asked for. The driver notes one about each second: with less a process would seem idle when
+its turn is late."""
+_ASK_S = 1.5
+
+COMPUTE, BOTH = "compute", f"compute+{GRAPHICS}"
+
+
+class _List:
+    """A list of NVML that grows with what it is told."""
+
+    def __init__(self, index: int, function: Callable[..., int], layout: struct.Struct, *args: Any) -> None:
+        """The function takes `args`, then a count, then room for rows."""
+        self._index = index
+        self._function = function
+        self._layout = layout
+        self._args = args
+        self._count = ctypes.c_uint()
+        self._grow(_ROOM)
+
+    def _grow(self, capacity: int) -> None:
+        self._capacity = capacity
+        count = ctypes.byref(self._count)
+        self._call = Call(self._index, self._function, *self._args, count, layout=self._layout, rows=capacity)
+
+    def get(self, monotonic: float) -> list[tuple[int, int]] | None:
+        """The rows; `None` where the driver does not say. See `Call.ask`."""
+        asked = self._ask(monotonic)
+        if not asked and self._call.error == pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
+            self._grow(2 * self._count.value)
+            asked = self._ask(monotonic)
+        if not asked:
+            return None
+        if not self._count.value:
+            return []
+        rows = memoryview(self._call.buffer)[: min(self._count.value, self._capacity) * self._layout.size]
+        return list(self._layout.iter_unpack(rows))
+
+    def _ask(self, monotonic: float) -> bool:
+        """Leaves in `_count` how many rows there are."""
+        self._count.value = self._capacity
+        return self._call.ask(monotonic)
+
+
+class ProcessCall:
+    """The processes of one GPU or MIG instance."""
+
+    def __init__(self, index: int, library: ctypes.CDLL, handle: Any) -> None:
+        names = ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2")
+        self._compute = _List(index, function_of(library, *names), _PROCESS, handle)
+        names = ("nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v2")
+        self._graphics = _List(index, function_of(library, *names), _PROCESS, handle)
+        self._draws = False
+        self._graphics_at = 0.0
+        self._use = UseCall(index, library, handle)
+
+    def get(self, now: float, monotonic: float, sieve: Sieve) -> tuple[GpuProcess, ...]:
+        """See `Call.ask`; no process where the driver does not say.
+
+        NVML `nvmlDeviceGetComputeRunningProcesses`, `…GraphicsRunningProcesses`, `…GetProcessUtilization`.
+        """
+        compute = self._compute.get(monotonic) or ()
+        graphics = self._drawing(monotonic)
+        if not compute and not graphics:
+            return ()
+        draws = dict(graphics)
+        shares = self._use.get(now, monotonic, sieve)
+        found = [
+            _process(pid, used, BOTH if draws and draws.pop(pid, None) is not None else COMPUTE, shares)
+            for pid, used in compute
+        ]
+        found += [_process(pid, used, GRAPHICS, shares) for pid, used in draws.items()]
+        return tuple(found)
+
+    def _drawing(self, monotonic: float) -> Sequence[tuple[int, int]]:
+        """Where nobody draws, as on most nodes, it is asked for every 10 s only."""
+        if not self._draws and monotonic < self._graphics_at:
+            return ()
+        self._graphics_at = monotonic + _NOBODY_S
+        found = self._graphics.get(monotonic) or ()
+        self._draws = bool(found)
+        return found
+
+
+class UseCall(Asked):
+    """Shares of the SMs. NVML `nvmlDeviceGetProcessUtilization`; nothing to tell is an error there, `NOT_FOUND`."""
+
+    def __init__(self, index: int, library: ctypes.CDLL, handle: Any) -> None:
+        super().__init__(index)
+        self._function = function_of(library, "nvmlDeviceGetProcessUtilization")
+        self._handle = handle
+        self._count = ctypes.c_uint()
+        self._count_ref = ctypes.byref(self._count)
+        self._since = ctypes.c_ulonglong()
+        self._told: dict[int, int] | None = None
+        self._told_at = -math.inf
+        self._grow(_ROOM)
+
+    def _grow(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._room = ctypes.create_string_buffer(_USE.size * capacity)
+
+    def get(self, now: float, monotonic: float, sieve: Sieve) -> dict[int, int] | None:
+        """Process → its newest share in percent; one that is absent had none. `None` where the driver does not say.
+
+        Asked for every other second: an answer covers two.
+        """
+        if not self._told_at <= monotonic < self._told_at + _ASK_S:
+            self._told, self._told_at = self._tell(now, monotonic, sieve), monotonic
+        return self._told
+
+    def _tell(self, now: float, monotonic: float, sieve: Sieve) -> dict[int, int] | None:
+        self._since.value = max(0, int(now * 1e6) - _WINDOW_US)
+        asked = self._ask(monotonic)
+        if not asked and self.error == pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
+            self._grow(2 * max(self._count.value, self._capacity))
+            asked = self._ask(monotonic)
+        if not asked:
+            return {} if self.error == pynvml.NVML_ERROR_NOT_FOUND else None
+        rows = memoryview(self._room)[: min(self._count.value, self._capacity) * _USE.size]
+        newest: dict[int, tuple[int, int]] = {}
+        for pid, at, share in _USE.iter_unpack(rows):
+            if at > newest.get(pid, (0, 0))[0] and sieve.whole(share, PERCENT) is not None:
+                newest[pid] = (at, share)
+        return {pid: share for pid, (_, share) in newest.items()}
+
+    def _ask(self, monotonic: float) -> bool:
+        if monotonic < self._quiet_until:
+            return False
+        self._count.value = self._capacity
+        return self.judge(self._function(self._handle, self._room, self._count_ref, self._since), monotonic)
+
+
+def _process(pid: int, used: int, kind: str, shares: dict[int, int] | None) -> GpuProcess:
+    return GpuProcess(
+        pid=pid,
+        memory_used_bytes=None if used == _NOT_AVAILABLE else used,
+        kind=kind,
+        sm_percent=None if shares is None else shares.get(pid, 0),
+    )

@@ -1,0 +1,69 @@
+"""What a GPU can say and what it cannot: values beyond reason are left out and counted, counters become rates. Pure.
+
+Drivers have been seen to say 2,619 % load, and a counter to leap by 2**32; a plot or a verdict made of that is wrong.
+"""
+
+from __future__ import annotations
+
+PERCENT = 100
+FAN_PERCENT = 200
+"""NVML: over 100 at times."""
+TEMPERATURE_C = 200
+CLOCK_MHZ = 20_000
+POWER_LIMITS = 5
+"""Times the limit. Peaks of some ms may be twice as high as it."""
+POWER_MW = 20_000_000
+"""Where the limit is not known."""
+PCIE_BYTES_PER_S = 512e9
+"""16 lanes of PCIe 7.0 carry 256 GB/s each way."""
+NVLINK_BYTES_PER_S = 16e12
+"""All links of NVLink 5 carry 0.9 TB/s each way."""
+
+
+class Sieve:
+    """Lets through what can be."""
+
+    def __init__(self) -> None:
+        self.dropped = 0
+        """What could not be, so far."""
+
+    def whole(self, value: int | None, most: int) -> int | None:
+        """The value, if it is not over `most`."""
+        if value is None or 0 <= value <= most:
+            return value
+        self.dropped += 1
+        return None
+
+    def share(self, value: float | None) -> float | None:
+        """A percentage with a fraction, to one place; no number at all does not pass. A hair over 100 is 100."""
+        if value is None:
+            return None
+        if 0 <= value <= PERCENT:
+            return int(10 * value + 0.5) / 10
+        if PERCENT < value < PERCENT + 1:
+            return 100.0
+        self.dropped += 1
+        return None
+
+
+class Rate:
+    """The rise a second of one counter. One that fell began anew and tells nothing until the next time."""
+
+    def __init__(self, most_per_s: float, *, unit: int = 1) -> None:
+        """A rise beyond `most_per_s` is a leap: it is left out and counted. The counter counts in units of `unit`."""
+        self.most_per_s = most_per_s
+        self._unit = unit
+        self._count: int | None = None
+        self._at = 0.0
+
+    def of(self, count: int | None, monotonic: float, sieve: Sieve) -> int | None:
+        """The rate since the call before; `None` at the first one and after a gap."""
+        before, passed = self._count, monotonic - self._at
+        self._count, self._at = count, monotonic
+        if before is None or count is None or count < before or passed <= 0:
+            return None
+        rate = (count - before) * self._unit / passed
+        if rate <= self.most_per_s:
+            return int(rate + 0.5)
+        sieve.dropped += 1
+        return None

@@ -1,0 +1,205 @@
+"""The node's own history: what each GPU and the host did, a second at a time for an hour, coarser for a year.
+
+    event loop ── note() ──► deque (bounded) ──► thread `telemetry-history` ──► history/GPU-….ring, history/host.ring
+               ── look_back() ──► a thread for the call ── pread ──────────────┘
+
+Rules kept here: nothing waits for this disk, neither the loop nor the jobs' store; what the thread cannot keep up with
+is dropped and counted, never queued without bound; a disk that refuses costs the history and says so once; of GPUs that
+are gone the newest `FILES_KEPT` files stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.telemetry.bucket import Spread
+from agent.telemetry.lookback import Lookback, look_back
+from agent.telemetry.ringfile import TIERS, RingFile, RingFileError, Tier
+
+FILES_KEPT = 64
+"""GPUs that one node is remembered to have had."""
+
+SYNC_S = 10.0
+"""What a power cut may take; a file is never lost to one."""
+
+_WAITING_MOST = 4096
+"""Samples between loop and thread: four minutes of sixteen GPUs on a disk that hangs."""
+
+_AGAIN_S = 60.0
+"""Between two tries to open a file that the disk refused."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,100}")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    series: str
+    metrics: tuple[str, ...]
+    at: float
+    spreads: Sequence[Spread | None]
+    seconds: float
+
+
+class History:
+    """See above."""
+
+    def __init__(self, folder: Path, boot_id: str, tiers: Sequence[Tier] = TIERS) -> None:
+        self._folder = folder
+        self._boot_id = boot_id
+        self._tiers = tuple(tiers)
+        self._waiting: deque[_Sample] = deque(maxlen=_WAITING_MOST)
+        self._some = threading.Condition()
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        self._rings: dict[str, RingFile] = {}
+        self._refused: dict[str, float] = {}
+        """Series whose file the disk refused, and when to try again (monotonic)."""
+        self._synced_at = 0.0
+        self.dropped = 0
+        """Samples that the disk was too slow for."""
+        self.problem: str | None = None
+        """What the disk said last; `None` while all is well."""
+
+    def start(self) -> None:
+        """Begin to keep what is noted."""
+        self._thread = threading.Thread(target=self._serve, name="telemetry-history", daemon=True)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Keep what was noted so far, close the files; a disk that hangs is not waited for longer than 2 s."""
+        if self._thread is None:
+            return
+        with self._some:
+            self._ending = True
+            self._some.notify()
+        await asyncio.to_thread(self._thread.join, 2.0)
+        self._thread = None
+
+    def note(
+        self, series: str, metrics: tuple[str, ...], spreads: Sequence[Spread | None], at: float, seconds: float = 1.0
+    ) -> None:
+        """Take in what was measured in the `seconds` that end at `at`. Never blocks.
+
+        Args:
+            series: a GPU's UUID, or `host`.
+            metrics: their names, always the same for a series.
+            spreads: of each metric, `None` where it was not measured.
+            at: Unix seconds.
+            seconds: how long that stood for.
+        """
+        if _NAME.fullmatch(series) is None:
+            return  # no file name: the driver told something strange, which the reading itself shows
+        with self._some:
+            self.dropped += len(self._waiting) == _WAITING_MOST
+            self._waiting.append(_Sample(series, metrics, at, spreads, seconds))
+            self._some.notify()
+
+    def series(self) -> tuple[str, ...]:
+        """What there is a history of now."""
+        return tuple(sorted(self._rings))
+
+    async def look_back(
+        self, series: str, metric: str, *, since: int, until: int, points: int, now: int
+    ) -> Lookback | None:
+        """See `lookback.look_back`; `None` where there is no such series or metric.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        ring = self._rings.get(series)
+        if ring is None or metric not in ring.metrics:
+            return None
+        return await asyncio.to_thread(look_back, ring, metric, since=since, until=until, points=points, now=now)
+
+    # --- on the thread ------------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        self._open_all()
+        while samples := self._next():
+            for sample in samples:
+                self._keep(sample)
+            self._sync_when_due()
+        for ring in self._rings.values():
+            self._try("close", ring.path, ring.close)
+
+    def _next(self) -> list[_Sample]:
+        """All that wait; nothing at the end."""
+        with self._some:
+            while not self._waiting and not self._ending:
+                self._some.wait()
+            samples = list(self._waiting)
+            self._waiting.clear()
+            return samples
+
+    def _keep(self, sample: _Sample) -> None:
+        ring = self._ring(sample)
+        if ring is not None:
+            self._try("write", ring.path, lambda: ring.add(sample.at, sample.spreads, sample.seconds))
+
+    def _ring(self, sample: _Sample) -> RingFile | None:
+        ring = self._rings.get(sample.series)
+        if ring is not None and ring.metrics == sample.metrics:
+            return ring
+        if time.monotonic() < self._refused.get(sample.series, 0.0):
+            return None
+        return self._open(sample.series, sample.metrics)
+
+    def _open(self, series: str, metrics: tuple[str, ...]) -> RingFile | None:
+        path = self._folder / f"{series}.ring"
+        try:
+            self._folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            ring = RingFile.open(path, metrics, self._boot_id, self._tiers)
+        except (OSError, RingFileError) as error:
+            self._say(f"no history of {series}: {error}")
+            self._refused[series] = time.monotonic() + _AGAIN_S
+            return None
+        old = self._rings.get(series)
+        self._rings[series] = ring
+        if old is not None:
+            old.close()
+        return ring
+
+    def _open_all(self) -> None:
+        """What earlier runs left can be looked at before the first sample; the oldest beyond the bound go."""
+        try:
+            found = sorted(self._folder.glob("*.ring"), key=lambda path: -path.stat().st_mtime)
+        except OSError as error:
+            self._say(f"the history in {self._folder} cannot be listed: {error.strerror}")
+            return
+        for path in found[FILES_KEPT:]:
+            self._try("remove", path, path.unlink)
+        for path in found[:FILES_KEPT]:
+            metrics = RingFile.metrics_of(path)
+            if metrics:
+                self._open(path.stem, metrics)
+
+    def _sync_when_due(self) -> None:
+        if time.monotonic() < self._synced_at + SYNC_S:
+            return
+        self._synced_at = time.monotonic()
+        for ring in self._rings.values():
+            self._try("sync", ring.path, ring.sync)
+
+    def _try(self, doing: str, path: Path, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except OSError as error:
+            self._say(f"cannot {doing} the history {path}: {error.strerror}; see its disk")
+        else:
+            self.problem = None
+
+    def _say(self, problem: str) -> None:
+        """Once for each new problem."""
+        if problem != self.problem:
+            logger.warning("%s", problem)
+        self.problem = problem

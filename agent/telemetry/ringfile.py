@@ -1,0 +1,377 @@
+"""One file of fixed size that keeps a set of metrics for a year: four rings, each finer one shorter.
+
+    page 0      who we are, which metrics; the boot under which it was last written
+    1 s   ring  an hour          row = bucket number, CRC, seconds measured, (least, mean, most) of each metric
+    10 s  ring  two days         a row's place is its bucket number modulo the ring's length,
+    1 min ring  30 days          and its number tells whether it is this lap's
+    10 min ring a year
+
+Rules kept here: every block is taken when the file is made, so that a full disk is met then and never later; a row is a
+power of two long and lies within one page, so that a death of ours leaves it old or new; after another boot (a power
+cut may have torn pages) each row proves itself by its CRC or is forgotten; a gap stays a gap.
+
+All calls block; they are made by the thread that owns the file, but `columns`, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agent.api.errors import StokerError
+from agent.jobs.durable import sync_folder
+from agent.telemetry.bucket import Bucket, Spread
+
+_PAGE_BYTES = 4096
+_BOOT_AT = 2048
+_BOOT_BYTES = 64
+_PIECE_BYTES = 256 * 1024
+_WRITTEN_AT_ONCE = 2
+"""Rings whose newest bucket is always on file."""
+_HEAD = struct.Struct("<IIf")  # bucket number, CRC of what follows it, seconds measured
+_FORMAT = 1
+_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OLD = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """One ring: how wide its buckets are, and how many it keeps."""
+
+    width_s: int
+    rows: int
+
+    @property
+    def span_s(self) -> int:
+        """How far back it reaches; the oldest row may be under way to be overwritten."""
+        return self.width_s * (self.rows - 1)
+
+
+TIERS = (
+    Tier(width_s=1, rows=3_600 + 16),
+    Tier(width_s=10, rows=17_280 + 16),
+    Tier(width_s=60, rows=43_200 + 16),
+    Tier(width_s=600, rows=52_704 + 16),
+)
+"""An hour, two days, thirty days, 366 days. Whole pages of rows, for every length of row up to 256 bytes."""
+
+SPANS = {"hour": TIERS[:1], "days": TIERS[:2], "month": TIERS[:3], "year": TIERS}
+"""The rings by the words of `telemetry.history`."""
+
+
+class RingFileError(StokerError):
+    """The file cannot be made, opened or understood; history goes on without it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """One metric over a range of buckets, as stored: `numbers[i]` tells whose values stand at `i`."""
+
+    numbers: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    least: list[float] = field(default_factory=list)
+    mean: list[float] = field(default_factory=list)
+    most: list[float] = field(default_factory=list)
+
+
+class RingFile:
+    """See above."""
+
+    def __init__(self, path: Path, metrics: Sequence[str], fd: int, tiers: Sequence[Tier]) -> None:
+        self.path = path
+        self.metrics = tuple(metrics)
+        self.tiers = tuple(tiers)
+        self._fd = fd
+        self._row = row_bytes(len(self.metrics))
+        self._values = struct.Struct(f"<{3 * len(self.metrics)}f")
+        self._places = _places(self.tiers, self._row)
+        self._open: list[Bucket | None] = [None] * len(self.tiers)
+
+    @classmethod
+    def open(cls, path: Path, metrics: Sequence[str], boot_id: str, tiers: Sequence[Tier] = TIERS) -> RingFile:
+        """Open the file, or make it.
+
+        One of other metrics (an older or newer version's) is made anew, with what both know carried over; one that
+        makes no sense is set aside as `NAME.damaged`.
+
+        Raises:
+            RingFileError: the disk refuses.
+        """
+        try:
+            found = _Found.read(path)
+            if found is not None and found.holds(metrics, tiers):
+                return cls._adopt(path, found, metrics, boot_id, tiers)
+            ring = cls._make(path, metrics, boot_id, tiers, carry=found)
+        except OSError as error:
+            raise RingFileError(f"the history {path} cannot be opened: {error.strerror}; see its disk") from error
+        return ring
+
+    @classmethod
+    def metrics_of(cls, path: Path) -> tuple[str, ...]:
+        """What a file keeps; nothing where it cannot be understood.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        found = _Found.read(path)
+        return found.metrics if found is not None and found.whole else ()
+
+    def close(self) -> None:
+        """Put everything on disk and let go.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        try:
+            self.sync()
+        finally:
+            os.close(self._fd)
+
+    def sync(self) -> None:
+        """Put everything on disk, coarse buckets that are not full yet too.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        for index, bucket in enumerate(self._open):
+            if bucket is not None:
+                self._put(index, bucket)
+        os.fdatasync(self._fd)
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def add(self, at: float, spreads: Sequence[Spread | None], seconds: float = 1.0) -> None:
+        """Take in what was measured in the `seconds` that end at `at`.
+
+        The finest rings have it at once, the others when a bucket is full or at the next `sync`.
+
+        Args:
+            at: Unix seconds.
+            spreads: of each metric, in their order.
+            seconds: how long that stood for.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        for index, tier in enumerate(self.tiers):
+            number = int(at) // tier.width_s
+            bucket = self._open[index]
+            if bucket is None or bucket.number != number:
+                if bucket is not None:
+                    self._put(index, bucket)
+                bucket = self._open[index] = self._resume(index, number)
+            bucket.add(spreads, seconds)
+            if index < _WRITTEN_AT_ONCE:
+                self._put(index, bucket)
+
+    def _resume(self, index: int, number: int) -> Bucket:
+        """The bucket as it was left: after a restart, or where the clock was set back."""
+        bucket = Bucket(number)
+        stored = os.pread(self._fd, self._row, self._place(index, number))
+        if len(stored) == self._row and _is_whole(stored):
+            was, _, seconds = _HEAD.unpack_from(stored)
+            if was == number and seconds > 0:
+                flat = self._values.unpack_from(stored, _HEAD.size)
+                bucket.add(list(zip(flat[::3], flat[1::3], flat[2::3], strict=True)), seconds)
+        return bucket
+
+    def _put(self, index: int, bucket: Bucket) -> None:
+        flat = [value for spread in bucket.spreads() for value in spread]
+        os.pwrite(self._fd, self._encoded(bucket.number, bucket.seconds, flat), self._place(index, bucket.number))
+
+    def _encoded(self, number: int, seconds: float, flat: Sequence[float]) -> bytes:
+        body = struct.pack("<f", seconds) + self._values.pack(*flat)
+        body = body.ljust(self._row - 8, b"\0")
+        return struct.pack("<II", number, zlib.crc32(body, number)) + body
+
+    def _place(self, index: int, number: int) -> int:
+        return self._places[index] + number % self.tiers[index].rows * self._row
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def columns(self, index: int, metric: str, first: int, last: int) -> Columns:
+        """One metric of the buckets `first` to `last`, at most a lap of them.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        rows = self.tiers[index].rows
+        count = max(0, min(last - first + 1, rows))
+        begin = first % rows
+        head = min(count, rows - begin)
+        found = Columns()
+        self._gather(found, metric, self._places[index] + begin * self._row, head)
+        self._gather(found, metric, self._places[index], count - head)
+        return found
+
+    def _gather(self, found: Columns, metric: str, place: int, rows: int) -> None:
+        """Add rows that lie side by side; pieces that stay in the processor's cache are three times as fast."""
+        step, at = self._row // 4, _HEAD.size // 4 + 3 * self.metrics.index(metric)
+        end = place + rows * self._row
+        while place < end:
+            piece = os.pread(self._fd, min(_PIECE_BYTES, end - place), place)
+            if not piece:
+                raise OSError(errno.EIO, f"{self.path} is shorter than it was made")
+            place += len(piece)
+            floats = memoryview(piece).cast("f")
+            found.numbers.extend(memoryview(piece).cast("I")[::step].tolist())
+            found.seconds.extend(floats[2::step].tolist())
+            found.least.extend(floats[at::step].tolist())
+            found.mean.extend(floats[at + 1 :: step].tolist())
+            found.most.extend(floats[at + 2 :: step].tolist())
+
+    # --- making, opening ----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _adopt(cls, path: Path, found: _Found, metrics: Sequence[str], boot_id: str, tiers: Sequence[Tier]) -> RingFile:
+        ring = cls(path, metrics, os.open(path, _OLD), tiers)
+        if found.boot_id != boot_id:
+            ring._forget_torn()
+            os.fdatasync(ring._fd)
+            os.pwrite(ring._fd, boot_id.encode().ljust(_BOOT_BYTES, b"\0"), _BOOT_AT)
+        return ring
+
+    @classmethod
+    def _make(
+        cls, path: Path, metrics: Sequence[str], boot_id: str, tiers: Sequence[Tier], carry: _Found | None
+    ) -> RingFile:
+        """Written whole under another name first; a death of ours on the way leaves the old one."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        ring = cls(path, metrics, os.open(temporary, _NEW, 0o644), tiers)
+        try:
+            os.pwrite(ring._fd, _header(metrics, boot_id, tiers), 0)
+            os.posix_fallocate(ring._fd, 0, file_bytes(len(ring.metrics), ring.tiers))
+            if carry is not None and carry.metrics:
+                ring._carry(carry)
+            os.fsync(ring._fd)
+            if carry is not None and not carry.metrics:
+                path.rename(path.with_name(f"{path.name}.damaged"))
+            temporary.rename(path)
+            sync_folder(path.parent)
+        except OSError:
+            os.close(ring._fd)
+            temporary.unlink(missing_ok=True)
+            raise
+        return ring
+
+    def _carry(self, old: _Found) -> None:
+        """Rows of a file of other metrics, with what both know."""
+        other = RingFile(old.path, old.metrics, os.open(old.path, os.O_RDONLY | os.O_CLOEXEC), old.tiers)
+        absent = (math.nan,) * 3
+        try:
+            for index, tier in enumerate(self.tiers):
+                if tier not in other.tiers:
+                    continue
+                for number, seconds, flat in other._stored(other.tiers.index(tier)):
+                    known = {name: flat[3 * at : 3 * at + 3] for at, name in enumerate(other.metrics)}
+                    values = [value for name in self.metrics for value in known.get(name, absent)]
+                    os.pwrite(self._fd, self._encoded(number, seconds, values), self._place(index, number))
+        finally:
+            os.close(other._fd)
+
+    def _stored(self, index: int) -> list[tuple[int, float, tuple[float, ...]]]:
+        """All whole rows of a ring."""
+        size = self.tiers[index].rows * self._row
+        data = os.pread(self._fd, size, self._places[index])
+        found = []
+        for at in range(0, len(data) - self._row + 1, self._row):
+            row = data[at : at + self._row]
+            number, _, seconds = _HEAD.unpack_from(row)
+            if seconds > 0 and _is_whole(row):
+                found.append((number, seconds, self._values.unpack_from(row, _HEAD.size)))
+        return found
+
+    def _forget_torn(self) -> None:
+        """Rows that do not prove themselves become gaps."""
+        for place in self.torn():
+            os.pwrite(self._fd, bytes(self._row), place)
+
+    def torn(self) -> list[int]:
+        """Where rows lie that do not prove themselves."""
+        found = []
+        for index, tier in enumerate(self.tiers):
+            data = os.pread(self._fd, tier.rows * self._row, self._places[index])
+            for at in range(0, len(data), self._row):
+                row = data[at : at + self._row]
+                if not _is_whole(row) and row.count(0) != len(row):
+                    found.append(self._places[index] + at)
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What the first page of a file says; without metrics when it says nothing that we understand."""
+
+    path: Path
+    metrics: tuple[str, ...] = ()
+    tiers: tuple[Tier, ...] = ()
+    boot_id: str = ""
+    whole: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> _Found | None:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            page, size = os.pread(fd, _PAGE_BYTES, 0), os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+        try:
+            said: dict[str, Any] = json.loads(page[:_BOOT_AT].rstrip(b"\0"))
+            metrics = tuple(str(name) for name in said["metrics"])
+            tiers = tuple(Tier(width_s=int(width), rows=int(rows)) for width, rows in said["tiers"])
+            if said["format"] != _FORMAT or not metrics:
+                return cls(path=path)
+        except (ValueError, KeyError, TypeError):
+            return cls(path=path)
+        boot_id = page[_BOOT_AT : _BOOT_AT + _BOOT_BYTES].rstrip(b"\0").decode("ascii", "replace")
+        whole = size == file_bytes(len(metrics), tiers)
+        return cls(path=path, metrics=metrics, tiers=tiers, boot_id=boot_id, whole=whole)
+
+    def holds(self, metrics: Sequence[str], tiers: Sequence[Tier]) -> bool:
+        return self.whole and self.metrics == tuple(metrics) and self.tiers == tuple(tiers)
+
+
+def row_bytes(metrics: int) -> int:
+    """The length of a row: the next power of two, at least 32."""
+    return max(32, 1 << (_HEAD.size + 12 * metrics - 1).bit_length())
+
+
+def file_bytes(metrics: int, tiers: Sequence[Tier] = TIERS) -> int:
+    """The size of a file, from its making to its end."""
+    return _PAGE_BYTES + sum(tier.rows for tier in tiers) * row_bytes(metrics)
+
+
+def _places(tiers: Sequence[Tier], row: int) -> list[int]:
+    places, at = [], _PAGE_BYTES
+    for tier in tiers:
+        places.append(at)
+        at += tier.rows * row
+    return places
+
+
+def _header(metrics: Sequence[str], boot_id: str, tiers: Sequence[Tier]) -> bytes:
+    said = {
+        "what": "telemetry of Stoker",
+        "format": _FORMAT,
+        "metrics": list(metrics),
+        "tiers": [[tier.width_s, tier.rows] for tier in tiers],
+    }
+    page = json.dumps(said).encode().ljust(_BOOT_AT, b"\0") + boot_id.encode().ljust(_BOOT_BYTES, b"\0")
+    return page.ljust(_PAGE_BYTES, b"\0")
+
+
+def _is_whole(row: bytes) -> bool:
+    number, crc, _ = _HEAD.unpack_from(row)
+    return bool(zlib.crc32(row[8:], number) == crc)

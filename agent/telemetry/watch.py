@@ -1,0 +1,137 @@
+"""From what is wrong now to incidents: opened when it was so for a while, cleared when it was not for a while. Pure.
+
+    seen ──for_s──► open ──not seen for clear_s──► cleared        an event (`for_s` 0) opens at once
+     └─ not seen ─► forgotten
+
+Rules kept here: nothing sticks and nothing flickers; the same again after it cleared is another incident; a thing that
+gets worse while it is open says so in the same incident; what nobody could look at neither opens nor clears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from agent.api.health import IncidentKind, Severity
+
+Key = tuple[IncidentKind, str | None, int | None]
+"""What makes two findings the same: kind, GPU, XID code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """Something wrong, as one look shows it."""
+
+    kind: IncidentKind
+    severity: Severity
+    what: str
+    advice: str
+    gpu_uuid: str | None = None
+    gpu_index: int | None = None
+    job_id: int | None = None
+    user: str | None = None
+    pid: int | None = None
+    code: int | None = None
+
+    @property
+    def key(self) -> Key:
+        """See `Key`."""
+        return self.kind, self.gpu_uuid, self.code
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long something must be so."""
+
+    for_s: float = 0.0
+    """Before it is an incident."""
+    clear_s: float = 10.0
+    """Not to be so any more, before the incident is over."""
+
+
+PATIENCE: dict[IncidentKind, Patience] = {
+    IncidentKind.XID: Patience(clear_s=600),
+    IncidentKind.GPU_LOST: Patience(clear_s=30),
+    IncidentKind.GPU_HUNG: Patience(clear_s=30),
+    IncidentKind.GPU_MISSING: Patience(for_s=10, clear_s=30),
+    IncidentKind.GPU_EXCHANGED: Patience(for_s=10, clear_s=30),
+    IncidentKind.LINK_DEGRADED: Patience(for_s=60, clear_s=60),
+    IncidentKind.ECC: Patience(clear_s=60),
+    IncidentKind.ROW_REMAP: Patience(clear_s=60),
+    IncidentKind.THERMAL_THROTTLE: Patience(for_s=30, clear_s=60),
+    IncidentKind.POWER_THROTTLE: Patience(for_s=60, clear_s=60),
+    IncidentKind.NVLINK_ERRORS: Patience(clear_s=600),
+    IncidentKind.HUNG_COLLECTIVE: Patience(for_s=180, clear_s=30),
+    IncidentKind.HELD_IDLE: Patience(for_s=900, clear_s=60),
+    IncidentKind.STRAGGLER: Patience(for_s=300, clear_s=120),
+    IncidentKind.MEMORY_LEAKED: Patience(for_s=60, clear_s=30),
+    IncidentKind.SAMPLER: Patience(for_s=5, clear_s=10),
+}
+"""An idle GPU is not told of while its job loads data, a hot one not for a spike; an XID stays open for ten minutes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What one look changed."""
+
+    opened: tuple[Finding, ...] = ()
+    again: tuple[Finding, ...] = ()
+    """Open already, and seen anew: worse, or an event once more."""
+    cleared: tuple[Key, ...] = ()
+
+
+@dataclass(slots=True)
+class _Seen:
+    finding: Finding
+    since: float
+    last: float
+    open: bool
+
+
+@dataclass(slots=True)
+class Watch:
+    """The findings that are being watched, open or not yet."""
+
+    _seen: dict[Key, _Seen] = field(default_factory=dict)
+
+    def resume(self, finding: Finding, at: float) -> None:
+        """Take up an incident that was open when the agent stopped."""
+        self._seen[finding.key] = _Seen(finding, at, at, open=True)
+
+    def look(self, findings: Iterable[Finding], now: float, *, blind: Collection[str | None] = ()) -> Changes:
+        """Take in what one look showed.
+
+        Args:
+            findings: all that is wrong now; of one key the first counts.
+            now: seconds of a clock that never jumps.
+            blind: GPUs that could not be looked at; `None` among them stands for the node.
+        """
+        opened, again = [], []
+        found: dict[Key, Finding] = {}
+        for finding in findings:
+            found.setdefault(finding.key, finding)
+        for key, finding in found.items():
+            seen = self._seen.setdefault(key, _Seen(finding, now, now, open=False))
+            worse = seen.open and (finding.severity, finding.job_id) != (seen.finding.severity, seen.finding.job_id)
+            seen.finding, seen.last = finding, now
+            if not seen.open and now - seen.since >= PATIENCE[finding.kind].for_s:
+                seen.open = True
+                opened.append(finding)
+            elif worse or (seen.open and finding.kind is IncidentKind.XID):
+                again.append(finding)
+        cleared = [key for key in list(self._seen) if key not in found and self._is_over(key, now, blind)]
+        return Changes(opened=tuple(opened), again=tuple(again), cleared=tuple(cleared))
+
+    def _is_over(self, key: Key, now: float, blind: Collection[str | None]) -> bool:
+        """Whether an incident ends; one that was never open is forgotten without a word."""
+        seen = self._seen[key]
+        if key[1] in blind:
+            seen.last = now if seen.open else seen.last
+            return False
+        if not seen.open:
+            del self._seen[key]
+            return False
+        if now - seen.last < PATIENCE[key[0]].clear_s:
+            return False
+        del self._seen[key]
+        return True

@@ -1,0 +1,100 @@
+"""`stoker incidents` and `stoker inventory`: what is or was wrong with GPUs, whom it hit, what to do; what is there."""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+
+from agent.api.commandline import Parser
+from agent.api.errors import ApiError, StokerError
+from agent.api.health import Incident
+from tui import plain, safe, tables, words
+from tui.verbs.call import Call
+
+
+def options(parser: Parser, name: str) -> None:
+    """List incidents, or acknowledge one; list the inventory, or accept what is there."""
+    if name == "inventory":
+        parser.add_argument("node", type=words.said, nargs="?", metavar="NODE", help="this one alone")
+        parser.add_argument("--accept", action="store_true", help="take what is there now for right; for admins")
+        words.examples(parser, "stoker inventory", "stoker inventory n1 --accept     after a GPU was exchanged")
+        parser.set_defaults(work=inventory)
+        return
+    what = parser.add_subparsers(dest="what", metavar="list|acknowledge")
+    common = words.common()
+    listing = what.add_parser("list", help="what is wrong now", parents=[common])
+    listing.add_argument("--all", action="store_true", help="those that are over as well")
+    listing.add_argument("--node", type=words.said, metavar="NAME", help="of this node alone")
+    seen = what.add_parser("acknowledge", help="say that you have seen one", parents=[common], aliases=["ack"])
+    seen.add_argument("incident", type=_incident, metavar="ID", help="3, or n1:3 where two nodes have a 3")
+    listing.set_defaults(work=incidents)
+    seen.set_defaults(work=_acknowledge)
+    parser.set_defaults(work=incidents, all=False, node=None)
+    words.examples(parser, "stoker incidents", "stoker incidents list --all", "stoker incidents acknowledge 3")
+
+
+def incidents(call: Call, args: argparse.Namespace) -> int:
+    """Print them, the newest first; exit code 1 when a node could not be asked."""
+    found: list[Incident] = []
+    failed = False
+    for name in _names(call, args.node):
+        try:
+            found += call.client.incidents(over=args.all, node=name)
+        except ApiError as error:
+            plain.refuse(error, json=call.json, about=f"{name} is left out: ")
+            failed = True
+    found.sort(key=lambda each: -each.opened_at)
+    if not found and not call.json and not failed:
+        print("No incident is open" if not args.all else "There was no incident", file=call.out)
+        return 0
+    call.listed(found, tables.INCIDENT_TITLES, tables.incident_line)
+    return int(failed)
+
+
+def inventory(call: Call, args: argparse.Namespace) -> int:
+    """Print the GPUs that each node is known to have, and whether they are there."""
+    statuses = {each.name: each for each in call.client.nodes()}
+    rows, values = [], []
+    for name in _names(call, args.node):
+        known = call.client.accept_inventory(name) if args.accept else call.client.inventory(name)
+        node = statuses[name].node
+        there = frozenset(gpu.uuid for gpu in node.gpus) if node is not None else frozenset[str]()
+        values += [{"node": name, **msgspec.to_builtins(each), "there": each.uuid in there} for each in known]
+        rows += [tables.inventory_line(safe.text(name), each, there) for each in safe.clean(known)]
+    if call.json:
+        plain.as_json(values, call.out)
+    else:
+        plain.table(tables.INVENTORY_TITLES, rows, call.out)
+    return 0
+
+
+def _acknowledge(call: Call, args: argparse.Namespace) -> int:
+    node, number = args.incident
+    names = _names(call, node)
+    having = [name for name in names if any(each.id == number for each in call.client.incidents(node=name))]
+    if not having:
+        raise StokerError(f"no incident {number} is open; stoker incidents lists them")
+    if len(having) > 1:
+        raise StokerError(f"{' and '.join(having)} each have an incident {number}; write {having[0]}:{number}")
+    seen = call.client.acknowledge(number, having[0])
+    if call.json:
+        plain.as_json(seen, call.out)
+    else:
+        said = f"Incident {number} on {safe.text(having[0])} is acknowledged; it stays open until it is over"
+        print(said, file=call.out)
+    return 0
+
+
+def _names(call: Call, node: str | None) -> list[str]:
+    names = [each.name for each in call.client.nodes()]
+    if node is not None and node not in names:
+        raise StokerError(f"{node!r} is no node; there is {', '.join(names[:8])}")
+    return names if node is None else [node]
+
+
+def _incident(text: str) -> tuple[str | None, int]:
+    ref = words.job(text)
+    if ref.task is not None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an incident; write a number such as 3")
+    return ref.node, ref.id
