@@ -146,7 +146,7 @@ run_tests() {
     check 'shellcheck' shellcheck install.sh tests/means.sh agent/units/ssh.sh .ci/run .ci/lock agent/training/digits.sh
     # Most tests wait for processes: with a worker a core the cores would be idle a third of the time. The wall is for a
     # worker that crashed and left a child behind: xdist waits for that child as well.
-    check 'pytest' timeout --foreground --kill-after=30 3000 .venv/bin/python -m pytest -n "$(($(nproc) < 4 ? 4 : $(nproc)))" --dist loadgroup
+    check 'pytest' timeout --foreground --kill-after=30 3000 .venv/bin/python -m pytest -n "$(($(nproc) < 4 ? 4 : $(nproc)))"
     [ -z "$failed" ] || die 1 "failed:${failed%,}"
     echo 'install.sh: all checks passed'
 }

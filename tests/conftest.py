@@ -1,14 +1,20 @@
-"""What holds for the whole suite: in CI a test may be skipped only for want of a GPU.
+"""What holds for the whole suite: in CI a test may be skipped only for want of a GPU; what is dear is started once.
 
 `.ci/run` sets STOKER_FORBID_SKIPS. A test that was skipped for another reason then fails the run and is named, so that
 a missing sshd or systemd cannot turn into a suite that tests nothing.
+
+The tests of a file that shares a fixture run in one worker, one after the other. xdist's own marks for that
+(`xdist_group`, as of 3.8) do nothing under pytest 9.2: they write a node's id where pytest does not look any more.
 """
 
 from __future__ import annotations
 
 import os
+from functools import cache
+from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it ships no types
 
 
 class SkipWatch:
@@ -33,6 +39,24 @@ class SkipWatch:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         if self.forbidden and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+class SharedFixtures(LoadScopeScheduling):  # type: ignore[misc]  # untyped, so Any
+    """Gives a file with a fixture of the whole file to one worker, and every other test by itself."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, _ = nodeid.partition("::")
+        return file if _shares(self.config.rootpath / file) else nodeid
+
+
+@cache
+def _shares(file: Path) -> bool:
+    return 'scope="module"' in file.read_text()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SharedFixtures:
+    return SharedFixtures(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

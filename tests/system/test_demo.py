@@ -23,8 +23,6 @@ from tests.fakes.daemons import wait_until
 DEMO = [sys.executable, "-I", "-m", "agent.demo"]
 DEADLINE_S = 100.0
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 class Machine:
     """An empty home and an empty temporary folder, so that everything the demo writes is seen."""

@@ -21,7 +21,7 @@ from tests.fakes import rawcall
 from tests.fakes.daemons import wait_until
 from tests.fakes.sysd_ns import Systemd, why_not
 
-pytestmark = [pytest.mark.xdist_group("appliance"), pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 SOURCE = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
