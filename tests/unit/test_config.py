@@ -69,7 +69,7 @@ def test_a_tilde_in_a_path_is_the_home(tmp_path: Path, monkeypatch: pytest.Monke
         (
             "zzz = 1\n",
             1,
-            "known here: accounts, gpu, health, history, hooks, hub, jobs, limits, node, partitions, qos, reaper",
+            "known here: accounts, gpu, health, history, hooks, hub, jobs, limits, metrics, node, partitions, qos",
         ),
     ],
 )
