@@ -330,7 +330,9 @@ def test_everything_that_is_read_is_on_the_page() -> None:
             assert value(series, f"stoker_gpu_{name}_total", gpu="0", uuid="GPU-0", **{key: kind}) == count
     own = {"gpu": "0", "uuid": "GPU-0"}
     reasons = {
-        dict(labels)["reason"]: count for (name, labels), count in series.items() if name == "stoker_gpu_throttle_reason"
+        dict(labels)["reason"]: count
+        for (name, labels), count in series.items()
+        if name == "stoker_gpu_throttle_reason"
     }
     assert reasons == {**dict.fromkeys(THROTTLE_REASONS, 0), "power_cap": 1}
     assert value(series, "stoker_gpu_recovery_action", action="gpu_reset", **own) == 1
