@@ -158,7 +158,7 @@ def test_both_formats_by_what_is_asked_for_from_the_agent_and_through_the_hub(la
         parsed(text)
         kind, text = get(address + path, "*/*")
         assert kind.startswith("text/plain")
-        assert list(text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
+        assert list(text_string_to_metric_families(text))
         assert promtool("check", "metrics", given=text) == ""
 
 

@@ -71,7 +71,7 @@ def full() -> list[Family]:
 def test_both_formats_of_a_full_page_tell_the_same() -> None:
     old = {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(plain(full()))  # type: ignore[no-untyped-call]
+        for family in text_string_to_metric_families(plain(full()))
         for sample in family.samples
     }
     assert old == parsed(openmetrics(full()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -24,7 +26,7 @@ from tests.fakes.openmetrics import names, parsed, value
 GIB = 1024**3
 
 
-def gpu(index: int = 0, **values: object) -> Gpu:
+def gpu(index: int = 0, **values: Any) -> Gpu:
     given = {
         "index": index,
         "uuid": f"GPU-{index}",
@@ -220,7 +222,7 @@ def test_the_page_ends_as_the_standard_wants() -> None:
     assert render(node(gpu()), [job()], {}).endswith("\n# EOF\n")
 
 
-FULL = {
+FULL: dict[str, Any] = {
     "memory_reserved_bytes": 512 * 1024**2,
     "encoder_percent": 3,
     "decoder_percent": 4,
