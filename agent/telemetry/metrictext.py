@@ -122,11 +122,13 @@ def _lines(family: Family, *, strict: bool) -> Iterator[str]:
 
 
 def _sample(name: str, labels: Labels, value: float) -> str:
-    inside = ",".join(f'{key}="{_escaped(text)}"' for key, text in labels.items())
+    inside = ",".join([f'{key}="{_escaped(text)}"' for key, text in labels.items()])
     return f"{name}{{{inside}}} {value}" if inside else f"{name} {value}"
 
 
 def _escaped(text: str) -> str:
     """Foreign text for a label: printable, and unable to end the label or the line."""
-    printable = "".join(each if each.isprintable() else "\ufffd" for each in text)
+    if text.isalnum():  # most are, and a page has thousands
+        return text
+    printable = text if text.isprintable() else "".join(each if each.isprintable() else "\ufffd" for each in text)
     return printable.replace("\\", "\\\\").replace('"', '\\"')
