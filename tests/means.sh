@@ -32,17 +32,21 @@ install_missing() {
     rm -f "$log"
 }
 
-# After .venv was made. Prometheus and promtool, which judge our metrics and rules, are unpacked and not installed: a server that scrapes is
+# After .venv was made. Prometheus, promtool and node_exporter, which judge our metrics and rules, are unpacked and not
+# installed: a server that scrapes is
 # nothing that a test may leave behind on a machine.
 unpack_prometheus() {
-    if command -v promtool >/dev/null 2>&1 && command -v prometheus >/dev/null 2>&1; then return 0; fi
-    [ ! -x .venv/prometheus/usr/bin/promtool ] || return 0
+    lacks=''
+    for program in prometheus promtool prometheus-node-exporter; do
+        command -v "$program" >/dev/null 2>&1 || [ -x ".venv/prometheus/usr/bin/$program" ] || lacks=yes
+    done
+    [ -n "$lacks" ] || return 0
     if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null 2>&1 || ! command -v dpkg-deb >/dev/null 2>&1; then
-        echo 'Not there, so the tests that need it are skipped: prometheus'
+        echo 'Not there, so the tests that need them are skipped: prometheus, prometheus-node-exporter'
         return 0
     fi
     log=$(mktemp)
-    step 'prometheus, to be unpacked' fetch_prometheus
+    step 'prometheus and node_exporter, to be unpacked' fetch_prometheus
     rm -f "$log"
 }
 
@@ -50,10 +54,12 @@ fetch_prometheus() {
     mkdir -p .venv
     folder=$(mktemp -d -p .venv prometheus.XXXXXX)
     # The list of packages may be older than what the archive still has.
-    (cd "$folder" && apt-get download prometheus) ||
-        (apt-get update && cd "$folder" && apt-get download prometheus) || return 1
-    dpkg-deb -x "$folder"/prometheus_*.deb "$folder"
-    rm "$folder"/prometheus_*.deb
+    (cd "$folder" && apt-get download prometheus prometheus-node-exporter) ||
+        (apt-get update && cd "$folder" && apt-get download prometheus prometheus-node-exporter) || return 1
+    for package in "$folder"/*.deb; do
+        dpkg-deb -x "$package" "$folder"
+        rm "$package"
+    done
     rm -rf .venv/prometheus
     mv "$folder" .venv/prometheus
 }

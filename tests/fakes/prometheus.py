@@ -1,7 +1,7 @@
-"""Prometheus's own programs: `promtool` as a judge of pages and rules, and a server that scrapes for real.
+"""Prometheus's own programs: `promtool` as a judge of pages and rules, a server that scrapes, node_exporter that reads.
 
-They are Debian's, from the package `prometheus`: the machine's, or those that `install.sh test` unpacked into
-`.venv/prometheus` without installing anything (tests/means.sh).
+They are Debian's, from `prometheus` and `prometheus-node-exporter`: the machine's, or those that `install.sh test`
+unpacked into `.venv/prometheus` without installing anything (tests/means.sh).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ DATA = Path(__file__).parents[2] / "agent" / "monitoring"
 
 
 def program(name: str) -> str:
-    """Where `promtool` or `prometheus` is; the test is skipped where it is not."""
+    """Where one of them is; the test is skipped where it is not."""
     found = shutil.which(name) or shutil.which(name, path=str(_UNPACKED))
     if found is None:
-        pytest.skip(f"no {name}; ./install.sh test as root fetches it, or install Debian's package prometheus")
+        pytest.skip(f"no {name}; ./install.sh test as root fetches it, or install Debian's packages")
     return found
 
 
@@ -61,11 +61,7 @@ class Server:
         return [rule for group in self._ask("/api/v1/rules")["groups"] for rule in group["rules"]]
 
     def is_ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self._url}/-/ready", timeout=10) as answer:
-                return bool(answer.status == 200)
-        except (urllib.error.URLError, ConnectionError):
-            return False
+        return bool(_page(f"{self._url}/-/ready"))
 
     def _ask(self, path: str, **query: str) -> Any:
         with urllib.request.urlopen(f"{self._url}{path}?{urllib.parse.urlencode(query)}", timeout=20) as answer:
@@ -74,12 +70,42 @@ class Server:
         return told["data"]
 
 
+def read_by_node_exporter(folder: Path) -> str:
+    """What node_exporter makes of the textfiles in a folder."""
+    port = _free_port()
+    words = [
+        program("prometheus-node-exporter"),
+        "--collector.disable-defaults",
+        "--collector.textfile",
+        f"--collector.textfile.directory={folder}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        return wait_until(lambda: _page(f"http://127.0.0.1:{port}/metrics"), "node_exporter answers")
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _page(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return str(answer.read().decode())
+    except (urllib.error.URLError, ConnectionError):
+        return ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @contextmanager
 def server(folder: Path, config: str) -> Iterator[Server]:
     """A Prometheus of its own, on a free port of the loopback."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     path = folder / "prometheus.yml"
     path.write_text(config, encoding="utf-8")
     words = [

@@ -22,7 +22,7 @@ from agent.api.refs import JobRef
 from agent.api.types import JobState, SubmitRequest
 from tests.fakes.daemons import Box, box, wait_until
 from tests.fakes.openmetrics import parsed
-from tests.fakes.prometheus import DATA, Server, promtool, server
+from tests.fakes.prometheus import DATA, Server, promtool, read_by_node_exporter, server
 from tests.unit.test_monitoring import expressions, known, metrics_in
 
 PROGRAM = "import sys; from agent.__main__ import agent_main; sys.exit(agent_main())"
@@ -228,6 +228,30 @@ def test_the_textfile_follows_and_goes_with_the_agent(tmp_path: Path) -> None:
             wait_until(lambda: "stoker_textfile_errors_total 2" in client.metrics(), "it is counted")
             assert "stoker_gpu_power_watts" in client.metrics()
         assert made.agent.log.read_text().count(f"there is no folder {tmp_path}/none: make it") == 1
+
+
+def test_node_exporter_reads_both_textfiles_and_finds_nothing_wrong(tmp_path: Path) -> None:
+    folder = tmp_path / "textfiles"
+    folder.mkdir()
+    with box(tmp_path / "box", gpus=2, voucher=False) as made:
+        for daemon in (made.hub, made.agent):
+            daemon.stop()
+        with made.config.open("a") as config:
+            config.write(f'[metrics]\ntextfile = "{folder}/a.prom"\nhub_textfile = "{folder}/h.prom"\ninterval_s = 1\n')
+        for daemon in (made.agent, made.hub):
+            daemon.start()
+        wait_until(lambda: "stoker_node_gpus{" in _text(folder / "h.prom"), "the hub has found the agent")
+        wait_until(lambda: "stoker_gpu_power_watts{" in _text(folder / "a.prom"), "the GPUs are read")
+        read = read_by_node_exporter(folder)
+        assert "node_textfile_scrape_error 0" in read
+        assert 'stoker_gpu_power_watts{gpu="1",uuid="' in read
+        assert 'stoker_node_gpus{node="n1"} 2' in read
+        made.hub.stop()
+        assert [each.name for each in folder.iterdir()] == ["a.prom"]
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def test_a_service_that_is_away_is_said_so_and_not_shown_old(tmp_path: Path) -> None:
