@@ -22,6 +22,8 @@ from tests.fakes.daemons import Box, box, wait_until
 from tests.system.test_history import measured
 from tests.system.test_prometheus import simulate
 
+pytestmark = pytest.mark.xdist_group("exported")
+
 HOSTILE = '=cmd|"calc",x;y'
 MAIN = "import sys; from tui.__main__ import main; sys.exit(main())"
 ENV = {**os.environ, "TZ": "Europe/Berlin"}
