@@ -12,6 +12,7 @@ main() {
     cd "$(dirname "$0")"
     verb='' dry_run=no uninstall=no tui=yes child='' log=/dev/null changed=no reload=no restart=no
     units='stoker-agent.socket stoker-hub.socket stoker-agent.service stoker-hub.service'
+    more_units='stoker-metrics.service'  # there for who wants them; not enabled
     commands='stoker stoker-agent stoker-hub stoker-license'
     slurm_names='sbatch squeue scancel sinfo srun salloc scontrol sacct seff sprio sshare'
     read_words "$@"
@@ -138,6 +139,7 @@ run_tests() {
     . ./tests/means.sh
     install_test_means
     prepare test
+    unpack_prometheus
     failed=''
     check 'ruff format' .venv/bin/python -m ruff format --check .
     check 'ruff check' .venv/bin/python -m ruff check .
@@ -299,6 +301,7 @@ build_release() {
     for voucher in "$release.new"/lib/python*/site-packages/licensing/data/evaluation.voucher; do
         [ ! -e "$voucher" ] || ln -s "${voucher#"$release.new/"}" "$release.new/evaluation.voucher"
     done
+    ln -s "$(cd "$release.new" && echo lib/python*/site-packages/agent/monitoring)" "$release.new/monitoring"
     # Scripts name their interpreter by its full path.
     grep -rlF "$release.new" "$release.new/bin" "$release.new/pyvenv.cfg" | xargs sed -i "s|$release\.new|$release|g"
     echo "$stamp" >"$release.new/stamp"
@@ -346,7 +349,7 @@ add_folder() {
 }
 
 add_units() {
-    for unit in $units; do
+    for unit in $units $more_units; do
         file=/etc/systemd/system/$unit
         if ! cmp -s "agent/units/$unit" "$file"; then
             act "write $file" install -m 0644 "agent/units/$unit" "$file"
@@ -425,7 +428,7 @@ start_services() {
 bring_up() {
     systemctl reset-failed 'stoker-*' 2>/dev/null || true
     systemctl start stoker-agent.socket stoker-hub.socket &&
-        systemctl "$1" stoker-agent.service stoker-hub.service && return
+        systemctl "$1" stoker-agent.service stoker-hub.service && systemctl try-restart $more_units && return
     for unit in stoker-agent stoker-hub; do
         systemctl is-active --quiet "$unit" || journalctl --no-pager -n 15 -u "$unit" >&2 || true
     done
@@ -435,7 +438,7 @@ bring_up() {
 uninstall_appliance() {
     [ "$dry_run" = yes ] || require_appliance_means
     remove_ssh_access
-    for unit in $units; do
+    for unit in $units $more_units; do
         [ ! -e "/etc/systemd/system/$unit" ] || act "stop and remove $unit" remove_unit "$unit"
     done
     [ "$changed" = no ] || act 'tell systemd' systemctl daemon-reload

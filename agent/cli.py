@@ -34,6 +34,11 @@ def agent(argv: Sequence[str], *, run: Run) -> int:
     from agent.selftest import options
 
     options.add_options(_verb(verbs, "selftest", "test this machine's GPUs against the order and their data sheets"))
+    metrics = _verb(verbs, "metrics", "print the metrics of this node, or let Prometheus read them on this machine")
+    metrics.add_argument("--hub", action="store_true", help="the hub's, and through it every node's")
+    metrics.add_argument(
+        "--listen", metavar="ADDRESS:PORT", help="answer there until ended: 127.0.0.1:9402 or [::1]:9402"
+    )
     return _main(parser, argv, lambda args, config: _agent_verb(args, config, run))
 
 
@@ -133,6 +138,10 @@ def _agent_verb(args: Any, config: Config, run: Run) -> int:
         from agent.selftest import command
 
         return command.run(args, config)
+    if args.verb == "metrics":
+        from agent import exporter
+
+        return exporter.run(config.hub_socket if args.hub else config.agent_socket, args.listen, hub=args.hub)
     return _common_verb(args, config, config.agent_socket, "stoker-agent", run)
 
 

@@ -319,9 +319,10 @@ class Client:
         """`POST /v1/incidents/N/acknowledge`; for admins."""
         return self._ask("POST", f"{_root(node)}/incidents/{number}/acknowledge", Incident, repeatable=True)
 
-    def metrics(self) -> str:
-        """OpenMetrics text."""
-        wire, answer = self._send("GET", "/metrics")
+    def metrics(self, node: str | None = None) -> str:
+        """The server's own page of metrics as OpenMetrics, or that of one node."""
+        path = f"{_root(node)}/metrics" if node else "/metrics"
+        wire, answer = self._send("GET", path, {"Accept": "application/openmetrics-text"})
         return self._finish(wire, answer).decode("utf-8", "replace")
 
     def request_raw(

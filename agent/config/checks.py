@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from agent.api.health import IncidentKind
 from agent.config.resolved import Config, ConfigError
-from agent.config.tables import HooksTable
+from agent.config.tables import HooksTable, MetricsTable
 
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?$"
 """Names of nodes, clusters, partitions and the like: host-name-like, safe in a path, a log line and a terminal."""
@@ -60,6 +60,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "reaper.below_percent": (1, 99),
     "history.keep_days": (1, 10**5),
     "history.backup_s": (60, 7 * 86400),
+    "metrics.interval_s": (1, 3600),
 }
 
 
@@ -86,6 +87,7 @@ def _all(config: Config) -> Iterator[str]:
     yield from _hooks(config.hooks)
     yield from _hub_nodes(config)
     yield from _health(config)
+    yield from _metrics(config.metrics)
 
 
 def _sockets(config: Config) -> Iterator[str]:
@@ -139,6 +141,14 @@ def _health(config: Config) -> Iterator[str]:
             yield f"health.policy: {kind!r} is no kind of incident; use {_or(known)}"
         if action not in ("drain", "hold", "tell"):
             yield f"health.policy.{kind} = {action!r}; use drain, hold or tell"
+
+
+def _metrics(metrics: MetricsTable) -> Iterator[str]:
+    for key, path in (("textfile", metrics.textfile), ("hub_textfile", metrics.hub_textfile)):
+        if path is not None and (not path.is_absolute() or path.suffix != ".prom"):
+            yield f"metrics.{key} = {str(path)!r}; write an absolute path ending in .prom, as node_exporter wants"
+    if metrics.textfile is not None and metrics.textfile == metrics.hub_textfile:
+        yield f"metrics.textfile and metrics.hub_textfile are both {str(metrics.textfile)!r}; name two files"
 
 
 def _partitions(config: Config) -> Iterator[str]:

@@ -119,6 +119,7 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
         history=file.history,
         telemetry=file.telemetry,
         health=file.health,
+        metrics=file.metrics,
     )
     check(config, origin)
     if not config.hub_nodes:

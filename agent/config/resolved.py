@@ -16,6 +16,7 @@ from agent.config.tables import (
     HubNode,
     JobsTable,
     LimitsTable,
+    MetricsTable,
     Mode,
     PartitionTable,
     QosTable,
@@ -58,6 +59,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     history: HistoryTable = HistoryTable()
     telemetry: TelemetryTable = TelemetryTable()
     health: HealthTable = HealthTable()
+    metrics: MetricsTable = MetricsTable()
 
     @property
     def agent_socket(self) -> Path:

@@ -160,6 +160,19 @@ class TelemetryTable(Table, frozen=True, kw_only=True):
     """How far back: `year` (at most 30 MB a GPU), `month` (17 MB), `days` (two, 6 MB), `hour` (1 MB), `off`."""
 
 
+class MetricsTable(Table, frozen=True, kw_only=True):
+    """`[metrics]`: where the page of `GET /metrics` goes besides."""
+
+    textfile: Path | None = None
+    """The agent's page is written to this file, for node_exporter's textfile collector: its name ends in `.prom`."""
+    hub_textfile: Path | None = None
+    """The same of the hub's page."""
+    interval_s: float = 15.0
+    """How often."""
+    process_ids: bool = False
+    """Tell of each process of a GPU by its number: a series for each that ever runs, so not by default."""
+
+
 class HealthTable(Table, frozen=True, kw_only=True):
     """`[health]`: what is done about GPUs that are ill."""
 
@@ -236,3 +249,4 @@ class File(Table, frozen=True, kw_only=True):
     history: HistoryTable = HistoryTable()
     telemetry: TelemetryTable = TelemetryTable()
     health: HealthTable = HealthTable()
+    metrics: MetricsTable = MetricsTable()

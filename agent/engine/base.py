@@ -159,6 +159,10 @@ class Engine(Protocol):
         """The fair share."""
         ...
 
+    def all_incidents(self) -> list[Incident]:
+        """What is wrong with the GPUs and what was, as far as it is kept."""
+        ...
+
     def open_incidents(self) -> list[Incident]:
         """What is wrong with the GPUs now, the newest first."""
         ...

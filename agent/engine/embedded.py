@@ -272,6 +272,10 @@ class EmbeddedEngine:
         """See `Engine.shares`."""
         return await self._share.shares()
 
+    def all_incidents(self) -> list[Incident]:
+        """See `Engine.all_incidents`."""
+        return self.incidents.all(over=True)
+
     def open_incidents(self) -> list[Incident]:
         """See `Engine.open_incidents`."""
         return self.incidents.all()

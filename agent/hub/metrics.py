@@ -1,54 +1,92 @@
-"""The hub's OpenMetrics page: is each node there, what is free, and the licence. GPUs are on their node's page."""
+"""The hub's metrics: is each node there, what is free, what is wrong, and the licence.
+
+GPUs are on their node's page.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from agent.api.types import Licence, LicenceStage, LinkState, NodeStatus
+from agent import __version__
+from agent.api.health import Severity
+from agent.api.types import GpuState, Licence, LicenceStage, LinkState, Node, NodeStatus
 from agent.hub.placement import free_gpus
-from agent.telemetry.openmetrics import gauge, page
+from agent.telemetry.metrictext import Family, gauge, info
+
+_Up = Sequence[tuple[Mapping[str, str], Node]]
 
 
-def render(statuses: Sequence[NodeStatus], licence: Licence | None) -> str:
-    """The page; nothing of a licence while there is none, so that nobody is woken by a site that never bought one."""
-    parts = [_nodes(statuses)]
-    if licence is not None and licence.licence_id is not None:
-        parts.append(_licence(licence))
-    return page(*parts)
+def families(statuses: Sequence[NodeStatus], licence: Licence | None, cluster: str, now: float) -> Iterator[Family]:
+    """Everything; nothing of a licence while there is none, so that nobody is woken by a site that never bought one.
+
+    Args:
+        statuses: the nodes.
+        licence: `None` where it cannot be read.
+        cluster: the cluster's name.
+        now: Unix seconds.
+    """
+    yield info("stoker_hub", "The hub that answers.", [{"version": __version__, "cluster": cluster}])
+    yield gauge("stoker_hub_page_timestamp_seconds", "When this page was made, Unix time.", [({}, now)], "seconds")
+    yield from _nodes(statuses)
+    yield from _licence(licence if licence is not None and licence.licence_id is not None else None)
 
 
-def _nodes(statuses: Sequence[NodeStatus]) -> Iterator[str]:
+def _nodes(statuses: Sequence[NodeStatus]) -> Iterator[Family]:
     links = [
         ({"node": status.name, "state": state.value}, int(status.link is state))
         for status in statuses
         for state in LinkState
     ]
-    yield from gauge("stoker_node_link", "1 for the state of the hub's link to the node, 0 for the others.", links)
-    ages = [(_of(status), status.age_s) for status in statuses]
-    yield from gauge("stoker_node_age_seconds", "Time since the node's last word.", ages, "seconds")
-    up = [(_of(status), status.node) for status in statuses if status.link is LinkState.UP and status.node is not None]
-    gpus = [(where, len(node.gpus)) for where, node in up]
-    yield from gauge("stoker_node_gpus", "GPUs of a node that is up.", gpus)
-    free = [(where, free_gpus(node)) for where, node in up]
-    yield from gauge("stoker_node_gpus_free", "GPUs on which a new job could start now.", free)
-    running = [(where, node.jobs_running) for where, node in up]
-    yield from gauge("stoker_node_jobs_running", "Jobs that run.", running)
-    pending = [(where, node.jobs_pending) for where, node in up]
-    yield from gauge("stoker_node_jobs_pending", "Jobs that wait.", pending)
-
-
-def _licence(licence: Licence) -> Iterator[str]:
-    counts = {"total": licence.seats_total, "used": licence.seats_used}
-    seats = [({"unit": "gpu", "state": state}, count) for state, count in counts.items()]
-    yield from gauge("lic_seats", "Seats of the licence.", seats)
-    stages = [({"stage": stage.value}, int(licence.stage is stage)) for stage in LicenceStage]
-    yield from gauge("lic_stage", "1 for the stage the licence is in, 0 for the others.", stages)
-    for name, text, when in (
-        ("expires", "Unix time at which the licence expires.", licence.expires_at),
-        ("grace_ends", "Unix time from which new jobs are held.", licence.restricted_at),
+    yield gauge("stoker_node_link", "1 for the state of the hub's link to the node, 0 for the others.", links)
+    ages = [({"node": status.name}, status.age_s) for status in statuses]
+    yield gauge("stoker_node_age_seconds", "Time since the node's last word.", ages, "seconds")
+    up = [
+        ({"node": status.name}, status.node)
+        for status in statuses
+        if status.link is LinkState.UP and status.node is not None
+    ]
+    yield from _gpus(up)
+    for name, text, counts in (
+        ("jobs_running", "Jobs that run.", [(where, node.jobs_running) for where, node in up]),
+        ("jobs_pending", "Jobs that wait.", [(where, node.jobs_pending) for where, node in up]),
+        (
+            "drained",
+            "1 if the whole node takes no new job.",
+            [(where, int(node.drain is not None)) for where, node in up],
+        ),
     ):
-        yield from gauge(f"lic_{name}_timestamp", text, [({}, when)])
+        yield gauge(f"stoker_node_{name}", text, counts)
+    open_ = [
+        ({**where, "severity": severity.value}, sum(each.severity is severity for each in node.incidents))
+        for where, node in up
+        for severity in Severity
+    ]
+    yield gauge("stoker_node_incidents_open", "Incidents that are open, acknowledged ones too.", open_)
 
 
-def _of(status: NodeStatus) -> Mapping[str, str]:
-    return {"node": status.name}
+def _gpus(up: _Up) -> Iterator[Family]:
+    """GPUs of the nodes that are up, counted."""
+    yield gauge("stoker_node_gpus", "GPUs of a node that is up.", [(where, len(node.gpus)) for where, node in up])
+    free = [(where, free_gpus(node)) for where, node in up]
+    yield gauge("stoker_node_gpus_free", "GPUs on which a new job could start now.", free)
+    held = [(where, sum(gpu.job_id is not None for gpu in node.gpus)) for where, node in up]
+    yield gauge("stoker_node_gpus_held", "GPUs that jobs hold.", held)
+    counted = [(where, Counter(gpu.state.value for gpu in node.gpus)) for where, node in up]
+    states = [({**where, "state": state.value}, count[state.value]) for where, count in counted for state in GpuState]
+    yield gauge("stoker_node_gpu_states", "GPUs of a node that is up, by state.", states)
+
+
+def _licence(licence: Licence | None) -> Iterator[Family]:
+    counts = {} if licence is None else {"total": licence.seats_total, "used": licence.seats_used}
+    seats = [({"unit": "gpu", "state": state}, count) for state, count in counts.items()]
+    yield gauge("lic_seats", "Seats of the licence.", seats)
+    stages = [] if licence is None else [({"stage": each.value}, int(licence.stage is each)) for each in LicenceStage]
+    yield gauge("lic_stage", "1 for the stage the licence is in, 0 for the others.", stages)
+    held = [] if licence is None else [({"node": each.node}, len(each.gpu_uuids)) for each in licence.holders]
+    yield gauge("lic_seats_held", "Seats that a node holds.", held)
+    for name, text, when in (
+        ("expires", "Unix time at which the licence expires.", None if licence is None else licence.expires_at),
+        ("grace_ends", "Unix time from which new jobs are held.", None if licence is None else licence.restricted_at),
+    ):
+        yield gauge(f"lic_{name}_timestamp", text, [({}, when)])

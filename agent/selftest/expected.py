@@ -28,6 +28,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     nvlink_gb_s: float | None = None
     nvlinks: int | None = None
     floor_percent: dict[str, int] = msgspec.field(default_factory=dict)
+    unconfirmed: tuple[str, ...] = ()
+    """Figures that no public page confirms which we could read."""
 
 
 class _Default(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

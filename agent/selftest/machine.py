@@ -9,6 +9,7 @@ import msgspec
 
 from agent.api.client import Client
 from agent.api.errors import ConnectError, StokerError
+from agent.api.health import KnownGpu
 from agent.api.types import Gpu, GpuSource, Node
 from agent.api.unix import UnixTransport
 from agent.config import Config
@@ -37,6 +38,15 @@ def ask_agent(config: Config) -> Node | None:
         raise SelftestError(f"the agent was not asked which GPUs are free: {error}") from error
     except StokerError as error:
         raise SelftestError(f"the agent did not say which GPUs are free: {error}") from error
+
+
+def ask_inventory(config: Config) -> list[KnownGpu]:
+    """The GPUs that the agent remembers from its installation; none where it knows of none or does not say."""
+    try:
+        with Client(UnixTransport(config.agent_socket), timeout_s=AGENT_TIMEOUT_S) as client:
+            return client.inventory()
+    except StokerError:  # an agent of an earlier version, or one that has just ended
+        return []
 
 
 def inspect(library: str | None) -> Inspection:

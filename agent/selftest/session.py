@@ -5,20 +5,22 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent import __version__
 from agent.config import Config
 from agent.gpu.inspection import GpuInspection, Inspection
-from agent.selftest import burn, judge, machine
+from agent.selftest import burn, inventory, judge, machine, xids
 from agent.selftest.checks import CPU, Check, Verdict, failed, gpu
 from agent.selftest.compute import Answer, Target, Torch
 from agent.selftest.errors import SelftestError
-from agent.selftest.expected import Expected
+from agent.selftest.expected import Expected, Model
 from agent.selftest.order import Order, compare
 from agent.selftest.report import Report, TestedGpu, TestedNode, Versions
 from agent.telemetry.host import read_host
+from agent.telemetry.kernellog import KMSG
 
 CPU_RANKS = 2
 NO_TORCH_DO = "install one into this environment (extra `train`), or name an interpreter that has it with --python"
@@ -41,13 +43,20 @@ class Session:
     """Collects lines and remarks on the way."""
 
     def __init__(
-        self, config: Config, plan: Plan, expected: Expected, torch: Torch, say: Callable[[str], None]
+        self,
+        config: Config,
+        plan: Plan,
+        expected: Expected,
+        torch: Torch,
+        say: Callable[[str], None],
+        kernel_log: Path = KMSG,
     ) -> None:
         self._config = config
         self._plan = plan
         self._expected = expected
         self._torch = torch
         self._say = say
+        self._kernel_log = kernel_log
         self._checks: list[Check] = []
         self._notes: list[str] = []
         self._burned: list[burn.Seen] = []
@@ -63,7 +72,9 @@ class Session:
         """
         found, chosen = self._inventory()
         if chosen:
-            self._test_gpus(chosen)
+            with closing(xids.XidWatch(self._kernel_log)) as log:
+                self._test_gpus(chosen)
+                self._look_at_xids(chosen, log)
         else:
             self._test_cpu()
         verdict, summary = self._verdict(chosen)
@@ -95,6 +106,9 @@ class Session:
                 raise SelftestError(refusal)
         else:
             self._notes.append(f"NO GPU WAS TESTED, only the CPU path: {found.reason or 'the driver shows none'}")
+        known = machine.ask_inventory(self._config) if node is not None and found.gpus else []
+        if known:
+            self._add(inventory.compare(known, found.gpus))
         if self._plan.order is not None:
             self._add(compare(self._plan.order, found.gpus, self._expected))
         return found, chosen
@@ -104,6 +118,10 @@ class Session:
     def _test_gpus(self, chosen: list[GpuInspection]) -> None:
         for name in sorted({each.reading.name for each in chosen if self._expected.of(each.reading.name) is None}):
             self._notes.append(f"nothing is known of the model {name!r}: its rates have no verdict")
+        for model in {each.key: each for each in map(self._model, chosen) if each is not None}.values():
+            if model.unconfirmed:
+                what = ", ".join(model.unconfirmed)
+                self._notes.append(f"what is expected of a {model.key} is not confirmed for: {what}; see models.toml")
         for each in chosen:
             self._add(judge.at_rest(each))
         alive = [each for each in chosen if each.error is None]
@@ -119,6 +137,16 @@ class Session:
             self._test_links(alive, seconds)
         if self._plan.burn_s and alive:
             self._burn(alive)
+
+    def _look_at_xids(self, chosen: list[GpuInspection], log: xids.XidWatch) -> None:
+        came = log.come()
+        if log.problem is not None:
+            self._notes.append(log.problem)
+        if self._tested and (log.problem is None or came):
+            self._add(xids.judge(chosen, came))
+
+    def _model(self, found: GpuInspection) -> Model | None:
+        return self._expected.of(found.reading.name)
 
     def _test_links(self, alive: list[GpuInspection], seconds: float) -> None:
         targets = [_target(each) for each in alive]

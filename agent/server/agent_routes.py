@@ -14,9 +14,7 @@ from agent import __version__
 from agent.api.errors import ApiError
 from agent.api.types import (
     API_VERSION,
-    FINAL_STATES,
     Hello,
-    JobState,
     JobUpdate,
     LeaseGrant,
     LicenceUpdate,
@@ -26,14 +24,13 @@ from agent.api.types import (
     Wire,
 )
 from agent.config import Config
-from agent.jobs.filters import JobFilter
 from agent.server.base import caller_of, json_response, read_body
 from agent.server.feed import Feed
 from agent.server.job_routes import JobRoutes
+from agent.server.metrics_routes import MetricsRoutes
 from agent.server.node_view import NodeView
 from agent.server.queue_routes import QueueRoutes
 from agent.server.stream import serve_watch
-from agent.telemetry import openmetrics
 
 if TYPE_CHECKING:
     from agent.engine.base import Engine
@@ -46,9 +43,6 @@ SNAPSHOT_S = 1.0
 LICENCE_TIME_S = 60.0
 RECENT_JOBS = 200
 """Jobs a new watcher is told of at once: all that have not ended, then the newest that have."""
-
-MAX_HELD = 10_000
-"""More jobs than can ever run at once on one node: a bound for the metrics' list."""
 
 
 class Routes(Protocol):
@@ -73,12 +67,16 @@ class AgentService:
         self._hello = Hello(api=API_VERSION, version=__version__, server="agent", cluster=config.name)
         self._jobs = JobRoutes(config, engine, self._hello)
         self._queue = QueueRoutes(engine)
-        self._more = more
+        self._metrics = MetricsRoutes(
+            config, view=self._view, engine=engine, sampler=sampler, incidents=engine.all_incidents
+        )
+        self._more = [self._metrics, *more]
         self._gate_lock = asyncio.Lock()
         self._beats: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Begin to publish."""
+        await self._metrics.start()
         self._engine.listen(lambda job: self._feed.publish(("job", job.node, job.id), JobUpdate(job=job)))
         self._beats = [
             asyncio.create_task(self._publish_snapshots(), name="snapshots"),
@@ -90,12 +88,13 @@ class AgentService:
         for beat in self._beats:
             beat.cancel()
         await asyncio.gather(*self._beats, return_exceptions=True)
+        await self._metrics.stop()
 
     def add_routes(self, app: web.Application) -> None:
         """Put the addresses on `app`, each also under this node's own name, as a hub would have it."""
         own = f"/v1/nodes/{self._config.name}"
         app.router.add_get("/v1/nodes", self._get_nodes)
-        app.router.add_get("/metrics", self._get_metrics)
+        app.router.add_get("/metrics", self._metrics.answer)
         for root in ("/v1", own):
             app.router.add_get(f"{root}/hello", self._get_hello)
             app.router.add_get(f"{root}/node", self._get_node)
@@ -119,13 +118,6 @@ class AgentService:
 
     async def _get_nodes(self, _: web.Request) -> web.Response:
         return json_response([self._status()])
-
-    async def _get_metrics(self, _: web.Request) -> web.Response:
-        unfinished = frozenset(JobState) - FINAL_STATES
-        most = self._config.jobs.max_pending + MAX_HELD
-        jobs = await self._engine.jobs(JobFilter(states=unfinished, limit=most))
-        text = openmetrics.render(self._view.snapshot(), jobs, await self._engine.job_counts())
-        return web.Response(body=text.encode(), headers={"Content-Type": openmetrics.CONTENT_TYPE})
 
     def _status(self) -> NodeStatus:
         return NodeStatus(name=self._config.name, link=LinkState.UP, age_s=0.0, node=self._view.snapshot())

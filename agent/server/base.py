@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from agent.api.errors import ApiError, StokerError
 from agent.api.types import KEY_HEADER, MAX_BODY_BYTES, ErrorBody, JobState
 from agent.server.peer import CALLER, Access, Caller
 from agent.server.stream import STREAMS, Streams
+from agent.telemetry.metrictext import Family, written_for
 
 BODY_DEADLINE_S = 10.0
 SHUTDOWN_S = 2.0
@@ -68,6 +69,12 @@ def caller_of(request: web.Request) -> Caller:
 def json_response(value: object, status: int = 200) -> web.Response:
     """Answer with a wire value."""
     return web.Response(body=_encoder.encode(value), status=status, content_type="application/json")
+
+
+def metrics_response(request: web.Request, families: Iterable[Family]) -> web.Response:
+    """Answer with metrics, as OpenMetrics or in the older text format: as `Accept` has it."""
+    text, content_type = written_for(",".join(request.headers.getall("Accept", [])), families)
+    return web.Response(body=text.encode(), headers={"Content-Type": content_type, "Vary": "Accept"})
 
 
 def error_response(error: ApiError) -> web.Response:

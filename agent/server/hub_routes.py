@@ -7,6 +7,7 @@ Rules kept here: the loop never blocks, nodes are called from their own workers;
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 
 from aiohttp import web
@@ -30,14 +31,15 @@ from agent.config import Config
 from agent.hub import metrics
 from agent.hub.fleet import Fleet, Member
 from agent.hub.seats import Seats
-from agent.server.base import caller_of, json_response, query_int, query_states, read_body
+from agent.server.base import caller_of, json_response, metrics_response, query_int, query_states, read_body
 from agent.server.feed import Feed
 from agent.server.hub_find import member_with
 from agent.server.hub_queues import HubQueues
 from agent.server.hub_submit import HubSubmit
 from agent.server.passthrough import pass_on
 from agent.server.stream import WRITE_DEADLINE_S, serve_watch
-from agent.telemetry.openmetrics import CONTENT_TYPE
+from agent.telemetry.metrictext import Family, plain
+from agent.telemetry.textfile import Textfile
 
 LIST_WAIT_S = 3.0
 """A list waits this long for a node, then shows what was last heard of it."""
@@ -66,6 +68,8 @@ class HubService:
         self._submit = HubSubmit(config.hub_state_dir / "hub.db", fleet, write_deadline_s=write_deadline_s)
         self._pass_on = partial(pass_on, write_deadline_s=write_deadline_s)
         self._queues = HubQueues(fleet)
+        self._table = config.metrics
+        self._textfile: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Open the placements, and begin to publish.
@@ -75,9 +79,17 @@ class HubService:
         """
         await self._submit.start()
         self._fleet.listen(self._feed.publish)
+        if self._table.hub_textfile is not None:
+            textfile = Textfile(
+                self._table.hub_textfile, self._table.interval_s, self._plain_metrics, "metrics.hub_textfile"
+            )
+            self._textfile = asyncio.create_task(textfile.serve(), name="metrics-textfile")
 
     async def stop(self) -> None:
-        """Close the placements."""
+        """Close the placements, and take the textfile away."""
+        if self._textfile is not None:
+            self._textfile.cancel()
+            await asyncio.gather(self._textfile, return_exceptions=True)
         await self._submit.stop()
 
     def add_routes(self, app: web.Application) -> None:
@@ -103,9 +115,15 @@ class HubService:
     async def _get_nodes(self, _: web.Request) -> web.Response:
         return json_response(self._fleet.statuses())
 
-    async def _get_metrics(self, _: web.Request) -> web.Response:
-        text = metrics.render(self._fleet.statuses(), await self._licence_if_any())
-        return web.Response(body=text.encode(), headers={"Content-Type": CONTENT_TYPE})
+    async def _get_metrics(self, request: web.Request) -> web.Response:
+        return metrics_response(request, await self._families())
+
+    async def _families(self) -> list[Family]:
+        licence = await self._licence_if_any()
+        return list(metrics.families(self._fleet.statuses(), licence, self._hello.cluster, round(time.time(), 3)))
+
+    async def _plain_metrics(self) -> str:
+        return plain(await self._families())
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
         return await serve_watch(request, self._feed, self._full_state)

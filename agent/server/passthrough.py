@@ -24,7 +24,7 @@ from agent.server.base import BODY_DEADLINE_S, caller_of
 from agent.server.peer import USER_HEADER
 from agent.server.stream import STREAMS, WRITE_DEADLINE_S
 
-_REQUEST_HEADERS = ("Content-Type", KEY_HEADER)
+_REQUEST_HEADERS = ("Accept", "Content-Type", KEY_HEADER)
 _ANSWER_HEADERS = ("Content-Type", "Content-Length", "Cache-Control", "Stoker-Log-Offset", "Stoker-Log-End")
 _LASTING = ("/log", "/watch")
 """How addresses end whose answers go on until their reader has enough."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,37 @@ def read_host() -> Host:
         memory_total_bytes=memory.total,
         memory_available_bytes=memory.available,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnUse:
+    """What this process takes itself."""
+
+    cpu_seconds: float
+    """getrusage(2), user and system."""
+    resident_bytes: int
+    """/proc/self/statm."""
+
+
+def read_own() -> OwnUse:
+    """What this process takes now."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return OwnUse(
+        cpu_seconds=round(used.ru_utime + used.ru_stime, 3), resident_bytes=pages * os.sysconf("SC_PAGE_SIZE")
+    )
+
+
+def read_totals() -> dict[str, int | None]:
+    """Bytes since boot that disks and network took and gave, and the swap in use; `None`: there is no such thing."""
+    counts = _counters()
+    return {
+        "disk_read": counts["disk_read_bytes_per_s"],
+        "disk_written": counts["disk_write_bytes_per_s"],
+        "network_received": counts["network_receive_bytes_per_s"],
+        "network_sent": counts["network_send_bytes_per_s"],
+        "swap_used": psutil.swap_memory().used,
+    }
 
 
 class HostRates:

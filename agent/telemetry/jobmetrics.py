@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from agent.api.queue import JobUsage
 from agent.api.types import Job, JobState
-from agent.telemetry.metrictext import Value, counter, gauge, scaled
+from agent.telemetry.metrictext import Family, Value, counter, gauge, info, scaled
 
 _J_PER_KWH = 3.6e6
 
@@ -43,26 +43,36 @@ _STATES = (
 )
 
 
-def job_lines(jobs: Sequence[Job]) -> Iterator[str]:
+def job_families(jobs: Sequence[Job]) -> Iterator[Family]:
     """The accounts of the jobs that run."""
     running = [(job, {"job_id": str(job.id), "user": job.user}) for job in jobs if job.state is not JobState.PENDING]
+    yield info("stoker_job", "What a running job is.", [{**labels, **_what(job)} for job, labels in running])
     held = [(labels, len(job.gpu_uuids)) for job, labels in running]
-    yield from gauge("stoker_job_gpus", "GPUs that a running job holds.", held)
+    yield gauge("stoker_job_gpus", "GPUs that a running job holds.", held)
     accounts = [(job.usage, labels) for job, labels in running if job.usage is not None]
     for figures, write in ((_SUMS, counter), (_STATES, gauge)):
         for figure in figures:
             samples = [(labels, figure.of(usage)) for usage, labels in accounts]
-            yield from write(f"stoker_job_{figure.name}", figure.help, samples, figure.unit)
+            yield write(f"stoker_job_{figure.name}", figure.help, samples, figure.unit)
 
 
-def queue_lines(jobs: Sequence[Job], now: float) -> Iterator[str]:
+def queue_families(jobs: Sequence[Job], now: float) -> Iterator[Family]:
     """What waits: how many for each reason, and for how long the oldest could have started."""
     waiting = [job for job in jobs if job.state is JobState.PENDING]
     reasons = sorted(Counter(job.reason or "None" for job in waiting).items())
     samples = [({"reason": reason}, count) for reason, count in reasons]
-    yield from gauge("stoker_queue_jobs", "Waiting jobs by Slurm's reason.", samples)
+    yield gauge("stoker_queue_jobs", "Waiting jobs by Slurm's reason.", samples)
     eligible = [max(job.submitted_at, job.begin_at or 0) for job in waiting if not job.held]
     oldest = max(0.0, now - min(eligible)) if eligible else 0.0
-    yield from gauge(
+    yield gauge(
         "stoker_queue_oldest_seconds", "Longest wait of a job that is not held.", [({}, round(oldest, 3))], "seconds"
     )
+
+
+def _what(job: Job) -> dict[str, str]:
+    return {
+        "name": job.name,
+        "account": job.account or "",
+        "partition": job.partition or "",
+        "qos": job.qos or "",
+    }

@@ -1,122 +1,122 @@
-"""A node as OpenMetrics text, for `GET /metrics`; `gauge` and `page` of `metrictext` write the hub's page too.
+"""A node as metrics, for `GET /metrics` and the textfile: the host here, its GPUs, jobs and health from their modules.
 
 Rules kept here: names and labels are stable, units are base units and part of the name, a value that is absent or not
-to be trusted is left out rather than guessed (a GPU that is not `ok` shows its state and age, not its old values), no
-series carries a process id, and a series of a job is gone with the job. Labels hold foreign text: what is not printable
-is replaced, so that the page is harmless in a terminal too (`metrictext`).
+to be trusted is left out rather than guessed, no series carries a process id unless it is asked for, and a series of a
+job is gone with the job. docs/metrics.md lists every one; a test compares it with this.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.api.types import Gpu, GpuState, Job, JobState, Node
-from agent.telemetry.jobmetrics import job_lines, queue_lines
-from agent.telemetry.metrictext import CONTENT_TYPE as CONTENT_TYPE
-from agent.telemetry.metrictext import Value, counter, info, scaled
-from agent.telemetry.metrictext import gauge as gauge
-from agent.telemetry.metrictext import page as page
+from agent.api.health import Incident
+from agent.api.types import Job, JobState, Node
+from agent.telemetry.gpumetrics import gpu_families
+from agent.telemetry.healthmetrics import Tally, health_families
+from agent.telemetry.host import OwnUse
+from agent.telemetry.jobmetrics import job_families, queue_families
+from agent.telemetry.metrictext import Family, Samples, Value, counter, gauge, info, openmetrics
 
 
-@dataclass(frozen=True, slots=True)
-class _Quantity:
-    """One value of a GPU: the end of its name, its unit, what it is, and where it comes from."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class More:
+    """What a page shows beside the node's snapshot; each is left out where it is not known."""
 
-    name: str
-    unit: str
-    help: str
-    of: Callable[[Gpu], Value]
-
-
-_QUANTITIES = (
-    _Quantity(
-        "utilization", "ratio", "Share of time with a kernel running.", lambda g: scaled(g.utilization_percent, 1e-2)
-    ),
-    _Quantity(
-        "memory_utilization",
-        "ratio",
-        "Share of time with memory read or written.",
-        lambda g: scaled(g.memory_utilization_percent, 1e-2),
-    ),
-    _Quantity("memory_total", "bytes", "Memory the GPU has.", lambda g: g.memory_total_bytes),
-    _Quantity("memory_used", "bytes", "Memory in use.", lambda g: g.memory_used_bytes),
-    _Quantity("power", "watts", "Power drawn.", lambda g: scaled(g.power_mw, 1e-3)),
-    _Quantity("power_limit", "watts", "Power limit in force.", lambda g: scaled(g.power_limit_mw, 1e-3)),
-    _Quantity("temperature", "celsius", "Temperature of the die.", lambda g: g.temperature_c),
-    _Quantity("sm_clock", "hertz", "Clock of the multiprocessors.", lambda g: scaled(g.sm_clock_mhz, 1e6)),
-    _Quantity("memory_clock", "hertz", "Clock of the memory.", lambda g: scaled(g.memory_clock_mhz, 1e6)),
-    _Quantity("processes", "", "Compute processes with a context on the GPU.", lambda g: len(g.computing())),
-)
+    incidents: Sequence[Incident] = ()
+    """Those that are open and those that were."""
+    tally: Tally | None = None
+    totals: Mapping[str, int | None] | None = None
+    """See `host.read_totals`."""
+    own: OwnUse | None = None
+    silent_s: float | None = None
+    """For how long readings are overdue."""
+    textfile: tuple[float, int] | None = None
+    """When the textfile was written last, Unix seconds (0: never), and how often it could not be."""
+    process_ids: bool = False
 
 
-def render(node: Node, jobs: Sequence[Job], counts: Mapping[JobState, int]) -> str:
-    """The page.
+def families(
+    node: Node, jobs: Sequence[Job], counts: Mapping[JobState, int], more: More | None = None
+) -> Iterator[Family]:
+    """Everything of the node.
 
     Args:
         node: the node now.
         jobs: its unfinished jobs: their waits, their accounts, and the users that the GPUs they hold are labelled with.
         counts: all jobs of the node by state; a state that is left out has none.
+        more: what else there is.
     """
-    return page(
-        _node_lines(node), _gpu_lines(node, jobs), _job_lines(counts), job_lines(jobs), queue_lines(jobs, node.time)
-    )
+    more = more or More()
+    yield from _node(node)
+    yield from _host(node, more.totals or {})
+    yield from gpu_families(node, jobs, process_ids=more.process_ids)
+    yield from health_families(more.incidents, more.tally or Tally())
+    yield _jobs(counts)
+    yield from job_families(jobs)
+    yield from queue_families(jobs, node.time)
+    yield from _agent(more)
+
+
+def render(node: Node, jobs: Sequence[Job], counts: Mapping[JobState, int], more: More | None = None) -> str:
+    """The page as OpenMetrics; see `families`."""
+    return openmetrics(families(node, jobs, counts, more))
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
 
 
-def _node_lines(node: Node) -> Iterator[str]:
+def _node(node: Node) -> Iterator[Family]:
     build = {"version": node.version, "node": node.name, "mode": node.mode}
-    yield from info("stoker_build", "The agent that answers.", [build])
+    yield info("stoker_build", "The agent that answers.", [build])
     source = {"source": node.gpu_source.value, "driver_version": node.driver_version or ""}
-    yield from info("stoker_gpu_source", "Where GPU readings come from.", [source])
-    yield from gauge("stoker_gpus", "GPUs the node shows, whatever their state.", [({}, len(node.gpus))])
-    yield from gauge("stoker_host_cpus", "CPUs the agent may use.", [({}, node.cpu_count)])
+    yield info("stoker_gpu_source", "Where GPU readings come from.", [source])
+    yield gauge(
+        "stoker_page_timestamp_seconds",
+        "When this page was made, Unix time: a textfile that is not renewed tells by it.",
+        [({}, round(node.time, 3))],
+        "seconds",
+    )
+    yield gauge("stoker_gpus", "GPUs the node shows, whatever their state.", [({}, len(node.gpus))])
+    yield gauge("stoker_drained", "1 if the whole node takes no new job.", [({}, int(node.drain is not None))])
+
+
+def _host(node: Node, totals: Mapping[str, int | None]) -> Iterator[Family]:
+    yield gauge("stoker_host_cpus", "CPUs that jobs may have.", [({}, node.cpu_count)])
     busy = None if node.cpu_percent is None else node.cpu_percent / 100
-    yield from gauge("stoker_host_cpu_ratio", "Busy share of all CPUs.", [({}, busy)], "ratio")
-    yield from gauge("stoker_host_load1", "Load average of one minute.", [({}, node.load_1m)])
+    yield gauge("stoker_host_cpu_ratio", "Busy share of all CPUs.", [({}, busy)], "ratio")
+    yield gauge("stoker_host_load1", "Load average of one minute.", [({}, node.load_1m)])
     memory = [("total", node.memory_total_bytes), ("available", node.memory_available_bytes)]
     for name, value in memory:
-        yield from gauge(f"stoker_host_memory_{name}_bytes", f"Memory {name} on the host.", [({}, value)], "bytes")
+        yield gauge(f"stoker_host_memory_{name}_bytes", f"Memory {name} on the host.", [({}, value)], "bytes")
+    yield gauge("stoker_host_swap_used_bytes", "Swap in use.", _one(totals.get("swap_used")), "bytes")
+    for name, text in (
+        ("disk_read", "Read from the host's disks since boot."),
+        ("disk_written", "Written to the host's disks since boot."),
+        ("network_received", "Received by the host's interfaces but the loopback since boot."),
+        ("network_sent", "Sent by the host's interfaces but the loopback since boot."),
+    ):
+        yield counter(f"stoker_host_{name}_bytes", text, _one(totals.get(name)), "bytes")
 
 
-def _gpu_lines(node: Node, jobs: Sequence[Job]) -> Iterator[str]:
-    users = {job.id: job.user for job in jobs}
-    gpus = [(gpu, _gpu_labels(gpu, users)) for gpu in node.gpus]
-    yield from info("stoker_gpu", "What a GPU is.", [_what(gpu) for gpu in node.gpus])
-    yield from gauge(
-        "stoker_gpu_state",
-        "1 for the state the GPU is in, 0 for the others.",
-        [({**labels, "state": state.value}, int(gpu.state is state)) for gpu, labels in gpus for state in GpuState],
-    )
-    ages = [(labels, gpu.age_s) for gpu, labels in gpus]
-    yield from gauge("stoker_gpu_data_age_seconds", "Time since the GPU was last read.", ages, "seconds")
-    seats = [(labels, int(gpu.seated)) for gpu, labels in gpus]
-    yield from gauge("stoker_gpu_seated", "1 if a licence seat covers the GPU.", seats)
-    healthy = [(gpu, labels) for gpu, labels in gpus if gpu.state is GpuState.OK]
-    for quantity in _QUANTITIES:
-        name = f"stoker_gpu_{quantity.name}_{quantity.unit}".rstrip("_")
-        yield from gauge(name, quantity.help, [(labels, quantity.of(gpu)) for gpu, labels in healthy], quantity.unit)
-    energy = [(labels, scaled(gpu.energy_mj, 1e-3)) for gpu, labels in healthy]
-    yield from counter("stoker_gpu_energy_joules", "Energy since the driver was loaded.", energy, "joules")
-
-
-def _what(gpu: Gpu) -> dict[str, str]:
-    labels = {"gpu": str(gpu.index), "uuid": gpu.uuid, "name": gpu.name}
-    if gpu.mig_parent is not None:
-        labels |= {"mig_parent": gpu.mig_parent, "mig_profile": gpu.mig_profile or ""}
-    return labels
-
-
-def _gpu_labels(gpu: Gpu, users: Mapping[int, str]) -> dict[str, str]:
-    """`job_id` and not `job`: that one is Prometheus's own, and a scrape would rename ours to `exported_job`."""
-    labels = {"gpu": str(gpu.index), "uuid": gpu.uuid}
-    if gpu.job_id is not None:
-        labels |= {"job_id": str(gpu.job_id), "user": users.get(gpu.job_id, "")}
-    return labels
-
-
-def _job_lines(counts: Mapping[JobState, int]) -> Iterator[str]:
+def _jobs(counts: Mapping[JobState, int]) -> Family:
     samples = [({"state": state.value}, counts.get(state, 0)) for state in JobState]
-    yield from gauge("stoker_jobs", "Jobs that the node knows, by state.", samples)
+    return gauge("stoker_jobs", "Jobs that the node knows, by state.", samples)
+
+
+def _agent(more: More) -> Iterator[Family]:
+    own = more.own
+    cpu = _one(None if own is None else own.cpu_seconds)
+    yield counter("stoker_agent_cpu_seconds", "CPU time of the agent, its sampler left out.", cpu, "seconds")
+    memory = _one(None if own is None else own.resident_bytes)
+    yield gauge("stoker_agent_resident_memory_bytes", "Memory of the agent.", memory, "bytes")
+    yield gauge("stoker_sampler_silent_seconds", "For how long readings are overdue.", _one(more.silent_s), "seconds")
+    written, failed = more.textfile or (None, None)
+    yield gauge(
+        "stoker_textfile_written_timestamp_seconds", "When the textfile was written last.", _one(written), "seconds"
+    )
+    yield counter("stoker_textfile_errors", "Times the textfile could not be written.", _one(failed))
+
+
+def _one(value: Value) -> Samples:
+    return [({}, value)]

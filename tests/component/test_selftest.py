@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,11 @@ import psutil
 import pytest
 
 from agent.api.queue import DrainRequest
+from agent.config import load
+from agent.selftest.compute import Torch
+from agent.selftest.expected import Expected
+from agent.selftest.machine import inspect
+from agent.selftest.session import Plan, Session
 from tests.fakes.daemons import Box, wait_until
 from tests.fakes.nvml import NvmlStandIn, uuid
 from tests.fakes.selftest import DEADLINE_S, command, config_file, environment, pretender, selftest
@@ -340,3 +346,20 @@ def test_an_agent_that_does_not_answer_is_not_taken_for_none(tmp_path: Path) -> 
         assert done.returncode == 3 and "the agent did not say which GPUs are free" in done.stderr, done
     finally:
         shutil.rmtree(folder)
+
+
+def test_an_xid_of_the_kernels_log_during_the_test_fails_that_gpu(tmp_path: Path, nvml: NvmlStandIn) -> None:
+    log = tmp_path / "kmsg"
+    os.mkfifo(log)
+    kernel = os.open(log, os.O_RDWR | os.O_NONBLOCK)
+    config = load(with_gpus(tmp_path, nvml))
+    pci = next(each.reading.pci for each in inspect(config.gpu.library).gpus if each.reading.index == 1)
+    line = f"3,1,5000000,-;NVRM: Xid (PCI:{pci}): 48, pid=1, name=x, Double Bit ECC Error\n"
+    burn = f"open({str(log)!r}, 'w').write({line!r}); print(json.dumps({{'done': True}}))"
+    torch = Torch(python=pretender(tmp_path, HEALTHY | {"burn": burn}))
+    plan = Plan(burn_s=0.05, force=True, gpus="1")
+    made = Session(config, plan, Expected(), torch, lambda _: None, kernel_log=log).run(1, "00")
+    os.close(kernel)
+    (told,) = (each for each in made.checks if each.name == "XIDs during the test")
+    assert (told.subject, told.found, told.verdict) == ("GPU 1", "48 (1 times)", "FAIL")
+    assert made.verdict == "FAIL"

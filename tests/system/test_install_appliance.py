@@ -26,6 +26,7 @@ pytestmark = pytest.mark.timeout(300)
 SOURCE = Path(__file__).parents[2]
 PYTHON = "/usr/bin/python3"
 UNITS = ("stoker-agent.socket", "stoker-hub.socket", "stoker-agent.service", "stoker-hub.service")
+METRICS_UNIT, METRICS = "stoker-metrics.service", "http://127.0.0.1:9402"
 SCRIPT = "#!/bin/bash\n#SBATCH --gres=gpu:2\n#SBATCH --output=out-%j\nid -un; id -gn; pwd; echo $CUDA_VISIBLE_DEVICES\n"
 HUB_KEY = "/var/lib/stoker/hub/ssh_key"
 LET_IN = "/etc/stoker/authorized_keys.d/stoker-hub"
@@ -197,7 +198,7 @@ def test_accounts_and_folders_are_as_promised(installed: Machine) -> None:
     assert installed.box.run("stat", "-c", "%n %a %U %G", *paths).stdout.splitlines() == expected
 
 
-@pytest.mark.parametrize("unit", ["stoker-agent.service", "stoker-hub.service"])
+@pytest.mark.parametrize("unit", ["stoker-agent.service", "stoker-hub.service", "stoker-metrics.service"])
 def test_the_units_are_confined(installed: Machine, unit: str) -> None:
     said = installed.box.run("systemd-analyze", "security", "--no-pager", unit).stdout.splitlines()[-1]
     exposure = re.search(r": ([0-9.]+) ", said)
@@ -224,6 +225,44 @@ def test_a_job_runs_as_the_user_who_submitted_it(working: Machine) -> None:
     assert wrote[:3] == ["alice", "alice", "/home/alice"]
     assert len(wrote[3].split(",")) == 2
     assert working.box.run("stat", "-c", "%U", f"/home/alice/out-{job['id']}").stdout.strip() == "alice"
+
+
+def test_prometheus_gets_at_all_nodes_where_an_admin_wants_it(working: Machine) -> None:
+    """The unit is there and not enabled; started, it answers on the loopback as the hub's account, in its sandbox."""
+    box = working.box
+    assert box.run("systemctl", "is-enabled", METRICS_UNIT, check=False).stdout.strip() == "disabled"
+    shipped = box.run("runuser", "-u", "nobody", "--", "ls", "/opt/stoker/current/monitoring/").stdout.split()
+    assert shipped == ["prometheus.yml", "stoker-dashboard.json", "stoker-rules.yml"]
+    box.run("systemctl", "start", METRICS_UNIT)
+    try:
+        asked = f"import urllib.request as u; print(u.urlopen('{METRICS}/targets', timeout=20).read().decode())"
+        told = wait_until(lambda: box.run(PYTHON, "-c", asked, check=False).stdout, "it answers")
+        paths = {each["labels"]["instance"]: each["labels"]["__metrics_path__"] for each in json.loads(told)}
+        name = box.run("uname", "-n").stdout.strip().partition(".")[0]
+        assert paths == {name: f"/nodes/{name}/metrics", "hub": "/metrics"}
+        asked = f"import urllib.request as u; print(u.urlopen('{METRICS}{paths[name]}', timeout=20).read().decode())"
+        assert "stoker_gpu_power_watts{" in box.run(PYTHON, "-c", asked).stdout
+        owner = box.run(
+            "ps", "-o", "user=", "-p", box.run("systemctl", "show", "-P", "MainPID", METRICS_UNIT).stdout.strip()
+        )
+        assert owner.stdout.strip().startswith("stoker")
+    finally:
+        box.run("systemctl", "stop", METRICS_UNIT)
+
+
+def test_the_textfile_reaches_node_exporters_folder_out_of_the_sandbox(working: Machine) -> None:
+    box, folder = working.box, "var/lib/prometheus/node-exporter"
+    (box.root / folder).mkdir(parents=True)
+    file = box.root / folder / "stoker.prom"
+    box.run("sed", "-i", 's|^# textfile = .*|textfile = "/' + folder + '/stoker.prom"|', "/etc/stoker/stoker.toml")
+    try:
+        box.run("systemctl", "restart", "stoker-agent.service")
+        wait_until(file.exists, "it is written")
+        box.run("runuser", "-u", "nobody", "--", "grep", "-q", "^stoker_gpus 8$", f"/{folder}/stoker.prom")
+    finally:
+        box.run("sed", "-i", "s|^textfile = |# textfile = |", "/etc/stoker/stoker.toml")
+        box.run("systemctl", "restart", "stoker-agent.service")
+    assert not file.exists()
 
 
 def test_a_job_outlives_a_restart_of_both_services(working: Machine) -> None:

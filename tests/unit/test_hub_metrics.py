@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from agent.api.types import Licence, LicenceStage, LinkState, NodeStatus
-from agent.hub.metrics import render
+from agent import __version__
+from agent.api.health import Incident, IncidentKind, Severity
+from agent.api.types import GpuState, Licence, LicenceStage, LinkState, NodeStatus
+from agent.hub.metrics import families
+from agent.telemetry.metrictext import openmetrics
 from tests.fakes.agent import node
 from tests.fakes.openmetrics import names, parsed, value
 
@@ -13,6 +17,10 @@ NODES = [
     NodeStatus(name="n1", link=LinkState.UP, age_s=0.5, node=node("n1", 4)),
     NodeStatus(name="n2", link=LinkState.LOST, age_s=90.0, reason="cable pulled", node=node("n2", 8)),
 ]
+
+
+def render(statuses: list[NodeStatus], licence: Licence | None) -> str:
+    return openmetrics(families(statuses, licence, "lab", 1000.0))
 
 
 def test_a_node_that_is_away_shows_its_link_and_age_and_no_old_values() -> None:
@@ -49,3 +57,24 @@ def test_the_licence_as_the_licensing_design_names_it() -> None:
 @pytest.mark.parametrize("licence", [None, Licence(stage=LicenceStage.RESTRICTED, message="no licence")])
 def test_without_a_licence_there_is_nothing_to_raise_an_alarm(licence: Licence | None) -> None:
     assert not {name for name in names(parsed(render(NODES, licence))) if name.startswith("lic_")}
+
+
+def test_incidents_states_and_held_gpus_of_each_node_are_counted_and_it_says_whose_hub_it_is() -> None:
+    own = node("n1", 4)
+    held = [
+        msgspec.structs.replace(own.gpus[0], job_id=3),
+        msgspec.structs.replace(own.gpus[1], state=GpuState.LOST),
+        *own.gpus[2:],
+    ]
+    incident = Incident(
+        id=1, node="n1", kind=IncidentKind.ECC, severity=Severity.CRITICAL, what="w", advice="a", opened_at=1, seen_at=1
+    )
+    ill = msgspec.structs.replace(own, gpus=tuple(held), incidents=(incident,))
+    series = parsed(render([NodeStatus(name="n1", link=LinkState.UP, age_s=0.5, node=ill)], None))
+    assert value(series, "stoker_node_gpus_held", node="n1") == 1
+    assert value(series, "stoker_node_gpu_states", node="n1", state="lost") == 1
+    assert value(series, "stoker_node_gpu_states", node="n1", state="ok") == 3
+    assert value(series, "stoker_node_incidents_open", node="n1", severity="critical") == 1
+    assert value(series, "stoker_node_incidents_open", node="n1", severity="info") == 0
+    assert value(series, "stoker_hub_info", cluster="lab", version=__version__) == 1
+    assert value(series, "stoker_hub_page_timestamp_seconds") == 1000

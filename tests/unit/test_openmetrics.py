@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -16,13 +18,15 @@ from agent.api.types import (
     JobState,
     Node,
 )
-from agent.telemetry.openmetrics import render
+from agent.telemetry.gpumetrics import THROTTLE_REASONS
+from agent.telemetry.host import OwnUse
+from agent.telemetry.openmetrics import More, render
 from tests.fakes.openmetrics import names, parsed, value
 
 GIB = 1024**3
 
 
-def gpu(index: int = 0, **values: object) -> Gpu:
+def gpu(index: int = 0, **values: Any) -> Gpu:
     given = {
         "index": index,
         "uuid": f"GPU-{index}",
@@ -41,6 +45,8 @@ def gpu(index: int = 0, **values: object) -> Gpu:
         "processes": (GpuProcess(pid=4711), GpuProcess(pid=4712)),
         "age_s": 0.25,
         "seated": True,
+        "pci": "0000:3b:00",
+        "numa_node": 1,
     }
     return msgspec.convert({**given, **values}, Gpu)
 
@@ -88,7 +94,8 @@ def test_values_are_in_base_units_under_names_that_say_so() -> None:
         "stoker_gpu_seated": 1,
     }
     assert {name: value(series, name, gpu="0", uuid="GPU-0") for name in expected} == expected
-    assert value(series, "stoker_gpu_info", gpu="0", uuid="GPU-0", name="NVIDIA H100") == 1
+    what = {"gpu": "0", "uuid": "GPU-0", "name": "NVIDIA H100", "pci": "0000:3b:00", "numa_node": "1"}
+    assert value(series, "stoker_gpu_info", **what) == 1
     assert value(series, "stoker_host_cpu_ratio") == 0.25
     assert value(series, "stoker_gpu_source_info", source="nvml", driver_version="550.54.15") == 1
 
@@ -104,7 +111,13 @@ def test_a_held_gpu_carries_its_job_and_user_and_no_process_id() -> None:
 def test_a_gpu_that_is_not_ok_shows_state_and_age_and_none_of_its_old_values() -> None:
     series = parsed(render(node(gpu(0, state=GpuState.HUNG, age_s=90.0), gpu(1)), [], {}))
     of_ill = {name for name, labels in series if ("gpu", "0") in labels}
-    assert of_ill == {"stoker_gpu_info", "stoker_gpu_state", "stoker_gpu_data_age_seconds", "stoker_gpu_seated"}
+    assert of_ill == {
+        "stoker_gpu_info",
+        "stoker_gpu_state",
+        "stoker_gpu_data_age_seconds",
+        "stoker_gpu_seated",
+        "stoker_gpu_drained",
+    }
     states = {state: value(series, "stoker_gpu_state", gpu="0", uuid="GPU-0", state=state) for state in GpuState}
     assert states == {GpuState.OK: 0, GpuState.HUNG: 1, GpuState.LOST: 0}
 
@@ -161,7 +174,7 @@ def test_a_running_job_has_its_account_and_no_series_once_it_has_ended_or_while_
 def test_a_running_job_of_which_nothing_is_measured_has_no_figures() -> None:
     series = parsed(render(node(), [job(), job(18, usage={"cpu_seconds": None})], {}))
     of_first = {name for name, labels in series if ("job_id", "17") in labels}
-    assert of_first == {"stoker_job_gpus"}
+    assert of_first == {"stoker_job_gpus", "stoker_job_info"}
     assert "stoker_job_energy_joules_total" not in names(series)
 
 
@@ -184,6 +197,7 @@ def test_the_queue_is_counted_by_reason_and_its_oldest_wait_is_told() -> None:
 def test_a_mig_instance_tells_whose_part_it_is() -> None:
     series = parsed(render(node(gpu(100, mig_parent="GPU-0", mig_profile="1g.10gb", utilization_percent=None)), [], {}))
     what = {"gpu": "100", "uuid": "GPU-100", "name": "NVIDIA H100", "mig_parent": "GPU-0", "mig_profile": "1g.10gb"}
+    what |= {"pci": "0000:3b:00", "numa_node": "1"}
     assert value(series, "stoker_gpu_info", **what) == 1
 
 
@@ -206,3 +220,176 @@ def test_hostile_names_in_particular(name: str) -> None:
 
 def test_the_page_ends_as_the_standard_wants() -> None:
     assert render(node(gpu()), [job()], {}).endswith("\n# EOF\n")
+
+
+FULL: dict[str, Any] = {
+    "memory_reserved_bytes": 512 * 1024**2,
+    "encoder_percent": 3,
+    "decoder_percent": 4,
+    "sm_active_percent": 84.5,
+    "sm_occupancy_percent": 37.0,
+    "tensor_active_percent": 51.0,
+    "dram_active_percent": 41.0,
+    "memory_temperature_c": 70,
+    "fan_percent": 110,
+    "performance_state": 2,
+    "throttle": ("power_cap",),
+    "throttled_us": {"power": 1_500_000, "thermal": 0},
+    "throttled_percent": 12.5,
+    "pcie_rx_bytes_per_s": 1000,
+    "pcie_tx_bytes_per_s": 2000,
+    "nvlink_rx_bytes_per_s": 3000,
+    "nvlink_tx_bytes_per_s": 4000,
+    "spreads": {"power_mw": (200_000.0, 250_000.0, 400_500.0), "utilization_percent": (10.0, 37.0, 90.0)},
+    "errors": {
+        "ecc_corrected": 5,
+        "ecc_uncorrected": 1,
+        "ecc_corrected_ever": 50,
+        "ecc_uncorrected_ever": 10,
+        "rows_remapped_corrected": 2,
+        "rows_remapped_uncorrected": 3,
+        "remap_pending": True,
+        "remap_failed": False,
+        "pages_retired": 6,
+        "pages_pending": False,
+        "pcie_replays": 7,
+        "nvlink_crc": 8,
+        "nvlink_replays": 9,
+        "nvlink_recoveries": 10,
+        "recovery_action": "gpu_reset",
+    },
+    "bus": {"pcie_generation": 4, "pcie_width": 8, "nvlinks_total": 18, "nvlinks_active": 17},
+    "limits": {
+        "power_default_mw": 700_000,
+        "power_least_mw": 200_000,
+        "power_most_mw": 750_000,
+        "temperature_slowdown_c": 87,
+        "temperature_shutdown_c": 92,
+        "sm_clock_max_mhz": 1980,
+        "memory_clock_max_mhz": 2619,
+        "pcie_generation_max": 5,
+        "pcie_width_max": 16,
+    },
+    "dropped": 11,
+    "links": {"GPU-1": 28},
+    "ill": ("PCIe replays",),
+}
+
+
+def test_everything_that_is_read_is_on_the_page() -> None:
+    series = parsed(render(node(gpu(**FULL)), [], {}))
+    expected = {
+        "memory_free_bytes": 80 * GIB - GIB - 512 * 1024**2,
+        "memory_reserved_bytes": 512 * 1024**2,
+        "encoder_utilization_ratio": 0.03,
+        "decoder_utilization_ratio": 0.04,
+        "sm_active_ratio": 0.845,
+        "sm_occupancy_ratio": 0.37,
+        "tensor_active_ratio": 0.51,
+        "dram_active_ratio": 0.41,
+        "utilization_most_ratio": 0.9,
+        "memory_temperature_celsius": 70,
+        "fan_speed_ratio": 1.1,
+        "performance_state": 2,
+        "throttled_ratio": 0.125,
+        "pcie_receive_bytes_per_second": 1000,
+        "pcie_transmit_bytes_per_second": 2000,
+        "nvlink_receive_bytes_per_second": 3000,
+        "nvlink_transmit_bytes_per_second": 4000,
+        "power_least_watts": 200,
+        "power_most_watts": 400.5,
+        "power_limit_default_watts": 700,
+        "power_limit_least_watts": 200,
+        "power_limit_most_watts": 750,
+        "temperature_slowdown_celsius": 87,
+        "temperature_shutdown_celsius": 92,
+        "sm_clock_most_hertz": 1.98e9,
+        "memory_clock_most_hertz": 2.619e9,
+        "pcie_generation": 4,
+        "pcie_lanes": 8,
+        "pcie_generation_most": 5,
+        "pcie_lanes_most": 16,
+        "nvlinks": 18,
+        "nvlinks_active": 17,
+        "row_remap_pending": 1,
+        "row_remap_failed": 0,
+        "page_retirement_pending": 0,
+        "pages_retired_total": 6,
+        "pcie_replays_total": 7,
+        "readings_dropped_total": 11,
+        "ill_signs": 1,
+    }
+    shown = {name: value(series, f"stoker_gpu_{name}", gpu="0", uuid="GPU-0") for name in expected}
+    assert shown == expected
+    for name, key, counts in (
+        ("ecc_errors", "kind", {"corrected": 5, "uncorrected": 1}),
+        ("ecc_aggregate_errors", "kind", {"corrected": 50, "uncorrected": 10}),
+        ("rows_remapped", "kind", {"corrected": 2, "uncorrected": 3}),
+        ("nvlink_errors", "kind", {"crc": 8, "replay": 9, "recovery": 10}),
+        ("throttled_seconds", "reason", {"power": 1.5, "thermal": 0}),
+    ):
+        for kind, count in counts.items():
+            assert value(series, f"stoker_gpu_{name}_total", gpu="0", uuid="GPU-0", **{key: kind}) == count
+    own = {"gpu": "0", "uuid": "GPU-0"}
+    reasons = {
+        dict(labels)["reason"]: count
+        for (name, labels), count in series.items()
+        if name == "stoker_gpu_throttle_reason"
+    }
+    assert reasons == {**dict.fromkeys(THROTTLE_REASONS, 0), "power_cap": 1}
+    assert value(series, "stoker_gpu_recovery_action", action="gpu_reset", **own) == 1
+    assert value(series, "stoker_gpu_recovery_action", action="none", **own) == 0
+    assert value(series, "stoker_gpu_link_grade", peer="GPU-1", **own) == 28
+
+
+def test_counters_and_limits_go_on_when_the_job_changes() -> None:
+    held = parsed(render(node(gpu(job_id=17, job_ids=(17, 18), **FULL)), [job(), job(18, user="grace")], {}))
+    for name in ("energy_joules_total", "power_limit_watts", "pcie_lanes", "state", "seated", "data_age_seconds"):
+        found = [dict(labels) for each, labels in held if each == f"stoker_gpu_{name}"]
+        assert found
+        assert not any("job_id" in labels for labels in found)
+    for number, user in (("17", "ada"), ("18", "grace")):
+        assert value(held, "stoker_gpu_job", gpu="0", uuid="GPU-0", job_id=number, user=user) == 1
+
+
+def test_a_drained_gpu_and_a_drained_node_are_marked() -> None:
+    drain = {"reason": "r", "by": "ada", "at": 1}
+    series = parsed(render(node(gpu(drain=drain), gpu(1)), [], {}))
+    assert [value(series, "stoker_gpu_drained", gpu=str(i), uuid=f"GPU-{i}") for i in (0, 1)] == [1, 0]
+    assert value(series, "stoker_drained") == 0
+    series = parsed(render(node(gpu(), drain=drain), [], {}))
+    assert value(series, "stoker_gpu_drained", gpu="0", uuid="GPU-0") == value(series, "stoker_drained") == 1
+
+
+def test_processes_are_told_by_number_only_where_that_is_asked_for() -> None:
+    process = GpuProcess(pid=4711, memory_used_bytes=GIB, user="ada", sm_percent=40)
+    text = render(node(gpu(processes=(process,))), [], {}, More(process_ids=True))
+    labels = {"gpu": "0", "uuid": "GPU-0", "pid": "4711", "owner": "ada", "kind": "compute"}
+    assert value(parsed(text), "stoker_gpu_process_memory_bytes", **labels) == GIB
+    assert value(parsed(text), "stoker_gpu_process_sm_ratio", **labels) == 0.4
+    assert "4711" not in render(node(gpu(processes=(process,))), [], {})
+
+
+def test_a_running_job_says_what_it_is() -> None:
+    series = parsed(render(node(), [job(partition="main", qos="normal", account="vision")], {}))
+    what = {"name": "x", "account": "vision", "partition": "main", "qos": "normal"}
+    assert value(series, "stoker_job_info", job_id="17", user="ada", **what) == 1
+
+
+def test_the_agent_tells_of_itself_and_of_the_hosts_totals() -> None:
+    totals = {
+        "disk_read": 1,
+        "disk_written": 2,
+        "network_received": None,
+        "network_sent": 4,
+        "swap_used": 5,
+    }
+    own = OwnUse(cpu_seconds=1.5, resident_bytes=GIB)
+    series = parsed(render(node(), [], {}, More(totals=totals, own=own, silent_s=0.0, textfile=(12.5, 3))))
+    assert value(series, "stoker_host_disk_written_bytes_total") == 2
+    assert "stoker_host_network_received_bytes_total" not in names(series)
+    assert value(series, "stoker_host_swap_used_bytes") == 5
+    assert value(series, "stoker_agent_cpu_seconds_total") == 1.5
+    assert value(series, "stoker_textfile_written_timestamp_seconds") == 12.5
+    assert value(series, "stoker_textfile_errors_total") == 3
+    assert value(series, "stoker_page_timestamp_seconds") == 1000

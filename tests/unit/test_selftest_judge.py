@@ -45,7 +45,14 @@ def test_the_models_are_sound() -> None:
         assert set(model.floor_percent) <= {*peaks, "gemm", "memory", "pcie", "nvlink", "all_reduce"}, model.key
         assert (model.nvlink_gb_s is None) == (model.nvlinks is None), model.key
         assert EXPECTED.pcie_mb_s(*model.pcie), model.key
+        assert set(model.unconfirmed) <= {*peaks, "gemm", "memory", "nvlink"}, model.key
         assert all(25 <= EXPECTED.floor_percent(model, name, "gemm") <= 80 for name in peaks), model.key
+
+
+def test_each_model_says_what_its_figures_were_checked_against() -> None:
+    blocks = EXPECTED.path.read_text(encoding="utf-8").split("[[model]]")[1:]
+    assert len(blocks) == len(EXPECTED.models)
+    assert all("\n# checked: " in block for block in blocks)
 
 
 def test_the_floors_let_boards_pass_that_were_measured_in_public() -> None:

@@ -14,7 +14,7 @@ from agent.api.errors import StokerError
 from agent.api.types import FINAL_STATES, Gpu, GpuSource, JobState, NodeStatus, NodeUpdate
 from tui import plain, printed, safe
 from tui.cluster import Cluster, NodeView
-from tui.verbs import past
+from tui.verbs import exported, past
 from tui.verbs.call import Call
 from tui.verbs.site import Target, find_target
 
@@ -35,6 +35,7 @@ def options(parser: Parser, name: str) -> None:
     parser.set_defaults(work={"nodes": nodes, "gpus": gpus}.get(name, licence))
     if name in ("nodes", "gpus"):
         past.options(parser, name)
+        exported.options(parser, name)
 
 
 def overview(call: Call) -> int:
@@ -50,10 +51,14 @@ def overview(call: Call) -> int:
 
 def nodes(call: Call, args: argparse.Namespace | None = None) -> int:
     """Print the nodes, or what was measured of them."""
+    if args is not None:
+        exported.check(args, json=call.json)
     known = call.client.nodes()
     if args is not None and args.history:
         return past.show(call, args, known)
     found = _named(args, known)
+    if args is not None and args.csv:
+        return exported.nodes(call, found)
     if call.json:
         plain.as_json(found, call.out)
         return 0
@@ -63,10 +68,16 @@ def nodes(call: Call, args: argparse.Namespace | None = None) -> int:
 
 def gpus(call: Call, args: argparse.Namespace | None = None) -> int:
     """Print the GPUs of all nodes, or what was measured of them."""
+    if args is not None:
+        exported.check(args, json=call.json)
     known = call.client.nodes()
+    if args is not None and args.follow:
+        return exported.follow(call, [find_target(word, known) for word in args.of], as_csv=args.csv)
     if args is not None and args.history:
         return past.show(call, args, known)
     found = _named(args, known)
+    if args is not None and args.csv:
+        return exported.gpus(call, found, call.client.jobs(state=_ACTIVE))
     if call.json:
         plain.as_json([line for each in found for line in _gpu_values(each)], call.out)
         return 0

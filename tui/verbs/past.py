@@ -12,6 +12,7 @@ from agent.api.errors import StokerError
 from agent.api.telemetry import GPU_METRICS, HOST_METRICS, MAX_POINTS
 from agent.api.types import NodeStatus
 from tui import areaplot, moments, plain, safe, words
+from tui.verbs import exported
 from tui.verbs.call import Call
 from tui.verbs.site import find_target
 
@@ -54,6 +55,8 @@ def options(parser: Parser, name: str) -> None:
         "stoker gpus n1:3 --history 30d --metric power"
         if name == "gpus"
         else "stoker nodes n1 --history 2d --metric memory",
+        f"stoker {name} --history 1d --csv > day.csv",
+        *(["stoker gpus n1 --follow --json        a line for each reading"] if name == "gpus" else []),
     )
 
 
@@ -68,18 +71,20 @@ def show(call: Call, args: argparse.Namespace, known: Sequence[NodeStatus]) -> i
             f"the history from {args.history} to {args.until or 'now'} is empty; say an earlier beginning"
         )
     width = shutil.get_terminal_size().columns if call.out.isatty() else 80
-    points = MAX_POINTS if call.json else max(10, width - _LABEL_CELLS)
+    points = MAX_POINTS if call.json or args.csv else max(10, width - _LABEL_CELLS)
     found = []
     for node, gpu in _wanted(args.of, known, of_gpus=of_gpus):
         past = call.client.history(metric, gpu=gpu, since=since, until=until, points=points, node=node)
-        found.append(past)
-        if not call.json:
+        found.append((node, gpu, past))
+        if not call.json and not args.csv:
             name = node if gpu is None else f"{node}:{gpu}"
             print(f"{name}  {metric}: {areaplot.summary(past)}", file=call.out)
             for line in areaplot.lines(safe.clean(past), width):
                 print(line, file=call.out)
+    if args.csv:
+        return exported.history(call, found)
     if call.json:
-        plain.as_json(found, call.out)
+        plain.as_json([past for _, _, past in found], call.out)
     return 0
 
 
