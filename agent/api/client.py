@@ -7,7 +7,7 @@ connections of their own. Needs no event loop and no ssh: what carries the bytes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -32,6 +32,7 @@ from agent.api.queue import (
     ReservationRequest,
     Share,
     SignalRequest,
+    StepRequest,
     UpdateRequest,
 )
 from agent.api.refs import JobRef
@@ -169,6 +170,14 @@ class Client:
     def signal(self, ref: JobRef, signal: str, *, batch_only: bool = False) -> Job:
         """Send a running job's processes a signal that does not end it."""
         return self._ask("POST", f"{ref.path}/signal", Job, SignalRequest(signal=signal, batch_only=batch_only))
+
+    def signal_step(self, ref: JobRef, step: int, signal: str) -> Job:
+        """Send the processes of one step a signal; `KILL` ends the step, as a job is ended."""
+        return self._ask("POST", f"{ref.path}/steps/{step}/signal", Job, SignalRequest(signal=signal))
+
+    def start_step(self, ref: JobRef, command: Sequence[str]) -> Job:
+        """Start a process more in a running job of one's own."""
+        return self._ask("POST", f"{ref.path}/steps", Job, StepRequest(command=tuple(command)))
 
     def update(self, ref: JobRef, changes: Mapping[str, str], *, revision: int | None = None) -> Job:
         """Change a job in `scontrol update`'s words: `{"TimeLimit": "2:00:00"}`."""

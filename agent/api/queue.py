@@ -291,12 +291,22 @@ class UpdateRequest(Wire, frozen=True, kw_only=True):
 
 
 class SignalRequest(Wire, frozen=True, kw_only=True):
-    """What `POST /v1/jobs/REF/signal` takes: a signal for the running processes, which does not end the job."""
+    """What `POST /v1/jobs/REF/signal` takes: a signal for the running processes, which does not end the job.
+
+    `POST /v1/jobs/REF/steps/N/signal` takes it for one step alone, which `KILL` ends: SIGTERM first, as a job is ended.
+    """
 
     signal: str
     """`USR1`, `SIGUSR1` or `10`."""
     batch_only: bool = False
     """To the batch script alone."""
+
+
+class StepRequest(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/jobs/REF/steps` takes: one more process in a running job of one's own."""
+
+    command: tuple[str, ...]
+    """Found on the job's own PATH. It gets the job's environment and none of its streams."""
 
 
 class RequeueRequest(Wire, frozen=True, kw_only=True):

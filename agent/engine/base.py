@@ -20,6 +20,7 @@ from agent.api.queue import (
     ReservationRequest,
     Share,
     SignalRequest,
+    StepRequest,
     UpdateRequest,
 )
 from agent.api.refs import JobRef
@@ -95,6 +96,22 @@ class Engine(Protocol):
 
     async def signal(self, ref: JobRef, asker: Asker, request: SignalRequest) -> Job:
         """Send a running job's processes a signal that does not end it."""
+        ...
+
+    async def signal_step(self, ref: JobRef, step: int, asker: Asker, request: SignalRequest) -> Job:
+        """Send the processes of one step a signal; KILL ends the step.
+
+        Raises:
+            ApiError: 409 where the job or the step does not run.
+        """
+        ...
+
+    async def start_step(self, ref: JobRef, asker: Asker, request: StepRequest) -> Job:
+        """Start a process more in a running job; for its owner alone.
+
+        Raises:
+            ApiError: 409 where the job does not run.
+        """
         ...
 
     async def update(self, ref: JobRef, asker: Asker, request: UpdateRequest) -> Job:

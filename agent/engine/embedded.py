@@ -29,6 +29,7 @@ from agent.api.queue import (
     ReservationRequest,
     Share,
     SignalRequest,
+    StepRequest,
     UpdateRequest,
 )
 from agent.api.refs import JobRef
@@ -59,6 +60,7 @@ from agent.engine.retry import Retry
 from agent.engine.room import Room
 from agent.engine.runs import Runner
 from agent.engine.share import FairShare
+from agent.engine.stepverbs import StepVerbs
 from agent.engine.update import Updates
 from agent.engine.upkeep import Upkeep
 from agent.engine.verbs import Verbs
@@ -103,6 +105,7 @@ class EmbeddedEngine:
         self._queue = Queue(core, self._facts, see_through=self._run, carry_out=self._stop)
         room = Room(core)
         self._verbs = Verbs(core, self._runner, carry_out=self._stop, room=room)
+        self._step_verbs = StepVerbs(core, self._runner, self._verbs)
         self._updates = Updates(core, self._verbs, self._runner, self._arrangements)
         self._intake = Intake(core, self._arrangements, room)
         self._planner = Planner(core, self._facts, self._intake)
@@ -222,6 +225,14 @@ class EmbeddedEngine:
     async def signal(self, ref: JobRef, asker: Asker, request: SignalRequest) -> Job:
         """See `Engine.signal`."""
         return await self._verbs.signal(ref, asker, request)
+
+    async def signal_step(self, ref: JobRef, step: int, asker: Asker, request: SignalRequest) -> Job:
+        """See `Engine.signal_step`."""
+        return await self._step_verbs.signal_step(ref, step, asker, request)
+
+    async def start_step(self, ref: JobRef, asker: Asker, request: StepRequest) -> Job:
+        """See `Engine.start_step`."""
+        return await self._step_verbs.start_step(ref, asker, request)
 
     async def update(self, ref: JobRef, asker: Asker, request: UpdateRequest) -> Job:
         """See `Engine.update`."""

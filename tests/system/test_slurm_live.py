@@ -10,86 +10,14 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import pytest
-
-from agent.api.refs import JobRef
 from agent.api.types import JobState
-from tests.fakes.daemons import Box, box, wait_final, wait_until
-
-
-class Shell:
-    """A user's shell on the box: runs commands by their names."""
-
-    def __init__(self, made: Box, folder: Path) -> None:
-        self.box = made
-        self.folder = folder
-        self.env = {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(folder),
-            "SHELL": "/bin/sh",
-            "STOKER_SOCKET": str(made.agent.socket),
-        }
-
-    def words(self, name: str, *words: str) -> list[str]:
-        return [sys.executable, "-I", "-m", "tui.slurm", name, *words]
-
-    def run(self, name: str, *words: str, given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.words(name, *words),
-            input=given,
-            stdin=subprocess.DEVNULL if given is None else None,
-            env=self.env | more,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=90,
-        )
-
-    def out(self, name: str, *words: str, **more: str) -> str:
-        done = self.run(name, *words, **more)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def start(self, name: str, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.words(name, *words),
-            env=self.env,
-            cwd=self.folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def submit(self, *words: str) -> str:
-        return self.out("sbatch", "--parsable", *words).strip()
-
-    def state(self, number: str) -> str:
-        return self.out("sacct", "-n", "-X", "-P", "-o", "State", "-j", number).strip()
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Box]:
-    with tempfile.TemporaryDirectory(prefix="stk-live-") as folder, box(Path(folder) / "box", gpus=2) as machine:
-        yield machine
-
-
-@pytest.fixture
-def shell(made: Box, tmp_path: Path) -> Iterator[Shell]:
-    yield Shell(made, tmp_path)
-    with made.agent.client() as client:
-        for job in client.jobs("PENDING,CONFIGURING,RUNNING,COMPLETING"):
-            client.cancel(JobRef(id=job.id))
-            wait_final(client, job.id)
-
-
-def text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+from tests.fakes.daemons import wait_final, wait_until
+from tests.fakes.shell import Shell, text
+from tests.fakes.shell import made as made
+from tests.fakes.shell import shell as shell
 
 
 def test_a_job_from_sbatch_to_sacct(shell: Shell) -> None:

@@ -141,13 +141,21 @@ def refs(texts: Sequence[str], what: str = "Invalid job id", *, steps: bool = Fa
     found: list[JobRef] = []
     for text in split_ids(texts):
         before, _, after = text.rpartition(".")
-        is_step = after in ("batch", "extern") or (steps and after.isascii() and after.isdecimal())
-        plain = before if before and is_step else text
+        plain = before if before and after in ("batch", "extern") else text
+        plain = part_step(plain)[0] if steps else plain
         try:
             found += arrays.refs(plain)
         except StokerError:
             raise ToolError(f"{what} {safe.text(text)}") from None
     return found
+
+
+def part_step(text: str) -> tuple[str, int | None]:
+    """`17.0` is the job `17` and its step 0; of what names no numbered step the text, and none."""
+    before, _, after = text.rpartition(".")
+    if before and after.isascii() and after.isdecimal() and len(after) < 10:
+        return before, int(after)
+    return text, None
 
 
 def split_ids(texts: Sequence[str]) -> list[str]:

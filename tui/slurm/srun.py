@@ -2,7 +2,7 @@
 
 The ranks write on our own descriptors, which the job is handed (`terminal`), so their output and their errors stay
 apart and reach us unchanged. A job on another node than ours cannot be handed them: its log is followed instead, in
-which both are one.
+which both are one. With `--jobid` no job is handed in: `within`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from agent.api import program
 from agent.api.errors import StokerError
 from agent.api.types import Job
 from tui import safe
-from tui.slurm import alloc, ask
+from tui.slurm import alloc, ask, within
 from tui.slurm.argv import ToolError
 
 HELP = """\
@@ -28,6 +28,7 @@ code; Ctrl-C ends the job. Options of sbatch are the job's; inside of a job: sru
 
   -n, --ntasks=N  -c, --cpus-per-task=N  -G, --gpus=N  -t, --time=TIME  …     the job's, as for sbatch
   -l, --label  -u, --unbuffered  -K, --kill-on-bad-exit  -W, --wait=SECONDS  -o, -e, -i FILE     of the ranks
+      --jobid=JOB            a step in a job of one's own that runs, with its GPUs, limits and environment
       --gpu-bind=…  --pty: COMMAND on this terminal   --multi-prog: COMMAND is a file of ranks and their commands
       --test-only            tell when it would start
 """
@@ -59,7 +60,6 @@ _LATE_S = 3.0
 """How long a job that runs may take to come to us before its log is followed instead."""
 _BY_SIGNAL = 128
 _NOT_HERE = {
-    "jobid": "a step is started from inside of its job",
     "immediate": "the job waits until there is room; sbatch --test-only tells when",
 }
 
@@ -70,12 +70,15 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         step = Path(agent.__file__).parent / "step" / "srun.py"
         os.execv(sys.executable, [sys.executable, "-I", "-S", str(step), *argv])  # noqa: S606
     asked = alloc.read(argv, _OWN)
-    for name in asked.names & _NOT_HERE.keys():
+    number = within.number_of(asked) or environ.get("SLURM_JOB_ID")
+    for name in asked.names & _NOT_HERE.keys() if number is None else ():
         raise ToolError(f"--{name} is not offered here: {_NOT_HERE[name]}")
     if not asked.command:
         raise ToolError("TOOL: fatal: No command given to execute.", bare=True)
     name = PurePath(asked.command[0]).name or "srun"
     queue = ask.Queue.open(environ)
+    if number is not None:
+        return within.run(queue, asked, number, _tell)
     if "test-only" in asked.names:
         return _test(queue, asked, name, environ)
     if "pty" in asked.names:
