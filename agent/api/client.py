@@ -25,11 +25,13 @@ from agent.api.queue import (
     DeadLetter,
     Drain,
     DrainRequest,
+    PartitionUpdate,
     QueueRules,
     Reloaded,
     RequeueRequest,
     Reservation,
     ReservationRequest,
+    ReservationUpdate,
     Share,
     SignalRequest,
     StepRequest,
@@ -253,6 +255,15 @@ class Client:
     def reserve(self, request: ReservationRequest, node: str | None = None) -> Reservation:
         """Make one; for admins."""
         return self._ask("POST", f"{_root(node)}/reservations", Reservation, request)
+
+    def update_reservation(self, name: str, request: ReservationUpdate, node: str | None = None) -> Reservation:
+        """Change one; for admins."""
+        return self._ask("POST", f"{_root(node)}/reservations/{quote(name, safe='')}", Reservation, request)
+
+    def update_partition(self, name: str, state: str, node: str | None = None) -> QueueRules:
+        """Open or close a partition; for admins."""
+        path = f"{_root(node)}/partitions/{quote(name, safe='')}"
+        return self._ask("POST", path, QueueRules, PartitionUpdate(state=state), repeatable=True)
 
     def unreserve(self, name: str, node: str | None = None) -> list[Reservation]:
         """Delete one; the answer is the rest."""

@@ -14,10 +14,12 @@ from agent.api.health import Incident
 from agent.api.queue import (
     Drain,
     DrainRequest,
+    PartitionUpdate,
     QueueRules,
     RequeueRequest,
     Reservation,
     ReservationRequest,
+    ReservationUpdate,
     Share,
     SignalRequest,
     StepRequest,
@@ -198,6 +200,22 @@ class Engine(Protocol):
 
     async def reserve(self, request: ReservationRequest, asker: Asker) -> Reservation:
         """Make one; for admins."""
+        ...
+
+    async def update_reservation(self, name: str, request: ReservationUpdate, asker: Asker) -> Reservation:
+        """Change one.
+
+        Raises:
+            ApiError: 403 for others than admins, 404, 400, 409 where somebody else has it for a part of the time.
+        """
+        ...
+
+    async def update_partition(self, name: str, request: PartitionUpdate, asker: Asker) -> QueueRules:
+        """Open or close a partition; the answer is all of them.
+
+        Raises:
+            ApiError: 403 for others than admins, 404, 400.
+        """
         ...
 
     async def unreserve(self, name: str, asker: Asker) -> list[Reservation]:

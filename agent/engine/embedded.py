@@ -23,10 +23,12 @@ from agent.api.health import Incident
 from agent.api.queue import (
     Drain,
     DrainRequest,
+    PartitionUpdate,
     QueueRules,
     RequeueRequest,
     Reservation,
     ReservationRequest,
+    ReservationUpdate,
     Share,
     SignalRequest,
     StepRequest,
@@ -277,7 +279,8 @@ class EmbeddedEngine:
     def rules(self) -> QueueRules:
         """See `Engine.rules`."""
         resources, drained = self._core.view.resources(), self._arrangements.node_drained()
-        return queue_rules(self._core.config, [gpu.name for gpu in resources.gpus], drained=drained is not None)
+        names, states = [gpu.name for gpu in resources.gpus], self._arrangements.partitions.states()
+        return queue_rules(self._core.config, names, drained=drained is not None, states=states)
 
     async def shares(self) -> list[Share]:
         """See `Engine.shares`."""
@@ -311,6 +314,15 @@ class EmbeddedEngine:
     async def reserve(self, request: ReservationRequest, asker: Asker) -> Reservation:
         """See `Engine.reserve`."""
         return await self._arrangements.reserve(request, asker)
+
+    async def update_reservation(self, name: str, request: ReservationUpdate, asker: Asker) -> Reservation:
+        """See `Engine.update_reservation`."""
+        return await self._arrangements.update_reservation(name, request, asker)
+
+    async def update_partition(self, name: str, request: PartitionUpdate, asker: Asker) -> QueueRules:
+        """See `Engine.update_partition`."""
+        await self._arrangements.update_partition(name, request, asker)
+        return self.rules()
 
     async def unreserve(self, name: str, asker: Asker) -> list[Reservation]:
         """See `Engine.unreserve`."""

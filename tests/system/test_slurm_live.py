@@ -334,3 +334,34 @@ def read_until(fd: int, *wanted: bytes) -> bytes:
                 break
     assert all(each in said for each in wanted), said
     return said
+
+
+def test_reservations_and_partitions_are_changed_by_scontrol(shell: Shell) -> None:
+    shell.out(
+        "scontrol", *["create", "reservation=course", "user=root", "starttime=now+1day", "duration=60", "nodes=ALL"]
+    )
+    try:
+        for words in ("duration+=30", "users+=daemon", "flags=MAINT"):
+            assert shell.out("scontrol", "update", "reservation=course", words) == "Reservation updated.\n"
+        shown = shell.out("scontrol", "show", "reservation", "course")
+        assert "Duration=01:30:00" in shown
+        assert "Users=root,daemon" in shown
+        assert "Flags=MAINT,SPEC_NODES" in shown
+        late = shell.run("scontrol", "update", "reservation=course", "endtime=now+1hour")
+        assert late.stderr.startswith("Error updating the reservation: Invalid time specified")
+        wrong = shell.run("scontrol", "update", "reservation=course", "duration=soon")
+        assert wrong.stderr.startswith("scontrol: error: Invalid duration duration=soon")
+    finally:
+        shell.out("scontrol", "delete", "reservation=course")
+    try:
+        assert shell.out("scontrol", "update", "PartitionName=main", "State=DOWN") == ""
+        assert shell.out("sinfo", "-h", "-o", "%a").strip() == "down"
+        number = shell.submit("--wrap", "true")
+        wait_until(lambda: "(PartitionDown)" in shell.out("squeue", "-j", number), "it waits for that")
+        shell.out("scontrol", "update", "partition=main", "state=inactive")
+        refused = shell.run("sbatch", "--wrap", "true")
+        told = "sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)"
+        assert (refused.returncode, refused.stderr.startswith(told)) == (1, True)
+    finally:
+        shell.out("scontrol", "update", "partition=main", "state=up")
+    wait_until(lambda: shell.state(number) == "COMPLETED", "it runs")

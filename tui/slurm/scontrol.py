@@ -12,7 +12,7 @@ from agent.api.hostlist import HostListError, compress, expand, shown
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
 from tui import safe
-from tui.slurm import ask, change, nodes, show, steps, times
+from tui.slurm import ask, change, nodes, reserve, show, steps, times
 from tui.slurm import job as jobs_as
 from tui.slurm.argv import Options, ToolError, Words
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if verb == "show":
         return _show(words, rest, environ)
     if verb in ("update", "create", "delete"):
-        return {"update": change.update, "create": change.create, "delete": change.delete}[verb](rest, environ)
+        return {"update": change.update, "create": reserve.create, "delete": reserve.delete}[verb](rest, environ)
     if verb in ("version", "ping"):
         return _version() if verb == "version" else _ping(environ)
     if len(verb) > 3 and "reconfigure".startswith(verb):
