@@ -29,6 +29,8 @@ from agent.step.words import StepError, Words, read, shown
 KILL_WAIT_S = 30.0
 """From SIGTERM to SIGKILL (Slurm's KillWait)."""
 
+_ABORTED = f"Job step aborted: Waiting up to {int(KILL_WAIT_S) + 2} seconds for job step to finish."
+
 _DRAIN_S = 1.0
 _ABORT_WITHIN_S = 1.0
 _READ_BYTES = 64 * 1024
@@ -232,20 +234,29 @@ class Step:
             if ask != END:
                 self._signal_all(int(ask))
             else:
-                self._end_all(
-                    said=f"Job step aborted: Waiting up to {int(KILL_WAIT_S) + 2} seconds for job step to finish."
-                )
+                self._end_all(said=_ABORTED)
 
     def _pass_on(self, number: int) -> None:
-        now = time.monotonic()
-        if number == signal.SIGINT and now - self._interrupted_at < _ABORT_WITHIN_S:
-            say(f"srun: sending Ctrl-C to StepId={self._name}")
-            self._end_all()
+        if number == signal.SIGINT and self._interrupted():
             return
-        if number == signal.SIGINT:
-            self._interrupted_at = now
-            say("srun: interrupt (one more within 1 sec to abort)")
         self._signal_all(number)
+
+    def _interrupted(self) -> bool:
+        """Ctrl-C: the first one tells how it stands (with `-X` the ranks get it), a second one right after it ends the
+        step. Whether it is dealt with.
+        """
+        before, self._interrupted_at = self._interrupted_at, time.monotonic()
+        if self._interrupted_at - before < _ABORT_WITHIN_S:
+            say("srun: forcing job termination")
+            self._end_all(said=_ABORTED)
+            return True
+        if self._words.flag("disable-status"):
+            say(f"srun: sending Ctrl-C to StepId={self._name}")
+            return False
+        ranks = sorted(self._alive.values())
+        say("srun: interrupt (one more within 1 sec to abort)")
+        say(f"srun: StepId={self._name} task{'s' * (len(ranks) > 1)} {_listed(ranks)}: running")
+        return True
 
     def _signal_all(self, number: int) -> None:
         for pid in self._alive:
@@ -425,6 +436,7 @@ Inside of a job: starts COMMAND as the ranks of a step on this node.
   -o, -e, -i FILE              files; %t is the rank, %j the job, %s the step
   -K, --kill-on-bad-exit       when one fails, all end
   -W, --wait=SECONDS           when one has ended, the others have so long
+  -X, --disable-status         the first Ctrl-C goes to the ranks, else it tells how they stand; a second ends the step
       --multi-prog             COMMAND is a file of lines RANKS COMMAND: 0-2,5 ./worker %t; * for the rest
   -t, --time=TIME              the step ends then
   -D, --chdir=FOLDER   -O, --overcommit   --export=ALL|NONE|NAMES   --open-mode=append|truncate   --pty

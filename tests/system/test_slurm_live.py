@@ -157,15 +157,45 @@ def _quoted(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-def test_ctrl_c_ends_what_srun_started(shell: Shell) -> None:
-    srun = shell.start("srun", "sh", "-c", "echo here; sleep 300")
+def test_two_ctrl_c_cancel_what_srun_started(shell: Shell) -> None:
+    srun = shell.start("srun", "sh", "-c", "echo here; exec sleep 300")
     assert srun.stdout is not None
+    assert srun.stderr is not None
     assert srun.stdout.readline() == "here\n"
     number = shell.out("squeue", "-h", "-n", "sh", "-o", "%i").strip()
     srun.send_signal(signal.SIGINT)
-    srun.communicate(timeout=60)
-    assert srun.returncode != 0
-    wait_until(lambda: shell.state(number) == "FAILED", "the job has ended, by what its command made of the signal")
+    assert srun.stderr.readline() == "srun: interrupt (one more within 1 sec to abort)\n"
+    assert srun.stderr.readline() == f"srun: StepId={number}.0 task 0: running\n"
+    srun.send_signal(signal.SIGINT)
+    _, err = srun.communicate(timeout=60)
+    assert (srun.returncode, err.splitlines()[0]) == (130, "srun: forcing job termination")
+    wait_until(lambda: shell.state(number).startswith(f"CANCELLED by {os.getuid()}"), "the job is cancelled")
+
+
+def test_ctrl_c_goes_to_the_ranks_where_that_is_wanted(shell: Shell) -> None:
+    srun = shell.start(
+        "srun", "-X", "sh", "-c", "trap 'echo got it; exit 4' INT; echo here; while :; do sleep 0.1; done"
+    )
+    assert srun.stdout is not None
+    assert srun.stdout.readline() == "here\n"
+    srun.send_signal(signal.SIGINT)
+    out, err = srun.communicate(timeout=60)
+    assert (srun.returncode, out) == (4, "got it\n")
+    assert "srun: sending Ctrl-C to StepId=" in err
+
+
+def test_ctrl_c_takes_an_srun_that_waits_out_of_the_queue(shell: Shell) -> None:
+    first = shell.submit("-G2", "--wrap", "sleep 300")
+    wait_until(lambda: shell.state(first) == "RUNNING", "the first runs")
+    srun = shell.start("srun", "-G1", "-J", "late", "true")
+    assert srun.stderr is not None
+    assert "queued and waiting for resources" in srun.stderr.readline()
+    number = shell.out("squeue", "-h", "-n", "late", "-o", "%i").strip()
+    srun.send_signal(signal.SIGINT)
+    _, err = srun.communicate(timeout=60)
+    told = f"srun: Job allocation {number} has been revoked\nsrun: Force Terminated JobId={number}\n"
+    assert (srun.returncode, err) == (1, told)
+    assert shell.state(number).startswith("CANCELLED")
 
 
 def test_salloc_says_what_is_wrong_as_slurm_does(shell: Shell) -> None:
@@ -285,8 +315,8 @@ def test_interrupting_a_salloc_that_waits_takes_it_out_of_the_queue(shell: Shell
     assert salloc.stderr is not None
     assert "queued and waiting for resources" in salloc.stderr.readline()
     salloc.send_signal(signal.SIGINT)
-    salloc.communicate(timeout=60)
-    assert salloc.returncode == 130
+    _, err = salloc.communicate(timeout=60)
+    assert (salloc.returncode, err.splitlines()[-1]) == (1, "salloc: Job aborted due to signal")
     wait_until(lambda: not shell.out("squeue", "-h", "-n", "interactive"), "it is out of the queue")
 
 

@@ -7,6 +7,7 @@ which both are one. With `--jobid` no job is handed in: `within`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ import agent
 from agent.api import program
 from agent.api.errors import StokerError
 from agent.api.types import Job
-from tui import safe
+from tui import arrays, safe
 from tui.slurm import alloc, ask, within
 from tui.slurm.argv import ToolError
 
@@ -24,7 +25,7 @@ HELP = """\
 Usage: srun [OPTIONS] COMMAND [ARGS]
 
 Outside of a job: hands in a job that starts COMMAND's ranks, shows their output as it comes, and ends with their exit
-code; Ctrl-C ends the job. Options of sbatch are the job's; inside of a job: srun --help there.
+code; Ctrl-C twice within a second cancels the job. Options of sbatch are the job's; inside of a job: srun --help there.
 
   -n, --ntasks=N  -c, --cpus-per-task=N  -G, --gpus=N  -t, --time=TIME  …     the job's, as for sbatch
   -l, --label  -u, --unbuffered  -K, --kill-on-bad-exit  -W, --wait=SECONDS  -o, -e, -i FILE     of the ranks
@@ -97,17 +98,37 @@ def _watched(queue: ask.Queue, asked: alloc.Asked, name: str, environ: Mapping[s
     from tui.slurm import terminal
 
     step = ["srun", *asked.own, "--", *asked.command]
-    door = terminal.Door()
+    door, aborted = terminal.Door(), False
+
+    def abort() -> None:
+        nonlocal aborted
+        aborted = True
+        _tell("forcing job termination")
+        _tell("Job step aborted: Waiting for job step to finish.")
+        with contextlib.suppress(StokerError):  # stored before the ranks hear of it: the job ends as cancelled
+            queue.client.cancel(arrays.ref(job))
+
     try:
         job = safe.clean(_hand_in(queue, asked, door.command(step, "--srun", "--else"), name, environ))
-        link = terminal.wait_link(queue.client, job, door, _tell, late_s=_LATE_S)
+        try:
+            link = terminal.wait_link(queue.client, job, door, _tell, late_s=_LATE_S)
+        except KeyboardInterrupt:
+            return _revoked(job)
         if link is not None:
-            return terminal.attend(link, pty=False).shell_code
+            code = terminal.attend(link, pty=False, abort=abort).shell_code
+            return terminal.INTERRUPTED if aborted else code
     except KeyboardInterrupt:
         return terminal.INTERRUPTED
     finally:
         door.close()
     return _followed(queue, job)
+
+
+def _revoked(job: Job) -> int:
+    """Ctrl-C while the job waited, which is taken out of the queue: as srun says it, and its exit code."""
+    _tell(f"Job allocation {arrays.label(job)} has been revoked")
+    _tell(f"Force Terminated JobId={arrays.label(job)}")
+    return 1
 
 
 def _followed(queue: ask.Queue, job: Job) -> int:
@@ -131,7 +152,10 @@ def _on_terminal(queue: ask.Queue, asked: alloc.Asked, name: str, environ: Mappi
         pty = terminal.is_terminal()
         command = door.command(asked.command, *(["--pty"] if pty else []))
         job = safe.clean(_hand_in(queue, asked, command, name, environ))
-        link = terminal.wait_start(queue.client, job, door, _tell)
+        try:
+            link = terminal.wait_start(queue.client, job, door, _tell)
+        except KeyboardInterrupt:
+            return _revoked(job)
         code = terminal.attend(link, pty=pty).shell_code
         if code and code < _BY_SIGNAL:
             _tell(f"error: {job.node}: task 0: Exited with exit code {code}")
