@@ -108,7 +108,8 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     service.add_routes(app)
     runner = await base.serve(app, config.agent_socket, _inherited_socket())
     stack.push_async_callback(runner.cleanup)
-    _log.info("agent node=%s mode=%s listens on %s", config.name, config.mode, config.agent_socket)
+    told = config.name, config.mode, config.agent_socket, sampler.child_pid
+    _log.info("agent node=%s mode=%s listens on %s, sampler pid=%s", *told)
     return engine.reload
 
 
