@@ -414,7 +414,7 @@ class Client:
         """Read the rest of an answer and keep its connection if it may be kept."""
         try:
             data = read_all(answer, self.where, ANSWER_MAX_BYTES)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the rest of this answer must not be read as the next call's
             wire.conn.close()
             raise
         _release(self._pool, wire, answer)
@@ -456,7 +456,7 @@ class RawAnswer:
         self._wire.allow(self._silence_s)
         try:
             piece = read_some(self._answer, self._wire.where)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: a connection in the middle of an answer is good for nothing
             self.close()
             raise
         if not piece and not self._released:
