@@ -420,3 +420,38 @@ def test_nothing_that_is_typed_is_a_traceback(screen: Screen, tool: str, monkeyp
 def test_every_name_has_help(screen: Screen) -> None:
     for name in slurm.NAMES:
         assert screen.lines(name, "--help")[0].lower().startswith("usage")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("scontrol suspend 4", "scontrol: error: suspend is not offered here: scancel -s STOP JOB stops its processes"),
+        ("scontrol notify 4 hi", "scontrol: error: notify is not offered here: "),
+        ("scontrol re 4", "invalid keyword: re\n"),
+        ("scontrol nonsense", "invalid keyword: nonsense\n"),
+        ("scontrol upd", "too few arguments for upd keyword\n"),
+        ("scontrol write foo", "invalid write argument:foo\n"),
+        ("scontrol show job 4 5", "too many arguments for keyword:show\n"),
+        ("scontrol show topo", "scontrol: error: show topology is not offered here\n"),
+        ("scancel -u nosuchuser", "scancel: error: Invalid user name: nosuchuser\n"),
+        ("scancel 0", "scancel: error: Invalid job id 0\n"),
+        ("sinfo -t foo", 'sinfo: error: Bad state string: "foo"\nsinfo: error: valid states: '),
+    ],
+)
+def test_odd_words_are_refused_as_slurm_does(screen: Screen, line: str, sentence: str) -> None:
+    name, *words = line.split()
+    code, out, err = screen.run(name, *words)
+    assert (code, out) == (1, "")
+    assert err.startswith(sentence)
+
+
+def test_scontrols_words_may_be_cut_short(screen: Screen) -> None:
+    whole = screen.lines("scontrol", "show", "partition")
+    assert screen.lines("scontrol", "sho", "part") == screen.lines("scontrol", "s", "partition") == whole
+    screen.lines("scontrol", "u", "jobid=4", "nice=3")
+    assert screen.queue.seen[-1][1] == "/v1/jobs/4/update"
+
+
+def test_a_user_whom_nobody_knows_is_told(screen: Screen) -> None:
+    code, out, err = screen.run("squeue", "-h", "-u", "nosuchuser")
+    assert (code, out, err) == (0, "", "squeue: error: Invalid user: nosuchuser\n")

@@ -395,3 +395,23 @@ def test_reservations_and_partitions_are_changed_by_scontrol(shell: Shell) -> No
     finally:
         shell.out("scontrol", "update", "partition=main", "state=up")
     wait_until(lambda: shell.state(number) == "COMPLETED", "it runs")
+
+
+def test_a_batch_script_is_written_again(shell: Shell) -> None:
+    (shell.folder / "mine.sh").write_text("#!/bin/sh\n# as it was: é\ntrue\n")
+    number = shell.submit("-H", "mine.sh")
+    assert shell.out("scontrol", "write", "batch_script", number) == (
+        f"batch script for job {number} written to slurm-{number}.sh\n"
+    )
+    written = shell.folder / f"slurm-{number}.sh"
+    assert written.read_text() == (shell.folder / "mine.sh").read_text()
+    assert shell.out("scontrol", "wri", "batch", number, "-") == written.read_text()
+    missing = shell.run("scontrol", "write", "batch_script", "99999")
+    assert (missing.returncode, missing.stderr) == (1, "job script retrieval failed: Invalid job id specified\n")
+    nowhere = shell.run("scontrol", "write", "batch_script", number, "/nope/x")
+    assert nowhere.stderr == "scontrol: error: cannot write /nope/x: No such file or directory\n"
+
+
+def test_what_is_refused_names_the_users_command(shell: Shell) -> None:
+    refused = shell.run("srun", "-n9999", "./train", "--epochs=3")
+    assert refused.stderr.startswith("srun: error: Unable to allocate resources: train asks for 9999 CPUs")

@@ -6,7 +6,7 @@ Rules kept here: everything that comes back is made safe for a terminal here, be
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from agent.api.client import Client
 from agent.api.errors import ApiError, StokerError
@@ -198,6 +198,19 @@ def states(texts: Sequence[str]) -> list[JobState] | None:
 def users(texts: Sequence[str]) -> list[str]:
     """Accounts by name or number; a number that is none stays, and finds nothing."""
     return [jobs_as.user_name(text) or text for text in texts]
+
+
+def strangers(named: Sequence[str], seen: Collection[str]) -> list[str]:
+    """Users named that this machine has no account for, and that no job seen is of: most likely mistyped."""
+    import pwd
+
+    found = []
+    for name in named:
+        try:
+            pwd.getpwnam(name)
+        except (KeyError, ValueError):  # the latter for what no name can hold
+            found += [name] if name not in seen else []
+    return found
 
 
 def me() -> str:

@@ -59,7 +59,8 @@ def update(texts: Sequence[str], environ: Mapping[str, str]) -> int:
         return reserve.update(ask.Queue.open(environ), named, changes)
     if kind == "stepid":
         raise ToolError("a step is not changed; scancel JOB.STEP ends it, scancel -s SIGNAL JOB.STEP signals it")
-    raise ToolError("No valid entity in update command\nInput line must include JobId or NodeName", bare=True)
+    known = 'Input line must include "NodeName", "PartitionName", "Reservation" or "JobId"'
+    raise ToolError(f"No valid entity in update command\n{known}", bare=True)
 
 
 def _pairs(texts: Iterable[str]) -> list[tuple[str, str]]:

@@ -74,7 +74,7 @@ def _targets(texts: Sequence[str]) -> list[_Target]:
     found: list[_Target] = []
     for text in ask.split_ids(texts):
         job, step = ask.part_step(text)
-        if "." in job:
+        if "." in job or not job.strip("0"):
             raise ToolError(f"{_INVALID} {program.printable(text)}")
         try:
             found += [_Target(ref, step) for ref in arrays.refs(job)]
@@ -123,6 +123,8 @@ def _chosen(queue: ask.Queue, words: Words, targets: Sequence[_Target]) -> list[
     found = [(job, target.step) for target in targets for job in _jobs_of(queue, target.ref)]
     if not words.rest:
         found = [(job, None) for job in queue.jobs(jobs_as.ACTIVE)]
+    for name in ask.strangers(users, {job.user for job, _ in found}):
+        raise ToolError(f"Invalid user name: {program.printable(name)}")
     return [
         _Target(arrays.ref(job), step)
         for job, step in found
