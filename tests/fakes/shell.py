@@ -1,10 +1,11 @@
-"""A user's shell on a real box: Slurm's commands by their names.
+"""A user's shell on a real box: Slurm's commands by their names, and `stoker`.
 
 from tests.fakes.shell import Shell, made as made, shell as shell, text
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -85,3 +86,17 @@ def shell(made: Box, tmp_path: Path) -> Iterator[Shell]:
 
 def text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+def stoker(lab: Box, *words: str, code: int = 0) -> str:
+    """What `stoker` says of the box's hub, in UTC: on stdout, or where another exit code is expected on stderr."""
+    program = "import sys; from tui.__main__ import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--socket", str(lab.hub.socket), *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "TZ": "UTC"},
+    )
+    assert done.returncode == code, (done.stdout, done.stderr)
+    return done.stdout if code == 0 else done.stderr
