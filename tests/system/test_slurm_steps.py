@@ -72,6 +72,11 @@ def test_jobs_that_take_no_step(shell: Shell, job: str) -> None:
         done = shell.run("srun", f"--jobid={number}", "true")
         assert (done.returncode, done.stderr) == (1, f"srun: error: {sentence}\n{EXPIRED.format(number)}\n")
     assert shell.run("srun", "--jobid=x", "true").stderr == 'srun: error: Invalid numeric value "x" for --jobid.\n'
+    assert shell.run("srun", "--jobid=", "true").stderr == 'srun: error: Invalid numeric value "" for --jobid.\n'
+    odd = shell.run("srun", f"--jobid={job}", "echo", "\udcff")
+    assert odd.returncode == 1
+    assert odd.stderr.startswith("srun: error: ")
+    assert "udcff' has bytes that are not UTF-8, which a job cannot be given" in odd.stderr
     shell.out("scancel", job)
     wait_until(lambda: shell.state(job).startswith("CANCELLED"), "it has ended")
     assert f"Slurm job {job} has expired" in shell.run("srun", f"--jobid={job}", "true").stderr

@@ -71,7 +71,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         step = Path(agent.__file__).parent / "step" / "srun.py"
         os.execv(sys.executable, [sys.executable, "-I", "-S", str(step), *argv])  # noqa: S606
     asked = alloc.read(argv, _OWN)
-    number = within.number_of(asked) or environ.get("SLURM_JOB_ID")
+    named = within.number_of(asked)
+    number = environ.get("SLURM_JOB_ID") if named is None else named
     for name in asked.names & _NOT_HERE.keys() if number is None else ():
         raise ToolError(f"--{name} is not offered here: {_NOT_HERE[name]}")
     if not asked.command:

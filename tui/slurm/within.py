@@ -51,11 +51,14 @@ def run(queue: ask.Queue, asked: alloc.Asked, number: str, tell: Callable[[str],
     """
     from tui.slurm import terminal
 
+    words = [*_words(asked), "--", *asked.command]
+    for word in words:
+        submit.check_text(word)
     job = _running(queue, number)
     pty = "pty" in asked.names and terminal.is_terminal()
     door = terminal.Door()
     try:
-        step = ["sh", "-c", _INTO, str(submit.here()), "srun", *_words(asked), "--", *asked.command]
+        step = ["sh", "-c", _INTO, str(submit.here()), "srun", *words]
         flags = ["--srun", *(["--pty"] if pty else [])]
         try:
             queue.client.start_step(arrays.ref(job), door.command(step, *flags))
