@@ -73,6 +73,10 @@ class HubLicenceCalls:
         with as_licence_errors(), _hub_client(config) as client:
             return dict(msgspec.to_builtins(client.activate(document)))
 
+    def state_dir(self, config: Path | None = None) -> Path:
+        """Where the hub keeps its ledger on this machine."""
+        return load(config).hub_state_dir
+
 
 def _hub_client(config: Path | None) -> Any:
     from agent.api.client import Client

@@ -25,6 +25,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from agent.api import unix
 from agent.api.errors import StokerError
 from agent.config import Config, ConfigError, Mode, load, merged
 
@@ -44,12 +45,12 @@ _SYSTEMD_FIRST_FD = 3
 
 def run_agent(config: Config) -> int:
     """Run the agent until a signal ends it; the exit status."""
-    return _run(config, config.state_dir, "agent", _start_agent)
+    return _run(config, config.state_dir, config.agent_socket, "agent", _start_agent)
 
 
 def run_hub(config: Config) -> int:
     """Run the hub until a signal ends it; the exit status."""
-    return _run(config, config.hub_state_dir, "hub", _start_hub)
+    return _run(config, config.hub_state_dir, config.hub_socket, "hub", _start_hub)
 
 
 async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAgain) -> _Reload:
@@ -107,7 +108,8 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     service.add_routes(app)
     runner = await base.serve(app, config.agent_socket, _inherited_socket())
     stack.push_async_callback(runner.cleanup)
-    _log.info("agent node=%s mode=%s listens on %s", config.name, config.mode, config.agent_socket)
+    told = config.name, config.mode, config.agent_socket, sampler.child_pid
+    _log.info("agent node=%s mode=%s listens on %s, sampler pid=%s", *told)
     return engine.reload
 
 
@@ -137,7 +139,7 @@ async def _start_hub(config: Config, stack: AsyncExitStack, _: ReadAgain) -> _Re
     return lambda config: None  # nothing of the hub's may change while it runs
 
 
-def _run(config: Config, state_dir: Path, what: str, start: _Start) -> int:
+def _run(config: Config, state_dir: Path, listens_on: Path, what: str, start: _Start) -> int:
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname).1s %(name)s: %(message)s"
     )
@@ -145,7 +147,7 @@ def _run(config: Config, state_dir: Path, what: str, start: _Start) -> int:
     os.umask(0o077)
     try:
         with _only_one(config, state_dir, what):
-            asyncio.run(_live(config, start))
+            asyncio.run(_live(config, listens_on, start))
     except StokerError as error:
         _log.error("%s", error)
         return 1
@@ -155,7 +157,7 @@ def _run(config: Config, state_dir: Path, what: str, start: _Start) -> int:
     return 0
 
 
-async def _live(config: Config, start: _Start) -> None:
+async def _live(config: Config, listens_on: Path, start: _Start) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -165,11 +167,19 @@ async def _live(config: Config, start: _Start) -> None:
         rules = _Rules(config)
         rules.take = await start(config, stack, rules.read_again)
         loop.add_signal_handler(signal.SIGHUP, rules.hang_up)
+        stack.callback(asyncio.create_task(_mark(listens_on), name="mark").cancel)
         _collect_less()
         _tell_ready()
         await _wait_and_pat_the_watchdog(stop)
         _notify_systemd("STOPPING=1")
         _log.info("stopping; running jobs go on")
+
+
+async def _mark(listens_on: Path) -> None:
+    """For callers that find nobody: whether somebody listened just now."""
+    while True:
+        await asyncio.sleep(unix.MARK_S)
+        await asyncio.to_thread(unix.mark, listens_on)
 
 
 class _Rules:

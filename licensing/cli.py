@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from licensing import vendor_cli
+from licensing import audit_cli, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
 from licensing.errors import FormatError, LicenceError, UsageError
 from licensing.stage import Stage, when
@@ -39,6 +39,9 @@ class Hub(Protocol):
     def activate(self, text: str, config: Path | None = None) -> dict[str, Any]:
         """Install a voucher or licence file; gives the licence as it stands then."""
 
+    def state_dir(self, config: Path | None = None) -> Path:
+        """Where the hub keeps its ledger on this machine."""
+
 
 def main(argv: Sequence[str], hub: Hub, *, version: str = "unknown") -> int:
     """Run one command; gives the exit code."""
@@ -48,6 +51,8 @@ def main(argv: Sequence[str], hub: Hub, *, version: str = "unknown") -> int:
             return _show(hub.licence(args.config), as_json=args.json)
         if args.verb == "activate":
             return _show(hub.activate(read_text(args.file), args.config), as_json=False)
+        if args.verb == "audit":
+            return audit_cli.verify(args.file or hub.state_dir(args.config) / audit_cli.LEDGER)
         return vendor_cli.run(args, now=int(time.time()))
     except LicenceError as error:
         print(f"stoker-license: {_plain(error.message)}", file=sys.stderr)
@@ -112,7 +117,8 @@ def _parser(version: str) -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print the whole record as one JSON object")
     activate = verbs.add_parser("activate", help="install a voucher or licence file; works without a network")
     activate.add_argument("file", metavar="FILE", help="the file, or - to paste it on standard input")
-    for each in (status, activate):
+    audit = audit_cli.add_verbs(verbs.add_parser("audit", help="check the trail of what was done with the licence"))
+    for each in (status, activate, audit):
         _add_config(each, argparse.SUPPRESS)
     vendor_cli.add_verbs(verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)"))
     return parser

@@ -17,6 +17,7 @@ _HELP = {
     "NodeDown": "the node takes no jobs: stoker drains, stoker nodes",
     "PartitionTimeLimit": "its time limit is over the partition's: stoker partitions, stoker update {job} TimeLimit=…",
     "PartitionDown": "its partition is down: stoker partitions, stoker update {job} Partition=…",
+    "PartitionInactive": "its partition is inactive: stoker partitions, stoker update {job} Partition=…",
     "JobArrayTaskLimit": "as many of its tasks run as its array allows: stoker update {job} ArrayTaskThrottle=…",
 }
 _SHORTER = "a shorter time limit may let it in before others: stoker update {job} TimeLimit=…"

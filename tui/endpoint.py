@@ -15,7 +15,7 @@ import msgspec
 from agent.api.client import Client
 from agent.api.errors import AwayError, ConnectError
 from agent.api.patience import Patience
-from agent.api.unix import UnixTransport
+from agent.api.unix import UnixTransport, lately_served
 from tui import safe
 
 SYSTEM_DIR = Path("/run/stoker")
@@ -52,8 +52,8 @@ def choose(host: str | None, socket: str | Path | None, environ: Mapping[str, st
     """The server meant by the flags and the environment.
 
     Raises:
-        AwayError: nothing was named, and no daemon has a socket in its folder on this machine.
-        ConnectError: nor is there such a folder; both name the places looked at.
+        AwayError: nothing was named, and no daemon has a socket on this machine, where one had a moment ago.
+        ConnectError: nor had one; both name the places looked at.
     """
     if host is not None:
         return Endpoint(host=host)
@@ -63,10 +63,11 @@ def choose(host: str | None, socket: str | Path | None, environ: Mapping[str, st
     for path in tried:
         if path.is_socket():
             return Endpoint(socket=path)
-    kind = AwayError if any(path.parent.is_dir() for path in tried) else ConnectError
+    kind = AwayError if any(map(lately_served, tried)) else ConnectError
     raise kind(
         "no Stoker runs on this machine; looked for " + ", ".join(map(str, tried)) + ". "
-        "Start one with: stoker-agent run   or name another: stoker -H user@host, or --socket PATH"
+        "Start one with: systemctl start stoker-agent, or as an ordinary user: stoker-agent run   "
+        "or name another: stoker -H user@host, or --socket PATH"
     )
 
 

@@ -49,7 +49,7 @@ def request(
     """
     split = split_argv(words)
     for word in (*split.flags, *split.args, *(command or ()), wrap or "", str(work_dir)):
-        _check_text(word)
+        check_text(word)
     name, script, args = _script(split, work_dir, wrap, command)
     return SubmitRequest(
         script=script,
@@ -158,7 +158,12 @@ def _read_stdin() -> str:
     return check(data, "standard input")
 
 
-def _check_text(word: str) -> None:
+def check_text(word: str) -> None:
+    """Refuse a word that a job cannot be given.
+
+    Raises:
+        StokerError: it has bytes that are not UTF-8.
+    """
     if not _is_text(word):
         raise StokerError(f"{word!a} has bytes that are not UTF-8, which a job cannot be given; write it otherwise")
 

@@ -60,8 +60,8 @@ class Answer:
             raise GarbledError("it broke off before")
         try:
             return next(self._body, b"")
-        except BaseException:
-            self._broken = True  # or the next piece would look like the end
+        except BaseException:  # Ctrl-C too: a generator that raised is over, and the next piece would look like the end
+            self._broken = True
             raise
 
     def _pieces(self, file: io.BufferedReader, *, has_body: bool) -> Iterator[bytes]:

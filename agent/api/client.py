@@ -7,7 +7,7 @@ connections of their own. Needs no event loop and no ssh: what carries the bytes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -25,13 +25,16 @@ from agent.api.queue import (
     DeadLetter,
     Drain,
     DrainRequest,
+    PartitionUpdate,
     QueueRules,
     Reloaded,
     RequeueRequest,
     Reservation,
     ReservationRequest,
+    ReservationUpdate,
     Share,
     SignalRequest,
+    StepRequest,
     UpdateRequest,
 )
 from agent.api.refs import JobRef
@@ -170,6 +173,14 @@ class Client:
         """Send a running job's processes a signal that does not end it."""
         return self._ask("POST", f"{ref.path}/signal", Job, SignalRequest(signal=signal, batch_only=batch_only))
 
+    def signal_step(self, ref: JobRef, step: int, signal: str) -> Job:
+        """Send the processes of one step a signal; `KILL` ends the step, as a job is ended."""
+        return self._ask("POST", f"{ref.path}/steps/{step}/signal", Job, SignalRequest(signal=signal))
+
+    def start_step(self, ref: JobRef, command: Sequence[str]) -> Job:
+        """Start a process more in a running job of one's own."""
+        return self._ask("POST", f"{ref.path}/steps", Job, StepRequest(command=tuple(command)))
+
     def update(self, ref: JobRef, changes: Mapping[str, str], *, revision: int | None = None) -> Job:
         """Change a job in `scontrol update`'s words: `{"TimeLimit": "2:00:00"}`."""
         return self._ask("POST", f"{ref.path}/update", Job, UpdateRequest(changes=dict(changes), revision=revision))
@@ -244,6 +255,15 @@ class Client:
     def reserve(self, request: ReservationRequest, node: str | None = None) -> Reservation:
         """Make one; for admins."""
         return self._ask("POST", f"{_root(node)}/reservations", Reservation, request)
+
+    def update_reservation(self, name: str, request: ReservationUpdate, node: str | None = None) -> Reservation:
+        """Change one; for admins."""
+        return self._ask("POST", f"{_root(node)}/reservations/{quote(name, safe='')}", Reservation, request)
+
+    def update_partition(self, name: str, state: str, node: str | None = None) -> QueueRules:
+        """Open or close a partition; for admins."""
+        path = f"{_root(node)}/partitions/{quote(name, safe='')}"
+        return self._ask("POST", path, QueueRules, PartitionUpdate(state=state), repeatable=True)
 
     def unreserve(self, name: str, node: str | None = None) -> list[Reservation]:
         """Delete one; the answer is the rest."""
@@ -395,7 +415,7 @@ class Client:
         """Read the rest of an answer and keep its connection if it may be kept."""
         try:
             data = read_all(answer, self.where, ANSWER_MAX_BYTES)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the rest of this answer must not be read as the next call's
             wire.conn.close()
             raise
         _release(self._pool, wire, answer)
@@ -437,7 +457,7 @@ class RawAnswer:
         self._wire.allow(self._silence_s)
         try:
             piece = read_some(self._answer, self._wire.where)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: a connection in the middle of an answer is good for nothing
             self.close()
             raise
         if not piece and not self._released:

@@ -90,6 +90,6 @@ def _on(wire: Wire, call: Call, deadline: float) -> Answer:
     left_s = max(0.001, deadline - time.monotonic())
     try:
         return exchange(wire, call.method, call.path, call.headers, call.body, left_s)
-    except BaseException:
-        wire.conn.close()  # an interrupted call too: its late answer must not meet the next one
+    except BaseException:  # an interrupted call too: its late answer must not meet the next one
+        wire.conn.close()
         raise

@@ -203,6 +203,24 @@ class ReservationRequest(Wire, frozen=True, kw_only=True):
     comment: str | None = None
 
 
+class ReservationUpdate(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/reservations/NAME` takes; what is `None` stays as it is."""
+
+    start: str | None = None
+    """Moved, it keeps its length where neither `duration` nor `end` is said."""
+    duration: str | None = None
+    """`2:00:00`; `+30` and `-30` make it longer and shorter."""
+    end: str | None = None
+    users: tuple[str, ...] | None = None
+    """In place of those before; names with `+` and `-` before them are added and taken away."""
+    accounts: tuple[str, ...] | None = None
+    gpus: str | None = None
+    """As in `ReservationRequest`; `all`: the whole node."""
+    maintenance: bool | None = None
+    comment: str | None = None
+    """Empty: none."""
+
+
 class Reloaded(Wire, frozen=True, kw_only=True):
     """The answer to `POST /v1/reload`: the configuration was read again."""
 
@@ -229,7 +247,23 @@ class Partition(PartitionTerms, frozen=True, kw_only=True):
     gpu_indexes: tuple[int, ...] | None = None
     """`None`: all."""
     state: str = "UP"
-    """Slurm's words: UP, DRAIN (the node is drained), DOWN."""
+    """Slurm's words: UP; DOWN, DRAIN, INACTIVE by an admin's word; DRAIN also where the node is drained."""
+
+
+class PartitionUpdate(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/partitions/NAME` takes; all else of a partition is in the configuration."""
+
+    state: str
+    """UP; DOWN: jobs are taken and do not start; DRAIN: those that wait start, no more are taken; INACTIVE: neither."""
+
+
+class PartitionState(Wire, frozen=True, kw_only=True):
+    """The state that an admin gave a partition, as the agent keeps it."""
+
+    state: str
+    by: str
+    at: int
+    """Unix seconds."""
 
 
 class QosTerms(Wire, frozen=True, kw_only=True):
@@ -291,12 +325,22 @@ class UpdateRequest(Wire, frozen=True, kw_only=True):
 
 
 class SignalRequest(Wire, frozen=True, kw_only=True):
-    """What `POST /v1/jobs/REF/signal` takes: a signal for the running processes, which does not end the job."""
+    """What `POST /v1/jobs/REF/signal` takes: a signal for the running processes, which does not end the job.
+
+    `POST /v1/jobs/REF/steps/N/signal` takes it for one step alone, which `KILL` ends: SIGTERM first, as a job is ended.
+    """
 
     signal: str
     """`USR1`, `SIGUSR1` or `10`."""
     batch_only: bool = False
     """To the batch script alone."""
+
+
+class StepRequest(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/jobs/REF/steps` takes: one more process in a running job of one's own."""
+
+    command: tuple[str, ...]
+    """Found on the job's own PATH. It gets the job's environment and none of its streams."""
 
 
 class RequeueRequest(Wire, frozen=True, kw_only=True):

@@ -220,7 +220,9 @@ class _Link(paramiko.Transport):
             try:
                 channel = self.open_session(timeout=left_s(deadline))
                 channel.exec_command(command)
-            except BaseException:
+            except (
+                BaseException
+            ):  # Ctrl-C too: the link is kept for other calls, and a channel that nobody has would stay
                 if channel is not None:
                     channel.close()
                 raise
@@ -247,7 +249,7 @@ def _await_bridge(channel: paramiko.Channel, command: str, where: str, deadline:
             f"`{command}` on {where} does not connect to its daemon in time; the machine is overloaded, or the "
             "command is not Stoker's: try again"
         ) from error
-    except BaseException:
+    except BaseException:  # Ctrl-C too: only whoever gets the SshConn would ever close the channel
         channel.close()
         raise
     return SshConn(channel)
@@ -278,7 +280,7 @@ def _connect(host: HostConfig, policy: HostKeyPolicy, where: str, deadline: floa
         shown = link.get_remote_server_key()
         policy.check(name, HostKey(type=shown.get_name(), blob=shown.asbytes()))
         _authenticate(link, host, where, deadline)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: a link that is given to nobody has a thread and a socket that nobody would end
         link.close()
         raise
     return link

@@ -6,7 +6,6 @@ One line is one JSON object. The server says something each second, if only `Hea
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -32,7 +31,7 @@ class _Tagged(msgspec.Struct):
 
 
 class Stream(Generic[_T]):
-    """Messages as they come. Iterate in one thread; `close` and `silent_for_s` may be used from any."""
+    """Messages as they come. Iterate in one thread; `close` may be used from any."""
 
     def __init__(
         self,
@@ -50,14 +49,8 @@ class Stream(Generic[_T]):
         self._heartbeats = heartbeats
         self._rest = bytearray()
         self._lines: deque[bytes] = deque()
-        self._heard_at = time.monotonic()
         self._closed = False
         wire.allow(silence_s)
-
-    @property
-    def silent_for_s(self) -> float:
-        """Seconds since the last whole message, by our monotonic clock."""
-        return time.monotonic() - self._heard_at
 
     def __iter__(self) -> Self:
         return self
@@ -101,7 +94,6 @@ class Stream(Generic[_T]):
                 self._end()
             self._split(piece)
         line = self._lines.popleft()
-        self._heard_at = time.monotonic()
         self._wire.allow(self._silence_s)
         return line
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import socket
+import time
 from pathlib import Path
 
 from agent.api.errors import AwayError, ConnectError, DeadlineError
@@ -36,6 +37,11 @@ class UnixConn:
         self._sock.close()
 
 
+MARK_S = 20.0
+_LATELY_S = 60.0
+"""A restart takes seconds; a daemon that was not marked for so long is not just restarting."""
+
+
 class UnixTransport:
     """The server that listens on `path`."""
 
@@ -46,8 +52,8 @@ class UnixTransport:
         """Connect.
 
         Raises:
-            AwayError: no socket in a folder that is there, or nobody listening.
-            ConnectError: no such folder, or no permission. Both say which, and what to do.
+            AwayError: nobody listens, and somebody did a moment ago.
+            ConnectError: nobody has for longer, or no permission. Both say which, and what to do.
             DeadlineError: the server's backlog is full and stays so.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -74,16 +80,36 @@ class UnixTransport:
         """Nothing is shared between connections."""
 
 
+def lately_served(path: Path) -> bool:
+    """Whether a daemon had its socket at `path` within the last minute: then it may be restarting.
+
+    One that ends takes its socket away, which changes the folder; one that runs marks the socket now and then (`mark`).
+    """
+    now = time.time()
+    for each in (path, path.parent):
+        with contextlib.suppress(OSError):
+            if abs(now - each.stat().st_mtime) < _LATELY_S:
+                return True
+    return False
+
+
+def mark(path: Path) -> None:
+    """A daemon's sign that it is alive, for callers that come when it no longer is; at least every `MARK_S`."""
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
 def _may_come_back(path: Path, error: OSError) -> bool:
-    """Whether a daemon has its place there: where not even the folder is, none will come."""
-    return isinstance(error, ConnectionRefusedError) or (isinstance(error, FileNotFoundError) and path.parent.is_dir())
+    return isinstance(error, ConnectionRefusedError | FileNotFoundError) and lately_served(path)
 
 
 def _explain(path: Path, error: OSError) -> str:
+    service = f"stoker-{path.stem}" if path.name in ("agent.sock", "hub.sock") else "the service"
+    start = f"start {service} (systemctl start {service}, or as an ordinary user: {service} run)"
     if isinstance(error, FileNotFoundError):
-        return f"there is no socket {path}; is the service started on this machine, and is its run_dir the same?"
+        return f"there is no socket {path}: {start}, or name another socket; node.run_dir says where it is"
     if isinstance(error, ConnectionRefusedError):
-        return f"nobody listens on {path}; the service has stopped: start it, or look into its log for the reason"
+        return f"nobody listens on {path}, its service has stopped: {start}; its log tells the reason"
     if isinstance(error, PermissionError):
         return f"you may not connect to {path}; ask an admin of this machine to let your account use it"
     return f"cannot connect to {path}: {error.strerror or error}"

@@ -12,11 +12,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from agent.api.errors import ApiError
-from agent.api.queue import Drain, DrainOwner, DrainRequest, Reservation, ReservationRequest
+from agent.api.queue import (
+    Drain,
+    DrainOwner,
+    DrainRequest,
+    PartitionUpdate,
+    Reservation,
+    ReservationRequest,
+    ReservationUpdate,
+)
 from agent.engine.accept import as_api_error
 from agent.engine.base import Asker
 from agent.engine.core import Core, now
+from agent.engine.partitions import Partitions
+from agent.engine.rereserve import changed
 from agent.jobs import grammar, times
 from agent.jobs.schedule import GpuFacts, ReservationFacts
 from agent.jobs.schedule.words import moment
@@ -45,6 +57,7 @@ class Arrangements:
         self._drains: dict[str, Drain] = {}
         self._reservations: dict[str, Reservation] = {}
         self._began_at = now()
+        self.partitions = Partitions(core)
 
     async def load(self) -> None:
         """Take up what is on the shelf.
@@ -54,6 +67,7 @@ class Arrangements:
         """
         self._drains = await self._core.store.read(JobStore.all, _DRAINS, Drain)
         self._reservations = await self._core.store.read(JobStore.all, _RESERVATIONS, Reservation)
+        await self.partitions.load()
 
     # --- what the scheduler knows of it -------------------------------------------------------------------------------
 
@@ -69,6 +83,13 @@ class Arrangements:
     def reservation_facts(self, at: int) -> list[ReservationFacts]:
         """Those that are not over at a moment."""
         return [_facts(each) for each in self._reservations.values() if each.end_at > at]
+
+    # --- partitions ---------------------------------------------------------------------------------------------------
+
+    async def update_partition(self, name: str, request: PartitionUpdate, asker: Asker) -> None:
+        """See `Engine.update_partition`."""
+        require_admin(asker, "changing a partition")
+        await self.partitions.change(name, request, asker.user, now())
 
     # --- drains -------------------------------------------------------------------------------------------------------
 
@@ -185,12 +206,25 @@ class Arrangements:
         self._core.wake()
         return made
 
+    async def update_reservation(self, name: str, request: ReservationUpdate, asker: Asker) -> Reservation:
+        """See `Engine.update_reservation`."""
+        require_admin(asker, "changing a reservation")
+        await self.forget_over()
+        before = self._known(name)
+        made = changed(before, request, now())
+        taken = self._taken(made.start_at, made.end_at, but=name)
+        gpus = request.gpus or ("=" + ",".join(before.gpu_uuids) if before.gpu_uuids else "all")
+        made = replace(made, gpu_uuids=self._chosen(None if gpus == "all" else gpus, taken))
+        with as_api_error():
+            await self._core.store.call(JobStore.put, _RESERVATIONS, name, made)
+        self._reservations[name] = made
+        self._core.wake()
+        return made
+
     async def unreserve(self, name: str, asker: Asker) -> list[Reservation]:
         """See `Engine.unreserve`."""
         require_admin(asker, "deleting a reservation")
-        if name not in self._reservations:
-            known = ", ".join(self._reservations) or "none"
-            raise ApiError(404, "no_such_reservation", f"there is no reservation {name[:80]!r}; known: {known}")
+        self._known(name)
         await self._drop(name)
         self._core.wake()
         return self.reservations()
@@ -215,6 +249,13 @@ class Arrangements:
             whom = ", ".join([*found.users, *(f"account {each}" for each in found.accounts)])
             return f"Access denied to requested reservation: {name} is for {whom}; ask {found.by}, who made it"
         return None
+
+    def _known(self, name: str) -> Reservation:
+        found = self._reservations.get(name)
+        if found is None:
+            known = ", ".join(self._reservations) or "none"
+            raise ApiError(404, "no_such_reservation", f"there is no reservation {name[:80]!r}; known: {known}")
+        return found
 
     async def _drop(self, name: str) -> None:
         with as_api_error():
@@ -261,11 +302,11 @@ class Arrangements:
         numbers = (number for number in range(1, 1_000_000) if f"{stem}_{number}" not in self._reservations)
         return f"{stem}_{next(numbers)}"
 
-    def _taken(self, start_at: int, end_at: int) -> dict[str | None, str]:
+    def _taken(self, start_at: int, end_at: int, *, but: str = "") -> dict[str | None, str]:
         """GPU → the reservation that has it at some time between; `None`: the whole node."""
         found: dict[str | None, str] = {}
         for each in self._reservations.values():
-            if each.start_at < end_at and start_at < each.end_at:
+            if each.name != but and each.start_at < end_at and start_at < each.end_at:
                 found.update(dict.fromkeys(each.gpu_uuids or (None,), each.name))
         return found
 

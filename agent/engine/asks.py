@@ -1,4 +1,5 @@
-"""What the agent asks of a running job's shim, besides to stop: to pass a signal on, to keep another time limit.
+"""What the agent asks of a running job's shim, besides to stop: to pass a signal on, to keep another
+time limit, to start a step.
 
 Each is a file `ask.N` in the attempt's folder, durable before the shim is told (SIGUSR1). The shim takes them in the
 order of N and removes each one before it acts: an ask is acted on once, whether the agent dies, tells it twice, or

@@ -14,12 +14,15 @@ from agent.api.health import Incident
 from agent.api.queue import (
     Drain,
     DrainRequest,
+    PartitionUpdate,
     QueueRules,
     RequeueRequest,
     Reservation,
     ReservationRequest,
+    ReservationUpdate,
     Share,
     SignalRequest,
+    StepRequest,
     UpdateRequest,
 )
 from agent.api.refs import JobRef
@@ -95,6 +98,22 @@ class Engine(Protocol):
 
     async def signal(self, ref: JobRef, asker: Asker, request: SignalRequest) -> Job:
         """Send a running job's processes a signal that does not end it."""
+        ...
+
+    async def signal_step(self, ref: JobRef, step: int, asker: Asker, request: SignalRequest) -> Job:
+        """Send the processes of one step a signal; KILL ends the step.
+
+        Raises:
+            ApiError: 409 where the job or the step does not run.
+        """
+        ...
+
+    async def start_step(self, ref: JobRef, asker: Asker, request: StepRequest) -> Job:
+        """Start a process more in a running job; for its owner alone.
+
+        Raises:
+            ApiError: 409 where the job does not run.
+        """
         ...
 
     async def update(self, ref: JobRef, asker: Asker, request: UpdateRequest) -> Job:
@@ -185,6 +204,22 @@ class Engine(Protocol):
 
     async def reserve(self, request: ReservationRequest, asker: Asker) -> Reservation:
         """Make one; for admins."""
+        ...
+
+    async def update_reservation(self, name: str, request: ReservationUpdate, asker: Asker) -> Reservation:
+        """Change one.
+
+        Raises:
+            ApiError: 403 for others than admins, 404, 400, 409 where somebody else has it for a part of the time.
+        """
+        ...
+
+    async def update_partition(self, name: str, request: PartitionUpdate, asker: Asker) -> QueueRules:
+        """Open or close a partition; the answer is all of them.
+
+        Raises:
+            ApiError: 403 for others than admins, 404, 400.
+        """
         ...
 
     async def unreserve(self, name: str, asker: Asker) -> list[Reservation]:

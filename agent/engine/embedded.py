@@ -23,12 +23,15 @@ from agent.api.health import Incident
 from agent.api.queue import (
     Drain,
     DrainRequest,
+    PartitionUpdate,
     QueueRules,
     RequeueRequest,
     Reservation,
     ReservationRequest,
+    ReservationUpdate,
     Share,
     SignalRequest,
+    StepRequest,
     UpdateRequest,
 )
 from agent.api.refs import JobRef
@@ -59,6 +62,7 @@ from agent.engine.retry import Retry
 from agent.engine.room import Room
 from agent.engine.runs import Runner
 from agent.engine.share import FairShare
+from agent.engine.stepverbs import StepVerbs
 from agent.engine.update import Updates
 from agent.engine.upkeep import Upkeep
 from agent.engine.verbs import Verbs
@@ -103,6 +107,7 @@ class EmbeddedEngine:
         self._queue = Queue(core, self._facts, see_through=self._run, carry_out=self._stop)
         room = Room(core)
         self._verbs = Verbs(core, self._runner, carry_out=self._stop, room=room)
+        self._step_verbs = StepVerbs(core, self._runner, self._verbs)
         self._updates = Updates(core, self._verbs, self._runner, self._arrangements)
         self._intake = Intake(core, self._arrangements, room)
         self._planner = Planner(core, self._facts, self._intake)
@@ -223,6 +228,14 @@ class EmbeddedEngine:
         """See `Engine.signal`."""
         return await self._verbs.signal(ref, asker, request)
 
+    async def signal_step(self, ref: JobRef, step: int, asker: Asker, request: SignalRequest) -> Job:
+        """See `Engine.signal_step`."""
+        return await self._step_verbs.signal_step(ref, step, asker, request)
+
+    async def start_step(self, ref: JobRef, asker: Asker, request: StepRequest) -> Job:
+        """See `Engine.start_step`."""
+        return await self._step_verbs.start_step(ref, asker, request)
+
     async def update(self, ref: JobRef, asker: Asker, request: UpdateRequest) -> Job:
         """See `Engine.update`."""
         return await self._updates.update(ref, asker, request)
@@ -266,7 +279,8 @@ class EmbeddedEngine:
     def rules(self) -> QueueRules:
         """See `Engine.rules`."""
         resources, drained = self._core.view.resources(), self._arrangements.node_drained()
-        return queue_rules(self._core.config, [gpu.name for gpu in resources.gpus], drained=drained is not None)
+        names, states = [gpu.name for gpu in resources.gpus], self._arrangements.partitions.states()
+        return queue_rules(self._core.config, names, drained=drained is not None, states=states)
 
     async def shares(self) -> list[Share]:
         """See `Engine.shares`."""
@@ -304,6 +318,15 @@ class EmbeddedEngine:
     async def reserve(self, request: ReservationRequest, asker: Asker) -> Reservation:
         """See `Engine.reserve`."""
         return await self._arrangements.reserve(request, asker)
+
+    async def update_reservation(self, name: str, request: ReservationUpdate, asker: Asker) -> Reservation:
+        """See `Engine.update_reservation`."""
+        return await self._arrangements.update_reservation(name, request, asker)
+
+    async def update_partition(self, name: str, request: PartitionUpdate, asker: Asker) -> QueueRules:
+        """See `Engine.update_partition`."""
+        await self._arrangements.update_partition(name, request, asker)
+        return self.rules()
 
     async def unreserve(self, name: str, asker: Asker) -> list[Reservation]:
         """See `Engine.unreserve`."""

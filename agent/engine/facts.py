@@ -33,7 +33,7 @@ class Facts:
         self._waiting: dict[int, Waiting] = {}
         self._running: dict[int, Running] = {}
         self._policy = Policy()
-        self._policy_of: tuple[Config, tuple[str, ...]] | None = None
+        self._policy_of: tuple[Config, tuple[str, ...], Mapping[str, str]] | None = None
         self.usage: dict[tuple[str, str], float] = {}
         """(account, user) → decayed GPU-seconds; kept by whoever charges."""
         self._started_with: dict[int, int] = {}
@@ -151,10 +151,11 @@ class Facts:
         ]
 
     def _rules(self, resources: Resources) -> Policy:
-        made_of = (self._core.config, tuple(gpu.uuid for gpu in resources.gpus))
-        if self._policy_of is None or self._policy_of[0] is not made_of[0] or self._policy_of[1] != made_of[1]:
-            self._policy = policy_of(self._core.config, resources.gpus)
-            self._policy_of = made_of
+        config, uuids = self._core.config, tuple(gpu.uuid for gpu in resources.gpus)
+        closed, before = self._arrangements.partitions.closed(), self._policy_of
+        if before is None or before[0] is not config or before[1] != uuids or before[2] is not closed:
+            self._policy = policy_of(config, resources.gpus, closed)
+            self._policy_of = config, uuids, closed
         return self._policy
 
 

@@ -97,6 +97,7 @@ class Intake:
         identity = await self._identity(uid)
         resources, config = self._core.view.resources(), self._core.config
         spec = accept(config, request, resources, user=user, groups=identity.groups, now=now(), admin=admin)
+        spec = msgspec.structs.replace(spec, partition=self._arrangements.partitions.open_of(spec.partition or ""))
         judged = Judged(spec=spec, owner=identity.owner)
         if spec.reservation is not None:
             refusal = self._arrangements.refusal_of(spec.reservation, user, spec.account)

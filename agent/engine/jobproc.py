@@ -85,6 +85,13 @@ class Program:
         self.work_dir = raw(work_dir)
         self.umask = umask
 
+    @classmethod
+    def of(cls, argv: list[str], other: Program) -> Program:
+        """Other words in the surroundings of another."""
+        made = cls(argv, {}, "", other.umask)
+        made.env, made.work_dir = dict(other.env), other.work_dir
+        return made
+
 
 class Surroundings:
     """What else the child sets up for the job."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from agent.api.queue import Partition, PartitionTerms, Qos, QosTerms, QueueRules
@@ -13,8 +13,8 @@ from agent.jobs.rules import gpu_features
 from agent.jobs.schedule import GpuFacts, PartitionFacts, Policy, QosFacts
 
 
-def policy_of(config: Config, gpus: Sequence[GpuFacts]) -> Policy:
-    """The rules, with the GPUs' indexes as UUIDs."""
+def policy_of(config: Config, gpus: Sequence[GpuFacts], closed: Mapping[str, str]) -> Policy:
+    """The rules, with the GPUs' indexes as UUIDs; `closed`: partitions in which nothing starts, and their states."""
     scheduler = config.scheduler
     return Policy(
         backfill=scheduler.backfill,
@@ -27,7 +27,7 @@ def policy_of(config: Config, gpus: Sequence[GpuFacts]) -> Policy:
         weight_partition=scheduler.weight_partition,
         weight_qos=scheduler.weight_qos,
         favour_small=scheduler.favour_small,
-        partitions={each.name: _partition(each, gpus) for each in config.partitions},
+        partitions={each.name: _partition(each, gpus, closed) for each in config.partitions},
         qos={each.name: _qos(each, config.qos) for each in config.qos},
         max_running_per_user=config.limits.max_running_per_user,
         max_gpus_per_user=config.limits.max_gpus_per_user,
@@ -49,11 +49,14 @@ def shares_of(accounts: Sequence[AccountTable]) -> dict[tuple[str, str], float]:
     return found
 
 
-def queue_rules(config: Config, gpu_names: Iterable[str], *, drained: bool) -> QueueRules:
-    """What a submit may name."""
+def queue_rules(config: Config, gpu_names: Iterable[str], *, drained: bool, states: Mapping[str, str]) -> QueueRules:
+    """What a submit may name; `states` of partitions that an admin gave one."""
     of_gpus = {feature for name in gpu_names for feature in gpu_features(name)}
     return QueueRules(
-        partitions=tuple(_told_partition(each, config, drained=drained) for each in config.partitions),
+        partitions=tuple(
+            _told_partition(each, config, states.get(each.name, "DRAIN" if drained else "UP"))
+            for each in config.partitions
+        ),
         qos=tuple(Qos(**_terms(each, QosTerms)) for each in config.qos),
         accounts=tuple(each.name for each in config.accounts),
         features=tuple(dict.fromkeys([*config.jobs.features, *sorted(of_gpus)])),
@@ -61,9 +64,9 @@ def queue_rules(config: Config, gpu_names: Iterable[str], *, drained: bool) -> Q
     )
 
 
-def _told_partition(table: PartitionTable, config: Config, *, drained: bool) -> Partition:
+def _told_partition(table: PartitionTable, config: Config, state: str) -> Partition:
     terms = _terms(table, PartitionTerms) | {"default_time_s": table.default_time_s or config.jobs.default_time_s}
-    return Partition(**terms, gpu_indexes=table.gpus, state="DRAIN" if drained else "UP")
+    return Partition(**terms, gpu_indexes=table.gpus, state=state)
 
 
 def _terms(table: PartitionTable | QosTable, kind: type[Wire]) -> dict[str, Any]:
@@ -71,9 +74,15 @@ def _terms(table: PartitionTable | QosTable, kind: type[Wire]) -> dict[str, Any]
     return {name: getattr(table, name) for name in kind.__struct_fields__}
 
 
-def _partition(table: PartitionTable, gpus: Sequence[GpuFacts]) -> PartitionFacts:
+def _partition(table: PartitionTable, gpus: Sequence[GpuFacts], closed: Mapping[str, str]) -> PartitionFacts:
     uuids = None if table.gpus is None else frozenset(gpu.uuid for gpu in gpus if gpu.index in table.gpus)
-    return PartitionFacts(name=table.name, max_time_s=table.max_time_s, tier=table.priority_tier, gpu_uuids=uuids)
+    return PartitionFacts(
+        name=table.name,
+        max_time_s=table.max_time_s,
+        tier=table.priority_tier,
+        gpu_uuids=uuids,
+        closed=closed.get(table.name),
+    )
 
 
 def _qos(table: QosTable, tables: Sequence[QosTable]) -> QosFacts:

@@ -5,7 +5,7 @@
         run.lock   flock          held by the shim from its first moment to its last: at most one run per attempt
         started    shim → agent   who runs; written durably before the job's first instruction
         stop       agent → shim   the wish to end it; written durably before anything is signalled
-        ask.N      agent → shim   a signal to pass on, or a new time limit (`asks`); the shim removes what it has done
+        ask.N      agent → shim   a signal, a new time limit, a step (`asks`); the shim removes what it has done
         exit       shim → agent   how it ended, and that nothing of it is left
         log, log.* shim → agent   the bounded log (`logread`); `times` tells when which part was written
         hooks.log  shim → admin   what prolog and epilog said
@@ -130,7 +130,8 @@ class Started(Record, frozen=True, kw_only=True):
     cgroup: str | None = None
     """Folder of the cgroup that holds the job and nothing else, where no unit does."""
     hears: int = 0
-    """1: the shim reads `ask.N` on SIGUSR1. A shim of an older version has 0, and that signal would end it."""
+    """1: the shim reads `ask.N` on SIGUSR1; 2: it also knows `step`. A shim of an older version has 0, and that signal
+    would end it."""
 
 
 class Stop(Record, frozen=True, kw_only=True):
@@ -144,13 +145,15 @@ class Stop(Record, frozen=True, kw_only=True):
 class Ask(Record, frozen=True, kw_only=True):
     """Something that a running job's shim is to do, once."""
 
-    do: Literal["signal", "limit"]
+    do: Literal["signal", "limit", "step"]
     number: int | None = None
     """Of the signal."""
     batch_only: bool = False
     """To the job's first process alone; else to all of the job but that one."""
     limit_s: float | None = None
     """The new time limit from the start of the job on; `None`: none."""
+    argv: tuple[str, ...] = ()
+    """Of a step: a process of the job's more, by its full path."""
 
 
 class Exit(Record, frozen=True, kw_only=True):

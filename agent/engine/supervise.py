@@ -17,6 +17,7 @@ import select
 import time
 
 from agent.engine import cgroup, procs, tmpdir
+from agent.engine.addsteps import AddedSteps
 from agent.engine.asks import Asks
 from agent.engine.ending import Ending
 from agent.engine.folder import Folder, Refused, Scalar
@@ -36,8 +37,8 @@ EXIT_CRASHED = 70
 EXIT_NOT_STARTED = 1
 """The exit code of a job whose start failed before there was a program to blame (127 and 126 are that)."""
 
-HEARS = 1
-"""What `started` says of us: we read asks on SIGUSR1."""
+HEARS = 2
+"""What `started` says of us: we read asks on SIGUSR1, and know `step`."""
 
 UNKILLABLE_S = 60.0
 """How long a killed process may take to be gone (Slurm's UnkillableStepTimeout); a hung GPU or disk keeps it."""
@@ -83,6 +84,7 @@ class Supervisor:
         job_oom_score = shield()
         become_subreaper()
         self._wake = self._catch_signals()
+        self._added = AddedSteps(self._order, self._poll, job_oom_score)
         self._site = _hooks_of(self._folder, self._order)
         if self._site is not None and self._fails(self._site.prolog(self._wake, self._is_asked), "prolog"):
             self._finish()
@@ -248,6 +250,8 @@ class Supervisor:
                 self._streams.take_in(fd)
             elif fd == self._wake:
                 os.read(fd, 4096)
+            elif self._added.hears(fd):
+                continue
             elif self._job.hear():
                 self._poll.unregister(fd)
 
@@ -290,11 +294,13 @@ class Supervisor:
 
     def _obey(self, ask: dict[str, object], now: float) -> None:
         """An ask of the agent's; one that we do not understand is a newer agent's, which knows from `hears` that."""
-        number, limit_s = ask.get("number"), ask.get("limit_s")
+        number, limit_s, argv = ask.get("number"), ask.get("limit_s"), ask.get("argv")
         if ask.get("do") == "signal" and isinstance(number, int):
             self._ending.send(number, batch_only=ask.get("batch_only") is True)
         elif ask.get("do") == "limit" and (limit_s is None or isinstance(limit_s, int | float)):
             self._ending.change_limit(limit_s, now)
+        elif ask.get("do") == "step" and isinstance(argv, list) and self._status is None and self._ending.why is None:
+            self._added.start([str(each) for each in argv])
 
     def _read_stop(self) -> tuple[str, str]:
         """Who wants the end and why; without a record the SIGTERM was not the agent's."""

@@ -147,6 +147,8 @@ class Updates:
 
     async def _check(self, spec: JobSpec, row: JobRow) -> None:
         """What the site's rules do not know: whether what it names is there."""
+        if spec.partition is not None and spec.partition != row.spec.partition:
+            self._arrangements.partitions.open_of(spec.partition)
         name, named = spec.reservation, (spec.reservation, spec.account)
         if name is not None and named != (row.spec.reservation, row.spec.account):
             refusal = self._arrangements.refusal_of(name, row.user, spec.account)

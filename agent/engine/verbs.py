@@ -108,7 +108,7 @@ class Verbs:
 
     async def signal(self, ref: JobRef, asker: Asker, request: SignalRequest) -> Job:
         """See `Engine.signal`."""
-        number = _signal_number(request.signal)
+        number = signal_number(request.signal)
         rows = await self.own(ref, asker)
         todo = [row for row in rows if row.status.state in (JobState.RUNNING, JobState.COMPLETING)]
         if not todo:
@@ -215,7 +215,7 @@ def _released(spec: JobSpec) -> JobSpec:
     return replace(spec, held=None)
 
 
-def _signal_number(text: str) -> int:
+def signal_number(text: str) -> int:
     """See `signals.number_of`.
 
     Raises:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 from typing import Literal
 
 from agent.engine import procs
@@ -107,13 +108,22 @@ async def change_limit(attempt: AttemptDir, limit_s: float | None) -> None:
     await asyncio.to_thread(_ask, attempt, Ask(do="limit", limit_s=limit_s))
 
 
-def _ask(attempt: AttemptDir, ask: Ask) -> None:
+async def start_step(attempt: AttemptDir, argv: Sequence[str]) -> None:
+    """Start one more process in a running job, as its first one was started. Returns at once.
+
+    Raises:
+        RecordError: as for `send_signal`.
+    """
+    await asyncio.to_thread(_ask, attempt, Ask(do="step", argv=tuple(argv)), 2)
+
+
+def _ask(attempt: AttemptDir, ask: Ask, hears: int = 1) -> None:
     started = attempt.read_started()
-    if started is not None and not started.hears:
-        raise RecordError(
-            f"the supervisor of {attempt.path} was started by an older version and takes no signals or limits; "
-            "cancel the job, or let it end"
+    if started is not None and started.hears < hears:
+        takes = (
+            "signals or limits; cancel the job, or let it end" if hears == 1 else "steps; start the job anew for that"
         )
+        raise RecordError(f"the supervisor of {attempt.path} was started by an older version and takes no {takes}")
     attempt.make()
     attempt.write_ask(ask)
     _tell(attempt.read_started() if started is None else started)

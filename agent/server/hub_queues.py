@@ -44,7 +44,9 @@ class HubQueues:
             app.router.add_get(f"/v1/{name}", self._list)
         app.router.add_post("/v1/cron", self._add_cron)
         app.router.add_post("/v1/reservations", self._of_one_node)
+        app.router.add_post("/v1/reservations/{name}", self._of_one_node)
         app.router.add_delete("/v1/reservations/{name}", self._of_one_node)
+        app.router.add_post("/v1/partitions/{name}", self._of_one_node)
         app.router.add_delete("/v1/cron/{id:\\d+}", self._of_one_node)
         for name in ("drain", "resume", "notices/retry", "reload"):
             app.router.add_post(f"/v1/{name}", self._of_one_node)

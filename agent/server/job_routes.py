@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from agent.api.errors import ApiError, StokerError
-from agent.api.queue import RequeueRequest, SignalRequest, UpdateRequest
+from agent.api.queue import RequeueRequest, SignalRequest, StepRequest, UpdateRequest
 from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Hello, LogChunk, LogEnd, SubmitReply, SubmitRequest
 from agent.config import Config
@@ -62,6 +62,8 @@ class JobRoutes:
         router.add_post(f"{root}/jobs/{_REF}/top", self._top)
         router.add_post(f"{root}/jobs/{_REF}/signal", self._signal)
         router.add_post(f"{root}/jobs/{_REF}/update", self._update)
+        router.add_post(f"{root}/jobs/{_REF}/steps", self._start_step)
+        router.add_post(f"{root}/jobs/{_REF}/steps/{{step:\\d{{1,9}}}}/signal", self._signal_step)
 
     # --- taking in ----------------------------------------------------------------------------------------------------
 
@@ -160,6 +162,14 @@ class JobRoutes:
     async def _signal(self, request: web.Request) -> web.Response:
         asked = await read_body(request, SignalRequest)
         return json_response(await self._engine.signal(ref_of(request), asker_of(request), asked))
+
+    async def _start_step(self, request: web.Request) -> web.Response:
+        asked = await read_body(request, StepRequest)
+        return json_response(await self._engine.start_step(ref_of(request), asker_of(request), asked))
+
+    async def _signal_step(self, request: web.Request) -> web.Response:
+        asked, step = await read_body(request, SignalRequest), int(request.match_info["step"])
+        return json_response(await self._engine.signal_step(ref_of(request), step, asker_of(request), asked))
 
     async def _update(self, request: web.Request) -> web.Response:
         asked = await read_body(request, UpdateRequest)

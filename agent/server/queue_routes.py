@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from agent.api.queue import DrainRequest, ReservationRequest
+from agent.api.queue import DrainRequest, PartitionUpdate, ReservationRequest, ReservationUpdate
 from agent.server.base import json_response, read_body
 from agent.server.job_routes import asker_of
 
@@ -26,7 +26,9 @@ class QueueRoutes:
         router.add_get(f"{root}/shares", self._shares)
         router.add_get(f"{root}/reservations", self._reservations)
         router.add_post(f"{root}/reservations", self._reserve)
+        router.add_post(f"{root}/reservations/{{name}}", self._update_reservation)
         router.add_delete(f"{root}/reservations/{{name}}", self._unreserve)
+        router.add_post(f"{root}/partitions/{{name}}", self._update_partition)
         router.add_post(f"{root}/drain", self._drain)
         router.add_post(f"{root}/resume", self._resume)
 
@@ -42,6 +44,14 @@ class QueueRoutes:
     async def _reserve(self, request: web.Request) -> web.Response:
         asked = await read_body(request, ReservationRequest)
         return json_response(await self._engine.reserve(asked, asker_of(request)), status=201)
+
+    async def _update_reservation(self, request: web.Request) -> web.Response:
+        asked, name = await read_body(request, ReservationUpdate), request.match_info["name"]
+        return json_response(await self._engine.update_reservation(name, asked, asker_of(request)))
+
+    async def _update_partition(self, request: web.Request) -> web.Response:
+        asked, name = await read_body(request, PartitionUpdate), request.match_info["name"]
+        return json_response(await self._engine.update_partition(name, asked, asker_of(request)))
 
     async def _unreserve(self, request: web.Request) -> web.Response:
         return json_response(await self._engine.unreserve(request.match_info["name"], asker_of(request)))

@@ -18,6 +18,7 @@ import sys
 import time
 
 from agent.step import programs
+from agent.step.asks import END, Asks
 from agent.step.book import Book
 from agent.step.feed import Feed
 from agent.step.guard import KEY_VARIABLE, Guard, signal, sweep
@@ -27,6 +28,8 @@ from agent.step.words import StepError, Words, read, shown
 
 KILL_WAIT_S = 30.0
 """From SIGTERM to SIGKILL (Slurm's KillWait)."""
+
+_ABORTED = f"Job step aborted: Waiting up to {int(KILL_WAIT_S) + 2} seconds for job step to finish."
 
 _DRAIN_S = 1.0
 _ABORT_WITHIN_S = 1.0
@@ -73,7 +76,9 @@ class Step:
         self._key = f"{os.getpid()}.{time.monotonic_ns()}"
         self._env[KEY_VARIABLE] = f"{env.get(KEY_VARIABLE, '')} {self._key}".strip()
         self._programs = _programs(words, place.ranks)
-        self._book = Book(place.folder, env.get("JOB_ATTEMPT", "1"), place.step_id)
+        attempt = env.get("JOB_ATTEMPT", "1")
+        self._book = Book(place.folder, attempt, place.step_id)
+        self._asks = Asks(place.folder, attempt, place.step_id)
         self._out, self._err = self._open_files(env)
         self._feed = Feed(words.text("input"), place.ranks)
         self._with_us = place.ranks == 1 and os.isatty(0)
@@ -99,6 +104,7 @@ class Step:
         woken, wake = os.pipe()
         self._guard = Guard(self._key, self._tell_lost)
         name = self._words.text("job-name") or os.path.basename(self._words.command[0])  # noqa: PTH119
+        self._asks.open(self._poll)
         self._book.begin(name, self._place.ranks, self._place.ranks * self._place.cpus_per_task)
         for rank in range(self._place.ranks):
             self._start(rank, mask)
@@ -110,6 +116,7 @@ class Step:
         self._limit_at = time.monotonic() + limit_s if limit_s else float("inf")
         while self._alive:
             self._turn(woken)
+        self._asks.close()
         if not self._with_us:
             sweep(self._key)
         self._drain()
@@ -121,6 +128,7 @@ class Step:
 
     def _tell_lost(self) -> None:
         """In the guard: srun was killed."""
+        self._asks.close()
         killed = 128 + signal.SIGKILL
         self._book.end(killed, signalled=True, cancelled=True, rss_bytes=None, cpu_s=None)
 
@@ -182,6 +190,8 @@ class Step:
                 self._hear(os.read(woken, _WOKEN.size * 64))
             elif fd in self._pipes:
                 self._carry(fd)
+            elif fd == self._asks.fd:
+                self._obey(self._asks.take())
             else:
                 self._feed.handle(fd, self._poll)
         self._check_times(time.monotonic())
@@ -218,16 +228,35 @@ class Step:
             elif code == _KERNEL or not _is_shim(sender):
                 self._pass_on(number)
 
+    def _obey(self, asks: list[str]) -> None:
+        """What is asked from outside of the job, as `scancel 17.0`."""
+        for ask in asks:
+            if ask != END:
+                self._signal_all(int(ask))
+            else:
+                self._end_all(said=_ABORTED)
+
     def _pass_on(self, number: int) -> None:
-        now = time.monotonic()
-        if number == signal.SIGINT and now - self._interrupted_at < _ABORT_WITHIN_S:
-            say(f"srun: sending Ctrl-C to StepId={self._name}")
-            self._end_all()
+        if number == signal.SIGINT and self._interrupted():
             return
-        if number == signal.SIGINT:
-            self._interrupted_at = now
-            say("srun: interrupt (one more within 1 sec to abort)")
         self._signal_all(number)
+
+    def _interrupted(self) -> bool:
+        """Ctrl-C: the first one tells how it stands (with `-X` the ranks get it), a second one right after it ends the
+        step. Whether it is dealt with.
+        """
+        before, self._interrupted_at = self._interrupted_at, time.monotonic()
+        if self._interrupted_at - before < _ABORT_WITHIN_S:
+            say("srun: forcing job termination")
+            self._end_all(said=_ABORTED)
+            return True
+        if self._words.flag("disable-status"):
+            say(f"srun: sending Ctrl-C to StepId={self._name}")
+            return False
+        ranks = sorted(self._alive.values())
+        say("srun: interrupt (one more within 1 sec to abort)")
+        say(f"srun: StepId={self._name} task{'s' * (len(ranks) > 1)} {_listed(ranks)}: running")
+        return True
 
     def _signal_all(self, number: int) -> None:
         for pid in self._alive:
@@ -236,12 +265,12 @@ class Step:
             except OSError:
                 continue
 
-    def _end_all(self, why: str = "") -> None:
+    def _end_all(self, why: str = "", said: str = "") -> None:
         """SIGTERM to all ranks, and SIGKILL to those that do not end."""
         if self._ending:
             return
         self._ending = True
-        say(f"srun: Terminating StepId={self._name}")
+        say(f"srun: {said or f'Terminating StepId={self._name}'}")
         at = time.strftime("%Y-%m-%dT%H:%M:%S")
         node = self._place.node
         say(f"slurmstepd-{node}: error: *** STEP {self._name} ON {node} CANCELLED AT {at}{why} ***")
@@ -407,6 +436,7 @@ Inside of a job: starts COMMAND as the ranks of a step on this node.
   -o, -e, -i FILE              files; %t is the rank, %j the job, %s the step
   -K, --kill-on-bad-exit       when one fails, all end
   -W, --wait=SECONDS           when one has ended, the others have so long
+  -X, --disable-status         the first Ctrl-C goes to the ranks, else it tells how they stand; a second ends the step
       --multi-prog             COMMAND is a file of lines RANKS COMMAND: 0-2,5 ./worker %t; * for the rest
   -t, --time=TIME              the step ends then
   -D, --chdir=FOLDER   -O, --overcommit   --export=ALL|NONE|NAMES   --open-mode=append|truncate   --pty

@@ -37,6 +37,7 @@ _VALUED = {
     "chdir": "D",
     "nodes": "N",
     "job-name": "J",
+    "jobid": "",
     "mpi": "",
     "ntasks-per-node": "",
     "export": "",
@@ -111,7 +112,6 @@ _HARMLESS_FLAGS = {
 _HARMLESS_MAYBE = {"exclusive": "", "no-kill": "k", "resv-ports": "", "oom-kill-step": "", "get-user-env": ""}
 
 _REFUSED = {
-    "jobid": "run srun inside of the job",
     "het-group": "heterogeneous jobs need the cluster engine",
     "relative": "there is one node",
     "container": "start the container's own command",
@@ -202,6 +202,8 @@ def read(argv: list[str], env: dict[str, str]) -> Words:
             break
         following = argv[index + 1] if index + 1 < len(argv) else None
         index += _long(word, following, said) if word.startswith("--") else _short(word, following, said)
+    if said.get("jobid", env.get("SLURM_JOB_ID")) != env.get("SLURM_JOB_ID"):
+        raise StepError(f"--jobid={shown(said['jobid'])}: from inside of a job only its own; call srun outside of jobs")
     if said.get("mpi", "none") not in ("none", "openmpi"):
         raise StepError(f"--mpi={shown(said['mpi'])} is not offered here: use torchrun, or mpirun inside of the job")
     return Words(said, argv[index:])

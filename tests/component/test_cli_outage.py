@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ from agent.api.unix import UnixTransport
 from agent.api.wire import BrokenError
 from tests.component.test_cli_jobs import Desk
 from tests.fakes.agent import fake_agent
-from tests.fakes.daemons import Box
+from tests.fakes.daemons import Box, wait_until
 
 REQUEST = SubmitRequest(script="#!/bin/sh\n", script_name="a.sh", work_dir="/")
 
@@ -93,6 +94,28 @@ def test_where_no_stoker_can_be_nothing_is_waited_for(tmp_path: Path) -> None:
     code = "import sys; from tui.__main__ import main; sys.exit(main(['jobs']))"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert (done.returncode, "may be restarting" in done.stderr) == (1, False)
+
+
+@pytest.mark.parametrize("left", ["socket", "folder"])
+def test_where_nobody_has_listened_for_a_minute_nothing_is_waited_for(desk: Desk, left: str) -> None:
+    """A socket or folder that a daemon left long ago: nobody is just restarting."""
+    desk.box.agent.start()
+    desk.box.agent.kill() if left == "socket" else desk.box.agent.stop()
+    long_ago = time.time() - 3600
+    for path in (desk.socket, desk.socket.parent):
+        if path.exists():
+            os.utime(path, (long_ago, long_ago))
+    done = desk.run("jobs")
+    assert (done.returncode, "may be restarting" in done.stderr) == (1, False)
+    assert "start stoker-agent (systemctl start stoker-agent, or as an ordinary user: stoker-agent run)" in done.stderr
+
+
+def test_a_daemon_that_runs_marks_its_socket(desk: Desk) -> None:
+    """So that callers wait for one that is killed after days and started again at once."""
+    desk.box.agent.prelude = "from agent.api import unix; unix.MARK_S = 0.05; "
+    desk.box.agent.start()
+    os.utime(desk.socket, (1, 1))
+    wait_until(lambda: desk.socket.stat().st_mtime > 1, "it is marked")
 
 
 # --- what is asked again ----------------------------------------------------------------------------------------------

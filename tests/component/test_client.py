@@ -273,7 +273,6 @@ class TestStreams:
         with client.watch() as stream:
             kinds = [type(next(stream)) for _ in range(3)]
             assert kinds == [Hello, NodeUpdate, JobUpdate]
-            assert stream.silent_for_s < 5
 
     def test_heartbeats_are_swallowed_or_passed_on(self, client: Client) -> None:
         with client.follow_log(JobRef(id=1), heartbeats=True) as stream:
@@ -303,9 +302,10 @@ class TestStreams:
         for client in against(tmp_path, talk, silence_s=0.4):
             stream = client.watch()
             assert isinstance(next(stream), Hello)
+            began = time.monotonic()
             with pytest.raises(DeadlineError):
                 next(stream)
-            assert stream.silent_for_s >= 0.4
+            assert time.monotonic() - began >= 0.4
             stop.set()
 
     def stream_of(self, tmp_path: Path, body: bytes) -> Iterator[Client]:

@@ -13,7 +13,9 @@ from agent.api.errors import ApiError
 from agent.api.queue import (
     DrainOwner,
     DrainRequest,
+    PartitionUpdate,
     ReservationRequest,
+    ReservationUpdate,
     UpdateRequest,
 )
 from agent.api.types import JobState, SubmitRequest
@@ -190,5 +192,86 @@ def test_a_reservation_that_makes_no_sense_is_refused(tmp_path: Path, asked: Res
                 await made.reserve(asked, who())
             assert caught.value.field == field
             assert made.reservations() == []
+
+    run(test)
+
+
+def test_a_reservation_is_changed_and_keeps_off_what_others_have(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(make_config(tmp_path)) as made:
+            before = await made.reserve(
+                ReservationRequest(name="course", start="now+1hour", duration="60", users=("ada",), gpus="=0"), who()
+            )
+            other = ReservationRequest(name="other", start="now+3hours", duration="60", users=("bob",), gpus="=0")
+            await made.reserve(other, who())
+            after = await made.update_reservation("course", ReservationUpdate(duration="+30", users=("+bob",)), who())
+            assert after == replace(before, end_at=before.end_at + 1800, users=("ada", "bob"))
+            with pytest.raises(ApiError) as caught:
+                await made.update_reservation("course", ReservationUpdate(duration="180"), who())
+            assert caught.value.status == 409
+            moved = await made.update_reservation("course", ReservationUpdate(duration="180", gpus="=1"), who())
+            assert moved.gpu_uuids == ("GPU-1",)
+            for name, asker, status in (("nope", who(), 404), ("course", who(admin=False), 403)):
+                with pytest.raises(ApiError) as caught:
+                    await made.update_reservation(name, ReservationUpdate(duration="5"), asker)
+                assert caught.value.status == status
+        async with engine(make_config(tmp_path)) as made:
+            assert made.reservations()[0] == moved
+
+    run(test)
+
+
+# --- partitions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "taken", "reason"), [("DOWN", True, "PartitionDown"), ("INACTIVE", False, "PartitionInactive")]
+)
+def test_in_a_partition_out_of_use_nothing_starts_and_what_runs_runs_on(
+    tmp_path: Path, state: str, taken: bool, reason: str
+) -> None:
+    async def test() -> None:
+        gate = Gate(tmp_path / "go")
+        async with engine(make_config(tmp_path)) as made:
+            runs = await begin(made, gate.script, "--gpus=2")
+            waits = await submit(made, "true", "--gpus=1")
+            rules = await made.update_partition("main", PartitionUpdate(state=state.lower()), who())
+            assert rules.partitions[0].state == state
+            await until(made, waits.id, told(reason))
+            if taken:
+                await submit(made, "true", "--hold")
+            else:
+                with pytest.raises(ApiError, match="Required partition not available"):
+                    await submit(made, "true")
+            await gate.open()
+            assert (await until(made, runs.id, ended)).state is JobState.COMPLETED
+            await until(made, waits.id, told(reason))
+        async with engine(make_config(tmp_path)) as made:  # it stays so over a restart
+            await until(made, waits.id, told(reason))
+            await made.update_partition("main", PartitionUpdate(state="UP"), who())
+            assert (await until(made, waits.id, ended)).state is JobState.COMPLETED
+
+    run(test)
+
+
+def test_a_partition_that_drains_starts_what_it_has_and_takes_no_more(tmp_path: Path) -> None:
+    async def test() -> None:
+        gate = Gate(tmp_path / "go")
+        async with engine(make_config(tmp_path)) as made:
+            await begin(made, gate.script, "--gpus=2")
+            waits = await submit(made, "true", "--gpus=2")
+            await made.update_partition("main", PartitionUpdate(state="DRAIN"), who())
+            with pytest.raises(ApiError, match="me set partition main to DRAIN"):
+                await made.plan(request(), user="me", uid=os.geteuid())
+            await gate.open()
+            assert (await until(made, waits.id, ended)).state is JobState.COMPLETED
+            for name, state, asker, status in (
+                ("nope", "UP", who(), 404),
+                ("main", "SIDEWAYS", who(), 400),
+                ("main", "UP", who(admin=False), 403),
+            ):
+                with pytest.raises(ApiError) as caught:
+                    await made.update_partition(name, PartitionUpdate(state=state), asker)
+                assert caught.value.status == status
 
     run(test)

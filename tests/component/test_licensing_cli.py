@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sqlite3
 import stat
 import time
 from collections.abc import Iterator
@@ -23,8 +24,8 @@ from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, 
 class LocalHub:
     """The hub without its socket: the same ledger, the same errors."""
 
-    def __init__(self, licence: HubLicence, now: int, boot: Boot) -> None:
-        self.state, self.now, self.boot = licence, now, boot
+    def __init__(self, licence: HubLicence, now: int, boot: Boot, folder: Path) -> None:
+        self.state, self.now, self.boot, self.folder = licence, now, boot, folder
 
     def licence(self, config: Path | None = None) -> dict[str, Any]:
         return plain(self.state.status(self.now))
@@ -32,6 +33,9 @@ class LocalHub:
     def activate(self, text: str, config: Path | None = None) -> dict[str, Any]:
         with as_licence_errors():
             return plain(self.state.activate(text, self.now))
+
+    def state_dir(self, config: Path | None = None) -> Path:
+        return self.folder
 
 
 class NoHub:
@@ -44,6 +48,9 @@ class NoHub:
     def activate(self, text: str, config: Path | None = None) -> dict[str, Any]:
         return self.licence()
 
+    def state_dir(self, config: Path | None = None) -> Path:
+        raise AssertionError("nobody's ledger is looked for")
+
 
 def plain(licence: Any) -> dict[str, Any]:
     return dict(msgspec.to_builtins(licence))
@@ -54,7 +61,7 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
     boot = Boot()
     state = HubLicence(tmp_path / "hub", "test", ROOTS, boot)
     state.open()
-    yield LocalHub(state, NOW, boot)
+    yield LocalHub(state, NOW, boot, tmp_path / "hub")
     state.close()
 
 
@@ -215,7 +222,7 @@ def test_from_keys_to_an_activated_licence(tmp_path: Path, capsys: pytest.Captur
     trusted = roots.parse((tmp_path / "ACME-roots.json").read_bytes(), "test")
     state = HubLicence(tmp_path / "hub", "test", trusted, Boot())
     state.open()
-    hub = LocalHub(state, int(time.time()), Boot())
+    hub = LocalHub(state, int(time.time()), Boot(), tmp_path / "hub")
     out = str(tmp_path / "a.licence")
     argv = ["vendor", "issue", "--customer", "X Corp", "--plan", "yearly", "--seats", "12", "--days", "365"]
     assert cli.main([*argv, "--site", hub.licence()["site_key"], *signing, "-o", out], NoHub()) == 0
@@ -276,3 +283,34 @@ def test_a_key_that_is_not_the_certificates_is_refused(tmp_path: Path, capsys: p
     argv = ["vendor", "issue", "--voucher", "--customer", "X", "--plan", "yearly", "--seats", "8", "--days", "3"]
     assert cli.main([*argv, *signing, "-o", str(tmp_path / "out")], NoHub()) == 5
     assert "name the matching pair" in capsys.readouterr().err
+
+
+# --- the audit trail ---
+
+
+def test_the_trail_of_a_running_hub_is_walked(
+    hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ledger is locked by the hub, and its rows are in the write-ahead log still."""
+    hub.activate(file(VOUCHER))
+    assert cli.main(["audit", "verify"], hub) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/hub/licence.db: 1 row, whole and unchanged\n"
+    hub.activate(file(VOUCHER))
+    assert hub.licence()["stage"]  # the hub was not disturbed
+
+
+def test_a_trail_that_was_changed_is_told(hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.activate(file(VOUCHER))
+    hub.state.close()
+    ledger = tmp_path / "hub" / "licence.db"
+    with sqlite3.connect(ledger) as conn:
+        conn.execute("UPDATE audit SET detail = '{}'")
+    conn.close()
+    assert cli.main(["audit", "verify", str(ledger)], NoHub()) == 5
+    told = f"stoker-license: {ledger}: audit row 1 is missing or was changed; keep the file, tell the vendor\n"
+    assert capsys.readouterr().err == told
+    assert cli.main(["audit", "verify", str(tmp_path / "none")], NoHub()) == 5
+    assert f"cannot read {tmp_path}/none: No such file or directory; name the ledger's file" in capsys.readouterr().err
+    (tmp_path / "junk").write_bytes(b"no database" * 999)
+    assert cli.main(["audit", "verify", str(tmp_path / "junk")], NoHub()) == 5
+    assert f"{tmp_path}/junk" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_squeue_sorts_and_chooses(screen: Screen) -> None:
     assert ids("-p", "short") == ["5"]
     assert ids("-j", "2,3_4,3_[8-9]", "-S", "i") == ["2", "3_4", "3_[8-9%2]"]
     assert ids("-n", "train") == ["1"]
-    assert ids("-u", "bob") == []
+    assert ids("-u", "daemon") == []
     assert ids("--me", "-t", "pd", "-S", "i") == ["3_[5-9%2]", "4", "5", "6", "7"]
     assert ids("-w", "n1", "-A", "lab") == []
     assert ids("-P", "-q", "normal")[-1] == "5"

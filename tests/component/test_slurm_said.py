@@ -198,7 +198,20 @@ def test_update_names_several_jobs_or_one_by_its_name(screen: Screen) -> None:
         ("update nodename=n1 state=foo", "Invalid input: state=foo\nRequest aborted\nValid states are: "),
         ("update nodename=n1 weight=3", "Update of this parameter is not supported: weight=3\nRequest aborted\n"),
         ("update partition=nope state=up", "slurm_update error: Invalid partition name specified\n"),
-        ("update partition=main state=down", "scontrol: error: partition main is in the configuration"),
+        ("update partition=main maxtime=30",
+         "scontrol: error: maxtime=30 is not changed here: it is in the configuration, change [[partitions]] main"),
+        ("update partition=main foo=1",
+         "scontrol: error: Update of this parameter is not supported: foo=1\nscontrol: error: Request aborted\n"),
+        ("update partition=main state=foo",
+         "scontrol: error: Invalid input: state=foo\n"
+         "scontrol: error: Acceptable State values are UP, DOWN, DRAIN and INACTIVE\n"),
+        ("update partition=main", "scontrol: error: No changes specified\n"),
+        ("update partition=nope state=up", "slurm_update error: Invalid partition name specified\n"),
+        ("update reservation=nope duration=5",
+         "Error updating the reservation: Requested reservation is invalid\n"),
+        ("update reservation=c foo=bar", "scontrol: error: Unknown parameter foo=bar.  No reservation update.\n"),
+        ("update reservation=c flags=FOO", "scontrol: error: Error parsing flags FOO.  No reservation update.\n"),
+        ("update reservation=c nodes=n2", "scontrol: error: nodes=n2 is not changed: scontrol delete it, and create"),
         ("create", "too few arguments for create keyword\n"),
         ("create foo", "scontrol: error: Invalid creation entity: foo\n"),
         ("create reservation", "scontrol: error: A start time must be given.  No reservation created.\n"),
@@ -407,3 +420,38 @@ def test_nothing_that_is_typed_is_a_traceback(screen: Screen, tool: str, monkeyp
 def test_every_name_has_help(screen: Screen) -> None:
     for name in slurm.NAMES:
         assert screen.lines(name, "--help")[0].lower().startswith("usage")
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("scontrol suspend 4", "scontrol: error: suspend is not offered here: scancel -s STOP JOB stops its processes"),
+        ("scontrol notify 4 hi", "scontrol: error: notify is not offered here: "),
+        ("scontrol re 4", "invalid keyword: re\n"),
+        ("scontrol nonsense", "invalid keyword: nonsense\n"),
+        ("scontrol upd", "too few arguments for upd keyword\n"),
+        ("scontrol write foo", "invalid write argument:foo\n"),
+        ("scontrol show job 4 5", "too many arguments for keyword:show\n"),
+        ("scontrol show topo", "scontrol: error: show topology is not offered here\n"),
+        ("scancel -u nosuchuser", "scancel: error: Invalid user name: nosuchuser\n"),
+        ("scancel 0", "scancel: error: Invalid job id 0\n"),
+        ("sinfo -t foo", 'sinfo: error: Bad state string: "foo"\nsinfo: error: valid states: '),
+    ],
+)
+def test_odd_words_are_refused_as_slurm_does(screen: Screen, line: str, sentence: str) -> None:
+    name, *words = line.split()
+    code, out, err = screen.run(name, *words)
+    assert (code, out) == (1, "")
+    assert err.startswith(sentence)
+
+
+def test_scontrols_words_may_be_cut_short(screen: Screen) -> None:
+    whole = screen.lines("scontrol", "show", "partition")
+    assert screen.lines("scontrol", "sho", "part") == screen.lines("scontrol", "s", "partition") == whole
+    screen.lines("scontrol", "u", "jobid=4", "nice=3")
+    assert screen.queue.seen[-1][1] == "/v1/jobs/4/update"
+
+
+def test_a_user_whom_nobody_knows_is_told(screen: Screen) -> None:
+    code, out, err = screen.run("squeue", "-h", "-u", "nosuchuser")
+    assert (code, out, err) == (0, "", "squeue: error: Invalid user: nosuchuser\n")

@@ -325,7 +325,6 @@ class TestFrozen:
                 with pytest.raises(DeadlineError):
                     for _ in stream:
                         pass
-                assert stream.silent_for_s >= 1.0
                 began = time.monotonic()
                 client.close()  # nothing that shuts down may wait for the dead
                 assert time.monotonic() - began < 2

@@ -96,7 +96,7 @@ def test_steps_side_by_side_get_different_gpus(tmp_path: Path) -> None:
         (["-n", "many", "true"], 1, 'srun: error: Invalid numeric value "many" for --ntasks.'),
         (["-n", "0", "true"], 1, 'srun: error: Invalid numeric value "0" for --ntasks.'),
         (["--multi-prog", "f"], 1, "srun: error: Could not open multi_prog config file f"),
-        (["--jobid=3", "true"], 1, "srun: error: --jobid is not offered here"),
+        (["--jobid=3", "true"], 1, "srun: error: --jobid=3: from inside of a job only its own"),
         (["--mpi=pmix", "true"], 1, "srun: error: --mpi=pmix is not offered here"),
         (["-o", "/nowhere/x", "true"], 1, "srun: error: Could not open output file /nowhere/x: No such file"),
         (["--open-mode=sideways", "true"], 1, "srun: error: Invalid --open-mode argument"),

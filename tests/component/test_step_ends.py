@@ -48,7 +48,7 @@ def test_one_failure_ends_all_only_when_asked(steps: Steps) -> None:
     free.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP])
 def test_signals_reach_every_rank_once(steps: Steps, number: signal.Signals) -> None:
     program = (
         "import os, signal, sys\n"
@@ -115,10 +115,26 @@ def test_ranks_that_ignore_the_end_are_killed_and_a_second_interrupt_asks_for_it
     assert step.stderr is not None
     step.send_signal(signal.SIGINT)
     assert "one more within 1 sec to abort" in step.stderr.readline()
+    assert step.stderr.readline() == "srun: StepId=17.0 task 0: running\n"
     step.send_signal(signal.SIGINT)
     _, err = step.communicate(timeout=30)
-    assert "srun: Terminating StepId=17.0" in err
+    told = "srun: forcing job termination\nsrun: Job step aborted: Waiting up to 32"
+    assert err.startswith(told)
     assert step.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(("words", "got"), [((), "none"), (("-X",), "got it")], ids=["status", "passed on"])
+def test_an_interrupt_reaches_the_ranks_only_where_that_is_asked_for(
+    steps: Steps, words: tuple[str, ...], got: str
+) -> None:
+    script = "trap 'echo got it; exit 0' INT; " + READY + "read line; echo none"
+    step = steps.start(*words, "-n1", "sh", "-c", script)
+    steps.ready(1)
+    assert step.stderr is not None
+    step.send_signal(signal.SIGINT)
+    assert step.stderr.readline().startswith("srun: ")  # it has heard
+    out, _ = step.communicate("go\n", timeout=30)
+    assert out == f"{got}\n"
 
 
 def test_a_time_limit_and_a_wait_end_a_step(steps: Steps) -> None:

@@ -94,6 +94,10 @@ class FakeQueue:
             return (200, left) if known else (404, ErrorBody(code="no_such_reservation", message="there is none"))
         if where in ("/v1/drain", "/v1/resume"):
             return 200, [Drain(reason="r", by="root", at=1)]
+        changed = re.fullmatch(r"/v1/reservations/(.+)", where)
+        if changed:
+            named = next((each for each in self.reservations if each.name == unquote(changed[1])), None)
+            return (404, ErrorBody(code="no_such_reservation", message="no")) if named is None else (200, named)
         verb = re.fullmatch(r"/v1/jobs/([0-9_]+)/\w+", where)
         found = self.find(verb[1]) if verb else []
         return (200, found[0]) if found else _not_found()

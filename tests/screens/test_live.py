@@ -6,8 +6,11 @@ The agent runs as installed, but for the least idle time that its configuration 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -137,6 +140,33 @@ def test_a_job_that_makes_way_says_for_whom_and_when_it_runs_again(lab: Box) -> 
         wait_until(lambda: client.job(_ref(victim)).state.is_final, "it runs again, and ends")
         told = client.job(_ref(victim))
         assert (told.state, told.attempt, told.again) == (JobState.COMPLETED, 2, None)
+
+
+def test_what_is_pressed_while_a_submit_is_on_its_way_makes_no_second_job(
+    lab: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub is stopped in the middle: the first request is sent, and no answer comes."""
+    (tmp_path / "twice.sh").write_text("#!/bin/sh\ntrue\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def scene() -> None:
+        async with before(lab) as on:
+            await on.until(lambda: on.sees("n1"), "the picture")
+            await on.press("S", *"twice.sh", "enter", *"-H -J twice")
+            os.kill(lab.hub.pid, signal.SIGSTOP)
+            try:
+                await on.press("f2")
+                assert on.sees("sending")
+                await on.press(*" -t 5", "f2", "f2", "enter")
+            finally:
+                os.kill(lab.hub.pid, signal.SIGCONT)
+            await on.until(lambda: on.screen_name == "JobScreen", "it is stored, and opened")
+
+    asyncio.run(scene())
+    with lab.hub.client() as client:
+        found = client.jobs(name="twice")
+        assert [job.time_limit_s for job in found] == [None], "as it was when it was sent first"
+        client.cancel(_ref(found[0]))
 
 
 def _ref(job: Job) -> JobRef:

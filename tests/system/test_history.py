@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from agent.api.errors import ApiError
 from agent.api.telemetry import GPU_METRICS, HOST_METRICS, MetricHistory
 from agent.telemetry.host import HostRates
 from tests.fakes.daemons import Box, box, wait_until
+from tests.fakes.shell import stoker
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +30,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
 
 def measured(past: MetricHistory) -> list[float]:
     return [value for value in past.mean if value is not None]
-
-
-def stoker(lab: Box, *words: str, code: int = 0) -> str:
-    program = "import sys; from tui.__main__ import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "--socket", str(lab.hub.socket), *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "TZ": "UTC"},
-    )
-    assert done.returncode == code, (done.stdout, done.stderr)
-    return done.stdout if code == 0 else done.stderr
 
 
 def test_every_metric_is_kept_from_the_first_second_on(lab: Box) -> None:

@@ -16,25 +16,13 @@ from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from agent.api.types import JobState, SubmitRequest
 from tests.fakes.daemons import Box, box, wait_final, wait_until
+from tests.fakes.shell import stoker
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Box]:
     with box(tmp_path, gpus=2) as made:
         yield made
-
-
-def stoker(lab: Box, *words: str, code: int = 0) -> str:
-    program = "import sys; from tui.__main__ import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "--socket", str(lab.hub.socket), *words],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "TZ": "UTC"},
-    )
-    assert done.returncode == code, (done.stdout, done.stderr)
-    return done.stdout if code == 0 else done.stderr
 
 
 def simulate(lab: Box, gpu: str, fault: str) -> None:

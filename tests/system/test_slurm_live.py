@@ -10,86 +10,14 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import pytest
-
-from agent.api.refs import JobRef
 from agent.api.types import JobState
-from tests.fakes.daemons import Box, box, wait_final, wait_until
-
-
-class Shell:
-    """A user's shell on the box: runs commands by their names."""
-
-    def __init__(self, made: Box, folder: Path) -> None:
-        self.box = made
-        self.folder = folder
-        self.env = {
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "HOME": str(folder),
-            "SHELL": "/bin/sh",
-            "STOKER_SOCKET": str(made.agent.socket),
-        }
-
-    def words(self, name: str, *words: str) -> list[str]:
-        return [sys.executable, "-I", "-m", "tui.slurm", name, *words]
-
-    def run(self, name: str, *words: str, given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.words(name, *words),
-            input=given,
-            stdin=subprocess.DEVNULL if given is None else None,
-            env=self.env | more,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=90,
-        )
-
-    def out(self, name: str, *words: str, **more: str) -> str:
-        done = self.run(name, *words, **more)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def start(self, name: str, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.words(name, *words),
-            env=self.env,
-            cwd=self.folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def submit(self, *words: str) -> str:
-        return self.out("sbatch", "--parsable", *words).strip()
-
-    def state(self, number: str) -> str:
-        return self.out("sacct", "-n", "-X", "-P", "-o", "State", "-j", number).strip()
-
-
-@pytest.fixture(scope="module")
-def made() -> Iterator[Box]:
-    with tempfile.TemporaryDirectory(prefix="stk-live-") as folder, box(Path(folder) / "box", gpus=2) as machine:
-        yield machine
-
-
-@pytest.fixture
-def shell(made: Box, tmp_path: Path) -> Iterator[Shell]:
-    yield Shell(made, tmp_path)
-    with made.agent.client() as client:
-        for job in client.jobs("PENDING,CONFIGURING,RUNNING,COMPLETING"):
-            client.cancel(JobRef(id=job.id))
-            wait_final(client, job.id)
-
-
-def text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+from tests.fakes.daemons import wait_final, wait_until
+from tests.fakes.shell import Shell, text
+from tests.fakes.shell import made as made
+from tests.fakes.shell import shell as shell
 
 
 def test_a_job_from_sbatch_to_sacct(shell: Shell) -> None:
@@ -229,15 +157,45 @@ def _quoted(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-def test_ctrl_c_ends_what_srun_started(shell: Shell) -> None:
-    srun = shell.start("srun", "sh", "-c", "echo here; sleep 300")
+def test_two_ctrl_c_cancel_what_srun_started(shell: Shell) -> None:
+    srun = shell.start("srun", "sh", "-c", "echo here; exec sleep 300")
     assert srun.stdout is not None
+    assert srun.stderr is not None
     assert srun.stdout.readline() == "here\n"
     number = shell.out("squeue", "-h", "-n", "sh", "-o", "%i").strip()
     srun.send_signal(signal.SIGINT)
-    srun.communicate(timeout=60)
-    assert srun.returncode != 0
-    wait_until(lambda: shell.state(number) == "FAILED", "the job has ended, by what its command made of the signal")
+    assert srun.stderr.readline() == "srun: interrupt (one more within 1 sec to abort)\n"
+    assert srun.stderr.readline() == f"srun: StepId={number}.0 task 0: running\n"
+    srun.send_signal(signal.SIGINT)
+    _, err = srun.communicate(timeout=60)
+    assert (srun.returncode, err.splitlines()[0]) == (130, "srun: forcing job termination")
+    wait_until(lambda: shell.state(number).startswith(f"CANCELLED by {os.getuid()}"), "the job is cancelled")
+
+
+def test_ctrl_c_goes_to_the_ranks_where_that_is_wanted(shell: Shell) -> None:
+    srun = shell.start(
+        "srun", "-X", "sh", "-c", "trap 'echo got it; exit 4' INT; echo here; while :; do sleep 0.1; done"
+    )
+    assert srun.stdout is not None
+    assert srun.stdout.readline() == "here\n"
+    srun.send_signal(signal.SIGINT)
+    out, err = srun.communicate(timeout=60)
+    assert (srun.returncode, out) == (4, "got it\n")
+    assert "srun: sending Ctrl-C to StepId=" in err
+
+
+def test_ctrl_c_takes_an_srun_that_waits_out_of_the_queue(shell: Shell) -> None:
+    first = shell.submit("-G2", "--wrap", "sleep 300")
+    wait_until(lambda: shell.state(first) == "RUNNING", "the first runs")
+    srun = shell.start("srun", "-G1", "-J", "late", "true")
+    assert srun.stderr is not None
+    assert "queued and waiting for resources" in srun.stderr.readline()
+    number = shell.out("squeue", "-h", "-n", "late", "-o", "%i").strip()
+    srun.send_signal(signal.SIGINT)
+    _, err = srun.communicate(timeout=60)
+    told = f"srun: Job allocation {number} has been revoked\nsrun: Force Terminated JobId={number}\n"
+    assert (srun.returncode, err) == (1, told)
+    assert shell.state(number).startswith("CANCELLED")
 
 
 def test_salloc_says_what_is_wrong_as_slurm_does(shell: Shell) -> None:
@@ -357,8 +315,8 @@ def test_interrupting_a_salloc_that_waits_takes_it_out_of_the_queue(shell: Shell
     assert salloc.stderr is not None
     assert "queued and waiting for resources" in salloc.stderr.readline()
     salloc.send_signal(signal.SIGINT)
-    salloc.communicate(timeout=60)
-    assert salloc.returncode == 130
+    _, err = salloc.communicate(timeout=60)
+    assert (salloc.returncode, err.splitlines()[-1]) == (1, "salloc: Job aborted due to signal")
     wait_until(lambda: not shell.out("squeue", "-h", "-n", "interactive"), "it is out of the queue")
 
 
@@ -406,3 +364,54 @@ def read_until(fd: int, *wanted: bytes) -> bytes:
                 break
     assert all(each in said for each in wanted), said
     return said
+
+
+def test_reservations_and_partitions_are_changed_by_scontrol(shell: Shell) -> None:
+    shell.out(
+        "scontrol", *["create", "reservation=course", "user=root", "starttime=now+1day", "duration=60", "nodes=ALL"]
+    )
+    try:
+        for words in ("duration+=30", "users+=daemon", "flags=MAINT"):
+            assert shell.out("scontrol", "update", "reservation=course", words) == "Reservation updated.\n"
+        shown = shell.out("scontrol", "show", "reservation", "course")
+        assert "Duration=01:30:00" in shown
+        assert "Users=root,daemon" in shown
+        assert "Flags=MAINT,SPEC_NODES" in shown
+        late = shell.run("scontrol", "update", "reservation=course", "endtime=now+1hour")
+        assert late.stderr.startswith("Error updating the reservation: Invalid time specified")
+        wrong = shell.run("scontrol", "update", "reservation=course", "duration=soon")
+        assert wrong.stderr.startswith("scontrol: error: Invalid duration duration=soon")
+    finally:
+        shell.out("scontrol", "delete", "reservation=course")
+    try:
+        assert shell.out("scontrol", "update", "PartitionName=main", "State=DOWN") == ""
+        assert shell.out("sinfo", "-h", "-o", "%a").strip() == "down"
+        number = shell.submit("--wrap", "true")
+        wait_until(lambda: "(PartitionDown)" in shell.out("squeue", "-j", number), "it waits for that")
+        shell.out("scontrol", "update", "partition=main", "state=inactive")
+        refused = shell.run("sbatch", "--wrap", "true")
+        told = "sbatch: error: Batch job submission failed: Required partition not available (inactive or drain)"
+        assert (refused.returncode, refused.stderr.startswith(told)) == (1, True)
+    finally:
+        shell.out("scontrol", "update", "partition=main", "state=up")
+    wait_until(lambda: shell.state(number) == "COMPLETED", "it runs")
+
+
+def test_a_batch_script_is_written_again(shell: Shell) -> None:
+    (shell.folder / "mine.sh").write_text("#!/bin/sh\n# as it was: é\ntrue\n")
+    number = shell.submit("-H", "mine.sh")
+    assert shell.out("scontrol", "write", "batch_script", number) == (
+        f"batch script for job {number} written to slurm-{number}.sh\n"
+    )
+    written = shell.folder / f"slurm-{number}.sh"
+    assert written.read_text() == (shell.folder / "mine.sh").read_text()
+    assert shell.out("scontrol", "wri", "batch", number, "-") == written.read_text()
+    missing = shell.run("scontrol", "write", "batch_script", "99999")
+    assert (missing.returncode, missing.stderr) == (1, "job script retrieval failed: Invalid job id specified\n")
+    nowhere = shell.run("scontrol", "write", "batch_script", number, "/nope/x")
+    assert nowhere.stderr == "scontrol: error: cannot write /nope/x: No such file or directory\n"
+
+
+def test_what_is_refused_names_the_users_command(shell: Shell) -> None:
+    refused = shell.run("srun", "-n9999", "./train", "--epochs=3")
+    assert refused.stderr.startswith("srun: error: Unable to allocate resources: train asks for 9999 CPUs")

@@ -117,3 +117,30 @@ def test_what_is_known_of_its_kind_in_one_partition_does_not_keep_it_from_the_ot
     decision = run(waiting, gpus(4), running=running, policy=plain(partitions=sides))
     assert started(decision) == {3: "23"}
     assert words(decision) == {1: "Resources", 2: "Priority"}
+
+
+def test_in_a_closed_partition_nothing_starts_and_nobody_is_held_up() -> None:
+    sides = {
+        "left": PartitionFacts(name="left", gpu_uuids=LEFT, closed="DOWN", tier=9),
+        "right": PartitionFacts(name="right", gpu_uuids=RIGHT, closed="INACTIVE"),
+        "all": PartitionFacts(name="all"),
+    }
+    waiting = [
+        job(1, 2, partition="left"),
+        job(2, 1, partition="right"),
+        job(3, 4, partition="all"),
+        job(4, 0, partition="left"),
+    ]
+    decision = run(waiting, gpus(4), policy=plain(partitions=sides))
+    assert started(decision) == {3: "0123"}
+    assert words(decision) == {1: "PartitionDown", 2: "PartitionInactive", 4: "PartitionDown"}
+    assert decision.expected == {}
+
+
+def test_of_several_partitions_the_open_one_is_taken() -> None:
+    sides = {
+        "left": PartitionFacts(name="left", gpu_uuids=LEFT, closed="DOWN"),
+        "right": PartitionFacts(name="right", gpu_uuids=RIGHT),
+    }
+    decision = run([job(1, 1, partition="left,right")], gpus(4), policy=plain(partitions=sides))
+    assert decision.starts[0].partition == "right"

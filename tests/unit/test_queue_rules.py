@@ -29,7 +29,7 @@ def config(default_time_s: int | None = None) -> Config:
 
 
 def test_what_stands_in_the_tables_is_told_and_their_groups_are_not() -> None:
-    told = msgspec.to_builtins(queue_rules(config(), (), drained=False))
+    told = msgspec.to_builtins(queue_rules(config(), (), drained=False, states={}))
     (partition,) = told["partitions"]
     assert partition == {
         "name": "long",
@@ -53,5 +53,5 @@ def test_what_stands_in_the_tables_is_told_and_their_groups_are_not() -> None:
 
 
 def test_a_partition_without_a_time_of_its_own_has_the_nodes_and_a_drained_node_is_told() -> None:
-    (partition,) = queue_rules(config(900), (), drained=True).partitions
+    (partition,) = queue_rules(config(900), (), drained=True, states={}).partitions
     assert (partition.default_time_s, partition.state) == (900, "DRAIN")

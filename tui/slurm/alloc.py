@@ -62,7 +62,7 @@ def request(
     """The job that runs `command`; its output is shown, so no file is made of it."""
     names = [each.name for each in queue.nodes()]
     here = os.uname().nodename.split(".")[0]
-    return submit.request(
+    made = submit.request(
         [f"--job-name={name}", "--output=/dev/null", *asked.job],
         environ={key: value for key, value in environ.items() if not key.startswith("SBATCH_")},
         work_dir=submit.here(),
@@ -70,6 +70,7 @@ def request(
         node=here if len(names) > 1 and here in names else None,
         command=command,
     )
+    return msgspec.structs.replace(made, script_name=name)  # what is refused is the user's command, and not our wrapper
 
 
 def hand_in(

@@ -6,7 +6,7 @@ Rules kept here: everything that comes back is made safe for a terminal here, be
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from agent.api.client import Client
 from agent.api.errors import ApiError, StokerError
@@ -141,13 +141,21 @@ def refs(texts: Sequence[str], what: str = "Invalid job id", *, steps: bool = Fa
     found: list[JobRef] = []
     for text in split_ids(texts):
         before, _, after = text.rpartition(".")
-        is_step = after in ("batch", "extern") or (steps and after.isascii() and after.isdecimal())
-        plain = before if before and is_step else text
+        plain = before if before and after in ("batch", "extern") else text
+        plain = part_step(plain)[0] if steps else plain
         try:
             found += arrays.refs(plain)
         except StokerError:
             raise ToolError(f"{what} {safe.text(text)}") from None
     return found
+
+
+def part_step(text: str) -> tuple[str, int | None]:
+    """`17.0` is the job `17` and its step 0; of what names no numbered step the text, and none."""
+    before, _, after = text.rpartition(".")
+    if before and after.isascii() and after.isdecimal() and len(after) < 10:
+        return before, int(after)
+    return text, None
 
 
 def split_ids(texts: Sequence[str]) -> list[str]:
@@ -190,6 +198,19 @@ def states(texts: Sequence[str]) -> list[JobState] | None:
 def users(texts: Sequence[str]) -> list[str]:
     """Accounts by name or number; a number that is none stays, and finds nothing."""
     return [jobs_as.user_name(text) or text for text in texts]
+
+
+def strangers(named: Sequence[str], seen: Collection[str]) -> list[str]:
+    """Users named that this machine has no account for, and that no job seen is of: most likely mistyped."""
+    import pwd
+
+    found = []
+    for name in named:
+        try:
+            pwd.getpwnam(name)
+        except (KeyError, ValueError):  # the latter for what no name can hold
+            found += [name] if name not in seen else []
+    return found
 
 
 def me() -> str:

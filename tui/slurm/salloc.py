@@ -57,7 +57,12 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         command = asked.command or [environ.get("SHELL") or "/bin/sh"]
         words = door.command(command, *(["--pty"] if pty else []), "--salloc")
         job = safe.clean(_hand_in(queue, asked, words, environ))
-        link = terminal.wait_start(queue.client, job, door, lambda sentence: _tell(sentence, quiet=quiet))
+        try:
+            link = terminal.wait_start(queue.client, job, door, lambda sentence: _tell(sentence, quiet=quiet))
+        except KeyboardInterrupt:
+            _tell(f"Job allocation {job.id} has been revoked.", quiet=quiet)
+            _tell("Job aborted due to signal", quiet=quiet)
+            return 1
         _tell(f"Granted job allocation {job.id}", quiet=quiet)
         ended = terminal.attend(link, pty=pty)
         what = (
@@ -66,7 +71,6 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         _tell(what, quiet=quiet)
         return _exit_code(ended)
     except KeyboardInterrupt:
-        _tell("Job allocation has been revoked.", quiet=quiet)
         return terminal.INTERRUPTED
     finally:
         door.close()

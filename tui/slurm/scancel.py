@@ -1,12 +1,18 @@
-"""`scancel`: end jobs, or send them a signal. scancel(1)."""
+"""`scancel`: end jobs or steps of jobs, or send them a signal. scancel(1).
+
+Rules kept here: what names a step acts on that step or on nothing: a server that knows no steps is never asked to end
+the job instead.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from agent.api import program
-from agent.api.errors import ApiError
+from agent.api.errors import ApiError, StokerError
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
 from tui import arrays, safe
@@ -15,7 +21,7 @@ from tui.slurm import job as jobs_as
 from tui.slurm.argv import Options, ToolError, Words
 
 HELP = """\
-Usage: scancel [OPTIONS] [JOB...]      JOB: 17, 17_3, 17_[1-5]
+Usage: scancel [OPTIONS] [JOB...]      JOB: 17, 17_3, 17_[1-5]; 17.0 is a step of it
   -u, --user=NAME  --me  -n, --name=NAME  -p, --partition=NAME  -A, --account=NAME  -q, --qos=NAME
   -t, --state=STATES     PENDING, RUNNING
   -s, --signal=SIGNAL    only send it: USR1, 10
@@ -26,6 +32,7 @@ OPTIONS = Options(
     "account:A= batch:b clusters:M= cron ctld full:f help hurry:H interactive:i jobname= me name:n= nodelist:w= "
     "partition:p= qos:q= quiet:Q reservation:R= sibling=! signal:s= state:t= usage user:u= verbose:v version:V wckey=!"
 )
+_INVALID = "Invalid job id"
 _FILTERS = ("account", "jobname", "me", "name", "nodelist", "partition", "qos", "reservation", "state", "user")
 
 
@@ -35,49 +42,103 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     filtered = any(name in words for name in _FILTERS)
     if not words.rest and not filtered:
         raise ToolError("No job identification provided")
-    refs = ask.refs(words.rest)
+    targets = _targets(words.rest)
     signal = _signal(words.last("signal"))
     queue = ask.Queue.open(environ)
     queue.check_clusters(words)
     if filtered or "interactive" in words:
-        refs = [arrays.ref(each) for each in _chosen(queue, words)]
+        targets = _chosen(queue, words, targets)
     failed = 0
-    for ref in refs:
-        if "interactive" not in words or _agreed(queue, ref):
-            failed += not _end(queue, ref, signal, words)
+    for target in targets:
+        if "interactive" not in words or _agreed(queue, target):
+            failed += not _end(queue, target, signal, words)
     return 1 if failed else 0
 
 
-def _end(queue: ask.Queue, ref: JobRef, signal: str | None, words: Words) -> bool:
-    """Act on one job; whether that went well. One that has ended, or is not there, is no failure, as in Slurm."""
+class _Target(msgspec.Struct, frozen=True):
+    """What is to end."""
+
+    ref: JobRef
+    step: int | None
+
+    def __str__(self) -> str:
+        return str(self.ref) if self.step is None else f"{self.ref}.{self.step}"
+
+
+def _targets(texts: Sequence[str]) -> list[_Target]:
+    """Read `17`, `17_[1-5]`, `17.0`.
+
+    Raises:
+        ToolError: a word is neither; the batch script is the job, which scancel ends by its number alone.
+    """
+    found: list[_Target] = []
+    for text in ask.split_ids(texts):
+        job, step = ask.part_step(text)
+        if "." in job or not job.strip("0"):
+            raise ToolError(f"{_INVALID} {program.printable(text)}")
+        try:
+            found += [_Target(ref, step) for ref in arrays.refs(job)]
+        except StokerError:
+            raise ToolError(f"{_INVALID} {program.printable(text)}") from None
+    return found
+
+
+def _end(queue: ask.Queue, target: _Target, signal: str | None, words: Words) -> bool:
+    """Act on one; whether that went well. One that has ended, or is not there, is no failure, as in Slurm."""
+    what = "job" if target.step is None else "step"
     if "verbose" in words:
-        doing = "Terminating job" if signal is None else f"Signal {signal} to job"
-        program.say(f"scancel: {doing} {ref}")
+        program.say(f"scancel: {f'Terminating {what}' if signal is None else f'Signal {signal} to {what}'} {target}")
     try:
-        if signal is None:
-            queue.client.cancel(ref)
+        if target.step is not None:
+            queue.client.signal_step(target.ref, target.step, signal or "KILL")
+        elif signal is None:
+            queue.client.cancel(target.ref)
         else:
-            queue.client.signal(ref, signal, batch_only="batch" in words and "full" not in words)
+            queue.client.signal(target.ref, signal, batch_only="batch" in words and "full" not in words)
     except ApiError as error:
-        if error.status == 404 and "verbose" not in words:
+        ended = error.status == 404 if target.step is None else signal is not None and error.code == "step_over"
+        if ended and "verbose" not in words:
             return True
         if "quiet" not in words:
-            program.say(f"scancel: error: Kill job error on job id {ref}: {safe.text(error.message)}")
+            named = "job id" if target.step is None else "job step id"
+            program.say(f"scancel: error: Kill job error on {named} {target}: {_why(error)}")
         return False
     return True
 
 
-def _chosen(queue: ask.Queue, words: Words) -> list[Job]:
-    """The jobs that the options choose, of those named or of all that have not ended."""
+def _why(error: ApiError) -> str:
+    message = safe.text(error.message)
+    return f"Invalid job id specified: {message}" if error.code == "step_over" else message
+
+
+def _chosen(queue: ask.Queue, words: Words, targets: Sequence[_Target]) -> list[_Target]:
+    """What the options choose, of what is named or of all jobs that have not ended."""
     states = list(jobs_as.ACTIVE)
     try:
         states = (ask.states(words.listed("state")) or states) if "state" in words else states
     except KeyError as error:
         raise ToolError(f"Invalid job state specified: {program.printable(error.args[0])}") from None
     users = [ask.me()] if "me" in words else ask.users(words.listed("user"))
-    found = queue.named_all(words.rest, "Invalid job id") if words.rest else queue.jobs(jobs_as.ACTIVE)
     default = queue.default_partition()
-    return [each for each in found if each.state in states and _fits(each, words, users, default)]
+    found = [(job, target.step) for target in targets for job in _jobs_of(queue, target.ref)]
+    if not words.rest:
+        found = [(job, None) for job in queue.jobs(jobs_as.ACTIVE)]
+    for name in ask.strangers(users, {job.user for job, _ in found}):
+        raise ToolError(f"Invalid user name: {program.printable(name)}")
+    return [
+        _Target(arrays.ref(job), step)
+        for job, step in found
+        if job.state in states and _fits(job, words, users, default)
+    ]
+
+
+def _jobs_of(queue: ask.Queue, ref: JobRef) -> list[Job]:
+    try:
+        return queue.named(ref)
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        return []
 
 
 def _fits(each: Job, words: Words, users: Sequence[str], default: str) -> bool:
@@ -110,8 +171,9 @@ def _signal(text: str | None) -> str | None:
     return None if name == "KILL" else name
 
 
-def _agreed(queue: ask.Queue, ref: JobRef) -> bool:
-    job = safe.clean(queue.client.job(ref))
+def _agreed(queue: ask.Queue, target: _Target) -> bool:
+    job = safe.clean(queue.client.job(target.ref))
     partition = job.partition or queue.default_partition()
-    print(f"Cancel job_id={ref} name={job.name} partition={partition} [y/n]? ", end="", flush=True)
+    what = "job_id" if target.step is None else "step_id"
+    print(f"Cancel {what}={target} name={job.name} partition={partition} [y/n]? ", end="", flush=True)
     return sys.stdin.readline().strip().lower().startswith("y")

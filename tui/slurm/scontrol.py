@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from agent.api import program
 from agent.api.errors import ApiError
@@ -12,9 +14,10 @@ from agent.api.hostlist import HostListError, compress, expand, shown
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
 from tui import safe
-from tui.slurm import ask, change, nodes, show, steps, times
+from tui.slurm import ask, change, nodes, reserve, show, steps, times
 from tui.slurm import job as jobs_as
 from tui.slurm.argv import Options, ToolError, Words
+from tui.slurm.keywords import keyword
 
 HELP = """\
 Usage: scontrol [-o] [-d] COMMAND
@@ -28,6 +31,9 @@ Usage: scontrol [-o] [-d] COMMAND
   create reservation[=NAME] StartTime=TIME Duration=TIME Nodes=ALL Users=NAMES|Accounts=NAMES|Flags=MAINT
                                         TRES=gres/gpu=2 instead of the whole node
   delete reservation=NAME | reconfigure | ping | version
+  update ReservationName=NAME KEY=VALUE...    StartTime, EndTime, Duration, Users, Accounts, Flags, TRES, Comment
+  update PartitionName=NAME State=UP|DOWN|DRAIN|INACTIVE
+  write batch_script JOB [FILE]         into slurm-JOB.sh; - is standard output
 """
 OPTIONS = Options(
     "all:a cluster:M= clusters= details:d federation! future:F help:h hide json? local oneliner:o quiet:Q "
@@ -40,21 +46,53 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     words = OPTIONS.read(argv)
     if not words.rest:
         raise ToolError("no command is given; see: scontrol --help")
-    verb, rest = words.rest[0].lower(), words.rest[1:]
+    typed, rest = words.rest[0], words.rest[1:]
+    verb = keyword(typed)
     if verb == "show":
         return _show(words, rest, environ)
     if verb in ("update", "create", "delete"):
-        return {"update": change.update, "create": change.create, "delete": change.delete}[verb](rest, environ)
+        if not rest:
+            raise ToolError(f"too few arguments for {typed} keyword", bare=True)
+        return {"update": change.update, "create": reserve.create, "delete": reserve.delete}[verb](rest, environ)
     if verb in ("version", "ping"):
         return _version() if verb == "version" else _ping(environ)
-    if len(verb) > 3 and "reconfigure".startswith(verb):
+    if verb == "reconfigure":
         return change.reconfigure(environ)
-    found = [name for name in _VERBS if name == verb] or [name for name in _VERBS if name.startswith(verb)]
-    if len(found) != 1:
-        raise ToolError(f"invalid keyword: {words.rest[0]}", bare=True)
+    if verb == "help":
+        print(HELP, end="")
+        return 0
     if not rest:
-        raise ToolError(f"too few arguments for keyword:{found[0]}", bare=True)
-    return _each(ask.Queue.open(environ), found[0], rest)
+        raise ToolError(f"too few arguments for keyword:{verb}", bare=True)
+    queue = ask.Queue.open(environ)
+    return _write(queue, rest) if verb == "write" else _each(queue, verb, rest)
+
+
+def _write(queue: ask.Queue, rest: Sequence[str]) -> int:
+    """`scontrol write batch_script JOB [FILE]`: into slurm-JOB.sh; `-` is standard output."""
+    if not "batch_script".startswith(rest[0].lower()):
+        raise ToolError(f"invalid write argument:{program.printable(rest[0])}", bare=True)
+    if len(rest) not in (2, 3):
+        raise ToolError("batch_script takes a job and at most a file", bare=True)
+    try:
+        ref = ask.refs(rest[1:2])[0]
+        script = queue.client.report(ref).script
+    except (ToolError, ApiError) as error:
+        known = isinstance(error, ApiError) and error.status != 404
+        why = change.denied(error) if known and isinstance(error, ApiError) else change.NO_SUCH
+        raise ToolError(f"job script retrieval failed: {safe.text(why)}", bare=True) from None
+    if script is None:
+        raise ToolError(f"job script retrieval failed: the script of job {ref} is not kept any more", bare=True)
+    if rest[2:] == ["-"]:
+        shown = "\n".join(safe.text(line) for line in script.split("\n")) if sys.stdout.isatty() else script
+        print(shown, end="")
+        return 0
+    path = Path(rest[2] if rest[2:] else f"slurm-{ref.local}.sh")
+    try:
+        path.write_text(script, encoding="utf-8")
+    except OSError as error:
+        raise ToolError(f"cannot write {safe.text(str(path))}: {error.strerror}") from error
+    print(f"batch script for job {ref} written to {safe.text(str(path))}")
+    return 0
 
 
 # --- verbs on jobs ----------------------------------------------------------------------------------------------------
@@ -96,7 +134,8 @@ def _show(words: Words, rest: Sequence[str], environ: Mapping[str, str]) -> int:
     if not rest:
         raise ToolError("too few arguments for keyword:show", bare=True)
     kinds = ("jobs", "nodes", "partitions", "reservations", "hostnames", "hostlistsorted", "hostlist", "config",
-             "steps", "licenses", "assoc_mgr")  # fmt: skip
+             "steps", "licenses", "assoc_mgr", "bbstat", "burstbuffer", "daemons", "dwstat", "federation", "frontend",
+             "topology")  # fmt: skip
     asked = rest[0].partition("=")[0].lower()
     found = [kind for kind in kinds if kind in (asked, f"{asked}s")] or [
         kind for kind in kinds if kind.startswith(asked)
@@ -104,9 +143,11 @@ def _show(words: Words, rest: Sequence[str], environ: Mapping[str, str]) -> int:
     if not found:
         raise ToolError(f"invalid entity:{program.printable(rest[0])} for keyword:show", bare=True)
     named = [rest[0].partition("=")[2]] if "=" in rest[0] else list(rest[1:])
+    if len(named) > 1:
+        raise ToolError("too many arguments for keyword:show", bare=True)
     if found[0] in ("hostnames", "hostlist", "hostlistsorted"):
         return _hosts(found[0], named[0] if named else environ.get("SLURM_JOB_NODELIST", ""))
-    if found[0] == "assoc_mgr":
+    if kinds.index(found[0]) >= kinds.index("assoc_mgr"):
         raise ToolError(f"show {found[0]} is not offered here")
     queue = ask.Queue.open(environ)
     match found[0]:

@@ -21,6 +21,13 @@ Usage: sinfo [OPTIONS]
   -o, --format=FORMAT     "%9P %.5a %.10l %.6D %.6t %N"
   -O, --Format=FIELDS     "nodelist:10,partition,gres,gresused,statelong"
 """
+_STATES = (
+    "all", "alloc", "allocated", "cloud", "comp", "completing", "down", "drain", "drained", "draining", "drng", "fail",
+    "failing", "future", "futr", "idle", "maint", "mix", "mixed", "no_respond", "npc", "perfctrs", "planned", "plnd",
+    "power_down", "power_up", "powered_down", "powering_down", "powering_up", "reboot", "reserved", "resv", "unk",
+    "unknown",
+)  # fmt: skip
+"""What `-t` takes, in any case."""
 OPTIONS = Options(
     "Format:O= Node:N all:a cluster= clusters:M= dead:d exact:e federation:F! format:o= future help hide iterate:i= "
     "json? list-reasons:R local long:l noconvert nodes:n= noheader:h partition:p= reservation:T responding:r "
@@ -63,6 +70,10 @@ def _list(queue: ask.Queue, words: Words, environ: Mapping[str, str]) -> None:
         return
     rules = queue.rules()
     default = environ.get("SINFO_PARTITION", "")
+    for state in words.listed("states"):
+        if state.lower() not in _STATES:
+            known = f"sinfo: error: valid states: {','.join(_STATES)}"
+            raise ToolError(f'sinfo: error: Bad state string: "{program.printable(state)}"\n{known}', bare=True)
     wanted = words.listed("partition") or [name for name in default.split(",") if name]
     partitions = [each for each in rules.partitions if not wanted or each.name in wanted]
     rows = _rows(words, partitions, [host for host in hosts if _fits(host, words)])
@@ -146,4 +157,5 @@ def _fits(host: Host, words: Words) -> bool:
         return False
     named = [each.lower() for each in words.listed("states")]
     short = host.state.rstrip("*")
-    return not named or "all" in named or any(each in (short, host.long_state.rstrip("*")) for each in named)
+    words_of = {short, host.long_state.rstrip("*"), *(("drain",) if short == "drng" else ())}
+    return not named or "all" in named or any(each in words_of for each in named)

@@ -95,6 +95,8 @@ def chosen(queue: ask.Queue, words: Words, now: float) -> list[View]:
         told = {"steps": 1} if with_steps else {}
         whose: list[str | None] = [*names] or [None]
         found = [each for name in whose for each in queue.jobs(states, name, **told)]
+        for name in ask.strangers(names, {each.user for each in found}):
+            program.say(f"squeue: error: Invalid user: {program.printable(name)}")
     if "start" in words:
         states = [JobState.PENDING]
     default = queue.default_partition()

@@ -2,11 +2,12 @@
 
 The ranks write on our own descriptors, which the job is handed (`terminal`), so their output and their errors stay
 apart and reach us unchanged. A job on another node than ours cannot be handed them: its log is followed instead, in
-which both are one.
+which both are one. With `--jobid` no job is handed in: `within`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,18 +17,19 @@ import agent
 from agent.api import program
 from agent.api.errors import StokerError
 from agent.api.types import Job
-from tui import safe
-from tui.slurm import alloc, ask
+from tui import arrays, safe
+from tui.slurm import alloc, ask, within
 from tui.slurm.argv import ToolError
 
 HELP = """\
 Usage: srun [OPTIONS] COMMAND [ARGS]
 
 Outside of a job: hands in a job that starts COMMAND's ranks, shows their output as it comes, and ends with their exit
-code; Ctrl-C ends the job. Options of sbatch are the job's; inside of a job: srun --help there.
+code; Ctrl-C twice within a second cancels the job. Options of sbatch are the job's; inside of a job: srun --help there.
 
   -n, --ntasks=N  -c, --cpus-per-task=N  -G, --gpus=N  -t, --time=TIME  …     the job's, as for sbatch
   -l, --label  -u, --unbuffered  -K, --kill-on-bad-exit  -W, --wait=SECONDS  -o, -e, -i FILE     of the ranks
+      --jobid=JOB            a step in a job of one's own that runs, with its GPUs, limits and environment
       --gpu-bind=…  --pty: COMMAND on this terminal   --multi-prog: COMMAND is a file of ranks and their commands
       --test-only            tell when it would start
 """
@@ -59,7 +61,6 @@ _LATE_S = 3.0
 """How long a job that runs may take to come to us before its log is followed instead."""
 _BY_SIGNAL = 128
 _NOT_HERE = {
-    "jobid": "a step is started from inside of its job",
     "immediate": "the job waits until there is room; sbatch --test-only tells when",
 }
 
@@ -70,12 +71,16 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         step = Path(agent.__file__).parent / "step" / "srun.py"
         os.execv(sys.executable, [sys.executable, "-I", "-S", str(step), *argv])  # noqa: S606
     asked = alloc.read(argv, _OWN)
-    for name in asked.names & _NOT_HERE.keys():
+    named = within.number_of(asked)
+    number = environ.get("SLURM_JOB_ID") if named is None else named
+    for name in asked.names & _NOT_HERE.keys() if number is None else ():
         raise ToolError(f"--{name} is not offered here: {_NOT_HERE[name]}")
     if not asked.command:
         raise ToolError("TOOL: fatal: No command given to execute.", bare=True)
     name = PurePath(asked.command[0]).name or "srun"
     queue = ask.Queue.open(environ)
+    if number is not None:
+        return within.run(queue, asked, number, _tell)
     if "test-only" in asked.names:
         return _test(queue, asked, name, environ)
     if "pty" in asked.names:
@@ -94,17 +99,37 @@ def _watched(queue: ask.Queue, asked: alloc.Asked, name: str, environ: Mapping[s
     from tui.slurm import terminal
 
     step = ["srun", *asked.own, "--", *asked.command]
-    door = terminal.Door()
+    door, aborted = terminal.Door(), False
+
+    def abort() -> None:
+        nonlocal aborted
+        aborted = True
+        _tell("forcing job termination")
+        _tell("Job step aborted: Waiting for job step to finish.")
+        with contextlib.suppress(StokerError):  # stored before the ranks hear of it: the job ends as cancelled
+            queue.client.cancel(arrays.ref(job))
+
     try:
         job = safe.clean(_hand_in(queue, asked, door.command(step, "--srun", "--else"), name, environ))
-        link = terminal.wait_link(queue.client, job, door, _tell, late_s=_LATE_S)
+        try:
+            link = terminal.wait_link(queue.client, job, door, _tell, late_s=_LATE_S)
+        except KeyboardInterrupt:
+            return _revoked(job)
         if link is not None:
-            return terminal.attend(link, pty=False).shell_code
+            code = terminal.attend(link, pty=False, abort=abort).shell_code
+            return terminal.INTERRUPTED if aborted else code
     except KeyboardInterrupt:
         return terminal.INTERRUPTED
     finally:
         door.close()
     return _followed(queue, job)
+
+
+def _revoked(job: Job) -> int:
+    """Ctrl-C while the job waited, which is taken out of the queue: as srun says it, and its exit code."""
+    _tell(f"Job allocation {arrays.label(job)} has been revoked")
+    _tell(f"Force Terminated JobId={arrays.label(job)}")
+    return 1
 
 
 def _followed(queue: ask.Queue, job: Job) -> int:
@@ -128,7 +153,10 @@ def _on_terminal(queue: ask.Queue, asked: alloc.Asked, name: str, environ: Mappi
         pty = terminal.is_terminal()
         command = door.command(asked.command, *(["--pty"] if pty else []))
         job = safe.clean(_hand_in(queue, asked, command, name, environ))
-        link = terminal.wait_start(queue.client, job, door, _tell)
+        try:
+            link = terminal.wait_start(queue.client, job, door, _tell)
+        except KeyboardInterrupt:
+            return _revoked(job)
         code = terminal.attend(link, pty=pty).shell_code
         if code and code < _BY_SIGNAL:
             _tell(f"error: {job.node}: task 0: Exited with exit code {code}")

@@ -31,6 +31,7 @@ from agent.api.types import Job, JobState
 from tui import arrays, safe
 
 INTERRUPTED = 130
+_ABORT_WITHIN_S = 1.0
 _ASK_S = 0.3
 _PEER = struct.Struct("3i")
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -111,7 +112,6 @@ def wait_link(
     except KeyboardInterrupt:
         with contextlib.suppress(StokerError):
             client.cancel(ref)
-        tell("Job aborted due to signal")
         raise
 
 
@@ -130,10 +130,19 @@ class Ended:
         return 128 + self.signal if self.signal else self.code
 
 
-def attend(link: socket.socket, *, pty: bool) -> Ended:
-    """Be the command's terminal, or its three streams, until it ends."""
+def attend(link: socket.socket, *, pty: bool, abort: Callable[[], None] | None = None) -> Ended:
+    """Be the command's terminal, or its three streams, until it ends.
+
+    Args:
+        link: from `wait_start` or `wait_link`.
+        pty: the terminal.
+        abort: what a second Ctrl-C right after the first does, instead of going to the command; a third one leaves.
+
+    Raises:
+        KeyboardInterrupt: that third one.
+    """
     with link:
-        return _Terminal(link).run() if pty else _Streams(link).run()
+        return _Terminal(link).run() if pty else _Streams(link).run(abort)
 
 
 class _Streams:
@@ -143,9 +152,9 @@ class _Streams:
         self._link = link
         link.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
 
-    def run(self) -> Ended:
+    def run(self, abort: Callable[[], None] | None) -> Ended:
         """Pass signals on until the exit code comes."""
-        with _passed_on(self._link):
+        with _passed_on(self._link, abort):
             return _ended(self._link)
 
 
@@ -197,10 +206,20 @@ class _Terminal:
 
 
 @contextlib.contextmanager
-def _passed_on(link: socket.socket) -> Iterator[None]:
+def _passed_on(link: socket.socket, abort: Callable[[], None] | None = None) -> Iterator[None]:
     """What is sent to us goes to the command."""
+    interrupted_at, aborted = float("-inf"), False
 
     def send(number: int, _: object) -> None:
+        nonlocal interrupted_at, aborted
+        if number == signal.SIGINT and abort is not None:
+            if aborted:
+                raise KeyboardInterrupt
+            before, interrupted_at = interrupted_at, time.monotonic()
+            if interrupted_at - before < _ABORT_WITHIN_S:
+                aborted = True
+                abort()
+                return
         with contextlib.suppress(OSError):
             link.sendall(b"signal %d\n" % number)
 

@@ -154,6 +154,8 @@ class PartitionFacts:
     tier: int = 1
     gpu_uuids: frozenset[str] | None = None
     """`None`: all."""
+    closed: str | None = None
+    """Its state where nothing starts in it: DOWN or INACTIVE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,7 +61,7 @@ class Kinds:
         kept = self._reserved.get(reservation) if reservation is not None else None
         if kept is not None:
             suited &= self._node.mask_of(kept)
-        obstacle = self._reasons.obstacle(demand, suited)
+        obstacle = self._reasons.partition(partition) or self._reasons.obstacle(demand, suited)
         ask = self._ask(demand, suited)
         line = (reservation, ask.mask) if self._backfill else (partition,)
         if not (ask.gpus or ask.shards):

@@ -44,6 +44,14 @@ class Reasons:
             return "ReqNodeNotAvail", f"the node is drained: {self._snapshot.node_drained}"
         return None
 
+    def partition(self, name: str) -> Reason | None:
+        """Why nothing starts in a partition."""
+        found = self._snapshot.policy.partitions.get(name)
+        if found is None or found.closed is None:
+            return None
+        word = "PartitionInactive" if found.closed == "INACTIVE" else "PartitionDown"
+        return word, f"partition {name} is {found.closed}: an admin took it out of use, and nothing starts in it"
+
     def obstacle(self, demand: Demand, suited: int) -> Reason | None:
         """What no waiting helps against; `suited`: GPUs of the kind asked for."""
         node = self._node
