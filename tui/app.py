@@ -36,6 +36,8 @@ from tui.screens import questions
 from tui.screens.array import ArrayScreen
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import Help, ask_host_key
+from tui.screens.incidents import IncidentsScreen, OpenInventory
+from tui.screens.inventory import InventoryScreen
 from tui.screens.job import JobScreen
 from tui.screens.jobs import AskOfJobs, JobsScreen, OpenArray, OpenJob, OpenNode
 from tui.screens.nodes import NodeScreen, NodesScreen
@@ -84,7 +86,12 @@ class StokerApp(App[None]):
     def on_mount(self) -> None:
         """Draw first, then open the link."""
         overview = OverviewScreen(self.session)
-        self._mains = {"overview": overview, "nodes": NodesScreen(self.session), "jobs": JobsScreen(self.session)}
+        self._mains = {
+            "overview": overview,
+            "nodes": NodesScreen(self.session),
+            "jobs": JobsScreen(self.session),
+            "incidents": IncidentsScreen(self.session),
+        }
         for name, screen in self._mains.items():
             self.install_screen(screen, name)
         self.push_screen("overview")
@@ -178,6 +185,11 @@ class StokerApp(App[None]):
     def open_node(self, message: OpenNode) -> None:
         """A node's screen."""
         self.push_screen(NodeScreen(self.session, message.name))
+
+    @on(OpenInventory)
+    def open_inventory(self, message: OpenInventory) -> None:
+        """What a node is known to have."""
+        self.push_screen(InventoryScreen(self.session, message.node))
 
     @on(OpenArray)
     def open_array(self, message: OpenArray) -> None:

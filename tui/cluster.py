@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import msgspec
 
+from agent.api.health import Incident, Severity
 from agent.api.types import (
     Gpu,
     GpuSource,
@@ -98,6 +99,11 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
         """Its GPUs as last heard of."""
         return self.node.gpus if self.node else ()
 
+    @property
+    def incidents(self) -> tuple[Incident, ...]:
+        """What is wrong there as last heard of."""
+        return self.node.incidents if self.node else ()
+
     def gpu_age_s(self, gpu: Gpu) -> float:
         """Seconds since the driver last answered for this GPU."""
         return gpu.age_s + self.age_s
@@ -117,6 +123,10 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     utilization_percent: float | None
     running: int
     pending: int
+    critical: int
+    """Critical incidents that are open, those of lost nodes too: nobody has said that they are over."""
+    critical_unseen: int
+    """Those of them that nobody has acknowledged."""
 
 
 class _Heard(msgspec.Struct):
@@ -215,6 +225,7 @@ class Cluster:
         gpus = [gpu for view in heard for gpu in view.gpus]
         loads = [g.utilization_percent for g in gpus if g.state is GpuState.OK and g.utilization_percent is not None]
         states = [job.state for job, _ in self._jobs.values()]
+        grave = [each for view in views for each in view.incidents if each.severity is Severity.CRITICAL]
         return Totals(
             nodes=len(views),
             nodes_up=sum(view.freshness is Freshness.LIVE for view in views),
@@ -226,6 +237,8 @@ class Cluster:
             utilization_percent=sum(loads) / len(loads) if loads else None,
             running=sum(not state.is_final and state is not JobState.PENDING for state in states),
             pending=sum(state is JobState.PENDING for state in states),
+            critical=len(grave),
+            critical_unseen=sum(each.acknowledged_at is None for each in grave),
         )
 
     def _beat(self) -> None:

@@ -20,6 +20,8 @@ class Scope(StrEnum):
     MACHINE = "on a node or a GPU"
     LOG = "in a log"
     JOB = "on a job"
+    INCIDENT = "in the list of incidents"
+    INVENTORY = "in an inventory"
     FORM = "in the submit form"
     ASK = "in a question"
     CHOOSE = "when an array is cancelled"
@@ -40,7 +42,11 @@ class Key:
     """For the help screen and the palette."""
     shown: str = ""
     """How the keys are written for people, where that differs from `keys`."""
+    brief: str = ""
+    """The label where there is little room."""
     footer: bool = False
+    spare: bool = False
+    """Left out of the footer first."""
     palette: bool = False
 
     @property
@@ -65,12 +71,14 @@ def _on_jobs(scope: Scope, which: str) -> tuple[Key, ...]:
 
 
 KEYS: tuple[Key, ...] = (
-    Key(scope=Scope.APP, keys="1", action="show('overview')", label="Overview",
+    Key(scope=Scope.APP, keys="1", action="show('overview')", label="Overview", brief="Over",
         help="nodes, GPUs and queue at a glance", footer=True, palette=True),
     Key(scope=Scope.APP, keys="2", action="show('nodes')", label="Nodes", help="all nodes, and the GPUs of one",
         footer=True, palette=True),
     Key(scope=Scope.APP, keys="3", action="show('jobs')", label="Jobs",
         help="the queue, and the jobs that have ended", footer=True, palette=True),
+    Key(scope=Scope.APP, keys="4", action="show('incidents')", label="Incidents", brief="Incid",
+        help="what is wrong with GPUs and nodes, and what to do", footer=True, palette=True),
     Key(scope=Scope.LIST, keys="enter", action="open", label="open", help="open the row under the cursor",
         footer=True),
     Key(scope=Scope.LIST, keys="j,down", action="move(1)", label="down", help="one row down", shown="j ↓"),
@@ -95,6 +103,27 @@ KEYS: tuple[Key, ...] = (
         help="give it no new job; asks for the reason"),
     Key(scope=Scope.MACHINE, keys="U", action="resume", label="resume", palette=True,
         help="let jobs start there again; asks first"),
+    Key(scope=Scope.INCIDENT, keys="A", action="acknowledge", label="acknowledge", brief="seen", footer=True,
+        palette=True, help="say that you have seen it, or the marked ones; asks first"),
+    Key(scope=Scope.INCIDENT, keys="D", action="drain", label="drain", palette=True,
+        help="give its GPU, or the node, no new job; asks for the reason"),
+    Key(scope=Scope.INCIDENT, keys="U", action="resume", label="resume", palette=True, footer=True, spare=True,
+        help="let jobs start on its GPU again; asks first"),
+    Key(scope=Scope.INCIDENT, keys="b", action="job", label="job", footer=True, palette=True,
+        help="open the job that it hit"),
+    Key(scope=Scope.INCIDENT, keys="n", action="node", label="node", footer=True, palette=True,
+        help="open its node"),
+    Key(scope=Scope.INCIDENT, keys="i", action="inventory", label="inventory", brief="invent.", footer=True,
+        spare=True, palette=True, help="the GPUs that its node is known to have"),
+    Key(scope=Scope.INCIDENT, keys="o", action="over", label="over too", footer=True, palette=True,
+        help="show those that are over as well, or hide them"),
+    Key(scope=Scope.INCIDENT, keys="space", action="mark", label="mark",
+        help="mark an incident, to acknowledge several at once"),
+    Key(scope=Scope.INCIDENT, keys="asterisk", action="mark_all", label="mark all", shown="*",
+        help="mark all that the filter shows"),
+    Key(scope=Scope.INCIDENT, keys="u", action="unmark", label="unmark", help="forget all marks"),
+    Key(scope=Scope.INVENTORY, keys="A", action="accept", label="accept", footer=True, palette=True,
+        help="take the GPUs that are there now for right; asks first"),
     Key(scope=Scope.LOG, keys="f", action="follow", label="follow", help="stay at the end as the log grows",
         footer=True),
     Key(scope=Scope.LOG, keys="w", action="wrap", label="wrap", help="fold long lines, or let them run off",
@@ -138,7 +167,7 @@ KEYS: tuple[Key, ...] = (
     Key(scope=Scope.TYPED, keys="escape", action="leave_it", label="leave", help="leave it as it is; enter does it",
         shown="esc", footer=True),
     Key(scope=Scope.APP, keys="S", action="submit", label="submit", help="submit a job script", footer=True,
-        palette=True),
+        spare=True, palette=True),
     Key(scope=Scope.APP, keys="tab", action="focus_next", label="next pane", help="to the next pane"),
     Key(scope=Scope.APP, keys="escape", action="leave", label="back", help="back to where you came from",
         shown="esc"),
@@ -157,11 +186,28 @@ def keys_of(*scopes: Scope) -> list[Key]:
     return [key for key in KEYS if key.scope in scopes]
 
 
-def footer(scopes: Iterable[Scope], *, detail: bool = False) -> list[tuple[str, str]]:
-    """Key and label of what the bottom line shows; a `detail` screen tells the way back and not the main screens."""
+def footer(scopes: Iterable[Scope], *, detail: bool = False) -> list[list[tuple[str, str]]]:
+    """Key and label of what the bottom line shows, in forms from the longest to the shortest.
+
+    A `detail` screen tells the way back and not the main screens.
+    """
     wanted = [key for key in KEYS if key.scope in (*scopes, Scope.APP)]
     shown = [key for key in wanted if (key.action == "leave" and detail) or (key.footer and not _is_main(key, detail))]
-    return [(key.written, key.label) for key in shown]
+    mains = [key for key in shown if _is_main(key, True)]
+    rest = [key for key in shown if key not in mains]
+    few = [key for key in rest if not key.spare]
+    numbers = [(f"{mains[0].keys}-{mains[-1].keys}", "screens")] if mains else []
+    return [
+        _labelled(shown),
+        _labelled(mains, brief=True) + _labelled(rest, brief=True),
+        _labelled(mains, brief=True) + _labelled(few, brief=True),
+        numbers + _labelled(rest, brief=True),
+        numbers + _labelled(few, brief=True),
+    ]
+
+
+def _labelled(keys: Iterable[Key], *, brief: bool = False) -> list[tuple[str, str]]:
+    return [(key.written, (brief and key.brief) or key.label) for key in keys]
 
 
 def _is_main(key: Key, detail: bool) -> bool:

@@ -194,6 +194,11 @@ class FakeCluster:
         self.logs: dict[tuple[str, int], bytes] = {}
         self.reports: dict[tuple[str, int], JobReport] = {}
         self.the_reservations: list[Reservation] = []
+        self.over: dict[str, list[Incident]] = {}
+        """Incidents of a node that are over."""
+        self.known: dict[str, list[KnownGpu]] = {}
+        self.past: dict[str, MetricHistory] = {}
+        """History by metric, the same for all nodes and GPUs."""
         self.calls: list[tuple[str, Any]] = []
         self.refusal: Exception | None = None
         """Raised by the next submit or cancel."""
@@ -353,20 +358,43 @@ class FakeClient:
         points: int | None = None,
         node: str | None = None,
     ) -> MetricHistory:
-        raise ApiError(404, "no_history", "the fake cluster keeps none")
+        self._cluster.calls.append(("history", (metric, gpu, node)))
+        if metric not in self._cluster.past:
+            raise ApiError(404, "no_history", "the fake cluster keeps none")
+        return self._cluster.past[metric]
 
     def incidents(self, *, over: bool = False, node: str | None = None) -> list[Incident]:
         described = self._cluster.statuses[node].node if node else None
-        return list(described.incidents) if described else []
+        if described is None:
+            raise ApiError(502, "node_unreachable", f"{node} does not answer")
+        return [*described.incidents, *(self._cluster.over.get(node or "", []) if over else [])]
 
     def inventory(self, node: str | None = None) -> list[KnownGpu]:
-        return []
+        return list(self._cluster.known.get(node or "", []))
 
     def accept_inventory(self, node: str | None = None) -> list[KnownGpu]:
-        return []
+        self._cluster.calls.append(("accept", node))
+        self._refuse()
+        described = self._cluster.statuses[node or "n1"].node
+        assert described is not None
+        self._cluster.known[node or "n1"] = [
+            KnownGpu(uuid=gpu.uuid, index=gpu.index, name=gpu.name) for gpu in described.gpus
+        ]
+        return self.inventory(node)
 
     def acknowledge(self, number: int, node: str | None = None) -> Incident:
-        raise ApiError(404, "no_such_incident", f"there is no incident {number}")
+        self._cluster.calls.append(("acknowledge", (node, number)))
+        self._refuse()
+        status = self._cluster.statuses[node or "n1"]
+        assert status.node is not None
+        seen = {"acknowledged_at": NOW, "acknowledged_by": "root"}
+        changed = tuple(
+            msgspec.structs.replace(each, **seen) if each.id == number else each for each in status.node.incidents
+        )
+        new = msgspec.structs.replace(status, node=msgspec.structs.replace(status.node, incidents=changed))
+        self._cluster.statuses[status.name] = new
+        self._cluster.say(NodeUpdate(status=new))
+        return next(each for each in changed if each.id == number)
 
     def dead_letters(self, node: str | None = None) -> list[DeadLetter]:
         return []

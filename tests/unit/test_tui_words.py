@@ -110,7 +110,8 @@ def test_bars_are_told_apart_without_colour() -> None:
 
 def test_every_key_is_bound_once_on_each_screen() -> None:
     together: list[tuple[Scope, ...]] = [
-        (Scope.APP, Scope.LIST, Scope.JOBS), (Scope.APP, Scope.LOG, Scope.JOB), (Scope.FORM,), (Scope.ASK,)
+        (Scope.APP, Scope.LIST, Scope.JOBS), (Scope.APP, Scope.LOG, Scope.JOB), (Scope.FORM,), (Scope.ASK,),
+        (Scope.APP, Scope.LIST, Scope.INCIDENT), (Scope.APP, Scope.LIST, Scope.INVENTORY),
     ]  # fmt: skip
     for scopes in together:
         names = [name for key in keys_of(*scopes) for name in key.keys.split(",")]
@@ -130,9 +131,13 @@ def test_capitals_change_something_and_nothing_else_does() -> None:
 
 
 def test_footers_fit_the_smallest_terminal() -> None:
-    for scopes, detail in (((Scope.LIST, Scope.JOBS), False), ((Scope.LOG, Scope.JOB), True), ((Scope.LIST,), False)):
-        line = status.keys_line(footer(scopes, detail=detail))
-        assert safe.width(plain(line)) <= 80
+    lists = [(Scope.LIST, more) for more in (Scope.JOBS, Scope.MACHINE, Scope.INCIDENT)]
+    details = [(Scope.LOG, Scope.JOB), (Scope.LIST, Scope.INVENTORY)]
+    for scopes, detail in [*((each, False) for each in lists), *((each, True) for each in details)]:
+        for width in (80, 160):
+            line = plain(status.keys_line(footer(scopes, detail=detail), width))
+            assert safe.width(line) <= width and "quit" in line and "enter" in line + "log enter"
+        assert "4 Incid" in line or detail
 
 
 def test_the_key_table_is_what_the_readme_shows() -> None:

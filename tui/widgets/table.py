@@ -67,6 +67,11 @@ class Table(Lines):
         return self._rows[self._cursor].key if self._rows else None
 
     @property
+    def keys(self) -> frozenset[object]:
+        """The keys of all rows that are shown."""
+        return frozenset(row.key for row in self._rows)
+
+    @property
     def word(self) -> str:
         """The filter; empty when all rows are shown."""
         return self._word
