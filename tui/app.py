@@ -36,10 +36,12 @@ from tui.screens import questions
 from tui.screens.array import ArrayScreen
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import Help, ask_host_key
-from tui.screens.incidents import IncidentsScreen, OpenInventory
+from tui.screens.gpu import GpuScreen
+from tui.screens.host import HostScreen
+from tui.screens.incidents import IncidentsScreen
 from tui.screens.inventory import InventoryScreen
 from tui.screens.job import JobScreen
-from tui.screens.jobs import AskOfJobs, JobsScreen, OpenArray, OpenJob, OpenNode
+from tui.screens.jobs import AskOfJobs, JobsScreen, OpenArray, OpenGpu, OpenHost, OpenInventory, OpenJob, OpenNode
 from tui.screens.nodes import NodeScreen, NodesScreen
 from tui.screens.overview import OverviewScreen
 from tui.screens.submit import SubmitForm
@@ -185,6 +187,16 @@ class StokerApp(App[None]):
     def open_node(self, message: OpenNode) -> None:
         """A node's screen."""
         self.push_screen(NodeScreen(self.session, message.name))
+
+    @on(OpenGpu)
+    def open_gpu(self, message: OpenGpu) -> None:
+        """A GPU's screen."""
+        self.push_screen(GpuScreen(self.session, message.node, message.uuid))
+
+    @on(OpenHost)
+    def open_host(self, message: OpenHost) -> None:
+        """A node beside its GPUs."""
+        self.push_screen(HostScreen(self.session, message.node))
 
     @on(OpenInventory)
     def open_inventory(self, message: OpenInventory) -> None:

@@ -22,6 +22,10 @@ class Scope(StrEnum):
     JOB = "on a job"
     INCIDENT = "in the list of incidents"
     INVENTORY = "in an inventory"
+    NODE = "on the page of a node"
+    GPU = "on the page of a GPU"
+    PAST = "over a picture of the past"
+    SHEET = "on a page of values"
     FORM = "in the submit form"
     ASK = "in a question"
     CHOOSE = "when an array is cancelled"
@@ -124,6 +128,34 @@ KEYS: tuple[Key, ...] = (
     Key(scope=Scope.INCIDENT, keys="u", action="unmark", label="unmark", help="forget all marks"),
     Key(scope=Scope.INVENTORY, keys="A", action="accept", label="accept", footer=True, palette=True,
         help="take the GPUs that are there now for right; asks first"),
+    Key(scope=Scope.NODE, keys="i", action="host", label="host", footer=True, palette=True,
+        help="CPU, memory, disk, network, and how the GPUs are linked"),
+    Key(scope=Scope.NODE, keys="v", action="inventory", label="inventory", palette=True,
+        help="the GPUs that it is known to have"),
+    Key(scope=Scope.GPU, keys="left_square_bracket", action="other(-1)", label="GPU before", shown="[",
+        help="the GPU before"),
+    Key(scope=Scope.GPU, keys="right_square_bracket", action="other(1)", label="next GPU", shown="]", footer=True,
+        help="the next GPU of the node"),
+    Key(scope=Scope.GPU, keys="b", action="job", label="job", footer=True, palette=True, help="open its job"),
+    Key(scope=Scope.GPU, keys="n", action="node", label="node", palette=True, help="open its node"),
+    Key(scope=Scope.GPU, keys="D", action="drain", label="drain", footer=True, palette=True,
+        help="give it no new job; asks for the reason"),
+    Key(scope=Scope.GPU, keys="U", action="resume", label="resume", palette=True,
+        help="let jobs start on it again; asks first"),
+    Key(scope=Scope.PAST, keys="l,right", action="metric(1)", label="metric", shown="l →", footer=True, palette=True,
+        help="the next metric"),
+    Key(scope=Scope.PAST, keys="h,left", action="metric(-1)", label="before", shown="h ←", help="the metric before"),
+    Key(scope=Scope.PAST, keys="plus,equals_sign", action="span(1)", label="span", shown="+", footer=True,
+        palette=True, help="look further back: 10 min, 1 h, 6 h, 2 d, 30 d, 1 y"),
+    Key(scope=Scope.PAST, keys="minus", action="span(-1)", label="less", shown="-", help="look less far back"),
+    Key(scope=Scope.SHEET, keys="j,down", action="scroll(1)", label="down", help="one line down", shown="j ↓"),
+    Key(scope=Scope.SHEET, keys="k,up", action="scroll(-1)", label="up", help="one line up", shown="k ↑"),
+    Key(scope=Scope.SHEET, keys="ctrl+d,pagedown", action="page(1)", label="page down", help="half a page down",
+        shown="ctrl+d"),
+    Key(scope=Scope.SHEET, keys="ctrl+u,pageup", action="page(-1)", label="page up", help="half a page up",
+        shown="ctrl+u"),
+    Key(scope=Scope.SHEET, keys="g,home", action="top", label="top", help="to the first line", shown="g"),
+    Key(scope=Scope.SHEET, keys="G,end", action="bottom", label="end", help="to the last line", shown="G"),
     Key(scope=Scope.LOG, keys="f", action="follow", label="follow", help="stay at the end as the log grows",
         footer=True),
     Key(scope=Scope.LOG, keys="w", action="wrap", label="wrap", help="fold long lines, or let them run off",

@@ -263,7 +263,7 @@ def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu, *, short: bool) -> Row:
     age = _age(view.gpu_age_s(gpu))
     if view.freshness is Freshness.LOST or gpu.state is GpuState.LOST:
         dash = cell(units.UNKNOWN, Role.DIM)
-        return Row(key=(view.name, gpu.uuid), cells=(name, dash, dash, dash, dash, _owner(cluster, view, gpu), age))
+        return Row(key=(view.name, gpu.uuid), cells=(name, dash, dash, dash, dash, owner(cluster, view, gpu), age))
     load, used = gpu.utilization_percent, gpu.memory_used_bytes
     share = None if used is None or not gpu.memory_total_bytes else used / gpu.memory_total_bytes
     cells = (
@@ -272,7 +272,7 @@ def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu, *, short: bool) -> Row:
         (*bar(share, 4, Role.MEMORY), (f" {units.gib_of(used, gpu.memory_total_bytes):>8}", Role.TEXT)),
         _temperature(gpu.temperature_c),
         cell(units.watts(gpu.power_mw)),
-        _owner(cluster, view, gpu),
+        owner(cluster, view, gpu),
         age,
     )
     return Row(key=(view.name, gpu.uuid), cells=cells, faded=bad or view.freshness is Freshness.STALE)
@@ -321,7 +321,7 @@ def is_heard(view: NodeView) -> bool:
     return view.freshness in (Freshness.LIVE, Freshness.STALE)
 
 
-def _owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
+def owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
     """Who uses a GPU, or why nobody can."""
     if gpu.state is not GpuState.OK:
         return cell(gpu_note(gpu), Role.BAD)

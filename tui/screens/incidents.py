@@ -14,7 +14,6 @@ from typing import ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.message import Message
 
 from agent.api.errors import StokerError
 from agent.api.health import Incident
@@ -25,7 +24,7 @@ from tui.incidents import IncidentKey, Told
 from tui.keymap import Scope
 from tui.screens import healthasks
 from tui.screens.base import BaseScreen, title_with_count
-from tui.screens.jobs import OpenJob, OpenNode
+from tui.screens.jobs import OpenGpu, OpenInventory, OpenJob, OpenNode
 from tui.session import Session
 from tui.widgets.keys import bindings
 from tui.widgets.machines import MachineTable
@@ -37,23 +36,6 @@ _ASK_AGAIN_S = 15.0
 _ASKED_MOST = 64
 """Nodes asked for what is over: at a thousand the answers would be old before the last one came."""
 _LOG = logging.getLogger(__name__)
-
-
-class OpenGpu(Message):
-    """A GPU's own screen is wanted."""
-
-    def __init__(self, node: str, uuid: str) -> None:
-        super().__init__()
-        self.node = node
-        self.uuid = uuid
-
-
-class OpenInventory(Message):
-    """The inventory of a node is wanted."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__()
-        self.node = node
 
 
 class IncidentsScreen(BaseScreen):

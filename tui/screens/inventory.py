@@ -17,7 +17,7 @@ from tui.keymap import Scope
 from tui.links import ClusterClient
 from tui.screens import healthasks
 from tui.screens.base import BaseScreen, title_with_count
-from tui.screens.incidents import OpenGpu
+from tui.screens.jobs import OpenGpu
 from tui.session import Session
 from tui.widgets.keys import bindings
 from tui.widgets.table import Table

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
+from textual.binding import BindingType
 
 from agent.api.errors import StokerError
 from agent.api.queue import Reservation
@@ -15,9 +16,10 @@ from tui import arrays, rows, units
 from tui.cluster import Freshness, NodeView
 from tui.keymap import Scope
 from tui.screens.base import BaseScreen, title_with_count
-from tui.screens.jobs import JobActions, OpenNode
+from tui.screens.jobs import JobActions, OpenGpu, OpenHost, OpenInventory, OpenNode
 from tui.session import Session
 from tui.spans import Role, Span, bar
+from tui.widgets.keys import bindings
 from tui.widgets.machines import MachineTable
 from tui.widgets.panel import Panel
 from tui.widgets.table import Table
@@ -72,7 +74,8 @@ class NodesScreen(BaseScreen):
 class NodeScreen(JobActions):
     """One node: the machine, its GPUs, its jobs."""
 
-    SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST, Scope.JOBS)
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.NODE)
+    SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST, Scope.JOBS, Scope.NODE)
     MORE_SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.MACHINE,)
     DETAIL = True
 
@@ -114,6 +117,20 @@ class NodeScreen(JobActions):
         gpus.entitle(f"GPUs {len(listed)}", _driver(view) if view else "")
         self.show_jobs(queue)
         queue.entitle(title_with_count("Jobs", queue), self.marked_words())
+
+    @on(Table.Opened, "#gpus")
+    def open_gpu(self, event: Table.Opened) -> None:
+        """Enter on a GPU."""
+        if isinstance(event.key, tuple):
+            self.post_message(OpenGpu(str(event.key[0]), str(event.key[1])))
+
+    def action_host(self) -> None:
+        """The node beside its GPUs."""
+        self.post_message(OpenHost(self.node_name))
+
+    def action_inventory(self) -> None:
+        """What it is known to have."""
+        self.post_message(OpenInventory(self.node_name))
 
     def _reserved(self, view: NodeView | None) -> list[list[Span]]:
         """Who has booked what of the node."""

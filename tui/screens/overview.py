@@ -12,7 +12,7 @@ from agent.api.types import Job, JobState
 from tui import rows, safe, status, units
 from tui.keymap import Scope
 from tui.screens.base import BaseScreen, title_with_count
-from tui.screens.jobs import JobActions
+from tui.screens.jobs import JobActions, OpenGpu, OpenNode
 from tui.spans import Role, Span, bar
 from tui.widgets.chart import Chart
 from tui.widgets.machines import MachineTable
@@ -77,9 +77,10 @@ class OverviewScreen(JobActions, BaseScreen):
 
     @on(Table.Opened, "#gpus")
     def open_node(self, event: Table.Opened) -> None:
-        """A node or one of its GPUs: the node's own screen."""
+        """A node or one of its GPUs: its own screen."""
         if isinstance(event.key, tuple):
-            self.open_node_screen(str(event.key[0]))
+            node, uuid = event.key
+            self.post_message(OpenGpu(str(node), str(uuid)) if uuid else OpenNode(str(node)))
 
     def _update_side(self) -> None:
         self.chart.entitle("GPU load, last 10 min")
