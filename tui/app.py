@@ -44,6 +44,7 @@ from tui.screens.job import JobScreen
 from tui.screens.jobs import AskOfJobs, JobsScreen, OpenArray, OpenGpu, OpenHost, OpenInventory, OpenJob, OpenNode
 from tui.screens.nodes import NodeScreen, NodesScreen
 from tui.screens.overview import OverviewScreen
+from tui.screens.processes import ProcessesScreen
 from tui.screens.submit import SubmitForm
 from tui.session import Clock, Session
 from tui.theme import DARK, THEMES
@@ -93,6 +94,7 @@ class StokerApp(App[None]):
             "nodes": NodesScreen(self.session),
             "jobs": JobsScreen(self.session),
             "incidents": IncidentsScreen(self.session),
+            "processes": ProcessesScreen(self.session),
         }
         for name, screen in self._mains.items():
             self.install_screen(screen, name)
@@ -125,6 +127,7 @@ class StokerApp(App[None]):
             overview = self._mains["overview"]
             assert isinstance(overview, OverviewScreen)
             overview.sample(now)
+            self.session.traces.note(self.session.cluster.nodes(now), now)
         self._drawn_at = second
         self._open_wanted_job()
         self._ask_about_host_key()

@@ -122,6 +122,16 @@ def counts(found: Sequence[Told]) -> str:
     return ", ".join(f"{number} {word}" for word, number in numbers.items() if number) or "none is open"
 
 
+def brief(found: Iterable[Told], clock: Clock) -> list[list[Span]]:
+    """A line for each, where there is little room: sign, time, node, what."""
+    lines: list[list[Span]] = []
+    for each in found:
+        sign, role = _SEVERITY.get(each.incident.severity, ("?", Role.WARN))
+        words = f"{clock.moment(each.incident.opened_at)[:-3]} {each.view.name} {each.incident.what}"
+        lines.append([(f" {sign} ", role), (words, Role.TEXT)])
+    return lines or [[(" nothing is wrong", Role.DIM)]]
+
+
 def concerns_inventory(incident: Incident) -> bool:
     """Whether to look at the inventory is the next thing to do."""
     return incident.kind in _INVENTORY

@@ -22,6 +22,7 @@ class Scope(StrEnum):
     JOB = "on a job"
     INCIDENT = "in the list of incidents"
     INVENTORY = "in an inventory"
+    PROCESSES = "in the list of processes"
     NODE = "on the page of a node"
     GPU = "on the page of a GPU"
     PAST = "over a picture of the past"
@@ -83,6 +84,8 @@ KEYS: tuple[Key, ...] = (
         help="the queue, and the jobs that have ended", footer=True, palette=True),
     Key(scope=Scope.APP, keys="4", action="show('incidents')", label="Incidents", brief="Incid",
         help="what is wrong with GPUs and nodes, and what to do", footer=True, palette=True),
+    Key(scope=Scope.APP, keys="5", action="show('processes')", label="Processes", brief="Proc",
+        help="who uses the GPUs of all nodes, and which job", footer=True, palette=True),
     Key(scope=Scope.LIST, keys="enter", action="open", label="open", help="open the row under the cursor",
         footer=True),
     Key(scope=Scope.LIST, keys="j,down", action="move(1)", label="down", help="one row down", shown="j ↓"),
@@ -128,6 +131,13 @@ KEYS: tuple[Key, ...] = (
     Key(scope=Scope.INCIDENT, keys="u", action="unmark", label="unmark", help="forget all marks"),
     Key(scope=Scope.INVENTORY, keys="A", action="accept", label="accept", footer=True, palette=True,
         help="take the GPUs that are there now for right; asks first"),
+    Key(scope=Scope.PROCESSES, keys="s", action="sort", label="sort", footer=True, palette=True,
+        help="sort by the next: memory, SM, user, node, job, since, pid"),
+    Key(scope=Scope.PROCESSES, keys="o", action="turn", label="turn", palette=True, help="turn the order round"),
+    Key(scope=Scope.PROCESSES, keys="b", action="job", label="job", footer=True, palette=True, help="open its job"),
+    Key(scope=Scope.PROCESSES, keys="n", action="node", label="node", palette=True, help="open its node"),
+    Key(scope=Scope.PROCESSES, keys="X", action="cancel", label="end job", footer=True, palette=True,
+        help="cancel its job; asks first"),
     Key(scope=Scope.NODE, keys="i", action="host", label="host", footer=True, palette=True,
         help="CPU, memory, disk, network, and how the GPUs are linked"),
     Key(scope=Scope.NODE, keys="v", action="inventory", label="inventory", palette=True,

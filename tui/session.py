@@ -19,6 +19,7 @@ from tui import arrays, safe
 from tui.cluster import Cluster, JobKey
 from tui.inbox import Inbox, LogInbox
 from tui.links import ClusterClient, Follower, Watcher
+from tui.traces import Traces
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ class Session:
 
     def __init__(self, opener: Callable[[], ClusterClient], where: str, clock: Clock) -> None:
         self.cluster = Cluster()
+        self.traces = Traces()
         self.where = where
         self.clock = clock
         self._inbox = Inbox()

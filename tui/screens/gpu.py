@@ -24,6 +24,8 @@ from tui.widgets.sheet import Sheet
 
 _PAST_LEAST, _PAST_MOST = 7, 14
 """Lines of the picture, its frame counted."""
+_TALL, _FEW = 36, 9
+"""Lines of a terminal on which a few lines of processes stand above the values."""
 _TOLD = 2
 """Incidents that the head names."""
 
@@ -89,7 +91,8 @@ class GpuScreen(PastKeys):
         lines = gpufacts.flow(gpufacts.groups(gpu), max(gpufacts.COLUMN, self.size.width - 3))
         job = self.session.cluster.job_on(view.name, gpu.job_id)
         held = f"job {arrays.label(job) if job else gpu.job_id}" if gpu.job_id is not None else ""
-        lines += gpufacts.process_lines(gpu, self.session.clock, held)
+        using = gpufacts.process_lines(gpu, self.session.clock, held)
+        lines = [*using, [], *lines] if self.size.height >= _TALL and len(using) < _FEW else [*lines, [], *using]
         old = view.freshness is not Freshness.LIVE or gpufacts.is_old(gpu, view.gpu_age_s(gpu))
         values.show([[(text, Role.DIM) for text, _ in line] for line in lines] if old else lines)
         sign = "– not offered, or it failed; ! speaks against it"
