@@ -55,7 +55,7 @@ _FAREWELL_S = 5.0
 _EXIT_NO_TERMINAL = 129
 """128 + SIGHUP."""
 _DRAIN_S = 0.5
-"""How often the screen may be drawn anew. A whole one costs some 25 ms."""
+"""How often the screen may be drawn anew; readings alone have it drawn once a second."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -116,7 +116,7 @@ class StokerApp(App[None]):
         super().exit(result, return_code, message)  # type: ignore[arg-type]
 
     def tick(self) -> None:
-        """Take what arrived, and draw when there was something or a second has passed."""
+        """Take what arrived; draw when something has changed its state, and else once a second."""
         screen = self.base_screen()
         changed = self.session.drain() or (screen is not None and screen.has_news)
         now = self.session.clock.monotonic()

@@ -149,12 +149,14 @@ class Cluster:
         self._epoch = 0
         self._beats = 0
 
-    def apply(self, message: WatchMessage | LinkDown, arrived: float) -> None:
-        """Take in one message that arrived at `arrived`."""
+    def apply(self, message: WatchMessage | LinkDown, arrived: float) -> bool:
+        """Take in one message that arrived at `arrived`; whether it is more than new readings of what is known."""
         if isinstance(message, LinkDown):
             self._down = message
-            return
+            return True
+        was_down = self._down is not None
         self._heard_at, self._down = arrived, None
+        before = self._nodes.get(message.status.name) if isinstance(message, NodeUpdate) else None
         if isinstance(message, Hello):
             self.hello, self._epoch, self._beats = message, self._epoch + 1, 0
         elif isinstance(message, Heartbeat):
@@ -167,6 +169,9 @@ class Cluster:
             self._forget_old_jobs()
         elif isinstance(message, LicenceUpdate):
             self.licence = message.licence
+        if isinstance(message, NodeUpdate):
+            return before is None or _standing(before.status) != _standing(message.status)
+        return was_down or not isinstance(message, Heartbeat)
 
     def link(self, now: float) -> LinkView:
         """How our own link is."""
@@ -311,6 +316,15 @@ def _view(heard: _Heard, now: float) -> NodeView:
         retry_in_s=retry,
         node=status.node,
     )
+
+
+def _standing(status: NodeStatus) -> object:
+    """What of a node one wants to see at once when it changes; the readings can wait for the second to pass."""
+    node = status.node
+    if node is None:
+        return status.link, status.reason
+    gpus = [(gpu.uuid, gpu.state, gpu.job_ids, gpu.job_id, gpu.drain, gpu.seated) for gpu in node.gpus]
+    return status.link, status.reason, node.drain, node.incidents, gpus
 
 
 def _is_simulated(node: Node) -> bool:

@@ -63,11 +63,9 @@ class Session:
         self._watcher.stop()
 
     def drain(self) -> bool:
-        """Take what has arrived into the state; whether there was anything."""
-        items = self._inbox.drain()
-        for item, arrived in items:
-            self.cluster.apply(item, arrived)
-        return bool(items)
+        """Take what has arrived into the state; whether there was anything that is to be drawn at once."""
+        urgent = [self.cluster.apply(item, arrived) for item, arrived in self._inbox.drain()]
+        return any(urgent)
 
     def wall(self) -> float:
         """The server's clock where it is known, else ours."""

@@ -167,8 +167,9 @@ class Table(Lines):
             self._widths = widths
             self.refresh()
             return
-        for index, (before, after) in enumerate(zip(old, self._rows, strict=True)):
-            if before != after:
+        top = self.scroll_offset.y
+        for index in range(top, min(len(old), top + self.size.height)):  # what is out of sight is drawn when it comes
+            if old[index] != self._rows[index]:
                 self.refresh_line(index + 1)
 
     def _follow_key(self, key: object) -> None:
