@@ -133,6 +133,7 @@ def _memory(gpu: Gpu) -> Iterator[Line]:
     share = f" {used / all_of_it:.0%}" if used is not None and all_of_it else ""
     yield "used", units.size(used) + share, Role.STRONG
     yield "of", units.size(all_of_it), Role.TEXT
+    yield "free", units.size(_newer(gpu, "memory_free_bytes")), Role.TEXT
     yield "driver's own", units.size(gpu.memory_reserved_bytes), Role.TEXT
 
 
@@ -152,6 +153,8 @@ def _temperature(gpu: Gpu) -> Iterator[Line]:
     over = gpu.temperature_c is not None and hot is not None and gpu.temperature_c >= hot
     yield "GPU", ("!" if over else "") + units.celsius(gpu.temperature_c), Role.BAD if over else Role.STRONG
     yield "memory", units.celsius(gpu.memory_temperature_c), Role.TEXT
+    yield "full clocks to", units.celsius(_newer(limits, "temperature_most_c")), Role.TEXT
+    yield "memory's most", units.celsius(_newer(limits, "memory_temperature_most_c")), Role.TEXT
     yield "slows down at", units.celsius(hot), Role.TEXT
     yield "shuts down at", units.celsius(limits.temperature_shutdown_c), Role.TEXT
     yield "fan", _percent(gpu.fan_percent), Role.TEXT
@@ -230,6 +233,8 @@ def _place(gpu: Gpu) -> Iterator[Line]:
     yield "PCI", gpu.pci or units.UNKNOWN, Role.TEXT
     yield "device", units.UNKNOWN if gpu.minor is None else f"/dev/nvidia{gpu.minor}", Role.TEXT
     yield "NUMA node", _number(gpu.numa_node), Role.TEXT
+    failed: tuple[str, ...] = getattr(gpu, "failed", ())
+    yield "failed now", ("!" if failed else "") + (", ".join(failed) or "no value"), Role.WARN if failed else Role.TEXT
     yield "left out", f"{units.count(gpu.dropped, 'impossible value')}", Role.TEXT
 
 
@@ -239,18 +244,25 @@ _KNOWN = _NOT_VALUES | frozenset(
     power_mw power_limit_mw energy_mj temperature_c memory_temperature_c fan_percent sm_clock_mhz memory_clock_mhz
     performance_state throttle throttled_us throttled_percent pcie_rx_bytes_per_s pcie_tx_bytes_per_s
     nvlink_rx_bytes_per_s nvlink_tx_bytes_per_s spreads errors bus limits dropped numa_node minor pci mig_parent
-    mig_profile mig_gi mig_ci divided""".split()  # noqa: SIM905 - easier on the eye
+    mig_profile mig_gi mig_ci divided failed memory_free_bytes temperature_most_c memory_temperature_most_c
+    ecc_corrected ecc_uncorrected ecc_corrected_ever ecc_uncorrected_ever rows_remapped_corrected
+    rows_remapped_uncorrected remap_pending remap_failed pages_retired pages_pending pcie_replays nvlink_crc
+    nvlink_replays nvlink_recoveries recovery_action
+    pcie_generation pcie_width nvlinks_total nvlinks_active
+    power_default_mw power_least_mw power_most_mw temperature_slowdown_c temperature_shutdown_c sm_clock_max_mhz
+    memory_clock_max_mhz pcie_generation_max pcie_width_max""".split()  # noqa: SIM905 - easier on the eye
 )
 
 
 def _more(gpu: Gpu) -> Iterator[Line]:
-    """What this program has no words for yet."""
-    for name in gpu.__struct_fields__:
-        value = getattr(gpu, name)
-        if name in _KNOWN or isinstance(value, msgspec.Struct):
-            continue
-        text = units.size(value) if name.endswith("_bytes") and isinstance(value, int) else str(value)
-        yield name.removesuffix("_bytes").replace("_", " "), units.UNKNOWN if value is None else text, Role.TEXT
+    """What this program has no words for yet, also of what is told in parts."""
+    for part in (gpu, gpu.errors, gpu.bus, gpu.limits):
+        for name in part.__struct_fields__ if part is not None else ():
+            value = getattr(part, name)
+            if name in _KNOWN or isinstance(value, msgspec.Struct):
+                continue
+            text = units.size(value) if name.endswith("_bytes") and isinstance(value, int) else str(value)
+            yield name.removesuffix("_bytes").replace("_", " "), units.UNKNOWN if value is None else text, Role.TEXT
 
 
 # --- below ------------------------------------------------------------------------------------------------------------
@@ -262,6 +274,12 @@ def _group_lines(group: Group) -> list[list[Span]]:
         faint = Role.DIM if value == units.UNKNOWN else role
         lines.append([(f"   {safe.fit(label, _LABEL)}", Role.DIM), (value, faint)])
     return [*lines, []]
+
+
+def _newer(of: Gpu | GpuLimits, name: str) -> int | None:
+    """A value that agents tell since the next version of the wire; absent until then."""
+    value: int | None = getattr(of, name, None)
+    return value
 
 
 def _percent(value: float | None) -> str:

@@ -79,9 +79,8 @@ class _Terminal:
         self._fd, self._inner = pty.openpty()
         fcntl.ioctl(self._inner, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
         words = [sys.executable, "-m", "tui", "--socket", str(socket)]
-        ends = {"stdin": self._inner, "stdout": self._inner, "stderr": self._inner}
-        env = {**os.environ, "TERM": "xterm-256color"}
-        self._child = subprocess.Popen(words, env=env, start_new_session=True, **ends)
+        env, end = {**os.environ, "TERM": "xterm-256color"}, self._inner
+        self._child = subprocess.Popen(words, stdin=end, stdout=end, stderr=end, env=env, start_new_session=True)
         self._process = psutil.Process(self._child.pid)
         self._read(SETTLE_S)
 

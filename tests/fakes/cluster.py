@@ -383,18 +383,24 @@ class FakeClient:
         return self.inventory(node)
 
     def acknowledge(self, number: int, node: str | None = None) -> Incident:
-        self._cluster.calls.append(("acknowledge", (node, number)))
+        return self._of_incident("acknowledge", number, node, acknowledged_at=NOW, acknowledged_by="root")
+
+    def clear_incident(self, number: int, node: str | None = None) -> Incident:
+        return self._of_incident("clear", number, node, cleared_at=NOW)
+
+    def _of_incident(self, verb: str, number: int, node: str | None, **changed: Any) -> Incident:
+        self._cluster.calls.append((verb, (node, number)))
         self._refuse()
         status = self._cluster.statuses[node or "n1"]
         assert status.node is not None
-        seen = {"acknowledged_at": NOW, "acknowledged_by": "root"}
-        changed = tuple(
-            msgspec.structs.replace(each, **seen) if each.id == number else each for each in status.node.incidents
-        )
-        new = msgspec.structs.replace(status, node=msgspec.structs.replace(status.node, incidents=changed))
-        self._cluster.statuses[status.name] = new
-        self._cluster.say(NodeUpdate(status=new))
-        return next(each for each in changed if each.id == number)
+        found = next(each for each in status.node.incidents if each.id == number)
+        new = msgspec.structs.replace(found, **changed)
+        told = [new if each.id == number else each for each in status.node.incidents]
+        still = tuple(each for each in told if each.cleared_at is None)
+        status = msgspec.structs.replace(status, node=msgspec.structs.replace(status.node, incidents=still))
+        self._cluster.statuses[status.name] = status
+        self._cluster.say(NodeUpdate(status=status))
+        return new
 
     def dead_letters(self, node: str | None = None) -> list[DeadLetter]:
         return []

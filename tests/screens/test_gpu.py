@@ -129,7 +129,6 @@ def test_processes_and_hostile_words_on_the_page() -> None:
 
     async def scene(on: Stage) -> None:
         await at(on, ("n1", "GPU-n1-0"))
-        await on.press("G")
         assert on.sees("4242") and on.sees("3.0 GiB") and on.sees("41%") and on.sees("11:05:40")
         assert on.sees("[bold red]x[/]"), "markup is text"
         assert acting(on.lines()) == []

@@ -27,7 +27,7 @@ async def at(on: Stage, key: object = None) -> None:
 
 
 def changes(cluster: FakeCluster) -> list[tuple[str, object]]:
-    return [call for call in cluster.calls if call[0] in ("acknowledge", "accept", "drain", "resume")]
+    return [call for call in cluster.calls if call[0] in ("acknowledge", "clear", "accept", "drain", "resume")]
 
 
 def with_incidents(*incidents: Incident, name: str = "n1") -> FakeCluster:
@@ -87,6 +87,20 @@ def test_all_that_a_filter_shows_are_acknowledged_at_once() -> None:
 
     asked = changes(play(scene, health_lab(), LARGE))
     assert asked == [("acknowledge", ("gpu-a2", 7)), ("acknowledge", ("gpu-a2", 6))]
+
+
+def test_one_that_is_over_by_word_leaves_the_list() -> None:
+    async def scene(on: Stage) -> None:
+        await at(on, ("gpu-a2", 7))
+        await on.press("C")
+        assert on.sees("Clear 1 incident?") and on.sees("What is still wrong is opened again.")
+        await on.press("n")
+        assert changes(on.cluster) == []
+        await on.press("C", "y")
+        await on.until(lambda: on.sees("Cleared: 1 incident"), "told")
+        await on.until(lambda: on.sees("Incidents 3") and "crit" not in on.lines()[0], "it is gone")
+
+    assert changes(play(scene, health_lab(), LARGE)) == [("clear", ("gpu-a2", 7))]
 
 
 def test_who_may_not_is_told_so_and_nothing_changes() -> None:

@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from textual.app import App
 
+from agent.api.health import Incident
 from tui import incidents, safe, units
 from tui.incidents import Told
+from tui.links import ClusterClient
 from tui.screens.dialogs import Question
-from tui.spans import Role, Span
+from tui.spans import Role, Span, folded
 
 _LISTED = 12
 """Incidents named one by one in a question; the rest is counted."""
+_WIDTH = 70
+"""Of a question's lines."""
 
 
-def ask_acknowledge(chosen: Sequence[Told]) -> Question:
-    """Before incidents are acknowledged: which."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """What may be said of incidents."""
+
+    title: str
+    done: str
+    yes: str
+    effect: str
+    ask: Callable[[ClusterClient, int, str], Incident]
+
+
+ACKNOWLEDGE = Verb(
+    title="Acknowledge",
+    done="Acknowledged",
+    yes="I have seen",
+    effect="Each stays open until it is over, and is not told of again.",
+    ask=lambda client, number, node: client.acknowledge(number, node),
+)
+CLEAR = Verb(
+    title="Clear",
+    done="Cleared",
+    yes="Clear",
+    effect="What is still wrong is opened again. A GPU held for it stays drained until U resumes it.",
+    ask=lambda client, number, node: client.clear_incident(number, node),
+)
+
+
+def ask_of_incidents(chosen: Sequence[Told], verb: Verb) -> Question:
+    """Before something is said of incidents: of which."""
     lines: list[list[Span]] = [[]]
     for each in chosen[:_LISTED]:
         label = safe.fit(f"{each.key[0]}:{each.key[1]}", 14)
@@ -25,8 +57,8 @@ def ask_acknowledge(chosen: Sequence[Told]) -> Question:
     if len(chosen) > _LISTED:
         lines.append([(f"  and {len(chosen) - _LISTED} more", Role.STRONG)])
     what = units.count(len(chosen), "incident")
-    lines += [[], [("  Each stays open until it is over, and is not told of again.", Role.WARN)], []]
-    return Question(f"Acknowledge {what}?", lines, yes=f"I have seen {what}", no="Leave as it is")
+    effect = [[(f"  {line}", Role.WARN)] for line in folded(verb.effect, _WIDTH)]
+    return Question(f"{verb.title} {what}?", [*lines, [], *effect, []], yes=f"{verb.yes} {what}", no="Leave as it is")
 
 
 def ask_accept(node: str, differences: Sequence[str]) -> Question:

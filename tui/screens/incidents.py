@@ -165,18 +165,30 @@ class IncidentsScreen(BaseScreen):
 
     def action_acknowledge(self) -> None:
         """Ask about the marked ones, or the one under the cursor."""
+        chosen = [each for each in self._chosen() if _is_new(each)]
+        nothing = "There is nothing to acknowledge: somebody has seen it, or it is over."
+        self._ask(chosen, nothing, healthasks.ACKNOWLEDGE)
+
+    def action_clear(self) -> None:
+        """Ask whether the marked ones, or the one under the cursor, are over."""
+        chosen = [each for each in self._chosen() if each.is_open]
+        self._ask(chosen, "There is nothing to clear: it is over.", healthasks.CLEAR)
+
+    def _chosen(self) -> list[Told]:
         here = self.here()
         wanted = self.marked or ({here.key} if here is not None else set())
-        chosen = [each for each in self._told if each.key in wanted and _is_new(each)]
+        return [each for each in self._told if each.key in wanted]
+
+    def _ask(self, chosen: Sequence[Told], nothing: str, verb: healthasks.Verb) -> None:
         if not chosen:
-            self.notify("There is nothing to acknowledge: somebody has seen it, or it is over.", markup=False)
+            self.notify(nothing, markup=False)
             return
 
         def answered(yes: bool | None) -> None:
             if yes:
-                self._acknowledge(chosen)
+                self._do(chosen, verb)
 
-        self.app.push_screen(healthasks.ask_acknowledge(chosen), answered)
+        self.app.push_screen(healthasks.ask_of_incidents(chosen, verb), answered)
 
     def action_drain(self) -> None:
         """Give its GPU no new job."""
@@ -193,19 +205,18 @@ class IncidentsScreen(BaseScreen):
     # --- asking the server --------------------------------------------------------------------------------------------
 
     @work(thread=True, exit_on_error=False, group="calls")
-    def _acknowledge(self, chosen: Sequence[Told]) -> None:
+    def _do(self, chosen: Sequence[Told], verb: healthasks.Verb) -> None:
         """Wait for the server, off this thread. The first refusal ends it."""
         done = 0
         try:
             for each in chosen:
-                number, node = each.key[1], each.key[0]
-                self.session.ask(lambda client, number=number, node=node: client.acknowledge(number, node))  # type: ignore[misc]
+                self.session.ask(lambda client, key=each.key: verb.ask(client, key[1], key[0]))  # type: ignore[misc]
                 done += 1
         except StokerError as error:
             so_far = f" ({units.count(done, 'incident')} before it done)" if done else ""
-            self.app.call_from_thread(self._answered, f"Acknowledge: refused{so_far}: {error}", bad=True)
+            self.app.call_from_thread(self._answered, f"{verb.title}: refused{so_far}: {error}", bad=True)
         else:
-            self.app.call_from_thread(self._answered, f"Acknowledged: {units.count(done, 'incident')}", bad=False)
+            self.app.call_from_thread(self._answered, f"{verb.done}: {units.count(done, 'incident')}", bad=False)
 
     def _answered(self, sentence: str, *, bad: bool) -> None:
         healthasks.tell(self.app, sentence, bad=bad)
