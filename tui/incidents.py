@@ -29,7 +29,7 @@ COLUMNS = (
     Column(title="JOB", least=4, most=12, right=True, firm=True),
     Column(title="PID", least=5, most=8, right=True, firm=True, drop=3),
     Column(title="USER", least=5, most=12, drop=4),
-    Column(title="STATE", least=4, most=16, firm=True),
+    Column(title="STATE", least=5, most=16, firm=True),
     Column(title="WHAT", least=16, grow=True),
 )
 _SEVERITY = {

@@ -43,7 +43,7 @@ from agent.gpu.simulated import SimulatedReader
 from agent.server.stream import STREAMS, NdjsonStream, Streams
 from tests.bench.table import Row, row_of
 
-GPUS, WATCH_S, REPEATS = 8, 10.0, 3
+GPUS, WATCH_S, REPEATS = 8, 5.0, 3
 SIZE = (45, 160)
 SETTLE_S = 3.0
 SCREENS = {

@@ -8,7 +8,7 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 
 from agent.api.telemetry import GPU_METRICS
-from agent.api.types import Gpu
+from agent.api.types import Gpu, GpuState
 from tui import arrays, gpufacts, incidents, rows, units
 from tui.cluster import Freshness, NodeView, gpu_label
 from tui.keymap import Scope
@@ -103,8 +103,8 @@ class GpuScreen(PastKeys):
         first = gpufacts.state_line(gpu, view.gpu_age_s(gpu), clock, wall)
         if not rows.is_heard(view):
             first = [(f" x the node is lost since {units.age(view.age_s)}", Role.BAD), *first]
-        lines = [first, [(" ", Role.TEXT), *rows.owner(self.session.cluster, view, gpu)]]
-        if gpu.drain is not None and gpu.job_id is not None:
+        lines = [first, *self._holder(view, gpu)]
+        if gpu.drain is not None and (gpu.job_id is not None or gpu.state is not GpuState.OK):
             lines.append([(f" * {rows.drain_note(gpu.drain)}", Role.WARN)])
         lines += [[(f" ! {said}", Role.WARN)] for said in gpu.ill[:2]]
         here = [each for each in view.incidents if each.gpu_uuid == gpu.uuid]
@@ -113,6 +113,13 @@ class GpuScreen(PastKeys):
         if len(here) > _TOLD:
             lines.append([(f" and {units.count(len(here) - _TOLD, 'more incident')}; 4 lists them", Role.DIM)])
         return lines
+
+    def _holder(self, view: NodeView, gpu: Gpu) -> list[list[Span]]:
+        """Who uses it; the job also where it does not answer."""
+        job = self.session.cluster.job_on(view.name, gpu.job_id)
+        if gpu.state is GpuState.OK:
+            return [[(" ", Role.TEXT), *rows.owner(self.session.cluster, view, gpu)]]
+        return [] if job is None else [[(f" {arrays.label(job)} ", Role.STRONG), (f"{job.user} {job.name}", Role.TEXT)]]
 
     def _found(self) -> tuple[NodeView, Gpu] | None:
         view = self.session.cluster.node(self.node_name, self.session.clock.monotonic())
