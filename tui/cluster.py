@@ -7,6 +7,7 @@ without a word is stale, 15 s is lost, and what is lost is shown as dashes. Ever
 
 from __future__ import annotations
 
+import functools
 import re
 from enum import StrEnum
 
@@ -148,9 +149,11 @@ class Cluster:
         self._down: LinkDown | None = None
         self._epoch = 0
         self._beats = 0
+        self._totals: tuple[float, Totals] | None = None
 
     def apply(self, message: WatchMessage | LinkDown, arrived: float) -> bool:
         """Take in one message that arrived at `arrived`; whether it is more than new readings of what is known."""
+        self._totals = None
         if isinstance(message, LinkDown):
             self._down = message
             return True
@@ -224,7 +227,15 @@ class Cluster:
         return any(heard.status.node and _is_simulated(heard.status.node) for heard in self._nodes.values())
 
     def totals(self, now: float) -> Totals:
-        """The counts of the header. Values of lost nodes are not counted as if they were present."""
+        """The counts of the header. Values of lost nodes are not counted as if they were present.
+
+        One drawing asks several times, and gets one answer.
+        """
+        if self._totals is None or self._totals[0] != now:
+            self._totals = now, self._count(now)
+        return self._totals[1]
+
+    def _count(self, now: float) -> Totals:
         views = self.nodes(now)
         heard = [view for view in views if view.freshness in (Freshness.LIVE, Freshness.STALE)]
         gpus = [gpu for view in heard for gpu in view.gpus]
@@ -271,9 +282,11 @@ def job_key(job: Job) -> JobKey:
     return job.node, job.id
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+@functools.lru_cache(maxsize=4096)  # the names of nodes: asked for each job at each drawing
+def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Sort key that puts n2 before n10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name[:256])]
+    parts = re.split(r"([0-9]+)", name[:256])
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
 
 
 def gpu_label(view: NodeView, gpu: Gpu) -> str:
@@ -331,7 +344,7 @@ def _is_simulated(node: Node) -> bool:
     return node.gpu_source is GpuSource.SIMULATED
 
 
-def job_order(job: Job) -> tuple[int, int, int, list[tuple[int, str]]]:
+def job_order(job: Job) -> tuple[int, int, int, tuple[tuple[int, str], ...]]:
     """Sort key: what runs, what waits, what has ended."""
     if job.state.is_final:
         return 2, -(job.ended_at or job.submitted_at), -job.id, natural(job.node)

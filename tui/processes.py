@@ -116,7 +116,7 @@ def _job_of(process: GpuProcess, jobs: list[Job]) -> Job | None:
     return next((job for job in jobs if process.user in (None, job.user)), None)
 
 
-def _rank(each: Using, order: str) -> tuple[bool, float, list[tuple[int, str]]]:
+def _rank(each: Using, order: str) -> tuple[bool, float, tuple[tuple[int, str], ...]]:
     """Whether it is unknown, the number, the words: unknown last."""
     process = each.process
     numbers: dict[str, float | None] = {
@@ -128,7 +128,7 @@ def _rank(each: Using, order: str) -> tuple[bool, float, list[tuple[int, str]]]:
     }
     if order in numbers:
         value = numbers[order]
-        return value is None, 0.0 if value is None else -value, []
+        return value is None, 0.0 if value is None else -value, ()
     words = {"user": each.user, "node": each.view.name}.get(order, "")
     return not words, 0.0, natural(words)
 

@@ -327,14 +327,14 @@ def is_heard(view: NodeView) -> bool:
 def owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
     """Who uses a GPU, or why nobody can."""
     if gpu.state is not GpuState.OK:
-        return cell(gpu_note(gpu), Role.BAD)
+        held = f"{_job_label(cluster, view, gpu)} " if gpu.job_id is not None else ""
+        return ((held, Role.STRONG), (gpu_note(gpu), Role.BAD)) if held else cell(gpu_note(gpu), Role.BAD)
     drained: Cell = ((f"* {drain_note(gpu.drain)}", Role.WARN),) if gpu.drain is not None else ()
     if gpu.job_id is not None:
         job = cluster.job_on(view.name, gpu.job_id)
-        name = arrays.label(job) if job else str(gpu.job_id)
-        more = f" +{len(gpu.job_ids) - 1}" if len(gpu.job_ids) > 1 else ""
         sign: Cell = (("* ", Role.WARN),) if drained else ()
-        return (*sign, (f"{name}{more}", Role.STRONG), (f" {job.user} {job.name}" if job else "", Role.TEXT))
+        name = _job_label(cluster, view, gpu)
+        return (*sign, (name, Role.STRONG), (f" {job.user} {job.name}" if job else "", Role.TEXT))
     if drained:
         return drained
     if gpu.computing():
@@ -361,6 +361,13 @@ def health(view: NodeView, *, short: bool = False) -> Cell:
         seen = len(view.incidents) - len(unseen)
         return cell(f"{seen} seen" if seen else "ok", Role.TEXT if seen else Role.DIM)
     return cell(worst + (f" +{more}" if more and not short else ""), role)
+
+
+def _job_label(cluster: Cluster, view: NodeView, gpu: Gpu) -> str:
+    """The job that holds a GPU, and how many more: `17_3 +1`."""
+    job = cluster.job_on(view.name, gpu.job_id)
+    name = arrays.label(job) if job else str(gpu.job_id)
+    return name + (f" +{len(gpu.job_ids) - 1}" if len(gpu.job_ids) > 1 else "")
 
 
 def _node_row(view: NodeView, trace: str, short: bool) -> Row:
