@@ -36,10 +36,15 @@ from tui.screens import questions
 from tui.screens.array import ArrayScreen
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import Help, ask_host_key
+from tui.screens.gpu import GpuScreen
+from tui.screens.host import HostScreen
+from tui.screens.incidents import IncidentsScreen
+from tui.screens.inventory import InventoryScreen
 from tui.screens.job import JobScreen
-from tui.screens.jobs import AskOfJobs, JobsScreen, OpenArray, OpenJob, OpenNode
+from tui.screens.jobs import AskOfJobs, JobsScreen, OpenArray, OpenGpu, OpenHost, OpenInventory, OpenJob, OpenNode
 from tui.screens.nodes import NodeScreen, NodesScreen
 from tui.screens.overview import OverviewScreen
+from tui.screens.processes import ProcessesScreen
 from tui.screens.submit import SubmitForm
 from tui.session import Clock, Session
 from tui.theme import DARK, THEMES
@@ -50,7 +55,7 @@ _FAREWELL_S = 5.0
 _EXIT_NO_TERMINAL = 129
 """128 + SIGHUP."""
 _DRAIN_S = 0.5
-"""How often the screen may be drawn anew. A whole one costs some 25 ms."""
+"""How often the screen may be drawn anew; readings alone have it drawn once a second."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -84,7 +89,13 @@ class StokerApp(App[None]):
     def on_mount(self) -> None:
         """Draw first, then open the link."""
         overview = OverviewScreen(self.session)
-        self._mains = {"overview": overview, "nodes": NodesScreen(self.session), "jobs": JobsScreen(self.session)}
+        self._mains = {
+            "overview": overview,
+            "nodes": NodesScreen(self.session),
+            "jobs": JobsScreen(self.session),
+            "incidents": IncidentsScreen(self.session),
+            "processes": ProcessesScreen(self.session),
+        }
         for name, screen in self._mains.items():
             self.install_screen(screen, name)
         self.push_screen("overview")
@@ -105,8 +116,10 @@ class StokerApp(App[None]):
         super().exit(result, return_code, message)  # type: ignore[arg-type]
 
     def tick(self) -> None:
-        """Take what arrived, and draw when there was something or a second has passed."""
+        """Take what arrived; draw when something has changed its state, and else once a second."""
         screen = self.base_screen()
+        if not self._mains or not self._mains["overview"].is_mounted:
+            return  # on a busy machine the timer may come before the first screen: its second is not lost
         changed = self.session.drain() or (screen is not None and screen.has_news)
         now = self.session.clock.monotonic()
         second = int(now)
@@ -116,6 +129,7 @@ class StokerApp(App[None]):
             overview = self._mains["overview"]
             assert isinstance(overview, OverviewScreen)
             overview.sample(now)
+            self.session.traces.note(self.session.cluster.nodes(now), now)
         self._drawn_at = second
         self._open_wanted_job()
         self._ask_about_host_key()
@@ -178,6 +192,21 @@ class StokerApp(App[None]):
     def open_node(self, message: OpenNode) -> None:
         """A node's screen."""
         self.push_screen(NodeScreen(self.session, message.name))
+
+    @on(OpenGpu)
+    def open_gpu(self, message: OpenGpu) -> None:
+        """A GPU's screen."""
+        self.push_screen(GpuScreen(self.session, message.node, message.uuid))
+
+    @on(OpenHost)
+    def open_host(self, message: OpenHost) -> None:
+        """A node beside its GPUs."""
+        self.push_screen(HostScreen(self.session, message.node))
+
+    @on(OpenInventory)
+    def open_inventory(self, message: OpenInventory) -> None:
+        """What a node is known to have."""
+        self.push_screen(InventoryScreen(self.session, message.node))
 
     @on(OpenArray)
     def open_array(self, message: OpenArray) -> None:

@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 
 from agent.api.telemetry import MetricHistory
 from tui import safe, units
@@ -59,7 +59,7 @@ def lines(past: MetricHistory, width: int, height: int = HEIGHT) -> list[str]:
         width: cells of a line.
         height: lines of the area.
     """
-    top = _top(past)
+    top = top_of(past)
     labels = {height - 1: written(0.0, past.unit), 0: written(top, past.unit)}
     room = max(safe.width(label) for label in labels.values())
     cells = max(1, width - room - 2)
@@ -71,11 +71,11 @@ def lines(past: MetricHistory, width: int, height: int = HEIGHT) -> list[str]:
         blocks = "".join(_block(low, high, top, level, height) for low, high in zip(mean, most, strict=True))
         drawn.append(f"{label} {'┤' if line in labels else '│'}{blocks}".rstrip())
     shown_from = past.begin + (len(past.mean) - len(mean)) * past.width_s
-    drawn.append(" " * (room + 2) + _times(shown_from, past.begin + len(past.mean) * past.width_s, len(mean)))
+    drawn.append(" " * (room + 2) + times(shown_from, past.begin + len(past.mean) * past.width_s, len(mean)))
     return drawn
 
 
-def _top(past: MetricHistory) -> float:
+def top_of(past: MetricHistory) -> float:
     """The least of 1, 2, 5 × 10^n that nothing is above; of a share always 100."""
     most = max((value for value in past.most if value is not None), default=0.0)
     if past.unit == "%" and most <= 100:
@@ -96,11 +96,11 @@ def _block(mean: float | None, most: float | None, top: float, level: int, heigh
     return _SHADE if most / top * height > level + 0.5 else " "
 
 
-def _times(begin: int, end: int, cells: int) -> str:
+def times(begin: int, end: int, cells: int, zone: tzinfo | None = None) -> str:
     """The first and the last moment under the ends of the area, and the middle where there is room."""
     form = "%H:%M:%S" if end - begin < 600 else "%H:%M" if end - begin <= _DAY else "%d %b %H:%M"
     form = "%d %b %Y" if end - begin > 60 * _DAY else form
-    first, middle, last = (time.strftime(form, time.localtime(at)) for at in (begin, (begin + end) // 2, end))
+    first, middle, last = (datetime.fromtimestamp(at, zone).strftime(form) for at in (begin, (begin + end) // 2, end))
     if cells < len(first) + len(last) + 2:
         return first
     if cells < len(first) + len(middle) + len(last) + 8:

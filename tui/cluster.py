@@ -7,11 +7,13 @@ without a word is stale, 15 s is lost, and what is lost is shown as dashes. Ever
 
 from __future__ import annotations
 
+import functools
 import re
 from enum import StrEnum
 
 import msgspec
 
+from agent.api.health import Incident, Severity
 from agent.api.types import (
     Gpu,
     GpuSource,
@@ -98,6 +100,11 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
         """Its GPUs as last heard of."""
         return self.node.gpus if self.node else ()
 
+    @property
+    def incidents(self) -> tuple[Incident, ...]:
+        """What is wrong there as last heard of."""
+        return self.node.incidents if self.node else ()
+
     def gpu_age_s(self, gpu: Gpu) -> float:
         """Seconds since the driver last answered for this GPU."""
         return gpu.age_s + self.age_s
@@ -117,6 +124,10 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     utilization_percent: float | None
     running: int
     pending: int
+    critical: int
+    """Critical incidents that are open, those of lost nodes too: nobody has said that they are over."""
+    critical_unseen: int
+    """Those of them that nobody has acknowledged."""
 
 
 class _Heard(msgspec.Struct):
@@ -138,13 +149,17 @@ class Cluster:
         self._down: LinkDown | None = None
         self._epoch = 0
         self._beats = 0
+        self._totals: tuple[float, Totals] | None = None
 
-    def apply(self, message: WatchMessage | LinkDown, arrived: float) -> None:
-        """Take in one message that arrived at `arrived`."""
+    def apply(self, message: WatchMessage | LinkDown, arrived: float) -> bool:
+        """Take in one message that arrived at `arrived`; whether it is more than new readings of what is known."""
+        self._totals = None
         if isinstance(message, LinkDown):
             self._down = message
-            return
+            return True
+        was_down = self._down is not None
         self._heard_at, self._down = arrived, None
+        before = self._nodes.get(message.status.name) if isinstance(message, NodeUpdate) else None
         if isinstance(message, Hello):
             self.hello, self._epoch, self._beats = message, self._epoch + 1, 0
         elif isinstance(message, Heartbeat):
@@ -157,6 +172,9 @@ class Cluster:
             self._forget_old_jobs()
         elif isinstance(message, LicenceUpdate):
             self.licence = message.licence
+        if isinstance(message, NodeUpdate):
+            return before is None or _standing(before.status) != _standing(message.status)
+        return was_down or not isinstance(message, Heartbeat)
 
     def link(self, now: float) -> LinkView:
         """How our own link is."""
@@ -209,12 +227,21 @@ class Cluster:
         return any(heard.status.node and _is_simulated(heard.status.node) for heard in self._nodes.values())
 
     def totals(self, now: float) -> Totals:
-        """The counts of the header. Values of lost nodes are not counted as if they were present."""
+        """The counts of the header. Values of lost nodes are not counted as if they were present.
+
+        One drawing asks several times, and gets one answer.
+        """
+        if self._totals is None or self._totals[0] != now:
+            self._totals = now, self._count(now)
+        return self._totals[1]
+
+    def _count(self, now: float) -> Totals:
         views = self.nodes(now)
         heard = [view for view in views if view.freshness in (Freshness.LIVE, Freshness.STALE)]
         gpus = [gpu for view in heard for gpu in view.gpus]
         loads = [g.utilization_percent for g in gpus if g.state is GpuState.OK and g.utilization_percent is not None]
         states = [job.state for job, _ in self._jobs.values()]
+        grave = [each for view in views for each in view.incidents if each.severity is Severity.CRITICAL]
         return Totals(
             nodes=len(views),
             nodes_up=sum(view.freshness is Freshness.LIVE for view in views),
@@ -226,6 +253,8 @@ class Cluster:
             utilization_percent=sum(loads) / len(loads) if loads else None,
             running=sum(not state.is_final and state is not JobState.PENDING for state in states),
             pending=sum(state is JobState.PENDING for state in states),
+            critical=len(grave),
+            critical_unseen=sum(each.acknowledged_at is None for each in grave),
         )
 
     def _beat(self) -> None:
@@ -253,9 +282,11 @@ def job_key(job: Job) -> JobKey:
     return job.node, job.id
 
 
-def natural(name: str) -> list[tuple[int, str]]:
+@functools.lru_cache(maxsize=4096)  # the names of nodes: asked for each job at each drawing
+def natural(name: str) -> tuple[tuple[int, str], ...]:
     """Sort key that puts n2 before n10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", name[:256])]
+    parts = re.split(r"([0-9]+)", name[:256])
+    return tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
 
 
 def gpu_label(view: NodeView, gpu: Gpu) -> str:
@@ -300,11 +331,20 @@ def _view(heard: _Heard, now: float) -> NodeView:
     )
 
 
+def _standing(status: NodeStatus) -> object:
+    """What of a node one wants to see at once when it changes; the readings can wait for the second to pass."""
+    node = status.node
+    if node is None:
+        return status.link, status.reason
+    gpus = [(gpu.uuid, gpu.state, gpu.job_ids, gpu.job_id, gpu.drain, gpu.seated) for gpu in node.gpus]
+    return status.link, status.reason, node.drain, node.incidents, gpus
+
+
 def _is_simulated(node: Node) -> bool:
     return node.gpu_source is GpuSource.SIMULATED
 
 
-def job_order(job: Job) -> tuple[int, int, int, list[tuple[int, str]]]:
+def job_order(job: Job) -> tuple[int, int, int, tuple[tuple[int, str], ...]]:
     """Sort key: what runs, what waits, what has ended."""
     if job.state.is_final:
         return 2, -(job.ended_at or job.submitted_at), -job.id, natural(job.node)

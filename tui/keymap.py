@@ -20,6 +20,13 @@ class Scope(StrEnum):
     MACHINE = "on a node or a GPU"
     LOG = "in a log"
     JOB = "on a job"
+    INCIDENT = "in the list of incidents"
+    INVENTORY = "in an inventory"
+    PROCESSES = "in the list of processes"
+    NODE = "on the page of a node"
+    GPU = "on the page of a GPU"
+    PAST = "over a picture of the past"
+    SHEET = "on a page of values"
     FORM = "in the submit form"
     ASK = "in a question"
     CHOOSE = "when an array is cancelled"
@@ -40,7 +47,11 @@ class Key:
     """For the help screen and the palette."""
     shown: str = ""
     """How the keys are written for people, where that differs from `keys`."""
+    brief: str = ""
+    """The label where there is little room."""
     footer: bool = False
+    spare: bool = False
+    """Left out of the footer first."""
     palette: bool = False
 
     @property
@@ -65,12 +76,16 @@ def _on_jobs(scope: Scope, which: str) -> tuple[Key, ...]:
 
 
 KEYS: tuple[Key, ...] = (
-    Key(scope=Scope.APP, keys="1", action="show('overview')", label="Overview",
+    Key(scope=Scope.APP, keys="1", action="show('overview')", label="Overview", brief="Over",
         help="nodes, GPUs and queue at a glance", footer=True, palette=True),
     Key(scope=Scope.APP, keys="2", action="show('nodes')", label="Nodes", help="all nodes, and the GPUs of one",
         footer=True, palette=True),
     Key(scope=Scope.APP, keys="3", action="show('jobs')", label="Jobs",
         help="the queue, and the jobs that have ended", footer=True, palette=True),
+    Key(scope=Scope.APP, keys="4", action="show('incidents')", label="Incidents", brief="Incid",
+        help="what is wrong with GPUs and nodes, and what to do", footer=True, palette=True),
+    Key(scope=Scope.APP, keys="5", action="show('processes')", label="Processes", brief="Proc",
+        help="who uses the GPUs of all nodes, and which job", footer=True, palette=True),
     Key(scope=Scope.LIST, keys="enter", action="open", label="open", help="open the row under the cursor",
         footer=True),
     Key(scope=Scope.LIST, keys="j,down", action="move(1)", label="down", help="one row down", shown="j ↓"),
@@ -95,6 +110,64 @@ KEYS: tuple[Key, ...] = (
         help="give it no new job; asks for the reason"),
     Key(scope=Scope.MACHINE, keys="U", action="resume", label="resume", palette=True,
         help="let jobs start there again; asks first"),
+    Key(scope=Scope.INCIDENT, keys="A", action="acknowledge", label="acknowledge", brief="seen", footer=True,
+        palette=True, help="say that you have seen it, or the marked ones; asks first"),
+    Key(scope=Scope.INCIDENT, keys="C", action="clear", label="clear", footer=True, palette=True,
+        help="say that it is over, or the marked ones; asks first"),
+    Key(scope=Scope.INCIDENT, keys="D", action="drain", label="drain", palette=True,
+        help="give its GPU, or the node, no new job; asks for the reason"),
+    Key(scope=Scope.INCIDENT, keys="U", action="resume", label="resume", palette=True, footer=True, spare=True,
+        help="let jobs start on its GPU again; asks first"),
+    Key(scope=Scope.INCIDENT, keys="b", action="job", label="job", footer=True, palette=True,
+        help="open the job that it hit"),
+    Key(scope=Scope.INCIDENT, keys="n", action="node", label="node", footer=True, spare=True, palette=True,
+        help="open its node"),
+    Key(scope=Scope.INCIDENT, keys="i", action="inventory", label="inventory", brief="invent.", footer=True,
+        spare=True, palette=True, help="the GPUs that its node is known to have"),
+    Key(scope=Scope.INCIDENT, keys="o", action="over", label="over too", brief="over", footer=True, palette=True,
+        help="show those that are over as well, or hide them"),
+    Key(scope=Scope.INCIDENT, keys="space", action="mark", label="mark",
+        help="mark an incident, to do the same to several at once"),
+    Key(scope=Scope.INCIDENT, keys="asterisk", action="mark_all", label="mark all", shown="*",
+        help="mark all that the filter shows"),
+    Key(scope=Scope.INCIDENT, keys="u", action="unmark", label="unmark", help="forget all marks"),
+    Key(scope=Scope.INVENTORY, keys="A", action="accept", label="accept", footer=True, palette=True,
+        help="take the GPUs that are there now for right; asks first"),
+    Key(scope=Scope.PROCESSES, keys="s", action="sort", label="sort", footer=True, palette=True,
+        help="sort by the next: memory, SM, user, node, job, since, pid"),
+    Key(scope=Scope.PROCESSES, keys="o", action="turn", label="turn", palette=True, help="turn the order round"),
+    Key(scope=Scope.PROCESSES, keys="b", action="job", label="job", footer=True, palette=True, help="open its job"),
+    Key(scope=Scope.PROCESSES, keys="n", action="node", label="node", palette=True, help="open its node"),
+    Key(scope=Scope.PROCESSES, keys="X", action="cancel", label="end job", footer=True, palette=True,
+        help="cancel its job; asks first"),
+    Key(scope=Scope.NODE, keys="i", action="host", label="host", footer=True, palette=True,
+        help="CPU, memory, disk, network, and how the GPUs are linked"),
+    Key(scope=Scope.NODE, keys="v", action="inventory", label="inventory", palette=True,
+        help="the GPUs that it is known to have"),
+    Key(scope=Scope.GPU, keys="left_square_bracket", action="other(-1)", label="GPU before", shown="[",
+        help="the GPU before"),
+    Key(scope=Scope.GPU, keys="right_square_bracket", action="other(1)", label="next GPU", shown="]", footer=True,
+        help="the next GPU of the node"),
+    Key(scope=Scope.GPU, keys="b", action="job", label="job", footer=True, palette=True, help="open its job"),
+    Key(scope=Scope.GPU, keys="n", action="node", label="node", palette=True, help="open its node"),
+    Key(scope=Scope.GPU, keys="D", action="drain", label="drain", footer=True, palette=True,
+        help="give it no new job; asks for the reason"),
+    Key(scope=Scope.GPU, keys="U", action="resume", label="resume", palette=True,
+        help="let jobs start on it again; asks first"),
+    Key(scope=Scope.PAST, keys="l,right", action="metric(1)", label="metric", shown="l →", footer=True, palette=True,
+        help="the next metric"),
+    Key(scope=Scope.PAST, keys="h,left", action="metric(-1)", label="before", shown="h ←", help="the metric before"),
+    Key(scope=Scope.PAST, keys="plus,equals_sign", action="span(1)", label="span", shown="+", footer=True,
+        palette=True, help="look further back: 10 min, 1 h, 6 h, 2 d, 30 d, 1 y"),
+    Key(scope=Scope.PAST, keys="minus", action="span(-1)", label="less", shown="-", help="look less far back"),
+    Key(scope=Scope.SHEET, keys="j,down", action="scroll(1)", label="down", help="one line down", shown="j ↓"),
+    Key(scope=Scope.SHEET, keys="k,up", action="scroll(-1)", label="up", help="one line up", shown="k ↑"),
+    Key(scope=Scope.SHEET, keys="ctrl+d,pagedown", action="page(1)", label="page down", help="half a page down",
+        shown="ctrl+d"),
+    Key(scope=Scope.SHEET, keys="ctrl+u,pageup", action="page(-1)", label="page up", help="half a page up",
+        shown="ctrl+u"),
+    Key(scope=Scope.SHEET, keys="g,home", action="top", label="top", help="to the first line", shown="g"),
+    Key(scope=Scope.SHEET, keys="G,end", action="bottom", label="end", help="to the last line", shown="G"),
     Key(scope=Scope.LOG, keys="f", action="follow", label="follow", help="stay at the end as the log grows",
         footer=True),
     Key(scope=Scope.LOG, keys="w", action="wrap", label="wrap", help="fold long lines, or let them run off",
@@ -138,7 +211,7 @@ KEYS: tuple[Key, ...] = (
     Key(scope=Scope.TYPED, keys="escape", action="leave_it", label="leave", help="leave it as it is; enter does it",
         shown="esc", footer=True),
     Key(scope=Scope.APP, keys="S", action="submit", label="submit", help="submit a job script", footer=True,
-        palette=True),
+        spare=True, palette=True),
     Key(scope=Scope.APP, keys="tab", action="focus_next", label="next pane", help="to the next pane"),
     Key(scope=Scope.APP, keys="escape", action="leave", label="back", help="back to where you came from",
         shown="esc"),
@@ -157,11 +230,28 @@ def keys_of(*scopes: Scope) -> list[Key]:
     return [key for key in KEYS if key.scope in scopes]
 
 
-def footer(scopes: Iterable[Scope], *, detail: bool = False) -> list[tuple[str, str]]:
-    """Key and label of what the bottom line shows; a `detail` screen tells the way back and not the main screens."""
+def footer(scopes: Iterable[Scope], *, detail: bool = False) -> list[list[tuple[str, str]]]:
+    """Key and label of what the bottom line shows, in forms from the longest to the shortest.
+
+    A `detail` screen tells the way back and not the main screens.
+    """
     wanted = [key for key in KEYS if key.scope in (*scopes, Scope.APP)]
     shown = [key for key in wanted if (key.action == "leave" and detail) or (key.footer and not _is_main(key, detail))]
-    return [(key.written, key.label) for key in shown]
+    mains = [key for key in shown if _is_main(key, True)]
+    rest = [key for key in shown if key not in mains]
+    few = [key for key in rest if not key.spare]
+    numbers = [(f"{mains[0].keys}-{mains[-1].keys}", "screens")] if mains else []
+    return [
+        _labelled(shown),
+        _labelled(mains, brief=True) + _labelled(rest, brief=True),
+        _labelled(mains, brief=True) + _labelled(few, brief=True),
+        numbers + _labelled(rest, brief=True),
+        numbers + _labelled(few, brief=True),
+    ]
+
+
+def _labelled(keys: Iterable[Key], *, brief: bool = False) -> list[tuple[str, str]]:
+    return [(key.written, (brief and key.brief) or key.label) for key in keys]
 
 
 def _is_main(key: Key, detail: bool) -> bool:

@@ -7,7 +7,7 @@ clock are parameters.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from agent.api.health import Incident, Severity
 from agent.api.queue import Drain
@@ -37,19 +37,22 @@ GPU_COLUMNS = (
     Column(title="AGE", least=4, most=6, right=True, firm=True),
 )
 NODE_COLUMNS = (
-    Column(title="NODE", least=8, most=24),
+    Column(title="NODE", least=6, most=24),
     Column(title="STATE", least=7, most=12, firm=True),
+    Column(title="HEALTH", least=6, most=12, firm=True),
     Column(title="AGE", least=4, most=6, right=True, firm=True),
     Column(title="GPUS", least=4, most=12, firm=True),
     Column(title="UTIL", least=4, right=True),
     Column(title="EACH", least=8, most=16, firm=True),
+    Column(title="LAST 5 MIN", least=10, drop=7),
     Column(title="MEMORY", least=8, most=10, right=True, firm=True, drop=2),
-    Column(title="MAX", least=5, right=True),
+    Column(title="MAX", least=5, right=True, drop=1),
     Column(title="POWER", least=6, most=7, right=True, firm=True, drop=3),
     Column(title="RUN", least=3, right=True, drop=4),
     Column(title="CPU", least=4, right=True, drop=5),
     Column(title="RAM", least=9, most=11, right=True, firm=True, drop=6),
-    Column(title="NOTE", least=14, grow=True),
+    Column(title="LOAD", least=5, right=True, drop=8),
+    Column(title="NOTE", least=12, grow=True),
 )
 JOB_COLUMNS = (
     Column(title="JOB", least=5, most=16, right=True, firm=True),
@@ -125,9 +128,9 @@ def gpu_rows(cluster: Cluster, view: NodeView, *, short: bool = False) -> list[R
     return [_gpu_row(cluster, view, gpu, short=short) for gpu in view.gpus]
 
 
-def node_rows(views: Iterable[NodeView], *, short: bool = False) -> list[Row]:
-    """The list of nodes."""
-    return [_node_row(view, short) for view in views]
+def node_rows(views: Iterable[NodeView], trace: Callable[[str], str], *, short: bool = False) -> list[Row]:
+    """The list of nodes; `trace` draws the last minutes of one."""
+    return [_node_row(view, trace(view.name), short) for view in views]
 
 
 def job_rows(jobs: Iterable[Job], wall: float, marked: Collection[Key] = (), *, short: bool = False) -> list[Row]:
@@ -263,7 +266,7 @@ def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu, *, short: bool) -> Row:
     age = _age(view.gpu_age_s(gpu))
     if view.freshness is Freshness.LOST or gpu.state is GpuState.LOST:
         dash = cell(units.UNKNOWN, Role.DIM)
-        return Row(key=(view.name, gpu.uuid), cells=(name, dash, dash, dash, dash, _owner(cluster, view, gpu), age))
+        return Row(key=(view.name, gpu.uuid), cells=(name, dash, dash, dash, dash, owner(cluster, view, gpu), age))
     load, used = gpu.utilization_percent, gpu.memory_used_bytes
     share = None if used is None or not gpu.memory_total_bytes else used / gpu.memory_total_bytes
     cells = (
@@ -272,7 +275,7 @@ def _gpu_row(cluster: Cluster, view: NodeView, gpu: Gpu, *, short: bool) -> Row:
         (*bar(share, 4, Role.MEMORY), (f" {units.gib_of(used, gpu.memory_total_bytes):>8}", Role.TEXT)),
         _temperature(gpu.temperature_c),
         cell(units.watts(gpu.power_mw)),
-        _owner(cluster, view, gpu),
+        owner(cluster, view, gpu),
         age,
     )
     return Row(key=(view.name, gpu.uuid), cells=cells, faded=bad or view.freshness is Freshness.STALE)
@@ -321,17 +324,17 @@ def is_heard(view: NodeView) -> bool:
     return view.freshness in (Freshness.LIVE, Freshness.STALE)
 
 
-def _owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
+def owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
     """Who uses a GPU, or why nobody can."""
     if gpu.state is not GpuState.OK:
-        return cell(gpu_note(gpu), Role.BAD)
+        held = f"{_job_label(cluster, view, gpu)} " if gpu.job_id is not None else ""
+        return ((held, Role.STRONG), (gpu_note(gpu), Role.BAD)) if held else cell(gpu_note(gpu), Role.BAD)
     drained: Cell = ((f"* {drain_note(gpu.drain)}", Role.WARN),) if gpu.drain is not None else ()
     if gpu.job_id is not None:
         job = cluster.job_on(view.name, gpu.job_id)
-        name = arrays.label(job) if job else str(gpu.job_id)
-        more = f" +{len(gpu.job_ids) - 1}" if len(gpu.job_ids) > 1 else ""
         sign: Cell = (("* ", Role.WARN),) if drained else ()
-        return (*sign, (f"{name}{more}", Role.STRONG), (f" {job.user} {job.name}" if job else "", Role.TEXT))
+        name = _job_label(cluster, view, gpu)
+        return (*sign, (name, Role.STRONG), (f" {job.user} {job.name}" if job else "", Role.TEXT))
     if drained:
         return drained
     if gpu.computing():
@@ -341,28 +344,57 @@ def _owner(cluster: Cluster, view: NodeView, gpu: Gpu) -> Cell:
     return cell("free" if gpu.seated else "free, no seat", Role.DIM)
 
 
-def _node_row(view: NodeView, short: bool) -> Row:
+def health(view: NodeView, *, short: bool = False) -> Cell:
+    """The worst of what is wrong and nobody has seen, and how much more there is: `!1 crit +2`."""
+    if view.node is None or not is_heard(view):
+        return cell(units.UNKNOWN, Role.DIM)
+    unseen = [each.severity for each in view.incidents if each.acknowledged_at is None]
+    bad = sum(gpu.state is not GpuState.OK for gpu in view.gpus)
+    critical, warnings = unseen.count(Severity.CRITICAL), unseen.count(Severity.WARNING)
+    if critical:
+        worst, role, more = f"!{critical} crit", Role.BAD, warnings
+    elif bad:
+        worst, role, more = f"!{bad} GPU", Role.BAD, warnings
+    elif warnings:
+        worst, role, more = f"~{warnings} warn", Role.WARN, 0
+    else:
+        seen = len(view.incidents) - len(unseen)
+        return cell(f"{seen} seen" if seen else "ok", Role.TEXT if seen else Role.DIM)
+    return cell(worst + (f" +{more}" if more and not short else ""), role)
+
+
+def _job_label(cluster: Cluster, view: NodeView, gpu: Gpu) -> str:
+    """The job that holds a GPU, and how many more: `17_3 +1`."""
+    job = cluster.job_on(view.name, gpu.job_id)
+    name = arrays.label(job) if job else str(gpu.job_id)
+    return name + (f" +{len(gpu.job_ids) - 1}" if len(gpu.job_ids) > 1 else "")
+
+
+def _node_row(view: NodeView, trace: str, short: bool) -> Row:
     name, age = cell(view.name, Role.STRONG), _age(view.age_s)
     note = cell(node_note(view), Role.WARN)
     node = view.node
     if node is None or view.freshness is Freshness.LOST:
         dash = cell(units.UNKNOWN, Role.DIM)
-        return Row(key=view.name, cells=(name, freshness(view), age, *[dash] * 9, note))
+        return Row(key=view.name, cells=(name, freshness(view), dash, age, *[dash] * 11, note))
     gpus = node.gpus
     used = node.memory_total_bytes - node.memory_available_bytes
     cells = (
         name,
         freshness(view),
+        health(view, short=short),
         age,
         cell(f"{len(gpus)} {_simulated(short)}" if view.simulated else str(len(gpus))),
         cell(units.percent(mean_load(gpus))),
         tuple((spark_of(gpu), _load_role(gpu)) for gpu in gpus[:16]),
+        cell(trace, Role.LOAD),
         cell(units.gib_of(total(g.memory_used_bytes for g in gpus), total(g.memory_total_bytes for g in gpus))),
         _temperature(max((g.temperature_c for g in gpus if g.temperature_c is not None), default=None)),
         cell(units.watts(total(g.power_mw for g in gpus))),
         cell(str(node.jobs_running)),
         cell(units.percent(node.cpu_percent)),
         cell(units.gib_of(used, node.memory_total_bytes)),
+        cell(units.UNKNOWN if node.load_1m is None else f"{node.load_1m:.1f}"),
         note if node_note(view) else cell(f"{node.jobs_pending} pending" if node.jobs_pending else "", Role.DIM),
     )
     return Row(key=view.name, cells=cells, faded=view.freshness is Freshness.STALE)

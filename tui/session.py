@@ -19,6 +19,7 @@ from tui import arrays, safe
 from tui.cluster import Cluster, JobKey
 from tui.inbox import Inbox, LogInbox
 from tui.links import ClusterClient, Follower, Watcher
+from tui.traces import Traces
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ class Session:
 
     def __init__(self, opener: Callable[[], ClusterClient], where: str, clock: Clock) -> None:
         self.cluster = Cluster()
+        self.traces = Traces()
         self.where = where
         self.clock = clock
         self._inbox = Inbox()
@@ -61,11 +63,9 @@ class Session:
         self._watcher.stop()
 
     def drain(self) -> bool:
-        """Take what has arrived into the state; whether there was anything."""
-        items = self._inbox.drain()
-        for item, arrived in items:
-            self.cluster.apply(item, arrived)
-        return bool(items)
+        """Take what has arrived into the state; whether there was anything that is to be drawn at once."""
+        urgent = [self.cluster.apply(item, arrived) for item, arrived in self._inbox.drain()]
+        return any(urgent)
 
     def wall(self) -> float:
         """The server's clock where it is known, else ours."""

@@ -36,17 +36,29 @@ def top_line(cluster: Cluster, now: float, trail: Sequence[str], right: Sequence
     """The left part of the top line: place and counts, in the longest form that leaves room for `right`."""
     where = place(cluster, trail)
     room = width - _cells(right)
+    totals = cluster.totals(now)
     forms = (
-        _counts(cluster, now, wide=True),
-        _counts(cluster, now, wide=False),
-        _nodes(cluster.totals(now), wide=False),
+        _counts(totals, wide=True) + _critical(totals, wide=True),
+        _counts(totals, wide=False) + _critical(totals, wide=True),
+        _counts(totals, wide=False) + _critical(totals, wide=False),
+        _nodes(totals, wide=False) + _critical(totals, wide=False),
+        _critical(totals, wide=False),
     )
     return next((where + form for form in forms if _cells(where + form) <= room), where)
 
 
-def _counts(cluster: Cluster, now: float, *, wide: bool) -> list[Span]:
+def _critical(totals: Totals, *, wide: bool) -> list[Span]:
+    """The critical incidents that are open; those that somebody has seen do not shout."""
+    if not totals.critical:
+        return []
+    words = " critical" if wide else " crit"
+    if totals.critical_unseen:
+        return [(f"  !{totals.critical_unseen}{words}", Role.BAD)]
+    return [(f"  {totals.critical}{words}, seen", Role.WARN)]
+
+
+def _counts(totals: Totals, *, wide: bool) -> list[Span]:
     """What there is and how much of it works."""
-    totals = cluster.totals(now)
     if not totals.nodes:
         return []
     spans = _nodes(totals, wide=wide)
@@ -116,11 +128,13 @@ def licence_line(cluster: Cluster, wall: float) -> tuple[list[Span], list[Span]]
     return left, seats
 
 
-def keys_line(keys: Sequence[tuple[str, str]]) -> list[Span]:
-    """The keys of a screen."""
+def keys_line(forms: Sequence[Sequence[tuple[str, str]]], width: int) -> list[Span]:
+    """The keys of a screen in the first form that fits, else in the last."""
     spans: list[Span] = []
-    for written, label in keys:
-        spans += [(f" {written}", Role.ACCENT), (f" {label}", Role.TEXT)]
+    for keys in forms:
+        spans = [span for written, label in keys for span in ((f" {written}", Role.ACCENT), (f" {label}", Role.TEXT))]
+        if _cells(spans) <= width:
+            break
     return spans
 
 

@@ -194,6 +194,11 @@ class FakeCluster:
         self.logs: dict[tuple[str, int], bytes] = {}
         self.reports: dict[tuple[str, int], JobReport] = {}
         self.the_reservations: list[Reservation] = []
+        self.over: dict[str, list[Incident]] = {}
+        """Incidents of a node that are over."""
+        self.known: dict[str, list[KnownGpu]] = {}
+        self.past: dict[str, MetricHistory] = {}
+        """History by metric, the same for all nodes and GPUs."""
         self.calls: list[tuple[str, Any]] = []
         self.refusal: Exception | None = None
         """Raised by the next submit or cancel."""
@@ -353,20 +358,49 @@ class FakeClient:
         points: int | None = None,
         node: str | None = None,
     ) -> MetricHistory:
-        raise ApiError(404, "no_history", "the fake cluster keeps none")
+        self._cluster.calls.append(("history", (metric, gpu, node)))
+        if metric not in self._cluster.past:
+            raise ApiError(404, "no_history", "the fake cluster keeps none")
+        return self._cluster.past[metric]
 
     def incidents(self, *, over: bool = False, node: str | None = None) -> list[Incident]:
         described = self._cluster.statuses[node].node if node else None
-        return list(described.incidents) if described else []
+        if described is None:
+            raise ApiError(502, "node_unreachable", f"{node} does not answer")
+        return [*described.incidents, *(self._cluster.over.get(node or "", []) if over else [])]
 
     def inventory(self, node: str | None = None) -> list[KnownGpu]:
-        return []
+        return list(self._cluster.known.get(node or "", []))
 
     def accept_inventory(self, node: str | None = None) -> list[KnownGpu]:
-        return []
+        self._cluster.calls.append(("accept", node))
+        self._refuse()
+        described = self._cluster.statuses[node or "n1"].node
+        assert described is not None
+        self._cluster.known[node or "n1"] = [
+            KnownGpu(uuid=gpu.uuid, index=gpu.index, name=gpu.name) for gpu in described.gpus
+        ]
+        return self.inventory(node)
 
     def acknowledge(self, number: int, node: str | None = None) -> Incident:
-        raise ApiError(404, "no_such_incident", f"there is no incident {number}")
+        return self._of_incident("acknowledge", number, node, acknowledged_at=NOW, acknowledged_by="root")
+
+    def clear_incident(self, number: int, node: str | None = None) -> Incident:
+        return self._of_incident("clear", number, node, cleared_at=NOW)
+
+    def _of_incident(self, verb: str, number: int, node: str | None, **changed: Any) -> Incident:
+        self._cluster.calls.append((verb, (node, number)))
+        self._refuse()
+        status = self._cluster.statuses[node or "n1"]
+        assert status.node is not None
+        found = next(each for each in status.node.incidents if each.id == number)
+        new = msgspec.structs.replace(found, **changed)
+        told = [new if each.id == number else each for each in status.node.incidents]
+        still = tuple(each for each in told if each.cleared_at is None)
+        status = msgspec.structs.replace(status, node=msgspec.structs.replace(status.node, incidents=still))
+        self._cluster.statuses[status.name] = status
+        self._cluster.say(NodeUpdate(status=status))
+        return new
 
     def dead_letters(self, node: str | None = None) -> list[DeadLetter]:
         return []

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from agent.api.health import Incident, IncidentKind, KnownGpu, Severity
 from agent.api.queue import Drain, JobEvent, JobUsage, PriorityParts, Reservation, Verdict
 from agent.api.types import GpuProcess, GpuState, Job, JobReport, JobState, LinkState, NodeStatus
 from tests.fakes.cluster import DAY, GIB, NOW, FakeCluster, evaluation, gpu, job, node, up
@@ -147,3 +148,57 @@ def _report(of: Job) -> JobReport:
     if of.started_at is not None:
         events.append(JobEvent(at=of.started_at, event="started", state="RUNNING", detail="attempt 1 on GPUs 4-5"))
     return JobReport(job=of, wait_s=36.0, run_s=2463.0, events=tuple(events))
+
+
+def incident(number: int, node: str = "n1", **more: Any) -> Incident:
+    """A GPU that was lost a minute ago."""
+    values: dict[str, Any] = {
+        "id": number,
+        "node": node,
+        "kind": IncidentKind.GPU_LOST,
+        "severity": Severity.CRITICAL,
+        "gpu_uuid": f"GPU-{node}-0",
+        "gpu_index": 0,
+        "what": "GPU 0 is lost",
+        "advice": "see dmesg; power the node off and on",
+        "opened_at": NOW - 60,
+        "seen_at": NOW - 1,
+    }
+    return msgspec.convert(values | more, Incident)
+
+
+def health_lab() -> FakeCluster:
+    """The laboratory with incidents: open, seen, over, of a node that is lost; and a GPU too few."""
+    cluster = lab()
+    hung = incident(
+        7, "gpu-a2", kind=IncidentKind.GPU_HUNG, gpu_uuid=A2[7], gpu_index=7, opened_at=NOW - 74,
+        what="GPU 7 has not answered since 11:05:26", advice="end its jobs; nvidia-smi --gpu-reset, else reboot",
+    )  # fmt: skip
+    hot = incident(
+        6, "gpu-a2", kind=IncidentKind.THERMAL_THROTTLE, severity=Severity.WARNING, gpu_uuid=A2[3], gpu_index=3,
+        job_id=43, user="carol", opened_at=NOW - 1800, what="GPU 3 is slowed down by its heat at 89 °C",
+        advice="look at fans, air flow and filters; the jobs on it take longer until then",
+    )  # fmt: skip
+    xid = incident(
+        12, "gpu-a1", kind=IncidentKind.XID, severity=Severity.WARNING, gpu_uuid=A1[4], gpu_index=4, job_id=42,
+        user="bob", pid=4711, code=31, count=3, opened_at=NOW - 300, seen_at=NOW - 20, acknowledged_at=NOW - 200,
+        acknowledged_by="root", what="XID 31 on GPU 4, process 4711 (python): memory page fault of the program",
+        advice="a fault of the job's program: compute-sanitizer finds it",
+    )  # fmt: skip
+    idle = incident(
+        11, "gpu-a1", kind=IncidentKind.HELD_IDLE, severity=Severity.INFO, gpu_uuid=A1[5], gpu_index=5, job_id=42,
+        user="bob", opened_at=NOW - 4000, what="GPU 5 is held by job 42 of bob and does nothing",
+        advice="ask bob, or stoker cancel 42",
+    )  # fmt: skip
+    _tell(cluster, "gpu-a1", (xid, idle))
+    _tell(cluster, "gpu-a2", (hung, hot))
+    cluster.over["gpu-a1"] = [incident(3, "gpu-a1", opened_at=NOW - DAY, cleared_at=NOW - DAY + 600)]
+    cluster.known["gpu-a2"] = [KnownGpu(uuid=uuid, index=i, name="Simulated H100 80GB") for i, uuid in enumerate(A2)]
+    cluster.known["gpu-a2"].append(KnownGpu(uuid="GPU-gpu-a2-8", index=8, name="Simulated H100 80GB"))
+    return cluster
+
+
+def _tell(cluster: FakeCluster, name: str, incidents: tuple[Incident, ...]) -> None:
+    described = cluster.statuses[name].node
+    assert described is not None
+    cluster.statuses[name] = up(msgspec.structs.replace(described, incidents=incidents))

@@ -6,7 +6,8 @@ import math
 from collections.abc import Awaitable, Callable
 
 from agent.api.refs import JobRef
-from tests.fakes.cluster import FakeCluster
+from agent.api.telemetry import MetricHistory
+from tests.fakes.cluster import NOW, FakeCluster
 from tests.fakes.lab import lab
 from tests.screens.stage import Stage
 from tui.cluster import ArrayKey
@@ -139,6 +140,42 @@ async def preview(on: Stage) -> None:
     await on.until(lambda: on.sees("Preview, nothing is stored"), "the answer")
 
 
+async def incidents(on: Stage) -> None:
+    await on.press("4", "j", "j")
+
+
+async def inventory(on: Stage) -> None:
+    await on.press("4", "i")
+    await on.until(lambda: on.sees("x missing"), "the answer")
+
+
+async def processes(on: Stage) -> None:
+    await on.press("5")
+
+
+async def gpu_page(on: Stage) -> None:
+    on.cluster.past["utilization_percent"] = _past()
+    await on.press("4", "j", "j", "enter")
+    await on.until(lambda: on.sees("gaps 10%"), "the past")
+
+
+async def host(on: Stage) -> None:
+    await on.press("2", "enter", "i")
+    await on.until(lambda: on.sees("keeps no history"), "the answer")
+    await on.settle()
+
+
+def _past() -> MetricHistory:
+    """A wave with peaks and a gap."""
+    means = [None if 30 <= at < 36 else 55 + 35 * math.sin(at / 9) for at in range(60)]
+    band = [[None if mean is None else min(100.0, mean + more) for mean in means] for more in (-8.0, 0.0, 9.0)]
+    least, mean, most = (tuple(each) for each in band)
+    return MetricHistory(
+        node="gpu-a2", series="GPU", metric="utilization_percent", unit="%", begin=NOW - 600, width_s=10,
+        least=least, mean=mean, most=most,
+    )  # fmt: skip
+
+
 SHOTS: dict[str, Steps] = {
     "overview": overview,
     "nodes": nodes,
@@ -163,3 +200,12 @@ QUEUE_SHOTS: dict[str, Steps] = {
     "preview": preview,
 }
 """Those of the deeper queue (`queue_lab`)."""
+HEALTH_SHOTS: dict[str, Steps] = {
+    "incidents": incidents,
+    "inventory": inventory,
+    "processes": processes,
+    "gpu": gpu_page,
+    "host": host,
+    "trouble": overview,
+}
+"""Those of the laboratory with incidents (`health_lab`)."""

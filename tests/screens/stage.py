@@ -49,6 +49,8 @@ class Stage:
         turns = int(DEADLINE_S / 0.02)
         for _ in range(turns):
             self.app.tick()
+            if (screen := self.app.base_screen()) is not None:
+                screen.update()  # as when a second has passed: these hands stand still
             await self.pilot.pause()
             if condition():
                 return

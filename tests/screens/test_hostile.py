@@ -61,8 +61,9 @@ def acting(lines: list[str]) -> list[str]:
 def test_no_screen_lets_anything_through(size: tuple[int, int]) -> None:
     async def run() -> None:
         async with stage(hostile(), size) as on:
+            health = ("4", "o", "5", "s", "2 enter tab enter", "l", "escape i", "escape v")
             walks = ("1", "2", "j", "k enter", "escape 3", "j", "X", "n", "space X", "escape", "k k k enter")
-            for keys in walks:
+            for keys in (*health, *walks):
                 await on.press(*keys.split())
                 lines = on.lines()
                 assert acting(lines) == [], keys

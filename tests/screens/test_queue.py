@@ -30,7 +30,7 @@ async def at(on: Stage, key: object) -> None:
 
 def changes(cluster: FakeCluster) -> list[tuple[str, object]]:
     """What was asked for that changes something."""
-    return [call for call in cluster.calls if call[0] not in ("follow", "report")]
+    return [call for call in cluster.calls if call[0] not in ("follow", "report", "history")]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.lab import queue_lab
-from tests.screens.shots import QUEUE_SHOTS, SHOTS, pictured_lab
+from tests.fakes.lab import health_lab, queue_lab
+from tests.screens.shots import HEALTH_SHOTS, QUEUE_SHOTS, SHOTS, pictured_lab
 from tests.screens.stage import LARGE, SMALL, stage
 
 FOLDER = Path(__file__).parent / "snapshots"
@@ -30,11 +30,12 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("name", [*SHOTS, *QUEUE_SHOTS])
+@pytest.mark.parametrize("name", [*SHOTS, *QUEUE_SHOTS, *HEALTH_SHOTS])
 def test_looks_as_before(name: str, size: tuple[int, int]) -> None:
     async def run() -> list[str]:
-        async with stage(queue_lab() if name in QUEUE_SHOTS else pictured_lab(), size) as on:
-            await (SHOTS | QUEUE_SHOTS)[name](on)
+        lab = queue_lab if name in QUEUE_SHOTS else health_lab if name in HEALTH_SHOTS else pictured_lab
+        async with stage(lab(), size) as on:
+            await (SHOTS | QUEUE_SHOTS | HEALTH_SHOTS)[name](on)
             return on.lines()
 
     lines = asyncio.run(run())

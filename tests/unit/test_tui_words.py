@@ -17,6 +17,7 @@ from tui.cluster import Cluster, Freshness, LinkView
 from tui.keymap import KEYS, Scope, as_markdown, footer, keys_of
 from tui.spans import GAP, Column, Role, Row, bar, cell, fit, lay_out, plain, spark
 from tui.theme import THEMES
+from tui.traces import Traces
 
 
 @pytest.mark.parametrize(
@@ -110,7 +111,10 @@ def test_bars_are_told_apart_without_colour() -> None:
 
 def test_every_key_is_bound_once_on_each_screen() -> None:
     together: list[tuple[Scope, ...]] = [
-        (Scope.APP, Scope.LIST, Scope.JOBS), (Scope.APP, Scope.LOG, Scope.JOB), (Scope.FORM,), (Scope.ASK,)
+        (Scope.APP, Scope.LIST, Scope.JOBS), (Scope.APP, Scope.LOG, Scope.JOB), (Scope.FORM,), (Scope.ASK,),
+        (Scope.APP, Scope.LIST, Scope.INCIDENT), (Scope.APP, Scope.LIST, Scope.INVENTORY),
+        (Scope.APP, Scope.GPU, Scope.PAST, Scope.SHEET), (Scope.APP, Scope.LIST, Scope.JOBS, Scope.NODE),
+        (Scope.APP, Scope.LIST, Scope.PROCESSES),
     ]  # fmt: skip
     for scopes in together:
         names = [name for key in keys_of(*scopes) for name in key.keys.split(",")]
@@ -130,9 +134,14 @@ def test_capitals_change_something_and_nothing_else_does() -> None:
 
 
 def test_footers_fit_the_smallest_terminal() -> None:
-    for scopes, detail in (((Scope.LIST, Scope.JOBS), False), ((Scope.LOG, Scope.JOB), True), ((Scope.LIST,), False)):
-        line = status.keys_line(footer(scopes, detail=detail))
-        assert safe.width(plain(line)) <= 80
+    lists = [(Scope.LIST, more) for more in (Scope.JOBS, Scope.MACHINE, Scope.INCIDENT, Scope.PROCESSES)]
+    details = [(Scope.LOG, Scope.JOB), (Scope.LIST, Scope.INVENTORY), (Scope.GPU, Scope.PAST, Scope.SHEET)]
+    details.append((Scope.LIST, Scope.JOBS, Scope.NODE))
+    for scopes, detail in [*((each, False) for each in lists), *((each, True) for each in details)]:
+        for width in (80, 160):
+            line = plain(status.keys_line(footer(scopes, detail=detail), width))
+            assert safe.width(line) <= width and "quit" in line
+        assert "4 Incid" in line or detail
 
 
 def test_the_key_table_is_what_the_readme_shows() -> None:
@@ -203,8 +212,8 @@ def test_rows_of_a_lost_node_show_no_number() -> None:
     cluster = Cluster()
     for message in server.full_state():
         cluster.apply(message, 0.0)
-    for row in rows.node_rows(cluster.nodes(20.0)):
-        words = plain(row.cells[3]) + plain(row.cells[4]) + plain(row.cells[6])
+    for row in rows.node_rows(cluster.nodes(20.0), Traces().drawn):
+        words = "".join(plain(row.cells[index]) for index in (2, 4, 5, 8))
         assert not any(char.isdigit() for char in words), row.key
     for view in cluster.nodes(20.0):
         for row in rows.gpu_rows(cluster, view):

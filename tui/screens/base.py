@@ -94,7 +94,9 @@ class BaseScreen(Screen[None]):
         self.query_one("#trouble", Bar).display = bool(trouble)
         self.query_one("#licence", Bar).show(*status.licence_line(session.cluster, session.wall()))
         self.update_body(now)
-        self.query_one("#keys", Bar).show(status.keys_line(footer(self.scopes_here(), detail=self.DETAIL)))
+        self.query_one("#keys", Bar).show(
+            status.keys_line(footer(self.scopes_here(), detail=self.DETAIL), self.size.width)
+        )
 
     def scopes_here(self) -> tuple[Scope, ...]:
         """Whose keys the bottom line tells: those of what is on the screen now."""

@@ -221,6 +221,8 @@ _SIGNS = (
     ("x", "lost, failed", "!", "wants attention: hung, hot, idle, not a job"),
     ("○", "pending", "◌", "starting or ending"),
     ("*", "marked, or drained", "%", "in 17_[0-9%2]: most tasks at a time"),
+    ("!2", "2 of them critical", "~", "of an incident: a warning; i: worth knowing"),
+    ("█", "always at least", "▓", "up to the mean, ░ up to the most, · a gap"),
     ("✓", "completed", "-", "cancelled; dashes: nothing known"),
 )
 
@@ -236,7 +238,7 @@ def help_lines() -> list[list[Span]]:
     for one, means, other, other_means in _SIGNS:
         lines.append(
             [
-                (f"   {one} ", Role.ACCENT),
+                (f"   {one:<2} ", Role.ACCENT),
                 (f"{means:<19}", Role.TEXT),
                 (f"{other} ", Role.ACCENT),
                 (other_means, Role.TEXT),

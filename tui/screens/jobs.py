@@ -39,6 +39,31 @@ class OpenNode(Message):
         self.name = name
 
 
+class OpenGpu(Message):
+    """A GPU's own screen is wanted."""
+
+    def __init__(self, node: str, uuid: str) -> None:
+        super().__init__()
+        self.node = node
+        self.uuid = uuid
+
+
+class OpenHost(Message):
+    """A node beside its GPUs is wanted."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self.node = node
+
+
+class OpenInventory(Message):
+    """The inventory of a node is wanted."""
+
+    def __init__(self, node: str) -> None:
+        super().__init__()
+        self.node = node
+
+
 class OpenArray(Message):
     """The tasks of an array are wanted."""
 
@@ -84,10 +109,6 @@ class JobActions(BaseScreen):
     def marked_words(self) -> str:
         """How many jobs are marked, those out of sight counted too."""
         return f"{len(self.marked)} marked, u forgets" if self.marked else ""
-
-    def open_node_screen(self, name: str) -> None:
-        """Ask the application for a node's screen."""
-        self.post_message(OpenNode(name))
 
     @on(Table.Opened, "#queue")
     def open_job(self, event: Table.Opened) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
+from textual.binding import BindingType
 
 from agent.api.errors import StokerError
 from agent.api.queue import Reservation
@@ -15,9 +16,11 @@ from tui import arrays, rows, units
 from tui.cluster import Freshness, NodeView
 from tui.keymap import Scope
 from tui.screens.base import BaseScreen, title_with_count
-from tui.screens.jobs import JobActions, OpenNode
+from tui.screens.hostnow import HostNow
+from tui.screens.jobs import JobActions, OpenGpu, OpenHost, OpenInventory, OpenNode
 from tui.session import Session
 from tui.spans import Role, Span, bar
+from tui.widgets.keys import bindings
 from tui.widgets.machines import MachineTable
 from tui.widgets.panel import Panel
 from tui.widgets.table import Table
@@ -25,6 +28,8 @@ from tui.widgets.table import Table
 _LOG = logging.getLogger(__name__)
 _RESERVATIONS = 4
 """Reservations that a node's page names."""
+_ROOM_FOR_HOST = 30
+"""Lines of a terminal on which disk and network of a node are told."""
 _ASK_AGAIN_S = 30.0
 """How often they are asked for."""
 
@@ -49,7 +54,7 @@ class NodesScreen(BaseScreen):
     def update_body(self, now: float) -> None:
         """Draw the list and the preview."""
         nodes, preview = self.query_one("#nodes", Table), self.query_one("#preview", Table)
-        nodes.show(rows.node_rows(self.session.cluster.nodes(now), short=self.short))
+        nodes.show(rows.node_rows(self.session.cluster.nodes(now), self.session.traces.drawn, short=self.short))
         nodes.entitle(title_with_count("Nodes", nodes))
         view = self.session.cluster.node(str(nodes.key), now) if nodes.key is not None else None
         preview.display = view is not None
@@ -72,7 +77,8 @@ class NodesScreen(BaseScreen):
 class NodeScreen(JobActions):
     """One node: the machine, its GPUs, its jobs."""
 
-    SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST, Scope.JOBS)
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.NODE)
+    SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST, Scope.JOBS, Scope.NODE)
     MORE_SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.MACHINE,)
     DETAIL = True
 
@@ -81,6 +87,7 @@ class NodeScreen(JobActions):
         self.node_name = name
         self._reservations: list[Reservation] = []
         self._asked_at: float | None = None
+        self._host = HostNow(session, name)
 
     def body(self) -> ComposeResult:
         """Facts, GPUs, jobs."""
@@ -106,7 +113,7 @@ class NodeScreen(JobActions):
         facts, gpus, queue = self.query_one("#facts", Panel), self.query_one("#gpus", Table), self._queue()
         view = self.session.cluster.node(self.node_name, now)
         facts.entitle(self.node_name)
-        facts.show([*_node_facts(view, self.session), *self._reserved(view)])
+        facts.show([*_node_facts(view, self.session), *self._host_line(now), *self._reserved(view)])
         self._ask_reservations(now)
         listed = rows.gpu_rows(self.session.cluster, view, short=self.short) if view else []
         gpus.show(listed)
@@ -114,6 +121,28 @@ class NodeScreen(JobActions):
         gpus.entitle(f"GPUs {len(listed)}", _driver(view) if view else "")
         self.show_jobs(queue)
         queue.entitle(title_with_count("Jobs", queue), self.marked_words())
+
+    def _host_line(self, now: float) -> list[list[Span]]:
+        """Disk and network, where there is room for it; `i` tells it everywhere."""
+        if self.size.height < _ROOM_FOR_HOST:
+            return []
+        if self._host.is_due(now):
+            self.run_worker(self._host.load, thread=True, exit_on_error=False, exclusive=True, group="host")
+        return [self._host.spans()]
+
+    @on(Table.Opened, "#gpus")
+    def open_gpu(self, event: Table.Opened) -> None:
+        """Enter on a GPU."""
+        if isinstance(event.key, tuple):
+            self.post_message(OpenGpu(str(event.key[0]), str(event.key[1])))
+
+    def action_host(self) -> None:
+        """The node beside its GPUs."""
+        self.post_message(OpenHost(self.node_name))
+
+    def action_inventory(self) -> None:
+        """What it is known to have."""
+        self.post_message(OpenInventory(self.node_name))
 
     def _reserved(self, view: NodeView | None) -> list[list[Span]]:
         """Who has booked what of the node."""
@@ -163,6 +192,8 @@ def _node_facts(view: NodeView | None, session: Session) -> list[list[Span]]:
     state: list[Span] = [(" ", Role.TEXT), *rows.freshness(view), (f"   heard {units.age(view.age_s)} ago", Role.DIM)]
     if view.reason:
         state.append((f"   {view.reason}", Role.WARN))
+    if view.incidents:
+        state += [("   ", Role.TEXT), *rows.health(view)]
     node = view.node
     if node is None:
         return [state]

@@ -9,16 +9,18 @@ from textual.app import ComposeResult
 from textual.containers import Container, Horizontal, Vertical
 
 from agent.api.types import Job, JobState
-from tui import rows, safe, status, units
+from tui import incidents, rows, safe, status, units
 from tui.keymap import Scope
 from tui.screens.base import BaseScreen, title_with_count
-from tui.screens.jobs import JobActions
+from tui.screens.jobs import JobActions, OpenGpu, OpenNode
 from tui.spans import Role, Span, bar
 from tui.widgets.chart import Chart
 from tui.widgets.machines import MachineTable
 from tui.widgets.panel import Panel
 from tui.widgets.table import Table
 
+_ALARMS = 5
+"""Incidents that the overview names."""
 _QUEUE_LEAST = 7
 """Lines the queue keeps, its frame counted."""
 _FRAME = 3
@@ -39,6 +41,7 @@ class OverviewScreen(JobActions, BaseScreen):
                 yield MachineTable(rows.GPU_COLUMNS, empty="no node has been heard of yet", id="gpus")
                 yield Table(rows.JOB_COLUMNS, empty="no jobs; S submits one", id="queue")
             with Vertical(id="side"):
+                yield Panel(id="alarms")
                 yield Chart(id="load")
                 yield Panel(id="users")
                 yield Panel(id="seats")
@@ -77,12 +80,18 @@ class OverviewScreen(JobActions, BaseScreen):
 
     @on(Table.Opened, "#gpus")
     def open_node(self, event: Table.Opened) -> None:
-        """A node or one of its GPUs: the node's own screen."""
+        """A node or one of its GPUs: its own screen."""
         if isinstance(event.key, tuple):
-            self.open_node_screen(str(event.key[0]))
+            node, uuid = event.key
+            self.post_message(OpenGpu(str(node), str(uuid)) if uuid else OpenNode(str(node)))
 
     def _update_side(self) -> None:
         self.chart.entitle("GPU load, last 10 min")
+        alarms = self.query_one("#alarms", Panel)
+        views = self.session.cluster.nodes(self.session.clock.monotonic())
+        found = [each for each in incidents.told(views, {}, over=False) if each.incident.acknowledged_at is None]
+        alarms.entitle(f"Incidents {len(found)}", "4 lists them" if found else "")
+        alarms.show(incidents.brief(found[:_ALARMS], self.session.clock))
         users, seats = self.query_one("#users", Panel), self.query_one("#seats", Panel)
         users.entitle("GPUs by user")
         users.show(_user_lines(self.session.cluster.jobs()))

@@ -16,6 +16,7 @@ from tui.widgets.lines import Styled
 KEEP = 600
 """Samples held; one a second makes ten minutes."""
 _BLOCKS = " ▁▂▃▄▅▆▇█"
+_LABEL = "    │"
 
 
 class Chart(Styled):
@@ -27,21 +28,33 @@ class Chart(Styled):
         super().__init__(id=id)
         self._samples: deque[float | None] = deque(maxlen=KEEP)
         self._added = 0
+        self._drawn: list[str] = []
 
     def add(self, percent: float | None) -> None:
         """One more sample; `None` leaves a gap."""
         self._samples.append(percent)
         self._added += 1
-        self.refresh()
+        drawn = self._draw()
+        if drawn != self._drawn:
+            self._drawn = drawn
+            self.refresh()
 
     def render_line(self, y: int) -> Strip:
         """Textual's hook: one line of the area with its scale."""
-        width, height = self.size.width, self.size.height
-        label = {0: "100 ┤", height - 1: "  0 ┤"}.get(y, "    │")
-        level = height - 1 - y
-        blocks = "".join(_block(mean, level, height) for mean in self._means(max(1, width - len(label))))
-        spans: list[Span] = [(label, Role.DIM), (blocks, Role.LOAD)]
-        return self.strip(spans, width)
+        label = {0: "100 ┤", self.size.height - 1: "  0 ┤"}.get(y, _LABEL)
+        spans: list[Span] = [(label, Role.DIM), (self._drawn[y] if y < len(self._drawn) else "", Role.LOAD)]
+        return self.strip(spans, self.size.width)
+
+    def on_resize(self) -> None:
+        """Another picture."""
+        self._drawn = self._draw()
+        self.refresh()
+
+    def _draw(self) -> list[str]:
+        """The lines of the area, the highest first."""
+        height = self.size.height
+        means = self._means(max(1, self.size.width - len(_LABEL)))
+        return ["".join(_block(mean, height - 1 - y, height) for mean in means) for y in range(height)]
 
     def _means(self, cells: int) -> list[float | None]:
         """One value a cell. The borders between cells stand still as samples come, so the picture does not flicker."""

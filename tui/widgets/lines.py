@@ -8,12 +8,13 @@ refreshed. Text goes in as `Segment`s: markup in it is never interpreted.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
 from textual.content import Content
+from textual.filter import ANSIToTruecolor, LineFilter
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widget import Widget
@@ -73,9 +74,23 @@ class Styled(Widget):
         return self._known_styles[key]
 
     def entitle(self, title: str, subtitle: str = "") -> None:
-        """Set the words in the frame. As `Content`, because a plain string would be read as markup."""
-        self.border_title = Content(title)
-        self.border_subtitle = Content(subtitle)
+        """Set the words in the frame. As `Content`, because a plain string would be read as markup.
+
+        Only when they are others: Textual draws the whole widget anew for a title, also for the same one.
+        """
+        if (title, subtitle) == self._frame_words:
+            return
+        before, self._frame_words = self._frame_words, (title, subtitle)
+        if title != before[0]:
+            self.border_title = Content(title)
+        if subtitle != before[1]:
+            self.border_subtitle = Content(subtitle)
+
+    _frame_words: tuple[str, str] = ("", "")
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's hook: what makes colours of ansi names is not needed, since ours are all hex (`theme`)."""
+        return [each for each in super().get_line_filters() if not isinstance(each, ANSIToTruecolor)]
 
 
 class Lines(ScrollView, Styled, can_focus=True):

@@ -67,6 +67,11 @@ class Table(Lines):
         return self._rows[self._cursor].key if self._rows else None
 
     @property
+    def keys(self) -> frozenset[object]:
+        """The keys of all rows that are shown."""
+        return frozenset(row.key for row in self._rows)
+
+    @property
     def word(self) -> str:
         """The filter; empty when all rows are shown."""
         return self._word
@@ -162,8 +167,9 @@ class Table(Lines):
             self._widths = widths
             self.refresh()
             return
-        for index, (before, after) in enumerate(zip(old, self._rows, strict=True)):
-            if before != after:
+        top = self.scroll_offset.y
+        for index in range(top, min(len(old), top + self.size.height)):  # what is out of sight is drawn when it comes
+            if old[index] != self._rows[index]:
                 self.refresh_line(index + 1)
 
     def _follow_key(self, key: object) -> None:
