@@ -11,9 +11,10 @@ us; nothing is ever reset by us.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -21,26 +22,26 @@ import msgspec
 from agent.api.errors import ApiError, StokerError
 from agent.api.health import Incident, IncidentKind, KnownGpu, Severity
 from agent.api.queue import DrainOwner
-from agent.api.types import GpuReading, GpuState
+from agent.api.types import GpuReading
 from agent.engine.arrange import Arrangements, require_admin
 from agent.engine.base import Asker
 from agent.engine.core import Core
+from agent.engine.inventory import Inventory
 from agent.engine.shelf import Shelf
-from agent.gpu.frames import UNKNOWN_UUID
+from agent.gpu.frames import GpuEvent
 from agent.telemetry import rules
 from agent.telemetry.rules import HeldBy, Scene
+from agent.telemetry.told import event_finding, is_of, of_event, xid_finding
 from agent.telemetry.watch import Changes, Finding, Key, Watch
-from agent.telemetry.xid import Xid, meaning
+from agent.telemetry.xid import Xid
+from agent.telemetry.xidjoin import Heard, XidJoin
 
 KIND = "incident"
-_INVENTORY = "inventory"
 LOOK_S = 1.0
-SETTLED_LOOKS = 10
-"""Looks at the same GPUs, all of them well, after which a new node's inventory is remembered."""
 KEPT = 1000
 """Incidents that are over; beyond, the oldest go."""
 SAME_S = 5.0
-"""Within so long the kernel's log and NVML tell of the same XID."""
+"""Within so long, and a period of the sampler, the kernel's log and NVML tell of the same XID."""
 
 POLICY: dict[IncidentKind, str] = {
     IncidentKind.XID: "hold",
@@ -65,9 +66,8 @@ class Seen(Protocol):
     def silent_s(self) -> float:
         """For how long readings are overdue; 0 while they come."""
 
-    @property
-    def pids(self) -> Mapping[int, int]:
-        """Process id → job."""
+    def job_of(self, pid: int) -> int | None:
+        """Whose process it is, or was."""
 
 
 class Incidents:
@@ -81,13 +81,10 @@ class Incidents:
         self._watch = Watch()
         self._open: dict[Key, Incident] = {}
         self._over: dict[int, Incident] = {}
-        self._xids: list[Xid] = []
-        self._told: dict[Key, float] = {}
-        """When an XID was told of last, by whichever way."""
-        self._known: dict[str, KnownGpu] = {}
-        """The GPUs at install, by UUID."""
-        self._settling: tuple[frozenset[str], int] = (frozenset(), 0)
-        """GPUs of a node without an inventory, and for how many looks they have been the same."""
+        self._join = XidJoin(SAME_S + core.config.gpu.period_s)
+        self._told: list[Heard | GpuEvent] = []
+        """Since the last look."""
+        self._inventory = Inventory(self._shelf)
 
     async def load(self) -> None:
         """Take up what is on the shelf.
@@ -95,7 +92,7 @@ class Incidents:
         Raises:
             StoreError: it cannot be read.
         """
-        self._known = {each.uuid: each for each in await self._shelf.all(_INVENTORY, KnownGpu)}
+        await self._inventory.load()
         for each in await self._shelf.all(KIND, Incident):
             if each.cleared_at is not None:
                 self._over[each.id] = each
@@ -115,9 +112,16 @@ class Incidents:
                 logger.exception("looking after the GPUs failed; it goes on")
             await asyncio.sleep(LOOK_S)
 
-    def take(self, xid: Xid) -> None:
-        """An XID was told; it is looked at with the next look."""
-        self._xids.append(xid)
+    def take(self, told: Xid | GpuEvent) -> None:
+        """Something was told; it is looked at with the next look. Whose process it was is asked at once: it dies."""
+        xid = of_event(told) if isinstance(told, GpuEvent) else told
+        if xid is None:
+            assert isinstance(told, GpuEvent)
+            self._told.append(told)
+            return
+        job_id = self._seen.job_of(xid.pid) if xid.pid is not None else None
+        place = next((each.uuid for each in self._seen.readings() if is_of(each, xid)), xid.uuid or xid.pci)
+        self._told.append(self._join.take(xid, place, job_id, time.monotonic()))
 
     def all(self, *, over: bool = False) -> list[Incident]:
         """Those that are open, the newest first; with `over` those that were, behind them."""
@@ -145,7 +149,7 @@ class Incidents:
 
     def inventory(self) -> list[KnownGpu]:
         """The GPUs that the node is known to have, by index; none on a node that is still new."""
-        return sorted(self._known.values(), key=lambda each: each.index)
+        return self._inventory.all()
 
     async def accept(self, asker: Asker) -> list[KnownGpu]:
         """Take what is there now for right.
@@ -154,31 +158,7 @@ class Incidents:
             ApiError: 403; 409, a GPU cannot be read.
         """
         require_admin(asker, "accepting the inventory")
-        readings = [each for each in self._seen.readings() if each.mig_parent is None]
-        bad = next((each for each in readings if each.state is not GpuState.OK), None)
-        if bad is not None:
-            sentence = (
-                f"GPU {bad.index} cannot be read ({bad.state.value}), so it is not known what it is; mend it first"
-            )
-            raise ApiError(409, "not_readable", sentence)
-        await self._remember(readings)
-        return self.inventory()
-
-    async def _remember(self, readings: Sequence[GpuReading]) -> None:
-        known = {each.uuid: _known(each) for each in readings}
-        gone = [(_INVENTORY, uuid) for uuid in self._known if uuid not in known]
-        await self._shelf.change([(_INVENTORY, uuid, each) for uuid, each in known.items()], gone)
-        self._known = known
-        logger.info("the node's GPUs are remembered: %d", len(known))
-
-    async def _settle(self) -> None:
-        """Remember a new node's GPUs once they have been the same for some looks, and all well."""
-        readings = [each for each in self._seen.readings() if each.mig_parent is None]
-        uuids = frozenset(each.uuid for each in readings if each.state is GpuState.OK)
-        before, looks = self._settling
-        self._settling = (uuids, looks + 1 if uuids == before and len(uuids) == len(readings) else 0)
-        if uuids and self._settling[1] >= SETTLED_LOOKS:
-            await self._remember(readings)
+        return await self._inventory.accept(self._seen.readings())
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -188,10 +168,9 @@ class Incidents:
         Raises:
             StoreError: what changed is not kept; the drain is not made either, and the next look sees it again.
         """
-        if not self._known:
-            await self._settle()
+        await self._inventory.settle(self._seen.readings())
         scene = self._scene()
-        findings = [*self._of_xids(scene, monotonic), *rules.look(scene)]
+        findings = [*self._of_events(scene), *rules.look(scene)]
         changes = self._watch.look(findings, monotonic, blind=rules.blind(scene))
         opened = await self._keep(changes, int(now))
         for finding in [*opened, *changes.again]:
@@ -208,52 +187,27 @@ class Incidents:
                     shared.add(uuid)
                 held[uuid] = HeldBy(job_id=row.id, user=row.user, gpus=len(row.status.gpu_uuids))
         return Scene(
-            readings=[self._named(each) for each in self._seen.readings()],
+            readings=[self._inventory.named(each) for each in self._seen.readings()],
             held={uuid: holder for uuid, holder in held.items() if uuid not in shared},
             known=self.inventory(),
             sampler_silent_s=self._seen.silent_s(),
         )
 
-    def _named(self, reading: GpuReading) -> GpuReading:
-        """A reading under the UUID that it is known by: a GPU that is lost from the start on does not tell its own."""
-        if not reading.uuid.startswith(UNKNOWN_UUID):
-            return reading
-        known = next((each for each in self._known.values() if each.index == reading.index), None)
-        return reading if known is None else msgspec.structs.replace(reading, uuid=known.uuid, name=known.name)
+    def _of_events(self, scene: Scene) -> list[Finding]:
+        """Findings of what was told since the last look; the same one more than once is one that says how often."""
+        told, self._told = self._told, []
+        found: dict[Key, Finding] = {}
+        for each in told:
+            finding = event_finding(each, scene) if isinstance(each, GpuEvent) else self._of_xid(each, scene)
+            before = found.get(finding.key)
+            times = finding.times + (before.times if before is not None else 0)
+            found[finding.key] = dataclasses.replace(finding, times=times)
+        return list(found.values())
 
-    def _of_xids(self, scene: Scene, monotonic: float) -> list[Finding]:
-        """Findings of the XIDs that came; the same one told by log and NVML is one."""
-        xids, self._xids = self._xids, []
-        found = []
-        for xid in xids:
-            finding = self._of_xid(xid, scene)
-            last = self._told.get(finding.key)
-            self._told[finding.key] = monotonic
-            if last is None or monotonic - last > SAME_S:
-                found.append(finding)
-        return found
-
-    def _of_xid(self, xid: Xid, scene: Scene) -> Finding:
-        told = meaning(xid.code)
-        reading = next((each for each in scene.readings if xid.uuid == each.uuid or _is_at(each, xid.pci)), None)
-        holder = scene.held.get(reading.uuid) if reading is not None else None
-        job_id = self._seen.pids.get(xid.pid) if xid.pid is not None else None
-        job_id = job_id if job_id is not None else holder.job_id if holder is not None else None
-        row = self._core.jobs.get(job_id) if job_id is not None else None
-        where = f"GPU {reading.index}" if reading is not None else f"the GPU at {xid.pci or 'an unknown place'}"
-        by = f", process {xid.pid}" + (f" ({xid.process})" if xid.process else "") if xid.pid is not None else ""
-        return Finding(
-            kind=IncidentKind.XID,
-            severity=told.severity,
-            what=f"XID {xid.code} on {where}{by}: {told.what}",
-            advice=told.advice,
-            gpu_uuid=reading.uuid if reading is not None else xid.uuid,
-            gpu_index=reading.index if reading is not None else None,
-            job_id=job_id,
-            user=row.user if row is not None else None,
-            pid=xid.pid,
-            code=xid.code,
-        )
+    def _of_xid(self, heard: Heard, scene: Scene) -> Finding:
+        finding = xid_finding(heard, scene)
+        row = self._core.jobs.get(finding.job_id) if finding.job_id is not None else None
+        return finding if row is None else dataclasses.replace(finding, user=row.user)
 
     # --- keeping ------------------------------------------------------------------------------------------------------
 
@@ -293,7 +247,8 @@ class Incidents:
             and self._policy(finding.kind) != "tell"
         ):
             reason = f"{finding.what}; {finding.advice}"
-            await self._arrangements.take_out(finding.gpu_uuid, reason=reason, by="stoker", owner=DrainOwner.CHECK)
+            for uuid in self._whole(finding.gpu_uuid):
+                await self._arrangements.take_out(uuid, reason=reason, by="stoker", owner=DrainOwner.CHECK)
 
     async def _give_back(self, key: Key) -> None:
         """Let a GPU be used again whose trouble is over, unless other trouble of its own goes on."""
@@ -302,26 +257,15 @@ class Incidents:
             each for (_, gpu, _), each in self._open.items() if gpu == uuid and each.severity is Severity.CRITICAL
         ]
         if uuid is not None and self._policy(kind) == "drain" and not others:
-            await self._arrangements.lift(uuid, DrainOwner.CHECK)
+            for each in self._whole(uuid):
+                await self._arrangements.lift(each, DrainOwner.CHECK)
+
+    def _whole(self, uuid: str) -> list[str]:
+        """A GPU and its MIG instances, which are given out in its place."""
+        return [uuid, *(each.uuid for each in self._seen.readings() if each.mig_parent == uuid)]
 
     def _policy(self, kind: IncidentKind) -> str:
         return self._core.config.health.policy.get(kind.value) or POLICY.get(kind, "tell")
-
-
-def _known(reading: GpuReading) -> KnownGpu:
-    bus = reading.bus
-    return KnownGpu(
-        uuid=reading.uuid,
-        index=reading.index,
-        name=reading.name,
-        pcie_width=None if bus is None else bus.pcie_width,
-        pcie_generation=None if reading.limits is None else reading.limits.pcie_generation_max,
-        nvlinks=None if bus is None else bus.nvlinks_active,
-    )
-
-
-def _is_at(reading: GpuReading, pci: str | None) -> bool:
-    return pci is not None and reading.pci == pci
 
 
 def _incident(node: str, number: int, finding: Finding, now: int) -> Incident:
@@ -340,6 +284,7 @@ def _incident(node: str, number: int, finding: Finding, now: int) -> Incident:
         advice=finding.advice,
         opened_at=now,
         seen_at=now,
+        count=max(1, finding.times),
     )
 
 
@@ -353,7 +298,7 @@ def _again(incident: Incident, finding: Finding, now: int) -> Incident:
         what=finding.what,
         advice=finding.advice,
         seen_at=now,
-        count=incident.count + 1,
+        count=incident.count + (finding.times if finding.kind is IncidentKind.XID else 0),
     )
 
 

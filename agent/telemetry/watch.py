@@ -32,6 +32,8 @@ class Finding:
     user: str | None = None
     pid: int | None = None
     code: int | None = None
+    times: int = 1
+    """Of an event: how often since the last look; 0: no oftener, more is known of it."""
 
     @property
     def key(self) -> Key:
@@ -70,6 +72,9 @@ PATIENCE: dict[IncidentKind, Patience] = {
 """An idle GPU is not told of while its job loads data, a hot one not for a spike; an XID stays open for ten minutes."""
 
 
+_GRAVITY = {severity: rank for rank, severity in enumerate((Severity.INFO, Severity.WARNING, Severity.CRITICAL))}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """What one look changed."""
@@ -102,14 +107,16 @@ class Watch:
         """Take in what one look showed.
 
         Args:
-            findings: all that is wrong now; of one key the first counts.
+            findings: all that is wrong now; of one key the gravest counts, and of those the first.
             now: seconds of a clock that never jumps.
             blind: GPUs that could not be looked at; `None` among them stands for the node.
         """
         opened, again = [], []
         found: dict[Key, Finding] = {}
         for finding in findings:
-            found.setdefault(finding.key, finding)
+            other = found.setdefault(finding.key, finding)
+            if _GRAVITY[finding.severity] > _GRAVITY[other.severity]:
+                found[finding.key] = finding
         for key, finding in found.items():
             seen = self._seen.setdefault(key, _Seen(finding, now, now, open=False))
             worse = seen.open and (finding.severity, finding.job_id) != (seen.finding.severity, seen.finding.job_id)
