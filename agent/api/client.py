@@ -319,6 +319,10 @@ class Client:
         """`POST /v1/incidents/N/acknowledge`; for admins."""
         return self._ask("POST", f"{_root(node)}/incidents/{number}/acknowledge", Incident, repeatable=True)
 
+    def clear_incident(self, number: int, node: str | None = None) -> Incident:
+        """`POST /v1/incidents/N/clear`: say that it is over; for admins."""
+        return self._ask("POST", f"{_root(node)}/incidents/{number}/clear", Incident)
+
     def metrics(self) -> str:
         """OpenMetrics text."""
         wire, answer = self._send("GET", "/metrics")

@@ -82,6 +82,10 @@ class Incident(Wire, frozen=True, kw_only=True):
     """When it was last so."""
     count: int = 1
     """Times that it was seen anew while it was open, for events such as XIDs."""
+    drained_at: int | None = None
+    """When its GPU was taken out of use for it, by the policy of its kind."""
     cleared_at: int | None = None
+    cleared_by: str | None = None
+    """Who said that it is over; `None`: it was seen to be."""
     acknowledged_at: int | None = None
     acknowledged_by: str | None = None

@@ -29,6 +29,7 @@ _WORDS = {
     "jobs.launcher": ("auto", "systemd", "fork"),
     "telemetry.history": ("year", "month", "days", "hour", "off"),
     "jobs.confine_gpus": ("auto", "on", "off"),
+    "hooks.notify_incidents": ("info", "warning", "critical", "off"),
     "scheduler.preempt": ("off", "qos", "partition"),
     "scheduler.preempt_mode": ("requeue", "cancel"),
 }

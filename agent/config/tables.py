@@ -130,6 +130,8 @@ class HooksTable(Table, frozen=True, kw_only=True):
     """`http(s)://…` or `unix:///path`: POSTed the same JSON. The unit has no network: name a relay there."""
     notify_all: bool = False
     """Of every job and not only of those with `--mail-type`."""
+    notify_incidents: str = "warning"
+    """Of incidents from this severity on: `info`, `warning`, `critical`; `off`: of none."""
 
 
 class ReaperTable(Table, frozen=True, kw_only=True):

@@ -1,11 +1,11 @@
 """What is wrong with the node's GPUs, kept: seen each second, opened, drained for, told of, acknowledged, cleared.
 
-    sampler ─► rules.look ─► watch.look ─► Incident on the shelf ─► notices
-    XIDs (kernel log, NVML) ──┘                 └─ policy ─► a drain of the check's own ─► the scheduler
+    sampler ─► rules.look ─► watch.look ─► Incident on the shelf ─► courier ─► command, URL
+    events (kernel log, NVML) ┘                 └─ policy ─► a drain of the check's own ─► the scheduler
 
-Rules kept here: an incident is on disk before anything is done about it; what was open when the agent stopped is open
-when it starts again; only a critical one drains, as the policy of its kind says, and only a drain of ours is lifted by
-us; nothing is ever reset by us.
+Rules kept here: an incident is on disk, with what is told of it, before anything is done about it; what was open when
+the agent stopped is open when it starts again, and what was not done for it yet is done then; only a critical one
+drains, as the policy of its kind says, and only a drain of ours is lifted by us; nothing is ever reset by us.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -26,7 +26,9 @@ from agent.api.types import GpuReading
 from agent.engine.arrange import Arrangements, require_admin
 from agent.engine.base import Asker
 from agent.engine.core import Core
+from agent.engine.courier import Courier
 from agent.engine.inventory import Inventory
+from agent.engine.message import IncidentEvent, of_incident, wants, worse
 from agent.engine.shelf import Shelf
 from agent.gpu.frames import GpuEvent
 from agent.telemetry import rules
@@ -73,8 +75,9 @@ class Seen(Protocol):
 class Incidents:
     """See above. Lives on the event loop."""
 
-    def __init__(self, core: Core, arrangements: Arrangements, seen: Seen) -> None:
+    def __init__(self, core: Core, arrangements: Arrangements, seen: Seen, courier: Courier) -> None:
         self._core = core
+        self._courier = courier
         self._arrangements = arrangements
         self._shelf = Shelf(core.store)
         self._seen = seen
@@ -135,17 +138,39 @@ class Incidents:
             ApiError: 403, 404, 409; 503, not stored.
         """
         require_admin(asker, "acknowledging incidents")
-        found = next(((key, each) for key, each in self._open.items() if each.id == number), None)
-        if found is None:
-            if number in self._over:
-                raise ApiError(409, "changed", f"incident {number} is over already")
-            raise ApiError(404, "no_such_incident", f"there is no incident {number}; stoker incidents lists them")
-        key, each = found
+        key, each = self._one(number)
         if each.acknowledged_at is None:
             each = msgspec.structs.replace(each, acknowledged_at=int(time.time()), acknowledged_by=asker.user)
-            await self._shelf.change([(KIND, each.id, each)])
+            await self._store([(each, IncidentEvent.ACKNOWLEDGED)])
             self._open[key] = each
         return each
+
+    async def clear(self, number: int, asker: Asker) -> Incident:
+        """Somebody says that it is over, and does not want to wait until that shows. A drain that holds stays.
+
+        Raises:
+            ApiError: 403, 404; 409, it is over already, or it is still so; 503, not stored.
+        """
+        require_admin(asker, "clearing incidents")
+        key, each = self._one(number)
+        if self._watch.is_so(key):
+            raise ApiError(
+                409, "still_so", f"incident {number} is not over: {each.what}; it clears itself when that ends"
+            )
+        each = msgspec.structs.replace(each, cleared_at=int(time.time()), cleared_by=asker.user)
+        await self._store([(each, IncidentEvent.CLEARED)])
+        self._watch.drop(key)
+        self._close({key: each})
+        await self._give_back(key)
+        return each
+
+    def _one(self, number: int) -> tuple[Key, Incident]:
+        found = next(((key, each) for key, each in self._open.items() if each.id == number), None)
+        if found is not None:
+            return found
+        if number in self._over:
+            raise ApiError(409, "changed", f"incident {number} is over already")
+        raise ApiError(404, "no_such_incident", f"there is no incident {number}; stoker incidents lists them")
 
     def inventory(self) -> list[KnownGpu]:
         """The GPUs that the node is known to have, by index; none on a node that is still new."""
@@ -169,12 +194,16 @@ class Incidents:
             StoreError: what changed is not kept; the drain is not made either, and the next look sees it again.
         """
         await self._inventory.settle(self._seen.readings())
-        scene = self._scene()
-        findings = [*self._of_events(scene), *rules.look(scene)]
+        scene, told, before = self._scene(), self._told, self._watch.copy()
+        self._told = []
+        findings = [*self._of_events(told, scene), *rules.look(scene)]
         changes = self._watch.look(findings, monotonic, blind=rules.blind(scene))
-        opened = await self._keep(changes, int(now))
-        for finding in [*opened, *changes.again]:
-            await self._obey(finding)
+        try:
+            await self._keep(changes, int(now))
+        except StokerError:
+            self._watch, self._told = before, told + self._told
+            raise
+        await self._obey_all({finding.key for finding in changes.again})
         for key in changes.cleared:
             await self._give_back(key)
 
@@ -193,9 +222,8 @@ class Incidents:
             sampler_silent_s=self._seen.silent_s(),
         )
 
-    def _of_events(self, scene: Scene) -> list[Finding]:
+    def _of_events(self, told: Sequence[Heard | GpuEvent], scene: Scene) -> list[Finding]:
         """Findings of what was told since the last look; the same one more than once is one that says how often."""
-        told, self._told = self._told, []
         found: dict[Key, Finding] = {}
         for each in told:
             finding = event_finding(each, scene) if isinstance(each, GpuEvent) else self._of_xid(each, scene)
@@ -211,54 +239,87 @@ class Incidents:
 
     # --- keeping ------------------------------------------------------------------------------------------------------
 
-    async def _keep(self, changes: Changes, now: int) -> list[Finding]:
-        """Bring a look's changes to disk, then to mind; what was opened."""
-        put: list[tuple[Key, Incident]] = []
+    async def _keep(self, changes: Changes, now: int) -> None:
+        """Bring a look's changes to disk, then to mind."""
+        put: dict[Key, tuple[Incident, IncidentEvent | None]] = {}
         for finding in changes.opened:
             number = await self._shelf.next_number(KIND)
-            put.append((finding.key, _incident(self._core.config.name, number, finding, now)))
+            put[finding.key] = _incident(self._core.config.name, number, finding, now), IncidentEvent.OPENED
         for finding in changes.again:
-            put.append((finding.key, _again(self._open[finding.key], finding, now)))
-        over = [
-            msgspec.structs.replace(self._open[key], cleared_at=now) for key in changes.cleared if key in self._open
-        ]
+            before = self._open[finding.key]
+            graver = worse(before.severity, finding.severity)
+            put[finding.key] = _again(before, finding, now), IncidentEvent.WORSE if graver else None
+        over = {
+            key: msgspec.structs.replace(self._open[key], cleared_at=now)
+            for key in changes.cleared
+            if key in self._open
+        }
         if not put and not over:
-            return []
-        old = sorted(self._over)[: max(0, len(self._over) + len(over) - KEPT)]
-        await self._shelf.change(
-            [(KIND, each.id, each) for each in [*(each for _, each in put), *over]], [(KIND, number) for number in old]
-        )
-        self._open.update(put)
-        for key in changes.cleared:
-            self._open.pop(key, None)
-        self._over = {number: each for number, each in self._over.items() if number not in old}
-        self._over |= {each.id: each for each in over}
-        for _, each in put:
+            return
+        await self._store([*put.values(), *((each, IncidentEvent.CLEARED) for each in over.values())])
+        self._open.update({key: each for key, (each, _) in put.items()})
+        for each, _ in put.values():
             logger.warning("incident=%d %s %s: %s; %s", each.id, each.severity, each.kind, each.what, each.advice)
-        for each in over:
-            logger.info("incident=%d %s is over", each.id, each.kind)
-        return list(changes.opened)
+        self._close(over)
 
-    async def _obey(self, finding: Finding) -> None:
-        """Take a GPU out of use where the policy says so."""
-        if (
-            finding.severity is Severity.CRITICAL
-            and finding.gpu_uuid is not None
-            and self._policy(finding.kind) != "tell"
-        ):
-            reason = f"{finding.what}; {finding.advice}"
-            for uuid in self._whole(finding.gpu_uuid):
+    async def _store(self, changed: Sequence[tuple[Incident, IncidentEvent | None]]) -> None:
+        """Bring incidents to disk, and with them what is told of them."""
+        hooks, now = self._core.config.hooks, int(time.time())
+        heard = hooks.notify_command is not None or hooks.notify_url is not None
+        made = [
+            of_incident(each, event, now)
+            for each, event in changed
+            if heard and event is not None and wants(each, hooks.notify_incidents)
+        ]
+        spare = len(self._over) + sum(each.cleared_at is not None for each, _ in changed) - KEPT
+        old = sorted(self._over)[: max(0, spare)]
+        await self._shelf.change(
+            [*((KIND, each.id, each) for each, _ in changed), *(("notice", each.id, each) for each in made)],
+            [(KIND, number) for number in old],
+        )
+        for number in old:
+            del self._over[number]
+        self._courier.take(made)
+
+    def _close(self, over: Mapping[Key, Incident]) -> None:
+        for key, each in over.items():
+            self._open.pop(key, None)
+            self._over[each.id] = each
+            logger.info("incident=%d %s is over", each.id, each.kind)
+
+    # --- what is done about it ----------------------------------------------------------------------------------------
+
+    async def _obey_all(self, again: Collection[Key]) -> None:
+        """Take GPUs out of use where the policy says so: once for each incident, and for each time it comes again."""
+        for key, each in list(self._open.items()):
+            if each.drained_at is not None and key not in again:
+                continue
+            if each.severity is not Severity.CRITICAL or each.gpu_uuid is None or self._policy(each.kind) == "tell":
+                continue
+            reason = f"{each.what}; {each.advice}"
+            for uuid in self._whole(each.gpu_uuid):
                 await self._arrangements.take_out(uuid, reason=reason, by="stoker", owner=DrainOwner.CHECK)
+            drained = msgspec.structs.replace(each, drained_at=int(time.time()))
+            await self._store([(drained, None)])
+            self._open[key] = drained
 
     async def _give_back(self, key: Key) -> None:
-        """Let a GPU be used again whose trouble is over, unless other trouble of its own goes on."""
+        """Let a GPU be used again whose trouble is over, unless other trouble of its own goes on or holds it."""
         kind, uuid, _ = key
-        others = [
-            each for (_, gpu, _), each in self._open.items() if gpu == uuid and each.severity is Severity.CRITICAL
-        ]
-        if uuid is not None and self._policy(kind) == "drain" and not others:
-            for each in self._whole(uuid):
-                await self._arrangements.lift(each, DrainOwner.CHECK)
+        if uuid is None or self._policy(kind) != "drain" or self._is_held(uuid):
+            return
+        for each in self._whole(uuid):
+            await self._arrangements.lift(each, DrainOwner.CHECK)
+
+    def _is_held(self, uuid: str) -> bool:
+        """Whether an incident keeps a GPU out of use: one that is open, or one that holds until somebody resumes."""
+        since = next((each.at for each in self._arrangements.drains() if each.gpu_uuid == uuid), None)
+        if since is None:
+            return False
+        if any(each.gpu_uuid == uuid and each.drained_at is not None for each in self._open.values()):
+            return True
+        ended = (each for each in self._over.values() if each.gpu_uuid == uuid and each.drained_at is not None)
+        return any(self._policy(each.kind) == "hold" and (each.drained_at or 0) >= since for each in ended)
 
     def _whole(self, uuid: str) -> list[str]:
         """A GPU and its MIG instances, which are given out in its place."""

@@ -9,6 +9,7 @@ gets worse while it is open says so in the same incident; what nobody could look
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -98,10 +99,25 @@ class Watch:
     """The findings that are being watched, open or not yet."""
 
     _seen: dict[Key, _Seen] = field(default_factory=dict)
+    _at: float = 0.0
+    """Of the last look."""
 
     def resume(self, finding: Finding, at: float) -> None:
         """Take up an incident that was open when the agent stopped."""
         self._seen[finding.key] = _Seen(finding, at, at, open=True)
+
+    def copy(self) -> Watch:
+        """As it is now: a look whose changes could not be kept is made again."""
+        return Watch({key: dataclasses.replace(seen) for key, seen in self._seen.items()}, self._at)
+
+    def is_so(self, key: Key) -> bool:
+        """Whether the last look showed it; an event never lasts."""
+        seen = self._seen.get(key)
+        return seen is not None and key[0] is not IncidentKind.XID and seen.last == self._at
+
+    def drop(self, key: Key) -> None:
+        """Forget an incident that somebody cleared."""
+        self._seen.pop(key, None)
 
     def look(self, findings: Iterable[Finding], now: float, *, blind: Collection[str | None] = ()) -> Changes:
         """Take in what one look showed.
@@ -111,6 +127,7 @@ class Watch:
             now: seconds of a clock that never jumps.
             blind: GPUs that could not be looked at; `None` among them stands for the node.
         """
+        self._at = now
         opened, again = [], []
         found: dict[Key, Finding] = {}
         for finding in findings:

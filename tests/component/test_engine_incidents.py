@@ -17,7 +17,7 @@ from agent.api.health import IncidentKind, Severity
 from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, GpuErrors, GpuReading, GpuState
-from agent.config.tables import HealthTable
+from agent.config.tables import HealthTable, HooksTable
 from agent.engine import accounts
 from agent.engine.base import Asker
 from agent.engine.embedded import EmbeddedEngine
@@ -58,10 +58,13 @@ class Node:
 
 
 @asynccontextmanager
-async def watched(tmp_path: Path, node: Node, **policy: str) -> AsyncIterator[tuple[EmbeddedEngine, Incidents]]:
-    config = make_config(tmp_path, tables={"health": HealthTable(policy=policy)})
+async def watched(
+    tmp_path: Path, node: Node, *, hooks: HooksTable | None = None, **policy: str
+) -> AsyncIterator[tuple[EmbeddedEngine, Incidents]]:
+    tables = {"health": HealthTable(policy=policy), "hooks": hooks or HooksTable()}
+    config = make_config(tmp_path, tables=tables)
     async with engine(config) as made:
-        incidents = Incidents(made._core, made.arrangements, node)
+        incidents = Incidents(made._core, made.arrangements, node, made.clerks.courier)
         await incidents.load()
         yield made, incidents
 

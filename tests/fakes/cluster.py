@@ -368,6 +368,9 @@ class FakeClient:
     def acknowledge(self, number: int, node: str | None = None) -> Incident:
         raise ApiError(404, "no_such_incident", f"there is no incident {number}")
 
+    def clear_incident(self, number: int, node: str | None = None) -> Incident:
+        raise ApiError(404, "no_such_incident", f"there is no incident {number}")
+
     def dead_letters(self, node: str | None = None) -> list[DeadLetter]:
         return []
 
