@@ -32,6 +32,7 @@ from agent.engine.message import IncidentEvent, of_incident, wants, worse
 from agent.engine.shelf import Shelf
 from agent.gpu.frames import GpuEvent
 from agent.telemetry import rules
+from agent.telemetry.rises import Rises
 from agent.telemetry.rules import HeldBy, Scene
 from agent.telemetry.told import event_finding, is_of, of_event, xid_finding
 from agent.telemetry.watch import Changes, Finding, Key, Watch
@@ -52,6 +53,7 @@ POLICY: dict[IncidentKind, str] = {
     IncidentKind.ECC: "hold",
     IncidentKind.ROW_REMAP: "hold",
     IncidentKind.NVLINK_ERRORS: "hold",
+    IncidentKind.RECOVERY_ACTION: "drain",
     IncidentKind.MEMORY_LEAKED: "drain",
 }
 """What a critical incident does to its GPU: `drain` until it clears, `hold` until it is resumed; others `tell`."""
@@ -88,6 +90,7 @@ class Incidents:
         self._told: list[Heard | GpuEvent] = []
         """Since the last look."""
         self._inventory = Inventory(self._shelf)
+        self._rises = Rises()
 
     async def load(self) -> None:
         """Take up what is on the shelf.
@@ -194,20 +197,21 @@ class Incidents:
             StoreError: what changed is not kept; the drain is not made either, and the next look sees it again.
         """
         await self._inventory.settle(self._seen.readings())
-        scene, told, before = self._scene(), self._told, self._watch.copy()
+        scene, told, before = self._scene(monotonic), self._told, self._watch.copy()
         self._told = []
         findings = [*self._of_events(told, scene), *rules.look(scene)]
         changes = self._watch.look(findings, monotonic, blind=rules.blind(scene))
         try:
-            await self._keep(changes, int(now))
+            again = await self._keep(changes, int(now))
         except StokerError:
             self._watch, self._told = before, told + self._told
             raise
-        await self._obey_all({finding.key for finding in changes.again})
+        await self._obey_all(again)
         for key in changes.cleared:
             await self._give_back(key)
 
-    def _scene(self) -> Scene:
+    def _scene(self, monotonic: float) -> Scene:
+        readings = [self._inventory.named(each) for each in self._seen.readings()]
         held: dict[str, HeldBy] = {}
         shared: set[str] = set()
         for row in self._core.jobs.active():
@@ -216,10 +220,12 @@ class Incidents:
                     shared.add(uuid)
                 held[uuid] = HeldBy(job_id=row.id, user=row.user, gpus=len(row.status.gpu_uuids))
         return Scene(
-            readings=[self._inventory.named(each) for each in self._seen.readings()],
+            readings=readings,
             held={uuid: holder for uuid, holder in held.items() if uuid not in shared},
+            shared=shared,
             known=self.inventory(),
             sampler_silent_s=self._seen.silent_s(),
+            rises=self._rises.look(readings, monotonic),
         )
 
     def _of_events(self, told: Sequence[Heard | GpuEvent], scene: Scene) -> list[Finding]:
@@ -239,8 +245,9 @@ class Incidents:
 
     # --- keeping ------------------------------------------------------------------------------------------------------
 
-    async def _keep(self, changes: Changes, now: int) -> None:
-        """Bring a look's changes to disk, then to mind."""
+    async def _keep(self, changes: Changes, now: int) -> set[Key]:
+        """Bring a look's changes to disk, then to mind; what got worse or happened again."""
+        again: set[Key] = set()
         put: dict[Key, tuple[Incident, IncidentEvent | None]] = {}
         for finding in changes.opened:
             number = await self._shelf.next_number(KIND)
@@ -249,18 +256,21 @@ class Incidents:
             before = self._open[finding.key]
             graver = worse(before.severity, finding.severity)
             put[finding.key] = _again(before, finding, now), IncidentEvent.WORSE if graver else None
+            if graver or (finding.kind is IncidentKind.XID and finding.times):
+                again.add(finding.key)
         over = {
             key: msgspec.structs.replace(self._open[key], cleared_at=now)
             for key in changes.cleared
             if key in self._open
         }
         if not put and not over:
-            return
+            return again
         await self._store([*put.values(), *((each, IncidentEvent.CLEARED) for each in over.values())])
         self._open.update({key: each for key, (each, _) in put.items()})
         for each, _ in put.values():
             logger.warning("incident=%d %s %s: %s; %s", each.id, each.severity, each.kind, each.what, each.advice)
         self._close(over)
+        return again
 
     async def _store(self, changed: Sequence[tuple[Incident, IncidentEvent | None]]) -> None:
         """Bring incidents to disk, and with them what is told of them."""

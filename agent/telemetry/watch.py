@@ -64,6 +64,7 @@ PATIENCE: dict[IncidentKind, Patience] = {
     IncidentKind.THERMAL_THROTTLE: Patience(for_s=30, clear_s=60),
     IncidentKind.POWER_THROTTLE: Patience(for_s=60, clear_s=60),
     IncidentKind.NVLINK_ERRORS: Patience(clear_s=600),
+    IncidentKind.RECOVERY_ACTION: Patience(for_s=10, clear_s=30),
     IncidentKind.HUNG_COLLECTIVE: Patience(for_s=180, clear_s=30),
     IncidentKind.HELD_IDLE: Patience(for_s=900, clear_s=60),
     IncidentKind.STRAGGLER: Patience(for_s=300, clear_s=120),
