@@ -202,11 +202,13 @@ class Incidents:
         findings = [*self._of_events(told, scene), *rules.look(scene)]
         changes = self._watch.look(findings, monotonic, blind=rules.blind(scene))
         try:
-            again = await self._keep(changes, int(now))
+            fresh, again = await self._keep(changes, int(now))
         except StokerError:
             self._watch, self._told = before, told + self._told
             raise
-        await self._obey_all(again)
+        await self._obey_all(fresh | again)
+        for key in fresh:
+            await self._tell_jobs(self._open[key])
         for key in changes.cleared:
             await self._give_back(key)
 
@@ -245,8 +247,9 @@ class Incidents:
 
     # --- keeping ------------------------------------------------------------------------------------------------------
 
-    async def _keep(self, changes: Changes, now: int) -> set[Key]:
-        """Bring a look's changes to disk, then to mind; what got worse or happened again."""
+    async def _keep(self, changes: Changes, now: int) -> tuple[set[Key], set[Key]]:
+        """Bring a look's changes to disk, then to mind; what is new or got worse, and what happened again."""
+        fresh: set[Key] = {finding.key for finding in changes.opened}
         again: set[Key] = set()
         put: dict[Key, tuple[Incident, IncidentEvent | None]] = {}
         for finding in changes.opened:
@@ -256,7 +259,9 @@ class Incidents:
             before = self._open[finding.key]
             graver = worse(before.severity, finding.severity)
             put[finding.key] = _again(before, finding, now), IncidentEvent.WORSE if graver else None
-            if graver or (finding.kind is IncidentKind.XID and finding.times):
+            if graver:
+                fresh.add(finding.key)
+            elif finding.kind is IncidentKind.XID and finding.times:
                 again.add(finding.key)
         over = {
             key: msgspec.structs.replace(self._open[key], cleared_at=now)
@@ -264,13 +269,13 @@ class Incidents:
             if key in self._open
         }
         if not put and not over:
-            return again
+            return fresh, again
         await self._store([*put.values(), *((each, IncidentEvent.CLEARED) for each in over.values())])
         self._open.update({key: each for key, (each, _) in put.items()})
         for each, _ in put.values():
             logger.warning("incident=%d %s %s: %s; %s", each.id, each.severity, each.kind, each.what, each.advice)
         self._close(over)
-        return again
+        return fresh, again
 
     async def _store(self, changed: Sequence[tuple[Incident, IncidentEvent | None]]) -> None:
         """Bring incidents to disk, and with them what is told of them."""
@@ -330,6 +335,20 @@ class Incidents:
             return True
         ended = (each for each in self._over.values() if each.gpu_uuid == uuid and each.drained_at is not None)
         return any(self._policy(each.kind) == "hold" and (each.drained_at or 0) >= since for each in ended)
+
+    async def _tell_jobs(self, incident: Incident) -> None:
+        """A line in the history of each job that it hits; that an idle job is idle, the reaper tells it."""
+        if incident.severity is Severity.INFO and incident.kind is not IncidentKind.XID:
+            return
+        hit = set(self._whole(incident.gpu_uuid)) if incident.gpu_uuid is not None else set[str]()
+        for row in list(self._core.jobs.active()):
+            if row.id != incident.job_id and (incident.code is not None or not hit.intersection(row.status.gpu_uuids)):
+                continue  # an XID is its process's job's, a sick GPU is everybody's on it
+            by = f"stoker: incident {incident.id}: {incident.what}; {incident.advice}"
+            try:
+                await self._core.amend(row.id, row.spec, event="Incident", by=by, revision=row.revision)
+            except StokerError as error:
+                logger.warning("job=%d is not told of incident %d: %s", row.id, incident.id, error)
 
     def _whole(self, uuid: str) -> list[str]:
         """A GPU and its MIG instances, which are given out in its place."""

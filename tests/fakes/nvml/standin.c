@@ -6,6 +6,7 @@
        gpus 8                                    at the next nvmlInit
        driver 550.54.15
        name gpu=2 any bytes to the end of the line
+       uuid gpu=2 GPU-another                    another board in the place of the usual one
        value gpu=* power_mw=250000               keys: see KEY_NAMES
        process gpu=0 pid=4711 memory=1073741824  with slot=2 after it: in that MIG instance
        link gpu=0 link=3 to=1                    an NVLink to GPU 1; to=switch; to=off: there, and not up
@@ -74,7 +75,7 @@ struct instance { char profile[32]; unsigned long long total, used; };
 struct control {
     int gpus;
     char driver[80];
-    char names[GPUS_MAX][256];
+    char names[GPUS_MAX][256], uuids[GPUS_MAX][64];
     unsigned long long values[GPUS_MAX][KEYS];
     struct rule rules[RULES_MAX];
     int rule_count;
@@ -203,6 +204,7 @@ static void take_line(char *line) {
     else if (sscanf(line, "driver %79s", control.driver) == 1) return;
     else if (sscanf(line, "name gpu=%d %n", &code, &taken) == 1 && taken && code >= 0 && code < GPUS_MAX)
         strncpy(control.names[code], line + taken, sizeof control.names[code] - 1);
+    else if (sscanf(line, "uuid gpu=%d %63s", &code, word) == 2 && code >= 0 && code < GPUS_MAX) strcpy(control.uuids[code], word);
     else if (sscanf(line, "value gpu=%15s %n", gpu, &taken) == 1 && taken)
         for (char *pair = strtok(line + taken, " "); pair; pair = strtok(NULL, " ")) set_value(gpu, pair);
     else if (sscanf(line, "process gpu=%d pid=%u memory=%llu slot=%d", &code, &pid, &memory, &slot) >= 3 && control.process_count < PROCESSES_MAX)
@@ -341,6 +343,7 @@ nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *out, unsigned length) 
     char uuid[64];
     snprintf(uuid, sizeof uuid, "GPU-00000000-0000-4000-8000-%012d", device->index);
     if (device->slot != WHOLE) snprintf(uuid, sizeof uuid, "MIG-00000000-0000-4000-8000-%06d%06d", device->index, device->slot);
+    else if (control.uuids[device->index][0]) return text(out, length, control.uuids[device->index]);
     return text(out, length, uuid);
 }
 
