@@ -198,7 +198,7 @@ class Incidents:
         """
         await self._inventory.settle(self._seen.readings())
         scene, told, before = self._scene(monotonic), self._told, self._watch.copy()
-        self._told = []
+        self._told, self._watch.for_s = [], self._core.config.health.for_s
         findings = [*self._of_events(told, scene), *rules.look(scene)]
         changes = self._watch.look(findings, monotonic, blind=rules.blind(scene))
         try:

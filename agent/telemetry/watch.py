@@ -10,7 +10,7 @@ gets worse while it is open says so in the same incident; what nobody could look
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.api.health import IncidentKind, Severity
@@ -102,6 +102,8 @@ class Watch:
     _seen: dict[Key, _Seen] = field(default_factory=dict)
     _at: float = 0.0
     """Of the last look."""
+    for_s: Mapping[str, float] = field(default_factory=dict)
+    """Kind → how long it must be so, where the site has it otherwise than `PATIENCE`."""
 
     def resume(self, finding: Finding, at: float) -> None:
         """Take up an incident that was open when the agent stopped."""
@@ -109,7 +111,7 @@ class Watch:
 
     def copy(self) -> Watch:
         """As it is now: a look whose changes could not be kept is made again."""
-        return Watch({key: dataclasses.replace(seen) for key, seen in self._seen.items()}, self._at)
+        return Watch({key: dataclasses.replace(seen) for key, seen in self._seen.items()}, self._at, self.for_s)
 
     def is_so(self, key: Key) -> bool:
         """Whether the last look showed it; an event never lasts."""
@@ -139,7 +141,7 @@ class Watch:
             seen = self._seen.setdefault(key, _Seen(finding, now, now, open=False))
             worse = seen.open and (finding.severity, finding.job_id) != (seen.finding.severity, seen.finding.job_id)
             seen.finding, seen.last = finding, now
-            if not seen.open and now - seen.since >= PATIENCE[finding.kind].for_s:
+            if not seen.open and now - seen.since >= self.for_s.get(finding.kind, PATIENCE[finding.kind].for_s):
                 seen.open = True
                 opened.append(finding)
             elif worse or (seen.open and finding.kind is IncidentKind.XID):

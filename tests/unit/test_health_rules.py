@@ -99,6 +99,10 @@ def test_the_odd_one_of_a_job() -> None:
     (found,) = look(scene(gpu(0), gpu(1), slow, gpu(3)))
     assert (found.kind, found.gpu_index) == (IncidentKind.STRAGGLER, 2)
     assert "runs at 900 MHz while the others of job 17 run at 1755" in found.what
+    a_fifth = gpu(2, sm_clock_mhz=1400, power_mw=420_000)
+    assert kinds(look(scene(gpu(0), gpu(1), a_fifth, gpu(3)))) == ["straggler"]
+    at_its_limit = gpu(2, sm_clock_mhz=1400, power_mw=545_000)
+    assert look(scene(gpu(0), gpu(1), at_its_limit, gpu(3))) == []
     assert look(scene(gpu(0), slow, job=2)) == []
     assert kinds(look(scene(gpu(0), gpu(1), idle(2, sm_clock_mhz=345), gpu(3)))) == ["held_idle"]
     assert look(scene(gpu(0), gpu(1), gpu(2, sm_clock_mhz=None), gpu(3))) == []
