@@ -23,8 +23,8 @@ SPIN_POWER_SHARE = 0.3
 (H100: some 120 of 700 W)."""
 SLOW_CLOCK_SHARE = 0.8
 SLOW_POWER_SHARE = 0.85
-"""Of the median of a job's GPUs. Ranks of one job do the same work: a fifth less clock is a GPU throttled or ill, unless
-it draws as much as the others: a lesser chip at its power limit. A fifth less clock takes a quarter of the power."""
+"""Of the median of a job's GPUs. Ranks of one job do the same work: a fifth less clock is a GPU throttled or ill, but
+not where it draws as much as the others, at its power limit. A fifth less clock takes a quarter of the power."""
 STRAGGLER_GPUS = 3
 """With two it cannot be told which of them is the odd one."""
 _HEAT = frozenset({"thermal_hw", "thermal_sw"})

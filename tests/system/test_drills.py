@@ -1,4 +1,4 @@
-"""Fault drills as an operator runs them: by `stoker-agent simulate` or by the file, and seen with `stoker incidents`."""
+"""Fault drills as an operator runs them, by `stoker-agent simulate` or by the file, seen with `stoker incidents`."""
 
 from __future__ import annotations
 
