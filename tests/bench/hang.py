@@ -30,7 +30,8 @@ SETTLE_S = 20.0
 """Before memory is looked at: buffers grow to their size within the first seconds."""
 ASK_S = 0.05
 """Between two questions to the API."""
-FAULTS = {"hangs": f"hang * gpu={SICK}", "is lost": f"fail * gpu={SICK} code=15"}
+FAULTS = {"is well": "", "hangs": f"hang * gpu={SICK}", "is lost": f"fail * gpu={SICK} code=15"}
+"""What grows while all are well is no fault's doing: accounts and curves of new jobs fill up."""
 
 
 @dataclass
@@ -40,8 +41,8 @@ class Seen:
     named_s: float | None = None
     oldest_s: float = 0.0
     took_s: list[float] = field(default_factory=list)
-    memory: list[tuple[float, int]] = field(default_factory=list)
-    """Seconds since the fault, bytes of agent and sampler together."""
+    memory: list[tuple[int, int]] = field(default_factory=list)
+    """Bytes of the agent and of its sampler, every 5 s."""
     samplers: set[int] = field(default_factory=set)
     ended: int = 0
     """Jobs that did not run on."""
@@ -109,25 +110,32 @@ def _look(lab: Box, client: Client, begun: float) -> Seen:
         if now >= look_at:
             look_at += 5
             agent = psutil.Process(lab.agent.pid)
-            both = [agent, *(child for child in agent.children() if "sampler" in child.cmdline())]
-            seen.memory.append((now - begun, sum(each.memory_info().rss for each in both)))
-            seen.samplers |= {each.pid for each in both[1:]}
+            (sampler,) = (child for child in agent.children() if "sampler" in child.cmdline())
+            seen.memory.append((agent.memory_info().rss, sampler.memory_info().rss))
+            seen.samplers.add(sampler.pid)
         time.sleep(ASK_S)
     return seen
 
 
 def _rows(words: str, seen: Seen) -> Iterator[Row]:
     took = sorted(seen.took_s)
-    first, last = seen.memory[0][1], seen.memory[-1][1]
     what = f"one of {GPUS} GPUs {words} for {LASTS_S:.0f} s"
-    yield Row(name=f"{what}: named after", value=seen.named_s or float("nan"), unit="s", aim="≤ 3")
-    yield Row(name="… oldest value of the others", value=seen.oldest_s, unit="s", aim="< 2")
+    if seen.named_s is not None:
+        yield Row(name=f"{what}: named after", value=seen.named_s, unit="s", aim="≤ 3")
+    yield Row(
+        name=f"{'…' if seen.named_s else what + ':'} oldest value of the others",
+        value=seen.oldest_s,
+        unit="s",
+        aim="< 2",
+    )
     p99 = took[int(len(took) * 0.99)] * 1e3
     spread = f"{took[0] * 1e3:.1f} – {took[-1] * 1e3:.1f}"
     yield Row(name=f"… GET /v1/node, p99 of {len(took)}", value=p99, unit="ms", aim="< 1000", spread=spread)
-    grown = f"{first / 2**20:.1f} → {last / 2**20:.1f} MiB"
-    yield Row(
-        name="… memory of agent and sampler, growth", value=(last - first) / 2**20, unit="MiB", aim="0", spread=grown
-    )
+    for name, values in zip(("agent", "sampler"), zip(*seen.memory, strict=True), strict=True):
+        first, middle, last = (values[number] / 2**20 for number in (0, len(values) // 2, -1))
+        grown = f"{first:.1f} → {middle:.1f} → {last:.1f}"
+        yield Row(
+            name=f"… memory of the {name}, growth in the second half", value=last - middle, unit="MiB", spread=grown
+        )
     yield Row(name="… sampler processes, in all", value=float(len(seen.samplers)), unit="", aim="1")
     yield Row(name=f"… of {GPUS} jobs, ended", value=float(seen.ended), unit="jobs", aim="0")

@@ -11,7 +11,7 @@ from agent.api.health import IncidentKind, KnownGpu
 from agent.api.types import GpuReading, GpuState
 from agent.gpu.base import GpuLostError
 from agent.gpu.frames import GpuEvent
-from agent.gpu.simulated import SimulatedReader, inject
+from agent.gpu.simulated import SIMULATED_XID, SimulatedReader, inject, simulated_uuid
 from agent.gpu.simulated_gpu import Fault
 from agent.telemetry.rules import HeldBy, Scene, blind, look
 from agent.telemetry.told import of_event, xid_finding
@@ -52,6 +52,25 @@ def test_a_drill_raises_its_incident(tmp_path: Path, fault: Fault | None) -> Non
     inject(tmp_path, str(SICK), "ok", count=COUNT)
     node.run(LONGEST_S, heard)
     assert node.open == set(), "mended, all is over"
+
+
+def test_an_xid_is_told_once_for_each_time_it_is_injected_and_not_at_a_start(tmp_path: Path) -> None:
+    heard: list[GpuEvent] = []
+
+    def read(reader: SimulatedReader) -> None:
+        for second in range(3):
+            reader.read(SICK, float(second), float(second))
+
+    reader = SimulatedReader(COUNT, node_name="n1", state_dir=tmp_path)
+    reader.listen(heard.append)
+    for word in ("xid", "ok", "xid"):
+        inject(tmp_path, str(SICK), word, count=COUNT)
+        read(reader)
+    assert [(each.code, each.uuid) for each in heard] == [(SIMULATED_XID, simulated_uuid("n1", SICK))] * 2
+    again = SimulatedReader(COUNT, node_name="n1", state_dir=tmp_path)
+    again.listen(heard.append)
+    read(again)
+    assert len(heard) == 2, "a driver does not tell of an XID again"
 
 
 class Drill:
