@@ -76,7 +76,15 @@ def opened(client: Client, kind: IncidentKind, gpu: str | None = None) -> Incide
 def samplers(lab: Box) -> list[psutil.Process]:
     assert lab.agent.process is not None
     children = psutil.Process(lab.agent.pid).children(recursive=True)
-    return [each for each in children if "sampler" in each.cmdline()]
+    return [each for each in children if _is_sampler(each)]
+
+
+def _is_sampler(process: psutil.Process) -> bool:
+    """One that has just ended is none."""
+    try:
+        return "sampler" in process.cmdline()
+    except psutil.NoSuchProcess:  # a zombie is one
+        return False
 
 
 def state_of(client: Client, job: Job) -> JobState:
