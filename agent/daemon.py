@@ -94,6 +94,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     engine = EmbeddedEngine(config, view=node, launcher=launcher, boot_id=read_boot_id(), gpus=node)
     await engine.start()
     stack.push_async_callback(engine.stop)
+    sampler.listen(engine.incidents.take)
     log = KernelLog(engine.incidents.take)
     if config.gpu.source != GpuSource.SIMULATED:
         log.start()

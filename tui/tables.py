@@ -120,8 +120,8 @@ def letter_line(each: DeadLetter) -> list[str]:
     return [
         str(each.id),
         units.moment(each.at) or "",
-        str(each.job_id),
-        each.event,
+        units.UNKNOWN if each.job_id is None else str(each.job_id),
+        each.event if each.incident_id is None else f"{each.event} {each.incident_id}",
         each.to,
         str(each.tries),
         each.error,

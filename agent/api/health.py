@@ -33,13 +33,15 @@ class IncidentKind(Word):
     THERMAL_THROTTLE = "thermal_throttle"
     POWER_THROTTLE = "power_throttle"
     NVLINK_ERRORS = "nvlink_errors"
+    RECOVERY_ACTION = "recovery_action"
+    """The driver asks for a reset or a reboot."""
     HUNG_COLLECTIVE = "hung_collective"
     """Busy at idle watts: ranks wait for one another for ever."""
     HELD_IDLE = "held_idle"
     STRAGGLER = "straggler"
     """One GPU unlike its siblings in the same job."""
     MEMORY_LEAKED = "memory_leaked"
-    """Memory in use that no live process accounts for."""
+    """Memory in use that no live job holds: nobody's, or a strange process's."""
     SAMPLER = "sampler"
     """Readings do not come."""
 
@@ -82,6 +84,10 @@ class Incident(Wire, frozen=True, kw_only=True):
     """When it was last so."""
     count: int = 1
     """Times that it was seen anew while it was open, for events such as XIDs."""
+    drained_at: int | None = None
+    """When its GPU was taken out of use for it, by the policy of its kind."""
     cleared_at: int | None = None
+    cleared_by: str | None = None
+    """Who said that it is over; `None`: it was seen to be."""
     acknowledged_at: int | None = None
     acknowledged_by: str | None = None

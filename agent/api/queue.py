@@ -388,7 +388,9 @@ class DeadLetter(Wire, frozen=True, kw_only=True):
 
     id: int
     at: int
-    job_id: int
+    job_id: int | None = None
+    incident_id: int | None = None
+    """It is of a job or of an incident."""
     event: str
     to: str
     tries: int

@@ -29,6 +29,7 @@ _WORDS = {
     "jobs.launcher": ("auto", "systemd", "fork"),
     "telemetry.history": ("year", "month", "days", "hour", "off"),
     "jobs.confine_gpus": ("auto", "on", "off"),
+    "hooks.notify_incidents": ("info", "warning", "critical", "off"),
     "scheduler.preempt": ("off", "qos", "partition"),
     "scheduler.preempt_mode": ("requeue", "cancel"),
 }
@@ -141,6 +142,11 @@ def _health(config: Config) -> Iterator[str]:
             yield f"health.policy: {kind!r} is no kind of incident; use {_or(known)}"
         if action not in ("drain", "hold", "tell"):
             yield f"health.policy.{kind} = {action!r}; use drain, hold or tell"
+    for kind, seconds in config.health.for_s.items():
+        if kind not in known:
+            yield f"health.for_s: {kind!r} is no kind of incident; use {_or(known)}"
+        elif not 0 <= seconds <= 86400:
+            yield f"health.for_s.{kind} = {seconds:g}; use 0 to 86400 seconds"
 
 
 def _metrics(metrics: MetricsTable) -> Iterator[str]:

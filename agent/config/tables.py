@@ -130,6 +130,8 @@ class HooksTable(Table, frozen=True, kw_only=True):
     """`http(s)://…` or `unix:///path`: POSTed the same JSON. The unit has no network: name a relay there."""
     notify_all: bool = False
     """Of every job and not only of those with `--mail-type`."""
+    notify_incidents: str = "warning"
+    """Of incidents from this severity on: `info`, `warning`, `critical`; `off`: of none."""
 
 
 class ReaperTable(Table, frozen=True, kw_only=True):
@@ -179,6 +181,8 @@ class HealthTable(Table, frozen=True, kw_only=True):
     policy: dict[str, str] = {}
     """Kind of incident → what a critical one does to its GPU: `drain` until it is over, `hold` until somebody resumes
     it, `tell` nothing. Without an entry: `agent.engine.incidents.POLICY`."""
+    for_s: dict[str, float] = {}
+    """Kind of incident → seconds that it must be so to be one. Without an entry: `agent.telemetry.watch.PATIENCE`."""
 
 
 class JobsTable(Table, frozen=True, kw_only=True):

@@ -138,6 +138,15 @@ class Accounts:
         """Process id → job, as of the last survey."""
         return self._pids
 
+    def job_of(self, pid: int) -> int | None:
+        """Whose process it is: by its cgroup while it lives, else as of the last survey."""
+        name = hostuse.job_cgroup(pid) or ""
+        number = name.removeprefix(hostuse.JOB_PREFIX).partition("-")[0]
+        if name.endswith(".service") and number.isdecimal() and int(number) in self._core.jobs:
+            return int(number)
+        jobs = {str(shim): job_id for (job_id, _), shim in self._shims.items()}
+        return jobs.get(number, self._pids.get(pid))
+
     async def survey(self) -> None:
         """Find the processes of the jobs, and what they use of the host."""
         rows = [row for row in self._core.jobs.active() if row.status.started_at is not None]

@@ -22,8 +22,8 @@ import msgspec
 
 from agent.api.queue import DeadLetter
 from agent.config import Config, HooksTable
+from agent.engine.message import Notice
 from agent.engine.shelf import Shelf
-from agent.jobs.notice import Notice
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5, 1800
 TRIES = 12
@@ -146,8 +146,7 @@ async def send(hooks: HooksTable, body: bytes, each: Notice) -> None:
 def _run(command: Path, body: bytes, each: Notice, timeout_s: int) -> None:
     environ = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "STOKER_EVENT": each.event,
-        "STOKER_JOB_ID": str(each.job.id),
+        **each.environ(),
     }
     try:
         child = subprocess.Popen(
@@ -194,7 +193,13 @@ async def _post(url: str, body: bytes, timeout_s: int) -> None:
 
 
 def _letter(number: int, each: Notice) -> DeadLetter:
-    hooks = each.mail_user or each.job.user
     return DeadLetter(
-        id=number, at=each.at, job_id=each.job.id, event=each.event, to=hooks, tries=each.tries, error=each.error or ""
+        id=number,
+        at=each.at,
+        job_id=each.job.id if each.job is not None else None,
+        incident_id=each.incident.id if each.incident is not None else None,
+        event=each.event,
+        to=each.to,
+        tries=each.tries,
+        error=each.error or "",
     )

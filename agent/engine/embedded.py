@@ -117,7 +117,7 @@ class EmbeddedEngine:
         self._upkeep = Upkeep(core)
         self._accounts = Accounts(core, gpus)
         self._oversight = Oversight(core, self._accounts, self._verbs)
-        self.incidents = Incidents(core, self._arrangements, self._accounts)
+        self.incidents = Incidents(core, self._arrangements, self._accounts, self.clerks.courier)
         """What is wrong with the GPUs."""
         self._tasks: set[asyncio.Task[None]] = set()
 

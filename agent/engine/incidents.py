@@ -1,19 +1,20 @@
 """What is wrong with the node's GPUs, kept: seen each second, opened, drained for, told of, acknowledged, cleared.
 
-    sampler ─► rules.look ─► watch.look ─► Incident on the shelf ─► notices
-    XIDs (kernel log, NVML) ──┘                 └─ policy ─► a drain of the check's own ─► the scheduler
+    sampler ─► rules.look ─► watch.look ─► Incident on the shelf ─► courier ─► command, URL
+    events (kernel log, NVML) ┘                 └─ policy ─► a drain of the check's own ─► the scheduler
 
-Rules kept here: an incident is on disk before anything is done about it; what was open when the agent stopped is open
-when it starts again; only a critical one drains, as the policy of its kind says, and only a drain of ours is lifted by
-us; nothing is ever reset by us.
+Rules kept here: an incident is on disk, with what is told of it, before anything is done about it; what was open when
+the agent stopped is open when it starts again, and what was not done for it yet is done then; only a critical one
+drains, as the policy of its kind says, and only a drain of ours is lifted by us; nothing is ever reset by us.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -21,26 +22,29 @@ import msgspec
 from agent.api.errors import ApiError, StokerError
 from agent.api.health import Incident, IncidentKind, KnownGpu, Severity
 from agent.api.queue import DrainOwner
-from agent.api.types import GpuReading, GpuState
+from agent.api.types import GpuReading
 from agent.engine.arrange import Arrangements, require_admin
 from agent.engine.base import Asker
 from agent.engine.core import Core
+from agent.engine.courier import Courier
+from agent.engine.inventory import Inventory
+from agent.engine.message import IncidentEvent, of_incident, wants, worse
 from agent.engine.shelf import Shelf
-from agent.gpu.frames import UNKNOWN_UUID
+from agent.gpu.frames import GpuEvent
 from agent.telemetry import rules
+from agent.telemetry.rises import Rises
 from agent.telemetry.rules import HeldBy, Scene
+from agent.telemetry.told import event_finding, is_of, of_event, xid_finding
 from agent.telemetry.watch import Changes, Finding, Key, Watch
-from agent.telemetry.xid import Xid, meaning
+from agent.telemetry.xid import Xid
+from agent.telemetry.xidjoin import Heard, XidJoin
 
 KIND = "incident"
-_INVENTORY = "inventory"
 LOOK_S = 1.0
-SETTLED_LOOKS = 10
-"""Looks at the same GPUs, all of them well, after which a new node's inventory is remembered."""
 KEPT = 1000
 """Incidents that are over; beyond, the oldest go."""
 SAME_S = 5.0
-"""Within so long the kernel's log and NVML tell of the same XID."""
+"""Within so long, and a period of the sampler, the kernel's log and NVML tell of the same XID."""
 
 POLICY: dict[IncidentKind, str] = {
     IncidentKind.XID: "hold",
@@ -49,6 +53,7 @@ POLICY: dict[IncidentKind, str] = {
     IncidentKind.ECC: "hold",
     IncidentKind.ROW_REMAP: "hold",
     IncidentKind.NVLINK_ERRORS: "hold",
+    IncidentKind.RECOVERY_ACTION: "drain",
     IncidentKind.MEMORY_LEAKED: "drain",
 }
 """What a critical incident does to its GPU: `drain` until it clears, `hold` until it is resumed; others `tell`."""
@@ -65,29 +70,27 @@ class Seen(Protocol):
     def silent_s(self) -> float:
         """For how long readings are overdue; 0 while they come."""
 
-    @property
-    def pids(self) -> Mapping[int, int]:
-        """Process id → job."""
+    def job_of(self, pid: int) -> int | None:
+        """Whose process it is, or was."""
 
 
 class Incidents:
     """See above. Lives on the event loop."""
 
-    def __init__(self, core: Core, arrangements: Arrangements, seen: Seen) -> None:
+    def __init__(self, core: Core, arrangements: Arrangements, seen: Seen, courier: Courier) -> None:
         self._core = core
+        self._courier = courier
         self._arrangements = arrangements
         self._shelf = Shelf(core.store)
         self._seen = seen
         self._watch = Watch()
         self._open: dict[Key, Incident] = {}
         self._over: dict[int, Incident] = {}
-        self._xids: list[Xid] = []
-        self._told: dict[Key, float] = {}
-        """When an XID was told of last, by whichever way."""
-        self._known: dict[str, KnownGpu] = {}
-        """The GPUs at install, by UUID."""
-        self._settling: tuple[frozenset[str], int] = (frozenset(), 0)
-        """GPUs of a node without an inventory, and for how many looks they have been the same."""
+        self._join = XidJoin(SAME_S + core.config.gpu.period_s)
+        self._told: list[Heard | GpuEvent] = []
+        """Since the last look."""
+        self._inventory = Inventory(self._shelf)
+        self._rises = Rises()
 
     async def load(self) -> None:
         """Take up what is on the shelf.
@@ -95,7 +98,7 @@ class Incidents:
         Raises:
             StoreError: it cannot be read.
         """
-        self._known = {each.uuid: each for each in await self._shelf.all(_INVENTORY, KnownGpu)}
+        await self._inventory.load()
         for each in await self._shelf.all(KIND, Incident):
             if each.cleared_at is not None:
                 self._over[each.id] = each
@@ -115,9 +118,16 @@ class Incidents:
                 logger.exception("looking after the GPUs failed; it goes on")
             await asyncio.sleep(LOOK_S)
 
-    def take(self, xid: Xid) -> None:
-        """An XID was told; it is looked at with the next look."""
-        self._xids.append(xid)
+    def take(self, told: Xid | GpuEvent) -> None:
+        """Something was told; it is looked at with the next look. Whose process it was is asked at once: it dies."""
+        xid = of_event(told) if isinstance(told, GpuEvent) else told
+        if xid is None:
+            assert isinstance(told, GpuEvent)
+            self._told.append(told)
+            return
+        job_id = self._seen.job_of(xid.pid) if xid.pid is not None else None
+        place = next((each.uuid for each in self._seen.readings() if is_of(each, xid)), xid.uuid or xid.pci)
+        self._told.append(self._join.take(xid, place, job_id, time.monotonic()))
 
     def all(self, *, over: bool = False) -> list[Incident]:
         """Those that are open, the newest first; with `over` those that were, behind them."""
@@ -131,21 +141,43 @@ class Incidents:
             ApiError: 403, 404, 409; 503, not stored.
         """
         require_admin(asker, "acknowledging incidents")
-        found = next(((key, each) for key, each in self._open.items() if each.id == number), None)
-        if found is None:
-            if number in self._over:
-                raise ApiError(409, "changed", f"incident {number} is over already")
-            raise ApiError(404, "no_such_incident", f"there is no incident {number}; stoker incidents lists them")
-        key, each = found
+        key, each = self._one(number)
         if each.acknowledged_at is None:
             each = msgspec.structs.replace(each, acknowledged_at=int(time.time()), acknowledged_by=asker.user)
-            await self._shelf.change([(KIND, each.id, each)])
+            await self._store([(each, IncidentEvent.ACKNOWLEDGED)])
             self._open[key] = each
         return each
 
+    async def clear(self, number: int, asker: Asker) -> Incident:
+        """Somebody says that it is over, and does not want to wait until that shows. A drain that holds stays.
+
+        Raises:
+            ApiError: 403, 404; 409, it is over already, or it is still so; 503, not stored.
+        """
+        require_admin(asker, "clearing incidents")
+        key, each = self._one(number)
+        if self._watch.is_so(key):
+            raise ApiError(
+                409, "still_so", f"incident {number} is not over: {each.what}; it clears itself when that ends"
+            )
+        each = msgspec.structs.replace(each, cleared_at=int(time.time()), cleared_by=asker.user)
+        await self._store([(each, IncidentEvent.CLEARED)])
+        self._watch.drop(key)
+        self._close({key: each})
+        await self._give_back(key)
+        return each
+
+    def _one(self, number: int) -> tuple[Key, Incident]:
+        found = next(((key, each) for key, each in self._open.items() if each.id == number), None)
+        if found is not None:
+            return found
+        if number in self._over:
+            raise ApiError(409, "changed", f"incident {number} is over already")
+        raise ApiError(404, "no_such_incident", f"there is no incident {number}; stoker incidents lists them")
+
     def inventory(self) -> list[KnownGpu]:
         """The GPUs that the node is known to have, by index; none on a node that is still new."""
-        return sorted(self._known.values(), key=lambda each: each.index)
+        return self._inventory.all()
 
     async def accept(self, asker: Asker) -> list[KnownGpu]:
         """Take what is there now for right.
@@ -154,31 +186,7 @@ class Incidents:
             ApiError: 403; 409, a GPU cannot be read.
         """
         require_admin(asker, "accepting the inventory")
-        readings = [each for each in self._seen.readings() if each.mig_parent is None]
-        bad = next((each for each in readings if each.state is not GpuState.OK), None)
-        if bad is not None:
-            sentence = (
-                f"GPU {bad.index} cannot be read ({bad.state.value}), so it is not known what it is; mend it first"
-            )
-            raise ApiError(409, "not_readable", sentence)
-        await self._remember(readings)
-        return self.inventory()
-
-    async def _remember(self, readings: Sequence[GpuReading]) -> None:
-        known = {each.uuid: _known(each) for each in readings}
-        gone = [(_INVENTORY, uuid) for uuid in self._known if uuid not in known]
-        await self._shelf.change([(_INVENTORY, uuid, each) for uuid, each in known.items()], gone)
-        self._known = known
-        logger.info("the node's GPUs are remembered: %d", len(known))
-
-    async def _settle(self) -> None:
-        """Remember a new node's GPUs once they have been the same for some looks, and all well."""
-        readings = [each for each in self._seen.readings() if each.mig_parent is None]
-        uuids = frozenset(each.uuid for each in readings if each.state is GpuState.OK)
-        before, looks = self._settling
-        self._settling = (uuids, looks + 1 if uuids == before and len(uuids) == len(readings) else 0)
-        if uuids and self._settling[1] >= SETTLED_LOOKS:
-            await self._remember(readings)
+        return await self._inventory.accept(self._seen.readings())
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -188,18 +196,24 @@ class Incidents:
         Raises:
             StoreError: what changed is not kept; the drain is not made either, and the next look sees it again.
         """
-        if not self._known:
-            await self._settle()
-        scene = self._scene()
-        findings = [*self._of_xids(scene, monotonic), *rules.look(scene)]
+        await self._inventory.settle(self._seen.readings())
+        scene, told, before = self._scene(monotonic), self._told, self._watch.copy()
+        self._told, self._watch.for_s = [], self._core.config.health.for_s
+        findings = [*self._of_events(told, scene), *rules.look(scene)]
         changes = self._watch.look(findings, monotonic, blind=rules.blind(scene))
-        opened = await self._keep(changes, int(now))
-        for finding in [*opened, *changes.again]:
-            await self._obey(finding)
+        try:
+            fresh, again = await self._keep(changes, int(now))
+        except StokerError:
+            self._watch, self._told = before, told + self._told
+            raise
+        await self._obey_all(fresh | again)
+        for key in fresh:
+            await self._tell_jobs(self._open[key])
         for key in changes.cleared:
             await self._give_back(key)
 
-    def _scene(self) -> Scene:
+    def _scene(self, monotonic: float) -> Scene:
+        readings = [self._inventory.named(each) for each in self._seen.readings()]
         held: dict[str, HeldBy] = {}
         shared: set[str] = set()
         for row in self._core.jobs.active():
@@ -208,120 +222,140 @@ class Incidents:
                     shared.add(uuid)
                 held[uuid] = HeldBy(job_id=row.id, user=row.user, gpus=len(row.status.gpu_uuids))
         return Scene(
-            readings=[self._named(each) for each in self._seen.readings()],
+            readings=readings,
             held={uuid: holder for uuid, holder in held.items() if uuid not in shared},
+            shared=shared,
             known=self.inventory(),
             sampler_silent_s=self._seen.silent_s(),
+            rises=self._rises.look(readings, monotonic),
         )
 
-    def _named(self, reading: GpuReading) -> GpuReading:
-        """A reading under the UUID that it is known by: a GPU that is lost from the start on does not tell its own."""
-        if not reading.uuid.startswith(UNKNOWN_UUID):
-            return reading
-        known = next((each for each in self._known.values() if each.index == reading.index), None)
-        return reading if known is None else msgspec.structs.replace(reading, uuid=known.uuid, name=known.name)
+    def _of_events(self, told: Sequence[Heard | GpuEvent], scene: Scene) -> list[Finding]:
+        """Findings of what was told since the last look; the same one more than once is one that says how often."""
+        found: dict[Key, Finding] = {}
+        for each in told:
+            finding = event_finding(each, scene) if isinstance(each, GpuEvent) else self._of_xid(each, scene)
+            before = found.get(finding.key)
+            times = finding.times + (before.times if before is not None else 0)
+            found[finding.key] = dataclasses.replace(finding, times=times)
+        return list(found.values())
 
-    def _of_xids(self, scene: Scene, monotonic: float) -> list[Finding]:
-        """Findings of the XIDs that came; the same one told by log and NVML is one."""
-        xids, self._xids = self._xids, []
-        found = []
-        for xid in xids:
-            finding = self._of_xid(xid, scene)
-            last = self._told.get(finding.key)
-            self._told[finding.key] = monotonic
-            if last is None or monotonic - last > SAME_S:
-                found.append(finding)
-        return found
-
-    def _of_xid(self, xid: Xid, scene: Scene) -> Finding:
-        told = meaning(xid.code)
-        reading = next((each for each in scene.readings if xid.uuid == each.uuid or _is_at(each, xid.pci)), None)
-        holder = scene.held.get(reading.uuid) if reading is not None else None
-        job_id = self._seen.pids.get(xid.pid) if xid.pid is not None else None
-        job_id = job_id if job_id is not None else holder.job_id if holder is not None else None
-        row = self._core.jobs.get(job_id) if job_id is not None else None
-        where = f"GPU {reading.index}" if reading is not None else f"the GPU at {xid.pci or 'an unknown place'}"
-        by = f", process {xid.pid}" + (f" ({xid.process})" if xid.process else "") if xid.pid is not None else ""
-        return Finding(
-            kind=IncidentKind.XID,
-            severity=told.severity,
-            what=f"XID {xid.code} on {where}{by}: {told.what}",
-            advice=told.advice,
-            gpu_uuid=reading.uuid if reading is not None else xid.uuid,
-            gpu_index=reading.index if reading is not None else None,
-            job_id=job_id,
-            user=row.user if row is not None else None,
-            pid=xid.pid,
-            code=xid.code,
-        )
+    def _of_xid(self, heard: Heard, scene: Scene) -> Finding:
+        finding = xid_finding(heard, scene)
+        row = self._core.jobs.get(finding.job_id) if finding.job_id is not None else None
+        return finding if row is None else dataclasses.replace(finding, user=row.user)
 
     # --- keeping ------------------------------------------------------------------------------------------------------
 
-    async def _keep(self, changes: Changes, now: int) -> list[Finding]:
-        """Bring a look's changes to disk, then to mind; what was opened."""
-        put: list[tuple[Key, Incident]] = []
+    async def _keep(self, changes: Changes, now: int) -> tuple[set[Key], set[Key]]:
+        """Bring a look's changes to disk, then to mind; what is new or got worse, and what happened again."""
+        fresh: set[Key] = {finding.key for finding in changes.opened}
+        again: set[Key] = set()
+        put: dict[Key, tuple[Incident, IncidentEvent | None]] = {}
         for finding in changes.opened:
             number = await self._shelf.next_number(KIND)
-            put.append((finding.key, _incident(self._core.config.name, number, finding, now)))
+            put[finding.key] = _incident(self._core.config.name, number, finding, now), IncidentEvent.OPENED
         for finding in changes.again:
-            put.append((finding.key, _again(self._open[finding.key], finding, now)))
-        over = [
-            msgspec.structs.replace(self._open[key], cleared_at=now) for key in changes.cleared if key in self._open
-        ]
+            before = self._open[finding.key]
+            graver = worse(before.severity, finding.severity)
+            put[finding.key] = _again(before, finding, now), IncidentEvent.WORSE if graver else None
+            if graver:
+                fresh.add(finding.key)
+            elif finding.kind is IncidentKind.XID and finding.times:
+                again.add(finding.key)
+        over = {
+            key: msgspec.structs.replace(self._open[key], cleared_at=now)
+            for key in changes.cleared
+            if key in self._open
+        }
         if not put and not over:
-            return []
-        old = sorted(self._over)[: max(0, len(self._over) + len(over) - KEPT)]
-        await self._shelf.change(
-            [(KIND, each.id, each) for each in [*(each for _, each in put), *over]], [(KIND, number) for number in old]
-        )
-        self._open.update(put)
-        for key in changes.cleared:
-            self._open.pop(key, None)
-        self._over = {number: each for number, each in self._over.items() if number not in old}
-        self._over |= {each.id: each for each in over}
-        for _, each in put:
+            return fresh, again
+        await self._store([*put.values(), *((each, IncidentEvent.CLEARED) for each in over.values())])
+        self._open.update({key: each for key, (each, _) in put.items()})
+        for each, _ in put.values():
             logger.warning("incident=%d %s %s: %s; %s", each.id, each.severity, each.kind, each.what, each.advice)
-        for each in over:
-            logger.info("incident=%d %s is over", each.id, each.kind)
-        return list(changes.opened)
+        self._close(over)
+        return fresh, again
 
-    async def _obey(self, finding: Finding) -> None:
-        """Take a GPU out of use where the policy says so."""
-        if (
-            finding.severity is Severity.CRITICAL
-            and finding.gpu_uuid is not None
-            and self._policy(finding.kind) != "tell"
-        ):
-            reason = f"{finding.what}; {finding.advice}"
-            await self._arrangements.take_out(finding.gpu_uuid, reason=reason, by="stoker", owner=DrainOwner.CHECK)
+    async def _store(self, changed: Sequence[tuple[Incident, IncidentEvent | None]]) -> None:
+        """Bring incidents to disk, and with them what is told of them."""
+        hooks, now = self._core.config.hooks, int(time.time())
+        heard = hooks.notify_command is not None or hooks.notify_url is not None
+        made = [
+            of_incident(each, event, now)
+            for each, event in changed
+            if heard and event is not None and wants(each, hooks.notify_incidents)
+        ]
+        spare = len(self._over) + sum(each.cleared_at is not None for each, _ in changed) - KEPT
+        old = sorted(self._over)[: max(0, spare)]
+        await self._shelf.change(
+            [*((KIND, each.id, each) for each, _ in changed), *(("notice", each.id, each) for each in made)],
+            [(KIND, number) for number in old],
+        )
+        for number in old:
+            del self._over[number]
+        self._courier.take(made)
+
+    def _close(self, over: Mapping[Key, Incident]) -> None:
+        for key, each in over.items():
+            self._open.pop(key, None)
+            self._over[each.id] = each
+            logger.info("incident=%d %s is over", each.id, each.kind)
+
+    # --- what is done about it ----------------------------------------------------------------------------------------
+
+    async def _obey_all(self, again: Collection[Key]) -> None:
+        """Take GPUs out of use where the policy says so: once for each incident, and for each time it comes again."""
+        for key, each in list(self._open.items()):
+            if each.drained_at is not None and key not in again:
+                continue
+            if each.severity is not Severity.CRITICAL or each.gpu_uuid is None or self._policy(each.kind) == "tell":
+                continue
+            reason = f"{each.what}; {each.advice}"
+            for uuid in self._whole(each.gpu_uuid):
+                await self._arrangements.take_out(uuid, reason=reason, by="stoker", owner=DrainOwner.CHECK)
+            drained = msgspec.structs.replace(each, drained_at=int(time.time()))
+            await self._store([(drained, None)])
+            self._open[key] = drained
 
     async def _give_back(self, key: Key) -> None:
-        """Let a GPU be used again whose trouble is over, unless other trouble of its own goes on."""
+        """Let a GPU be used again whose trouble is over, unless other trouble of its own goes on or holds it."""
         kind, uuid, _ = key
-        others = [
-            each for (_, gpu, _), each in self._open.items() if gpu == uuid and each.severity is Severity.CRITICAL
-        ]
-        if uuid is not None and self._policy(kind) == "drain" and not others:
-            await self._arrangements.lift(uuid, DrainOwner.CHECK)
+        if uuid is None or self._policy(kind) != "drain" or self._is_held(uuid):
+            return
+        for each in self._whole(uuid):
+            await self._arrangements.lift(each, DrainOwner.CHECK)
+
+    def _is_held(self, uuid: str) -> bool:
+        """Whether an incident keeps a GPU out of use: one that is open, or one that holds until somebody resumes."""
+        since = next((each.at for each in self._arrangements.drains() if each.gpu_uuid == uuid), None)
+        if since is None:
+            return False
+        if any(each.gpu_uuid == uuid and each.drained_at is not None for each in self._open.values()):
+            return True
+        ended = (each for each in self._over.values() if each.gpu_uuid == uuid and each.drained_at is not None)
+        return any(self._policy(each.kind) == "hold" and (each.drained_at or 0) >= since for each in ended)
+
+    async def _tell_jobs(self, incident: Incident) -> None:
+        """A line in the history of each job that it hits; that an idle job is idle, the reaper tells it."""
+        if incident.severity is Severity.INFO and incident.kind is not IncidentKind.XID:
+            return
+        hit = set(self._whole(incident.gpu_uuid)) if incident.gpu_uuid is not None else set[str]()
+        for row in list(self._core.jobs.active()):
+            if row.id != incident.job_id and (incident.code is not None or not hit.intersection(row.status.gpu_uuids)):
+                continue  # an XID is its process's job's, a sick GPU is everybody's on it
+            by = f"stoker: incident {incident.id}: {incident.what}; {incident.advice}"
+            try:
+                await self._core.amend(row.id, row.spec, event="Incident", by=by, revision=row.revision)
+            except StokerError as error:
+                logger.warning("job=%d is not told of incident %d: %s", row.id, incident.id, error)
+
+    def _whole(self, uuid: str) -> list[str]:
+        """A GPU and its MIG instances, which are given out in its place."""
+        return [uuid, *(each.uuid for each in self._seen.readings() if each.mig_parent == uuid)]
 
     def _policy(self, kind: IncidentKind) -> str:
         return self._core.config.health.policy.get(kind.value) or POLICY.get(kind, "tell")
-
-
-def _known(reading: GpuReading) -> KnownGpu:
-    bus = reading.bus
-    return KnownGpu(
-        uuid=reading.uuid,
-        index=reading.index,
-        name=reading.name,
-        pcie_width=None if bus is None else bus.pcie_width,
-        pcie_generation=None if reading.limits is None else reading.limits.pcie_generation_max,
-        nvlinks=None if bus is None else bus.nvlinks_active,
-    )
-
-
-def _is_at(reading: GpuReading, pci: str | None) -> bool:
-    return pci is not None and reading.pci == pci
 
 
 def _incident(node: str, number: int, finding: Finding, now: int) -> Incident:
@@ -340,6 +374,7 @@ def _incident(node: str, number: int, finding: Finding, now: int) -> Incident:
         advice=finding.advice,
         opened_at=now,
         seen_at=now,
+        count=max(1, finding.times),
     )
 
 
@@ -353,7 +388,7 @@ def _again(incident: Incident, finding: Finding, now: int) -> Incident:
         what=finding.what,
         advice=finding.advice,
         seen_at=now,
-        count=incident.count + 1,
+        count=incident.count + (finding.times if finding.kind is IncidentKind.XID else 0),
     )
 
 

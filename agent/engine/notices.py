@@ -19,6 +19,7 @@ import msgspec
 from agent.api.errors import StokerError
 from agent.api.types import FINAL_STATES, Job, JobState
 from agent.config import Config
+from agent.engine import message
 from agent.engine.courier import Courier, guarded
 from agent.engine.shelf import Shelf
 from agent.jobs import notice
@@ -208,7 +209,7 @@ class Notices:
         hooks = self._config().hooks
         asked = notice.wanted(events, job.mail_types, everything=hooks.notify_all) if self._is_heard() else ()
         to = await self._jobs.mail_user(job.id) if asked else None
-        made = [notice.tell(job, event, int(time.time()), to) for event in asked]
+        made = [message.of_job(job, event, int(time.time()), to) for event in asked]
         put: list[tuple[str, str | int, msgspec.Struct]] = [("notice", each.id, each) for each in made]
         drop: list[tuple[str, str | int]] = []
         if told.state in FINAL_STATES:

@@ -11,11 +11,13 @@ at the same time, never two for the same GPU. Nothing outside the sampler proces
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from agent.api.errors import StokerError
 from agent.api.types import GpuReading, GpuSource
+from agent.gpu.frames import GpuEvent
 
 
 class GpuLostError(StokerError):
@@ -72,6 +74,9 @@ class GpuReader(Protocol):
         Raises:
             DriverGoneError: none can be read.
         """
+
+    def listen(self, tell: Callable[[GpuEvent], None]) -> None:
+        """Have `tell` called, in any thread, with what the driver tells of by itself; before the first `read`."""
 
     def hold(self, uuids: frozenset[str]) -> None:
         """Learn which GPUs running jobs hold. Only simulated GPUs care: real ones are busy by themselves."""

@@ -7,6 +7,7 @@ goes past its wrappers, see `nvml_call`. A GPU in MIG mode is read as one, and e
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ import pynvml
 
 from agent.api.types import GpuReading, GpuSource
 from agent.gpu.base import DriverGoneError, GpuLostError, Inventory, NoGpusError
+from agent.gpu.frames import GpuEvent
 from agent.gpu.nvml_call import raise_if_fatal, text_of
 from agent.gpu.nvml_device import Device
+from agent.gpu.nvml_events import EventEar
 from agent.gpu.nvml_facts import read_facts
 from agent.gpu.nvml_links import LinkSurvey
 
@@ -34,6 +37,7 @@ class NvmlReader:
         self._sysfs = sysfs
         self._devices: dict[int, Device] = {}
         self._survey: LinkSurvey | None = None
+        self._tell: Callable[[GpuEvent], None] | None = None
 
     def open(self) -> Inventory:
         """See `GpuReader`. NVML `nvmlInitWithFlags`, `nvmlDeviceGetCount_v2`, `nvmlSystemGetDriverVersion`."""
@@ -62,6 +66,10 @@ class NvmlReader:
         """See `GpuReader`."""
         return self._devices[index].read_instances(now, monotonic)
 
+    def listen(self, tell: Callable[[GpuEvent], None]) -> None:
+        """See `GpuReader`: each GPU is listened to from its first reading on."""
+        self._tell = tell
+
     def hold(self, uuids: frozenset[str]) -> None:
         """See `GpuReader`; a real GPU is busy by itself."""
 
@@ -80,6 +88,8 @@ class NvmlReader:
         library = ctypes.CDLL(SONAME)
         facts = read_facts(index, handle, library, self._sysfs)
         self._survey.add(index, facts, handle)
+        if self._tell is not None:
+            EventEar(index, facts.uuid, handle, library, self._tell).start()
         return Device(index, facts, handle, library, self._survey)
 
 

@@ -175,6 +175,11 @@ def words(code: int) -> str:
     return str(pynvml.NVMLError(code))
 
 
+def is_gone(code: int) -> bool:
+    """Whether the driver went away."""
+    return code in _GONE
+
+
 def raise_if_fatal(code: int, index: int) -> None:
     if code in _LOST:
         raise GpuLostError(

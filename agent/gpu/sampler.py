@@ -14,7 +14,8 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,13 @@ import msgspec
 from agent.api.types import GpuReading, GpuSource, GpuState
 from agent.config import GpuTable
 from agent.gpu.child import ChildKeeper
-from agent.gpu.frames import ChildSpec, Frame, Hold, Stamped
+from agent.gpu.frames import ChildSpec, Frame, GpuEvent, Hold, Stamped
 from agent.gpu.rounds import deadline_s
 
 log = logging.getLogger(__name__)
+
+_EVENTS_KEPT = 1000
+"""Events kept for whoever comes to listen."""
 
 CHILD_ARGV = (sys.executable, "-I", "-m", "agent", "sampler")
 """How the child is started; its `ChildSpec` is appended."""
@@ -84,6 +88,8 @@ class Sampler:
         self._known: tuple[_Known, ...] = ()
         self._framed_at: float | None = None
         """When the last frame came (monotonic)."""
+        self._events: deque[GpuEvent] = deque(maxlen=_EVENTS_KEPT)
+        self._tell: Callable[[GpuEvent], None] = self._events.append
         self.news = 0
         """How often something was heard so far: while it is the same, only ages differ."""
 
@@ -132,6 +138,12 @@ class Sampler:
             self._held = held
             self._keeper.hold(held)
 
+    def listen(self, tell: Callable[[GpuEvent], None]) -> None:
+        """Have `tell` called with what the driver tells of by itself, and at once with what it told of before."""
+        self._tell = tell
+        while self._events:
+            tell(self._events.popleft())
+
     async def wait_change(self, timeout_s: float) -> None:
         """Return at the next news, a frame or trouble with the child, or quietly when the time is up."""
         with contextlib.suppress(TimeoutError):
@@ -153,6 +165,8 @@ class Sampler:
         if frame.reason != self._reason:
             log.info("source=%s gpus=%d: %s", self._source, len(self._known), frame.reason or "sampling")
         self._reason = frame.reason
+        for event in frame.events:
+            self._tell(event)
         self._announce()
 
     def _complain(self, reason: str) -> None:

@@ -4,6 +4,7 @@
     gpu-open           `nvmlInit`, which may block as well
     gpu-reader-0 …     one, and one more for each stuck GPU, see `agent.gpu.rounds`
     gpu-processes      names of the processes on the GPUs, see `agent.gpu.processes`
+    gpu-events-0 …     what the driver tells of by itself, one for each GPU, see `agent.gpu.nvml_events`
     gpu-stdin          takes hold lists; at end of file the agent is gone and the process ends
 
 It must be able to end whatever its threads are stuck in, and so ends by `os._exit`. It imports only what sampling
@@ -26,7 +27,7 @@ import msgspec
 from agent.api.decode import decode, decoder
 from agent.api.types import GpuSource
 from agent.gpu.base import DriverGoneError, GpuReader, Inventory, NoGpusError
-from agent.gpu.frames import EXIT_FRESH, ChildSpec, Frame, Hold, Stamped
+from agent.gpu.frames import EXIT_FRESH, ChildSpec, Frame, GpuEvent, Hold, Stamped
 from agent.gpu.processes import ProcessNames
 from agent.gpu.rounds import Rounds, deadline_s
 from agent.gpu.simulated import SimulatedReader
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
 """Between two attempts to open a source that had no GPUs."""
+EVENTS_AT_ONCE = 256
+"""Events a frame carries; the others wait for the next."""
 SAY_S = 1.0
 """Between two frames while there is nothing to sample: the agent takes silence for death."""
 
@@ -80,6 +83,8 @@ class Sampling:
         self._spec = spec
         self._reader = reader
         self._names = ProcessNames()
+        self._heard: SimpleQueue[GpuEvent] = SimpleQueue()
+        reader.listen(self._heard.put)
         self._encode = msgspec.json.Encoder().encode
 
     def run(self) -> int:
@@ -134,10 +139,15 @@ class Sampling:
                     source=self._reader.source,
                     driver_version=inventory.driver_version,
                     gpus=self._names.fill(gpus, time.monotonic()),
+                    events=self._events(),
                 )
             )
 
         Rounds(self._reader, inventory.count, period_s=self._spec.period_s, send=send).run()
+
+    def _events(self) -> tuple[GpuEvent, ...]:
+        """Those heard since the last frame, up to a bound: a driver in a rage must not hold up the readings."""
+        return tuple(self._heard.get() for _ in range(min(self._heard.qsize(), EVENTS_AT_ONCE)))
 
     def _write_absent(self, reason: str, gpus: tuple[()] | None) -> None:
         """A frame without GPUs. `auto` settles for no source; a source asked for by name stays named."""

@@ -12,11 +12,13 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.api.errors import StokerError
 from agent.api.types import GpuReading, GpuSource
 from agent.gpu.base import GpuLostError, Inventory, NoGpusError, mig_index
+from agent.gpu.frames import EventKind, GpuEvent
 from agent.gpu.simulated_gpu import GIB, Fault, Instance, SimulatedGpu
 from agent.gpu.simulated_layout import MIG_PROFILES, Layout, links, numa_node, nvlinks
 
@@ -25,6 +27,8 @@ log = logging.getLogger(__name__)
 FAULTS_FILE = "simulated.json"
 _HUNG_POLL_S = 0.1
 _OK = "ok"
+SIMULATED_XID = 95
+"""A memory error that may have hit every program: what the fault `xid` is told as, once, when it is injected."""
 
 
 class SimulatedReader:
@@ -47,6 +51,9 @@ class SimulatedReader:
             for index, uuid in enumerate(uuids)
         ]
         self._held: frozenset[str] = frozenset()
+        self._tell: Callable[[GpuEvent], None] = lambda _: None
+        self._before = {index: self._faults.of(index) for index in range(count)}
+        """A fault that is there at the start happened before it: a driver does not tell of an XID again."""
 
     def open(self) -> Inventory:
         """See `GpuReader`.
@@ -61,6 +68,7 @@ class SimulatedReader:
     def read(self, index: int, now: float, monotonic: float) -> GpuReading:
         """See `GpuReader`."""
         gpu = self._gpus[index]
+        self._notice(index, now)
         while (fault := self._faults.of(index)) is Fault.HUNG:
             time.sleep(_HUNG_POLL_S)
         if fault is Fault.LOST:
@@ -74,6 +82,16 @@ class SimulatedReader:
     def hold(self, uuids: frozenset[str]) -> None:
         """See `GpuReader`."""
         self._held = uuids
+
+    def listen(self, tell: Callable[[GpuEvent], None]) -> None:
+        """See `GpuReader`."""
+        self._tell = tell
+
+    def _notice(self, index: int, now: float) -> None:
+        """Tell of an XID that came since the last reading."""
+        before, self._before[index] = self._before[index], self._faults.of(index)
+        if self._before[index] is Fault.XID and before is not Fault.XID:
+            self._tell(GpuEvent(kind=EventKind.XID, uuid=self._gpus[index].uuid, at=now, code=SIMULATED_XID))
 
 
 def simulated_uuid(node_name: str, index: int) -> str:

@@ -43,49 +43,6 @@ class ToldArray(msgspec.Struct, frozen=True, kw_only=True):
     """Of all its tasks together when its end was told; it ends again only when there were more since."""
 
 
-class Notice(msgspec.Struct, frozen=True, kw_only=True):
-    """One message on its way."""
-
-    id: str
-    """`JOB-ATTEMPT-EVENT`: the same event is the same notice."""
-    event: str
-    at: int
-    job: Job
-    mail_user: str | None = None
-    text: str
-    tries: int = 0
-    next_at: int = 0
-    """Not tried before, Unix seconds."""
-    error: str | None = None
-    """Of the last try."""
-
-    def body(self, cluster: str) -> bytes:
-        """The JSON that the command reads and the URL is sent."""
-        return msgspec.json.encode(
-            {
-                "event": self.event,
-                "id": self.id,
-                "time": self.at,
-                "cluster": cluster,
-                "mail_user": self.mail_user or self.job.user,
-                "text": self.text,
-                "job": self.job,
-            }
-        )
-
-
-def tell(job: Job, event: str, at: int, mail_user: str | None = None) -> Notice:
-    """The message of an event."""
-    return Notice(
-        id=f"{job.id}-{job.attempt}-{event}",
-        event=event,
-        at=at,
-        job=job,
-        mail_user=mail_user,
-        text=_sentence(job, event),
-    )
-
-
 def changes(before: Told, job: Job) -> tuple[str, ...]:
     """The events that lie between what was told last and `job`, in the order in which they happened.
 
@@ -128,7 +85,8 @@ def limits_passed(job: Job, now: int, told: str | None = None) -> tuple[str, ...
     return tuple(event for event, share in SHARES.items() if used >= share > before)
 
 
-def _sentence(job: Job, event: str) -> str:
+def sentence(job: Job, event: str) -> str:
+    """What is said of a job's event."""
     name = f"{job.array_job_id}_{job.array_task_id}" if job.array_task_id is not None else str(job.id)
     what = f"job {name} ({job.name}) of {job.user} on {job.node}"
     if event == "BEGIN":

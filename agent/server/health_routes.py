@@ -25,6 +25,7 @@ class HealthRoutes:
         router.add_get(f"{root}/inventory", self._inventory)
         router.add_post(f"{root}/inventory/accept", self._accept)
         router.add_post(f"{root}/incidents/{{id:\\d{{1,12}}}}/acknowledge", self._acknowledge)
+        router.add_post(f"{root}/incidents/{{id:\\d{{1,12}}}}/clear", self._clear)
 
     async def _inventory(self, _: web.Request) -> web.Response:
         return json_response(self._incidents.inventory())
@@ -39,3 +40,7 @@ class HealthRoutes:
     async def _acknowledge(self, request: web.Request) -> web.Response:
         number = int(request.match_info["id"])
         return json_response(await self._incidents.acknowledge(number, asker_of(request)))
+
+    async def _clear(self, request: web.Request) -> web.Response:
+        number = int(request.match_info["id"])
+        return json_response(await self._incidents.clear(number, asker_of(request)))

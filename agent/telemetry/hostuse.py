@@ -18,6 +18,9 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _CGROUPS = Path("/sys/fs/cgroup")
 
+JOB_PREFIX = "stoker-job-"
+"""`stoker-job-ID-ATTEMPT.service`, a job's unit; `stoker-job-PID-START`, what a shim with that pid made."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostUse:
@@ -76,6 +79,16 @@ def cgroup_of(pid: int, name: str, proc: Path = Path("/proc")) -> str | None:
         return None
     paths = (line.split(":", 2)[2] for line in lines if line.count(":") >= 2)
     return next((path for path in paths if name in path.split("/")), None)
+
+
+def job_cgroup(pid: int, proc: Path = Path("/proc")) -> str | None:
+    """The name of the job's cgroup that a process is in, `stoker-job-…`; `None`: it is in none, or gone."""
+    try:
+        lines = _bytes(f"{proc}/{pid}/cgroup").decode("utf-8", "replace").splitlines()
+    except OSError:
+        return None
+    names = (name for line in lines for name in line.split("/"))
+    return next((name for name in names if name.startswith(JOB_PREFIX)), None)
 
 
 def of_cgroup(path: str, root: Path = _CGROUPS) -> HostUse | None:

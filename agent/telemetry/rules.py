@@ -6,12 +6,12 @@ reason for where they are. What needs a value that the driver does not offer fin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 from agent.api.health import IncidentKind, KnownGpu, Severity
-from agent.api.types import GpuReading, GpuState
+from agent.api.types import GpuProcess, GpuReading, GpuState
 from agent.telemetry.watch import Finding
 
 IDLE_PERCENT = 5
@@ -22,12 +22,25 @@ SPIN_POWER_SHARE = 0.3
 """Of the limit. A GPU that computes at 95 % draws more than half of it; one that spins little over its idle power
 (H100: some 120 of 700 W)."""
 SLOW_CLOCK_SHARE = 0.8
-SLOW_POWER_SHARE = 0.7
-"""Of the median of a job's GPUs. Ranks of one job do the same work: a fifth less clock is a GPU throttled or ill."""
+SLOW_POWER_SHARE = 0.85
+"""Of the median of a job's GPUs. Ranks of one job do the same work: a fifth less clock is a GPU throttled or ill, but
+not where it draws as much as the others, at its power limit. A fifth less clock takes a quarter of the power."""
 STRAGGLER_GPUS = 3
 """With two it cannot be told which of them is the odd one."""
 _HEAT = frozenset({"thermal_hw", "thermal_sw"})
 _BRAKE = frozenset({"power_brake"})
+NVLINK_MANY, NVLINK_TOO_MANY = 10, 100
+"""Links brought up again within a minute, each of which stops all that they carry; beyond the second number the GPU
+spends its time on that. Packets sent again (replays) and wrong checksums count a hundredth: a link mends them."""
+_ASKED = {
+    "gpu_reset": "reset it when its jobs have ended (nvidia-smi --gpu-reset)",
+    "drain_and_reset": "let its jobs end, then reset it (nvidia-smi --gpu-reset)",
+    "drain_p2p": "let the jobs that use its NVLinks end, then reset it",
+    "bus_reset": "let its jobs end, then reset its bus, or power the node off and on",
+    "node_reboot": "let the node's jobs end, then reboot it",
+    "system_reboot": "let the node's jobs end, then reboot it",
+}
+"""What the driver asks for, and nothing of this version's can do: that is a person's."""
 LEAKED_BYTES = 1 << 30
 """Driver and persistence daemon hold some hundred MiB of an idle GPU."""
 
@@ -49,10 +62,14 @@ class Scene:
     readings: Sequence[GpuReading]
     held: Mapping[str, HeldBy]
     """By UUID; a GPU that several jobs share is left out."""
+    shared: Collection[str] = ()
+    """Those."""
     known: Sequence[KnownGpu] = ()
     """Empty: nothing is remembered."""
     sampler_silent_s: float = 0.0
     """Since the sampler process was heard of."""
+    rises: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By UUID: by how much counters of errors rose within a minute."""
 
 
 def look(scene: Scene) -> list[Finding]:
@@ -143,6 +160,36 @@ def _memory(scene: Scene) -> Iterator[Finding]:
             yield _of(scene, reading, IncidentKind.ROW_REMAP, Severity.WARNING, what, advice)
 
 
+def _nvlink(scene: Scene) -> Iterator[Finding]:
+    for reading in _readable(scene):
+        risen = scene.rises.get(reading.uuid)
+        if risen is None:
+            continue
+        again, mended = risen.get("nvlink_recoveries", 0), risen.get("nvlink_replays", 0) + risen.get("nvlink_crc", 0)
+        weight = again + mended // 100
+        if weight < NVLINK_MANY:
+            continue
+        what = (
+            f"the NVLinks of GPU {reading.index} were brought up again {again} times within a minute, and {mended} of "
+            "their packets were wrong"
+        )
+        grave = Severity.CRITICAL if weight >= NVLINK_TOO_MANY else Severity.WARNING
+        advice = "look at nvidia-smi nvlink -e and the fabric manager's log; see that the board and its cables sit well"
+        yield _of(scene, reading, IncidentKind.NVLINK_ERRORS, grave, what, advice)
+
+
+def _recovery(scene: Scene) -> Iterator[Finding]:
+    """What the driver wants done. It says so until it is done."""
+    for reading in _readable(scene):
+        action = reading.errors.recovery_action if reading.errors is not None else None
+        if action in (None, "none") or reading.mig_parent is not None:
+            continue
+        what = f"the driver asks for a recovery of GPU {reading.index}: {action}"
+        advice = _ASKED.get(action or "", "nvidia-smi -q shows it under GPU Recovery Action")
+        grave = Severity.CRITICAL if action in _ASKED else Severity.WARNING
+        yield _of(scene, reading, IncidentKind.RECOVERY_ACTION, grave, what, advice)
+
+
 def _throttle(scene: Scene) -> Iterator[Finding]:
     """Heat and the power supply; that a busy GPU meets its own power limit is what the limit is for."""
     for reading in _readable(scene):
@@ -157,6 +204,10 @@ def _throttle(scene: Scene) -> Iterator[Finding]:
         if words & _BRAKE:
             what = f"GPU {reading.index} is slowed down by the power supply ({', '.join(sorted(words & _BRAKE))})"
             advice = "look at the power supplies and what the board is told of them (power brake)"
+            yield _of(scene, reading, IncidentKind.POWER_THROTTLE, Severity.WARNING, what, advice)
+        elif "hw_slowdown" in words and not words & _HEAT:
+            what = f"GPU {reading.index} is slowed down by its board, which does not say why (hw_slowdown)"
+            advice = "look at its power cables, at the power supplies, and at its temperatures"
             yield _of(scene, reading, IncidentKind.POWER_THROTTLE, Severity.WARNING, what, advice)
 
 
@@ -212,10 +263,22 @@ def _leaked(scene: Scene) -> Iterator[Finding]:
         used = reading.memory_used_bytes
         if reading.state is not GpuState.OK or used is None or used < LEAKED_BYTES or reading.divided:
             continue
-        if reading.uuid not in scene.held and not reading.processes:
+        if reading.uuid in scene.held or reading.uuid in scene.shared:
+            continue
+        if strangers := reading.computing():
+            holds = ", ".join(_process(each) for each in strangers[:3]) + (", …" if strangers[3:] else "")
+            what = f"{used / 2**30:.1f} GiB of GPU {reading.index} are held by no job, but by {holds}"
+            advice = "have it ended, or started as a job: nothing is started on that GPU until it is gone"
+            yield _of(scene, reading, IncidentKind.MEMORY_LEAKED, Severity.WARNING, what, advice)
+        elif not reading.processes:
             what = f"{used / 2**30:.1f} GiB of GPU {reading.index} are in use, and no process and no job holds them"
             advice = "fuser -v /dev/nvidia* tells who has it open; nvidia-smi --gpu-reset gives it back"
             yield _of(scene, reading, IncidentKind.MEMORY_LEAKED, Severity.CRITICAL, what, advice)
+
+
+def _process(each: GpuProcess) -> str:
+    whose, words = f" of {each.user}" if each.user else "", (each.command or "").split()
+    return f"process {each.pid}{whose}" + (f" ({words[0]})" if words else "")
 
 
 def _sampler(scene: Scene) -> Iterator[Finding]:
@@ -230,6 +293,8 @@ _RULES: tuple[Callable[[Scene], Iterator[Finding]], ...] = (
     _inventory,
     _links,
     _memory,
+    _nvlink,
+    _recovery,
     _throttle,
     _collective,
     _idle,

@@ -9,7 +9,8 @@ gets worse while it is open says so in the same incident; what nobody could look
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from agent.api.health import IncidentKind, Severity
@@ -32,6 +33,8 @@ class Finding:
     user: str | None = None
     pid: int | None = None
     code: int | None = None
+    times: int = 1
+    """Of an event: how often since the last look; 0: no oftener, more is known of it."""
 
     @property
     def key(self) -> Key:
@@ -61,6 +64,7 @@ PATIENCE: dict[IncidentKind, Patience] = {
     IncidentKind.THERMAL_THROTTLE: Patience(for_s=30, clear_s=60),
     IncidentKind.POWER_THROTTLE: Patience(for_s=60, clear_s=60),
     IncidentKind.NVLINK_ERRORS: Patience(clear_s=600),
+    IncidentKind.RECOVERY_ACTION: Patience(for_s=10, clear_s=30),
     IncidentKind.HUNG_COLLECTIVE: Patience(for_s=180, clear_s=30),
     IncidentKind.HELD_IDLE: Patience(for_s=900, clear_s=60),
     IncidentKind.STRAGGLER: Patience(for_s=300, clear_s=120),
@@ -68,6 +72,9 @@ PATIENCE: dict[IncidentKind, Patience] = {
     IncidentKind.SAMPLER: Patience(for_s=5, clear_s=10),
 }
 """An idle GPU is not told of while its job loads data, a hot one not for a spike; an XID stays open for ten minutes."""
+
+
+_GRAVITY = {severity: rank for rank, severity in enumerate((Severity.INFO, Severity.WARNING, Severity.CRITICAL))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,28 +100,48 @@ class Watch:
     """The findings that are being watched, open or not yet."""
 
     _seen: dict[Key, _Seen] = field(default_factory=dict)
+    _at: float = 0.0
+    """Of the last look."""
+    for_s: Mapping[str, float] = field(default_factory=dict)
+    """Kind → how long it must be so, where the site has it otherwise than `PATIENCE`."""
 
     def resume(self, finding: Finding, at: float) -> None:
         """Take up an incident that was open when the agent stopped."""
         self._seen[finding.key] = _Seen(finding, at, at, open=True)
 
+    def copy(self) -> Watch:
+        """As it is now: a look whose changes could not be kept is made again."""
+        return Watch({key: dataclasses.replace(seen) for key, seen in self._seen.items()}, self._at, self.for_s)
+
+    def is_so(self, key: Key) -> bool:
+        """Whether the last look showed it; an event never lasts."""
+        seen = self._seen.get(key)
+        return seen is not None and key[0] is not IncidentKind.XID and seen.last == self._at
+
+    def drop(self, key: Key) -> None:
+        """Forget an incident that somebody cleared."""
+        self._seen.pop(key, None)
+
     def look(self, findings: Iterable[Finding], now: float, *, blind: Collection[str | None] = ()) -> Changes:
         """Take in what one look showed.
 
         Args:
-            findings: all that is wrong now; of one key the first counts.
+            findings: all that is wrong now; of one key the gravest counts, and of those the first.
             now: seconds of a clock that never jumps.
             blind: GPUs that could not be looked at; `None` among them stands for the node.
         """
+        self._at = now
         opened, again = [], []
         found: dict[Key, Finding] = {}
         for finding in findings:
-            found.setdefault(finding.key, finding)
+            other = found.setdefault(finding.key, finding)
+            if _GRAVITY[finding.severity] > _GRAVITY[other.severity]:
+                found[finding.key] = finding
         for key, finding in found.items():
             seen = self._seen.setdefault(key, _Seen(finding, now, now, open=False))
             worse = seen.open and (finding.severity, finding.job_id) != (seen.finding.severity, seen.finding.job_id)
             seen.finding, seen.last = finding, now
-            if not seen.open and now - seen.since >= PATIENCE[finding.kind].for_s:
+            if not seen.open and now - seen.since >= self.for_s.get(finding.kind, PATIENCE[finding.kind].for_s):
                 seen.open = True
                 opened.append(finding)
             elif worse or (seen.open and finding.kind is IncidentKind.XID):

@@ -97,6 +97,8 @@ class Xid:
     """`0000:3b:00`: domain, bus, device in lower case."""
     uuid: str | None = None
     """The GPU's; NVML tells it, of the log's it is found by `pci`."""
+    mig_gi: int | None = None
+    """The GPU instance (MIG) that it hit."""
     pid: int | None = None
     process: str | None = None
     detail: str | None = None
@@ -104,7 +106,8 @@ class Xid:
 
 
 _LINE = re.compile(
-    r"NVRM: Xid \((?:PCI:)?(?P<pci>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})(?:\.[0-9])?(?: [^)]*)?\): "
+    r"NVRM: Xid \((?:PCI:)?(?P<pci>[0-9a-fA-F]{4,8}:[0-9a-fA-F]{2}:[0-9a-fA-F]{2})(?:\.[0-9])?"
+    r"(?: GPU-I:(?P<gi>\d{1,3}))?(?: [^)]*)?\): "
     r"(?P<code>\d{1,4})(?:,\s*(?P<rest>.*))?$"
 )
 _PID = re.compile(r"pid='?(?P<pid>\d{1,7})'?(?:,\s*name=(?P<name>[^,]*))?,?\s*")
@@ -128,6 +131,7 @@ def parse_line(text: str, at: float) -> Xid | None:
         code=int(found["code"]),
         at=at,
         pci=_short(found["pci"]),
+        mig_gi=int(found["gi"]) if found["gi"] else None,
         pid=int(owner["pid"]) if owner else None,
         process=(owner["name"] or "").strip() or None if owner else None,
         detail=rest.strip() or None,

@@ -1,4 +1,8 @@
-"""The node's history: what a second costs, what a year takes, how soon it is told, and sixty deaths in the middle."""
+"""The node's history: what a second costs, what a year takes, how soon it is told, and sixty deaths in the middle.
+
+The year of eight GPUs is written second by second where seconds are kept, and coarser before, as the rings hold it;
+then a real agent is asked for it over its socket.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
+from agent.api.telemetry import GPU_METRICS
+from agent.gpu.simulated import simulated_uuid
+from agent.telemetry.host import read_boot_id
 from agent.telemetry.lookback import look_back
-from agent.telemetry.ringfile import TIERS, RingFile
+from agent.telemetry.ringfile import TIERS, RingFile, file_bytes
 from tests.bench.table import Row, row_of
+from tests.fakes.daemons import Box
 
 GPUS, YEAR_S, END = 8, 366 * 86400, 1_800_000_000
 METRICS = tuple(f"metric_{number}" for number in range(20))
@@ -55,7 +65,53 @@ def rows() -> list[Row]:
         found += list(_deaths(place))
         size = sum(path.stat().st_blocks * 512 for path in place.iterdir()) / GPUS / 1e6
         found.append(row_of("size on disk a GPU, at the beginning and after all of it", [size], "MB", "≤ 30"))
-    return found
+    return [*found, *_year()]
+
+
+def _year() -> Iterator[Row]:
+    """A year of all GPUs behind a real agent."""
+    with tempfile.TemporaryDirectory(prefix="stoker-bench-") as folder:
+        lab = Box(Path(folder), gpus=GPUS)
+        lab.config.write_text(lab.config.read_text().replace('history = "off"', 'history = "year"'))
+        place = lab.state_dir / "history"
+        place.mkdir(parents=True)
+        uuids, now, added = [simulated_uuid(lab.name, index) for index in range(GPUS)], int(time.time()), 0
+        for uuid in uuids:
+            ring = RingFile.open(place / f"{uuid}.ring", tuple(GPU_METRICS), read_boot_id())
+            for at, width_s in _moments(now):
+                ring.add(at, [(at % 97 / 2, at % 97, 97.0)] * len(GPU_METRICS), float(width_s))
+                added += 1
+            ring.sync()
+            ring.close()
+        size = sum(path.stat().st_blocks * 512 for path in place.iterdir())
+        stated = GPUS * file_bytes(len(GPU_METRICS)) / 1e6
+        yield row_of(
+            f"a year of {GPUS} GPUs, {len(GPU_METRICS)} metrics, {added} samples", [size / 1e6], "MB", f"≤ {stated:.0f}"
+        )
+        try:
+            lab.agent.start()
+            with lab.agent.client() as client:
+                times, agent = [], psutil.Process(lab.agent.pid)
+                before = sum(agent.cpu_times()[:2])
+                for number in range(REPEATS):
+                    gpu, metric = uuids[number % GPUS], tuple(GPU_METRICS)[number % len(GPU_METRICS)]
+                    begin = time.perf_counter()
+                    found = client.history(metric, gpu=gpu, since=now - YEAR_S, until=now, points=POINTS)
+                    times.append((time.perf_counter() - begin) * 1e3)
+                    assert 0 < len(found.mean) <= POINTS
+                spent = (sum(agent.cpu_times()[:2]) - before) * 1e3 / REPEATS
+                yield row_of(f"GET /v1/history of a year in {POINTS} buckets, over the socket", times, "ms", "≤ 50")
+                yield row_of("… the agent's CPU time for one", [spent], "CPU ms")
+        finally:
+            lab.close()
+
+
+def _moments(now: int) -> Iterator[tuple[int, int]]:
+    """(second, seconds it stands for), each as fine as it is kept, oldest first."""
+    begins = [now - tier.width_s * tier.rows for tier in TIERS]
+    for tier, begin, end in reversed(list(zip(TIERS, begins, [now, *begins], strict=False))):
+        for at in range(begin - begin % tier.width_s, end - end % tier.width_s, tier.width_s):
+            yield at, tier.width_s
 
 
 def _seconds(rings: list[RingFile]) -> Iterator[float]:

@@ -15,13 +15,16 @@ import pytest
 from agent.api.errors import ApiError
 from agent.api.health import IncidentKind, Severity
 from agent.api.queue import DrainRequest
-from agent.api.types import GpuReading, GpuState
-from agent.config.tables import HealthTable
+from agent.api.refs import JobRef
+from agent.api.types import CancelRequest, GpuErrors, GpuReading, GpuState
+from agent.config.tables import HealthTable, HooksTable
+from agent.engine import accounts
 from agent.engine.base import Asker
 from agent.engine.embedded import EmbeddedEngine
 from agent.engine.incidents import Incidents
+from agent.gpu.frames import EventKind, GpuEvent
 from agent.telemetry.xid import Xid
-from tests.fakes.engines import engine, make_config
+from tests.fakes.engines import ended, engine, make_config, submit, until
 
 ROOT, ADA = Asker(user="root", uid=0, admin=True), Asker(user="ada", uid=1000, admin=False)
 
@@ -43,6 +46,9 @@ class Node:
     def silent_s(self) -> float:
         return 0.0
 
+    def job_of(self, pid: int) -> int | None:
+        return self.pids.get(pid)
+
     def be(self, index: int, **more: Any) -> None:
         self.gpus[index] = msgspec.structs.replace(self.gpus[index], **more)
 
@@ -52,10 +58,13 @@ class Node:
 
 
 @asynccontextmanager
-async def watched(tmp_path: Path, node: Node, **policy: str) -> AsyncIterator[tuple[EmbeddedEngine, Incidents]]:
-    config = make_config(tmp_path, tables={"health": HealthTable(policy=policy)})
+async def watched(
+    tmp_path: Path, node: Node, *, hooks: HooksTable | None = None, **policy: str
+) -> AsyncIterator[tuple[EmbeddedEngine, Incidents]]:
+    tables = {"health": HealthTable(policy=policy), "hooks": hooks or HooksTable()}
+    config = make_config(tmp_path, tables=tables)
     async with engine(config) as made:
-        incidents = Incidents(made._core, made.arrangements, node)
+        incidents = Incidents(made._core, made.arrangements, node, made.clerks.courier)
         await incidents.load()
         yield made, incidents
 
@@ -148,6 +157,89 @@ def test_an_xid_names_gpu_process_and_job_once_whoever_tells_it(tmp_path: Path) 
             incidents.take(Xid(code=48, at=62.0, pci="0000:7f:00"))
             await node.look(incidents)
             assert incidents.all()[0].what.startswith("XID 48 on the GPU at 0000:7f:00")
+
+    asyncio.run(act())
+
+
+def test_what_log_and_driver_know_is_one_incident_and_the_same_code_twice_is_two_events(tmp_path: Path) -> None:
+    async def act() -> None:
+        node = Node()
+        async with watched(tmp_path, node) as (_, incidents):
+            incidents.take(GpuEvent(kind=EventKind.XID, uuid="GPU-1", at=1.0, code=31))
+            await node.look(incidents)
+            assert incidents.all()[0].pid is None
+            incidents.take(Xid(code=31, at=1.1, pci="0000:01:00", pid=4711, process="python3"))
+            await node.look(incidents)
+            (found,) = incidents.all()
+            assert (found.pid, found.count, found.gpu_uuid) == (4711, 1, "GPU-1"), "the log only adds what it knows"
+            for _ in range(2):
+                incidents.take(Xid(code=31, at=2.0, pci="0000:01:00", pid=4712))
+            incidents.take(GpuEvent(kind=EventKind.XID, uuid="GPU-1", at=2.0, code=31))
+            await node.look(incidents)
+            assert [(each.pid, each.count) for each in incidents.all()] == [(4712, 3)]
+
+    asyncio.run(act())
+
+
+def test_a_process_that_left_its_jobs_session_is_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its cgroup, or where none can be made by the tree that the shim keeps together."""
+    monkeypatch.setattr(accounts, "SURVEY_S", 0.02)
+    monkeypatch.setattr(accounts, "STEP_S", 0.02)
+    pid_file = tmp_path / "pid"
+
+    async def act() -> None:
+        async with engine(make_config(tmp_path)) as made:
+            job = await submit(made, f"setsid sh -c 'echo $$ > {pid_file}; exec sleep 600' & sleep 600", "--gpus=1")
+            async with asyncio.timeout(60):
+                while not pid_file.exists() or not pid_file.read_text().strip():
+                    await asyncio.sleep(0.01)
+                pid = int(pid_file.read_text())
+                while made._accounts.job_of(pid) is None:
+                    await asyncio.sleep(0.01)
+            made.incidents.take(Xid(code=31, at=1.0, pci="0000:01:00", pid=pid))
+            await made.incidents.look(time.time(), time.monotonic())
+            (found,) = made.incidents.all()
+            assert (found.job_id, found.user, found.pid) == (job.id, job.user, pid)
+            await made.cancel(JobRef(id=job.id), ROOT, CancelRequest())
+            await until(made, job.id, ended)
+
+    asyncio.run(act())
+
+
+def test_memory_errors_that_the_driver_tells_of_are_those_that_it_counts(tmp_path: Path) -> None:
+    async def act() -> None:
+        node = Node()
+        async with watched(tmp_path, node) as (made, incidents):
+            incidents.take(GpuEvent(kind=EventKind.ECC, uuid="GPU-1", at=1.0))
+            await node.look(incidents)
+            assert [(each.kind, each.severity) for each in incidents.all()] == [(IncidentKind.ECC, Severity.CRITICAL)]
+            assert drained(made) == [("GPU-1", "check")]
+            node.be(1, errors=GpuErrors(ecc_uncorrected=2))
+            await node.look(incidents)
+            assert len(incidents.all()) == 1
+            await node.look(incidents, 600.0)
+            assert len(incidents.all()) == 1, "the count holds it open"
+
+    asyncio.run(act())
+
+
+def test_a_divided_gpu_is_drained_with_its_instances_and_the_job_of_the_one_that_was_hit_is_named(
+    tmp_path: Path,
+) -> None:
+    async def act() -> None:
+        node = Node()
+        parts = [
+            GpuReading(index=200 + n, uuid=f"MIG-{n}", name="Part", sampled_at=1.0, mig_parent="GPU-1", mig_gi=n + 7)
+            for n in range(2)
+        ]
+        node.be(1, divided=True)
+        node.gpus += parts
+        async with watched(tmp_path, node, xid="drain") as (made, incidents):
+            incidents.take(GpuEvent(kind=EventKind.XID, uuid="GPU-1", at=1.0, code=95, mig_gi=8))
+            await node.look(incidents)
+            assert sorted(drained(made)) == [("GPU-1", "check"), ("MIG-0", "check"), ("MIG-1", "check")]
+            await node.look(incidents, 601.0)
+            assert drained(made) == []
 
     asyncio.run(act())
 

@@ -13,7 +13,7 @@ import pytest
 
 from agent.api.types import GpuReading, GpuSource, GpuState
 from agent.gpu.base import DriverGoneError, GpuLostError, Inventory
-from agent.gpu.frames import Stamped
+from agent.gpu.frames import GpuEvent, Stamped
 from agent.gpu.rounds import Rounds
 
 
@@ -27,6 +27,9 @@ class Scripted:
 
     def open(self) -> Inventory:
         raise AssertionError("rounds do not open")
+
+    def listen(self, tell: Callable[[GpuEvent], None]) -> None:
+        pass
 
     def hold(self, uuids: frozenset[str]) -> None:
         raise AssertionError("rounds do not hold")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.telemetry.hostuse import HostUse, Survey, cgroup_of, of_cgroup, of_trees
+from agent.telemetry.hostuse import HostUse, Survey, cgroup_of, job_cgroup, of_cgroup, of_trees
 
 MIB = 1024**2
 
@@ -111,3 +111,19 @@ def test_only_a_cgroup_of_the_jobs_own_counts(tmp_path: Path, content: str, path
     write(tmp_path / "17", cgroup=content)
     assert cgroup_of(17, "stoker-job-17-1.service", tmp_path) == path
     assert cgroup_of(18, "stoker-job-17-1.service", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("0::/stoker.slice/stoker-jobs.slice/stoker-job-17-2.service\n", "stoker-job-17-2.service"),
+        ("4:memory:/\n0::/system.slice/stoker-agent.service/stoker-job-4711-99/deeper\n", "stoker-job-4711-99"),
+        ("0::/user.slice\n", None),
+        ("", None),
+    ],
+)
+def test_the_job_whose_cgroup_a_process_is_in(tmp_path: Path, content: str, name: str | None) -> None:
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9/cgroup").write_text(content)
+    assert job_cgroup(9, tmp_path) == name
+    assert job_cgroup(10, tmp_path) is None

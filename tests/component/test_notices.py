@@ -19,13 +19,13 @@ from agent.api.queue import RequeueRequest
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
 from agent.config import Config, HooksTable, load
-from agent.engine import courier, notices
+from agent.engine import courier, message, notices
 from agent.engine.courier import Courier
+from agent.engine.message import Notice
 from agent.engine.notices import Notices
 from agent.engine.shelf import Shelf
 from agent.engine.storethread import StoreThread
 from agent.jobs import notice
-from agent.jobs.notice import Notice
 from agent.jobs.store import JobStore
 from tests.fakes import engines
 from tests.fakes.engines import ended, engine, make_config, run, submit, who
@@ -415,7 +415,7 @@ async def _has_dead(made: Desk) -> bool:
 
 def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hooks = msgspec.structs.replace(command(tmp_path, f"sleep 600 & echo $! > {tmp_path}/pid; sleep 600"), timeout_s=1)
-    made = notice.tell(job(1), "END", 0)
+    made = message.of_job(job(1), "END", 0)
     with pytest.raises(courier.DeliveryError, match="took longer than 1 s and was killed"):
         asyncio.run(courier.send(hooks, made.body("lab"), made))
     pid = int((tmp_path / "pid").read_text())
@@ -442,7 +442,7 @@ def test_the_url_is_posted_to(tmp_path: Path, scheme: str) -> None:
         site = web.UnixSite(runner, str(socket)) if scheme == "unix" else web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         url = f"unix://{socket}" if scheme == "unix" else f"http://127.0.0.1:{runner.addresses[0][1]}/"
-        hooks, made = HooksTable(notify_url=url, timeout_s=5), notice.tell(job(1), "END", 0)
+        hooks, made = HooksTable(notify_url=url, timeout_s=5), message.of_job(job(1), "END", 0)
         try:
             with pytest.raises(courier.DeliveryError, match="answered 500: try later"):
                 await courier.send(hooks, made.body("lab"), made)
@@ -459,12 +459,12 @@ def test_the_url_is_posted_to(tmp_path: Path, scheme: str) -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "unix:///no/such.sock", "http://no-such-host.invalid/"])
 def test_a_url_that_is_not_there_says_so(url: str) -> None:
-    made = notice.tell(job(1), "END", 0)
+    made = message.of_job(job(1), "END", 0)
     with pytest.raises(courier.DeliveryError, match=url.split("/")[-2] if "http" in url else "no/such.sock"):
         asyncio.run(courier.send(HooksTable(notify_url=url, timeout_s=5), made.body("lab"), made))
 
 
 def test_a_command_that_is_not_there_says_so(tmp_path: Path) -> None:
-    made = notice.tell(job(1), "END", 0)
+    made = message.of_job(job(1), "END", 0)
     with pytest.raises(courier.DeliveryError, match="cannot run /no/such: No such file"):
         asyncio.run(courier.send(HooksTable(notify_command=Path("/no/such")), made.body("lab"), made))

@@ -101,7 +101,9 @@ class Box:
         mode: str = "user",
         allow_root_jobs: bool = os.geteuid() == 0,
         launcher: str = "fork",
+        library: Path | None = None,
     ) -> None:
+        """`library`: the stand-in for NVML, where its GPUs take the place of simulated ones."""
         self.root = root
         self.name = name
         root.mkdir(parents=True, exist_ok=True)
@@ -110,10 +112,15 @@ class Box:
         self.state_dir = root / "state"
         self.work_dir = root / "work"
         self.work_dir.mkdir(exist_ok=True)
+        gpu = (
+            f'source = "simulated"\nsimulated_count = {gpus}\nperiod_s = 0.2'
+            if library is None
+            else f'source = "nvml"\nlibrary = "{library}"\nperiod_s = 1.0'
+        )
         self.config.write_text(
             f'[node]\nname = "{name}"\nmode = "{mode}"\nstate_dir = "{self.state_dir}"\nrun_dir = "{self.run_dir}"\n'
             f"allow_root_jobs = {str(allow_root_jobs).lower()}\n"
-            f'[gpu]\nsource = "simulated"\nsimulated_count = {gpus}\nperiod_s = 0.2\n'
+            f"[gpu]\n{gpu}\n"
             f'[jobs]\ngrace_s = 2\nlauncher = "{launcher}"\n'
             '[telemetry]\nhistory = "off"\n'  # hundreds of nodes a run, of which nobody looks back
             f'[hub]\ncluster = "{cluster}"\n',

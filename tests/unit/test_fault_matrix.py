@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-REQUIRED = {*range(1, 32), *range(43, 47), *range(52, 56), 64}
-"""Faults of jobs, agent, disk, database and clock."""
+REQUIRED = {*range(1, 37), *range(43, 47), *range(52, 56), 64}
+"""Faults of jobs, agent, disk, database, clock and GPUs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

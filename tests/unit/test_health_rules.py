@@ -99,6 +99,10 @@ def test_the_odd_one_of_a_job() -> None:
     (found,) = look(scene(gpu(0), gpu(1), slow, gpu(3)))
     assert (found.kind, found.gpu_index) == (IncidentKind.STRAGGLER, 2)
     assert "runs at 900 MHz while the others of job 17 run at 1755" in found.what
+    a_fifth = gpu(2, sm_clock_mhz=1400, power_mw=420_000)
+    assert kinds(look(scene(gpu(0), gpu(1), a_fifth, gpu(3)))) == ["straggler"]
+    at_its_limit = gpu(2, sm_clock_mhz=1400, power_mw=545_000)
+    assert look(scene(gpu(0), gpu(1), at_its_limit, gpu(3))) == []
     assert look(scene(gpu(0), slow, job=2)) == []
     assert kinds(look(scene(gpu(0), gpu(1), idle(2, sm_clock_mhz=345), gpu(3)))) == ["held_idle"]
     assert look(scene(gpu(0), gpu(1), gpu(2, sm_clock_mhz=None), gpu(3))) == []
@@ -118,15 +122,46 @@ def test_what_the_driver_counts_and_says() -> None:
     assert found(bus=GpuBus(pcie_width=16, pcie_generation=1, nvlinks_active=17)) == ["link_degraded"]
     assert found(throttle=("thermal_sw", "power_cap")) == ["thermal_throttle"]
     assert found(throttle=("power_brake",)) == ["power_throttle"]
+    assert found(throttle=("power_brake", "hw_slowdown")) == ["power_throttle"]
+    assert found(throttle=("hw_slowdown",)) == ["power_throttle"]
+    assert found(throttle=("hw_slowdown", "thermal_hw")) == ["thermal_throttle"]
+    assert found(errors=GpuErrors(recovery_action="none")) == []
+    assert found(errors=GpuErrors(recovery_action="gpu_reset")) == ["recovery_action"]
     hung = gpu(0, state=GpuState.HUNG, errors=GpuErrors(ecc_uncorrected=2), throttle=("thermal_hw",))
     assert kinds(look(scene(hung, job=1, known=known))) == ["gpu_hung"]
+
+
+def test_nvlinks_that_fail_again_and_again() -> None:
+    def found(**rises: int) -> list[tuple[str, str]]:
+        return [(each.kind.value, each.severity.value) for each in look(scene(gpu(0), job=1, rises={"GPU-0": rises}))]
+
+    assert found(nvlink_recoveries=9, nvlink_crc=50) == []
+    assert found(nvlink_recoveries=10) == [("nvlink_errors", "warning")]
+    assert found(nvlink_replays=600, nvlink_crc=400) == [("nvlink_errors", "warning")]
+    assert found(nvlink_recoveries=100) == [("nvlink_errors", "critical")]
+
+
+def test_what_the_driver_asks_for_says_what_to_do() -> None:
+    (reset,) = look(scene(gpu(0, errors=GpuErrors(recovery_action="drain_and_reset")), job=1))
+    assert (reset.severity, reset.what) == (
+        Severity.CRITICAL, "the driver asks for a recovery of GPU 0: drain_and_reset",
+    )  # fmt: skip
+    assert "nvidia-smi --gpu-reset" in reset.advice
+    (imex,) = look(scene(gpu(0, errors=GpuErrors(recovery_action="recover_imex_domain")), job=1))
+    assert imex.severity is Severity.WARNING
 
 
 def test_memory_that_nobody_holds() -> None:
     (found,) = look(scene(idle(0, memory_used_bytes=20 << 30), job=0))
     assert (found.kind, found.severity) == (IncidentKind.MEMORY_LEAKED, Severity.CRITICAL)
     assert found.what.startswith("20.0 GiB of GPU 0")
-    assert look(scene(idle(0, memory_used_bytes=20 << 30, processes=(GpuProcess(pid=9),)), job=0)) == []
+    whose = (GpuProcess(pid=9, user="bob", command="/usr/bin/python3 a.py"), GpuProcess(pid=10))
+    (strange,) = look(scene(idle(0, memory_used_bytes=20 << 30, processes=whose), job=0))
+    assert (strange.kind, strange.severity) == (IncidentKind.MEMORY_LEAKED, Severity.WARNING)
+    assert "by process 9 of bob (/usr/bin/python3), process 10" in strange.what
+    draws = (GpuProcess(pid=9, kind="graphics"),)
+    assert look(scene(idle(0, memory_used_bytes=20 << 30, processes=draws), job=0)) == []
+    assert look(scene(idle(0, memory_used_bytes=20 << 30), job=0, shared={"GPU-0"})) == []
     assert look(scene(idle(0, memory_used_bytes=20 << 30, divided=True), job=0)) == []
 
 

@@ -62,6 +62,12 @@ def test_what_gets_worse_says_so() -> None:
     assert not watch.look([worse], 2.0).again
 
 
+def test_of_one_key_the_gravest_counts_whichever_came_first() -> None:
+    mild, grave = finding(IncidentKind.ECC), finding(IncidentKind.ECC, severity=Severity.CRITICAL)
+    for order in ([mild, grave], [grave, mild]):
+        assert Watch().look(order, 0.0).opened == (grave,)
+
+
 def test_what_cannot_be_looked_at_neither_clears_nor_opens() -> None:
     watch = Watch()
     watch.resume(finding(LOST), 0.0)

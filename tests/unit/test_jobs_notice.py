@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.api.types import FINAL_STATES, Job, JobState
+from agent.engine import message
 from agent.jobs import notice
 from agent.jobs.notice import Told
 
@@ -101,7 +102,7 @@ def test_shares_of_the_time_limit() -> None:
 
 def test_the_message_names_job_user_and_reason_and_is_json() -> None:
     ended = job(JobState.TIMEOUT, attempt=2, detail="reached its time limit", array_job_id=15, array_task_id=2)
-    made = notice.tell(ended, "FAIL", 99)
+    made = message.of_job(ended, "FAIL", 99)
     assert made.id == "17-2-FAIL"
     assert made.text == "job 15_2 (train) of ada on n1 ended: TIMEOUT: reached its time limit"
     body = json.loads(made.body("lab"))
@@ -110,4 +111,4 @@ def test_the_message_names_job_user_and_reason_and_is_json() -> None:
 
 @pytest.mark.parametrize("event", ["BEGIN", "END", "FAIL", "REQUEUE", "INVALID_DEPEND", *notice.SHARES])
 def test_every_event_has_a_sentence(event: str) -> None:
-    assert "job 17 (train) of ada on n1" in notice.tell(job(), event, 0).text
+    assert "job 17 (train) of ada on n1" in message.of_job(job(), event, 0).text

@@ -50,6 +50,12 @@ def test_lines_of_kernel_logs(
     )  # fmt: skip
 
 
+def test_the_log_tells_which_instance_was_hit() -> None:
+    found = parse_line("NVRM: Xid (PCI:0001:00:00 GPU-I:02): 31, pid=99, name=train", 5.0)
+    assert found is not None
+    assert found.mig_gi == 2
+
+
 @pytest.mark.parametrize(
     "line", ["", "NVRM: GPU at PCI:0000:cb:00: GPU-b850", "NVRM: Xid (PCI:0000:cb:00): x", "Xid (PCI:0000:cb:00): 13"]
 )

@@ -14,24 +14,33 @@ from tui.verbs.call import Call
 
 
 def options(parser: Parser, name: str) -> None:
-    """List incidents, or acknowledge one; list the inventory, or accept what is there."""
+    """List incidents, acknowledge or clear one; list the inventory, or accept what is there."""
     if name == "inventory":
         parser.add_argument("node", type=words.said, nargs="?", metavar="NODE", help="this one alone")
         parser.add_argument("--accept", action="store_true", help="take what is there now for right; for admins")
         words.examples(parser, "stoker inventory", "stoker inventory n1 --accept     after a GPU was exchanged")
         parser.set_defaults(work=inventory)
         return
-    what = parser.add_subparsers(dest="what", metavar="list|acknowledge")
+    what = parser.add_subparsers(dest="what", metavar="list|acknowledge|clear")
     common = words.common()
     listing = what.add_parser("list", help="what is wrong now", parents=[common])
     listing.add_argument("--all", action="store_true", help="those that are over as well")
     listing.add_argument("--node", type=words.said, metavar="NAME", help="of this node alone")
     seen = what.add_parser("acknowledge", help="say that you have seen one", parents=[common], aliases=["ack"])
     seen.add_argument("incident", type=_incident, metavar="ID", help="3, or n1:3 where two nodes have a 3")
+    over = what.add_parser("clear", help="say that one is over, where that does not show yet", parents=[common])
+    over.add_argument("incident", type=_incident, metavar="ID", help="3, or n1:3 where two nodes have a 3")
     listing.set_defaults(work=incidents)
     seen.set_defaults(work=_acknowledge)
+    over.set_defaults(work=_clear)
     parser.set_defaults(work=incidents, all=False, node=None)
-    words.examples(parser, "stoker incidents", "stoker incidents list --all", "stoker incidents acknowledge 3")
+    words.examples(
+        parser,
+        "stoker incidents",
+        "stoker incidents list --all",
+        "stoker incidents acknowledge 3",
+        "stoker incidents clear 3",
+    )
 
 
 def incidents(call: Call, args: argparse.Namespace) -> int:
@@ -70,20 +79,39 @@ def inventory(call: Call, args: argparse.Namespace) -> int:
 
 
 def _acknowledge(call: Call, args: argparse.Namespace) -> int:
-    node, number = args.incident
+    node, number = _open(call, args.incident)
+    seen = call.client.acknowledge(number, node)
+    return _said(call, seen, f"Incident {number} on {safe.text(node)} is acknowledged; it stays open until it is over")
+
+
+def _clear(call: Call, args: argparse.Namespace) -> int:
+    node, number = _open(call, args.incident)
+    over = call.client.clear_incident(number, node)
+    status = next((each.node for each in call.client.nodes() if each.name == node), None)
+    gpus = status.gpus if status is not None else ()
+    drained = any(gpu.uuid == over.gpu_uuid and gpu.drain is not None for gpu in gpus)
+    held = f"; GPU {over.gpu_index} is still drained: stoker resume {node} --gpu {over.gpu_index}" if drained else ""
+    return _said(call, over, f"Incident {number} on {safe.text(node)} is over{held}")
+
+
+def _said(call: Call, incident: Incident, sentence: str) -> int:
+    if call.json:
+        plain.as_json(incident, call.out)
+    else:
+        print(sentence, file=call.out)
+    return 0
+
+
+def _open(call: Call, asked: tuple[str | None, int]) -> tuple[str, int]:
+    """The node that has this incident, which is open there."""
+    node, number = asked
     names = _names(call, node)
     having = [name for name in names if any(each.id == number for each in call.client.incidents(node=name))]
     if not having:
         raise StokerError(f"no incident {number} is open; stoker incidents lists them")
     if len(having) > 1:
         raise StokerError(f"{' and '.join(having)} each have an incident {number}; write {having[0]}:{number}")
-    seen = call.client.acknowledge(number, having[0])
-    if call.json:
-        plain.as_json(seen, call.out)
-    else:
-        said = f"Incident {number} on {safe.text(having[0])} is acknowledged; it stays open until it is over"
-        print(said, file=call.out)
-    return 0
+    return having[0], number
 
 
 def _names(call: Call, node: str | None) -> list[str]:

@@ -6,6 +6,7 @@
        gpus 8                                    at the next nvmlInit
        driver 550.54.15
        name gpu=2 any bytes to the end of the line
+       uuid gpu=2 GPU-another                    another board in the place of the usual one
        value gpu=* power_mw=250000               keys: see KEY_NAMES
        process gpu=0 pid=4711 memory=1073741824  with slot=2 after it: in that MIG instance
        link gpu=0 link=3 to=1                    an NVLink to GPU 1; to=switch; to=off: there, and not up
@@ -20,21 +21,25 @@
        rings                                     all rings and the processes' use go on by themselves
        graphics gpu=0 pid=4711 memory=1024       a process that draws
        use gpu=0 pid=4711 at=1000200000 sm=37    a process's share of the SMs
+       event 7 gpu=0 type=8 data=79 instance=0   an event, once for each number: 7 was not told before; instance is a MIG one's
        gpm gpu=0 metric=2 value=43.5             an nvmlGpmMetricId_t; gpm gpu=0 off: not on this board
 
    gpu=* is every GPU, and the functions that concern none. -DOLD_DRIVER leaves out what old libraries do not have. */
 
 #define _GNU_SOURCE
+#include <libgen.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7 };
-enum { FIELDS_MAX = 512, SAMPLES_MAX = 2048, METRICS_MAX = 16, RING_ROOM = 120, POWER_A_SECOND = 50, USE_A_SECOND = 6 };
+enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMED_OUT = 10 };
+enum { FIELDS_MAX = 512, SAMPLES_MAX = 2048, METRICS_MAX = 16, EVENTS_MAX = 64, RING_ROOM = 120, POWER_A_SECOND = 50, USE_A_SECOND = 6 };
 enum { GPUS_MAX = 16, RULES_MAX = 64, PROCESSES_MAX = 256, LINKS_MAX = 18, SLOTS_MAX = 7, ANY = -1, HANG = -1 };
 enum { WHOLE = -1, NO_LINK = -3, LINK_OFF = -2, TO_SWITCH = -1, FIRST_BUS = 0x10 };
 enum { VALUE_DOUBLE, VALUE_UINT, VALUE_ULONG, VALUE_ULL, VALUE_SLL, VALUE_INT, VALUE_USHORT };
@@ -68,11 +73,12 @@ struct field { int gpu, code; unsigned id, scope, any_scope, type; nvmlValue_t v
 struct ring_sample { int gpu, ring; unsigned long long at; nvmlValue_t value; };
 struct use { int gpu; unsigned pid, sm; unsigned long long at; };
 struct metric { int gpu; unsigned id; double value; };
+struct event { unsigned number; int gpu; unsigned instance; unsigned long long type, data; };
 struct instance { char profile[32]; unsigned long long total, used; };
 struct control {
     int gpus;
     char driver[80];
-    char names[GPUS_MAX][256];
+    char names[GPUS_MAX][256], uuids[GPUS_MAX][64];
     unsigned long long values[GPUS_MAX][KEYS];
     struct rule rules[RULES_MAX];
     int rule_count;
@@ -82,7 +88,8 @@ struct control {
     struct ring_sample samples[SAMPLES_MAX];
     struct use uses[PROCESSES_MAX];
     struct metric metrics[METRICS_MAX];
-    int field_count, sample_count, use_count, metric_count, going, gpm_off[GPUS_MAX];
+    struct event events[EVENTS_MAX];
+    int field_count, sample_count, use_count, metric_count, event_count, going, gpm_off[GPUS_MAX];
     unsigned sample_type;
     int links[GPUS_MAX][LINKS_MAX], levels[GPUS_MAX][GPUS_MAX], mig[GPUS_MAX];
     struct instance instances[GPUS_MAX][SLOTS_MAX];
@@ -164,7 +171,7 @@ static int take_readings(const char *line) {
     char scope[16], value[32], gpu_text[16];
     int gpu, code, ring;
     unsigned id, type, pid;
-    unsigned long long at;
+    unsigned long long at, told;
     double number;
     if (sscanf(line, "field gpu=%15s id=%u scope=%15s type=%u code=%d value=%31s", gpu_text, &id, scope, &type, &code, value) == 6) {
         if (control.field_count < FIELDS_MAX)
@@ -178,6 +185,10 @@ static int take_readings(const char *line) {
         if (control.graphics_count < PROCESSES_MAX) control.graphics[control.graphics_count++] = (struct process){gpu, WHOLE, pid, at};
     } else if (sscanf(line, "use gpu=%d pid=%u at=%llu sm=%u", &gpu, &pid, &at, &id) == 4) {
         if (control.use_count < PROCESSES_MAX) control.uses[control.use_count++] = (struct use){gpu, pid, id, at};
+    } else if (sscanf(line, "event %u gpu=%d type=%llu data=%llu", &id, &gpu, &at, &told) == 4) {
+        const char *part = strstr(line, "instance=");
+        if (control.event_count < EVENTS_MAX)
+            control.events[control.event_count++] = (struct event){id, gpu, part ? atoi(part + 9) : ~0u, at, told};
     } else if (sscanf(line, "gpm gpu=%15s metric=%u value=%lf", gpu_text, &id, &number) == 3) {
         if (control.metric_count < METRICS_MAX) control.metrics[control.metric_count++] = (struct metric){gpu_of(gpu_text), id, number};
     } else if (sscanf(line, "gpm gpu=%15s off", gpu_text) == 1) {
@@ -196,6 +207,7 @@ static void take_line(char *line) {
     else if (sscanf(line, "driver %79s", control.driver) == 1) return;
     else if (sscanf(line, "name gpu=%d %n", &code, &taken) == 1 && taken && code >= 0 && code < GPUS_MAX)
         strncpy(control.names[code], line + taken, sizeof control.names[code] - 1);
+    else if (sscanf(line, "uuid gpu=%d %63s", &code, word) == 2 && code >= 0 && code < GPUS_MAX) strcpy(control.uuids[code], word);
     else if (sscanf(line, "value gpu=%15s %n", gpu, &taken) == 1 && taken)
         for (char *pair = strtok(line + taken, " "); pair; pair = strtok(NULL, " ")) set_value(gpu, pair);
     else if (sscanf(line, "process gpu=%d pid=%u memory=%llu slot=%d", &code, &pid, &memory, &slot) >= 3 && control.process_count < PROCESSES_MAX)
@@ -334,6 +346,7 @@ nvmlReturn_t nvmlDeviceGetUUID(nvmlDevice_t device, char *out, unsigned length) 
     char uuid[64];
     snprintf(uuid, sizeof uuid, "GPU-00000000-0000-4000-8000-%012d", device->index);
     if (device->slot != WHOLE) snprintf(uuid, sizeof uuid, "MIG-00000000-0000-4000-8000-%06d%06d", device->index, device->slot);
+    else if (control.uuids[device->index][0]) return text(out, length, control.uuids[device->index]);
     return text(out, length, uuid);
 }
 
@@ -594,6 +607,89 @@ nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get) {
                 metric->value = control.metrics[j].value;
     }
     return leave(SUCCESS);
+}
+#endif
+
+#ifndef OLD_DRIVER
+/* --- events --- */
+
+/* What each set was told already: the greatest number. Unlike the driver's, a set is told also what came before it, so that
+   no test races with a listener's start. */
+typedef struct set { unsigned told; int folder; unsigned long long types[GPUS_MAX]; } *nvmlEventSet_t;
+typedef struct { nvmlDevice_t device; unsigned long long type, data; unsigned instance, compute_instance; } nvmlEventData_t;
+
+nvmlReturn_t nvmlDeviceGetSupportedEventTypes(nvmlDevice_t device, unsigned long long *out) {
+    ENTER(device->index);
+    *out = 0x7e1f;
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *out) {
+    ENTER(ANY);
+    *out = calloc(1, sizeof **out);
+    char path[4096] = "";
+    strncpy(path, getenv("STOKER_TEST_NVML") ? getenv("STOKER_TEST_NVML") : "", sizeof path - 1);
+    (*out)->folder = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+    if ((*out)->folder >= 0) inotify_add_watch((*out)->folder, dirname(path), IN_MOVED_TO);
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlEventSetFree(nvmlEventSet_t set) {
+    ENTER(ANY);
+    if (set->folder >= 0) close(set->folder);
+    free(set);
+    return leave(SUCCESS);
+}
+
+nvmlReturn_t nvmlDeviceRegisterEvents(nvmlDevice_t device, unsigned long long types, nvmlEventSet_t set) {
+    ENTER(device->index);
+    if (!types || types & ~(unsigned long long)0x7fff) return leave(INVALID_ARGUMENT);
+    set->types[device->index] |= types;
+    return leave(SUCCESS);
+}
+
+/* The next event that this set is to be told, under the lock. */
+static const struct event *next_event(const struct set *set) {
+    const struct event *next = NULL;
+    for (int i = 0; i < control.event_count; i++) {
+        const struct event *each = &control.events[i];
+        if (each->number > set->told && in(each->gpu, GPUS_MAX) && set->types[each->gpu] & each->type && (!next || each->number < next->number))
+            next = each;
+    }
+    return next;
+}
+
+/* Until the control file is another one, or for so long; without inotify for 20 ms. Like the driver's, it costs nothing. */
+static unsigned wait_change(const struct set *set, unsigned most_ms) {
+    char news[4096];
+    struct pollfd one = {set->folder, POLLIN, 0};
+    struct timespec from, to;
+    clock_gettime(CLOCK_MONOTONIC, &from);
+    poll(&one, set->folder >= 0, set->folder >= 0 ? most_ms : 20);
+    while (set->folder >= 0 && read(set->folder, news, sizeof news) > 0) continue;
+    clock_gettime(CLOCK_MONOTONIC, &to);
+    pthread_mutex_lock(&lock);
+    looked_at.tv_sec = 0;
+    pthread_mutex_unlock(&lock);
+    return (to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000;
+}
+
+nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *out, unsigned timeout_ms) {
+    for (unsigned waited = 0;;) {
+        int gpu = 0;
+        while (gpu < GPUS_MAX - 1 && !set->types[gpu]) gpu++;
+        ENTER(gpu);
+        const struct event *next = next_event(set);
+        if (next) {
+            set->told = next->number;
+            devices[next->gpu] = (struct device){next->gpu, WHOLE};
+            *out = (nvmlEventData_t){&devices[next->gpu], next->type, next->data, next->instance, ~0u};
+            return leave(SUCCESS);
+        }
+        leave(SUCCESS);
+        if (waited >= timeout_ms) return TIMED_OUT;
+        waited += wait_change(set, timeout_ms - waited);
+    }
 }
 #endif
 
