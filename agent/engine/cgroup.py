@@ -33,10 +33,12 @@ _PAUSE_S = 0.002
 class Home:
     """A cgroup below which those of jobs are made."""
 
-    def __init__(self, path: str, controllers: tuple[str, ...] = ()) -> None:
+    def __init__(self, path: str, controllers: tuple[str, ...] = (), *, sure: bool = True) -> None:
         self.path = path
         self.controllers = controllers
         """Whose limits hold here for certain."""
+        self.sure = sure
+        """Made for jobs: one that cannot have its cgroup here is not run."""
 
 
 class JobCgroup:
@@ -131,34 +133,42 @@ def settle() -> Home | None:
     return Home(own, tuple(handed))
 
 
-def make(attempt: str, home: Home | None) -> JobCgroup | None:
-    """A new one for the attempt of this path; `None` where there is no cgroup v2 or it is not ours to change.
+def find() -> Home | None:
+    """Where jobs have cgroups if nobody made a home for them: below our own, if that may be.
 
-    Args:
-        attempt: the attempt's folder, `…/ID/ATTEMPT`.
-        home: where; `None`: below our own.
-
-    Raises:
-        OSError: there is a home, and still it cannot be made.
+    Returns:
+        `None` where there is no cgroup v2, or it is not ours to change.
     """
-    if home is not None:
-        path = f"{home.path}/{_name(attempt)}"
-        os.mkdir(path)  # noqa: PTH102
-        return JobCgroup(path, home.controllers)
     own = _own()
     if own is None:
         return None
     for path, (pid, _) in jobs_in(own):
         if not os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
             _remove_empty(path)  # its shim died before it could; one that is not empty is for `recover`
-    path = f"{own}/{_name(attempt)}"
+    for controller in CONTROLLERS:
+        write_file(f"{own}/cgroup.subtree_control", f"+{controller}")
+    return Home(own, sure=False)
+
+
+def make(attempt: str, home: Home) -> JobCgroup | None:
+    """A new one for the attempt of this path; `None` where it is refused and nobody relies on it.
+
+    Args:
+        attempt: the attempt's folder, `…/ID/ATTEMPT`.
+        home: where.
+
+    Raises:
+        OSError: it is refused where one relies on it.
+    """
+    job = "-".join(attempt.split("/")[-2:])
+    path = f"{home.path}/{_PREFIX}{job}.{os.getpid()}-{procs.start_ticks(os.getpid())}"
     try:
         os.mkdir(path)  # noqa: PTH102
     except OSError:
+        if home.sure:
+            raise
         return None
-    for controller in CONTROLLERS:
-        write_file(f"{own}/cgroup.subtree_control", f"+{controller}")
-    return JobCgroup(path)
+    return JobCgroup(path, home.controllers)
 
 
 def jobs_in(home: str) -> list[tuple[str, tuple[int, int]]]:
@@ -195,10 +205,6 @@ def end(path: str, timeout_s: float = 2.0) -> int:
 def members(path: str) -> int:
     """How many processes it has."""
     return len(read_file(f"{path}/cgroup.procs").split())
-
-
-def _name(attempt: str) -> str:
-    return f"{_PREFIX}{'-'.join(attempt.split('/')[-2:])}.{os.getpid()}-{procs.start_ticks(os.getpid())}"
 
 
 def _remove_empty(path: str) -> None:

@@ -14,13 +14,10 @@ from __future__ import annotations
 import gc
 import os
 
+from agent.engine.cgroup import Home, find
 from agent.engine.folder import Refused
 from agent.engine.lean import load_all, signal
 from agent.engine.supervise import EXIT_CRASHED, run, take
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from agent.engine.cgroup import Home
 
 ATTEMPT_MAX_BYTES = 4096
 _SAID_BYTES = 4000
@@ -30,9 +27,10 @@ def serve(fd: int) -> None:
     """Serve requests until the other end closes; does not return."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     warm_up()
+    home = find()
     while path := os.read(fd, ATTEMPT_MAX_BYTES):
         try:
-            os.write(fd, hand_off(path, [fd])[1])
+            os.write(fd, hand_off(path, [fd], home)[1])
         except BrokenPipeError:
             break
     os._exit(0)
@@ -45,7 +43,7 @@ def warm_up() -> None:
     gc.freeze()  # else a collection in a shim writes to, and so copies, every page that it shares with us
 
 
-def hand_off(path: bytes, ours: list[int], home: Home | None = None) -> tuple[int | None, bytes]:
+def hand_off(path: bytes, ours: list[int], home: Home | None) -> tuple[int | None, bytes]:
     """Start one shim: once it holds the lock, or has ended without.
 
     Args:

@@ -55,8 +55,8 @@ _DRAIN_S = 1.0
 class Supervisor:
     """One attempt from gate to exit record."""
 
-    def __init__(self, folder: Folder, order: Order, home: cgroup.Home | None = None) -> None:
-        """`home`: where the job's cgroup is to be; `None`: wherever one can be had."""
+    def __init__(self, folder: Folder, order: Order, home: cgroup.Home | None) -> None:
+        """`home`: where the job's cgroup is to be; `None`: it has none."""
         self._folder = folder
         self._order = order
         self._home = home
@@ -182,6 +182,8 @@ class Supervisor:
     def _make_cgroup(self) -> None:
         """What ends everything of the job at once; and limits it, for certain where a home was made for that."""
         order = self._order
+        if self._home is None:
+            return
         try:
             self._cgroup = order.surroundings.cgroup = cgroup.make(self._folder.path, self._home)
             if self._cgroup is None:
@@ -380,7 +382,7 @@ def main(arguments: list[str]) -> None:
         os._exit(refused.status)
     if detach:
         _detach()
-    run(folder, order)
+    run(folder, order, cgroup.find())
 
 
 def take(path: str) -> tuple[Folder, Order]:
@@ -393,7 +395,7 @@ def take(path: str) -> tuple[Folder, Order]:
     return folder, read_order(folder)
 
 
-def run(folder: Folder, order: Order, home: cgroup.Home | None = None) -> None:
+def run(folder: Folder, order: Order, home: cgroup.Home | None) -> None:
     """Run an attempt that was taken; does not return. `home`: see `Supervisor`."""
     try:
         Supervisor(folder, order, home).run()
