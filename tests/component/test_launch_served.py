@@ -19,7 +19,7 @@ from agent.engine import procs
 from agent.engine.launch import LaunchError
 from agent.engine.records import AttemptDir
 from agent.engine.served import ServedForkLauncher
-from tests.fakes.attempts import Bench, finish, started
+from tests.fakes.attempts import Bench, finish, started, until
 
 
 @pytest.fixture
@@ -31,6 +31,7 @@ def bench(tmp_path: Path) -> Bench:
 async def served() -> AsyncIterator[ServedForkLauncher]:
     launcher = ServedForkLauncher(sys.executable)
     await launcher.start()
+    until(lambda: servers() != [])  # whose command line may be empty for a moment
     try:
         yield launcher
     finally:
