@@ -89,7 +89,8 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
         stack.push_async_callback(history.stop)
         recorder = Recorder(sampler, history, period_s=config.gpu.period_s)
         stack.callback(asyncio.create_task(recorder.serve(), name="recorder").cancel)
-    launcher = choose_launcher(config.jobs.launcher)
+    stop_s = config.jobs.grace_s + 2 * config.hooks.timeout_s
+    launcher = choose_launcher(config.jobs.launcher, run_dir=config.run_dir, stop_s=stop_s)
     node = NodeResources(sampler, gate, cpus=config.cpus)
     engine = EmbeddedEngine(config, view=node, launcher=launcher, boot_id=read_boot_id(), gpus=node)
     await engine.start()

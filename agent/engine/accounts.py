@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -20,7 +21,7 @@ from agent.api.queue import JobUsage, UsagePoint
 from agent.api.types import GpuReading, JobState
 from agent.engine.claims import attempt_dir
 from agent.engine.core import Core
-from agent.engine.records import AttemptDir, RecordError
+from agent.engine.records import AttemptDir, RecordError, Started
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
 from agent.telemetry import hostuse
@@ -69,7 +70,7 @@ class Accounts:
         self._ended: dict[int, Told] = {}
         """Of jobs that have ended, and are not stored yet."""
         self._pids: Mapping[int, int] = {}
-        self._shims: dict[tuple[int, int], int] = {}
+        self._shims: dict[tuple[int, int], Started] = {}
         """(job, attempt) → pid of its shim."""
         self._some_ended = asyncio.Event()
         core.on_keep(self._keep)
@@ -151,7 +152,7 @@ class Accounts:
         """Find the processes of the jobs, and what they use of the host."""
         rows = [row for row in self._core.jobs.active() if row.status.started_at is not None]
         live = {(row.id, row.status.attempt) for row in rows}
-        self._shims = {key: pid for key, pid in self._shims.items() if key in live}
+        self._shims = {key: who for key, who in self._shims.items() if key in live}
         attempts = {key: attempt_dir(self._core.config.state_dir, *key) for key in live if key not in self._shims}
         found = await asyncio.to_thread(_survey, self._shims, attempts)
         self._shims, self._pids = found.shims, found.survey.pids
@@ -212,33 +213,43 @@ class Accounts:
 
 
 class _Found(msgspec.Struct, frozen=True, kw_only=True):
-    shims: dict[tuple[int, int], int]
+    shims: dict[tuple[int, int], Started]
     survey: Survey
 
 
-def _survey(known: Mapping[tuple[int, int], int], attempts: Mapping[tuple[int, int], AttemptDir]) -> _Found:
+def _survey(known: Mapping[tuple[int, int], Started], attempts: Mapping[tuple[int, int], AttemptDir]) -> _Found:
     """In a thread: records and /proc are files."""
     shims = dict(known)
     for key, attempt in attempts.items():
-        pid = _shim_of(attempt)
-        if pid is not None:
-            shims[key] = pid
-    survey = hostuse.of_trees({job_id: pid for (job_id, _), pid in shims.items()})
-    own = {job_id: use for (job_id, attempt_no), pid in shims.items() if (use := _of_unit(job_id, attempt_no, pid))}
-    return _Found(shims=shims, survey=Survey(uses={**survey.uses, **own}, pids=survey.pids))
+        who = _started(attempt)
+        if who is not None:
+            shims[key] = who
+    survey = hostuse.of_trees({job_id: who.shim_pid for (job_id, _), who in shims.items()})
+    uses = {**survey.uses}
+    for (job_id, attempt_no), who in shims.items():
+        own, tree = _of_own(job_id, attempt_no, who), uses.get(job_id)
+        if own is not None and tree is not None:
+            uses[job_id] = HostUse(
+                memory_bytes=tree.memory_bytes if own.memory_bytes is None else own.memory_bytes,
+                cpu_seconds=tree.cpu_seconds if own.cpu_seconds is None else own.cpu_seconds,
+            )
+        elif own is not None:
+            uses[job_id] = own
+    return _Found(shims=shims, survey=Survey(uses=uses, pids=survey.pids))
 
 
-def _shim_of(attempt: AttemptDir) -> int | None:
+def _started(attempt: AttemptDir) -> Started | None:
     try:
-        started = attempt.read_started()
+        return attempt.read_started()
     except RecordError:
         return None
-    return started.shim_pid if started is not None else None
 
 
-def _of_unit(job_id: int, attempt_no: int, pid: int) -> HostUse | None:
-    """From the cgroup of the job's unit, where it runs in one."""
-    path = hostuse.cgroup_of(pid, f"stoker-job-{job_id}-{attempt_no}.service")
+def _of_own(job_id: int, attempt_no: int, who: Started) -> HostUse | None:
+    """From the cgroup that is the job's alone: its own, or its unit's."""
+    if who.cgroup is not None:
+        return hostuse.of_cgroup(who.cgroup, Path("/"))
+    path = hostuse.cgroup_of(who.shim_pid, f"stoker-job-{job_id}-{attempt_no}.service")
     return hostuse.of_cgroup(path) if path is not None else None
 
 

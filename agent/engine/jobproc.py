@@ -278,7 +278,8 @@ def _limit_tasks(most: int) -> None:
 def reset_signals() -> None:
     """In a child: Python ignores SIGPIPE and XFSZ, we catch others; an ignored signal stays ignored through exec."""
     for number in range(1, signal.NSIG):
-        if number not in (signal.SIGKILL, signal.SIGSTOP):
+        # What Python knows to be the default is; 60 calls into the kernel that change nothing are spared.
+        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) != signal.SIG_DFL:
             try:
                 signal.signal(number, signal.SIG_DFL)
             except (OSError, ValueError):  # numbers that libc keeps for itself

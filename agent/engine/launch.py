@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -29,9 +29,17 @@ _AT_ONCE = 4
 """Units that are asked for at a time: PID 1 tells each asker of all changes to all units, so that many askers cost it
 twice as much a unit."""
 
-_SWEEP_S = 80
+SWEEP_S = 80
 """What a stop may take beyond the grace: the shim gives up on a process that cannot be killed after 60 s, and on a
 temporary folder after 10."""
+
+_SHIELDED = {
+    "Type": "exec",
+    "OOMPolicy": "continue",  # a process that ran out of memory is the job's to notice, not the unit's end
+    "OOMScoreAdjust": "-900",
+    "UMask": "0077",
+}
+"""What holds for every unit of ours."""
 
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
@@ -74,7 +82,7 @@ class ForkLauncher:
 
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """See `Launcher`."""
-        with _naming(job_id, f"its record {attempt.path}, and this node's memory, disk and process limits"):
+        with naming(job_id, f"its record {attempt.path}, and this node's memory, disk and process limits"):
             status, said = await self.hand_off(attempt.path)
             if status not in (0, EXIT_TAKEN):
                 raise LaunchError(said or f"its shim ended with status {status}")
@@ -92,6 +100,8 @@ class ForkLauncher:
 
 class SystemdLauncher:
     """A transient unit per job, `stoker-job-ID-ATTEMPT.service` in `stoker-jobs.slice`, with the shim as main process.
+
+    The slow way, of which little can go wrong: `ServedSystemdLauncher` takes it where its keeper cannot be had.
 
     Restarting the agent does not touch it, the limits of the claim are obeyed, and when the shim dies PID 1 ends the
     rest. `systemctl stop` of the unit is a clean stop: SIGTERM to the shim alone (KillMode=mixed), which gives the job
@@ -113,16 +123,12 @@ class SystemdLauncher:
 
     async def launch(self, job_id: int, attempt: AttemptDir) -> None:
         """See `Launcher`. The name is taken while the unit lives: a second launch of an attempt changes nothing."""
-        claim = _claim_of(job_id, attempt)
+        claim = claim_of(job_id, attempt)
         unit = unit_name(job_id, attempt)
-        shim = [*shim_command(self._python), os.fspath(attempt.path)]
-        # PID 1 fills in $NAME in the arguments of a unit; $$ is a dollar.
-        command = [*_systemd_run(unit, claim), "--", *(each.replace("$", "$$") for each in shim)]
-        with _naming(job_id, f"`journalctl -u {unit}`, and `systemctl list-jobs` for what systemd waits for"):
+        with naming(job_id, f"`journalctl -u {unit}`, and `systemctl list-jobs` for what systemd waits for"):
             async with self._turn:
-                status, said = await _run(command, self._timeout_s)
-            if status and "already" not in said:  # "already exists" before 248, "already loaded" since
-                raise LaunchError(f"systemd refused {unit}: {said or f'systemd-run ended with status {status}'}")
+                shim = [*shim_command(self._python), os.fspath(attempt.path)]
+                await start_unit(unit, _unit_of(claim), shim, self._timeout_s)
 
 
 def why_no_systemd() -> str | None:
@@ -141,8 +147,13 @@ def unit_name(job_id: int, attempt: AttemptDir) -> str:
     return f"stoker-job-{job_id}-{attempt.attempt}.service"
 
 
-def _claim_of(job_id: int, attempt: AttemptDir) -> Claim:
-    with _naming(job_id, f"its record {attempt.path}"):
+def claim_of(job_id: int, attempt: AttemptDir) -> Claim:
+    """The claim of an attempt that is to be launched.
+
+    Raises:
+        LaunchError: there is none, or it is damaged.
+    """
+    with naming(job_id, f"its record {attempt.path}"):
         try:
             claim = attempt.read_claim()
         except RecordError as error:
@@ -153,7 +164,7 @@ def _claim_of(job_id: int, attempt: AttemptDir) -> Claim:
 
 
 @contextlib.contextmanager
-def _naming(job_id: int, look_at: str) -> Iterator[None]:
+def naming(job_id: int, look_at: str) -> Iterator[None]:
     """Complete what goes wrong to a sentence: which job, why, and where to look."""
     try:
         yield
@@ -161,15 +172,12 @@ def _naming(job_id: int, look_at: str) -> Iterator[None]:
         raise LaunchError(f"job {job_id} could not be started: {str(error).rstrip('.')}; look at {look_at}") from error
 
 
-def _systemd_run(unit: str, claim: Claim) -> list[str]:
+def _unit_of(claim: Claim) -> dict[str, str]:
+    """The properties of a job's unit."""
     properties = {
-        "Description": f"Stoker {unit.removesuffix('.service')}",
-        "Type": "exec",
+        "Description": "A job of Stoker",
         "KillMode": "mixed",
-        "TimeoutStopSec": f"{claim.grace_s + _SWEEP_S + _hooks_s(claim):.0f}",
-        "OOMPolicy": "continue",  # a process that ran out of memory is the job's to notice, not the unit's end
-        "OOMScoreAdjust": "-900",
-        "UMask": "0077",
+        "TimeoutStopSec": f"{claim.grace_s + SWEEP_S + _hooks_s(claim):.0f}",
     }
     if claim.memory_bytes is not None:
         properties["MemoryMax"] = str(claim.memory_bytes)
@@ -178,9 +186,25 @@ def _systemd_run(unit: str, claim: Claim) -> list[str]:
         properties["CPUQuota"] = f"{claim.cpus * 100}%"
     if claim.tasks_max is not None:
         properties["TasksMax"] = str(claim.tasks_max)
+    return properties
+
+
+async def start_unit(
+    unit: str, properties: Mapping[str, str], command: Sequence[str], timeout_s: float = _HAND_OFF_TIMEOUT_S
+) -> None:
+    """Have PID 1 run a command in a transient unit in `stoker-jobs.slice`; one that is there already is left alone.
+
+    Raises:
+        LaunchError: it refused, or did not answer.
+    """
     program = shutil.which("systemd-run", path=_PATH) or "systemd-run"
     options = ["--quiet", "--collect", "--no-ask-password", f"--unit={unit}", "--slice=stoker-jobs.slice"]
-    return [program, *options, *(f"--property={name}={value}" for name, value in properties.items())]
+    asked = [f"--property={name}={value}" for name, value in {**_SHIELDED, **properties}.items()]
+    # PID 1 fills in $NAME in the arguments of a unit; $$ is a dollar.
+    words = (each.replace("$", "$$") for each in command)
+    status, said = await _run([program, *options, *asked, "--", *words], timeout_s)
+    if status and "already" not in said:  # "already exists" before 248, "already loaded" since
+        raise LaunchError(f"systemd refused {unit}: {said or f'systemd-run ended with status {status}'}")
 
 
 def _hooks_s(claim: Claim) -> float:

@@ -39,12 +39,18 @@ class LogTimes:
         self._dir_fd = dir_fd
         self._count = 0
         self._due_at = 0.0
-        self._fd = self._create(NAME)
+        self._fd: int | None = None
+        self._closed = False
 
     def mark(self, offset: int) -> None:
         """Bytes from `offset` on are about to be written."""
         now = self._monotonic()
-        if now < self._due_at or self._fd is None:
+        if now < self._due_at or self._closed:
+            return
+        if self._fd is None:  # only now: many jobs say nothing
+            self._fd = self._create(NAME)
+        if self._fd is None:
+            self._closed = True
             return
         self._due_at = now + _STEP_MS / 1000
         at_ms = int(self._wall() * 1000)
@@ -58,6 +64,7 @@ class LogTimes:
 
     def close(self) -> None:
         """No more marks."""
+        self._closed = True
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

@@ -102,12 +102,12 @@ class Claim(Record, frozen=True, kw_only=True):
     log_tail_bytes: int = 48 * 1024 * 1024
     output_max_bytes: int = 1024 * 1024 * 1024
     cpus: int | None = None
-    """Of the whole job; obeyed by `SystemdLauncher` (CPUQuota), a fork has no means to."""
+    """Of the whole job; kept to where jobs run in units (cpu.max, CPUQuota), a fork promises nothing."""
     memory_bytes: int | None = None
-    """Obeyed by `SystemdLauncher` (MemoryMax, without swap), a fork has no means to."""
+    """Kept to where jobs run in units (memory.max, MemoryMax; without swap), a fork promises nothing."""
     tasks_max: int | None = None
-    """Processes and threads at a time: TasksMax of a unit; of a fork RLIMIT_NPROC, which counts all of the user's and
-    does not hold root."""
+    """Processes and threads at a time: pids.max or TasksMax; where there is no such controller RLIMIT_NPROC, which
+    counts all of the user's and does not hold root."""
     hidden_devices: tuple[str, ...] = ()
     """Device nodes that the job must not open; covered in its own mount namespace (`confine`)."""
     confine: Literal["auto", "on"] = "auto"
@@ -128,7 +128,7 @@ class Started(Record, frozen=True, kw_only=True):
     at: int
     """Unix seconds."""
     cgroup: str | None = None
-    """Folder of the cgroup that holds the job and nothing else, where no unit does."""
+    """Folder of the cgroup that holds the job and nothing else, where no unit of the job's own does."""
     hears: int = 0
     """1: the shim reads `ask.N` on SIGUSR1; 2: it also knows `step`. A shim of an older version has 0, and that signal
     would end it."""

@@ -10,7 +10,8 @@ carries the output, enforces the time limit, ends the job when asked, sweeps wha
 With `--detach` it forks itself away once it holds the lock and the parent's exit status is the answer to the launcher:
 0 handed off, 73 the attempt has or had a shim, 65 the claim cannot be obeyed, 74 the records cannot be written.
 
-With `--serve FD` it is the fork server that makes such shims (`forkserver`).
+With `--serve FD` it is the fork server that makes such shims (`forkserver`), with `--keep SOCKET` the same in a unit of
+its own (`keeper`).
 
 Standard library only. This file only finds its modules (they are compiled once, a script is compiled at every start);
 `supervise` is the work.
@@ -34,6 +35,11 @@ if __name__ == "__main__":
 
         sys.path.remove(_HOUSE)
         serve(int(sys.argv[2]))
+    if sys.argv[1:2] == ["--keep"]:
+        from agent.engine.keeper import keep
+
+        sys.path.remove(_HOUSE)
+        keep(sys.argv[2])
     from agent.engine.supervise import main
 
     sys.path.remove(_HOUSE)

@@ -56,9 +56,11 @@ _DRAIN_S = 1.0
 class Supervisor:
     """One attempt from gate to exit record."""
 
-    def __init__(self, folder: Folder, order: Order) -> None:
+    def __init__(self, folder: Folder, order: Order, home: cgroup.Home | None) -> None:
+        """`home`: where the job's cgroup is to be; `None`: it has none."""
         self._folder = folder
         self._order = order
+        self._home = home
         self._poll = select.poll()
         self._streams = Streams(folder.fd, order, self._poll)
         self._oom = OomCounter()
@@ -180,12 +182,20 @@ class Supervisor:
         self._make_cgroup()
 
     def _make_cgroup(self) -> None:
-        """Where there is no unit: what ends everything of the job at once, and limits it if we are lucky."""
+        """What ends everything of the job at once; and limits it, for certain where a home was made for that."""
         order = self._order
-        self._cgroup = order.surroundings.cgroup = cgroup.make()
-        if self._cgroup is None:
+        if self._home is None:
             return
-        self._cgroup.limit(order.memory_bytes, order.surroundings.tasks_max, order.cpus)
+        try:
+            self._cgroup = order.surroundings.cgroup = cgroup.make(self._folder.path, self._home)
+            if self._cgroup is None:
+                return
+            self._cgroup.limit(order.memory_bytes, order.surroundings.tasks_max, order.cpus)
+        except OSError as error:
+            what = error.strerror or str(error)
+            raise StartError(f"cannot make a cgroup that limits the job: {what}; see the node's kernel log") from error
+        if self._cgroup.bounds_tasks:
+            order.surroundings.tasks_max = None  # its own, where the user's limit would count all of the user's
         events = self._cgroup.counts_memory_kills()
         if events is not None:
             self._oom.watch(events)
@@ -378,7 +388,7 @@ def main(arguments: list[str]) -> None:
         os._exit(refused.status)
     if detach:
         _detach()
-    run(folder, order)
+    run(folder, order, cgroup.find())
 
 
 def take(path: str) -> tuple[Folder, Order]:
@@ -391,10 +401,10 @@ def take(path: str) -> tuple[Folder, Order]:
     return folder, read_order(folder)
 
 
-def run(folder: Folder, order: Order) -> None:
-    """Run an attempt that was taken; does not return."""
+def run(folder: Folder, order: Order, home: cgroup.Home | None) -> None:
+    """Run an attempt that was taken; does not return. `home`: see `Supervisor`."""
     try:
-        Supervisor(folder, order).run()
+        Supervisor(folder, order, home).run()
     except BaseException as error:  # noqa: BLE001  (the rim: a crash of ours must be told, and must not look like an end)
         _tell_crash(folder, error)
         os._exit(EXIT_CRASHED)

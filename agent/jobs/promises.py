@@ -43,7 +43,7 @@ class Promises(Shelf):
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
-        self._kept: list[int] = []
+        self._kept: list[str] = []
         """To be dropped with the next one. What a rollback brings back is kept once more at the next start."""
 
     def promise(self, made: Promise, keep: Keep) -> None:
@@ -52,21 +52,22 @@ class Promises(Shelf):
         Raises:
             StoreError: not stored.
         """
-        with self.transaction():
+        with self.whole():
             while self._kept:
                 self.drop(_KIND, self._kept.pop())
-            number = self.next_number(_KIND)
-            self.put(_KIND, number, made)
-            self.once_stored(lambda: self._keep(number, made, keep))
+            # A folder is written once, and every note begins elsewhere: no two promises have the same key.
+            key = f"{made.folder_id}:{made.notes[0]}" if made.notes else f"{made.folder_id}"
+            self.put(_KIND, key, made)
+            self.once_stored(lambda: self._keep(key, made, keep))
 
     def keep_promises(self, keep: Keep) -> None:
         """After a restart: keep all that a crash cut short. Nothing is stored by it: the disk may be full."""
-        for number, made in self.all(_KIND, Promise).items():
+        for key, made in self.all(_KIND, Promise).items():
             try:
-                self._keep(int(number), made, keep)
+                self._keep(key, made, keep)
             except OSError as error:
                 logger.error("folder %d of the jobs cannot be written: %s", made.folder_id, error)
 
-    def _keep(self, number: int, made: Promise, keep: Keep) -> None:
+    def _keep(self, key: str, made: Promise, keep: Keep) -> None:
         keep(made)
-        self._kept.append(number)
+        self._kept.append(key)

@@ -208,11 +208,12 @@ class JobStore(Promises, Usage):
             NoSuchJobError, IllegalMoveError, StoreError: as `apply`.
         """
         with self.whole():
+            row = self.get(job_id)
             if gpu_uuids:
-                self._check_free(job_id, gpu_uuids)
-            given = partition if self.get(job_id).names_several else None
+                self._check_free(row, gpu_uuids)
+            given = partition if row.names_several else None
             claimed = machine.Claimed(attempt=attempt, gpu_uuids=tuple(gpu_uuids), partition=given)
-            return self.apply(job_id, claimed, now)
+            return self._handle(row, claimed, now)
 
     def apply(self, job_id: int, event: Event, now: int, *, revision: int | None = None) -> JobRow:
         """Let an event happen to a job, and keep it in its history.
@@ -230,13 +231,7 @@ class JobStore(Promises, Usage):
             StoreError: not stored.
         """
         with self.whole():
-            row = self._look(job_id, revision)
-            try:
-                status = machine.handle(row.status, event, now)
-            except IllegalMoveError as error:
-                told = [str(each) for each in self.history(job_id)]
-                raise IllegalMoveError(row.status, event, [*error.history, *told]) from None
-            return self._move(row, event, status, now)
+            return self._handle(self._look(job_id, revision), event, now)
 
     def amend(
         self, job_id: int, spec: JobSpec, now: int, *, event: str, by: str, revision: int | None = None
@@ -411,13 +406,26 @@ class JobStore(Promises, Usage):
             raise StaleJobError(job_id, row.revision)
         return row
 
-    def _check_free(self, job_id: int, gpu_uuids: Sequence[str]) -> None:
+    def _handle(self, row: JobRow, event: Event, now: int) -> JobRow:
+        """Let an event happen to a row that was read in this transaction."""
+        try:
+            status = machine.handle(row.status, event, now)
+        except IllegalMoveError as error:
+            told = [str(each) for each in self.history(row.id)]
+            raise IllegalMoveError(row.status, event, [*error.history, *told]) from None
+        return self._move(row, event, status, now)
+
+    def _check_free(self, row: JobRow, gpu_uuids: Sequence[str]) -> None:
         """Refuse GPUs that another job holds, unless both ask for shards of them."""
-        shares = self.get(job_id).spec.shards > 0
-        for holder in self.active():
-            taken = set(gpu_uuids).intersection(holder.status.gpu_uuids)
-            if taken and holder.id != job_id and not (shares and holder.spec.shards):
-                raise GpuHeldError(job_id, min(taken), holder.id)
+        wanted = set(gpu_uuids)
+        held = f"SELECT id, gpu_uuids FROM jobs WHERE state IN ({marks(_HOLDING)})"  # noqa: S608 - own words
+        for holder_id, uuids in self._fetch(held, _HOLDING):
+            if holder_id == row.id or not any(uuid in uuids for uuid in wanted):  # by the text: few are read whole
+                continue
+            holder = self.get(holder_id)
+            taken = wanted.intersection(holder.status.gpu_uuids)
+            if taken and not (row.spec.shards and holder.spec.shards):
+                raise GpuHeldError(row.id, min(taken), holder.id)
 
     def _by_key(self, uid: int, key: str | None) -> JobRow | None:
         rows = self._select("WHERE uid = ? AND key = ?", (uid, key))

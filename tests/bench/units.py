@@ -1,4 +1,4 @@
-"""Jobs as systemd units: the same trivial jobs under a systemd that is booted for them, in namespaces of its own.
+"""Jobs in systemd units: the same trivial jobs under a systemd that is booted for them, in namespaces of its own.
 
 Needs root, see `tests.fakes.sysd_ns`. The agent runs inside, as in an installation; the submits come from outside, by
 the socket in a folder that both see.
@@ -46,4 +46,4 @@ def _of(made: Box, out: Path) -> list[Row]:
             number += 1
             client.submit(request(made, path), f"bench-{number}")
 
-        return measured("Stoker, a unit a job", submit, out, rate_aim="≥ 50", latency_aim="≤ 30")
+        return measured("Stoker, in units", submit, out, rate_aim="≥ 50", latency_aim="≤ 30")

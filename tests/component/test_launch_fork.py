@@ -122,9 +122,9 @@ def test_units_are_asked_for_a_few_at_a_time(bench: Bench, monkeypatch: pytest.M
     assert (most, refused) == (4, 12)
 
 
-def test_the_setting_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(choose_launcher("fork"), ForkLauncher)
+def test_the_setting_chooses(tmp_path: Path) -> None:
+    assert isinstance(choose_launcher("fork", run_dir=tmp_path), ForkLauncher)
     if (reason := why_no_systemd()) is not None:
-        assert isinstance(choose_launcher("auto"), ForkLauncher)
+        assert isinstance(choose_launcher("auto", run_dir=tmp_path), ForkLauncher)
         with pytest.raises(LaunchError, match=f'"systemd" cannot be had: {reason}'):
-            choose_launcher("systemd")
+            choose_launcher("systemd", run_dir=tmp_path)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ from agent.engine import procs
 from agent.engine.launch import LaunchError
 from agent.engine.records import AttemptDir
 from agent.engine.served import ServedForkLauncher
-from tests.fakes.attempts import Bench, finish, started
+from tests.fakes.attempts import Bench, finish, started, until
 
 
 @pytest.fixture
@@ -30,6 +31,7 @@ def bench(tmp_path: Path) -> Bench:
 async def served() -> AsyncIterator[ServedForkLauncher]:
     launcher = ServedForkLauncher(sys.executable)
     await launcher.start()
+    until(lambda: servers() != [])  # whose command line may be empty for a moment
     try:
         yield launcher
     finally:
@@ -166,6 +168,30 @@ def test_a_server_that_dies_under_many_launches_is_renewed_once(bench: Bench, tm
         finish(each)
     assert sorted(map(int, (tmp_path / "runs").read_text().split())) == list(range(8))
     assert servers() == []
+
+
+LIMITED = """
+import sys
+sys.path.insert(0, {house!r})
+from agent.engine.cgroup import Home
+from agent.engine.forkserver import hand_off
+print(hand_off({path!r}, [], Home({home!r}, ("memory",)))[1])
+"""
+
+
+def test_a_limit_that_the_kernel_refuses_fails_the_start_and_is_told(bench: Bench, tmp_path: Path) -> None:
+    """As a keeper would have it; a plain folder stands for the cgroup, and has no `memory.max`."""
+    attempt = bench.attempt(f"echo x >> '{tmp_path}/runs'", memory_bytes=1 << 28)
+    (home := tmp_path / "home").mkdir()
+    house = str(Path(procs.__file__).parents[2])
+    code = LIMITED.format(house=house, path=os.fsencode(attempt.path), home=str(home))
+    said = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "b'0 '\n"
+    ended = finish(attempt)
+    assert ended.why == "start"
+    assert "cannot make a cgroup that limits the job: the kernel did not take 268435456 for" in (ended.detail or "")
+    assert not (tmp_path / "runs").exists()
+    assert list(home.iterdir()) == []
 
 
 def test_without_an_interpreter_there_is_no_server_and_the_launch_says_why(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""Jobs as transient units, under a real systemd that is PID 1 in namespaces of its own."""
+"""Jobs as units of their own, under a real systemd in namespaces of its own: what is done without a keeper."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ from pathlib import Path
 sys.path.insert(0, {house!r})
 from agent.engine import procs, watch
 from agent.engine.launch import LaunchError, SystemdLauncher
-from agent.engine.served import choose_launcher
 from agent.engine.records import AttemptDir, recover
 verb, attempt, *rest = sys.argv[1], AttemptDir(Path(sys.argv[2])), *sys.argv[3:]
 job_id = int(attempt.path.parent.name)
 try:
     if verb == "launch":
-        launcher = SystemdLauncher(rest[0], *map(float, rest[1:])) if rest else choose_launcher("auto")
+        launcher = SystemdLauncher(*rest[:1], *map(float, rest[1:]))
         asyncio.run(launcher.launch(job_id, attempt))
         print(type(launcher).__name__, flush=True)
     if verb == "launch and hang":
-        asyncio.run(choose_launcher("auto").launch(job_id, attempt))
+        asyncio.run(SystemdLauncher().launch(job_id, attempt))
         print(os.getpid(), flush=True)
         time.sleep(600)
     if verb == "stop":

@@ -157,6 +157,9 @@ class Systemd:
     def _boot(self) -> None:
         cgroup = _cgroup2()
         assert cgroup is not None
+        for controller in (cgroup / "cgroup.controllers").read_text().split():
+            with contextlib.suppress(OSError):
+                (cgroup / "cgroup.subtree_control").write_text(f"+{controller}")
         own = cgroup / f"stoker-ns-{uuid.uuid4().hex[:12]}"
         own.mkdir()
         self._cgroups.append(own)
@@ -167,6 +170,8 @@ class Systemd:
                 ["sh", "-c", enter], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._boot_environment()
             )
         self._await_boot()
+        # Only a cgroup without processes hands its controllers on: the one that waits for PID 1 leaves the box's own.
+        (cgroup / "cgroup.procs").write_text(str(self._unshare.pid))
 
     def _boot_environment(self) -> dict[str, str]:
         return {

@@ -5,6 +5,7 @@ The unit is the product's own but for its program, its folders and a shorter wat
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -103,16 +104,20 @@ def test_rows_12_and_18_an_agent_that_hangs_or_is_killed_comes_back_and_its_jobs
     os.mkfifo(go)
     job = machine.submit(f"read x < {go}; echo after; exit 6", "--gpus=1")
     wait_until(lambda: machine.runs(job), "the job runs")
-    unit = f"stoker-job-{job}-1.service"
-    before, job_pid = machine.agent_pid(), machine.show(unit, "MainPID")
+    who = json.loads((machine.lab.state_dir / f"jobs/{job}/1/started").read_text())
+    unit = who["cgroup"].split("/")[-2]
+    before, keeper = machine.agent_pid(), machine.show(unit, "MainPID")
     assert before
-    assert job_pid not in ("", "0")
+    assert keeper not in ("", "0")
+    shim = f"/proc/{who['shim_pid']}/cmdline"
+    assert "shim.py" in machine.systemd.run("cat", shim).stdout
     began = time.monotonic()
     machine.kill(signal_name)
     wait_until(lambda: machine.agent_pid() not in ("", before), "another agent is up", 40)
     took_s = time.monotonic() - began
     assert took_s < 10 + WATCHDOG_S, took_s
-    assert machine.show(unit, "MainPID") == job_pid
+    assert machine.show(unit, "MainPID") == keeper
+    assert "shim.py" in machine.systemd.run("cat", shim).stdout
     assert machine.runs(job)
     go.write_text("\n")
     with machine.lab.agent.client() as client:

@@ -270,11 +270,14 @@ def test_a_job_outlives_a_restart_of_both_services(working: Machine) -> None:
     (working.box.root / "home/alice/long.sh").write_text(script)
     working.as_alice("mkfifo", "go")
     job = json.loads(working.as_alice("stoker", "submit", "--json", "long.sh").stdout)
-    unit = f"stoker-job-{job['id']}-1.service"
-    wait_until(lambda: working.box.run("systemctl", "is-active", unit, check=False).returncode == 0, "the job runs")
-    before = working.box.run("systemctl", "show", "-P", "MainPID", unit).stdout
+    started = working.box.root / f"var/lib/stoker/jobs/{job['id']}/1/started"
+    wait_until(started.exists, "the job runs")
+    who = json.loads(started.read_text())
+    unit = who["cgroup"].split("/")[-2]
+    assert working.box.run("systemctl", "is-active", unit).stdout == "active\n"
     working.box.run("systemctl", "restart", "stoker-agent.service", "stoker-hub.service")
-    assert working.box.run("systemctl", "show", "-P", "MainPID", unit).stdout == before
+    assert str(who["job_pid"]) in working.box.run("cat", f"{who['cgroup']}/cgroup.procs").stdout.split()
+    assert working.box.run("systemctl", "is-active", unit).stdout == "active\n"
     working.as_alice("echo", ">", "go")
     working.as_alice("stoker", "wait", str(job["id"]))
     assert (working.box.root / "home/alice/long").read_text() == "survived\n"
