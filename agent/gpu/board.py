@@ -70,6 +70,10 @@ class Board:
             gpu.mark(answer.state, answer.reason, now)
         return before, gpu.stamped.reading.state
 
+    def glanced(self, index: int) -> None:
+        """A GPU answered, and was not asked for a reading."""
+        self._gpus[index].asked_at = None
+
     def judge(self, monotonic: float, now: float) -> list[int]:
         """Mark the GPUs that are past their deadline; returns those that newly are."""
         late = [index for index, gpu in enumerate(self._gpus) if self._is_late(gpu, monotonic)]
@@ -77,14 +81,6 @@ class Board:
             reason = f"the driver has not answered for GPU {index} within {self._deadline_s:g} s; see dmesg for its Xid"
             self._gpus[index].mark(GpuState.HUNG, reason, now)
         return late
-
-    def asked(self) -> int:
-        """How many reads are begun or due and not answered, given up on or not."""
-        return sum(gpu.asked_at is not None for gpu in self._gpus)
-
-    def awaited(self) -> bool:
-        """Whether an answer is under way that is not given up on."""
-        return any(gpu.asked_at is not None and not _is_hung(gpu) for gpu in self._gpus)
 
     def next_deadline(self) -> float | None:
         """Monotonic seconds at which `judge` may have something to say."""

@@ -24,6 +24,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.acts: dict[int, Callable[[], None]] = {}
+        self.glances: list[int] = []
 
     def open(self) -> Inventory:
         raise AssertionError("rounds do not open")
@@ -34,6 +35,10 @@ class Scripted:
     def read(self, index: int, now: float, monotonic: float) -> GpuReading:
         self.acts.get(index, lambda: None)()
         return GpuReading(index=index, uuid=f"GPU-{index}", name="x", sampled_at=now)
+
+    def glance(self, index: int, monotonic: float) -> None:
+        self.glances.append(index)
+        self.acts.get(-1 - index, lambda: None)()
 
     def instances(self, index: int, now: float, monotonic: float) -> tuple[GpuReading, ...]:
         return ()
