@@ -127,6 +127,8 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     """Unix seconds of the last successful read on the node's clock."""
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    """As the driver counts it: neither used nor reserved."""
     memory_reserved_bytes: int | None = None
     """What driver and firmware keep for themselves, beside `memory_used_bytes`. NVML `nvmlDeviceGetMemoryInfo_v2`."""
     utilization_percent: int | None = None

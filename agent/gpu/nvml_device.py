@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pynvml
@@ -20,11 +20,13 @@ from agent.gpu import nvml_fields as fields
 from agent.gpu import sieve
 from agent.gpu.base import GpuLostError, mig_index
 from agent.gpu.health import CHECK_S, hints
-from agent.gpu.nvml_call import FORGET_S, LONG, NUMBER, PAIR, Aside, Call, MemoryCall, function_of, text_of, words
+from agent.gpu.nvml_batch import Batch
+from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, MemoryCall, function_of, text_of, words
 from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_limits
 from agent.gpu.nvml_fields import FieldCall
 from agent.gpu.nvml_gpm import GpmCall
 from agent.gpu.nvml_links import LinkSurvey
+from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
 from agent.gpu.nvml_rings import RingCall, Spread
 from agent.gpu.nvml_words import bus_of, errors_of, throttle_of
@@ -32,6 +34,18 @@ from agent.gpu.sieve import Rate, Sieve
 
 SELDOM_S = 10.0
 """How often a GPU is asked for its errors and links, whether it is divided, and into what."""
+_NO_CODING = (0, 0)
+_MOST = (
+    sieve.MEMORY_BYTES,
+    sieve.PERCENT,
+    sieve.PERCENT,
+    sieve.POWER_MW,
+    sieve.TEMPERATURE_C,
+    sieve.TEMPERATURE_C,
+    sieve.CLOCK_MHZ,
+    sieve.CLOCK_MHZ,
+)
+"""Of the values of each second, in the order of `Device.read`."""
 _HELD_DOWN = frozenset({"power_cap", "thermal_sw", "thermal_hw", "power_brake", "hw_slowdown"})
 """Throttling that nobody asked for."""
 _THROTTLED_NS = 1.5e9
@@ -47,24 +61,17 @@ class Device:
 
         self._index = index
         self._facts = facts
+        self._pci = None if facts.pci is None else "{:04x}:{:02x}:{:02x}".format(*facts.pci)
         self._handle = handle
         self._library = library
         self._survey = survey
         self._sieve = Sieve()
-        self._memory = MemoryCall(index, library, handle)
-        self._utilization = call("nvmlDeviceGetUtilizationRates", layout=PAIR)
-        self._power_mw = call("nvmlDeviceGetPowerUsage")
+        self._plain = Batch(index, plain_questions(library, handle))
         self._power_limit_mw = call("nvmlDeviceGetEnforcedPowerLimit")
-        self._temperature_c = call("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU)
-        self._sm_clock_mhz = call("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM)
-        self._memory_clock_mhz = call("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM)
-        self._energy_mj = call("nvmlDeviceGetTotalEnergyConsumption", layout=LONG)
         self._encoder = Aside(index, library, "nvmlDeviceGetEncoderUtilization", handle)
         self._decoder = Aside(index, library, "nvmlDeviceGetDecoderUtilization", handle)
         self._fan = call("nvmlDeviceGetFanSpeed")
         self._performance_state = call("nvmlDeviceGetPerformanceState")
-        names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
-        self._reasons = Call(index, function_of(library, *names), handle, layout=LONG)
         self._fields = FieldCall(index, library, handle)
         self._gpm = GpmCall(index, library, handle)
         self._power_ring = RingCall(index, library, handle, pynvml.NVML_TOTAL_POWER_SAMPLES)
@@ -79,12 +86,14 @@ class Device:
         self._divided = False
         self._instances: dict[str, _Instance] = {}
         self._limit_mw: int | None = None
+        self._most_mw = float(sieve.POWER_MW)
         self._errors = GpuErrors()
         self._bus = GpuBus()
         self._throttled_us: dict[str, int] = {}
         self._coding: tuple[int | None, int | None] = (None, None)
         self._fan_percent: int | None = None
         self._p_state: int | None = None
+        self._seldom_failed: tuple[str, ...] = ()
         self._seldom_at = 0.0
         self._limits = GpuLimits()
         self._limits_at = 0.0
@@ -95,57 +104,65 @@ class Device:
 
     def read(self, now: float, monotonic: float) -> GpuReading:
         """All values; raises as `GpuReader.read`."""
-        total, used, reserved = self._memory.get(monotonic)
-        found = self._look(monotonic)
-        keep, rates = self._sieve.whole, self._rates
-        most_mw = sieve.POWER_MW if self._limit_mw is None else sieve.POWER_LIMITS * self._limit_mw
-        busy, memory_busy = self._utilization.get(monotonic) or (None, None)
-        throttle = throttle_of(self._reasons.number(monotonic))
-        sm, occupancy, tensor, dram = self._gpm.get(monotonic, self._sieve)
+        plain = self._plain.ask(monotonic)
+        if len(plain) < PLAIN_VALUES:
+            plain.insert(1, None)  # an old driver does not tell what it reserves
+        total, reserved, free, used, energy_mj, reasons, busy, memory_busy, power_mw, celsius, sm_mhz, memory_mhz = (
+            plain
+        )
+        memory_celsius, pcie_rx, pcie_tx, nvlink_rx, nvlink_tx, power_ns, heat_ns = self._look(monotonic)
+        sieve_, rates = self._sieve, self._rates
+        dropped, most_mw = sieve_.dropped, self._most_mw
+        throttle = throttle_of(reasons)
+        sm, occupancy, tensor, dram = self._gpm.get(monotonic, sieve_)
+        values = (used, busy, memory_busy, power_mw, celsius, memory_celsius or None, sm_mhz, memory_mhz)
+        most = (sieve.MEMORY_BYTES if total is None else total, *_MOST[1:3], most_mw, *_MOST[4:])
+        used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz = sieve_.all(values, most)
         reading = GpuReading(
             index=self._index,
             uuid=self._facts.uuid,
             name=self._facts.name,
             sampled_at=now,
             memory_total_bytes=total,
-            memory_used_bytes=used if total is None else keep(used, total),
-            memory_reserved_bytes=reserved if total is None else keep(reserved, total),
-            utilization_percent=keep(busy, sieve.PERCENT),
-            power_mw=keep(self._power_mw.number(monotonic), most_mw),
+            memory_used_bytes=used,
+            memory_free_bytes=free,
+            memory_reserved_bytes=reserved,
+            utilization_percent=busy,
+            power_mw=power_mw,
             power_limit_mw=self._limit_mw,
-            temperature_c=keep(self._temperature_c.number(monotonic), sieve.TEMPERATURE_C),
-            memory_temperature_c=keep(found.get(fields.MEMORY_TEMPERATURE) or None, sieve.TEMPERATURE_C),
-            sm_clock_mhz=keep(self._sm_clock_mhz.number(monotonic), sieve.CLOCK_MHZ),
-            memory_clock_mhz=keep(self._memory_clock_mhz.number(monotonic), sieve.CLOCK_MHZ),
-            memory_utilization_percent=keep(memory_busy, sieve.PERCENT),
+            temperature_c=celsius,
+            memory_temperature_c=memory_celsius,
+            sm_clock_mhz=sm_mhz,
+            memory_clock_mhz=memory_mhz,
+            memory_utilization_percent=memory_busy,
             encoder_percent=self._coding[0],
             decoder_percent=self._coding[1],
             fan_percent=self._fan_percent,
             performance_state=self._p_state,
             throttle=throttle,
             throttled_us=self._throttled_us,
-            throttled_percent=rates.throttled(found, throttle, monotonic, self._sieve),
-            pcie_rx_bytes_per_s=rates.pcie_rx.of(found.get(fields.RECEIVED_PCIE), monotonic, self._sieve),
-            pcie_tx_bytes_per_s=rates.pcie_tx.of(found.get(fields.SENT_PCIE), monotonic, self._sieve),
-            nvlink_rx_bytes_per_s=rates.nvlink_rx.of(found.get(fields.RECEIVED_NVLINK_KIB), monotonic, self._sieve),
-            nvlink_tx_bytes_per_s=rates.nvlink_tx.of(found.get(fields.SENT_NVLINK_KIB), monotonic, self._sieve),
+            throttled_percent=rates.throttled(power_ns, heat_ns, throttle, monotonic, sieve_),
+            pcie_rx_bytes_per_s=rates.pcie_rx.of(pcie_rx, monotonic, sieve_),
+            pcie_tx_bytes_per_s=rates.pcie_tx.of(pcie_tx, monotonic, sieve_),
+            nvlink_rx_bytes_per_s=rates.nvlink_rx.of(nvlink_rx, monotonic, sieve_),
+            nvlink_tx_bytes_per_s=rates.nvlink_tx.of(nvlink_tx, monotonic, sieve_),
             sm_active_percent=sm,
             sm_occupancy_percent=occupancy,
             tensor_active_percent=tensor,
             dram_active_percent=dram,
             spreads=self._spreads(monotonic, most_mw),
-            energy_mj=rates.energy_mj(self._energy_mj.number(monotonic), most_mw, monotonic, self._sieve),
+            energy_mj=rates.energy_mj(energy_mj, most_mw, monotonic, sieve_),
             errors=self._errors,
             bus=self._bus,
             limits=self._limits,
             numa_node=self._facts.numa_node,
             minor=self._facts.minor,
-            pci=None if self._facts.pci is None else "{:04x}:{:02x}:{:02x}".format(*self._facts.pci),
+            pci=self._pci,
             divided=self._divided,
             ill=self._ill,
             links=self._survey.of(self._facts.uuid),
-            processes=self._processes.get(now, monotonic, self._sieve),
-            dropped=self._sieve.dropped,
+            processes=self._processes.get(now, monotonic, sieve_),
+            dropped=sieve_.dropped,
         )
         self._refuse_empty(reading)
         self._last = reading
@@ -163,15 +180,16 @@ class Device:
 
     # --- what is not asked for each second ----------------------------------------------------------------------------
 
-    def _look(self, monotonic: float) -> dict[int, int]:
+    def _look(self, monotonic: float) -> Sequence[int | None]:
         """The fields of each second, and what else is due."""
-        if monotonic < min(self._seldom_at, self._judge_at):
-            if any(self._coding):
+        if monotonic < self._seldom_at and monotonic < self._judge_at:
+            if self._coding != _NO_CODING:
                 self._look_at_coding(monotonic)
             return self._fields.often(monotonic)
         self._seldom_at = monotonic + SELDOM_S
         self._check_mig(monotonic)
         self._limit_mw = self._power_limit_mw.number(monotonic)
+        self._most_mw = float(sieve.POWER_MW) if self._limit_mw is None else sieve.POWER_LIMITS * float(self._limit_mw)
         self._fan_percent = self._sieve.whole(self._fan.number(monotonic), sieve.FAN_PERCENT)
         self._p_state = _p_state(self._performance_state.number(monotonic))
         self._look_at_coding(monotonic)
@@ -186,7 +204,7 @@ class Device:
         if monotonic >= self._limits_at:
             self._limits_at = monotonic + FORGET_S
             self._limits = read_limits(self._index, self._handle)
-        return found.one
+        return [found.one.get(number) for number in fields.OFTEN]
 
     def _look_at_coding(self, monotonic: float) -> None:
         """Encoder and decoder, which most nodes never use: each second only while they are."""
@@ -206,7 +224,7 @@ class Device:
             if uuid := text_of(self._library.nvmlDeviceGetUUID, handle):
                 yield uuid, self._instances.get(uuid) or _Instance(self._index, slot, uuid, handle, self._library)
 
-    def _spreads(self, monotonic: float, most_mw: int) -> dict[str, Spread]:
+    def _spreads(self, monotonic: float, most_mw: float) -> dict[str, Spread]:
         """What the driver noted since the last reading."""
         power = self._power_ring.get(monotonic, self._sieve, most_mw)
         load = self._load_ring.get(monotonic, self._sieve, sieve.PERCENT)
@@ -226,10 +244,8 @@ class Device:
         Raises:
             GpuLostError: so it is.
         """
-        if reading.memory_total_bytes is None and reading.temperature_c is None and self._memory.error is not None:
-            raise GpuLostError(
-                f"the driver answers about GPU {self._index} only: {words(self._memory.error)}; see dmesg for its Xid"
-            )
+        if reading.memory_total_bytes is None and reading.temperature_c is None and (code := self._plain.error(MEMORY)):
+            raise GpuLostError(f"the driver answers about GPU {self._index} only: {words(code)}; see dmesg for its Xid")
 
 
 class _Rates:
@@ -245,18 +261,23 @@ class _Rates:
         self._heat = Rate(_THROTTLED_NS)
 
     def throttled(
-        self, found: dict[int, int], throttle: tuple[str, ...] | None, monotonic: float, sieve: Sieve
+        self,
+        power_ns: int | None,
+        heat_ns: int | None,
+        throttle: tuple[str, ...] | None,
+        monotonic: float,
+        sieve: Sieve,
     ) -> float | None:
         """See `GpuReading.throttled_percent`; where power and heat do it at the same time, the longer counts."""
-        power = self._power.of(found.get(fields.THROTTLED_POWER_NS), monotonic, sieve)
-        heat = self._heat.of(found.get(fields.THROTTLED_HEAT_NS), monotonic, sieve)
+        power = self._power.of(power_ns, monotonic, sieve)
+        heat = self._heat.of(heat_ns, monotonic, sieve)
         if power is not None or heat is not None:
             return min(round(max(power or 0, heat or 0) / 1e7, 1), 100.0)
-        if throttle is None or fields.THROTTLED_POWER_NS in found or fields.THROTTLED_HEAT_NS in found:
+        if throttle is None or power_ns is not None or heat_ns is not None:
             return None
         return 100.0 if _HELD_DOWN.intersection(throttle) else 0.0
 
-    def energy_mj(self, count: int | None, most_mw: int, monotonic: float, sieve: Sieve) -> int | None:
+    def energy_mj(self, count: int | None, most_mw: float, monotonic: float, sieve: Sieve) -> int | None:
         """The counter itself, but where it leaps."""
         self._energy.most_per_s = most_mw
         before = sieve.dropped

@@ -30,6 +30,8 @@ _METRICS = (
     pynvml.NVML_GPM_METRIC_DRAM_BW_UTIL,
 )
 
+_RESULTS = struct.Struct("=" + len(_METRICS) * "4xId24x")  # the same without the number
+
 Shares = tuple[float | None, float | None, float | None, float | None]
 """SMs active, warps on them, tensor cores, memory bandwidth, in percent."""
 _NOTHING: Shares = (None, None, None, None)
@@ -66,8 +68,9 @@ class GpmCall(Asked):
         turn, other = self._turns
         self._turns = [other, turn]
         before, self._at = self._at, None
-        if not self.judge(self._sample(self._handle, turn.sample), monotonic):
+        if (code := self._sample(self._handle, turn.sample)) and not self.judge(code, monotonic):
             return _NOTHING
+        self.error = None
         self._at = monotonic
         return _NOTHING if before is None else self._compared(turn, monotonic, sieve)
 
@@ -85,10 +88,11 @@ class GpmCall(Asked):
         return True
 
     def _compared(self, turn: _Turn, monotonic: float, sieve: Sieve) -> Shares:
-        if not self.judge(self._compare(turn.buffer), monotonic):
+        if (code := self._compare(turn.buffer)) and not self.judge(code, monotonic):
             return _NOTHING
+        codes = _RESULTS.unpack_from(turn.buffer, _HEAD.size)
         sm, occupancy, tensor, dram = (
-            None if code else sieve.share(value) for _, code, value in _METRIC.iter_unpack(turn.rows)
+            None if code else sieve.share(value) for code, value in zip(codes[0::2], codes[1::2], strict=True)
         )
         return sm, occupancy, tensor, dram
 
@@ -104,4 +108,3 @@ class _Turn:
         _HEAD.pack_into(self.buffer, 0, version, len(_METRICS), older.value, sample.value)
         for place, number in enumerate(_METRICS):
             _METRIC.pack_into(self.buffer, _HEAD.size + place * _METRIC.size, number, 0, 0.0)
-        self.rows = memoryview(self.buffer)[_HEAD.size : _HEAD.size + len(_METRICS) * _METRIC.size]

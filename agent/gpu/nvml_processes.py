@@ -78,6 +78,9 @@ class ProcessCall:
         self._draws = False
         self._graphics_at = 0.0
         self._use = UseCall(index, library, handle)
+        self._seen: tuple[object, ...] = ()
+        self._made: tuple[GpuProcess, ...] = ()
+        """Of what was seen last: most seconds are as the one before."""
 
     def get(self, now: float, monotonic: float, sieve: Sieve) -> tuple[GpuProcess, ...]:
         """See `Call.ask`; no process where the driver does not say.
@@ -88,8 +91,16 @@ class ProcessCall:
         graphics = self._drawing(monotonic)
         if not compute and not graphics:
             return ()
-        draws = dict(graphics)
         shares = self._use.get(now, monotonic, sieve)
+        seen = (compute, graphics, shares)
+        if seen != self._seen:
+            self._seen, self._made = seen, self._make(compute, graphics, shares)
+        return self._made
+
+    def _make(
+        self, compute: Sequence[tuple[int, int]], graphics: Sequence[tuple[int, int]], shares: dict[int, int] | None
+    ) -> tuple[GpuProcess, ...]:
+        draws = dict(graphics)
         found = [
             _process(pid, used, BOTH if draws and draws.pop(pid, None) is not None else COMPUTE, shares)
             for pid, used in compute

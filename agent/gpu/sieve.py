@@ -5,11 +5,15 @@ Drivers have been seen to say 2,619 % load, and a counter to leap by 2**32; a pl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 PERCENT = 100
 FAN_PERCENT = 200
 """NVML: over 100 at times."""
 TEMPERATURE_C = 200
 CLOCK_MHZ = 20_000
+MEMORY_BYTES = 2**50
+"""Where the whole is not known."""
 POWER_LIMITS = 5
 """Times the limit. Peaks of some ms may be twice as high as it."""
 POWER_MW = 20_000_000
@@ -33,6 +37,16 @@ class Sieve:
             return value
         self.dropped += 1
         return None
+
+    def all(self, values: Sequence[int | None], most: Sequence[float]) -> list[int | None]:
+        """Several values at once, each with the most it can be."""
+        kept = [
+            None if value is None or not 0 <= value <= limit else value
+            for value, limit in zip(values, most, strict=True)
+        ]
+        if None in kept:
+            self.dropped += kept.count(None) - values.count(None)
+        return kept
 
     def share(self, value: float | None) -> float | None:
         """A percentage with a fraction, to one place; no number at all does not pass. A hair over 100 is 100."""
