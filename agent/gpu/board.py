@@ -14,8 +14,7 @@ from agent.api.types import GpuReading, GpuState
 from agent.gpu.frames import UNKNOWN_UUID, Stamped
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What came back from reading one GPU."""
 
     index: int
@@ -65,7 +64,7 @@ class Board:
         before, asked_at, gpu.asked_at = gpu.stamped.reading.state, gpu.asked_at, None
         if answer.reading is not None:
             gpu.stamped = Stamped(reading=answer.reading, at=asked_at)
-            gpu.instances = tuple(Stamped(reading=each, at=asked_at) for each in answer.instances)
+            gpu.instances = tuple([Stamped(reading=each, at=asked_at) for each in answer.instances])
         else:
             gpu.mark(answer.state, answer.reason, now)
         return before, gpu.stamped.reading.state
@@ -89,8 +88,10 @@ class Board:
 
     def gpus(self) -> tuple[Stamped, ...]:
         """All of them by index, then their MIG instances."""
-        parts = (each for gpu in self._gpus for each in gpu.instances)
-        return (*(gpu.stamped for gpu in self._gpus), *parts)
+        return (
+            *[gpu.stamped for gpu in self._gpus],
+            *[each for gpu in self._gpus if gpu.instances for each in gpu.instances],
+        )
 
     def _is_late(self, gpu: _Gpu, monotonic: float) -> bool:
         return gpu.asked_at is not None and not _is_hung(gpu) and monotonic - gpu.asked_at >= self._deadline_s

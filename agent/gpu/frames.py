@@ -110,7 +110,7 @@ _STEADY_NAMES = tuple(name for name in GpuReading.__struct_fields__ if name not 
 _fresh = attrgetter(*FRESH_NAMES)
 _steady = attrgetter(*_STEADY_NAMES)
 Name = Callable[[tuple[GpuProcess, ...]], tuple[GpuProcess, ...]]
-"""Gives processes their users and commands; the same object as long as nothing changed."""
+"""Gives processes their users and commands."""
 
 
 @dataclass(slots=True)
@@ -135,11 +135,11 @@ class FrameWriter:
         for stamped in gpus:
             reading, before = stamped.reading, told.get(stamped.reading.index)
             processes = self._name(reading.processes) if reading.processes else ()
-            if before is not None and before.stamped is stamped and before.processes is processes:
+            if before is not None and before.stamped is stamped and before.processes == processes:
                 continue
             steady = _steady(reading)
             if before is not None and before.steady == steady and stamped.at is not None:
-                news = None if before.processes is processes else processes
+                news = None if before.processes == processes else processes
                 fresh.append((reading.index, stamped.at, news, *_fresh(reading)))
                 before.stamped, before.processes = stamped, processes
             else:

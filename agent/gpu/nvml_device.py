@@ -115,9 +115,11 @@ class Device:
         dropped, most_mw = sieve_.dropped, self._most_mw
         throttle = throttle_of(reasons)
         sm, occupancy, tensor, dram = self._gpm.get(monotonic, sieve_)
-        values = (used, busy, memory_busy, power_mw, celsius, memory_celsius or None, sm_mhz, memory_mhz)
-        most = (sieve.MEMORY_BYTES if total is None else total, *_MOST[1:3], most_mw, *_MOST[4:])
-        used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz = sieve_.all(values, most)
+        values = (used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz)
+        if not _is_usual(values, total, most_mw):
+            values = (*values[:5], memory_celsius or None, *values[6:])
+            most = (sieve.MEMORY_BYTES if total is None else total, *_MOST[1:3], most_mw, *_MOST[4:])
+            used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz = sieve_.all(values, most)
         reading = GpuReading(
             index=self._index,
             uuid=self._facts.uuid,
@@ -335,6 +337,24 @@ class _Instance:
             processes=processes,
             dropped=self._sieve.dropped,
         )
+
+
+def _is_usual(values: tuple[Any, ...], total: Any, most_mw: float) -> bool:
+    """Whether all values are there and can be; nearly always they are, and to look at each costs ten times as much."""
+    used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz = values
+    try:
+        return bool(
+            used <= total
+            and busy <= sieve.PERCENT
+            and memory_busy <= sieve.PERCENT
+            and power_mw <= most_mw
+            and celsius <= sieve.TEMPERATURE_C
+            and 0 < memory_celsius <= sieve.TEMPERATURE_C
+            and sm_mhz <= sieve.CLOCK_MHZ
+            and memory_mhz <= sieve.CLOCK_MHZ
+        )
+    except TypeError:  # one is None
+        return False
 
 
 def _p_state(number: int | None) -> int | None:

@@ -8,6 +8,7 @@ not disturb a profiler, and no profiler disturbs it.
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 import sys
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pynvml
 
 from agent.gpu.nvml_call import FORGET_S, Asked, Call, function_of
-from agent.gpu.sieve import Sieve
+from agent.gpu.sieve import PERCENT, Sieve
 
 LEAST_S = 0.1
 """Samples closer to each other tell nothing."""
@@ -91,8 +92,11 @@ class GpmCall(Asked):
         if (code := self._compare(turn.buffer)) and not self.judge(code, monotonic):
             return _NOTHING
         codes = _RESULTS.unpack_from(turn.buffer, _HEAD.size)
+        sm, occupancy, tensor, dram = values = codes[1::2]
+        if not any(codes[0::2]) and 0 <= min(values) and max(values) <= PERCENT and not math.isnan(sum(values)):
+            return round(sm, 1), round(occupancy, 1), round(tensor, 1), round(dram, 1)
         sm, occupancy, tensor, dram = (
-            None if code else sieve.share(value) for code, value in zip(codes[0::2], codes[1::2], strict=True)
+            None if code else sieve.share(value) for code, value in zip(codes[0::2], values, strict=True)
         )
         return sm, occupancy, tensor, dram
 

@@ -48,7 +48,7 @@ class ProcessNames:
         self._asked: frozenset[int] = frozenset()
         self._asked_at = 0.0
         self._made: dict[int, tuple[tuple[GpuProcess, ...], dict[int, _Process], tuple[GpuProcess, ...]]] = {}
-        """First process of a GPU → what it was made of, and what was made."""
+        """By the identity of what it was made of, which is kept beside it."""
 
     def look(self, gpus: tuple[Stamped, ...], monotonic: float) -> None:
         """Have the processes looked up that are on the GPUs now, where that is due. Never blocks."""
@@ -57,17 +57,15 @@ class ProcessNames:
             self._ask(pids, monotonic)
 
     def name(self, processes: tuple[GpuProcess, ...]) -> tuple[GpuProcess, ...]:
-        """The same with users and commands, as of the last look-up; the same object as long as nothing changed."""
+        """The same with users and commands, as of the last look-up; for the same object the same, as long as it holds."""
         known = self._known
-        made = self._made.get(processes[0].pid)
-        if made is not None and made[0] is processes and made[1] is known:
+        made = self._made.get(id(processes))
+        if made is not None and made[1] is known:
             return made[2]
         named = tuple(self._named(process) for process in processes)
-        if made is not None and made[2] == named:
-            named = made[2]
         if len(self._made) > _MADE_MOST:
             self._made.clear()
-        self._made[processes[0].pid] = (processes, known, named)
+        self._made[id(processes)] = (processes, known, named)
         return named
 
     def _ask(self, pids: frozenset[int], monotonic: float) -> None:

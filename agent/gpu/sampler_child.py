@@ -81,6 +81,7 @@ class Sampling:
     def __init__(self, spec: ChildSpec, reader: GpuReader) -> None:
         self._spec = spec
         self._reader = reader
+        self._settled = False
 
     def run(self) -> int:
         """Open the source, again and again if need be, then sample it. Returns the exit status."""
@@ -134,7 +135,9 @@ class Sampling:
         def send(gpus: tuple[Stamped, ...]) -> None:
             names.look(gpus, time.monotonic())
             _write(writer.write(gpus))
-            _settle()
+            if not self._settled:
+                self._settled = True
+                _settle()
 
         fast_s = self._spec.fast_s or math.inf
         Rounds(self._reader, inventory.count, period_s=self._spec.period_s, send=send, fast_s=fast_s).run()
@@ -170,9 +173,8 @@ def _follow_stdin(reader: GpuReader) -> None:
 
 def _settle() -> None:
     """What is there after the first frame stays: the collector need not look at it again and again."""
-    if gc.get_freeze_count() == 0:
-        gc.collect()
-        gc.freeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _start(name: str, target: Callable[[], None]) -> None:
