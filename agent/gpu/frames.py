@@ -95,13 +95,13 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """Why there are no GPUs, or why they are not known yet."""
     driver_version: str | None = None
     gpus: tuple[Stamped, ...] | None
-    """Those that are told in full; `None` while the source is still being opened: what was known before still holds, and
-    ages."""
+    """Those that are told in full; `None` while the source is still being opened: what was known before still holds,
+    and ages."""
     fresh: tuple[Fresh, ...] = ()
     """Those of which only the values are new."""
     shown: tuple[int, ...] | None = None
-    """Indexes of all GPUs in their order, where they are not as in the frame before; one that is neither in `gpus` nor in
-    `fresh` has nothing new."""
+    """Indexes of all GPUs in their order, where they are not as in the frame before; one that is neither in `gpus`
+    nor in `fresh` has nothing new."""
 
 
 FRESH_NAMES = Fresh.__struct_fields__[3:]

@@ -1,5 +1,5 @@
-"""The plain questions of each second to one GPU: asked in a row, answered side by side in one buffer. A part of the door
-to `pynvml`.
+"""The plain questions of each second to one GPU: asked in a row, answered side by side in one buffer. A part of the
+door to `pynvml`.
 
 To ask them one by one, each with its buffer and its verdict, costs three times as much of the interpreter. A question
 that the GPU does not know is left out of the row for an hour.
@@ -79,10 +79,14 @@ class Batch:
         """The code with which a question failed just now; `None` if it was answered or is not known to the GPU."""
         return self._errors.get(number)
 
-    def absent(self) -> dict[str, bool]:
-        """What has no value now, by name; whether the GPU does not know it (else it failed)."""
-        away = {**dict.fromkeys(self._quiet_until, True), **dict.fromkeys(self._errors, False)}
-        return {self.names[place]: unknown for number, unknown in away.items() for place in self._places[number]}
+    @property
+    def failing(self) -> bool:
+        """Whether a question that the GPU knows was not answered just now."""
+        return bool(self._errors)
+
+    def failed(self) -> set[str]:
+        """Names of the values that the GPU knows, and failed to say just now."""
+        return {self.names[place] for number in self._errors for place in self._places[number]}
 
     def _leave_out(self, values: list[Any], monotonic: float) -> None:
         unknown = [number for number, code in self._errors.items() if code in UNSUPPORTED]

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import msgspec
 import pynvml
 
 from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuReading
@@ -24,12 +25,13 @@ from agent.gpu.nvml_batch import Batch
 from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, MemoryCall, function_of, text_of, words
 from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_limits
 from agent.gpu.nvml_fields import FieldCall
-from agent.gpu.nvml_gpm import GpmCall
+from agent.gpu.nvml_glance import Glances, fold, held_down_percent
+from agent.gpu.nvml_gpm import GPM_NAMES, GpmCall
 from agent.gpu.nvml_links import LinkSurvey
 from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
 from agent.gpu.nvml_rings import RingCall, Spread
-from agent.gpu.nvml_words import bus_of, errors_of, throttle_of
+from agent.gpu.nvml_words import FIELD_NAMES, HELD_DOWN, HELD_DOWN_BITS, bus_of, errors_of, throttle_of
 from agent.gpu.sieve import Rate, Sieve
 
 SELDOM_S = 10.0
@@ -46,8 +48,17 @@ _MOST = (
     sieve.CLOCK_MHZ,
 )
 """Of the values of each second, in the order of `Device.read`."""
-_HELD_DOWN = frozenset({"power_cap", "thermal_sw", "thermal_hw", "power_brake", "hw_slowdown"})
-"""Throttling that nobody asked for."""
+_RATES = ("pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s", "nvlink_rx_bytes_per_s", "nvlink_tx_bytes_per_s")
+_NAMES = (
+    "memory_used_bytes",
+    "utilization_percent",
+    "memory_utilization_percent",
+    "power_mw",
+    "temperature_c",
+    "memory_temperature_c",
+    "sm_clock_mhz",
+    "memory_clock_mhz",
+)
 _THROTTLED_NS = 1.5e9
 """A second in a second; and the driver counts it in steps of 0.1 s, one more of which may fall into this second."""
 
@@ -72,6 +83,7 @@ class Device:
         self._decoder = Aside(index, library, "nvmlDeviceGetDecoderUtilization", handle)
         self._fan = call("nvmlDeviceGetFanSpeed")
         self._performance_state = call("nvmlDeviceGetPerformanceState")
+        self._glances = Glances(index, library, handle)
         self._fields = FieldCall(index, library, handle)
         self._gpm = GpmCall(index, library, handle)
         self._power_ring = RingCall(index, library, handle, pynvml.NVML_TOTAL_POWER_SAMPLES)
@@ -93,7 +105,18 @@ class Device:
         self._coding: tuple[int | None, int | None] = (None, None)
         self._fan_percent: int | None = None
         self._p_state: int | None = None
-        self._seldom_failed: tuple[str, ...] = ()
+        self._seldom: dict[str, Call | Aside] = {
+            "power_limit_mw": self._power_limit_mw,
+            "encoder_percent": self._encoder,
+            "decoder_percent": self._decoder,
+            "fan_percent": self._fan,
+            "performance_state": self._performance_state,
+            "bus.pcie_generation": self._pcie_generation,
+            "bus.pcie_width": self._pcie_width,
+        }
+        self._seldom_failed: frozenset[str] = frozenset()
+        """Of what is not asked for each second."""
+        self._limits_failed: frozenset[str] = frozenset()
         self._seldom_at = 0.0
         self._limits = GpuLimits()
         self._limits_at = 0.0
@@ -114,12 +137,20 @@ class Device:
         sieve_, rates = self._sieve, self._rates
         dropped, most_mw = sieve_.dropped, self._most_mw
         throttle = throttle_of(reasons)
+        spreads, seen = self._spreads(monotonic, most_mw), self._glances.take(power_mw, busy, reasons)
         sm, occupancy, tensor, dram = self._gpm.get(monotonic, sieve_)
         values = (used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz)
+        cannot_be: Collection[str] = ()
         if not _is_usual(values, total, most_mw):
             values = (*values[:5], memory_celsius or None, *values[6:])
             most = (sieve.MEMORY_BYTES if total is None else total, *_MOST[1:3], most_mw, *_MOST[4:])
-            used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz = sieve_.all(values, most)
+            kept = sieve_.all(values, most)
+            used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz = kept
+            cannot_be = {
+                name
+                for name, said, passed in zip(_NAMES, values, kept, strict=True)
+                if said is not None and passed is None
+            }
         reading = GpuReading(
             index=self._index,
             uuid=self._facts.uuid,
@@ -143,7 +174,7 @@ class Device:
             performance_state=self._p_state,
             throttle=throttle,
             throttled_us=self._throttled_us,
-            throttled_percent=rates.throttled(power_ns, heat_ns, throttle, monotonic, sieve_),
+            throttled_percent=rates.throttled(power_ns, heat_ns, throttle, seen, monotonic, sieve_),
             pcie_rx_bytes_per_s=rates.pcie_rx.of(pcie_rx, monotonic, sieve_),
             pcie_tx_bytes_per_s=rates.pcie_tx.of(pcie_tx, monotonic, sieve_),
             nvlink_rx_bytes_per_s=rates.nvlink_rx.of(nvlink_rx, monotonic, sieve_),
@@ -152,7 +183,7 @@ class Device:
             sm_occupancy_percent=occupancy,
             tensor_active_percent=tensor,
             dram_active_percent=dram,
-            spreads=self._spreads(monotonic, most_mw),
+            spreads=fold(spreads, seen, most_mw, sieve_) if seen else spreads,
             energy_mj=rates.energy_mj(energy_mj, most_mw, monotonic, sieve_),
             errors=self._errors,
             bus=self._bus,
@@ -167,8 +198,29 @@ class Device:
             dropped=sieve_.dropped,
         )
         self._refuse_empty(reading)
+        if None in (reading.pcie_rx_bytes_per_s, reading.nvlink_rx_bytes_per_s):
+            counts = (pcie_rx, pcie_tx, nvlink_rx, nvlink_tx)
+            known = [name for name, count in zip(_RATES, counts, strict=True) if count is not None]
+            cannot_be = {*cannot_be, *(name for name in known if getattr(reading, name) is None)}
+        if cannot_be or self._seldom_failed or self._has_failures() or dropped != sieve_.dropped:
+            reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
         self._last = reading
         return reading
+
+    def _has_failures(self) -> bool:
+        return bool(self._plain.failing or self._fields.failed or self._gpm.error is not None)
+
+    def _failed(self, reading: GpuReading, cannot_be: Collection[str]) -> tuple[str, ...]:
+        """See `GpuReading.failed`."""
+        names = {*cannot_be, *self._seldom_failed, *self._plain.failed()}
+        names |= {FIELD_NAMES[number] for number in self._fields.failed if number in FIELD_NAMES}
+        if self._gpm.error is not None:
+            names.update(GPM_NAMES)
+        return tuple(sorted(name for name in names if _is_absent(reading, name)))
+
+    def glance(self, monotonic: float) -> None:
+        """See `GpuReader.glance`."""
+        self._glances.look(monotonic)
 
     def read_instances(self, now: float, monotonic: float) -> tuple[GpuReading, ...]:
         """The MIG instances, right after `read`; one that was destroyed since the last check is left out."""
@@ -198,6 +250,7 @@ class Device:
         found = self._fields.all(monotonic)
         names = fields.THROTTLED_NS.items()
         self._throttled_us = {name: found.one[number] // 1000 for number, name in names if number in found.one}
+        failed = {FIELD_NAMES[number] for number in self._fields.failed if number in FIELD_NAMES}
         self._errors = errors_of(found)
         self._bus = bus_of(found, self._pcie_generation.number(monotonic), self._pcie_width.number(monotonic))
         if monotonic >= self._judge_at:
@@ -205,7 +258,9 @@ class Device:
             self._ill, self._judged = hints(self._judged, self._errors), self._errors
         if monotonic >= self._limits_at:
             self._limits_at = monotonic + FORGET_S
-            self._limits = read_limits(self._index, self._handle)
+            self._limits, self._limits_failed = read_limits(self._index, self._handle)
+        failed.update(name for name, call in self._seldom.items() if call.error is not None)
+        self._seldom_failed = frozenset(failed) | self._limits_failed
         return [found.one.get(number) for number in fields.OFTEN]
 
     def _look_at_coding(self, monotonic: float) -> None:
@@ -267,6 +322,7 @@ class _Rates:
         power_ns: int | None,
         heat_ns: int | None,
         throttle: tuple[str, ...] | None,
+        seen: list[list[int | None]],
         monotonic: float,
         sieve: Sieve,
     ) -> float | None:
@@ -277,7 +333,7 @@ class _Rates:
             return min(round(max(power or 0, heat or 0) / 1e7, 1), 100.0)
         if throttle is None or power_ns is not None or heat_ns is not None:
             return None
-        return 100.0 if _HELD_DOWN.intersection(throttle) else 0.0
+        return held_down_percent(seen, HELD_DOWN_BITS) if seen else 100.0 if HELD_DOWN.intersection(throttle) else 0.0
 
     def energy_mj(self, count: int | None, most_mw: float, monotonic: float, sieve: Sieve) -> int | None:
         """The counter itself, but where it leaps."""
@@ -355,6 +411,12 @@ def _is_usual(values: tuple[Any, ...], total: Any, most_mw: float) -> bool:
         )
     except TypeError:  # one is None
         return False
+
+
+def _is_absent(reading: GpuReading, name: str) -> bool:
+    outer, _, inner = name.partition(".")
+    value = getattr(reading, outer)
+    return value is None or (bool(inner) and getattr(value, inner) is None)
 
 
 def _p_state(number: int | None) -> int | None:

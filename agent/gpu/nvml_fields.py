@@ -120,6 +120,8 @@ class FieldCall:
         self._refused_until = 0.0
         self.failed: frozenset[int] = frozenset()
         """Fields that were not told just now, though they are offered."""
+        self._often_kinds: tuple[int, ...] = ()
+        self._often_masks: list[int] = []
         self._prepare()
 
     def often(self, monotonic: float) -> Sequence[int | None]:
@@ -165,8 +167,7 @@ class FieldCall:
         self._all_asked = tuple(each for each in (*_OFTEN, *_SELDOM, *links) if each not in self._refused)
         self._often_numbers = tuple(number for number, _ in self._often_asked)
         self._often_layout = struct.Struct("=" + _ANSWER * len(self._often_asked))
-        self._often_kinds: tuple[int, ...] = ()
-        self._often_masks: list[int] = []
+        self._often_kinds, self._often_masks = (), []
         self._often = self._call(self._often_asked)
         self._all = self._call(self._all_asked)
 

@@ -33,6 +33,8 @@ _METRICS = (
 
 _RESULTS = struct.Struct("=" + len(_METRICS) * "4xId24x")  # the same without the number
 
+GPM_NAMES = ("sm_active_percent", "sm_occupancy_percent", "tensor_active_percent", "dram_active_percent")
+"""What a reading calls them."""
 Shares = tuple[float | None, float | None, float | None, float | None]
 """SMs active, warps on them, tensor cores, memory bandwidth, in percent."""
 _NOTHING: Shares = (None, None, None, None)
@@ -93,7 +95,7 @@ class GpmCall(Asked):
             return _NOTHING
         codes = _RESULTS.unpack_from(turn.buffer, _HEAD.size)
         sm, occupancy, tensor, dram = values = codes[1::2]
-        if not any(codes[0::2]) and 0 <= min(values) and max(values) <= PERCENT and not math.isnan(sum(values)):
+        if not any(codes[0::2]) and min(values) >= 0 and max(values) <= PERCENT and not math.isnan(sum(values)):
             return round(sm, 1), round(occupancy, 1), round(tensor, 1), round(dram, 1)
         sm, occupancy, tensor, dram = (
             None if code else sieve.share(value) for code, value in zip(codes[0::2], values, strict=True)

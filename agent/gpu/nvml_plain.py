@@ -1,4 +1,6 @@
-"""Which plain questions are asked each second, and what of nvml.h's structures is wanted. A part of the door to `pynvml`."""
+"""Which plain questions are asked each second, and what of nvml.h's structures is wanted. A part of the door to
+`pynvml`.
+"""
 
 from __future__ import annotations
 
@@ -18,29 +20,42 @@ PLAIN_VALUES = 12
 
 
 def plain_questions(library: ctypes.CDLL, handle: Any) -> tuple[Question, ...]:
-    """Values in this order: total, reserved (not of old drivers), free, used, energy, reasons, load, memory load, power, temperature, SM
-    clock, memory clock.
+    """Values in this order: total, reserved (not of old drivers), free, used, energy, reasons, load, memory load,
+    power, temperature, SM clock, memory clock.
     """
-
-    def ask(name: str, *selector: int, value: str, layout: str = "I") -> Question:
-        return Question(function=function_of(library, name), args=(handle, *selector), layout=layout, names=(value,))
-
-    reasons = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
     return (
         _memory(library, handle),
-        ask("nvmlDeviceGetTotalEnergyConsumption", value="energy_mj", layout="Q"),
-        Question(function=function_of(library, *reasons), args=(handle,), layout="Q", names=("throttle",)),
-        Question(
-            function=function_of(library, "nvmlDeviceGetUtilizationRates"),
-            args=(handle,),
-            layout="II",
-            names=("utilization_percent", "memory_utilization_percent"),
-        ),
-        ask("nvmlDeviceGetPowerUsage", value="power_mw"),
-        ask("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU, value="temperature_c"),
-        ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM, value="sm_clock_mhz"),
-        ask("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM, value="memory_clock_mhz"),
+        _one(library, handle, "nvmlDeviceGetTotalEnergyConsumption", value="energy_mj", layout="Q"),
+        _reasons(library, handle),
+        _load(library, handle, "II", "utilization_percent", "memory_utilization_percent"),
+        _one(library, handle, "nvmlDeviceGetPowerUsage", value="power_mw"),
+        _one(library, handle, "nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU, value="temperature_c"),
+        _one(library, handle, "nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM, value="sm_clock_mhz"),
+        _one(library, handle, "nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM, value="memory_clock_mhz"),
     )
+
+
+def glance_questions(library: ctypes.CDLL, handle: Any) -> tuple[Question, ...]:
+    """What may be asked ten times a second: power, load, reasons of throttling."""
+    return (
+        _one(library, handle, "nvmlDeviceGetPowerUsage", value="power_mw"),
+        _load(library, handle, "I4x", "utilization_percent"),
+        _reasons(library, handle),
+    )
+
+
+def _one(library: ctypes.CDLL, handle: Any, name: str, *selector: int, value: str, layout: str = "I") -> Question:
+    return Question(function=function_of(library, name), args=(handle, *selector), layout=layout, names=(value,))
+
+
+def _load(library: ctypes.CDLL, handle: Any, layout: str, *names: str) -> Question:
+    function = function_of(library, "nvmlDeviceGetUtilizationRates")
+    return Question(function=function, args=(handle,), layout=layout, names=names)
+
+
+def _reasons(library: ctypes.CDLL, handle: Any) -> Question:
+    names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+    return Question(function=function_of(library, *names), args=(handle,), layout="Q", names=("throttle",))
 
 
 _MEMORY_NAMES = ("memory_total_bytes", "memory_reserved_bytes", "memory_free_bytes", "memory_used_bytes")

@@ -57,7 +57,7 @@ class ProcessNames:
             self._ask(pids, monotonic)
 
     def name(self, processes: tuple[GpuProcess, ...]) -> tuple[GpuProcess, ...]:
-        """The same with users and commands, as of the last look-up; for the same object the same, as long as it holds."""
+        """The same with users and commands, as of the last look-up."""
         known = self._known
         made = self._made.get(id(processes))
         if made is not None and made[1] is known:

@@ -1,7 +1,7 @@
 """The sampling itself: rounds in which each GPU is read once, by threads of which any may get stuck for ever.
 
     gpu-reader-0       leads: sleeps until the round begins, reads GPU by GPU, sends what came of it
-    main thread        sleeps until the leader takes too long, or a GPU its deadline: then hands the lead on, names the GPU
+    main thread        sleeps until the leader takes too long, or a GPU: then hands the lead on, names the GPU
     gpu-reader-1 …     lead from then on; one is left behind with each stuck GPU, and ends when that answers
 
 A driver call that never returns holds its own thread and no other GPU. While all GPUs answer one thread is woken once a
@@ -139,7 +139,7 @@ class Rounds:
             self._bell.ring()
 
     def _pass_time(self, me: threading.Thread) -> bool:
-        """Sleep until the round begins, glancing at the GPUs meanwhile where that is wanted; whether still in the lead."""
+        """Sleep until the round begins, with glances at the GPUs where they are wanted; whether still in the lead."""
         while (left := self._begin - time.monotonic()) > 0:
             if left < 1.5 * self._fast_s:
                 time.sleep(left)
@@ -235,5 +235,5 @@ def _glance(reader: GpuReader, index: int) -> None:
     """What is wrong with the GPU the next read says."""
     try:
         reader.glance(index, time.monotonic())
-    except Exception:  # noqa: BLE001 - see above
+    except Exception:
         log.debug("gpu=%d: a glance failed", index, exc_info=True)

@@ -374,8 +374,8 @@ nvmlReturn_t nvmlDeviceGetPowerManagementLimitConstraints(nvmlDevice_t device, u
 
 nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t device, unsigned threshold, unsigned *out) {
     ENTER(device->index);
-    if (threshold > 1) return leave(INVALID_ARGUMENT);
-    *out = control.values[device->index][threshold == 0 ? SHUTDOWN : SLOWDOWN];
+    if (threshold > 3) return leave(INVALID_ARGUMENT);
+    *out = threshold == 3 ? 87 : threshold == 2 ? 95 : control.values[device->index][threshold == 0 ? SHUTDOWN : SLOWDOWN];
     return leave(SUCCESS);
 }
 
