@@ -32,11 +32,13 @@ from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
 from agent.gpu.nvml_rings import RingCall, Spread
 from agent.gpu.nvml_words import FIELD_NAMES, HELD_DOWN, HELD_DOWN_BITS, bus_of, errors_of, throttle_of
-from agent.gpu.sieve import Rate, Sieve
+from agent.gpu.sieve import Rate, Rates, Sieve
 
 SELDOM_S = 10.0
 """How often a GPU is asked for its errors and links, whether it is divided, and into what."""
 _NO_CODING = (0, 0)
+_THROTTLED_NS = 1.5e9
+"""A second in a second; and the driver counts it in steps of 0.1 s, one more of which may fall into this second."""
 _MOST = (
     sieve.MEMORY_BYTES,
     sieve.PERCENT,
@@ -49,6 +51,8 @@ _MOST = (
 )
 """Of the values of each second, in the order of `Device.read`."""
 _RATES = ("pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s", "nvlink_rx_bytes_per_s", "nvlink_tx_bytes_per_s")
+_RATE_MOST = (*[sieve.PCIE_BYTES_PER_S] * 2, *[sieve.NVLINK_BYTES_PER_S] * 2, *[_THROTTLED_NS] * 2)
+_RATE_UNITS = (1, 1, 1024, 1024, 1, 1)
 _NAMES = (
     "memory_used_bytes",
     "utilization_percent",
@@ -59,8 +63,6 @@ _NAMES = (
     "sm_clock_mhz",
     "memory_clock_mhz",
 )
-_THROTTLED_NS = 1.5e9
-"""A second in a second; and the driver counts it in steps of 0.1 s, one more of which may fall into this second."""
 
 
 class Device:
@@ -70,11 +72,11 @@ class Device:
         def call(name: str, *selector: int, layout: struct.Struct = NUMBER) -> Call:
             return Call(index, function_of(library, name), handle, *selector, layout=layout)
 
-        self._index = index
+        self.index = index
         self._facts = facts
         self._pci = None if facts.pci is None else "{:04x}:{:02x}:{:02x}".format(*facts.pci)
-        self._handle = handle
-        self._library = library
+        self.handle = handle
+        self.library = library
         self._survey = survey
         self._sieve = Sieve()
         self._plain = Batch(index, plain_questions(library, handle))
@@ -90,7 +92,8 @@ class Device:
         self._load_ring = RingCall(index, library, handle, pynvml.NVML_GPU_UTILIZATION_SAMPLES)
         self._memory_ring = RingCall(index, library, handle, pynvml.NVML_MEMORY_UTILIZATION_SAMPLES)
         self._processes = ProcessCall(index, library, handle)
-        self._rates = _Rates()
+        self._rates = Rates(_RATE_MOST, _RATE_UNITS)
+        self._energy = Rate(sieve.POWER_MW)
         self._pcie_generation = call("nvmlDeviceGetCurrPcieLinkGeneration")
         self._pcie_width = call("nvmlDeviceGetCurrPcieLinkWidth")
         # The buffer takes the mode after the next reset, which does not concern us.
@@ -133,9 +136,12 @@ class Device:
         total, reserved, free, used, energy_mj, reasons, busy, memory_busy, power_mw, celsius, sm_mhz, memory_mhz = (
             plain
         )
-        memory_celsius, pcie_rx, pcie_tx, nvlink_rx, nvlink_tx, power_ns, heat_ns = self._look(monotonic)
-        sieve_, rates = self._sieve, self._rates
-        dropped, most_mw = sieve_.dropped, self._most_mw
+        memory_celsius, *counts = self._look(monotonic)
+        sieve_, most_mw = self._sieve, self._most_mw
+        dropped = sieve_.dropped
+        rates = self._rates.of(counts, monotonic, sieve_)
+        pcie_rx_rate, pcie_tx_rate, nvlink_rx_rate, nvlink_tx_rate, power_rate, heat_rate = rates
+        power_ns, heat_ns = counts[4:]
         throttle = throttle_of(reasons)
         spreads, seen = self._spreads(monotonic, most_mw), self._glances.take(power_mw, busy, reasons)
         sm, occupancy, tensor, dram = self._gpm.get(monotonic, sieve_)
@@ -152,7 +158,7 @@ class Device:
                 if said is not None and passed is None
             }
         reading = GpuReading(
-            index=self._index,
+            index=self.index,
             uuid=self._facts.uuid,
             name=self._facts.name,
             sampled_at=now,
@@ -174,17 +180,17 @@ class Device:
             performance_state=self._p_state,
             throttle=throttle,
             throttled_us=self._throttled_us,
-            throttled_percent=rates.throttled(power_ns, heat_ns, throttle, seen, monotonic, sieve_),
-            pcie_rx_bytes_per_s=rates.pcie_rx.of(pcie_rx, monotonic, sieve_),
-            pcie_tx_bytes_per_s=rates.pcie_tx.of(pcie_tx, monotonic, sieve_),
-            nvlink_rx_bytes_per_s=rates.nvlink_rx.of(nvlink_rx, monotonic, sieve_),
-            nvlink_tx_bytes_per_s=rates.nvlink_tx.of(nvlink_tx, monotonic, sieve_),
+            throttled_percent=_throttled(power_ns, heat_ns, power_rate, heat_rate, throttle, seen),
+            pcie_rx_bytes_per_s=pcie_rx_rate,
+            pcie_tx_bytes_per_s=pcie_tx_rate,
+            nvlink_rx_bytes_per_s=nvlink_rx_rate,
+            nvlink_tx_bytes_per_s=nvlink_tx_rate,
             sm_active_percent=sm,
             sm_occupancy_percent=occupancy,
             tensor_active_percent=tensor,
             dram_active_percent=dram,
             spreads=fold(spreads, seen, most_mw, sieve_) if seen else spreads,
-            energy_mj=rates.energy_mj(energy_mj, most_mw, monotonic, sieve_),
+            energy_mj=self._energy_mj(energy_mj, most_mw, monotonic),
             errors=self._errors,
             bus=self._bus,
             limits=self._limits,
@@ -198,14 +204,20 @@ class Device:
             dropped=sieve_.dropped,
         )
         self._refuse_empty(reading)
-        if None in (reading.pcie_rx_bytes_per_s, reading.nvlink_rx_bytes_per_s):
-            counts = (pcie_rx, pcie_tx, nvlink_rx, nvlink_tx)
-            known = [name for name, count in zip(_RATES, counts, strict=True) if count is not None]
-            cannot_be = {*cannot_be, *(name for name in known if getattr(reading, name) is None)}
+        if None in rates:
+            rows = zip(_RATES, counts[:4], rates[:4], strict=True)
+            cannot_be = {*cannot_be, *(name for name, count, rate in rows if rate is None and count is not None)}
         if cannot_be or self._seldom_failed or self._has_failures() or dropped != sieve_.dropped:
             reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
         self._last = reading
         return reading
+
+    def _energy_mj(self, count: int | None, most_mw: float, monotonic: float) -> int | None:
+        """The counter itself, but where it leaps."""
+        self._energy.most_per_s = most_mw
+        before = self._sieve.dropped
+        self._energy.of(count, monotonic, self._sieve)
+        return count if self._sieve.dropped == before else None
 
     def _has_failures(self) -> bool:
         return bool(self._plain.failing or self._fields.failed or self._gpm.error is not None)
@@ -258,7 +270,7 @@ class Device:
             self._ill, self._judged = hints(self._judged, self._errors), self._errors
         if monotonic >= self._limits_at:
             self._limits_at = monotonic + FORGET_S
-            self._limits, self._limits_failed = read_limits(self._index, self._handle)
+            self._limits, self._limits_failed = read_limits(self.index, self.handle)
         failed.update(name for name, call in self._seldom.items() if call.error is not None)
         self._seldom_failed = frozenset(failed) | self._limits_failed
         return [found.one.get(number) for number in fields.OFTEN]
@@ -277,9 +289,9 @@ class Device:
         self._instances = dict(self._find_instances()) if self._divided else {}
 
     def _find_instances(self) -> Iterator[tuple[str, _Instance]]:
-        for slot, handle in mig_handles(self._index, self._handle):
-            if uuid := text_of(self._library.nvmlDeviceGetUUID, handle):
-                yield uuid, self._instances.get(uuid) or _Instance(self._index, slot, uuid, handle, self._library)
+        for slot, handle in mig_handles(self.index, self.handle):
+            if uuid := text_of(self.library.nvmlDeviceGetUUID, handle):
+                yield uuid, self._instances.get(uuid) or _Instance(self, slot, uuid, handle)
 
     def _spreads(self, monotonic: float, most_mw: float) -> dict[str, Spread]:
         """What the driver noted since the last reading."""
@@ -302,51 +314,14 @@ class Device:
             GpuLostError: so it is.
         """
         if reading.memory_total_bytes is None and reading.temperature_c is None and (code := self._plain.error(MEMORY)):
-            raise GpuLostError(f"the driver answers about GPU {self._index} only: {words(code)}; see dmesg for its Xid")
-
-
-class _Rates:
-    """What becomes of the counters of one GPU."""
-
-    def __init__(self) -> None:
-        self.pcie_rx = Rate(sieve.PCIE_BYTES_PER_S)
-        self.pcie_tx = Rate(sieve.PCIE_BYTES_PER_S)
-        self.nvlink_rx = Rate(sieve.NVLINK_BYTES_PER_S, unit=1024)
-        self.nvlink_tx = Rate(sieve.NVLINK_BYTES_PER_S, unit=1024)
-        self._energy = Rate(sieve.POWER_MW)
-        self._power = Rate(_THROTTLED_NS)
-        self._heat = Rate(_THROTTLED_NS)
-
-    def throttled(
-        self,
-        power_ns: int | None,
-        heat_ns: int | None,
-        throttle: tuple[str, ...] | None,
-        seen: list[list[int | None]],
-        monotonic: float,
-        sieve: Sieve,
-    ) -> float | None:
-        """See `GpuReading.throttled_percent`; where power and heat do it at the same time, the longer counts."""
-        power = self._power.of(power_ns, monotonic, sieve)
-        heat = self._heat.of(heat_ns, monotonic, sieve)
-        if power is not None or heat is not None:
-            return min(round(max(power or 0, heat or 0) / 1e7, 1), 100.0)
-        if throttle is None or power_ns is not None or heat_ns is not None:
-            return None
-        return held_down_percent(seen, HELD_DOWN_BITS) if seen else 100.0 if HELD_DOWN.intersection(throttle) else 0.0
-
-    def energy_mj(self, count: int | None, most_mw: float, monotonic: float, sieve: Sieve) -> int | None:
-        """The counter itself, but where it leaps."""
-        self._energy.most_per_s = most_mw
-        before = sieve.dropped
-        self._energy.of(count, monotonic, sieve)
-        return count if sieve.dropped == before else None
+            raise GpuLostError(f"the driver answers about GPU {self.index} only: {words(code)}; see dmesg for its Xid")
 
 
 class _Instance:
     """One MIG instance. NVML gives it memory and processes; what the silicon shares is its GPU's."""
 
-    def __init__(self, parent: int, slot: int, uuid: str, handle: Any, library: ctypes.CDLL) -> None:
+    def __init__(self, device: Device, slot: int, uuid: str, handle: Any) -> None:
+        parent, library = device.index, device.library
         self._index = mig_index(parent, slot)
         self._uuid = uuid
         self._name = text_of(library.nvmlDeviceGetName, handle) or "MIG"
@@ -354,10 +329,11 @@ class _Instance:
         self._gi, self._ci = mig_ids(parent, handle)
         self._memory = MemoryCall(parent, library, handle)
         self._processes = ProcessCall(parent, library, handle)
+        self._gpm = None if self._gi is None else GpmCall(parent, library, device.handle, self._gi)
         self._sieve = Sieve()
 
     def read(self, parent: GpuReading, now: float, monotonic: float) -> GpuReading | None:
-        """All values; `None` if it is no longer there. Power and utilisation of a part are nowhere to be had in NVML.
+        """All values; `None` if it is no longer there. Of a part NVML tells no power, and no load but GPM's.
 
         Raises:
             DriverGoneError: see `GpuReader.read`.
@@ -365,6 +341,7 @@ class _Instance:
         try:
             total, used, reserved = self._memory.get(monotonic)
             processes = self._processes.get(now, monotonic, self._sieve)
+            shares = (None,) * 4 if self._gpm is None else self._gpm.get(monotonic, self._sieve)
         except GpuLostError:  # its GPU answered just now: it is the instance that went
             return None
         if total is None and self._memory.error is not None:
@@ -376,7 +353,12 @@ class _Instance:
             sampled_at=now,
             memory_total_bytes=total,
             memory_used_bytes=used if total is None else self._sieve.whole(used, total),
+            memory_free_bytes=None if total is None or used is None else max(0, total - used - (reserved or 0)),
             memory_reserved_bytes=reserved,
+            sm_active_percent=shares[0],
+            sm_occupancy_percent=shares[1],
+            tensor_active_percent=shares[2],
+            dram_active_percent=shares[3],
             temperature_c=parent.temperature_c,
             memory_temperature_c=parent.memory_temperature_c,
             sm_clock_mhz=parent.sm_clock_mhz,
@@ -411,6 +393,22 @@ def _is_usual(values: tuple[Any, ...], total: Any, most_mw: float) -> bool:
         )
     except TypeError:  # one is None
         return False
+
+
+def _throttled(
+    power_ns: int | None,
+    heat_ns: int | None,
+    power_rate: int | None,
+    heat_rate: int | None,
+    throttle: tuple[str, ...] | None,
+    seen: list[list[int | None]],
+) -> float | None:
+    """See `GpuReading.throttled_percent`; where power and heat do it at the same time, the longer counts."""
+    if power_rate is not None or heat_rate is not None:
+        return min(round(max(power_rate or 0, heat_rate or 0) / 1e7, 1), 100.0)
+    if throttle is None or power_ns is not None or heat_ns is not None:
+        return None
+    return held_down_percent(seen, HELD_DOWN_BITS) if seen else 100.0 if HELD_DOWN.intersection(throttle) else 0.0
 
 
 def _is_absent(reading: GpuReading, name: str) -> bool:

@@ -43,11 +43,12 @@ _NOTHING: Shares = (None, None, None, None)
 class GpmCall(Asked):
     """The samples of one GPU."""
 
-    def __init__(self, index: int, library: ctypes.CDLL, handle: Any) -> None:
+    def __init__(self, index: int, library: ctypes.CDLL, handle: Any, instance: int | None = None) -> None:
+        """`handle` is the whole GPU's; `instance` the id of the GPU instance that is asked about."""
         super().__init__(index)
         self._library = library
-        self._handle = handle
-        self._sample = function_of(library, "nvmlGpmSampleGet")
+        self._asked = (handle,) if instance is None else (handle, ctypes.c_uint(instance))
+        self._sample = function_of(library, "nvmlGpmSampleGet" if instance is None else "nvmlGpmMigSampleGet")
         self._compare = function_of(library, "nvmlGpmMetricsGet")
         version = pynvml.NVML_GPM_SUPPORT_VERSION.to_bytes(4, sys.byteorder)
         function = function_of(library, "nvmlGpmQueryDeviceSupport")
@@ -71,7 +72,7 @@ class GpmCall(Asked):
         turn, other = self._turns
         self._turns = [other, turn]
         before, self._at = self._at, None
-        if (code := self._sample(self._handle, turn.sample)) and not self.judge(code, monotonic):
+        if (code := self._sample(*self._asked, turn.sample)) and not self.judge(code, monotonic):
             return _NOTHING
         self.error = None
         self._at = monotonic

@@ -41,12 +41,16 @@ class _List:
         self._layout = layout
         self._args = args
         self._count = ctypes.c_uint()
+        self._raw = b""
+        self._rows: list[tuple[int, int]] = []
+        """What the bytes were read as; most seconds they are as in the one before."""
         self._grow(_ROOM)
 
     def _grow(self, capacity: int) -> None:
         self._capacity = capacity
         count = ctypes.byref(self._count)
         self._call = Call(self._index, self._function, *self._args, count, layout=self._layout, rows=capacity)
+        self._view = memoryview(self._call.buffer).cast("B")
 
     def get(self, monotonic: float) -> list[tuple[int, int]] | None:
         """The rows; `None` where the driver does not say. See `Call.ask`."""
@@ -58,8 +62,10 @@ class _List:
             return None
         if not self._count.value:
             return []
-        rows = memoryview(self._call.buffer)[: min(self._count.value, self._capacity) * self._layout.size]
-        return list(self._layout.iter_unpack(rows))
+        raw = self._view[: min(self._count.value, self._capacity) * self._layout.size].tobytes()
+        if raw != self._raw:
+            self._raw, self._rows = raw, list(self._layout.iter_unpack(raw))
+        return self._rows
 
     def _ask(self, monotonic: float) -> bool:
         """Leaves in `_count` how many rows there are."""

@@ -73,8 +73,7 @@ class RingCall:
         if call is None:
             call = self._call = self._sized()
         self._count.value = self._room
-        values = self._new(monotonic) if call.ask(monotonic) else ()
-        if not values:
+        if not call.ask(monotonic) or not (values := self._new(monotonic)):
             self._listen(monotonic)
             return None
         ordered = sorted(values)  # faster than to look twice

@@ -60,6 +60,31 @@ class Sieve:
         return None
 
 
+class Rates:
+    """Several counters that are read together, each as `Rate`."""
+
+    def __init__(self, most_per_s: Sequence[float], units: Sequence[int]) -> None:
+        self._most, self._units = tuple(most_per_s), tuple(units)
+        self._counts: Sequence[int | None] = (None,) * len(units)
+        self._at = 0.0
+
+    def of(self, counts: Sequence[int | None], monotonic: float, sieve: Sieve) -> list[int | None]:
+        """See `Rate.of`."""
+        before, passed = self._counts, monotonic - self._at
+        self._counts, self._at = counts, monotonic
+        if passed <= 0:
+            return [None] * len(before)
+        rates = [
+            None if then is None or now is None or now < then else int((now - then) * unit / passed + 0.5)
+            for now, then, unit in zip(counts, before, self._units, strict=True)
+        ]
+        for place, (rate, most) in enumerate(zip(rates, self._most, strict=True)):
+            if rate is not None and rate > most:
+                rates[place] = None
+                sieve.dropped += 1
+        return rates
+
+
 class Rate:
     """The rise a second of one counter. One that fell began anew and tells nothing until the next time."""
 

@@ -1,6 +1,7 @@
 """`python -m tests.bench [PART …]`: measures what the project promises and prints tables. Never part of the suite.
 
-Parts: sampler, daemons (resident memory), jobs (throughput, latency, ten thousand queued), history (the store with a
+Parts: sampler, gpupeers (nvitop and gpustat on the same stand-in library), calls (what each call to the driver takes,
+on a real one too: STOKER_BENCH_NVML), daemons (resident memory, idle CPU), jobs (throughput, latency, ten thousand queued), history (the store with a
 long history), rings (a node's history of its GPUs), commands (wall and CPU times), kills (jobs under kill -9), peers
 (task-spooler and Slurm on the same jobs), units (the same jobs as systemd units), sched (the scheduler: CPU time of a
 pass, and a simulation of a realistic
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, daemons, history, jobs, kills, rings, rivals, sampler, sched, units
+from tests.bench import calls, commands, daemons, gpupeers, history, jobs, kills, rings, rivals, sampler, sched, units
 from tests.bench.table import print_table
 
 PARTS = {
     "sampler": sampler.rows,
+    "gpupeers": gpupeers.rows,
+    "calls": calls.rows,
     "daemons": daemons.rows,
     "jobs": jobs.rows,
     "history": history.rows,
