@@ -1,6 +1,7 @@
 """One GPU and its MIG instances with all their calls prepared. A part of the door to `pynvml`.
 
-each second    what changes by the second, the driver's rings, the fields of each second
+each reading   memory, load, power, energy, temperature, clocks, throttle reasons
+each second    counters, the driver's rings, GPM, processes; memory temperature
 every 10 s     MIG mode, power limit, fan, P-state, idle encoder and decoder, errors, the state of its links;
                    every minute what speaks against it
 each hour      limits
@@ -16,7 +17,7 @@ from typing import Any
 import msgspec
 import pynvml
 
-from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuReading
+from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuProcess, GpuReading
 from agent.gpu import nvml_fields as fields
 from agent.gpu import sieve
 from agent.gpu.base import GpuLostError, mig_index
@@ -26,7 +27,7 @@ from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, MemoryCall, funct
 from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_limits
 from agent.gpu.nvml_fields import FieldCall
 from agent.gpu.nvml_glance import Glances, fold, held_down_percent
-from agent.gpu.nvml_gpm import GPM_NAMES, GpmCall
+from agent.gpu.nvml_gpm import GPM_NAMES, GpmCall, Shares
 from agent.gpu.nvml_links import LinkSurvey
 from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
@@ -34,9 +35,12 @@ from agent.gpu.nvml_rings import RingCall, Spread
 from agent.gpu.nvml_words import FIELD_NAMES, HELD_DOWN, HELD_DOWN_BITS, bus_of, errors_of, throttle_of
 from agent.gpu.sieve import Rate, Rates, Sieve
 
+SECOND_S = 0.9
+"""How often counters, rings, GPM and processes are read where `gpu.period_s` is less: each second, with some play."""
 SELDOM_S = 10.0
 """How often a GPU is asked for its errors and links, whether it is divided, and into what."""
 _NO_CODING = (0, 0)
+_NO_SPREADS: dict[str, Spread] = {}
 _THROTTLED_NS = 1.5e9
 """A second in a second; and the driver counts it in steps of 0.1 s, one more of which may fall into this second."""
 _MOST = (
@@ -63,6 +67,19 @@ _NAMES = (
     "sm_clock_mhz",
     "memory_clock_mhz",
 )
+
+
+class _Second(msgspec.Struct):
+    """What was read at one moment of what is read once a second."""
+
+    at: float
+    fields: Sequence[int | None]
+    """As `fields.OFTEN`."""
+    rates: Sequence[int | None]
+    """Of the counters among them."""
+    spreads: dict[str, Spread]
+    shares: Shares
+    processes: tuple[GpuProcess, ...]
 
 
 class Device:
@@ -127,6 +144,7 @@ class Device:
         self._ill: tuple[str, ...] = ()
         self._judge_at = 0.0
         self._last: GpuReading | None = None
+        self._second: _Second | None = None
 
     def read(self, now: float, monotonic: float) -> GpuReading:
         """All values; raises as `GpuReader.read`."""
@@ -136,15 +154,19 @@ class Device:
         total, reserved, free, used, energy_mj, reasons, busy, memory_busy, power_mw, celsius, sm_mhz, memory_mhz = (
             plain
         )
-        memory_celsius, *counts = self._look(monotonic)
-        sieve_, most_mw = self._sieve, self._most_mw
+        sieve_ = self._sieve
         dropped = sieve_.dropped
-        rates = self._rates.of(counts, monotonic, sieve_)
-        pcie_rx_rate, pcie_tx_rate, nvlink_rx_rate, nvlink_tx_rate, power_rate, heat_rate = rates
+        second, spreads = self._second, _NO_SPREADS
+        if second is None or not 0 <= monotonic - second.at < SECOND_S:
+            second = self._second = self._each_second(now, monotonic)
+            spreads = second.spreads
+        most_mw = self._most_mw
+        memory_celsius, *counts = second.fields
+        pcie_rx_rate, pcie_tx_rate, nvlink_rx_rate, nvlink_tx_rate, power_rate, heat_rate = rates = second.rates
         power_ns, heat_ns = counts[4:]
         throttle = throttle_of(reasons)
-        spreads, seen = self._spreads(monotonic, most_mw), self._glances.take(power_mw, busy, reasons)
-        sm, occupancy, tensor, dram = self._gpm.get(monotonic, sieve_)
+        seen = self._glances.take(power_mw, busy, reasons)
+        sm, occupancy, tensor, dram = second.shares
         values = (used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz)
         cannot_be: Collection[str] = ()
         if not _is_usual(values, total, most_mw):
@@ -200,17 +222,31 @@ class Device:
             divided=self._divided,
             ill=self._ill,
             links=self._survey.of(self._facts.uuid),
-            processes=self._processes.get(now, monotonic, sieve_),
+            processes=second.processes,
             dropped=sieve_.dropped,
         )
         self._refuse_empty(reading)
         if None in rates:
             rows = zip(_RATES, counts[:4], rates[:4], strict=True)
             cannot_be = {*cannot_be, *(name for name, count, rate in rows if rate is None and count is not None)}
+        if reading.energy_mj is None and energy_mj is not None:
+            cannot_be = {*cannot_be, "energy_mj"}
         if cannot_be or self._seldom_failed or self._has_failures() or dropped != sieve_.dropped:
             reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
         self._last = reading
         return reading
+
+    def _each_second(self, now: float, monotonic: float) -> _Second:
+        """What is read once a second, however often the rest is."""
+        found = self._look(monotonic)
+        return _Second(
+            at=monotonic,
+            fields=found,
+            rates=self._rates.of(found[1:], monotonic, self._sieve),
+            spreads=self._spreads(monotonic, self._most_mw),
+            shares=self._gpm.get(monotonic, self._sieve),
+            processes=self._processes.get(now, monotonic, self._sieve),
+        )
 
     def _energy_mj(self, count: int | None, most_mw: float, monotonic: float) -> int | None:
         """The counter itself, but where it leaps."""

@@ -1,7 +1,8 @@
 """`python -m tests.bench [PART …]`: measures what the project promises and prints tables. Never part of the suite.
 
 Parts: sampler, gpupeers (nvitop and gpustat on the same stand-in library), calls (what each call to the driver takes,
-on a real one too: STOKER_BENCH_NVML), daemons (resident memory, idle CPU), jobs (throughput, latency, ten thousand queued), history (the store with a
+on a real one too: STOKER_BENCH_NVML), daemons (resident memory, idle CPU),
+jobs (throughput, latency, ten thousand queued), history (the store with a
 long history), rings (a node's history of its GPUs), commands (wall and CPU times), kills (jobs under kill -9), peers
 (task-spooler and Slurm on the same jobs), units (the same jobs as systemd units), sched (the scheduler: CPU time of a
 pass, and a simulation of a realistic

@@ -1,8 +1,8 @@
 """What each call to the driver takes: wall and CPU time of the calls that a second, ten seconds and an hour make.
 
-On the stand-in, and with `STOKER_BENCH_NVML=` (empty: where the loader finds it; or a path) on the node's own driver: one
-command fills the table in docs/benchmarks.md on a machine with a GPU. Each call is made on every GPU in turn; the first
-round, in which the driver may wake a board, is a figure of its own.
+On the stand-in, and with `STOKER_BENCH_NVML=` (empty: where the loader finds it; or a path) on the own driver of the
+node: one command fills the table in docs/benchmarks.md on a machine with a GPU. Each call is made on every GPU in turn;
+the first round, in which the driver may wake a board, is a figure of its own.
 """
 
 from __future__ import annotations

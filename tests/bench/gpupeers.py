@@ -1,5 +1,5 @@
-"""What it costs to watch GPUs: our sampler process, nvitop's collector and gpustat, in turn in one run, each on the same
-stand-in library with the same GPUs and processes.
+"""What it costs to watch GPUs: our sampler process, nvitop's collector and gpustat, in turn in one run, each on the
+same stand-in library with the same GPUs and processes.
 
 The peers are no requirement of ours. Install them beside, and name that Python:
 
@@ -28,6 +28,7 @@ import pytest
 
 from agent.gpu.frames import ChildSpec
 from agent.gpu.sampler import CHILD_ARGV
+from tests.bench.daemons import cpu_ms
 from tests.bench.table import Row
 from tests.fakes.nvml import NvmlStandIn
 
@@ -112,9 +113,9 @@ def _watched(name: str, command: list[str], period_s: float, *, full: bool) -> I
         samples = _Lines(child)
         samples.wait(1)
         time.sleep(SETTLE_S)  # what the start itself costs is another row
-        cpu, begun, lines = _cpu_ms(child.pid), time.monotonic(), samples.count()
+        cpu, begun, lines = cpu_ms(child.pid), time.monotonic(), samples.count()
         time.sleep(WATCHED_S)
-        spent, passed, taken = _cpu_ms(child.pid) - cpu, time.monotonic() - begun, samples.count() - lines
+        spent, passed, taken = cpu_ms(child.pid) - cpu, time.monotonic() - begun, samples.count() - lines
         rss = psutil.Process(child.pid).memory_info().rss / 2**20
     aim = "≤ 0.5" if name == "Stoker, 8 GPUs" else ""
     yield Row(name=f"{name}: a sample", value=spent / max(taken, 1), unit="CPU ms", aim=aim)
@@ -185,9 +186,3 @@ def _users(count: int) -> Iterator[list[int]]:
         for each in sleepers:
             each.kill()
             each.wait()
-
-
-def _cpu_ms(pid: int) -> float:
-    """Of all threads; schedstat counts nanoseconds."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6
