@@ -49,7 +49,7 @@ class NodeView:
             driver_version=view.driver_version,
             gpus=tuple(
                 Gpu(
-                    **msgspec.structs.asdict(_owned(reading, pids)),
+                    **msgspec.structs.asdict(owned(reading, pids)),
                     age_s=age_s,
                     job_id=next(iter(held_by.get(reading.uuid, ())), None),
                     job_ids=held_by.get(reading.uuid, ()),
@@ -72,7 +72,7 @@ class NodeView:
         )
 
 
-def _owned(reading: GpuReading, pids: Mapping[int, int]) -> GpuReading:
+def owned(reading: GpuReading, pids: Mapping[int, int]) -> GpuReading:
     """The same with the jobs whose processes are on it."""
     if not any(process.pid in pids for process in reading.processes):
         return reading
