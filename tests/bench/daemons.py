@@ -57,7 +57,11 @@ def _idle_cpu(agent: int) -> list[Row]:
     before = {name: cpu_ms(pid) for name, pid in pids.items()}
     time.sleep(_IDLE_S)
     return [
-        Row(name=f"{name}, idle, a second", value=(cpu_ms(pid) - before[name]) / _IDLE_S, unit="CPU ms")
+        Row(
+            name=f"{name}, idle, a second with five samples",
+            value=(cpu_ms(pid) - before[name]) / _IDLE_S,
+            unit="CPU ms",
+        )
         for name, pid in pids.items()
     ]
 
