@@ -69,6 +69,17 @@ class Board:
             gpu.mark(answer.state, answer.reason, now)
         return before, gpu.stamped.reading.state
 
+    def was_read(self, index: int, reading: GpuReading, instances: tuple[GpuReading, ...]) -> bool:
+        """As `answer`, of a GPU that was well and is; `False` where it was not, and nothing is done."""
+        gpu = self._gpus[index]
+        if gpu.stamped.reading.state is not GpuState.OK:
+            return False
+        gpu.stamped = Stamped(reading=reading, at=gpu.asked_at)
+        if instances or gpu.instances:
+            gpu.instances = tuple([Stamped(reading=each, at=gpu.asked_at) for each in instances])
+        gpu.asked_at = None
+        return True
+
     def glanced(self, index: int) -> None:
         """A GPU answered, and was not asked for a reading."""
         self._gpus[index].asked_at = None

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from agent.api.types import GpuState
+from agent.api.types import GpuReading, GpuState
 from agent.gpu.base import DriverGoneError, GpuLostError, GpuReader
 from agent.gpu.bell import Bell
 from agent.gpu.board import Answer, Board
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 STEP_S = 0.05
 """How long one GPU may keep the others waiting, or a quarter of the period; a healthy driver takes a few ms for all."""
+
+
+_Good = tuple[int, GpuReading, tuple[GpuReading, ...]]
+"""A GPU that was read, and its MIG instances; `Answer` is made only of what is not usual."""
 
 
 def deadline_s(period_s: float) -> float:
@@ -119,11 +123,27 @@ class Rounds:
             begun = now if self._under_way else max(now, min(self._begin, now + self._fast_s))
         self._bell.set(min(begun + self._step_s, self._board.next_deadline() or math.inf))
 
-    def _put(self, answer: Answer) -> None:
+    def _put(self, answer: _Good | Answer | DriverGoneError) -> None:
+        if isinstance(answer, tuple):
+            index, reading, instances = answer
+            if self._board.was_read(index, reading, instances):
+                return
+            answer = Answer(index=index, reading=reading, instances=instances)
+        if isinstance(answer, DriverGoneError):
+            raise answer
         before, after = self._board.answer(answer, time.time())
         if before is not after:
             what = answer.reason or "it answers again"
             log.warning("gpu=%d %s -> %s: %s", answer.index, before, after, what, exc_info=answer.error)
+
+    def _end_round(self) -> None:
+        self._asking_since = None
+        self._under_way = False
+        now = time.monotonic()
+        self._judge(now)
+        self._send(self._board.gpus())
+        self._begin = max(self._begin + self._period_s, time.monotonic())
+        self._wind(now)
 
     # --- reader threads -----------------------------------------------------------------------------------------------
 
@@ -163,49 +183,37 @@ class Rounds:
 
     def _read_due(self, me: threading.Thread) -> bool:
         """Read what is due and send it; whether still in the lead."""
-        while self._due:
-            index = self._due[0]
-            if not self._ask(me, index):
-                return False
+        answer: _Good | Answer | DriverGoneError | None = None
+        while (index := self._next(me, answer)) is not None:
             answer = _read(self._reader, index)
-            if not self._answered(me, answer):
-                return False
+        return self._leader is me
+
+    def _next(self, me: threading.Thread, answer: _Good | Answer | DriverGoneError | None) -> int | None:
+        """Take what a GPU answered, and say which is asked now; `None` at the end of the round, or of the lead."""
         with self._lock:
+            if answer is not None:
+                self._put(answer)
             if self._leader is not me:
-                return False
-            now = time.monotonic()
-            self._under_way = False
-            self._judge(now)
-            self._send(self._board.gpus())
-            self._begin = max(self._begin + self._period_s, time.monotonic())
-            self._wind(now)
-        return True
+                # Left behind with that GPU: it is told at once where the others have been told of already.
+                if answer is not None and self._leader is not None and not self._under_way:
+                    self._send(self._board.gpus())
+                return None
+            if not self._due:
+                self._end_round()
+                return None
+            index = self._due.popleft()
+            self._asking_since = time.monotonic()
+            self._board.ask(index, self._asking_since)
+            return index
 
     def _ask(self, me: threading.Thread, index: int) -> bool:
-        """Note that the leader asks a GPU; not if it no longer leads."""
+        """Note that the leader glances at a GPU; not if it no longer leads."""
         with self._lock:
             if self._leader is not me:
                 return False
-            if self._under_way:
-                self._due.popleft()
             self._asking_since = time.monotonic()
             self._board.ask(index, self._asking_since)
             return True
-
-    def _answered(self, me: threading.Thread, answer: Answer | DriverGoneError) -> bool:
-        """A GPU was read, well or badly, by the leader or by a thread that was left behind with it: then it is told at
-        once where the others have been told of already.
-        """
-        with self._lock:
-            if isinstance(answer, DriverGoneError):
-                raise answer
-            self._put(answer)
-            if self._leader is me:
-                self._asking_since = None
-                return True
-            if self._leader is not None and not self._under_way:
-                self._send(self._board.gpus())
-            return False
 
     def _glanced(self, me: threading.Thread, index: int) -> bool:
         with self._lock:
@@ -216,12 +224,12 @@ class Rounds:
             return True
 
 
-def _read(reader: GpuReader, index: int) -> Answer | DriverGoneError:
+def _read(reader: GpuReader, index: int) -> _Good | Answer | DriverGoneError:
     """One GPU's answer, whatever becomes of it: the rim of the reader threads."""
     try:
         now, monotonic = time.time(), time.monotonic()
         reading = reader.read(index, now, monotonic)
-        return Answer(index=index, reading=reading, instances=reader.instances(index, now, monotonic))
+        return index, reading, reader.instances(index, now, monotonic)
     except DriverGoneError as error:
         return error
     except GpuLostError as error:
