@@ -53,12 +53,19 @@ def gpu_line(view: NodeView, gpu: Gpu, jobs: dict[tuple[str, int], Job]) -> list
         str(gpu.index),
         gpu_label(view, gpu),
         gpu.state.value if rows.is_heard(view) else view.freshness.value,
-        *(values if live else [units.UNKNOWN] * 4),
+        *(_marked(values, gpu) if live else [units.UNKNOWN] * 4),
         units.age(view.gpu_age_s(gpu)),
         gpu_job(gpu, job),
         job.user if job else units.UNKNOWN,
         "; ".join(part for part in (*(_health(gpu) if live else ()), rows.gpu_note(gpu)) if part),
     ]
+
+
+def _marked(values: list[str], gpu: Gpu) -> list[str]:
+    """Values of a GPU that hangs are the last ones that were seen: `~` stands before each, as before a stale node."""
+    if gpu.state is GpuState.OK:
+        return values
+    return [value if value == units.UNKNOWN else f"~{value}" for value in values]
 
 
 def gpu_job(gpu: Gpu, job: Job | None) -> str:

@@ -22,6 +22,18 @@ class GpuState(Word):
     """NVML says the GPU fell off the bus (`NVML_ERROR_GPU_IS_LOST`); values are the last ones seen."""
 
 
+class ValueState(Word):
+    """What one value of a reading is worth, see `GpuReading.value_state`."""
+
+    VALUE = "value"
+    UNSUPPORTED = "unsupported"
+    """Driver or board do not offer it."""
+    ERROR = "error"
+    """The driver failed to say it just now, or said what cannot be."""
+    STALE = "stale"
+    """The GPU hangs or is lost: it is the last one seen, and `sampled_at` says when."""
+
+
 GRAPHICS = "graphics"
 """A process that draws, and does not compute."""
 
@@ -39,6 +51,8 @@ class GpuProcess(Wire, frozen=True, kw_only=True):
     """Share of the last seconds in which its kernels ran. NVML `nvmlDeviceGetProcessUtilization`."""
     started_at: int | None = None
     """Unix seconds. The kernel's `/proc/PID/stat`."""
+    job_id: int | None = None
+    """The job whose process it is, by the tree of processes below the job's own; told with a node's snapshot."""
 
 
 class GpuLimits(Wire, frozen=True, kw_only=True):
@@ -50,8 +64,12 @@ class GpuLimits(Wire, frozen=True, kw_only=True):
     """Least limit that can be set, NVML `nvmlDeviceGetPowerManagementLimitConstraints`; the next one is the most."""
     power_most_mw: int | None = None
     temperature_slowdown_c: int | None = None
-    """Where it slows down. NVML `nvmlDeviceGetTemperatureThreshold`; so is the next one."""
+    """Where it slows down. NVML `nvmlDeviceGetTemperatureThreshold`; so are the next three."""
     temperature_shutdown_c: int | None = None
+    temperature_most_c: int | None = None
+    """Up to which it works at its full clocks."""
+    memory_temperature_most_c: int | None = None
+    """Likewise, of its memory."""
     sm_clock_max_mhz: int | None = None
     """NVML `nvmlDeviceGetMaxClockInfo`; so is the next one."""
     memory_clock_max_mhz: int | None = None
@@ -127,6 +145,8 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     """Unix seconds of the last successful read on the node's clock."""
     memory_total_bytes: int | None = None
     memory_used_bytes: int | None = None
+    memory_free_bytes: int | None = None
+    """As the driver counts it: neither used nor reserved."""
     memory_reserved_bytes: int | None = None
     """What driver and firmware keep for themselves, beside `memory_used_bytes`. NVML `nvmlDeviceGetMemoryInfo_v2`."""
     utilization_percent: int | None = None
@@ -185,6 +205,9 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     errors: GpuErrors | None = None
     bus: GpuBus | None = None
     limits: GpuLimits | None = None
+    failed: tuple[str, ...] = ()
+    """Names of the values that are `None` because the driver failed to say them at this reading, or said what cannot
+    be: `power_mw`, `errors.ecc_corrected`. The others that are `None` are not offered."""
     dropped: int = 0
     """Values that cannot be (3,000 % load, 300 °C) and were left out, since the sampler was started."""
     numa_node: int | None = None
@@ -207,6 +230,15 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     links: dict[str, int] = msgspec.field(default_factory=dict)
     """UUID of another GPU → grade of the way to it, see `agent.api.queue.LinkGrade`; a pair left out is `SYSTEM`."""
     processes: tuple[GpuProcess, ...] = ()
+
+    def value_state(self, name: str) -> ValueState:
+        """What the value `name` is worth; `errors.ecc_corrected` is one in an inner struct."""
+        value: object = self
+        for part in name.split("."):
+            value = getattr(value, part, None)
+        if value is None:
+            return ValueState.ERROR if name in self.failed else ValueState.UNSUPPORTED
+        return ValueState.VALUE if self.state is GpuState.OK else ValueState.STALE
 
     def computing(self) -> tuple[GpuProcess, ...]:
         """The processes that take it from others: who only draws, as a desktop does, is in nobody's way."""

@@ -37,6 +37,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "node.cpus": (1, 65536),
     "gpu.simulated_count": (0, 64),
     "gpu.period_s": (0.05, 60),
+    "gpu.fast_s": (0.05, 10),
     "jobs.grace_s": (0, 86400),
     "jobs.default_time_s": (1, 10**9),
     "jobs.log_head_bytes": (0, 2**40),

@@ -50,6 +50,9 @@ class GpuTable(Table, frozen=True, kw_only=True):
     simulated_layout: str = "nvswitch"
     """`nvswitch`, `islands` (fours with NVLink) or `mig` (GPU 0 is divided)."""
     period_s: float = 1.0
+    fast_s: float | None = None
+    """How often power, load and throttling are looked at between two readings; `None`: only the driver's own rings are
+    read, which note power 50 times and load 6 times a second."""
     library: str | None = None
     """Path of `libnvidia-ml.so.1` when it is not where the loader looks."""
 

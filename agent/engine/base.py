@@ -6,7 +6,7 @@ tasks that have not ended, and answered with the first of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -230,6 +230,10 @@ class Engine(Protocol):
 
     def held_by(self) -> dict[str, tuple[int, ...]]:
         """GPU UUID → ids of the jobs that hold it or a part of it."""
+        ...
+
+    def pids(self) -> Mapping[int, int]:
+        """Process id → the job whose process it is, as of the last look at them."""
         ...
 
     def counts(self) -> tuple[int, int]:

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 
 from agent.api.health import Incident
 from agent.api.queue import (
@@ -337,6 +337,10 @@ class EmbeddedEngine:
     def held_by(self) -> dict[str, tuple[int, ...]]:
         """See `Engine.held_by`."""
         return self._core.jobs.holders()
+
+    def pids(self) -> Mapping[int, int]:
+        """See `Engine.pids`."""
+        return self._accounts.pids
 
     def counts(self) -> tuple[int, int]:
         """See `Engine.counts`."""

@@ -68,6 +68,11 @@ class GpuReader(Protocol):
             DriverGoneError: none can.
         """
 
+    def glance(self, index: int, monotonic: float) -> None:
+        """Look at what changes fastest, between two reads and by the same rules: the next `read` tells the least, the
+        mean and the most of it. May block for ever; raises as `read`.
+        """
+
     def instances(self, index: int, now: float, monotonic: float) -> tuple[GpuReading, ...]:
         """Read the MIG instances of a GPU, right after `read` of it and in the same thread; none if it has none.
 

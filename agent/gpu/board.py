@@ -14,8 +14,7 @@ from agent.api.types import GpuReading, GpuState
 from agent.gpu.frames import UNKNOWN_UUID, Stamped
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What came back from reading one GPU."""
 
     index: int
@@ -65,10 +64,25 @@ class Board:
         before, asked_at, gpu.asked_at = gpu.stamped.reading.state, gpu.asked_at, None
         if answer.reading is not None:
             gpu.stamped = Stamped(reading=answer.reading, at=asked_at)
-            gpu.instances = tuple(Stamped(reading=each, at=asked_at) for each in answer.instances)
+            gpu.instances = tuple([Stamped(reading=each, at=asked_at) for each in answer.instances])
         else:
             gpu.mark(answer.state, answer.reason, now)
         return before, gpu.stamped.reading.state
+
+    def was_read(self, index: int, reading: GpuReading, instances: tuple[GpuReading, ...]) -> bool:
+        """As `answer`, of a GPU that was well and is; `False` where it was not, and nothing is done."""
+        gpu = self._gpus[index]
+        if gpu.stamped.reading.state is not GpuState.OK:
+            return False
+        gpu.stamped = Stamped(reading=reading, at=gpu.asked_at)
+        if instances or gpu.instances:
+            gpu.instances = tuple([Stamped(reading=each, at=gpu.asked_at) for each in instances])
+        gpu.asked_at = None
+        return True
+
+    def glanced(self, index: int) -> None:
+        """A GPU answered, and was not asked for a reading."""
+        self._gpus[index].asked_at = None
 
     def judge(self, monotonic: float, now: float) -> list[int]:
         """Mark the GPUs that are past their deadline; returns those that newly are."""
@@ -78,14 +92,6 @@ class Board:
             self._gpus[index].mark(GpuState.HUNG, reason, now)
         return late
 
-    def asked(self) -> int:
-        """How many reads are begun or due and not answered, given up on or not."""
-        return sum(gpu.asked_at is not None for gpu in self._gpus)
-
-    def awaited(self) -> bool:
-        """Whether an answer is under way that is not given up on."""
-        return any(gpu.asked_at is not None and not _is_hung(gpu) for gpu in self._gpus)
-
     def next_deadline(self) -> float | None:
         """Monotonic seconds at which `judge` may have something to say."""
         asked = [gpu.asked_at for gpu in self._gpus if gpu.asked_at is not None and not _is_hung(gpu)]
@@ -93,8 +99,10 @@ class Board:
 
     def gpus(self) -> tuple[Stamped, ...]:
         """All of them by index, then their MIG instances."""
-        parts = (each for gpu in self._gpus for each in gpu.instances)
-        return (*(gpu.stamped for gpu in self._gpus), *parts)
+        return (
+            *[gpu.stamped for gpu in self._gpus],
+            *[each for gpu in self._gpus if gpu.instances for each in gpu.instances],
+        )
 
     def _is_late(self, gpu: _Gpu, monotonic: float) -> bool:
         return gpu.asked_at is not None and not _is_hung(gpu) and monotonic - gpu.asked_at >= self._deadline_s

@@ -1,17 +1,22 @@
 """The words between the agent and its sampler process: one JSON object a line on the child's pipes.
 
-Each frame is the whole state but for its events, so one that is lost is healed by the next. Times of reading travel as
+A GPU is told in full when something about it changed that seldom does (its state, limits, errors); else only what each
+reading brings is, in a row without names, which costs a third to write and to read. `FrameWriter` and `FrameReader`
+are the two ends of that; the first frame of a child tells all in full. Events are told once. Times of reading travel as
 CLOCK_MONOTONIC seconds, which on Linux is one clock for all processes: the agent computes every age from it and never
 from the wall clock, and a frame that waited in the pipe still tells its true age.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
+from operator import attrgetter
 
 import msgspec
 
-from agent.api.types import GpuReading, GpuSource
+from agent.api.types import GpuProcess, GpuReading, GpuSource
 
 EXIT_FRESH = 75
 """Exit status of a child that needs a fresh process (EX_TEMPFAIL of sysexits.h): the driver was exchanged under it."""
@@ -28,6 +33,8 @@ class ChildSpec(msgspec.Struct, frozen=True, kw_only=True):
     library: str | None
     simulated_count: int
     simulated_layout: str = "nvswitch"
+    fast_s: float | None = None
+    """See `gpu.fast_s` in the configuration."""
     node_name: str
     state_dir: str
 
@@ -75,6 +82,41 @@ class GpuEvent(msgspec.Struct, frozen=True, kw_only=True):
     """The GPU instance (MIG) that it hit; `None`: the GPU, or not told."""
 
 
+class Fresh(msgspec.Struct, frozen=True, array_like=True):
+    """What each reading of a GPU brings, `None` where the driver does not say; names as in `GpuReading`."""
+
+    index: int
+    at: float
+    """See `Stamped.at`."""
+    processes: tuple[GpuProcess, ...] | None
+    """`None`: as they were."""
+    sampled_at: float
+    memory_used_bytes: int | None
+    memory_free_bytes: int | None
+    utilization_percent: int | None
+    power_mw: int | None
+    temperature_c: int | None
+    memory_temperature_c: int | None
+    sm_clock_mhz: int | None
+    memory_clock_mhz: int | None
+    memory_utilization_percent: int | None
+    encoder_percent: int | None
+    decoder_percent: int | None
+    throttle: tuple[str, ...] | None
+    throttled_percent: float | None
+    pcie_rx_bytes_per_s: int | None
+    pcie_tx_bytes_per_s: int | None
+    nvlink_rx_bytes_per_s: int | None
+    nvlink_tx_bytes_per_s: int | None
+    sm_active_percent: float | None
+    sm_occupancy_percent: float | None
+    tensor_active_percent: float | None
+    dram_active_percent: float | None
+    spreads: dict[str, tuple[float, float, float]]
+    energy_mj: int | None
+    dropped: int
+
+
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """A line on the child's standard output, at least one each period."""
 
@@ -83,6 +125,103 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """Why there are no GPUs, or why they are not known yet."""
     driver_version: str | None = None
     gpus: tuple[Stamped, ...] | None
-    """`None` while the source is still being opened: what was known before still holds, and ages."""
+    """Those that are told in full; `None` while the source is still being opened: what was known before still holds,
+    and ages."""
+    fresh: tuple[Fresh, ...] = ()
+    """Those of which only the values are new."""
+    shown: tuple[int, ...] | None = None
+    """Indexes of all GPUs in their order, where they are not as in the frame before; one that is neither in `gpus`
+    nor in `fresh` has nothing new."""
     events: tuple[GpuEvent, ...] = ()
-    """What was heard since the frame before: the one part that is told once."""
+    """What was heard since the frame before."""
+
+
+FRESH_NAMES = Fresh.__struct_fields__[3:]
+"""Of the values that `Fresh` brings."""
+_STEADY_NAMES = tuple(name for name in GpuReading.__struct_fields__ if name not in FRESH_NAMES and name != "processes")
+_fresh = attrgetter(*FRESH_NAMES)
+_steady = attrgetter(*_STEADY_NAMES)
+Name = Callable[[tuple[GpuProcess, ...]], tuple[GpuProcess, ...]]
+"""Gives processes their users and commands."""
+
+
+@dataclass(slots=True)
+class _Told:
+    stamped: Stamped
+    steady: tuple[object, ...]
+    processes: tuple[GpuProcess, ...]
+
+
+class FrameWriter:
+    """Makes frames; remembers what was told."""
+
+    def __init__(self, source: GpuSource, driver_version: str | None, name: Name) -> None:
+        self._source, self._driver_version, self._name = source, driver_version, name
+        self._told: dict[int, _Told] = {}
+        self._shown: tuple[int, ...] = ()
+        self._encode = msgspec.json.Encoder().encode
+
+    def write(self, gpus: tuple[Stamped, ...], events: tuple[GpuEvent, ...] = ()) -> bytes:
+        """The line that tells what is new about all GPUs there are, and what was heard since the line before."""
+        full, fresh, told = [], [], self._told
+        for stamped in gpus:
+            reading, before = stamped.reading, told.get(stamped.reading.index)
+            processes = self._name(reading.processes) if reading.processes else ()
+            if before is not None and before.stamped is stamped and before.processes == processes:
+                continue
+            steady = _steady(reading)
+            if before is not None and before.steady == steady and stamped.at is not None:
+                news = None if before.processes == processes else processes
+                fresh.append((reading.index, stamped.at, news, *_fresh(reading)))
+                before.stamped, before.processes = stamped, processes
+            else:
+                full.append(Stamped(reading=msgspec.structs.replace(reading, processes=processes), at=stamped.at))
+                told[reading.index] = _Told(stamped, steady, processes)
+        frame = self._frame(full, fresh, tuple(stamped.reading.index for stamped in gpus))
+        if events:
+            frame["events"] = events
+        return self._encode(frame) + b"\n"
+
+    def _frame(self, full: list[Stamped], fresh: list[tuple[object, ...]], shown: tuple[int, ...]) -> dict[str, object]:
+        frame: dict[str, object] = {"source": self._source, "driver_version": self._driver_version}
+        if shown != self._shown:
+            self._shown = frame["shown"] = shown
+            self._told = {index: told for index, told in self._told.items() if index in shown}
+        frame["gpus"], frame["fresh"] = full, fresh
+        return frame
+
+
+class FrameReader:
+    """Puts together what one child tells."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, Stamped] = {}
+        self._shown: tuple[int, ...] = ()
+
+    def read(self, frame: Frame) -> tuple[Stamped, ...] | None:
+        """All GPUs as they are now; `None` while they are not known.
+
+        Raises:
+            ValueError: there are news of a GPU that was never told of.
+        """
+        if frame.gpus is None:
+            return None
+        if not frame.gpus and not frame.fresh and frame.shown is None and frame.reason is not None:
+            self._known, self._shown = {}, ()
+        self._known.update({stamped.reading.index: stamped for stamped in frame.gpus})
+        if frame.shown is not None:
+            self._shown = frame.shown
+        try:
+            for fresh in frame.fresh:
+                self._known[fresh.index] = _renewed(self._known[fresh.index].reading, fresh)
+            self._known = {index: self._known[index] for index in self._shown}
+        except KeyError as error:
+            raise ValueError(f"GPU {error} was never told in full") from error
+        return tuple(self._known.values())
+
+
+def _renewed(reading: GpuReading, fresh: Fresh) -> Stamped:
+    values = dict(zip(FRESH_NAMES, _fresh(fresh), strict=True))
+    if fresh.processes is not None:
+        values["processes"] = fresh.processes
+    return Stamped(reading=msgspec.structs.replace(reading, **values), at=fresh.at)

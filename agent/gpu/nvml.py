@@ -62,6 +62,12 @@ class NvmlReader:
             device = self._devices[index] = self._open_device(index)
         return device.read(now, monotonic)
 
+    def glance(self, index: int, monotonic: float) -> None:
+        """See `GpuReader`; one that was never read is not looked at."""
+        device = self._devices.get(index)
+        if device is not None:
+            device.glance(monotonic)
+
     def instances(self, index: int, now: float, monotonic: float) -> tuple[GpuReading, ...]:
         """See `GpuReader`."""
         return self._devices[index].read_instances(now, monotonic)

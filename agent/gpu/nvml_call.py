@@ -146,6 +146,11 @@ class Aside:
         self._value = ctypes.c_uint()
         self._call = Call(index, function_of(library, name), handle, ctypes.byref(self._value), layout=NUMBER)
 
+    @property
+    def error(self) -> int | None:
+        """See `Call.error`."""
+        return self._call.error
+
     def number(self, monotonic: float) -> int | None:
         """See `Call.number`."""
         return self._value.value if self._call.ask(monotonic) else None

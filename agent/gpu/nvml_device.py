@@ -1,6 +1,7 @@
 """One GPU and its MIG instances with all their calls prepared. A part of the door to `pynvml`.
 
-each second    what changes by the second, the driver's rings, the fields of each second
+each reading   memory, load, power, energy, temperature, clocks, throttle reasons
+each second    counters, the driver's rings, GPM, processes; memory temperature
 every 10 s     MIG mode, power limit, fan, P-state, idle encoder and decoder, errors, the state of its links;
                    every minute what speaks against it
 each hour      limits
@@ -10,32 +11,75 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+import msgspec
 import pynvml
 
-from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuReading
+from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuProcess, GpuReading
 from agent.gpu import nvml_fields as fields
 from agent.gpu import sieve
 from agent.gpu.base import GpuLostError, mig_index
 from agent.gpu.health import CHECK_S, hints
-from agent.gpu.nvml_call import FORGET_S, LONG, NUMBER, PAIR, Aside, Call, MemoryCall, function_of, text_of, words
+from agent.gpu.nvml_batch import Batch
+from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, MemoryCall, function_of, text_of, words
 from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_limits
 from agent.gpu.nvml_fields import FieldCall
-from agent.gpu.nvml_gpm import GpmCall
+from agent.gpu.nvml_glance import Glances, fold, held_down_percent
+from agent.gpu.nvml_gpm import GPM_NAMES, GpmCall, Shares
 from agent.gpu.nvml_links import LinkSurvey
+from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
 from agent.gpu.nvml_rings import RingCall, Spread
-from agent.gpu.nvml_words import bus_of, errors_of, throttle_of
-from agent.gpu.sieve import Rate, Sieve
+from agent.gpu.nvml_words import FIELD_NAMES, HELD_DOWN, HELD_DOWN_BITS, bus_of, errors_of, throttle_of
+from agent.gpu.sieve import Rate, Rates, Sieve
 
+SECOND_S = 0.9
+"""How often counters, rings, GPM and processes are read where `gpu.period_s` is less: each second, with some play."""
 SELDOM_S = 10.0
 """How often a GPU is asked for its errors and links, whether it is divided, and into what."""
-_HELD_DOWN = frozenset({"power_cap", "thermal_sw", "thermal_hw", "power_brake", "hw_slowdown"})
-"""Throttling that nobody asked for."""
+_NO_CODING = (0, 0)
+_NO_SPREADS: dict[str, Spread] = {}
 _THROTTLED_NS = 1.5e9
 """A second in a second; and the driver counts it in steps of 0.1 s, one more of which may fall into this second."""
+_MOST = (
+    sieve.MEMORY_BYTES,
+    sieve.PERCENT,
+    sieve.PERCENT,
+    sieve.POWER_MW,
+    sieve.TEMPERATURE_C,
+    sieve.TEMPERATURE_C,
+    sieve.CLOCK_MHZ,
+    sieve.CLOCK_MHZ,
+)
+"""Of the values of each second, in the order of `Device.read`."""
+_RATES = ("pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s", "nvlink_rx_bytes_per_s", "nvlink_tx_bytes_per_s")
+_RATE_MOST = (*[sieve.PCIE_BYTES_PER_S] * 2, *[sieve.NVLINK_BYTES_PER_S] * 2, *[_THROTTLED_NS] * 2)
+_RATE_UNITS = (1, 1, 1024, 1024, 1, 1)
+_NAMES = (
+    "memory_used_bytes",
+    "utilization_percent",
+    "memory_utilization_percent",
+    "power_mw",
+    "temperature_c",
+    "memory_temperature_c",
+    "sm_clock_mhz",
+    "memory_clock_mhz",
+)
+
+
+class _Second(msgspec.Struct):
+    """What was read at one moment of what is read once a second."""
+
+    at: float
+    fields: Sequence[int | None]
+    """As `fields.OFTEN`."""
+    rates: Sequence[int | None]
+    """Of the counters among them."""
+    spreads: dict[str, Spread]
+    shares: Shares
+    processes: tuple[GpuProcess, ...]
 
 
 class Device:
@@ -45,33 +89,28 @@ class Device:
         def call(name: str, *selector: int, layout: struct.Struct = NUMBER) -> Call:
             return Call(index, function_of(library, name), handle, *selector, layout=layout)
 
-        self._index = index
+        self.index = index
         self._facts = facts
-        self._handle = handle
-        self._library = library
+        self._pci = None if facts.pci is None else "{:04x}:{:02x}:{:02x}".format(*facts.pci)
+        self.handle = handle
+        self.library = library
         self._survey = survey
         self._sieve = Sieve()
-        self._memory = MemoryCall(index, library, handle)
-        self._utilization = call("nvmlDeviceGetUtilizationRates", layout=PAIR)
-        self._power_mw = call("nvmlDeviceGetPowerUsage")
+        self._plain = Batch(index, plain_questions(library, handle))
         self._power_limit_mw = call("nvmlDeviceGetEnforcedPowerLimit")
-        self._temperature_c = call("nvmlDeviceGetTemperature", pynvml.NVML_TEMPERATURE_GPU)
-        self._sm_clock_mhz = call("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_SM)
-        self._memory_clock_mhz = call("nvmlDeviceGetClockInfo", pynvml.NVML_CLOCK_MEM)
-        self._energy_mj = call("nvmlDeviceGetTotalEnergyConsumption", layout=LONG)
         self._encoder = Aside(index, library, "nvmlDeviceGetEncoderUtilization", handle)
         self._decoder = Aside(index, library, "nvmlDeviceGetDecoderUtilization", handle)
         self._fan = call("nvmlDeviceGetFanSpeed")
         self._performance_state = call("nvmlDeviceGetPerformanceState")
-        names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
-        self._reasons = Call(index, function_of(library, *names), handle, layout=LONG)
+        self._glances = Glances(index, library, handle)
         self._fields = FieldCall(index, library, handle)
         self._gpm = GpmCall(index, library, handle)
         self._power_ring = RingCall(index, library, handle, pynvml.NVML_TOTAL_POWER_SAMPLES)
         self._load_ring = RingCall(index, library, handle, pynvml.NVML_GPU_UTILIZATION_SAMPLES)
         self._memory_ring = RingCall(index, library, handle, pynvml.NVML_MEMORY_UTILIZATION_SAMPLES)
         self._processes = ProcessCall(index, library, handle)
-        self._rates = _Rates()
+        self._rates = Rates(_RATE_MOST, _RATE_UNITS)
+        self._energy = Rate(sieve.POWER_MW)
         self._pcie_generation = call("nvmlDeviceGetCurrPcieLinkGeneration")
         self._pcie_width = call("nvmlDeviceGetCurrPcieLinkWidth")
         # The buffer takes the mode after the next reset, which does not concern us.
@@ -79,12 +118,25 @@ class Device:
         self._divided = False
         self._instances: dict[str, _Instance] = {}
         self._limit_mw: int | None = None
+        self._most_mw = float(sieve.POWER_MW)
         self._errors = GpuErrors()
         self._bus = GpuBus()
         self._throttled_us: dict[str, int] = {}
         self._coding: tuple[int | None, int | None] = (None, None)
         self._fan_percent: int | None = None
         self._p_state: int | None = None
+        self._seldom: dict[str, Call | Aside] = {
+            "power_limit_mw": self._power_limit_mw,
+            "encoder_percent": self._encoder,
+            "decoder_percent": self._decoder,
+            "fan_percent": self._fan,
+            "performance_state": self._performance_state,
+            "bus.pcie_generation": self._pcie_generation,
+            "bus.pcie_width": self._pcie_width,
+        }
+        self._seldom_failed: frozenset[str] = frozenset()
+        """Of what is not asked for each second."""
+        self._limits_failed: frozenset[str] = frozenset()
         self._seldom_at = 0.0
         self._limits = GpuLimits()
         self._limits_at = 0.0
@@ -92,64 +144,131 @@ class Device:
         self._ill: tuple[str, ...] = ()
         self._judge_at = 0.0
         self._last: GpuReading | None = None
+        self._second: _Second | None = None
 
     def read(self, now: float, monotonic: float) -> GpuReading:
         """All values; raises as `GpuReader.read`."""
-        total, used, reserved = self._memory.get(monotonic)
-        found = self._look(monotonic)
-        keep, rates = self._sieve.whole, self._rates
-        most_mw = sieve.POWER_MW if self._limit_mw is None else sieve.POWER_LIMITS * self._limit_mw
-        busy, memory_busy = self._utilization.get(monotonic) or (None, None)
-        throttle = throttle_of(self._reasons.number(monotonic))
-        sm, occupancy, tensor, dram = self._gpm.get(monotonic, self._sieve)
+        plain = self._plain.ask(monotonic)
+        if len(plain) < PLAIN_VALUES:
+            plain.insert(1, None)  # an old driver does not tell what it reserves
+        total, reserved, free, used, energy_mj, reasons, busy, memory_busy, power_mw, celsius, sm_mhz, memory_mhz = (
+            plain
+        )
+        sieve_ = self._sieve
+        dropped = sieve_.dropped
+        second, spreads = self._second, _NO_SPREADS
+        if second is None or not 0 <= monotonic - second.at < SECOND_S:
+            second = self._second = self._each_second(now, monotonic)
+            spreads = second.spreads
+        most_mw = self._most_mw
+        memory_celsius, *counts = second.fields
+        pcie_rx_rate, pcie_tx_rate, nvlink_rx_rate, nvlink_tx_rate, power_rate, heat_rate = rates = second.rates
+        power_ns, heat_ns = counts[4:]
+        throttle = throttle_of(reasons)
+        seen = self._glances.take(power_mw, busy, reasons)
+        sm, occupancy, tensor, dram = second.shares
+        values = (used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz)
+        cannot_be: Collection[str] = ()
+        if not _is_usual(values, total, most_mw):
+            values = (*values[:5], memory_celsius or None, *values[6:])
+            most = (sieve.MEMORY_BYTES if total is None else total, *_MOST[1:3], most_mw, *_MOST[4:])
+            kept = sieve_.all(values, most)
+            used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz = kept
+            cannot_be = {
+                name
+                for name, said, passed in zip(_NAMES, values, kept, strict=True)
+                if said is not None and passed is None
+            }
         reading = GpuReading(
-            index=self._index,
+            index=self.index,
             uuid=self._facts.uuid,
             name=self._facts.name,
             sampled_at=now,
             memory_total_bytes=total,
-            memory_used_bytes=used if total is None else keep(used, total),
-            memory_reserved_bytes=reserved if total is None else keep(reserved, total),
-            utilization_percent=keep(busy, sieve.PERCENT),
-            power_mw=keep(self._power_mw.number(monotonic), most_mw),
+            memory_used_bytes=used,
+            memory_free_bytes=free,
+            memory_reserved_bytes=reserved,
+            utilization_percent=busy,
+            power_mw=power_mw,
             power_limit_mw=self._limit_mw,
-            temperature_c=keep(self._temperature_c.number(monotonic), sieve.TEMPERATURE_C),
-            memory_temperature_c=keep(found.get(fields.MEMORY_TEMPERATURE) or None, sieve.TEMPERATURE_C),
-            sm_clock_mhz=keep(self._sm_clock_mhz.number(monotonic), sieve.CLOCK_MHZ),
-            memory_clock_mhz=keep(self._memory_clock_mhz.number(monotonic), sieve.CLOCK_MHZ),
-            memory_utilization_percent=keep(memory_busy, sieve.PERCENT),
+            temperature_c=celsius,
+            memory_temperature_c=memory_celsius,
+            sm_clock_mhz=sm_mhz,
+            memory_clock_mhz=memory_mhz,
+            memory_utilization_percent=memory_busy,
             encoder_percent=self._coding[0],
             decoder_percent=self._coding[1],
             fan_percent=self._fan_percent,
             performance_state=self._p_state,
             throttle=throttle,
             throttled_us=self._throttled_us,
-            throttled_percent=rates.throttled(found, throttle, monotonic, self._sieve),
-            pcie_rx_bytes_per_s=rates.pcie_rx.of(found.get(fields.RECEIVED_PCIE), monotonic, self._sieve),
-            pcie_tx_bytes_per_s=rates.pcie_tx.of(found.get(fields.SENT_PCIE), monotonic, self._sieve),
-            nvlink_rx_bytes_per_s=rates.nvlink_rx.of(found.get(fields.RECEIVED_NVLINK_KIB), monotonic, self._sieve),
-            nvlink_tx_bytes_per_s=rates.nvlink_tx.of(found.get(fields.SENT_NVLINK_KIB), monotonic, self._sieve),
+            throttled_percent=_throttled(power_ns, heat_ns, power_rate, heat_rate, throttle, seen),
+            pcie_rx_bytes_per_s=pcie_rx_rate,
+            pcie_tx_bytes_per_s=pcie_tx_rate,
+            nvlink_rx_bytes_per_s=nvlink_rx_rate,
+            nvlink_tx_bytes_per_s=nvlink_tx_rate,
             sm_active_percent=sm,
             sm_occupancy_percent=occupancy,
             tensor_active_percent=tensor,
             dram_active_percent=dram,
-            spreads=self._spreads(monotonic, most_mw),
-            energy_mj=rates.energy_mj(self._energy_mj.number(monotonic), most_mw, monotonic, self._sieve),
+            spreads=fold(spreads, seen, most_mw, sieve_) if seen else spreads,
+            energy_mj=self._energy_mj(energy_mj, most_mw, monotonic),
             errors=self._errors,
             bus=self._bus,
             limits=self._limits,
             numa_node=self._facts.numa_node,
             minor=self._facts.minor,
-            pci=None if self._facts.pci is None else "{:04x}:{:02x}:{:02x}".format(*self._facts.pci),
+            pci=self._pci,
             divided=self._divided,
             ill=self._ill,
             links=self._survey.of(self._facts.uuid),
-            processes=self._processes.get(now, monotonic, self._sieve),
-            dropped=self._sieve.dropped,
+            processes=second.processes,
+            dropped=sieve_.dropped,
         )
         self._refuse_empty(reading)
+        if None in rates:
+            rows = zip(_RATES, counts[:4], rates[:4], strict=True)
+            cannot_be = {*cannot_be, *(name for name, count, rate in rows if rate is None and count is not None)}
+        if reading.energy_mj is None and energy_mj is not None:
+            cannot_be = {*cannot_be, "energy_mj"}
+        if cannot_be or self._seldom_failed or self._has_failures() or dropped != sieve_.dropped:
+            reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
         self._last = reading
         return reading
+
+    def _each_second(self, now: float, monotonic: float) -> _Second:
+        """What is read once a second, however often the rest is."""
+        found = self._look(monotonic)
+        return _Second(
+            at=monotonic,
+            fields=found,
+            rates=self._rates.of(found[1:], monotonic, self._sieve),
+            spreads=self._spreads(monotonic, self._most_mw),
+            shares=self._gpm.get(monotonic, self._sieve),
+            processes=self._processes.get(now, monotonic, self._sieve),
+        )
+
+    def _energy_mj(self, count: int | None, most_mw: float, monotonic: float) -> int | None:
+        """The counter itself, but where it leaps."""
+        self._energy.most_per_s = most_mw
+        before = self._sieve.dropped
+        self._energy.of(count, monotonic, self._sieve)
+        return count if self._sieve.dropped == before else None
+
+    def _has_failures(self) -> bool:
+        return bool(self._plain.failing or self._fields.failed or self._gpm.error is not None)
+
+    def _failed(self, reading: GpuReading, cannot_be: Collection[str]) -> tuple[str, ...]:
+        """See `GpuReading.failed`."""
+        names = {*cannot_be, *self._seldom_failed, *self._plain.failed()}
+        names |= {FIELD_NAMES[number] for number in self._fields.failed if number in FIELD_NAMES}
+        if self._gpm.error is not None:
+            names.update(GPM_NAMES)
+        return tuple(sorted(name for name in names if _is_absent(reading, name)))
+
+    def glance(self, monotonic: float) -> None:
+        """See `GpuReader.glance`."""
+        self._glances.look(monotonic)
 
     def read_instances(self, now: float, monotonic: float) -> tuple[GpuReading, ...]:
         """The MIG instances, right after `read`; one that was destroyed since the last check is left out."""
@@ -163,21 +282,23 @@ class Device:
 
     # --- what is not asked for each second ----------------------------------------------------------------------------
 
-    def _look(self, monotonic: float) -> dict[int, int]:
+    def _look(self, monotonic: float) -> Sequence[int | None]:
         """The fields of each second, and what else is due."""
-        if monotonic < min(self._seldom_at, self._judge_at):
-            if any(self._coding):
+        if monotonic < self._seldom_at and monotonic < self._judge_at:
+            if self._coding != _NO_CODING:
                 self._look_at_coding(monotonic)
             return self._fields.often(monotonic)
         self._seldom_at = monotonic + SELDOM_S
         self._check_mig(monotonic)
         self._limit_mw = self._power_limit_mw.number(monotonic)
+        self._most_mw = float(sieve.POWER_MW) if self._limit_mw is None else sieve.POWER_LIMITS * float(self._limit_mw)
         self._fan_percent = self._sieve.whole(self._fan.number(monotonic), sieve.FAN_PERCENT)
         self._p_state = _p_state(self._performance_state.number(monotonic))
         self._look_at_coding(monotonic)
         found = self._fields.all(monotonic)
         names = fields.THROTTLED_NS.items()
         self._throttled_us = {name: found.one[number] // 1000 for number, name in names if number in found.one}
+        failed = {FIELD_NAMES[number] for number in self._fields.failed if number in FIELD_NAMES}
         self._errors = errors_of(found)
         self._bus = bus_of(found, self._pcie_generation.number(monotonic), self._pcie_width.number(monotonic))
         if monotonic >= self._judge_at:
@@ -185,8 +306,10 @@ class Device:
             self._ill, self._judged = hints(self._judged, self._errors), self._errors
         if monotonic >= self._limits_at:
             self._limits_at = monotonic + FORGET_S
-            self._limits = read_limits(self._index, self._handle)
-        return found.one
+            self._limits, self._limits_failed = read_limits(self.index, self.handle)
+        failed.update(name for name, call in self._seldom.items() if call.error is not None)
+        self._seldom_failed = frozenset(failed) | self._limits_failed
+        return [found.one.get(number) for number in fields.OFTEN]
 
     def _look_at_coding(self, monotonic: float) -> None:
         """Encoder and decoder, which most nodes never use: each second only while they are."""
@@ -202,11 +325,11 @@ class Device:
         self._instances = dict(self._find_instances()) if self._divided else {}
 
     def _find_instances(self) -> Iterator[tuple[str, _Instance]]:
-        for slot, handle in mig_handles(self._index, self._handle):
-            if uuid := text_of(self._library.nvmlDeviceGetUUID, handle):
-                yield uuid, self._instances.get(uuid) or _Instance(self._index, slot, uuid, handle, self._library)
+        for slot, handle in mig_handles(self.index, self.handle):
+            if uuid := text_of(self.library.nvmlDeviceGetUUID, handle):
+                yield uuid, self._instances.get(uuid) or _Instance(self, slot, uuid, handle)
 
-    def _spreads(self, monotonic: float, most_mw: int) -> dict[str, Spread]:
+    def _spreads(self, monotonic: float, most_mw: float) -> dict[str, Spread]:
         """What the driver noted since the last reading."""
         power = self._power_ring.get(monotonic, self._sieve, most_mw)
         load = self._load_ring.get(monotonic, self._sieve, sieve.PERCENT)
@@ -226,48 +349,15 @@ class Device:
         Raises:
             GpuLostError: so it is.
         """
-        if reading.memory_total_bytes is None and reading.temperature_c is None and self._memory.error is not None:
-            raise GpuLostError(
-                f"the driver answers about GPU {self._index} only: {words(self._memory.error)}; see dmesg for its Xid"
-            )
-
-
-class _Rates:
-    """What becomes of the counters of one GPU."""
-
-    def __init__(self) -> None:
-        self.pcie_rx = Rate(sieve.PCIE_BYTES_PER_S)
-        self.pcie_tx = Rate(sieve.PCIE_BYTES_PER_S)
-        self.nvlink_rx = Rate(sieve.NVLINK_BYTES_PER_S, unit=1024)
-        self.nvlink_tx = Rate(sieve.NVLINK_BYTES_PER_S, unit=1024)
-        self._energy = Rate(sieve.POWER_MW)
-        self._power = Rate(_THROTTLED_NS)
-        self._heat = Rate(_THROTTLED_NS)
-
-    def throttled(
-        self, found: dict[int, int], throttle: tuple[str, ...] | None, monotonic: float, sieve: Sieve
-    ) -> float | None:
-        """See `GpuReading.throttled_percent`; where power and heat do it at the same time, the longer counts."""
-        power = self._power.of(found.get(fields.THROTTLED_POWER_NS), monotonic, sieve)
-        heat = self._heat.of(found.get(fields.THROTTLED_HEAT_NS), monotonic, sieve)
-        if power is not None or heat is not None:
-            return min(round(max(power or 0, heat or 0) / 1e7, 1), 100.0)
-        if throttle is None or fields.THROTTLED_POWER_NS in found or fields.THROTTLED_HEAT_NS in found:
-            return None
-        return 100.0 if _HELD_DOWN.intersection(throttle) else 0.0
-
-    def energy_mj(self, count: int | None, most_mw: int, monotonic: float, sieve: Sieve) -> int | None:
-        """The counter itself, but where it leaps."""
-        self._energy.most_per_s = most_mw
-        before = sieve.dropped
-        self._energy.of(count, monotonic, sieve)
-        return count if sieve.dropped == before else None
+        if reading.memory_total_bytes is None and reading.temperature_c is None and (code := self._plain.error(MEMORY)):
+            raise GpuLostError(f"the driver answers about GPU {self.index} only: {words(code)}; see dmesg for its Xid")
 
 
 class _Instance:
     """One MIG instance. NVML gives it memory and processes; what the silicon shares is its GPU's."""
 
-    def __init__(self, parent: int, slot: int, uuid: str, handle: Any, library: ctypes.CDLL) -> None:
+    def __init__(self, device: Device, slot: int, uuid: str, handle: Any) -> None:
+        parent, library = device.index, device.library
         self._index = mig_index(parent, slot)
         self._uuid = uuid
         self._name = text_of(library.nvmlDeviceGetName, handle) or "MIG"
@@ -275,10 +365,11 @@ class _Instance:
         self._gi, self._ci = mig_ids(parent, handle)
         self._memory = MemoryCall(parent, library, handle)
         self._processes = ProcessCall(parent, library, handle)
+        self._gpm = None if self._gi is None else GpmCall(parent, library, device.handle, self._gi)
         self._sieve = Sieve()
 
     def read(self, parent: GpuReading, now: float, monotonic: float) -> GpuReading | None:
-        """All values; `None` if it is no longer there. Power and utilisation of a part are nowhere to be had in NVML.
+        """All values; `None` if it is no longer there. Of a part NVML tells no power, and no load but GPM's.
 
         Raises:
             DriverGoneError: see `GpuReader.read`.
@@ -286,6 +377,7 @@ class _Instance:
         try:
             total, used, reserved = self._memory.get(monotonic)
             processes = self._processes.get(now, monotonic, self._sieve)
+            shares = (None,) * 4 if self._gpm is None else self._gpm.get(monotonic, self._sieve)
         except GpuLostError:  # its GPU answered just now: it is the instance that went
             return None
         if total is None and self._memory.error is not None:
@@ -297,7 +389,12 @@ class _Instance:
             sampled_at=now,
             memory_total_bytes=total,
             memory_used_bytes=used if total is None else self._sieve.whole(used, total),
+            memory_free_bytes=None if total is None or used is None else max(0, total - used - (reserved or 0)),
             memory_reserved_bytes=reserved,
+            sm_active_percent=shares[0],
+            sm_occupancy_percent=shares[1],
+            tensor_active_percent=shares[2],
+            dram_active_percent=shares[3],
             temperature_c=parent.temperature_c,
             memory_temperature_c=parent.memory_temperature_c,
             sm_clock_mhz=parent.sm_clock_mhz,
@@ -314,6 +411,46 @@ class _Instance:
             processes=processes,
             dropped=self._sieve.dropped,
         )
+
+
+def _is_usual(values: tuple[Any, ...], total: Any, most_mw: float) -> bool:
+    """Whether all values are there and can be; nearly always they are, and to look at each costs ten times as much."""
+    used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz = values
+    try:
+        return bool(
+            used <= total
+            and busy <= sieve.PERCENT
+            and memory_busy <= sieve.PERCENT
+            and power_mw <= most_mw
+            and celsius <= sieve.TEMPERATURE_C
+            and 0 < memory_celsius <= sieve.TEMPERATURE_C
+            and sm_mhz <= sieve.CLOCK_MHZ
+            and memory_mhz <= sieve.CLOCK_MHZ
+        )
+    except TypeError:  # one is None
+        return False
+
+
+def _throttled(
+    power_ns: int | None,
+    heat_ns: int | None,
+    power_rate: int | None,
+    heat_rate: int | None,
+    throttle: tuple[str, ...] | None,
+    seen: list[list[int | None]],
+) -> float | None:
+    """See `GpuReading.throttled_percent`; where power and heat do it at the same time, the longer counts."""
+    if power_rate is not None or heat_rate is not None:
+        return min(round(max(power_rate or 0, heat_rate or 0) / 1e7, 1), 100.0)
+    if throttle is None or power_ns is not None or heat_ns is not None:
+        return None
+    return held_down_percent(seen, HELD_DOWN_BITS) if seen else 100.0 if HELD_DOWN.intersection(throttle) else 0.0
+
+
+def _is_absent(reading: GpuReading, name: str) -> bool:
+    outer, _, inner = name.partition(".")
+    value = getattr(reading, outer)
+    return value is None or (bool(inner) and getattr(value, inner) is None)
 
 
 def _p_state(number: int | None) -> int | None:

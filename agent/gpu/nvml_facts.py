@@ -18,13 +18,15 @@ import pynvml
 
 from agent.api.types import GpuLimits
 from agent.gpu.base import GpuLostError
-from agent.gpu.nvml_call import raise_if_fatal, text_of
+from agent.gpu.nvml_call import UNSUPPORTED, raise_if_fatal, text_of
 
 T = TypeVar("T")
 
 PciPlace = tuple[int, int, int]
 """Domain, bus and device on PCI: what tells which GPU is at the other end of a link."""
 
+NOT_OFFERED = UNSUPPORTED | {pynvml.NVML_ERROR_INVALID_ARGUMENT}
+"""An older driver calls a newer selector an invalid argument."""
 _PROFILE = re.compile(r"\bMIG ((?:\d+c\.)?\d+g\.\d+gb(?:\+\S+)?)$")
 
 
@@ -91,25 +93,36 @@ def mig_ids(index: int, handle: Any) -> tuple[int | None, int | None]:
     )
 
 
-def read_limits(index: int, handle: Any) -> GpuLimits:
-    """What the board is built for and set to. `nvidia-smi -q` shows all of it."""
-    least, most = told(index, lambda: pynvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)) or (None, None)
+def read_limits(index: int, handle: Any) -> tuple[GpuLimits, frozenset[str]]:
+    """What the board is built for and set to, and the names of what it failed to say; `nvidia-smi -q` shows it."""
+    failed: set[str] = set()
 
-    def number(function: Callable[..., Any], *selector: int) -> int | None:
-        return told(index, lambda: int(function(handle, *selector)))
+    def ask(name: str, function: Callable[..., Any], *selector: int) -> Any:
+        try:
+            return function(handle, *selector)
+        except pynvml.NVMLError as error:
+            raise_if_fatal(error.value, index)
+            if error.value not in NOT_OFFERED:
+                failed.add(f"limits.{name}")
+            return None
 
     threshold, clock = pynvml.nvmlDeviceGetTemperatureThreshold, pynvml.nvmlDeviceGetMaxClockInfo
-    return GpuLimits(
-        power_default_mw=number(pynvml.nvmlDeviceGetPowerManagementDefaultLimit),
-        power_least_mw=least,
-        power_most_mw=most,
-        temperature_slowdown_c=number(threshold, pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
-        temperature_shutdown_c=number(threshold, pynvml.NVML_TEMPERATURE_THRESHOLD_SHUTDOWN),
-        sm_clock_max_mhz=number(clock, pynvml.NVML_CLOCK_SM),
-        memory_clock_max_mhz=number(clock, pynvml.NVML_CLOCK_MEM),
-        pcie_generation_max=number(pynvml.nvmlDeviceGetMaxPcieLinkGeneration),
-        pcie_width_max=number(pynvml.nvmlDeviceGetMaxPcieLinkWidth),
-    )
+    asked: dict[str, tuple[Any, ...]] = {
+        "power_default_mw": (pynvml.nvmlDeviceGetPowerManagementDefaultLimit,),
+        "temperature_slowdown_c": (threshold, pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+        "temperature_shutdown_c": (threshold, pynvml.NVML_TEMPERATURE_THRESHOLD_SHUTDOWN),
+        "temperature_most_c": (threshold, pynvml.NVML_TEMPERATURE_THRESHOLD_GPU_MAX),
+        "memory_temperature_most_c": (threshold, pynvml.NVML_TEMPERATURE_THRESHOLD_MEM_MAX),
+        "sm_clock_max_mhz": (clock, pynvml.NVML_CLOCK_SM),
+        "memory_clock_max_mhz": (clock, pynvml.NVML_CLOCK_MEM),
+        "pcie_generation_max": (pynvml.nvmlDeviceGetMaxPcieLinkGeneration,),
+        "pcie_width_max": (pynvml.nvmlDeviceGetMaxPcieLinkWidth,),
+    }
+    found = {name: ask(name, *question) for name, question in asked.items()}
+    least, most = ask("power_least_mw", pynvml.nvmlDeviceGetPowerManagementLimitConstraints) or (None, None)
+    if "limits.power_least_mw" in failed:
+        failed.add("limits.power_most_mw")
+    return GpuLimits(**found, power_least_mw=least, power_most_mw=most), frozenset(failed)
 
 
 def told(index: int, ask: Callable[[], T]) -> T | None:

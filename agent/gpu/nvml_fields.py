@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ import pynvml
 from agent.gpu.nvml_call import FORGET_S, UNSUPPORTED, Call, function_of, raise_if_fatal
 
 _FIELD = struct.Struct("I20xIiQ")  # nvmlFieldValue_t: field, type, return code, value; not scope, times
+_ANSWER = "24xIiQ"  # the same without the field's number
 _ASKED = struct.Struct("II32x")  # the same, as it is handed in: field, scope
 _SIGNED = struct.Struct("q")
 _DOUBLE = struct.Struct("d")
@@ -61,6 +62,9 @@ _OFTEN = (
     (THROTTLED_POWER_NS, 0),
     (THROTTLED_HEAT_NS, 0),
 )
+OFTEN = tuple(number for number, _ in _OFTEN)
+_NUMBERS_OFTEN = frozenset(OFTEN)
+_NOTHING = (None,) * len(OFTEN)
 _SELDOM = tuple(
     (number, 0)
     for number in (
@@ -114,11 +118,33 @@ class FieldCall:
         self._links = 0
         self._refused: set[Asked] = set()
         self._refused_until = 0.0
+        self.failed: frozenset[int] = frozenset()
+        """Fields that were not told just now, though they are offered."""
+        self._often_kinds: tuple[int, ...] = ()
+        self._often_masks: list[int] = []
         self._prepare()
 
-    def often(self, monotonic: float) -> dict[int, int]:
-        """The fields of each second, as far as they are offered; raises as `Call.ask`."""
-        return self._ask(self._often, self._often_asked, monotonic).one
+    def often(self, monotonic: float) -> Sequence[int | None]:
+        """The fields of each second in the order of `OFTEN`, `None` where one is not told; raises as `Call.ask`."""
+        if not self._often_asked or not self._often.ask(monotonic):
+            self.failed = _NUMBERS_OFTEN if self._often.error is not None else frozenset()
+            return _NOTHING
+        flat = self._often_layout.unpack_from(self._often.buffer)
+        kinds, codes = flat[0::3], flat[1::3]
+        if kinds == self._often_kinds and not any(codes):
+            # As the second before, and all are numbers without a sign.
+            values = [value & mask for value, mask in zip(flat[2::3], self._often_masks, strict=True)]
+            if len(values) == len(_OFTEN):
+                return values
+            one = dict(zip(self._often_numbers, values, strict=True))
+        else:
+            asked = self._often_asked
+            one = self._sort(asked, _FIELD.iter_unpack(self._often.buffer)).one
+            masks = [_MASKS.get(kind) for kind in kinds]
+            # Not where one failed: it has no type. Nor where one was refused just now: the row is another.
+            if None not in masks and not any(codes) and asked is self._often_asked:
+                self._often_kinds, self._often_masks = kinds, [mask or 0 for mask in masks]
+        return [one.get(number) for number in OFTEN]
 
     def all(self, monotonic: float) -> Fields:
         """All fields; raises as `Call.ask`."""
@@ -139,6 +165,9 @@ class FieldCall:
         links = tuple((number, link) for link in range(self._links) for number in sorted(_EACH_LINK))
         self._often_asked = tuple(each for each in _OFTEN if each not in self._refused)
         self._all_asked = tuple(each for each in (*_OFTEN, *_SELDOM, *links) if each not in self._refused)
+        self._often_numbers = tuple(number for number, _ in self._often_asked)
+        self._often_layout = struct.Struct("=" + _ANSWER * len(self._often_asked))
+        self._often_kinds, self._often_masks = (), []
         self._often = self._call(self._often_asked)
         self._all = self._call(self._all_asked)
 
@@ -148,21 +177,29 @@ class FieldCall:
         return Call(self._index, self._function, self._handle, count, layout=_FIELD, start=start, rows=count.value)
 
     def _ask(self, call: Call, asked: tuple[Asked, ...], monotonic: float) -> Fields:
-        found = Fields()
         if not asked or not call.ask(monotonic):
-            return found
-        one, refused = found.one, []
-        for each, (number, kind, code, raw) in zip(asked, _FIELD.iter_unpack(call.buffer), strict=True):
+            self.failed = frozenset(number for number, _ in asked) if call.error is not None else frozenset()
+            return Fields()
+        return self._sort(asked, _FIELD.iter_unpack(call.buffer))
+
+    def _sort(self, asked: tuple[Asked, ...], rows: Iterable[tuple[Any, ...]]) -> Fields:
+        """What was answered; what is refused is not asked for again."""
+        found = Fields()
+        one, refused, failed = found.one, [], set()
+        for each, (number, kind, code, raw) in zip(asked, rows, strict=True):
             if code:
                 raise_if_fatal(code, self._index)
                 if code in _UNKNOWN:
                     refused.append(each)
+                else:
+                    failed.add(number)
                 continue
             value = raw if kind == _LONG_LONG else _value(kind, raw)
             if number in _EACH_LINK:
                 found.links.setdefault(number, []).append(value)
             else:
                 one[number] = value
+        self.failed = frozenset(failed)
         if refused:
             self._refused.update(refused)
             self._prepare()
@@ -187,4 +224,11 @@ def _value(kind: int, raw: int) -> int:
 
 
 _LONG_LONG = pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
+_MASKS = {
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: 0xFFFF,
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: 0xFFFF_FFFF,
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: 2**64 - 1,
+    _LONG_LONG: 2**64 - 1,
+}
+"""Types of which nothing but the room has to be known."""
 _SENSIBLE = 2.0**63

@@ -8,6 +8,7 @@ not disturb a profiler, and no profiler disturbs it.
 from __future__ import annotations
 
 import ctypes
+import math
 import struct
 import sys
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import pynvml
 
 from agent.gpu.nvml_call import FORGET_S, Asked, Call, function_of
-from agent.gpu.sieve import Sieve
+from agent.gpu.sieve import PERCENT, Sieve
 
 LEAST_S = 0.1
 """Samples closer to each other tell nothing."""
@@ -30,6 +31,10 @@ _METRICS = (
     pynvml.NVML_GPM_METRIC_DRAM_BW_UTIL,
 )
 
+_RESULTS = struct.Struct("=" + len(_METRICS) * "4xId24x")  # the same without the number
+
+GPM_NAMES = ("sm_active_percent", "sm_occupancy_percent", "tensor_active_percent", "dram_active_percent")
+"""What a reading calls them."""
 Shares = tuple[float | None, float | None, float | None, float | None]
 """SMs active, warps on them, tensor cores, memory bandwidth, in percent."""
 _NOTHING: Shares = (None, None, None, None)
@@ -38,11 +43,12 @@ _NOTHING: Shares = (None, None, None, None)
 class GpmCall(Asked):
     """The samples of one GPU."""
 
-    def __init__(self, index: int, library: ctypes.CDLL, handle: Any) -> None:
+    def __init__(self, index: int, library: ctypes.CDLL, handle: Any, instance: int | None = None) -> None:
+        """`handle` is the whole GPU's; `instance` the id of the GPU instance that is asked about."""
         super().__init__(index)
         self._library = library
-        self._handle = handle
-        self._sample = function_of(library, "nvmlGpmSampleGet")
+        self._asked = (handle,) if instance is None else (handle, ctypes.c_uint(instance))
+        self._sample = function_of(library, "nvmlGpmSampleGet" if instance is None else "nvmlGpmMigSampleGet")
         self._compare = function_of(library, "nvmlGpmMetricsGet")
         version = pynvml.NVML_GPM_SUPPORT_VERSION.to_bytes(4, sys.byteorder)
         function = function_of(library, "nvmlGpmQueryDeviceSupport")
@@ -66,8 +72,9 @@ class GpmCall(Asked):
         turn, other = self._turns
         self._turns = [other, turn]
         before, self._at = self._at, None
-        if not self.judge(self._sample(self._handle, turn.sample), monotonic):
+        if (code := self._sample(*self._asked, turn.sample)) and not self.judge(code, monotonic):
             return _NOTHING
+        self.error = None
         self._at = monotonic
         return _NOTHING if before is None else self._compared(turn, monotonic, sieve)
 
@@ -85,10 +92,14 @@ class GpmCall(Asked):
         return True
 
     def _compared(self, turn: _Turn, monotonic: float, sieve: Sieve) -> Shares:
-        if not self.judge(self._compare(turn.buffer), monotonic):
+        if (code := self._compare(turn.buffer)) and not self.judge(code, monotonic):
             return _NOTHING
+        codes = _RESULTS.unpack_from(turn.buffer, _HEAD.size)
+        sm, occupancy, tensor, dram = values = codes[1::2]
+        if not any(codes[0::2]) and min(values) >= 0 and max(values) <= PERCENT and not math.isnan(sum(values)):
+            return round(sm, 1), round(occupancy, 1), round(tensor, 1), round(dram, 1)
         sm, occupancy, tensor, dram = (
-            None if code else sieve.share(value) for _, code, value in _METRIC.iter_unpack(turn.rows)
+            None if code else sieve.share(value) for code, value in zip(codes[0::2], values, strict=True)
         )
         return sm, occupancy, tensor, dram
 
@@ -104,4 +115,3 @@ class _Turn:
         _HEAD.pack_into(self.buffer, 0, version, len(_METRICS), older.value, sample.value)
         for place, number in enumerate(_METRICS):
             _METRIC.pack_into(self.buffer, _HEAD.size + place * _METRIC.size, number, 0, 0.0)
-        self.rows = memoryview(self.buffer)[_HEAD.size : _HEAD.size + len(_METRICS) * _METRIC.size]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from agent.api.queue import LinkGrade
 from agent.gpu.nvml_facts import Facts, PciPlace, told
 
 log = logging.getLogger(__name__)
+
+HEAD_START_S = 0.1
+"""Of the first reading: two threads that call the driver hand the interpreter's lock to and fro, 5 ms at a time."""
 
 _GRADES = {
     pynvml.NVML_TOPOLOGY_INTERNAL: LinkGrade.BRIDGE,
@@ -77,6 +81,7 @@ class LinkSurvey:
 
     def _run(self) -> None:
         known: list[_Opened] = []
+        time.sleep(HEAD_START_S)
         for _ in range(self._count):
             index, facts, handle = self._queue.get()
             try:

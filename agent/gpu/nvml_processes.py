@@ -41,12 +41,16 @@ class _List:
         self._layout = layout
         self._args = args
         self._count = ctypes.c_uint()
+        self._raw = b""
+        self._rows: list[tuple[int, int]] = []
+        """What the bytes were read as; most seconds they are as in the one before."""
         self._grow(_ROOM)
 
     def _grow(self, capacity: int) -> None:
         self._capacity = capacity
         count = ctypes.byref(self._count)
         self._call = Call(self._index, self._function, *self._args, count, layout=self._layout, rows=capacity)
+        self._view = memoryview(self._call.buffer).cast("B")
 
     def get(self, monotonic: float) -> list[tuple[int, int]] | None:
         """The rows; `None` where the driver does not say. See `Call.ask`."""
@@ -58,8 +62,10 @@ class _List:
             return None
         if not self._count.value:
             return []
-        rows = memoryview(self._call.buffer)[: min(self._count.value, self._capacity) * self._layout.size]
-        return list(self._layout.iter_unpack(rows))
+        raw = self._view[: min(self._count.value, self._capacity) * self._layout.size].tobytes()
+        if raw != self._raw:
+            self._raw, self._rows = raw, list(self._layout.iter_unpack(raw))
+        return self._rows
 
     def _ask(self, monotonic: float) -> bool:
         """Leaves in `_count` how many rows there are."""
@@ -78,6 +84,9 @@ class ProcessCall:
         self._draws = False
         self._graphics_at = 0.0
         self._use = UseCall(index, library, handle)
+        self._seen: tuple[object, ...] = ()
+        self._made: tuple[GpuProcess, ...] = ()
+        """Of what was seen last: most seconds are as the one before."""
 
     def get(self, now: float, monotonic: float, sieve: Sieve) -> tuple[GpuProcess, ...]:
         """See `Call.ask`; no process where the driver does not say.
@@ -88,8 +97,16 @@ class ProcessCall:
         graphics = self._drawing(monotonic)
         if not compute and not graphics:
             return ()
-        draws = dict(graphics)
         shares = self._use.get(now, monotonic, sieve)
+        seen = (compute, graphics, shares)
+        if seen != self._seen:
+            self._seen, self._made = seen, self._make(compute, graphics, shares)
+        return self._made
+
+    def _make(
+        self, compute: Sequence[tuple[int, int]], graphics: Sequence[tuple[int, int]], shares: dict[int, int] | None
+    ) -> tuple[GpuProcess, ...]:
+        draws = dict(graphics)
         found = [
             _process(pid, used, BOTH if draws and draws.pop(pid, None) is not None else COMPUTE, shares)
             for pid, used in compute

@@ -9,7 +9,9 @@ are the wall clock's, which may be set back.
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import pynvml
@@ -24,16 +26,19 @@ SILENT_S = 5.0
 _ROOM = 128
 _ROOM_MOST = 8192
 
-_CASTS: dict[int, Any] = {
+_CASTS = {
     pynvml.NVML_VALUE_TYPE_DOUBLE: "d",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "I",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: "I4x",
     pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: "Q",
     pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG: "Q",
     pynvml.NVML_VALUE_TYPE_SIGNED_LONG_LONG: "q",
-    pynvml.NVML_VALUE_TYPE_SIGNED_INT: "i",
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "H",
+    pynvml.NVML_VALUE_TYPE_SIGNED_INT: "i4x",
+    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "H6x",
 }
-_SAMPLE = struct.Struct("QQ")  # nvmlSample_t: time, value
+_SAMPLE = 16
+"""Bytes of an nvmlSample_t: time, then value."""
+_TIME = struct.Struct("=Q")
+_WHOLE = struct.Struct("=QQ")
 
 Spread = tuple[float, float, float]
 """Least, mean, most."""
@@ -55,9 +60,7 @@ class RingCall:
         """Microseconds of the newest sample seen."""
         self._heard_at: float | None = None
         self._call: Call | None = None
-        self._times: Any = None
-        """The buffer's times, side by side; the values are in `_values`, once for each type."""
-        self._values: dict[int, Any] = {}
+        self._buffer: Any = None
 
     def get(self, monotonic: float, sieve: Sieve, most: float) -> Spread | None:
         """Least, mean and most of the new samples; `None` where there are none. What is over `most` is dropped.
@@ -70,15 +73,18 @@ class RingCall:
         if call is None:
             call = self._call = self._sized()
         self._count.value = self._room
-        values = self._new(monotonic) if call.ask(monotonic) else None
-        if not values:
+        if not call.ask(monotonic) or not (values := self._new(monotonic)):
             self._listen(monotonic)
             return None
-        low, high = min(values), max(values)
+        ordered = sorted(values)  # faster than to look twice
+        low, high = ordered[0], ordered[-1]
         if high > most or low < 0:
             sane = [each for each in values if 0 <= each <= most]
             sieve.dropped += len(values) - len(sane)
             return (float(min(sane)), sum(sane) / len(sane), float(max(sane))) if sane else None
+        if low == high:
+            low = float(low)
+            return low, low, low
         return float(low), sum(values) / len(values), float(high)
 
     def _sized(self) -> Call:
@@ -86,41 +92,49 @@ class RingCall:
         code = self._function(*self._args, None)
         told = self._count.value if code == pynvml.NVML_SUCCESS else 0
         self._room = min(max(told, _ROOM), _ROOM_MOST)
-        call = Call(self._index, self._function, *self._args, layout=_SAMPLE, rows=self._room)
-        raw = memoryview(call.buffer).cast("B")
-        self._times = raw.cast("Q")[::2]
-        for kind, letter in _CASTS.items():
-            cells: memoryview[Any] = raw.cast(letter)
-            a_row = _SAMPLE.size // cells.itemsize
-            self._values[kind] = cells[a_row // 2 :: a_row]
+        call = Call(self._index, self._function, *self._args, layout=_WHOLE, rows=self._room)
+        self._buffer = call.buffer
         return call
 
-    def _new(self, monotonic: float) -> list[float]:
+    def _new(self, monotonic: float) -> Sequence[float]:
         """The values that were not seen before."""
-        count = min(self._count.value, self._room)
-        cells = self._values.get(self._kind.value)
-        if cells is None or not count:
-            return []
-        values: list[float] = cells[:count].tolist()
+        count, kind = self._count.value, self._kind.value
+        if count > self._room:
+            count = self._room
+        if not count or kind not in _CASTS:
+            return ()
+        values = _values(kind, count).unpack_from(self._buffer)
         since = self._newest
-        if since < self._times[0] <= self._times[count - 1] and self._heard_at is not None:
+        (first,), (last,) = _TIME.unpack_from(self._buffer), _TIME.unpack_from(self._buffer, _SAMPLE * (count - 1))
+        if since < first <= last and self._heard_at is not None:
             # As it should be: in order, and nothing old. To look at each time costs as much as all the rest.
-            self._newest = self._last.value = self._times[count - 1]
+            self._newest = self._last.value = last
             self._heard_at = monotonic
             return values
-        times: list[int] = self._times[:count].tolist()
+        times = _times(count).unpack_from(self._buffer)
         newest = max(times)
         if newest == since:
-            return []
+            return ()
         if self._heard_at is None:
             since = newest - FIRST_US
         elif newest < since:
             since = newest  # the clock was set back: begin again from here
         self._newest = self._last.value = newest
         self._heard_at = monotonic
-        return list({at: value for at, value in zip(times, values, strict=True) if at > since}.values())
+        return tuple({at: value for at, value in zip(times, values, strict=True) if at > since}.values())
 
     def _listen(self, monotonic: float) -> None:
         """Nothing new came: now and then look at the ring from its beginning."""
         if self._heard_at is not None and monotonic - self._heard_at > SILENT_S:
             self._last.value = 0
+
+
+@functools.lru_cache(maxsize=256)
+def _values(kind: int, count: int) -> struct.Struct:
+    """The values of so many samples, without their times."""
+    return struct.Struct("=" + f"8x{_CASTS[kind]}" * count)
+
+
+@functools.lru_cache(maxsize=256)
+def _times(count: int) -> struct.Struct:
+    return struct.Struct("=" + "Q8x" * count)

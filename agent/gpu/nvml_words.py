@@ -21,6 +21,10 @@ _REASONS = {
 }
 """Not that it idles, and no bit that newer drivers add."""
 
+HELD_DOWN = frozenset({"power_cap", "thermal_sw", "thermal_hw", "power_brake", "hw_slowdown"})
+"""Throttling that nobody asked for."""
+HELD_DOWN_BITS = sum(bit for bit, word in _REASONS.items() if word in HELD_DOWN)
+
 _ACTIONS = {
     pynvml.NVML_GPU_RECOVERY_ACTION_NONE: "none",
     pynvml.NVML_GPU_RECOVERY_ACTION_GPU_RESET: "gpu_reset",
@@ -35,6 +39,40 @@ _ACTIONS = {
 
 _LINK_DOWN = 0
 """`NVML_FI_DEV_NVLINK_GET_STATE`: 1 is active, 2 asleep."""
+
+
+FIELD_NAMES: dict[int, str] = {
+    pynvml.NVML_FI_DEV_MEMORY_TEMP: "memory_temperature_c",
+    pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES: "pcie_rx_bytes_per_s",
+    pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES: "pcie_tx_bytes_per_s",
+    pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_RX: "nvlink_rx_bytes_per_s",
+    pynvml.NVML_FI_DEV_NVLINK_THROUGHPUT_DATA_TX: "nvlink_tx_bytes_per_s",
+    pynvml.NVML_FI_DEV_PERF_POLICY_POWER: "throttled_percent",
+    pynvml.NVML_FI_DEV_PERF_POLICY_THERMAL: "throttled_percent",
+    pynvml.NVML_FI_DEV_ECC_SBE_VOL_TOTAL: "errors.ecc_corrected",
+    pynvml.NVML_FI_DEV_ECC_DBE_VOL_TOTAL: "errors.ecc_uncorrected",
+    pynvml.NVML_FI_DEV_ECC_SBE_AGG_TOTAL: "errors.ecc_corrected_ever",
+    pynvml.NVML_FI_DEV_ECC_DBE_AGG_TOTAL: "errors.ecc_uncorrected_ever",
+    pynvml.NVML_FI_DEV_REMAPPED_COR: "errors.rows_remapped_corrected",
+    pynvml.NVML_FI_DEV_REMAPPED_UNC: "errors.rows_remapped_uncorrected",
+    pynvml.NVML_FI_DEV_REMAPPED_PENDING: "errors.remap_pending",
+    pynvml.NVML_FI_DEV_REMAPPED_FAILURE: "errors.remap_failed",
+    pynvml.NVML_FI_DEV_RETIRED_SBE: "errors.pages_retired",
+    pynvml.NVML_FI_DEV_RETIRED_DBE: "errors.pages_retired",
+    pynvml.NVML_FI_DEV_RETIRED_PENDING: "errors.pages_pending",
+    pynvml.NVML_FI_DEV_PCIE_REPLAY_COUNTER: "errors.pcie_replays",
+    pynvml.NVML_FI_DEV_NVLINK_CRC_FLIT_ERROR_COUNT_TOTAL: "errors.nvlink_crc",
+    pynvml.NVML_FI_DEV_NVLINK_CRC_DATA_ERROR_COUNT_TOTAL: "errors.nvlink_crc",
+    pynvml.NVML_FI_DEV_NVLINK_REPLAY_ERROR_COUNT_TOTAL: "errors.nvlink_replays",
+    pynvml.NVML_FI_DEV_NVLINK_RECOVERY_ERROR_COUNT_TOTAL: "errors.nvlink_recoveries",
+    pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION: "errors.recovery_action",
+    LINK_COUNT: "bus.nvlinks_total",
+    LINK_STATE: "bus.nvlinks_active",
+    LINK_CRC: "errors.nvlink_crc",
+    LINK_REPLAYS: "errors.nvlink_replays",
+    LINK_RECOVERIES: "errors.nvlink_recoveries",
+}
+"""Which values of a reading are made of a field."""
 
 
 @functools.lru_cache(maxsize=64)

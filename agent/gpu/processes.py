@@ -17,14 +17,13 @@ import time
 from dataclasses import dataclass
 from queue import SimpleQueue
 
-import msgspec
-
 from agent.api.types import GpuProcess
 from agent.gpu.frames import Stamped
 
 CHECK_S = 5.0
 """How often known names are proved; processes that come and go are looked up at once."""
 _COMMAND_MAX_BYTES = 512
+_MADE_MOST = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +47,26 @@ class ProcessNames:
         self._busy = False
         self._asked: frozenset[int] = frozenset()
         self._asked_at = 0.0
+        self._made: dict[int, tuple[tuple[GpuProcess, ...], dict[int, _Process], tuple[GpuProcess, ...]]] = {}
+        """By the identity of what it was made of, which is kept beside it."""
 
-    def fill(self, gpus: tuple[Stamped, ...], monotonic: float) -> tuple[Stamped, ...]:
-        """The same readings with users and commands, as of the last look-up. Never blocks."""
-        pids = frozenset(process.pid for gpu in gpus for process in gpu.reading.processes)
+    def look(self, gpus: tuple[Stamped, ...], monotonic: float) -> None:
+        """Have the processes looked up that are on the GPUs now, where that is due. Never blocks."""
+        pids = frozenset([process.pid for gpu in gpus for process in gpu.reading.processes])
         if pids != self._asked or (pids and monotonic >= self._asked_at + CHECK_S):
             self._ask(pids, monotonic)
-        return tuple(self._fill_one(gpu) for gpu in gpus) if pids else gpus
+
+    def name(self, processes: tuple[GpuProcess, ...]) -> tuple[GpuProcess, ...]:
+        """The same with users and commands, as of the last look-up."""
+        known = self._known
+        made = self._made.get(id(processes))
+        if made is not None and made[1] is known:
+            return made[2]
+        named = tuple(self._named(process) for process in processes)
+        if len(self._made) > _MADE_MOST:
+            self._made.clear()
+        self._made[id(processes)] = (processes, known, named)
+        return named
 
     def _ask(self, pids: frozenset[int], monotonic: float) -> None:
         if self._busy:
@@ -64,12 +76,6 @@ class ProcessNames:
             self._thread.start()
         self._busy, self._asked, self._asked_at = True, pids, monotonic
         self._wanted.put(pids)
-
-    def _fill_one(self, gpu: Stamped) -> Stamped:
-        if not gpu.reading.processes:
-            return gpu
-        processes = tuple(self._named(process) for process in gpu.reading.processes)
-        return Stamped(reading=msgspec.structs.replace(gpu.reading, processes=processes), at=gpu.at)
 
     def _named(self, process: GpuProcess) -> GpuProcess:
         known = self._known.get(process.pid)
@@ -88,7 +94,9 @@ class ProcessNames:
     def _run(self) -> None:
         """The thread's life."""
         while True:
-            self._known = self._look_up(self._wanted.get())
+            found = self._look_up(self._wanted.get())
+            if found != self._known:
+                self._known = found
             self._busy = False
 
     def _look_up(self, pids: frozenset[int]) -> dict[int, _Process]:

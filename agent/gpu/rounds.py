@@ -1,25 +1,25 @@
 """The sampling itself: rounds in which each GPU is read once, by threads of which any may get stuck for ever.
 
-    main thread        begins rounds, takes answers to the board, names who is past the deadline
-    gpu-reader-0       reads the GPUs that are due, one after another
-    gpu-reader-1 …     started when another is stuck in the driver: one for each stuck GPU, at most one a GPU in all
+    gpu-reader-0       leads: sleeps until the round begins, reads GPU by GPU, sends what came of it
+    main thread        sleeps until the leader takes too long, or a GPU: then hands the lead on, names the GPU
+    gpu-reader-1 …     lead from then on; one is left behind with each stuck GPU, and ends when that answers
 
-A driver call that never returns holds its own thread and no other GPU. Threads come on demand because eight that are
-woken each second cost more than the reading itself (figures in the README), and one is enough while all GPUs answer.
+A driver call that never returns holds its own thread and no other GPU. While all GPUs answer one thread is woken once a
+round: eight of them, or the main thread beside it, cost more than the reading itself (figures in the README).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 
-from agent.api.types import GpuState
+from agent.api.types import GpuReading, GpuState
 from agent.gpu.base import DriverGoneError, GpuLostError, GpuReader
+from agent.gpu.bell import Bell
 from agent.gpu.board import Answer, Board
 from agent.gpu.frames import Stamped
 
@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 
 STEP_S = 0.05
 """How long one GPU may keep the others waiting, or a quarter of the period; a healthy driver takes a few ms for all."""
+
+
+_Good = tuple[int, GpuReading, tuple[GpuReading, ...]]
+"""A GPU that was read, and its MIG instances; `Answer` is made only of what is not usual."""
 
 
 def deadline_s(period_s: float) -> float:
@@ -43,21 +47,34 @@ class Rounds:
     """Reads `count` GPUs once a period and hands over the state of all of them."""
 
     def __init__(
-        self, reader: GpuReader, count: int, *, period_s: float, send: Callable[[tuple[Stamped, ...]], None]
+        self,
+        reader: GpuReader,
+        count: int,
+        *,
+        period_s: float,
+        send: Callable[[tuple[Stamped, ...]], None],
+        fast_s: float = math.inf,
     ) -> None:
+        """`fast_s`: how often a GPU is glanced at between two reads, see `GpuReader.glance`."""
         self._reader = reader
         self._period_s = period_s
+        self._fast_s = fast_s
         self._step_s = min(STEP_S, period_s / 4)
         self._send = send
+        self._bell = Bell()
+        # All that follows belongs to whoever holds the lock; a GPU is read without it.
+        self._lock = threading.Lock()
         self._board = Board(count, deadline_s=deadline_s(period_s), now=time.time())
-        self._threads: list[threading.Thread] = []
-        # Shared with the threads; each operation on them is atomic.
+        self._leader: threading.Thread | None = None
+        self._leaders = 0
+        self._asking_since: float | None = None
+        """When the leader asked the GPU that has not answered yet."""
         self._due: deque[int] = deque()
-        self._answers: deque[Answer | DriverGoneError] = deque()
-        self._turns: SimpleQueue[None] = SimpleQueue()
-        """Wakes an idle reader thread."""
-        self._news: SimpleQueue[None] = SimpleQueue()
-        """Wakes the main thread: a reader found nothing more due."""
+        self._under_way = False
+        """A round was begun and is not over."""
+        self._begin = time.monotonic()
+        """Of this round, or of the next one."""
+        self._failed: Exception | None = None
 
     def run(self) -> None:
         """Sample until something raises.
@@ -66,85 +83,153 @@ class Rounds:
             DriverGoneError: the driver went away.
             OSError: from `send`.
         """
-        begin = time.monotonic()
+        with self._lock:
+            self._hand_on(time.monotonic())
         while True:
-            self._ask()
-            self._gather()
-            self._judge()
-            self._send(self._board.gpus())
-            begin = max(begin + self._period_s, time.monotonic())
-            self._wait(begin)
+            self._bell.wait()
+            with self._lock:
+                if self._failed is not None:
+                    self._leader = None
+                    raise self._failed
+                now = time.monotonic()
+                if self._asking_since is not None and now - self._asking_since >= self._step_s:
+                    self._hand_on(now)
+                if self._judge(now):
+                    self._send(self._board.gpus())
+                self._wind(now)
 
-    def _ask(self) -> None:
-        for index in self._board.idle():
-            self._board.ask(index, time.monotonic())
-            self._due.append(index)
-        self._wake_reader()
+    # --- with the lock held -------------------------------------------------------------------------------------------
 
-    def _gather(self) -> None:
-        """Take answers until none is awaited; a slow GPU holds the others up for one step, and the frame for two."""
-        slow = 0
-        while self._board.awaited() and (self._due or slow < 2):
-            if not self._take(self._step_s):
-                slow += 1
-                self._wake_reader()
+    def _hand_on(self, now: float) -> None:
+        """Another thread leads; the one that did so far stays with its GPU."""
+        self._leader = threading.Thread(target=self._lead, name=f"gpu-reader-{self._leaders}", daemon=True)
+        self._leaders += 1
+        self._asking_since = None
+        self._wind(now)
+        self._leader.start()
 
-    def _wait(self, until: float) -> None:
-        """Pass the time to the next round; late answers are taken, and who is past the deadline is named at once."""
-        while (now := time.monotonic()) < until:
-            deadline = self._board.next_deadline()
-            self._take((until if deadline is None else min(until, max(deadline, now))) - now)
-            if self._judge():
-                self._send(self._board.gpus())
-
-    def _judge(self) -> bool:
+    def _judge(self, now: float) -> bool:
         """Name who is past the deadline; whether anybody newly is."""
-        late = self._board.judge(time.monotonic(), time.time())
+        late = self._board.judge(now, time.time())
         for index in late:
             log.warning("gpu=%d -> hung: no answer within %g s", index, deadline_s(self._period_s))
         return bool(late)
 
-    def _take(self, timeout_s: float) -> bool:
-        """Wait for news and put what has come on the board; whether anything had."""
-        with contextlib.suppress(Empty):
-            self._news.get(timeout=timeout_s)
-        took = bool(self._answers)
-        while self._answers:
-            answer = self._answers.popleft()
-            if isinstance(answer, DriverGoneError):
-                raise answer
-            old, new = self._board.answer(answer, time.time())
-            if old is not new:
-                what = answer.reason or "it answers again"
-                log.warning("gpu=%d %s -> %s: %s", answer.index, old, new, what, exc_info=answer.error)
-        return took
+    def _wind(self, now: float) -> None:
+        """Set the bell to when the main thread may have something to do."""
+        if self._asking_since is not None:
+            begun = self._asking_since
+        else:  # the leader reads on, or sleeps
+            begun = now if self._under_way else max(now, min(self._begin, now + self._fast_s))
+        self._bell.set(min(begun + self._step_s, self._board.next_deadline() or math.inf))
 
-    def _wake_reader(self) -> None:
-        """Have what is due read, by a new thread if each one we have is held by a GPU."""
-        if not self._due:
-            return
-        if self._board.asked() - len(self._due) >= len(self._threads):
-            name = f"gpu-reader-{len(self._threads)}"
-            self._threads.append(threading.Thread(target=self._read_due, name=name, daemon=True))
-            self._threads[-1].start()
-        self._turns.put(None)
+    def _put(self, answer: _Good | Answer | DriverGoneError) -> None:
+        if isinstance(answer, tuple):
+            index, reading, instances = answer
+            if self._board.was_read(index, reading, instances):
+                return
+            answer = Answer(index=index, reading=reading, instances=instances)
+        if isinstance(answer, DriverGoneError):
+            raise answer
+        before, after = self._board.answer(answer, time.time())
+        if before is not after:
+            what = answer.reason or "it answers again"
+            log.warning("gpu=%d %s -> %s: %s", answer.index, before, after, what, exc_info=answer.error)
 
-    def _read_due(self) -> None:
-        """A reader thread's life."""
-        while True:
-            self._turns.get()
-            with contextlib.suppress(IndexError):
-                while True:
-                    self._answers.append(_read(self._reader, self._due.popleft()))
-            self._news.put(None)
+    def _end_round(self) -> None:
+        self._asking_since = None
+        self._under_way = False
+        now = time.monotonic()
+        self._judge(now)
+        self._send(self._board.gpus())
+        self._begin = max(self._begin + self._period_s, time.monotonic())
+        self._wind(now)
+
+    # --- reader threads -----------------------------------------------------------------------------------------------
+
+    def _lead(self) -> None:
+        """A reader thread's life: it ends when another one leads."""
+        me = threading.current_thread()
+        try:
+            while self._pass_time(me) and self._read_due(me):
+                pass
+        except Exception as error:  # noqa: BLE001 - the main thread raises it
+            with self._lock:
+                self._failed = error
+            self._bell.ring()
+
+    def _pass_time(self, me: threading.Thread) -> bool:
+        """Sleep until the round begins, with glances at the GPUs where they are wanted; whether still in the lead."""
+        while (left := self._begin - time.monotonic()) > 0:
+            if left < 1.5 * self._fast_s:
+                time.sleep(left)
+                continue
+            time.sleep(self._fast_s)
+            with self._lock:
+                idle = self._board.idle()
+            for index in idle:
+                if not self._ask(me, index):
+                    return False
+                _glance(self._reader, index)
+                if not self._glanced(me, index):
+                    return False
+            with self._lock:
+                self._wind(time.monotonic())
+        with self._lock:
+            if self._leader is me and not self._under_way:
+                self._under_way = True
+                self._due.extend(self._board.idle())
+            return self._leader is me
+
+    def _read_due(self, me: threading.Thread) -> bool:
+        """Read what is due and send it; whether still in the lead."""
+        answer: _Good | Answer | DriverGoneError | None = None
+        while (index := self._next(me, answer)) is not None:
+            answer = _read(self._reader, index)
+        return self._leader is me
+
+    def _next(self, me: threading.Thread, answer: _Good | Answer | DriverGoneError | None) -> int | None:
+        """Take what a GPU answered, and say which is asked now; `None` at the end of the round, or of the lead."""
+        with self._lock:
+            if answer is not None:
+                self._put(answer)
+            if self._leader is not me:
+                # Left behind with that GPU: it is told at once where the others have been told of already.
+                if answer is not None and self._leader is not None and not self._under_way:
+                    self._send(self._board.gpus())
+                return None
+            if not self._due:
+                self._end_round()
+                return None
+            index = self._due.popleft()
+            self._asking_since = time.monotonic()
+            self._board.ask(index, self._asking_since)
+            return index
+
+    def _ask(self, me: threading.Thread, index: int) -> bool:
+        """Note that the leader glances at a GPU; not if it no longer leads."""
+        with self._lock:
+            if self._leader is not me:
+                return False
+            self._asking_since = time.monotonic()
+            self._board.ask(index, self._asking_since)
+            return True
+
+    def _glanced(self, me: threading.Thread, index: int) -> bool:
+        with self._lock:
+            self._board.glanced(index)
+            if self._leader is not me:
+                return False
+            self._asking_since = None
+            return True
 
 
-def _read(reader: GpuReader, index: int) -> Answer | DriverGoneError:
+def _read(reader: GpuReader, index: int) -> _Good | Answer | DriverGoneError:
     """One GPU's answer, whatever becomes of it: the rim of the reader threads."""
     try:
         now, monotonic = time.time(), time.monotonic()
         reading = reader.read(index, now, monotonic)
-        return Answer(index=index, reading=reading, instances=reader.instances(index, now, monotonic))
+        return index, reading, reader.instances(index, now, monotonic)
     except DriverGoneError as error:
         return error
     except GpuLostError as error:
@@ -152,3 +237,11 @@ def _read(reader: GpuReader, index: int) -> Answer | DriverGoneError:
     except Exception as error:  # noqa: BLE001 - logged with its traceback, once, where the state changes
         reason = f"reading GPU {index} failed: {error!r}; the agent's log has the details"
         return Answer(index=index, reading=None, state=GpuState.HUNG, reason=reason, error=error)
+
+
+def _glance(reader: GpuReader, index: int) -> None:
+    """What is wrong with the GPU the next read says."""
+    try:
+        reader.glance(index, time.monotonic())
+    except Exception:
+        log.debug("gpu=%d: a glance failed", index, exc_info=True)

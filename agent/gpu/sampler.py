@@ -24,7 +24,7 @@ import msgspec
 from agent.api.types import GpuReading, GpuSource, GpuState
 from agent.config import GpuTable
 from agent.gpu.child import ChildKeeper
-from agent.gpu.frames import ChildSpec, Frame, GpuEvent, Hold, Stamped
+from agent.gpu.frames import ChildSpec, Frame, FrameReader, GpuEvent, Hold, Stamped
 from agent.gpu.rounds import deadline_s
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class Sampler:
         spec = ChildSpec(
             source=settings.source,
             period_s=settings.period_s,
+            fast_s=settings.fast_s,
             library=settings.library,
             simulated_count=settings.simulated_count,
             simulated_layout=settings.simulated_layout,
@@ -86,6 +87,7 @@ class Sampler:
         self._reason: str | None = "the sampler is starting"
         self._driver_version: str | None = None
         self._known: tuple[_Known, ...] = ()
+        self._reader = FrameReader()
         self._framed_at: float | None = None
         """When the last frame came (monotonic)."""
         self._events: deque[GpuEvent] = deque(maxlen=_EVENTS_KEPT)
@@ -159,9 +161,10 @@ class Sampler:
 
     def _take(self, frame: Frame) -> None:
         self._framed_at = time.monotonic()
-        if frame.gpus is not None:
+        gpus = self._reader.read(frame)
+        if gpus is not None:
             self._source, self._driver_version = frame.source, frame.driver_version
-            self._known = _merge(self._known, frame.gpus, time.monotonic())
+            self._known = _merge(self._known, gpus, time.monotonic())
         if frame.reason != self._reason:
             log.info("source=%s gpus=%d: %s", self._source, len(self._known), frame.reason or "sampling")
         self._reason = frame.reason

@@ -13,7 +13,9 @@ needs: every MiB of it is there on every node.
 
 from __future__ import annotations
 
+import gc
 import logging
+import math
 import os
 import sys
 import threading
@@ -27,7 +29,7 @@ import msgspec
 from agent.api.decode import decode, decoder
 from agent.api.types import GpuSource
 from agent.gpu.base import DriverGoneError, GpuReader, Inventory, NoGpusError
-from agent.gpu.frames import EXIT_FRESH, ChildSpec, Frame, GpuEvent, Hold, Stamped
+from agent.gpu.frames import EXIT_FRESH, ChildSpec, Frame, FrameWriter, GpuEvent, Hold, Stamped
 from agent.gpu.processes import ProcessNames
 from agent.gpu.rounds import Rounds, deadline_s
 from agent.gpu.simulated import SimulatedReader
@@ -82,10 +84,9 @@ class Sampling:
     def __init__(self, spec: ChildSpec, reader: GpuReader) -> None:
         self._spec = spec
         self._reader = reader
-        self._names = ProcessNames()
+        self._settled = False
         self._heard: SimpleQueue[GpuEvent] = SimpleQueue()
         reader.listen(self._heard.put)
-        self._encode = msgspec.json.Encoder().encode
 
     def run(self) -> int:
         """Open the source, again and again if need be, then sample it. Returns the exit status."""
@@ -133,17 +134,18 @@ class Sampling:
             time.sleep(min(left, SAY_S))
 
     def _sample(self, inventory: Inventory) -> None:
-        def send(gpus: tuple[Stamped, ...]) -> None:
-            self._write(
-                Frame(
-                    source=self._reader.source,
-                    driver_version=inventory.driver_version,
-                    gpus=self._names.fill(gpus, time.monotonic()),
-                    events=self._events(),
-                )
-            )
+        names = ProcessNames()
+        writer = FrameWriter(self._reader.source, inventory.driver_version, names.name)
 
-        Rounds(self._reader, inventory.count, period_s=self._spec.period_s, send=send).run()
+        def send(gpus: tuple[Stamped, ...]) -> None:
+            names.look(gpus, time.monotonic())
+            _write(writer.write(gpus, self._events()))
+            if not self._settled:
+                self._settled = True
+                _settle()
+
+        fast_s = self._spec.fast_s or math.inf
+        Rounds(self._reader, inventory.count, period_s=self._spec.period_s, send=send, fast_s=fast_s).run()
 
     def _events(self) -> tuple[GpuEvent, ...]:
         """Those heard since the last frame, up to a bound: a driver in a rage must not hold up the readings."""
@@ -152,11 +154,12 @@ class Sampling:
     def _write_absent(self, reason: str, gpus: tuple[()] | None) -> None:
         """A frame without GPUs. `auto` settles for no source; a source asked for by name stays named."""
         source = GpuSource.NONE if self._spec.source == "auto" else self._reader.source
-        self._write(Frame(source=source, reason=reason, gpus=gpus))
+        _write(msgspec.json.encode(Frame(source=source, reason=reason, gpus=gpus)) + b"\n")
 
-    def _write(self, frame: Frame) -> None:
-        sys.stdout.buffer.write(self._encode(frame) + b"\n")
-        sys.stdout.buffer.flush()
+
+def _write(line: bytes) -> None:
+    sys.stdout.buffer.write(line)
+    sys.stdout.buffer.flush()
 
 
 def _try_open(reader: GpuReader) -> Inventory | Exception:
@@ -175,6 +178,12 @@ def _follow_stdin(reader: GpuReader) -> None:
         except msgspec.MsgspecError:
             log.exception("a line from the agent makes no sense: %r", line[:200])
     os._exit(os.EX_OK)
+
+
+def _settle() -> None:
+    """What is there after the first frame stays: the collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _start(name: str, target: Callable[[], None]) -> None:

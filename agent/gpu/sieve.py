@@ -5,11 +5,15 @@ Drivers have been seen to say 2,619 % load, and a counter to leap by 2**32; a pl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 PERCENT = 100
 FAN_PERCENT = 200
 """NVML: over 100 at times."""
 TEMPERATURE_C = 200
 CLOCK_MHZ = 20_000
+MEMORY_BYTES = 2**50
+"""Where the whole is not known."""
 POWER_LIMITS = 5
 """Times the limit. Peaks of some ms may be twice as high as it."""
 POWER_MW = 20_000_000
@@ -34,6 +38,16 @@ class Sieve:
         self.dropped += 1
         return None
 
+    def all(self, values: Sequence[int | None], most: Sequence[float]) -> list[int | None]:
+        """Several values at once, each with the most it can be."""
+        kept = [
+            None if value is None or not 0 <= value <= limit else value
+            for value, limit in zip(values, most, strict=True)
+        ]
+        if None in kept:
+            self.dropped += kept.count(None) - values.count(None)
+        return kept
+
     def share(self, value: float | None) -> float | None:
         """A percentage with a fraction, to one place; no number at all does not pass. A hair over 100 is 100."""
         if value is None:
@@ -44,6 +58,31 @@ class Sieve:
             return 100.0
         self.dropped += 1
         return None
+
+
+class Rates:
+    """Several counters that are read together, each as `Rate`."""
+
+    def __init__(self, most_per_s: Sequence[float], units: Sequence[int]) -> None:
+        self._most, self._units = tuple(most_per_s), tuple(units)
+        self._counts: Sequence[int | None] = (None,) * len(units)
+        self._at = 0.0
+
+    def of(self, counts: Sequence[int | None], monotonic: float, sieve: Sieve) -> list[int | None]:
+        """See `Rate.of`."""
+        before, passed = self._counts, monotonic - self._at
+        self._counts, self._at = counts, monotonic
+        if passed <= 0:
+            return [None] * len(before)
+        rates = [
+            None if then is None or now is None or now < then else int((now - then) * unit / passed + 0.5)
+            for now, then, unit in zip(counts, before, self._units, strict=True)
+        ]
+        for place, (rate, most) in enumerate(zip(rates, self._most, strict=True)):
+            if rate is not None and rate > most:
+                rates[place] = None
+                sieve.dropped += 1
+        return rates
 
 
 class Rate:

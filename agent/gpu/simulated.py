@@ -75,6 +75,9 @@ class SimulatedReader:
             raise GpuLostError(f"simulated GPU {index} is lost; lift it with: stoker-agent simulate gpu {index} ok")
         return gpu.read(now, monotonic, held=self._held, fault=fault)
 
+    def glance(self, index: int, monotonic: float) -> None:
+        """See `GpuReader`; simulated GPUs tell of their peaks anyway."""
+
     def instances(self, index: int, now: float, monotonic: float) -> tuple[GpuReading, ...]:
         """See `GpuReader`."""
         return tuple(self._gpus[index].read_instances(now))

@@ -33,6 +33,8 @@ _LIMITS = GpuLimits(
     power_most_mw=_POWER_LIMIT_MW,
     temperature_slowdown_c=87,
     temperature_shutdown_c=92,
+    temperature_most_c=87,
+    memory_temperature_most_c=95,
     sm_clock_max_mhz=1980,
     memory_clock_max_mhz=2619,
     pcie_generation_max=5,
@@ -211,8 +213,10 @@ class SimulatedGpu:
         busy = None if self.instances else round(load * (92 + 6 * wave))
         over_nvlink = int(load * pace * self.nvlinks * (9.5e9 + 0.6e9 * wave))
         hot = {"temperature_c": 94, "memory_temperature_c": 101, "fan_percent": 100} if fault is Fault.HOT else {}
+        used_bytes = int((0.5 + filled * (61 + self.index % 4 + wave)) * GIB)
         return {
-            "memory_used_bytes": int((0.5 + filled * (61 + self.index % 4 + wave)) * GIB),
+            "memory_used_bytes": used_bytes,
+            "memory_free_bytes": _MEMORY_BYTES - _RESERVED_BYTES - used_bytes,
             "memory_utilization_percent": memory_busy,
             "power_mw": power_mw,
             "energy_mj": int(self._energy_mj),

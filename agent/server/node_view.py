@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from agent import __version__
-from agent.api.types import MAX_INCIDENTS, Gpu, Node
+from agent.api.types import MAX_INCIDENTS, Gpu, GpuReading, Node
 from agent.config import Config
 from agent.server.resources import seat_of
 from agent.telemetry.host import read_boot_id, read_host
@@ -33,6 +34,7 @@ class NodeView:
         """The node now."""
         now = time.time()
         view, host, held_by = self._sampler.view(), read_host(), self._engine.held_by()
+        pids = self._engine.pids()
         running, pending = self._engine.counts()
         seated, drains = self._gate.seated(int(now)), {each.gpu_uuid: each for each in self._engine.drains()}
         return Node(
@@ -47,7 +49,7 @@ class NodeView:
             driver_version=view.driver_version,
             gpus=tuple(
                 Gpu(
-                    **msgspec.structs.asdict(reading),
+                    **msgspec.structs.asdict(owned(reading, pids)),
                     age_s=age_s,
                     job_id=next(iter(held_by.get(reading.uuid, ())), None),
                     job_ids=held_by.get(reading.uuid, ()),
@@ -68,3 +70,11 @@ class NodeView:
             jobs_pending=pending,
             stage=self._gate.stage(int(now)),
         )
+
+
+def owned(reading: GpuReading, pids: Mapping[int, int]) -> GpuReading:
+    """The same with the jobs whose processes are on it."""
+    if not any(process.pid in pids for process in reading.processes):
+        return reading
+    owned = (msgspec.structs.replace(process, job_id=pids.get(process.pid)) for process in reading.processes)
+    return msgspec.structs.replace(reading, processes=tuple(owned))

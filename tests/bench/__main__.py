@@ -1,10 +1,12 @@
 """`python -m tests.bench [PART …]`: measures what the project promises and prints tables. Never part of the suite.
 
-Parts: sampler, daemons (resident memory), jobs (throughput, latency, ten thousand queued), history (the store with a
-long history), rings (a node's history of its GPUs), hang (a GPU that hangs, one that is lost; eleven minutes), commands
-(wall and CPU times), kills (jobs under kill -9), peers (task-spooler and Slurm on the same jobs), units (the same jobs
-as systemd units), screen (what the screen costs), sched (the scheduler: CPU time of a pass, and a simulation of a
-realistic queue). The machines are shared and noisy: every time is a median of repeats, beside the same machine's bare
+Parts: sampler, gpupeers (nvitop and gpustat on the same stand-in library), calls (what each call to the driver takes,
+on a real one too: STOKER_BENCH_NVML), daemons (resident memory, idle CPU), jobs (throughput, latency, ten thousand
+queued), history (the store with a long history), rings (a node's history of its GPUs), hang (a GPU that hangs, one that
+is lost; eleven minutes), commands (wall and CPU times), kills (jobs under kill -9), peers (task-spooler and Slurm on
+the same jobs), units (the same jobs as systemd units), screen (what the screen costs), sched (the scheduler: CPU time
+of a pass, and a simulation of a realistic queue). The machines are shared and noisy: every time is a median of repeats,
+beside the same machine's bare
 `python -c pass`.
 """
 
@@ -12,11 +14,28 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, daemons, hang, history, jobs, kills, rings, rivals, sampler, sched, screen, units
+from tests.bench import (
+    calls,
+    commands,
+    daemons,
+    gpupeers,
+    hang,
+    history,
+    jobs,
+    kills,
+    rings,
+    rivals,
+    sampler,
+    sched,
+    screen,
+    units,
+)
 from tests.bench.table import print_table
 
 PARTS = {
     "sampler": sampler.rows,
+    "gpupeers": gpupeers.rows,
+    "calls": calls.rows,
     "daemons": daemons.rows,
     "jobs": jobs.rows,
     "history": history.rows,

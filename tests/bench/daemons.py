@@ -18,6 +18,7 @@ from tests.bench.table import Row, compiled_once
 from tests.fakes.daemons import Box, box, wait_final
 
 _SETTLE_S = 3.0
+_IDLE_S = 20.0
 
 
 def rows() -> list[Row]:
@@ -28,6 +29,7 @@ def rows() -> list[Row]:
         with box(Path(folder) / "measured") as made:
             time.sleep(_SETTLE_S)
             found = _memory("agent, new and idle", made.agent.pid, 60)
+            found += _idle_cpu(made.agent.pid)
             _run_some_jobs(made)
             found += _memory("agent after 20 jobs", made.agent.pid, 60)
             made.agent.stop()
@@ -47,6 +49,32 @@ def _memory(name: str, pid: int, aim_mb: int) -> list[Row]:
         Row(name=f"{name}: RSS", value=held.rss / 1e6, unit="MB", aim=f"≤ {aim_mb}" if aim_mb else ""),
         Row(name=f"{name}: PSS", value=held.pss / 1e6, unit="MB"),
     ]
+
+
+def _idle_cpu(agent: int) -> list[Row]:
+    """What agent and sampler spend while nothing happens: eight GPUs a second, taken in, judged and kept."""
+    pids = {"agent": agent, "its sampler": child_of(agent, "sampler")}
+    before = {name: cpu_ms(pid) for name, pid in pids.items()}
+    time.sleep(_IDLE_S)
+    return [
+        Row(
+            name=f"{name}, idle, a second with five samples",
+            value=(cpu_ms(pid) - before[name]) / _IDLE_S,
+            unit="CPU ms",
+        )
+        for name, pid in pids.items()
+    ]
+
+
+def child_of(pid: int, word: str) -> int:
+    """The child whose command has the word."""
+    return next(each.pid for each in psutil.Process(pid).children() if word in each.cmdline())
+
+
+def cpu_ms(pid: int) -> float:
+    """Of all threads; schedstat counts nanoseconds, where stat counts ticks of 10 ms."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6
 
 
 def _run_some_jobs(made: Box) -> None:

@@ -304,6 +304,24 @@ def test_mig_instances_are_gpus_of_their_own_beside_one_that_takes_no_job(nvml: 
     assert reader.instances(0, 1000.5, 7.0) == ()
 
 
+def test_how_much_of_a_mig_instance_is_used_is_told_by_gpm(nvml: NvmlStandIn) -> None:
+    part = "mig gpu=0 slot=2 profile=3g.40gb total=42949672960 used=1024"
+    metrics = [
+        f"gpm gpu=0 metric={number} value={value}" for number, value in ((2, 91.2), (3, 40), (5, 63.5), (10, 12))
+    ]
+    reader = opened(nvml, part, *metrics)
+
+    def shares(at: float) -> tuple[float | None, ...]:
+        reader.read(0, 1000.0 + at, at)
+        (each,) = reader.instances(0, 1000.0 + at, at)
+        return each.sm_active_percent, each.sm_occupancy_percent, each.tensor_active_percent, each.dram_active_percent
+
+    assert shares(0.0) == (None,) * 4
+    assert shares(1.0) == (91.2, 40.0, 63.5, 12.0)
+    nvml.write(part, *metrics, "fail nvmlGpmMigSampleGet gpu=0 code=3")
+    assert shares(2.0) == shares(3.0) == (None,) * 4
+
+
 def test_mig_instances_come_and_go_while_we_watch(nvml: NvmlStandIn) -> None:
     part = "mig gpu=0 slot={} profile=1g.10gb total=10737418240 used=4096"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuProcess
+from agent.api.gpus import ValueState
+from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuProcess, GpuState
 from agent.gpu.base import GpuLostError
 from agent.gpu.nvml import NvmlReader
 from agent.gpu.nvml_call import FORGET_S
@@ -21,6 +22,8 @@ from tests.fakes.nvml import CONTROL_VARIABLE, NvmlStandIn, compiled
 NOW = 1_800_000_000.0
 US = int(NOW * 1e6)
 POWER, LOAD = 0, 1
+NO_COUNTERS = tuple(f"field gpu=0 id={number} scope=* type=3 code=3 value=0" for number in (74, 75))
+"""Of throttling."""
 
 
 @pytest.fixture
@@ -69,6 +72,8 @@ def test_limits_errors_and_links_arrive_in_their_fields(nvml: NvmlStandIn) -> No
         power_most_mw=650_000,
         temperature_slowdown_c=89,
         temperature_shutdown_c=94,
+        temperature_most_c=87,
+        memory_temperature_most_c=95,
         sm_clock_max_mhz=1755,
         memory_clock_max_mhz=1593,
         pcie_generation_max=5,
@@ -357,6 +362,76 @@ def test_samples_of_an_unknown_type_and_absurd_ones_are_left_out(nvml: NvmlStand
     reader = opened(nvml, sample(-0.4, 5), sample(-0.2, 7), sample(0.0, 4_000_000_000), sample(0.0, 2619, LOAD))
     gpu = reader.read(0, NOW, 0.0)
     assert (gpu.spreads, gpu.dropped) == ({"power_mw": (5.0, 6.0, 7.0)}, 2)
+
+
+# --- glances between two readings -------------------------------------------------------------------------------------
+
+
+def test_what_is_seen_between_two_readings_of_a_board_without_rings_is_told_with_the_next(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml, *NO_COUNTERS, "value gpu=0 power_mw=100000 util=10")
+    reader.glance(0, 0.0)  # never read: not looked at
+    assert reader.read(0, NOW, 0.0).spreads == {}
+    for number, (power, load, bits) in enumerate(((500_000, 90, 4), (50_000, 0, 0), (4_000_000_000, 2619, 4))):
+        nvml.write(*NO_COUNTERS, f"value gpu=0 power_mw={power} util={load} reasons={bits}")
+        reader.glance(0, 0.1 * number)
+    nvml.write(*NO_COUNTERS, "value gpu=0 power_mw=100000 util=30 reasons=0")
+    gpu = reader.read(0, NOW + 1, 1.0)
+    assert gpu.spreads == {
+        "power_mw": (50_000.0, 650_000 / 3, 500_000.0),
+        "utilization_percent": (0.0, 40.0, 90.0),
+    }
+    assert (gpu.throttled_percent, gpu.dropped) == (50.0, 2)
+    assert reader.read(0, NOW + 2, 2.0).spreads == {}
+
+
+def test_a_glance_adds_to_the_ring_and_its_mean_is_the_rings(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml, sample(0.0, 100_000))
+    reader.read(0, NOW, 0.0)
+    nvml.write(sample(0.5, 200_000), sample(0.9, 300_000), "value gpu=0 power_mw=650000")
+    reader.glance(0, 0.5)
+    nvml.write(sample(0.5, 200_000), sample(0.9, 300_000), "value gpu=0 power_mw=250000")
+    assert reader.read(0, NOW + 1, 1.0).spreads["power_mw"] == (200_000.0, 250_000.0, 650_000.0)
+
+
+# --- what a value is worth --------------------------------------------------------------------------------------------
+
+
+def test_a_value_is_unsupported_failed_or_there(nvml: NvmlStandIn) -> None:
+    reader = opened(
+        nvml,
+        "fail nvmlDeviceGetPowerUsage gpu=0 code=3",
+        "fail nvmlDeviceGetTotalEnergyConsumption gpu=0 code=999",
+        "fail nvmlDeviceGetFanSpeed gpu=0 code=999",
+        "fail nvmlDeviceGetPerformanceState gpu=0 code=3",
+        "fail nvmlDeviceGetMaxPcieLinkWidth gpu=0 code=999",
+        "fail nvmlGpmSampleGet gpu=0 code=999",
+        "value gpu=0 util=2619",
+        field(3, 0, code=999),
+        field(4, 0, code=3),
+        field(82, 0, code=999),
+    )
+    gpu = reader.read(0, NOW, 0.0)
+    expected = {
+        "power_mw": ValueState.UNSUPPORTED,
+        "performance_state": ValueState.UNSUPPORTED,
+        "errors.ecc_uncorrected": ValueState.UNSUPPORTED,
+        "energy_mj": ValueState.ERROR,
+        "fan_percent": ValueState.ERROR,
+        "limits.pcie_width_max": ValueState.ERROR,
+        "tensor_active_percent": ValueState.ERROR,
+        "utilization_percent": ValueState.ERROR,
+        "errors.ecc_corrected": ValueState.ERROR,
+        "memory_temperature_c": ValueState.ERROR,
+        "temperature_c": ValueState.VALUE,
+        "errors.pcie_replays": ValueState.VALUE,
+    }
+    assert {name: gpu.value_state(name) for name in expected} == expected
+    hung = msgspec.structs.replace(gpu, state=GpuState.HUNG)
+    assert hung.value_state("temperature_c") is ValueState.STALE
+    assert hung.value_state("power_mw") is ValueState.UNSUPPORTED
+    nvml.write()
+    reader.read(0, NOW, 11.0)
+    assert reader.read(0, NOW, 12.0).failed == ("limits.pcie_width_max",)  # asked again in an hour
 
 
 # --- general performance monitoring -----------------------------------------------------------------------------------

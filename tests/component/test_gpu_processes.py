@@ -31,15 +31,20 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
         child.communicate()
 
 
+def filled(names: ProcessNames, reading: GpuReading, monotonic: float) -> tuple[GpuProcess, ...]:
+    names.look((Stamped(reading=reading, at=0.0),), monotonic)
+    return names.name(reading.processes)
+
+
 def seen_until(names: ProcessNames, pid: int, wanted: Callable[[GpuProcess], bool]) -> GpuProcess:
-    """What `fill` says of a pid, once it is as wanted; it answers from the look-up before."""
+    """What is said of a pid, once it is as wanted; it answers from the look-up before."""
     reading = GpuReading(
         index=0, uuid="GPU-0", name="x", sampled_at=0.0, processes=(GpuProcess(pid=pid, memory_used_bytes=7),)
     )
     until = time.monotonic() + 60
     while True:
         later = time.monotonic() * 1000  # each look is due for another check
-        (process,) = names.fill((Stamped(reading=reading, at=0.0),), later)[0].reading.processes
+        (process,) = filled(names, reading, later)
         if wanted(process):
             return process
         assert time.monotonic() < until, f"last seen: {process}"
@@ -68,12 +73,12 @@ def test_known_names_are_proved_only_now_and_then(process: subprocess.Popen[byte
     names = ProcessNames()
     reading = GpuReading(index=0, uuid="GPU-0", name="x", sampled_at=0.0, processes=(GpuProcess(pid=process.pid),))
     until = time.monotonic() + 60
-    while (seen := names.fill((Stamped(reading=reading, at=0.0),), 100.0)[0].reading.processes[0]).user is None:
+    while (seen := filled(names, reading, 100.0)[0]).user is None:
         assert time.monotonic() < until
         time.sleep(0.01)
     process.kill()
     process.wait()
-    assert names.fill((Stamped(reading=reading, at=0.0),), 100.0 + CHECK_S - 1)[0].reading.processes[0] == seen
+    assert filled(names, reading, 100.0 + CHECK_S - 1)[0] is seen
     seen_until(names, process.pid, lambda seen: seen.user is None)
 
 
@@ -92,7 +97,7 @@ def test_the_files_of_processes_that_left_the_gpu_are_closed(process: subprocess
     empty = GpuReading(index=0, uuid="GPU-0", name="x", sampled_at=0.0)
     until = time.monotonic() + 60
     while holds_open(process.pid):
-        assert names.fill((Stamped(reading=empty, at=0.0),), 0.0)[0].reading is empty
+        names.look((Stamped(reading=empty, at=0.0),), 0.0)
         assert time.monotonic() < until
         time.sleep(0.01)
 

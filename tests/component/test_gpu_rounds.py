@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -24,6 +25,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.acts: dict[int, Callable[[], None]] = {}
+        self.glances: list[int] = []
 
     def open(self) -> Inventory:
         raise AssertionError("rounds do not open")
@@ -38,6 +40,10 @@ class Scripted:
         self.acts.get(index, lambda: None)()
         return GpuReading(index=index, uuid=f"GPU-{index}", name="x", sampled_at=now)
 
+    def glance(self, index: int, monotonic: float) -> None:
+        self.glances.append(index)
+        self.acts.get(-1 - index, lambda: None)()
+
     def instances(self, index: int, now: float, monotonic: float) -> tuple[GpuReading, ...]:
         return ()
 
@@ -50,7 +56,7 @@ Frames = queue.Queue[tuple[Stamped, ...]]
 
 
 @contextmanager
-def running(reader: Scripted, count: int, period_s: float) -> Iterator[Frames]:
+def running(reader: Scripted, count: int, period_s: float, fast_s: float = math.inf) -> Iterator[Frames]:
     """Rounds in a thread; what they send."""
     frames: Frames = queue.Queue()
     ended = threading.Event()
@@ -62,7 +68,7 @@ def running(reader: Scripted, count: int, period_s: float) -> Iterator[Frames]:
 
     def run() -> None:
         with pytest.raises(StopError):
-            Rounds(reader, count, period_s=period_s, send=send).run()
+            Rounds(reader, count, period_s=period_s, send=send, fast_s=fast_s).run()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
@@ -84,6 +90,10 @@ def frame_when(frames: Frames, wanted: Callable[[tuple[Stamped, ...]], bool]) ->
 
 def states(gpus: tuple[Stamped, ...]) -> list[GpuState]:
     return [gpu.reading.state for gpu in gpus]
+
+
+def _wait(release: threading.Event) -> None:
+    release.wait(60)
 
 
 def readers() -> int:
@@ -158,3 +168,55 @@ def test_a_driver_that_goes_ends_the_rounds() -> None:
     reader.acts[1] = fail
     with pytest.raises(DriverGoneError, match="exchanged"):
         Rounds(reader, 2, period_s=1.0, send=lambda _: None).run()
+
+
+def test_a_thread_that_was_left_behind_ends_when_its_gpu_answers() -> None:
+    reader, release = Scripted(), threading.Event()
+    already = readers()
+    with running(reader, 4, 0.1) as frames:
+        frame_when(frames, lambda gpus: all(gpu.at is not None for gpu in gpus))
+        reader.acts[1] = lambda: _wait(release)
+        frame_when(frames, lambda gpus: gpus[1].reading.state is GpuState.HUNG)
+        assert readers() - already >= 2
+        release.set()
+        frame_when(frames, lambda gpus: gpus[1].reading.state is GpuState.OK)
+        until = time.monotonic() + 60
+        while readers() - already > 1:
+            assert time.monotonic() < until
+            frames.get(timeout=20)
+
+
+def test_a_gpu_that_hangs_in_the_first_read_is_named_though_nothing_is_known_of_it() -> None:
+    reader, release = Scripted(), threading.Event()
+    reader.acts[0] = lambda: _wait(release)
+    with running(reader, 2, 0.1) as frames:
+        gpus = frame_when(frames, lambda gpus: gpus[0].reading.state is GpuState.HUNG)
+        assert (gpus[0].at, states(gpus)[1]) == (None, GpuState.OK)
+        release.set()
+        frame_when(frames, lambda gpus: set(states(gpus)) == {GpuState.OK} and gpus[0].at is not None)
+
+
+def test_glances_fall_between_two_reads_and_none_is_made_unless_wanted() -> None:
+    reader = Scripted()
+    with running(reader, 2, 0.2) as frames:
+        for _ in range(4):
+            frames.get(timeout=20)
+    assert reader.glances == []
+    with running(reader, 2, 0.5, fast_s=0.05) as frames:
+        for _ in range(4):
+            frames.get(timeout=20)
+    assert reader.glances.count(0) == reader.glances.count(1) >= 3
+
+
+def test_a_gpu_that_hangs_at_a_glance_is_named_and_the_others_go_on() -> None:
+    reader, release = Scripted(), threading.Event()
+    with running(reader, 3, 0.5, fast_s=0.05) as frames:
+        frame_when(frames, lambda gpus: all(gpu.at is not None for gpu in gpus))
+        reader.acts[-1 - 1] = lambda: _wait(release)
+        gpus = frame_when(frames, lambda gpus: gpus[1].reading.state is GpuState.HUNG)
+        assert states(gpus) == [GpuState.OK, GpuState.HUNG, GpuState.OK]
+        before = [gpu.at or 0.0 for gpu in gpus]
+        frame_when(frames, lambda gpus: all((gpus[each].at or 0.0) > before[each] for each in (0, 2)))
+        reader.acts.clear()
+        release.set()
+        frame_when(frames, lambda gpus: set(states(gpus)) == {GpuState.OK})

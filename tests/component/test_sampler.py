@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.api.queue import LinkGrade
@@ -270,6 +271,23 @@ def test_processes_get_user_and_command(tmp_path: Path, nvml: NvmlStandIn) -> No
             assert (mine.pid, mine.memory_used_bytes) == (me, 4096)
             assert "python" in (mine.command or "")
             assert (ghost.pid, ghost.user, ghost.command) == (4194304, None, None)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("fast_s", [0.05, None])
+def test_peaks_of_a_board_without_rings_are_seen_where_the_configuration_asks_for_it(
+    tmp_path: Path, nvml: NvmlStandIn, fast_s: float | None
+) -> None:
+    """`gpu.fast_s` on and off, through configuration, child and frames."""
+    settings = msgspec.structs.replace(with_library(nvml, period_s=0.4), fast_s=fast_s)
+
+    async def scenario() -> None:
+        async with sampling(settings, tmp_path) as sampler:
+            await view_when(sampler, lambda view: len(view.gpus) == 1)
+            read_at = gpu(sampler.view(), 0)[0].sampled_at
+            view = await view_when(sampler, lambda view: gpu(view, 0)[0].sampled_at > read_at + 0.8)
+            assert bool(gpu(view, 0)[0].spreads) is (fast_s is not None)
 
     asyncio.run(scenario())
 

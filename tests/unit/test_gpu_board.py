@@ -51,7 +51,6 @@ def test_past_its_deadline_a_gpu_is_hung_with_its_last_values_and_their_moment()
     )
     assert "GPU 0" in (gpu.reading.reason or "")
     assert b.judge(13.0, 1003.0) == []  # named once
-    assert not b.awaited()
     assert b.next_deadline() is None
 
 

@@ -269,6 +269,24 @@ def test_a_hot_gpu_is_marked_in_the_list_as_on_the_screen() -> None:
     assert on_screen == [line[at] for line in lines]
 
 
+def test_the_last_values_of_a_gpu_that_hangs_are_marked_in_the_list() -> None:
+    cluster = Cluster()
+    states = (GpuState.OK, GpuState.HUNG, GpuState.LOST)
+    gpus = tuple(
+        gpu(index, state=state, utilization_percent=None, temperature_c=50, power_mw=300_000)
+        for index, state in enumerate(states)
+    )
+    cluster.apply(NodeUpdate(status=up(node("n1", gpus))), 0.0)
+    (view,) = cluster.nodes(0.0)
+    lines = [printed.gpu_line(view, each, {}) for each in view.gpus]
+    at = printed.GPU_TITLES.index(">TEMP")
+    assert [(line[at - 2], line[at], line[at + 1]) for line in lines] == [
+        ("–", "50°C", "300 W"),
+        ("–", "~50°C", "~300 W"),
+        ("–", "–", "–"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("values", "note"),
     [

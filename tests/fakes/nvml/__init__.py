@@ -33,8 +33,8 @@ def mig_uuid(index: int, slot: int) -> str:
 class NvmlStandIn:
     """The library and the control file that drives it; a process finds the latter through its environment."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.library = compiled()
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, defines: tuple[str, ...] = ()) -> None:
+        self.library = compiled(defines)
         self._control = folder / "nvml-control"
         monkeypatch.setenv(CONTROL_VARIABLE, str(self._control))
         self.write()

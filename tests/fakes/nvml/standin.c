@@ -387,8 +387,8 @@ nvmlReturn_t nvmlDeviceGetPowerManagementLimitConstraints(nvmlDevice_t device, u
 
 nvmlReturn_t nvmlDeviceGetTemperatureThreshold(nvmlDevice_t device, unsigned threshold, unsigned *out) {
     ENTER(device->index);
-    if (threshold > 1) return leave(INVALID_ARGUMENT);
-    *out = control.values[device->index][threshold == 0 ? SHUTDOWN : SLOWDOWN];
+    if (threshold > 3) return leave(INVALID_ARGUMENT);
+    *out = threshold == 3 ? 87 : threshold == 2 ? 95 : control.values[device->index][threshold == 0 ? SHUTDOWN : SLOWDOWN];
     return leave(SUCCESS);
 }
 
@@ -594,6 +594,16 @@ nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t sample) {
     return leave(SUCCESS);
 }
 
+nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned instance, nvmlGpmSample_t sample) {
+    static unsigned number;
+    ENTER(device->index);
+    int slot = (int)instance - 7;
+    if (device->slot != WHOLE || !in(slot, SLOTS_MAX) || !control.instances[device->index][slot].profile[0])
+        return leave(INVALID_ARGUMENT);
+    *sample = (struct sample){device->index, ++number};
+    return leave(SUCCESS);
+}
+
 nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get) {
     ENTER(get->to ? get->to->gpu : ANY);
     if (get->version != 1 || !get->from || !get->from->number || get->from->gpu != get->to->gpu || get->from->number >= get->to->number)
@@ -784,3 +794,7 @@ nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device, nvmlProcessUti
     *count = found;
     return leave(found > room ? INSUFFICIENT_SIZE : found ? SUCCESS : NOT_FOUND);
 }
+
+#ifdef PEERS
+#include "peers.h"
+#endif

@@ -1,0 +1,112 @@
+"""The plain questions of each second to one GPU: asked in a row, answered side by side in one buffer. A part of the
+door to `pynvml`.
+
+To ask them one by one, each with its buffer and its verdict, costs three times as much of the interpreter. A question
+that the GPU does not know is left out of the row for an hour.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.gpu.nvml_call import FORGET_S, UNSUPPORTED, raise_if_fatal
+
+_ALIGNMENT = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One function and what is wanted of its answer."""
+
+    function: Callable[..., int]
+    args: tuple[Any, ...]
+    """Before the pointer to the answer."""
+    layout: str
+    """Of nvml.h's structure, for `struct` without alignment of its own; x skips what is not wanted."""
+    start: bytes = b""
+    """What the caller must fill in."""
+    names: tuple[str, ...]
+    """One for each value: what a reading calls it."""
+
+
+class Batch:
+    """Questions to one GPU. Values are in the order of the questions; one that is not known is `None`."""
+
+    def __init__(self, index: int, questions: Sequence[Question]) -> None:
+        self._index = index
+        layouts, start, self._calls = [], b"", []
+        for question in questions:
+            size = struct.calcsize(f"={question.layout}")
+            room = -(-size // _ALIGNMENT) * _ALIGNMENT
+            layouts.append(f"{question.layout}{room - size}x")
+            start += question.start.ljust(room, b"\0")
+        self._layout = struct.Struct("=" + "".join(layouts))
+        self._buffer = ctypes.create_string_buffer(start, len(start))
+        offset, place = 0, 0
+        self._places: list[range] = []
+        for question, layout in zip(questions, layouts, strict=True):
+            self._calls.append((question.function, (*question.args, ctypes.byref(self._buffer, offset))))
+            self._places.append(range(place, place + len(question.names)))
+            offset, place = offset + struct.calcsize(f"={layout}"), place + len(question.names)
+        self.names = tuple(name for question in questions for name in question.names)
+        self._asked = list(range(len(questions)))
+        self._row = list(self._calls)
+        self._quiet_until: dict[int, float] = {}
+        self._errors: dict[int, int] = {}
+
+    def ask(self, monotonic: float) -> list[Any]:
+        """The values now.
+
+        Raises:
+            GpuLostError: the GPU cannot be asked.
+            DriverGoneError: the driver cannot.
+        """
+        if self._quiet_until:
+            self._try_again(monotonic)
+        codes = [function(*args) for function, args in self._row]
+        values = list(self._layout.unpack_from(self._buffer))
+        if self._errors or any(codes):
+            self._errors = {number: code for number, code in zip(self._asked, codes, strict=True) if code}
+        if self._errors or self._quiet_until:
+            self._leave_out(values, monotonic)
+        return values
+
+    def error(self, number: int) -> int | None:
+        """The code with which a question failed just now; `None` if it was answered or is not known to the GPU."""
+        return self._errors.get(number)
+
+    @property
+    def failing(self) -> bool:
+        """Whether a question that the GPU knows was not answered just now."""
+        return bool(self._errors)
+
+    def failed(self) -> set[str]:
+        """Names of the values that the GPU knows, and failed to say just now."""
+        return {self.names[place] for number in self._errors for place in self._places[number]}
+
+    def _leave_out(self, values: list[Any], monotonic: float) -> None:
+        unknown = [number for number, code in self._errors.items() if code in UNSUPPORTED]
+        for code in self._errors.values():
+            raise_if_fatal(code, self._index)
+        if unknown:
+            self._quiet_until.update(dict.fromkeys(unknown, monotonic + FORGET_S))
+            self._errors = {number: code for number, code in self._errors.items() if number not in unknown}
+            self._choose()
+        for number in (*self._quiet_until, *self._errors):
+            for place in self._places[number]:
+                values[place] = None
+
+    def _try_again(self, monotonic: float) -> None:
+        due = [number for number, until in self._quiet_until.items() if monotonic >= until]
+        for number in due:
+            del self._quiet_until[number]
+        if due:
+            self._choose()
+
+    def _choose(self) -> None:
+        self._asked = [number for number in range(len(self._calls)) if number not in self._quiet_until]
+        self._row = [self._calls[number] for number in self._asked]
