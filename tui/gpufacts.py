@@ -133,7 +133,7 @@ def _memory(gpu: Gpu) -> Iterator[Line]:
     share = f" {used / all_of_it:.0%}" if used is not None and all_of_it else ""
     yield "used", units.size(used) + share, Role.STRONG
     yield "of", units.size(all_of_it), Role.TEXT
-    yield "free", units.size(_newer(gpu, "memory_free_bytes")), Role.TEXT
+    yield "free", units.size(gpu.memory_free_bytes), Role.TEXT
     yield "driver's own", units.size(gpu.memory_reserved_bytes), Role.TEXT
 
 
@@ -153,8 +153,8 @@ def _temperature(gpu: Gpu) -> Iterator[Line]:
     over = gpu.temperature_c is not None and hot is not None and gpu.temperature_c >= hot
     yield "GPU", ("!" if over else "") + units.celsius(gpu.temperature_c), Role.BAD if over else Role.STRONG
     yield "memory", units.celsius(gpu.memory_temperature_c), Role.TEXT
-    yield "full clocks to", units.celsius(_newer(limits, "temperature_most_c")), Role.TEXT
-    yield "memory's most", units.celsius(_newer(limits, "memory_temperature_most_c")), Role.TEXT
+    yield "full clocks to", units.celsius(limits.temperature_most_c), Role.TEXT
+    yield "memory's most", units.celsius(limits.memory_temperature_most_c), Role.TEXT
     yield "slows down at", units.celsius(hot), Role.TEXT
     yield "shuts down at", units.celsius(limits.temperature_shutdown_c), Role.TEXT
     yield "fan", _percent(gpu.fan_percent), Role.TEXT
@@ -233,8 +233,8 @@ def _place(gpu: Gpu) -> Iterator[Line]:
     yield "PCI", gpu.pci or units.UNKNOWN, Role.TEXT
     yield "device", units.UNKNOWN if gpu.minor is None else f"/dev/nvidia{gpu.minor}", Role.TEXT
     yield "NUMA node", _number(gpu.numa_node), Role.TEXT
-    failed: tuple[str, ...] = getattr(gpu, "failed", ())
-    yield "failed now", ("!" if failed else "") + (", ".join(failed) or "no value"), Role.WARN if failed else Role.TEXT
+    words = ", ".join(gpu.failed)
+    yield "failed now", f"!{words}" if words else "no value", Role.WARN if words else Role.TEXT
     yield "left out", f"{units.count(gpu.dropped, 'impossible value')}", Role.TEXT
 
 
@@ -274,12 +274,6 @@ def _group_lines(group: Group) -> list[list[Span]]:
         faint = Role.DIM if value == units.UNKNOWN else role
         lines.append([(f"   {safe.fit(label, _LABEL)}", Role.DIM), (value, faint)])
     return [*lines, []]
-
-
-def _newer(of: Gpu | GpuLimits, name: str) -> int | None:
-    """A value that agents tell since the next version of the wire; absent until then."""
-    value: int | None = getattr(of, name, None)
-    return value
 
 
 def _percent(value: float | None) -> str:

@@ -110,9 +110,8 @@ def _one(job_id: int | None) -> tuple[int, ...]:
 
 def _job_of(process: GpuProcess, jobs: list[Job]) -> Job | None:
     """The job that the node says it is of; where it does not say, the one on that GPU of the same user."""
-    said = getattr(process, "job_id", None)  # an agent of before does not tell
-    if said is not None:
-        return next((job for job in jobs if job.id == said), None)
+    if process.job_id is not None:
+        return next((job for job in jobs if job.id == process.job_id), None)
     return next((job for job in jobs if process.user in (None, job.user)), None)
 
 
