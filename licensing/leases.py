@@ -80,7 +80,7 @@ class Leases:
             StoreError: the ledger cannot be written; nothing was granted.
         """
         standing = terms.standing
-        if standing.stage is Stage.RESTRICTED:
+        if standing.stage.holds:
             return NoSeat(code=standing.code or "LIC-404", message=standing.message)
         last = self._ledger.grant(ask.node)
         if last is not None and last.key == ask.key:

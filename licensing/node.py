@@ -87,14 +87,14 @@ class NodeLease:
 
     def seated(self, now: int) -> frozenset[str]:
         """GPUs on which new jobs may start now."""
-        if self._held is None or self.standing(now).stage is Stage.RESTRICTED:
+        if self._held is None or self.standing(now).stage.holds:
             return frozenset()
         return frozenset(self._held.lease.gpus)
 
     def refusal(self, gpus: frozenset[str], now: int) -> Refusal | None:
         """Why a new job on these GPUs may not start; `None` when it may. A job without GPUs needs only the lease."""
         standing = self.standing(now)
-        if standing.stage is Stage.RESTRICTED:
+        if standing.stage.holds:
             return Refusal(code=standing.code or "LIC-404", detail=standing.detail)
         missing = sorted(gpus - self.seated(now))
         return _no_seat(missing, self._held) if missing and self._held else None
