@@ -67,6 +67,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     from agent.server.peer import Access
     from agent.server.reload_routes import ReloadRoutes
     from agent.server.resources import NodeResources
+    from agent.server.usage_routes import UsageRoutes
     from agent.telemetry.history import History
     from agent.telemetry.host import read_boot_id
     from agent.telemetry.kernellog import KernelLog
@@ -99,8 +100,9 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
         stack.callback(log.stop)
     clerks = ClerkRoutes(config.name, cron=engine.clerks.cron, courier=engine.clerks.courier)
     past, health = HistoryRoutes(config.name, history=history, sampler=sampler), HealthRoutes(engine.incidents)
-    more: list[Routes] = [clerks, past, health, ReloadRoutes(read_again)]
-    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=more)
+    usage = UsageRoutes(config.name, engine.metering)
+    more: list[Routes] = [clerks, past, health, usage, ReloadRoutes(read_again)]
+    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=more, usage=engine.metering.head)
     await service.start()
     stack.push_async_callback(service.stop)
     app = base.make_app(Access(config))

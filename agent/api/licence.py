@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.api.usage import UsageHead
 from agent.api.words import Wire, Word
 
 
@@ -68,3 +69,5 @@ class LeaseReply(Wire, frozen=True, kw_only=True):
     seq: int
     expires_at: int | None
     stage: LicenceStage
+    usage: UsageHead | None = None
+    """Where the node's usage ledger stands; `None` where it cannot be read."""
