@@ -68,6 +68,14 @@ class HubLicenceCalls:
         with as_licence_errors(), _hub_client(config) as client:
             return dict(msgspec.to_builtins(client.activate(document)))
 
+    def export_usage(self, month: str | None, *, rows: bool, config: Path | None = None) -> tuple[str, str]:
+        """Have the hub close and sign a month's usage; the name of the file, and its text."""
+        from agent.gate import as_licence_errors
+
+        with as_licence_errors(), _hub_client(config) as client:
+            made = client.export_usage(month, rows=rows)
+            return made.name, made.text
+
 
 def _hub_client(config: Path | None) -> Any:
     from agent.api.client import Client

@@ -17,6 +17,7 @@ import msgspec
 
 from agent.api.errors import ApiError, StokerError
 from agent.api.types import LeaseReply, Licence, LicenceStage, SeatHolder
+from agent.api.usage import UsageHead, UsageRows
 from licensing import attest, clock
 from licensing.document import Licence as Terms
 from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, from_code
@@ -24,6 +25,7 @@ from licensing.node import NodeLease
 from licensing.roots import Roots
 from licensing.seats import NoSeat
 from licensing.stage import EVALUATION, Standing
+from licensing.usage_rows import Told
 
 if TYPE_CHECKING:
     from licensing.site import Report
@@ -174,6 +176,42 @@ class HubLicence:
         with _translated():
             return self._site.lease(node_name, node_key_hex, gpu_uuids, node_seq, now)
 
+    def usage_wanted(self, node: str, heads: Sequence[UsageHead], now: int) -> list[tuple[str, int]]:
+        """Which rows of a node's usage ledger are not here yet: (chain, after); nothing when all are.
+
+        Raises:
+            ApiError: the ledger cannot be used.
+        """
+        with _translated():
+            return self._site.usage_wanted(node, [_told(each) for each in heads], now)
+
+    def usage_merge(self, node: str, rows: UsageRows, now: int) -> int:
+        """Take rows of a node; how many are new. Those that are here already change nothing.
+
+        Raises:
+            ApiError: the ledger cannot be used; nothing was stored.
+        """
+        with _translated():
+            return self._site.usage_merge(node, rows.chain, rows.first, rows.before, rows.rows, now)
+
+    def usage_seats(self, now: int) -> None:
+        """Note who holds a seat now, for the reports; once a minute, and after each change.
+
+        Raises:
+            ApiError: the ledger cannot be used.
+        """
+        with _translated():
+            self._site.usage_seats(now)
+
+    def usage_export(self, begins: int, ends: int, now: int, *, rows: bool) -> tuple[str, str]:
+        """The signed report of a time: a name for its file, and the text.
+
+        Raises:
+            ApiError: there is none to be made, or the ledger cannot be used.
+        """
+        with _translated():
+            return self._site.usage_export(begins, ends, now, rows=rows)
+
 
 class NodeSignature:
     """The node's signature under what it measured (a self-test). It has nothing to do with seats."""
@@ -236,6 +274,10 @@ def _http_status(error: LicenceError) -> int:
     if isinstance(error, StoreError):
         return 503
     return 409 if isinstance(error, OtherSiteError | ReplayError) else 422
+
+
+def _told(head: UsageHead) -> Told:
+    return Told(chain=head.chain, seq=head.seq, head=head.head, gpu_ms=head.gpu_ms, open_gpu_ms=head.open_gpu_ms)
 
 
 def _wire(report: Report) -> Licence:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from licensing import vendor_cli
+from licensing import usage_cli, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
 from licensing.errors import FormatError, LicenceError, UsageError
 from licensing.stage import Stage, when
@@ -40,14 +40,18 @@ class Hub(Protocol):
         """Install a voucher or licence file; gives the licence as it stands then."""
 
 
-def main(argv: Sequence[str], hub: Hub, *, version: str = "unknown") -> int:
-    """Run one command; gives the exit code."""
+def main(
+    argv: Sequence[str], hub: Hub, *, version: str = "unknown", export: usage_cli.Export = usage_cli.nowhere
+) -> int:
+    """Run one command; gives the exit code. `export` has the hub make a usage report."""
     try:
         args = _parser(version).parse_args(argv)
         if args.verb == "status":
             return _show(hub.licence(args.config), as_json=args.json)
         if args.verb == "activate":
             return _show(hub.activate(read_text(args.file), args.config), as_json=False)
+        if args.verb == "usage":
+            return usage_cli.run(args, export, now=int(time.time()))
         return vendor_cli.run(args, now=int(time.time()))
     except LicenceError as error:
         print(f"stoker-license: {_plain(error.message)}", file=sys.stderr)
@@ -112,7 +116,9 @@ def _parser(version: str) -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print the whole record as one JSON object")
     activate = verbs.add_parser("activate", help="install a voucher or licence file; works without a network")
     activate.add_argument("file", metavar="FILE", help="the file, or - to paste it on standard input")
-    for each in (status, activate):
+    usage = verbs.add_parser("usage", help="report the GPU time used, signed, to yourself and your vendor")
+    usage_cli.add_verbs(usage)
+    for each in (status, activate, usage):
         _add_config(each, argparse.SUPPRESS)
     vendor_cli.add_verbs(verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)"))
     return parser

@@ -14,12 +14,15 @@ from pathlib import Path
 
 from licensing import clock, keys, stage, verify
 from licensing.document import Licence
-from licensing.errors import ClockError, ExpiredError, LicenceError, OtherSiteError, ReplayError, StoreError
+from licensing.errors import ClockError, ExpiredError, LicenceError, OtherSiteError, ReplayError, StoreError, UsageError
 from licensing.leases import Ask, Leases, Terms
 from licensing.roots import Roots, pinned
 from licensing.seats import Hold, NoSeat, has_uuid
 from licensing.stage import Stage, Standing
 from licensing.store import Installed, Ledger
+from licensing.usage_book import UsageBook
+from licensing.usage_report import Period, Reports
+from licensing.usage_rows import Page, Told
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,8 @@ class Site:
         self.key_hex = keys.public_hex(key)
         self._ledger.open()
         self._leases = Leases(self._ledger, key, self._cluster)
+        self._book = UsageBook(self._ledger)
+        self._reports = Reports(self._ledger, self._book, key)
         installed = self._ledger.installed()
         self._current = self._load(installed) if installed else None
         self._mark = self._written = self._ledger.clock() if installed else None
@@ -133,6 +138,31 @@ class Site:
             return NoSeat(code=self._missing.code or "LIC-401", message=self._missing.message)
         named = tuple(gpu for gpu in gpus if has_uuid(gpu))
         return self._leases.answer(Ask(node=node, key=node_key, gpus=named, seq=node_seq), terms)
+
+    # --- usage ---
+
+    def usage_wanted(self, node: str, told: Sequence[Told], now: int) -> list[tuple[str, int]]:
+        """Which rows of a node's usage ledger are not here yet; see `UsageBook.wanted`."""
+        return self._book.wanted(node, told, self._look(now).time)
+
+    def usage_merge(self, node: str, chain: str, first: int, before: str, rows: Sequence[str], now: int) -> int:
+        """Take rows of a node; see `UsageBook.merge`."""
+        page = Page(chain=chain, first=first, before=before, rows=tuple(rows))
+        return self._book.merge(node, page, self._look(now).time)
+
+    def usage_seats(self, now: int) -> None:
+        """Note who holds a seat now."""
+        at = self._look(now).time
+        self._book.note_seats([(each.node, each.gpu) for each in self._ledger.holds(at)], at)
+
+    def usage_export(self, begins: int, ends: int, now: int, *, rows: bool) -> tuple[str, str]:
+        """The signed report of a time: a name for its file, and the text; see `Reports.export`."""
+        terms = self._terms(self._look(now), now)
+        if terms is None:
+            raise UsageError(
+                "no licence is installed, and usage is reported under one; stoker-license activate FILE comes first"
+            )
+        return self._reports.export(terms.licence, Period(begins=begins, ends=ends), terms.at, rows=rows)
 
     # --- what may be installed ---
 

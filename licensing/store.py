@@ -22,6 +22,7 @@ from sqlite_utils import Database, Migrations
 from licensing.clock import HighWater
 from licensing.errors import StoreError
 from licensing.seats import Hold, has_uuid
+from licensing.usage_schema import migrations as usage_migrations
 
 _high_water = msgspec.json.Decoder(HighWater)
 
@@ -94,6 +95,7 @@ class Ledger:
             if check != "ok":
                 raise sqlite3.DatabaseError(check)
             _migrations.apply(Database(self._conn))
+            usage_migrations.apply(Database(self._conn))
         except sqlite3.Error as error:
             self.close()
             raise StoreError(self._explain(error)) from error
@@ -233,6 +235,23 @@ class Ledger:
                 )
             prev, count = stored, count + 1
         return count
+
+    # --- for the other tables of the file ---
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """A statement of `usage_book` or `usage_report`."""
+        return self._run(sql, values)
+
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """The same statement for each row."""
+        try:
+            self._open.executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise StoreError(self._explain(error)) from error
+
+    def one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        """Its first row."""
+        return self._one(sql, values)
 
     # --- underneath ---
 

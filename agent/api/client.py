@@ -59,6 +59,7 @@ from agent.api.types import (
     TaskResult,
     WatchMessage,
 )
+from agent.api.usage import UsageExport, UsageFile, UsageMonth, UsageRows
 from agent.api.wire import Wire, not_ours, read_all, read_some
 
 TIMEOUT_S = 10.0
@@ -318,6 +319,19 @@ class Client:
     def acknowledge(self, number: int, node: str | None = None) -> Incident:
         """`POST /v1/incidents/N/acknowledge`; for admins."""
         return self._ask("POST", f"{_root(node)}/incidents/{number}/acknowledge", Incident, repeatable=True)
+
+    def usage(self, month: str | None = None, by: str | None = None, node: str | None = None) -> UsageMonth:
+        """`GET /v1/usage`: GPU time of a month (`2026-11`, UTC) by `user`, `account` or `model`."""
+        return self._get(f"{_root(node)}{_with_query('/usage', month=month, by=by)}", UsageMonth)
+
+    def usage_rows(self, chain: str = "", after: int = 0) -> UsageRows:
+        """`GET /v1/usage/rows`: rows of a node's ledger; for the hub."""
+        return self._get(_with_query("/v1/usage/rows", chain=chain, after=after), UsageRows)
+
+    def export_usage(self, month: str | None = None, *, rows: bool = False) -> UsageFile:
+        """`POST /v1/usage/export`: a month closed and signed; asked again, the same. For admins, on the hub."""
+        asked = UsageExport(month=month, rows=rows)
+        return self._ask("POST", "/v1/usage/export", UsageFile, asked, repeatable=True)
 
     def metrics(self) -> str:
         """OpenMetrics text."""

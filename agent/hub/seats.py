@@ -45,6 +45,8 @@ class Seats:
         """Number of the lease that each node holds; asked for anew whenever the node is another one or was away."""
         self._said: dict[str, str] = {}
         self._offers: dict[str, asyncio.Task[None]] = {}
+        self.renewed: Callable[[str], None] = lambda node: None
+        """Told of each lease that a node took, and with which it said where its usage ledger stands."""
 
     async def start(self) -> None:
         """Open the licence and begin to offer."""
@@ -152,6 +154,8 @@ class Seats:
             return f"none, {token.code}: {token.message}"
         held = await member.calls.call(lambda client: client.put_lease(token))
         self._seq[name] = held.seq
+        if held.usage is not None:
+            self.renewed(name)
         return f"number {held.seq} until {held.expires_at}, stage {held.stage}"
 
     async def _tell(self) -> None:
@@ -159,6 +163,14 @@ class Seats:
             self._publish(("licence",), LicenceUpdate(licence=await self.licence()))
         except ApiError as error:
             _log.error("licence: %s", error)
+
+    async def with_licence(self, work: Callable[[HubLicence], _T]) -> _T:
+        """Do something with the licence in its own thread.
+
+        Raises:
+            ApiError: its file cannot be used.
+        """
+        return await self._in_thread(work)
 
     async def _in_thread(self, work: Callable[[HubLicence], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._with_licence, work)

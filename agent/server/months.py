@@ -31,3 +31,9 @@ def span_of(month: str) -> tuple[int, int]:
     year, number = (int(each) for each in month.split("-"))
     ends = datetime(year + number // 12, number % 12 + 1, 1, tzinfo=UTC)
     return int(datetime(year, number, 1, tzinfo=UTC).timestamp()), int(ends.timestamp())
+
+
+def month_before(now: int) -> str:
+    """The last whole month."""
+    begins, _ = span_of(f"{datetime.fromtimestamp(now, UTC):%Y-%m}")
+    return f"{datetime.fromtimestamp(begins - 1, UTC):%Y-%m}"
