@@ -12,7 +12,20 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from licensing.document import Count, Digest, Document, Generation, GpuUuid, Id, Key, Name, Number, Revision, Short, Time
+from licensing.document import (
+    Count,
+    Digest,
+    Document,
+    Generation,
+    GpuUuid,
+    Id,
+    Key,
+    Name,
+    Number,
+    Revision,
+    Short,
+    Time,
+)
 
 MAX_REQUEST_CHARS = 440
 """So that its QR code, version 14 at most, fits an 80-column terminal."""

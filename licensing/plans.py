@@ -42,7 +42,12 @@ class Plan(StrEnum):
     PAY_PER_USE = "pay-per-use"
 
 
-GRACE_S: dict[str, int] = {Plan.YEARLY: 14 * DAY_S, Plan.MONTHLY: 7 * DAY_S, Plan.PAY_PER_USE: 14 * DAY_S, Plan.PREPAID: 14 * DAY_S}
+GRACE_S: dict[str, int] = {
+    Plan.YEARLY: 14 * DAY_S,
+    Plan.MONTHLY: 7 * DAY_S,
+    Plan.PAY_PER_USE: 14 * DAY_S,
+    Plan.PREPAID: 14 * DAY_S,
+}
 """Grace after the licence's own end."""
 
 
@@ -76,7 +81,9 @@ def locked(licence: Licence | None, feature: str) -> str | None:
         return f"{feature} is in no edition of this version; upgrade Stoker, or ask your vendor"
     where = f"the licence {licence.id} ({licence.edition or EDITIONS[0].name})" if licence else "this site, unlicensed,"
     names = having[0] if len(having) == 1 else f"{having[0]} and above"
-    return f"{feature} is not part of {where}; edition {names} has it. Ask your vendor, then: stoker-license activate FILE"
+    return (
+        f"{feature} is not part of {where}; edition {names} has it. Ask your vendor, then: stoker-license activate FILE"
+    )
 
 
 def is_perpetual(licence: Licence) -> bool:

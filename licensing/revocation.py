@@ -116,4 +116,6 @@ def lists_in(text: str, roots: Roots) -> list[CrlChain]:
 def _words(what: str, entry: RevokedLicence | RevokedKey, crl: CrlChain) -> str:
     by = crl.path[-1].name if crl.path else "the vendor"
     reason = f" ({entry.reason})" if entry.reason else ""
-    return f"{what} was revoked by {by} on {when(entry.at)}{reason}, list number {crl.crl.number}; ask them for another."
+    return (
+        f"{what} was revoked by {by} on {when(entry.at)}{reason}, list number {crl.crl.number}; ask them for another."
+    )

@@ -166,7 +166,9 @@ def crl_chain(text: str, roots: Roots) -> CrlChain:
     if path and by != path[-1].key:
         raise SignatureError(f"the revocation list is not signed by {path[-1].name}, whose certificate comes with it")
     if not path and roots.find(by) is None:
-        raise SignatureError("the revocation list is not signed by a root key of this build; ask the vendor for another")
+        raise SignatureError(
+            "the revocation list is not signed by a root key of this build; ask the vendor for another"
+        )
     return CrlChain(path=path, signer=by, crl=open_token(Crl, token, keys.public_key(by)), text=text)
 
 
@@ -236,8 +238,7 @@ def _cut(text: str, kinds: tuple[str, ...], *, least: int | None = None) -> list
 
 def _wrong_count(count: int, kinds: tuple[str, ...]) -> ChainError:
     return ChainError(
-        f"{count} signed parts where {len(kinds)} belong ({', '.join(kinds)}); "
-        "the file is cut short or of another kind"
+        f"{count} signed parts where {len(kinds)} belong ({', '.join(kinds)}); the file is cut short or of another kind"
     )
 
 
