@@ -5,9 +5,9 @@
     …~v4.public.eyJ2Ijo…                 the licence, signed by the issuer
     -----END STOKER LICENCE-----
 
-Inside, only blanks and line ends are ignored. Text before and after is ignored too, so a whole mail can be given. Beside
-its document a vendor's file may carry revocation lists, each in a CRL block; two documents in one file are refused,
-because it is not clear which one is meant.
+Inside, only blanks and line ends are ignored. Text before and after is ignored too, so a whole mail can be given.
+Beside its document a vendor's file may carry revocation lists, each in a CRL block; two documents in one file are
+refused, because it is not clear which one is meant.
 """
 
 from __future__ import annotations
@@ -68,6 +68,16 @@ def unwrap(label: Label, text: str) -> str:
     if found.label is not label:
         raise ArmourError(f"the file is of kind {found.label}, not {label}; name the other file")
     return found.chain
+
+
+def bare(label: Label, text: str) -> str:
+    """The chain of a file of this label, or of a text that is the chain itself, as it comes from a QR code or a paste.
+
+    Raises:
+        ArmourError: see `unwrap`.
+    """
+    plain = "".join(text.split())
+    return plain if re.fullmatch(r"v4\.public\.[A-Za-z0-9_.~-]+", plain) else unwrap(label, text)
 
 
 def read(text: str) -> Content:

@@ -256,9 +256,11 @@ class UsageBook:
             StoreError: the ledger cannot be used.
         """
         used = self.used_ms()
-        self._ledger.run("INSERT OR IGNORE INTO usage_licence (licence, since_ms) VALUES (?, ?)", (licence_id, used))
         found = self._ledger.one("SELECT since_ms FROM usage_licence WHERE licence = ?", (licence_id,))
-        return used - (found[0] if found else used)
+        if found is None:
+            self._ledger.run("INSERT INTO usage_licence (licence, since_ms) VALUES (?, ?)", (licence_id, used))
+            return 0
+        return max(0, used - int(found[0]))
 
     @property
     def head(self) -> str:

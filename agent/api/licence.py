@@ -12,6 +12,8 @@ class LicenceStage(Word):
     ACTIVE = "ACTIVE"
     NOTICE = "NOTICE"
     GRACE = "GRACE"
+    PERPETUAL = "PERPETUAL"
+    """This build is newer than a perpetual licence covers: it holds new jobs as in RESTRICTED, an older build does not."""
     RESTRICTED = "RESTRICTED"
     """New jobs are held in the queue with reason `License`; everything else works."""
 

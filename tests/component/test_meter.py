@@ -1,15 +1,13 @@
-"""The node's usage ledger in a real file, under whatever happens to agent, node and clock, against what truly happened."""
+"""The node's usage ledger in a real file, whatever happens to agent, node and clock, against what truly happened."""
 
 from __future__ import annotations
 
-import sqlite3
 import tempfile
 from collections import defaultdict
-from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
-import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -23,8 +21,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from agent.api.usage import DAY_S, UsageBy
-from agent.jobs.meter import AHEAD_S, Metered, Meter, Tick, encode_row, genesis, link
+from agent.api.usage import DAY_S
+from agent.jobs.meter import AHEAD_S, Metered, Tick
 from agent.jobs.store import JobStore
 from licensing import usage_rows
 from tests.fakes.stores import path as path
@@ -185,7 +183,7 @@ class Metering(RuleBasedStateMachine):
     def node_reboots(self, off: int) -> None:
         """Everything that ran is gone, also what had begun unheard; nobody recorded an end."""
         self.agent_is_killed()
-        lost = [run for run in self.open_runs()]
+        lost = self.open_runs()
         self.true += off
         self.booted, self.boot = self.true, self.boot + 1
         self.agent_starts()
@@ -200,7 +198,7 @@ class Metering(RuleBasedStateMachine):
         return [run for run in self.runs if run.most is None or run.least is None]
 
     def close(self, run: Run) -> None:
-        """What must be counted: all of it; of a lost one up to the last heartbeat; where the clock was moved between."""
+        """What must be counted: all of it; of a lost one up to the last heartbeat."""
         if run.opened is None:
             run.least = run.most = 0
             return
@@ -217,7 +215,7 @@ class Metering(RuleBasedStateMachine):
     @invariant()
     def rows_tell_what_happened(self) -> None:
         counted: dict[str, int] = defaultdict(int)
-        rows = [each for each in all_rows(self.store)]
+        rows = all_rows(self.store)
         for row in rows:
             counted[row.job] += row.gpu_ms
         for run in self.runs:
@@ -236,7 +234,7 @@ class Metering(RuleBasedStateMachine):
         for row in all_rows(self.store):
             spans[row.gpu].append((row.start, row.end))
         for each in spans.values():
-            for (_, end), (start, _) in zip(each, each[1:], strict=False):
+            for (_, end), (start, _) in pairwise(each):
                 assert start >= end or end - start > AHEAD_S, "only behind a clock that was days ahead"
 
     def teardown(self) -> None:

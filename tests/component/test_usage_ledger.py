@@ -1,0 +1,221 @@
+"""From the nodes' ledgers to the hub's, and to signed reports that verify: with what is lost, told twice, or changed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from agent.jobs.meter import Metered, Tick
+from agent.jobs.store import JobStore
+from licensing import usage_file, usage_verify
+from licensing.errors import LicenceError
+from licensing.site import Site
+from licensing.usage_check import Grade
+from licensing.usage_file import UsageFile
+from licensing.usage_rows import DAY_S, Row, Told, read
+from tests.fakes.vendor import DAY, NOW, ROOTS, VOUCHER, Boot, changed, file
+
+BEGINS = NOW - NOW % DAY - 14 * DAY
+"""2027-01-01 00:00 UTC."""
+MONTH = 31 * DAY
+GPUS = ("GPU-0", "GPU-1")
+SKU = "Test GPU"
+
+
+class Node:
+    """A node's real ledger, with a clock that a test moves."""
+
+    def __init__(self, folder: Path, name: str = "n1") -> None:
+        self.name, self.path, self.jobs = name, folder / f"{name}.db", 0
+        self.store = JobStore.open(self.path, now=1)
+        self.store.meter_adopt(name, [], anew=False)
+
+    def run(self, begun: int, seconds: int, gpu: str = "GPU-0", sku: str = SKU) -> None:
+        """A job, from its start to its end."""
+        self.jobs += 1
+        metered = [Metered(gpu=gpu, sku=sku)]
+        with self.store.transaction():
+            self.store.meter_mark(tick(begun))
+            self.store.meter_open(self.jobs, metered, begun, tick(begun), user="ada", account="lab")
+            self.store.meter_close(self.jobs, begun + seconds, tick(begun + seconds))
+
+    def told(self) -> list[Told]:
+        return [
+            Told(chain=each.chain, seq=each.seq, head=each.head, gpu_ms=each.gpu_ms, open_gpu_ms=each.open_gpu_ms)
+            for each in self.store.meter_heads()
+        ]
+
+    def rows(self) -> list[Row]:
+        rows = []
+        for head in self.store.meter_heads():
+            told = self.store.meter_rows(head.chain, 0, 10**9)
+            rows += [read(text, number) for number, text in enumerate(told.rows, told.first)]
+        return [row for row in rows if row is not None]
+
+    def close(self) -> None:
+        self.store.close()
+
+
+def tick(at: int) -> Tick:
+    return Tick(wall=at, uptime=at - BEGINS + DAY, boot="boot-1")
+
+
+def fetch(site: Site, node: Node, *, now: int = NOW, limit: int = 5000) -> None:
+    """As `agent.hub.metering` does."""
+    for _ in range(1000):
+        asks = site.usage_wanted(node.name, node.told(), now)
+        if not asks:
+            return
+        page = node.store.meter_rows(*asks[0], limit)
+        site.usage_merge(node.name, page.chain, page.first, page.before, page.rows, now)
+    raise AssertionError("the hub and the node never agree")
+
+
+def report(site: Site, *, month: int = 0, now: int = BEGINS + MONTH + DAY, rows: bool = True) -> UsageFile:
+    """The signed report of a month, as its reader has it."""
+    begins = BEGINS + month * MONTH
+    _, text = site.usage_export(begins, begins + MONTH, now, rows=rows)
+    return usage_file.read(text)
+
+
+def wrong(*files: UsageFile, now: int = BEGINS + 400 * DAY) -> list[str]:
+    """What a reader would object to."""
+    found = usage_verify.check(files, None, now)
+    return [f"{each.grade}: {each.words}" for each in found if each.grade is not Grade.NOTE]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = make_site(tmp_path)
+    yield made
+    made.close()
+
+
+def make_site(folder: Path) -> Site:
+    boot = Boot()
+    site = Site(folder / "hub", "test", ROOTS, boot)
+    site.open()
+    site.activate(file(changed(VOUCHER, site=site.key_hex)), NOW)
+    answer = site.lease("n1", site.key_hex, GPUS, 0, NOW)
+    assert isinstance(answer, str)
+    site.usage_seats(NOW)
+    return site
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    made = Node(tmp_path)
+    yield made
+    made.close()
+
+
+# --- merging ----------------------------------------------------------------------------------------------------------
+
+
+class Merging(RuleBasedStateMachine):
+    """A node and a hub that hear of each other in pieces; either may be put back to an older copy of its disk."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.where = Path(self.folder.name)
+        self.site, self.node = make_site(self.where), Node(self.where)
+        self.at, self.merged = BEGINS, 0
+        self.most: dict[tuple[str, str, int], int] = {}
+        """What the hub was told of each run, at most."""
+        self.files: list[UsageFile] = []
+        self.copied = False
+
+    @rule(seconds=st.integers(0, 2 * DAY), gpu=st.sampled_from(GPUS))
+    def job_runs(self, seconds: int, gpu: str) -> None:
+        self.node.run(self.at, seconds, gpu)
+        self.at += seconds
+
+    @rule(limit=st.integers(1, 4))
+    def page_comes(self, limit: int) -> None:
+        asks = self.site.usage_wanted("n1", self.node.told(), NOW)
+        if asks:
+            page = self.node.store.meter_rows(*asks[0], limit)
+            if self.site.usage_merge("n1", page.chain, page.first, page.before, page.rows, NOW):
+                for number, text in enumerate(page.rows, page.first):
+                    self.hear(read(text, number))
+
+    @rule()
+    def everything_comes(self) -> None:
+        fetch(self.site, self.node, limit=3)
+        for row in self.node.rows():
+            self.hear(row)
+
+    @rule(limit=st.integers(1, 5))
+    def page_comes_again(self, limit: int) -> None:
+        """A reply that was lost on the way is asked for again."""
+        head = self.node.store.meter_head()
+        known = self.site._book.branch("n1", head.chain)
+        if known is None or known.seq > head.seq or self.node.store._head_at(head.chain, known.seq) != known.head:
+            return
+        after = max(0, known.seq - limit)
+        page = self.node.store.meter_rows(head.chain, after, known.seq - after)
+        self.site.usage_merge("n1", page.chain, page.first, page.before, page.rows, NOW)
+
+    @rule()
+    def node_is_copied(self) -> None:
+        self.node.close()
+        shutil.copy(self.node.path, self.where / "copy.db")
+        self.node.store = JobStore.open(self.node.path, now=2)
+        self.copied = True
+
+    @rule(noticed=st.booleans())
+    def node_is_put_back(self, noticed: bool) -> None:
+        """It may know (its store was restored from the backup), or not (a snapshot of the machine)."""
+        if self.copied:
+            self.node.close()
+            shutil.copy(self.where / "copy.db", self.node.path)
+            self.node.store = JobStore.open(self.node.path, now=2)
+            self.node.store.meter_adopt("n1", [], anew=noticed)
+
+    @rule()
+    def hub_restarts(self) -> None:
+        self.site.close()
+        self.site.open()
+
+    @rule()
+    def month_is_reported(self) -> None:
+        if len(self.files) < 4:
+            now = BEGINS + (len(self.files) + 1) * MONTH + DAY
+            self.files.append(report(self.site, month=len(self.files), now=now))
+
+    def hear(self, row: Row | None) -> None:
+        assert row is not None
+        run = (row.job, row.gpu, row.start)
+        self.most[run] = max(self.most.get(run, 0), row.gpu_ms)
+
+    @invariant()
+    def each_run_is_counted_once(self) -> None:
+        assert self.site._book.used_ms() == sum(self.most.values())
+        self.site._book.verify()
+
+    @invariant()
+    def reports_stay_as_they_are_and_hold(self) -> None:
+        total = sum(each.usage.gpu_ms for each in self.files)
+        assert total <= self.site._book.used_ms()
+        assert [each for each in wrong(*self.files) if not each.startswith("fork")] == []
+        if self.files:
+            last = len(self.files) - 1
+            assert report(self.site, month=last) == self.files[last]
+
+    def teardown(self) -> None:
+        self.site.close()
+        self.node.close()
+        self.folder.cleanup()
+
+
+TestMerging = Merging.TestCase
+TestMerging.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
