@@ -229,9 +229,9 @@ class UsageBook:
                 (at // usage_rows.DAY_S, len(holds), at),
             )
 
-    def leased(self, since: int) -> set[tuple[str, str]]:
-        """GPUs that held a seat at some time since, as (node, GPU)."""
-        return set(self._ledger.run("SELECT node, gpu FROM usage_leased WHERE last_at >= ?", (since,)))
+    def leased(self) -> dict[tuple[str, str], int]:
+        """Until when each GPU was seen to hold a seat, by (node, GPU)."""
+        return {(node, gpu): at for node, gpu, at in self._ledger.run("SELECT node, gpu, last_at FROM usage_leased")}
 
     def peak(self, begins: int, ends: int) -> tuple[int, int] | None:
         """The most seats at once, and when."""

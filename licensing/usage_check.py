@@ -84,9 +84,12 @@ def _alone(usage: Usage, licence: Licence | None, now: int) -> list[Finding]:
     if usage.iat > now + SKEW_S:
         found.append(_finding(Grade.WRONG, usage, f"was exported {when(usage.iat)}, and here it is {when(now)}"))
     first, last = _day(usage.begins), _day(usage.ends - 1)
-    outside = sorted({total.day for total in usage.totals if not first <= total.day <= last})
-    if outside:
-        found.append(_finding(Grade.WRONG, usage, f"has totals of {', '.join(outside)}, outside {first} to {last}"))
+    ahead = sorted({total.day for total in usage.totals if total.day > last})
+    if ahead:
+        found.append(_finding(Grade.WRONG, usage, f"has totals of {', '.join(ahead)}, after its last day, {last}"))
+    late = sum(total.gpu_ms for total in usage.totals if total.day < first)
+    if late:  # a closed period never changes
+        found.append(_finding(Grade.NOTE, usage, f"has {late} GPU-ms of days before {first} that came late"))
     if usage.open_nodes:
         names = ", ".join(usage.open_nodes)
         found.append(_finding(Grade.NOTE, usage, f"has not yet heard the end of the period of {names}"))

@@ -16,16 +16,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from licensing import keys, stage, usage_file
 from licensing.document import MAX_LEASE_S, Licence, decode, encode, sign_content
 from licensing.errors import UsageError
-from licensing.exchange import MAX_REPORTED_DAYS, SeatPeak, Usage, UsageEvent, UsageTotal
+from licensing.exchange import SeatPeak, Usage, UsageEvent, UsageTotal
 from licensing.stage import LEASE_TOLERANCE_S
 from licensing.store import Ledger
 from licensing.usage_book import Branch, UsageBook, digest
 from licensing.usage_file import GpuUse, NodeLine
-from licensing.usage_rows import DAY_S
 
 SETTLED_S = 120
 """How long after a period a node has its last row of it: it splits what runs with its next heartbeat."""
 _EVENTS_MOST, _OPEN_MOST, _TOTALS_MOST, _DETAIL_MOST = 64, 64, 620, 120
+_LEASE_S = MAX_LEASE_S + LEASE_TOLERANCE_S
+"""How long after it had a seat a GPU may still be given to jobs."""
 _CONTENT_MOST = 48_000
 """A token has 64 KiB in base64."""
 _AUDITED = ("drift", "overdraft", "emergency", "epoch", "restored", "corrected", "released", "forced")
@@ -63,7 +64,7 @@ class Reports:
         """The report that covers a month, made if there is none yet: the name of its file, and the text.
 
         Raises:
-            UsageError: the month has not begun, or months before it are to be exported first.
+            UsageError: the month is not over, or months before it are to be exported first.
             StoreError: the ledger cannot be used.
         """
         number = self._covering(month)
@@ -76,14 +77,19 @@ class Reports:
         return found[0] if found else None
 
     def _period(self, month: Period, now: int) -> Period:
+        """The month, if it is its turn.
+
+        Raises:
+            UsageError: it is not.
+        """
+        if now < month.ends:
+            name, over = _month(month.begins), stage.when(month.ends)
+            raise UsageError(f"{name} is not over, and a month is closed once; its report can be made from {over} on")
         last = self._ledger.one("SELECT ends FROM usage_report ORDER BY number DESC LIMIT 1")
-        begins, ends = last[0] if last else month.begins, min(month.ends, now)
-        if ends <= begins:
-            raise UsageError(f"there is nothing to report: {_month(month.begins)} begins {stage.when(month.begins)}")
-        if ends - begins > MAX_REPORTED_DAYS * DAY_S:
-            first = _month(begins)
-            raise UsageError(f"months are reported in order: stoker-license usage export --month {first} -o FILE")
-        return Period(begins=begins, ends=ends)
+        if last is not None and last[0] < month.begins:
+            first = _month(last[0])
+            raise UsageError(f"months are reported in order: stoker-license usage export --month {first} comes first")
+        return month
 
     def _close(self, licence: Licence, period: Period, now: int) -> int:
         with self._ledger.transaction():
@@ -106,7 +112,7 @@ class Reports:
 
     def _add_up(self, period: Period) -> tuple[_Sums, list[tuple[Branch, int]]]:
         sums, taken = _Sums(period=period), []
-        leased = self._book.leased(period.begins - MAX_LEASE_S - LEASE_TOLERANCE_S)
+        leased = self._book.leased()
         for branch in self._book.branches():
             sent = self._book.sent(branch)
             last = self._book.cut(branch, sent, period.ends)
@@ -114,7 +120,9 @@ class Reports:
             taken.append((branch, last))
         return sums, taken
 
-    def _add_branch(self, sums: _Sums, branch: Branch, sent: int, last: int, leased: set[tuple[str, str]]) -> None:
+    def _add_branch(
+        self, sums: _Sums, branch: Branch, sent: int, last: int, leased: dict[tuple[str, str], int]
+    ) -> None:
         gpus: dict[str, list[int]] = {}
         again, begins = 0, sums.period.begins
         first_day, last_day = _day(begins), _day(sums.period.ends - 1)
@@ -125,13 +133,15 @@ class Reports:
                 continue
             day = min(_day(kept.start), last_day)
             late = kept.counted if day < first_day else 0
-            used = gpus.setdefault(kept.gpu, [0, 0])
-            used[0], used[1] = used[0] + kept.counted, used[1] + late
+            used = gpus.setdefault(kept.gpu, [0, 0, kept.start])
+            used[0], used[1], used[2] = used[0] + kept.counted, used[1] + late, min(used[2], kept.start)
             sums.late_ms += late
             sums.totals[day, kept.sku] = sums.totals.get((day, kept.sku), 0) + kept.counted
         uses = tuple(
-            GpuUse(gpu=gpu, gpu_ms=used, late_ms=late, leased=int((branch.node, gpu) in leased))
-            for gpu, (used, late) in sorted(gpus.items())
+            GpuUse(
+                gpu=gpu, gpu_ms=used, late_ms=late, leased=int(leased.get((branch.node, gpu), 0) >= since - _LEASE_S)
+            )
+            for gpu, (used, late, since) in sorted(gpus.items())
         )
         line = NodeLine(
             node=branch.node,
@@ -218,13 +228,15 @@ class Reports:
 
 
 def _totals(sums: _Sums) -> tuple[UsageTotal, ...]:
-    return tuple(UsageTotal(day=day, sku=sku, gpu_ms=gpu_ms) for (day, sku), gpu_ms in sorted(sums.totals.items()))
+    return tuple(
+        UsageTotal(day=day, sku=sku, gpu_ms=gpu_ms) for (day, sku), gpu_ms in sorted(sums.totals.items()) if gpu_ms
+    )
 
 
 def _too_long(usage: Usage) -> UsageError:
     return UsageError(
-        f"the report would have {len(usage.totals)} totals by day and model, more than fit; report a shorter time: "
-        f"stoker-license usage export --month {_month(usage.begins)} -o FILE"
+        f"the report of {_month(usage.begins)} would have {len(usage.totals)} totals by day and model, more than fit "
+        "into a signed file; tell your vendor"
     )
 
 
