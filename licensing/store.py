@@ -184,7 +184,7 @@ class Ledger:
         return _licence(self._one(f"{_LICENCE} WHERE id = ?", (licence_id,)))
 
     def settle(self, shift_s: int, *, right: bool) -> None:
-        """The clock jumped: what was activated while it was wrong is that much younger. `right`: it is wrong no more."""
+        """The clock jumped: what was activated while it was wrong is that much younger. `right`: it is so no more."""
         self._run(
             "UPDATE licence SET activated_at = activated_at + ?, doubted = ? WHERE doubted = 1",
             (shift_s, int(not right)),

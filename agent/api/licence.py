@@ -13,7 +13,7 @@ class LicenceStage(Word):
     NOTICE = "NOTICE"
     GRACE = "GRACE"
     PERPETUAL = "PERPETUAL"
-    """This build is newer than a perpetual licence covers: it holds new jobs as in RESTRICTED, an older build does not."""
+    """This build is newer than a perpetual licence covers, and holds new jobs; an older build does not."""
     RESTRICTED = "RESTRICTED"
     """New jobs are held in the queue with reason `License`; everything else works."""
 

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from licensing import armour, keys, usage_check, verify
 from licensing.armour import Label
 from licensing.document import Licence, open_token
-from licensing.errors import OtherSiteError, ReplayError, RevokedError, UsageError
+from licensing.errors import ChainError, OtherSiteError, ReplayError, RevokedError, UsageError
 from licensing.exchange import Crl, Receipt, Release, Request, RevokedKey, RevokedLicence, Usage, Want
 from licensing.plans import DAY_S, REPORT_DUE_S
 from licensing.stage import when
@@ -110,7 +110,7 @@ class Desk:
         if licence.site not in (None, asked.key):
             raise OtherSiteError(
                 f"the licence {licence.id} is bound to site {licence.site[:16]}…, and site {asked.key[:16]}… asks; "
-                "have the first one give it back (stoker-license transfer), then: stoker-license vendor transfer RELEASE"
+                "have the first one give it back: stoker-license transfer; then: stoker-license vendor transfer RELEASE"
             )
         terms = {"nbf": now, "exp": exp} if exp is not None else {}
         return self._reply(signer, asked, _bound(licence, asked, now, **terms), now, "activate")
@@ -204,7 +204,7 @@ class Desk:
         (report,), found = self.verify_usage([text], now)
         bad = [each for each in found if each.grade is not Grade.NOTE and each.report == report.paper.id]
         if bad:
-            kind = ReplayError if any(each.grade is Grade.FORK for each in bad) else UsageError
+            kind = ReplayError if any(each.grade is Grade.FORK for each in bad) else ChainError
             raise kind(f"no receipt for {report.paper.id}: it {bad[0].words}; talk to the buyer")
         usage, digest = report.paper, usage_check.digest(report)
         licence = self._current(usage.licence)
