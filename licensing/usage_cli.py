@@ -20,7 +20,8 @@ from licensing.stage import when
 from licensing.usage_check import Finding, Grade
 from licensing.usage_file import MAX_BYTES, UsageFile
 
-_BAD = 5
+EXIT_WRONG = 5
+EXIT_FORK = 7
 
 
 class Export(Protocol):
@@ -59,40 +60,60 @@ def run(args: argparse.Namespace, export: Export, *, now: int) -> int:
         LicenceError: it was refused.
     """
     if args.what == "verify":
-        licence = verify.licence_file(_text(args.licence), pinned()).licence if args.licence else None
+        licence = verify.licence_file(text_of(args.licence), pinned()).licence if args.licence else None
         return check_files(args.files, licence, now=now, as_json=args.json)
     name, text = export(args.month, rows=args.rows, config=args.config)
     return _write(args.output or name, text)
 
 
 def check_files(names: Sequence[str], licence: Licence | None, *, now: int, as_json: bool = False) -> int:
-    """Check reports and print what was found; 0 when nothing is wrong, 5 otherwise.
+    """Check reports and print what was found; the exit code, see `tell`.
 
     Raises:
         LicenceError: a file cannot be read, or was changed after it was signed.
     """
     reports = [_read(name) for name in names]
     found = usage_verify.check(reports, licence, now)
-    bad = any(each.grade is not Grade.NOTE for each in found)
     if as_json:
-        print(json.dumps({"sound": not bad, "reports": [_told(each) for each in reports], "found": _plain(found)}))
-        return _BAD if bad else 0
+        code = _exit(found)
+        print(json.dumps({"sound": not code, "reports": [_told(each) for each in reports], "found": _plain(found)}))
+        return code
     for report in sorted(reports, key=lambda each: each.usage.number):
         print(_line(report))
+    return tell(found)
+
+
+def tell(found: Sequence[Finding]) -> int:
+    """Print what was found, for buyer and vendor alike; 0 when nothing is wrong, 5 when something is, 7 for a fork."""
     for each in found:
-        print(f"{each.grade:<7}{each.report} {_printable(each.words)}")
-    print("not sound: ask the site that signed them" if bad else "sound")
-    return _BAD if bad else 0
+        print(f"{each.grade:<6} {each.report} {_printable(each.words)}")
+    code = _exit(found)
+    print("the reports do not hold: talk to the site that signed them" if code else "the reports hold")
+    return code
+
+
+def _exit(found: Sequence[Finding]) -> int:
+    grades = {each.grade for each in found}
+    if Grade.FORK in grades:
+        return EXIT_FORK
+    return EXIT_WRONG if Grade.WRONG in grades else 0
 
 
 def _read(name: str) -> UsageFile:
     try:
-        return usage_file.read(_text(name))
+        return usage_file.read(text_of(name))
     except LicenceError as error:
         raise type(error)(f"{name}: {error.message}") from error
 
 
-def _text(name: str) -> str:
+def text_of(name: str) -> str:
+    """The text of a report's file, however many rows it has; `-` is standard input.
+
+    Raises:
+        FormatError: it cannot be read.
+    """
+    if name == "-":
+        return sys.stdin.read(MAX_BYTES)
     path = Path(name)
     try:
         if path.stat().st_size > MAX_BYTES:

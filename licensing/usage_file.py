@@ -29,6 +29,7 @@ from licensing.exchange import Usage
 from licensing.usage_book import compact, digest
 
 MAX_BYTES = 1024 * 1024 * 1024
+_BEGIN = f"-----BEGIN STOKER {Label.USAGE}-----"
 _END = f"-----END STOKER {Label.USAGE}-----\n"
 _NODES, _ROWS = "nodes", "rows"
 
@@ -68,7 +69,8 @@ class UsageFile:
     """A report whose signature holds, with parts that are those it names."""
 
     token: verify.SiteToken[Usage]
-    nodes: tuple[NodeLine, ...]
+    nodes: tuple[NodeLine, ...] | None
+    """`None` where the signed part came alone, from a paste or from a desk's own store, or names none."""
     rows: tuple[str, ...] | None
     """`None` where they were not exported."""
 
@@ -90,18 +92,23 @@ def write(token: str, nodes: Sequence[str], rows: Sequence[str] | None) -> str:
 
 
 def read(text: str) -> UsageFile:
-    """Verify the signature, then that the parts are what was signed.
+    """Verify the signature, then that the parts are what was signed. The signed part alone is taken as well.
 
     Raises:
         LicenceError: not a usage report, or changed after it was signed.
     """
+    if not text.lstrip().startswith(_BEGIN):
+        alone = verify.site_paper(Usage, armour.bare(Label.USAGE, text))
+        return UsageFile(token=alone, nodes=None, rows=None)
     signed, parts = _cut(text.replace("\r\n", "\n"))
     chain = armour.unwrap(Label.USAGE, signed)
     token = verify.site_paper(Usage, chain)
     if armour.wrap(Label.USAGE, chain) != signed:
         raise FormatError("the usage report was changed around its signed part; fetch the original file again")
-    nodes, rows = _split(parts)
     usage = token.paper
+    if not parts and not usage.nodes:
+        return UsageFile(token=token, nodes=None, rows=None)
+    nodes, rows = _split(parts)
     if digest(nodes) != usage.nodes:
         raise ContentError(f"the nodes of the usage report {usage.id} are not those that were signed; fetch it again")
     if rows is not None and digest(rows) != usage.rows:
@@ -154,7 +161,7 @@ def rows_of(file: UsageFile) -> list[tuple[NodeLine, Sequence[str]]]:
     """
     rows, at = file.rows or (), 0
     found: list[tuple[NodeLine, Sequence[str]]] = []
-    for line in file.nodes:
+    for line in file.nodes or ():
         count = line.last - line.first + 1
         found.append((line, rows[at : at + count]))
         at += count

@@ -38,6 +38,8 @@ def check(files: Sequence[UsageFile], licence: Licence | None, now: int) -> list
 
 
 def _parts(file: UsageFile) -> list[Finding]:
+    if file.nodes is None:
+        return _findings(file.usage, Grade.NOTE, ["came without the part on its nodes: only its totals are checked"])
     usage, wrong = file.usage, []
     used: dict[str, int] = defaultdict(int)
     for line in file.nodes:
@@ -56,14 +58,11 @@ def _parts(file: UsageFile) -> list[Finding]:
 
 
 def _noted(file: UsageFile) -> list[Finding]:
+    nodes = file.nodes or ()
     forks = [
-        f"{line.node}: its rows did not continue those that were known"
-        for line in file.nodes
-        if line.branch and line.last
+        f"{line.node}: its rows did not continue those that were known" for line in nodes if line.branch and line.last
     ]
-    again = [
-        f"{line.node}: {line.again_ms} GPU-ms were told twice and counted once" for line in file.nodes if line.again_ms
-    ]
+    again = [f"{line.node}: {line.again_ms} GPU-ms were told twice and counted once" for line in nodes if line.again_ms]
     events = [f"{each.event} of {each.subject}, {when(each.at)}" for each in file.usage.events]
     return [
         *_findings(file.usage, Grade.FORK, forks),
@@ -108,7 +107,7 @@ def _totals(file: UsageFile, rows: Iterable[Row]) -> list[str]:
     sums: dict[tuple[int, str], int] = defaultdict(int)
     for row in rows:
         sums[min(row.start // DAY_S, last), row.sku] += row.share * (row.end - row.start)
-    again = sum(line.again_ms for line in file.nodes)
+    again = sum(line.again_ms for line in file.nodes or ())
     said = {(total.day, total.sku): total.gpu_ms for total in file.usage.totals}
     for (day, sku), found in sorted(sums.items()):
         name = names.setdefault(day, f"{datetime.fromtimestamp(day * DAY_S, UTC):%Y-%m-%d}")
@@ -153,9 +152,10 @@ def _chains(files: Sequence[UsageFile]) -> list[Finding]:
     by_number = {file.usage.number: file for file in files}
     for file in files:
         before = by_number.get(file.usage.number - 1)
-        if before is None and file.usage.number > 1:
+        if file.nodes is None or (file.usage.number > 1 and (before is None or before.nodes is None)):
             continue
-        known = {(line.node, line.chain, line.branch): line for line in before.nodes} if before else {}
+        last = before.nodes if before and before.nodes else ()
+        known = {(line.node, line.chain, line.branch): line for line in last}
         here = {(line.node, line.chain, line.branch) for line in file.nodes}
         wrong = [_gap(line, known.get((line.node, line.chain, line.branch))) for line in file.nodes]
         wrong += [f"{node}: its chain {chain[:8]} is missing" for node, chain, _ in sorted(set(known) - here)]

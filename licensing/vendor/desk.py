@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from licensing import armour, keys, usage_check, verify
+from licensing import armour, keys, usage_check, usage_file, usage_verify, verify
 from licensing.armour import Label
 from licensing.document import Licence, open_token
 from licensing.errors import ChainError, OtherSiteError, ReplayError, RevokedError, UsageError
@@ -184,15 +184,19 @@ class Desk:
         Raises:
             LicenceError: one is not genuine.
         """
-        given = [usage_check.read(text) for text in texts]
+        given = [usage_file.read(text) for text in texts]
         found: list[Finding] = []
-        for licence_id in dict.fromkeys(each.paper.licence for each in given):
-            here = [usage_check.read(text) for text in self._store.reports(licence_id)]
+        for licence_id in dict.fromkeys(each.usage.licence for each in given):
+            named = {usage_check.digest(each.token) for each in given}
+            stored = [usage_file.read(text) for text in self._store.reports(licence_id)]
+            here = [each for each in stored if usage_check.digest(each.token) not in named]
             known = self._store.latest(licence_id)
             licence = _licence_of(known.text) if known else None
-            mine = [each for each in given if each.paper.licence == licence_id]
-            found += usage_check.check([*here, *mine], licence, now)
-        return given, found
+            mine = [each for each in given if each.usage.licence == licence_id]
+            said = usage_verify.check([*here, *mine], licence, now)
+            about = {each.usage.id for each in mine}
+            found += [each for each in said if each.report in about or each.grade is not Grade.NOTE]
+        return [each.token for each in given], found
 
     def receipt(self, signer: Signer, text: str, now: int, report_by: int | None = None) -> tuple[Receipt, str]:
         """Accept a usage report; gives the receipt and its file. The next report is due 35 days after a like period.

@@ -17,19 +17,16 @@ from pathlib import Path
 
 import msgspec
 
-from licensing import keys, plans
+from licensing import keys, plans, usage_cli
 from licensing.document import PRODUCT, Issuer, Licence
 from licensing.errors import KeyFileError, UsageError
 from licensing.plans import DAY_S, TRIAL_S, Plan
 from licensing.stage import when
-from licensing.usage_check import Grade
 from licensing.vendor import inspect
 from licensing.vendor.desk import Answer, Desk
 from licensing.vendor.sign import Signer, end_of_day, load_signer, make_issuer, make_roots, read_text, write_new
 from licensing.vendor_cli import DESK_VARIABLE, MONTHS_MAX
 
-EXIT_WRONG = 5
-EXIT_FORK = 7
 _MONTH_S = 31 * DAY_S
 
 
@@ -201,23 +198,18 @@ def _crl(args: argparse.Namespace, now: int) -> int:
 
 def _verify_usage(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
-        reports, findings = desk.verify_usage([read_text(path) for path in args.files], now)
+        reports, findings = desk.verify_usage([usage_cli.text_of(str(path)) for path in args.files], now)
     for each in reports:
         usage = each.paper
         hours = usage.gpu_ms / plans.MS_PER_HOUR
         print(f"{usage.id}  {usage.licence} number {usage.number}, to {when(usage.ends)}, {hours:.2f} GPU-hours")
-    for finding in findings:
-        print(f"{finding.grade:<6} {finding.report} {finding.words}")
-    grades = {finding.grade for finding in findings}
-    if Grade.FORK in grades:
-        return EXIT_FORK
-    return EXIT_WRONG if Grade.WRONG in grades else 0
+    return usage_cli.tell(findings)
 
 
 def _receipt(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
         due = end_of_day(args.next_by) if args.next_by else None
-        receipt, text = desk.receipt(_signer(args), read_text(args.file), now, due)
+        receipt, text = desk.receipt(_signer(args), usage_cli.text_of(str(args.file)), now, due)
     _write(args.out, text)
     _say(args, f"receipt {receipt.id} for {receipt.usage}; the next report is due {when(receipt.report_by)}")
     return 0

@@ -443,7 +443,7 @@ def test_reports_that_hold_are_accepted_and_acknowledged(billed: Vendor, tmp_pat
         ({"cumulative_gpu_ms": 9_000_001}, 5, "another sum over all periods"),
         ({"iat": USAGE.ends + 10 * DAY}, 5, "before its period ended"),
         ({"iat": NOW + 80 * DAY}, 5, "and here it is"),
-        ({"totals": (changed(USAGE.totals[0], day="2027-01-01"),)}, 5, "outside 2027-02-14 to 2027-03-16"),
+        ({"totals": (changed(USAGE.totals[0], day="2027-04-01"),)}, 5, "after its last day, 2027-03-16"),
         (
             {
                 "totals": (changed(USAGE.totals[0], day="2027-02-20", gpu_ms=10 * DAY * 1000),),
