@@ -23,6 +23,8 @@ from agent.jobs.database import Database
 AHEAD_S = 48 * 3600
 """Further ahead than this a row's date came from a clock that was wrong, and does not push the next one's."""
 
+_PHASE_S = 1
+"""By how much two clocks that tell whole seconds may differ over a time and both be right."""
 _NAMED = {UsageBy.USER: "user", UsageBy.ACCOUNT: "account", UsageBy.MODEL: "sku"}
 _OPEN = "job_id, gpu, sku, share, job, user, account, start, until, least, wall, uptime, boot"
 _EXTEND = "UPDATE meter_open SET start = ?, until = ?, least = ?, wall = ?, uptime = ? WHERE job_id = ? AND gpu = ?"
@@ -114,8 +116,8 @@ class Meter(Database):
             for line in self._opened("WHERE job_id = ? ORDER BY gpu", job_id):
                 until = line.until
                 if ended_at is not None and line.boot == tick.boot:
-                    since = min(ended_at - line.wall, tick.uptime - line.uptime)
-                    until = max(line.least, line.until + since) if since < 0 else line.until + since
+                    since = min(ended_at - line.wall, tick.uptime - line.uptime + _PHASE_S)
+                    until = max(line.least, line.until + since)
                 rest = self._split(line, until)
                 self._append(replace(rest, until=until))
             self._execute("DELETE FROM meter_open WHERE job_id = ?", (job_id,))
@@ -130,7 +132,7 @@ class Meter(Database):
             lines = self._opened("WHERE boot = ? AND uptime < ? ORDER BY job_id, gpu", tick.boot, tick.uptime)
             moved = []
             for line in lines:
-                until = line.until + tick.uptime - line.uptime
+                until = line.until + _elapsed(tick.wall - line.wall, tick.uptime - line.uptime)
                 rest = self._split(line, until)
                 least = max(line.until, rest.start)
                 moved.append((rest.start, until, least, tick.wall, tick.uptime, line.job_id, line.gpu))
@@ -229,7 +231,7 @@ class Meter(Database):
     def _heard_late(self, started_at: int, tick: Tick) -> int:
         """How long it has been running: by the wall clock, but no longer than since the last claim by uptime."""
         uptime, boot = self._execute("SELECT uptime, boot FROM meter_state").fetchone()
-        most = tick.uptime - uptime if boot == tick.boot else 0
+        most = tick.uptime - uptime + _PHASE_S if boot == tick.boot else 0
         return max(0, min(tick.wall - started_at, most))
 
     def _job_name(self, job_id: int) -> str:
@@ -266,6 +268,11 @@ class Meter(Database):
             " SET ended = iif(ended - excluded.ended > ?, excluded.ended, max(ended, excluded.ended))",
             (line.gpu, line.until, AHEAD_S),
         )
+
+
+def _elapsed(wall_s: int, uptime_s: int) -> int:
+    """By the wall clock where both agree, so that a row is as long as its job's times say; else by uptime."""
+    return wall_s if abs(wall_s - uptime_s) <= _PHASE_S else uptime_s
 
 
 def encode_row(node: str, seq: int, job: str, gpu: str, sku: str, share: int, start: int, end: int) -> str:

@@ -57,6 +57,8 @@ class Run:
     least: int | None = None
     most: int | None = None
     """Seconds that must be counted in the end."""
+    slack: int = 0
+    """Seconds by which clocks that tell whole ones may differ, for each time that one was moved."""
     unsure_start: bool = False
     """The wall clock was moved between its start and when that was heard."""
     unsure_end: bool = False
@@ -77,13 +79,19 @@ class Metering(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "agent.db"
         self.store = JobStore.open(self.path, now=1)
         self.store.meter_adopt("n1", [], anew=False)
-        self.true, self.moved, self.booted, self.boot = 1_000_000, 0, 0, 1
+        self.halves, self.moved, self.booted, self.boot = 2_000_000, 0, 0, 1
+        self.phase = 0
+        """Where uptime's seconds begin within those of the wall clock."""
         self.alive = True
         self.runs: list[Run] = []
         self.marked = 0
 
     def tick(self) -> Tick:
-        return Tick(wall=self.wall, uptime=self.true - self.booted, boot=f"boot-{self.boot}")
+        return Tick(wall=self.wall, uptime=(self.halves + self.phase) // 2 - self.booted, boot=f"boot-{self.boot}")
+
+    @property
+    def true(self) -> int:
+        return self.halves // 2
 
     @property
     def wall(self) -> int:
@@ -93,16 +101,17 @@ class Metering(RuleBasedStateMachine):
 
     @initialize(start=LONG)
     def begin(self, start: int) -> None:
-        self.true += start
+        self.halves += start
 
     @rule(seconds=st.one_of(SHORT, LONG))
     def time_passes(self, seconds: int) -> None:
-        self.true += seconds
+        self.halves += seconds
 
     @rule(by=st.integers(-40 * DAY_S, 40 * DAY_S))
     def clock_is_moved(self, by: int) -> None:
         self.moved += by
         for run in self.open_runs():
+            run.slack += 2
             run.unsure_start |= run.opened is None
             run.unsure_end |= run.ended is None or run.before == run.beaten
 
@@ -116,7 +125,7 @@ class Metering(RuleBasedStateMachine):
         with self.store.transaction():
             self.store.meter_mark(self.tick())
         self.marked = self.true
-        self.true += late
+        self.halves += late
         run = Run(
             job_id=len(self.runs) + 1,
             gpus=tuple(sorted(gpu)),
@@ -132,7 +141,7 @@ class Metering(RuleBasedStateMachine):
     def start_is_heard(self, run: Run, late: int) -> Run | object:
         if run.lost:
             return multiple()
-        self.true += late
+        self.halves += late
         gpus = [Metered(gpu=f"GPU-{each}", sku="Test GPU") for each in run.gpus]
         self.store.meter_open(run.job_id, gpus, run.begun_wall, self.tick(), user="ada", account="lab")
         run.opened = run.beaten = run.before = run.begun
@@ -155,7 +164,7 @@ class Metering(RuleBasedStateMachine):
         if run.lost:
             return multiple()
         run.ended, run.ended_wall = self.true, self.wall
-        self.true += late
+        self.halves += late
         return run
 
     @precondition(lambda self: self.alive)
@@ -179,13 +188,13 @@ class Metering(RuleBasedStateMachine):
         assert self.store.meter_adopt("n1", known, anew=False) == []
         self.alive = True
 
-    @rule(off=LONG)
-    def node_reboots(self, off: int) -> None:
+    @rule(off=LONG, phase=st.integers(0, 1))
+    def node_reboots(self, off: int, phase: int) -> None:
         """Everything that ran is gone, also what had begun unheard; nobody recorded an end."""
         self.agent_is_killed()
         lost = self.open_runs()
-        self.true += off
-        self.booted, self.boot = self.true, self.boot + 1
+        self.halves += 2 * off
+        self.booted, self.boot, self.phase = self.true, self.boot + 1, phase
         self.agent_starts()
         for run in lost:
             run.lost = True
@@ -222,7 +231,8 @@ class Metering(RuleBasedStateMachine):
             if run.most is None or run.least is None:
                 continue
             found = counted[self.store._job_name(run.job_id)]
-            assert run.least * 1000 * len(run.gpus) <= found <= run.most * 1000 * len(run.gpus), run
+            least, most = run.least - run.slack, run.most + run.slack
+            assert least * 1000 * len(run.gpus) <= found <= most * 1000 * len(run.gpus), run
         head = self.store.meter_head()
         assert sum(counted.values()) == head.gpu_ms
         assert [row.seq for row in rows] == list(range(1, head.seq + 1))
