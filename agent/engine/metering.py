@@ -38,15 +38,17 @@ def settle(
 
 def mark(store: JobStore, claimed: Sequence[JobRow]) -> None:
     """With claims: what they start is no older than this."""
-    if any(row.status.gpu_uuids for row in claimed):
-        store.meter_mark(read_tick())
+    on_gpus = [row.id for row in claimed if row.status.gpu_uuids]
+    if on_gpus:
+        store.meter_claim(on_gpus, read_tick())
 
 
 def adopt(store: JobStore, config: Config, resources: Resources) -> None:
     """At the start, before anything else: see `Meter.meter_adopt`. What runs and was not known is counted from now."""
-    running = {row.id: row for row in store.active() if row.status.started_at is not None and row.status.gpu_uuids}
+    active = [row for row in store.active() if row.status.gpu_uuids]
+    running = {row.id: row for row in active if row.status.started_at is not None}
     now = read_tick()
-    for job_id in store.meter_adopt(config.name, list(running), anew=store.suspect):
+    for job_id in store.meter_adopt(config.name, list(running), anew=store.suspect, active=[row.id for row in active]):
         _open(store, config, resources, running[job_id], now, started_at=now.wall)
 
 

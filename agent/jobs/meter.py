@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+
+import msgspec
 
 from agent.api.usage import DAY_S, SHARE_WHOLE, UsageBy, UsageHead, UsageRows, UsageSum
 from agent.jobs.database import Database
@@ -81,9 +82,14 @@ class Meter(Database):
 
     # --- what happens to a job ----------------------------------------------------------------------------------------
 
-    def meter_mark(self, tick: Tick) -> None:
-        """Note that no run has begun that is not known: what begins next can be no older. With each claim."""
-        self._execute("UPDATE meter_state SET wall = ?, uptime = ?, boot = ?", (tick.wall, tick.uptime, tick.boot))
+    def meter_claim(self, job_ids: Sequence[int], tick: Tick) -> None:
+        """Jobs are given their GPUs now: they begin no earlier, whatever the clock says when that is heard.
+
+        Raises:
+            StoreError: not stored.
+        """
+        claims = [(job_id, tick.uptime, tick.boot) for job_id in job_ids]
+        self._execute_many("INSERT OR REPLACE INTO meter_claims (job_id, uptime, boot) VALUES (?, ?, ?)", claims)
 
     def meter_open(
         self, job_id: int, gpus: Sequence[Metered], started_at: int, tick: Tick, *, user: str, account: str
@@ -97,7 +103,7 @@ class Meter(Database):
         for each in gpus:
             shares[each.gpu, each.sku] = shares.get((each.gpu, each.sku), 0) + each.share
         with self.whole():
-            ago, name = self._heard_late(started_at, tick), self._job_name(job_id)
+            ago, name = self._heard_late(job_id, started_at, tick), self._job_name(job_id)
             for (gpu, sku), share in sorted(shares.items()):
                 start = max(tick.wall - ago, self._ended(gpu, tick.wall))
                 times = (start, start, start, tick.wall - ago, tick.uptime - ago, tick.boot)
@@ -137,17 +143,16 @@ class Meter(Database):
                 least = max(line.until, rest.start)
                 moved.append((rest.start, until, least, tick.wall, tick.uptime, line.job_id, line.gpu))
             self._execute_many(_EXTEND, moved)
-            if lines:
-                self.meter_mark(tick)
         return len(lines)
 
-    def meter_adopt(self, node: str, running: Sequence[int], *, anew: bool) -> list[int]:
+    def meter_adopt(self, node: str, running: Sequence[int], *, anew: bool, active: Collection[int] = ()) -> list[int]:
         """At the start: end the lines of jobs that run no more, and begin another chain where rows may have been lost.
 
         Args:
             node: this node's name.
-            running: jobs that hold GPUs.
+            running: jobs that run on GPUs.
             anew: the store was lost, or is an older one.
+            active: jobs that were claimed and have not ended.
 
         Returns:
             Those of `running` that have no line: they are to be opened.
@@ -159,6 +164,8 @@ class Meter(Database):
             self._execute("UPDATE meter_state SET node = ? WHERE node != ?", (node, node))
             if anew:
                 self.meter_new_chain()
+            claimed = {row[0] for row in self._fetch("SELECT job_id FROM meter_claims")}
+            self._execute_many("DELETE FROM meter_claims WHERE job_id = ?", [(each,) for each in claimed - set(active)])
             known = {row[0] for row in self._fetch("SELECT DISTINCT job_id FROM meter_open")}
             for job_id in sorted(known.difference(running)):
                 self.meter_close(job_id, None, Tick(wall=0, uptime=0, boot=""))
@@ -228,11 +235,13 @@ class Meter(Database):
 
     # --- below --------------------------------------------------------------------------------------------------------
 
-    def _heard_late(self, started_at: int, tick: Tick) -> int:
-        """How long it has been running: by the wall clock, but no longer than since the last claim by uptime."""
-        uptime, boot = self._execute("SELECT uptime, boot FROM meter_state").fetchone()
-        most = tick.uptime - uptime + _PHASE_S if boot == tick.boot else 0
-        return max(0, min(tick.wall - started_at, most))
+    def _heard_late(self, job_id: int, started_at: int, tick: Tick) -> int:
+        """How long it has been running: by the wall clock, but no longer than since its claim by uptime."""
+        claim = self._execute("SELECT uptime, boot FROM meter_claims WHERE job_id = ?", (job_id,)).fetchone()
+        self._execute("DELETE FROM meter_claims WHERE job_id = ?", (job_id,))
+        if claim is None or claim[1] != tick.boot:
+            return 0
+        return max(0, min(tick.wall - started_at, tick.uptime - claim[0] + _PHASE_S))
 
     def _job_name(self, job_id: int) -> str:
         """What a job is called outside of the site: nobody who has not the salt can tell which it is."""
@@ -277,7 +286,7 @@ def _elapsed(wall_s: int, uptime_s: int) -> int:
 
 def encode_row(node: str, seq: int, job: str, gpu: str, sku: str, share: int, start: int, end: int) -> str:
     """A row in its one spelling: what is hashed, sent and exported."""
-    return json.dumps([node, seq, job, gpu, sku, share, start, end], ensure_ascii=False, separators=(",", ":"))
+    return msgspec.json.encode((node, seq, job, gpu, sku, share, start, end)).decode()
 
 
 def genesis(chain: str) -> str:
@@ -295,7 +304,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
     chain = secrets.token_hex(16)
     for sql in _TABLES:
         connection.execute(sql)
-    state = "INSERT OR IGNORE INTO meter_state VALUES (1, '', ?, ?, 0, ?, 0, 0, 0, '')"
+    state = "INSERT OR IGNORE INTO meter_state VALUES (1, '', ?, ?, 0, ?, 0)"
     connection.execute(state, (secrets.token_hex(32), chain, genesis(chain)))
     connection.execute("INSERT OR IGNORE INTO meter_chains (chain) SELECT chain FROM meter_state")
 
@@ -313,6 +322,8 @@ _TABLES = (
     "CREATE TABLE IF NOT EXISTS meter_gpus (gpu TEXT PRIMARY KEY, ended INTEGER NOT NULL) STRICT",
     "CREATE TABLE IF NOT EXISTS meter_chains (n INTEGER PRIMARY KEY, chain TEXT NOT NULL UNIQUE) STRICT",
     "CREATE TABLE IF NOT EXISTS meter_state (id INTEGER PRIMARY KEY CHECK (id = 1), node TEXT NOT NULL,"
-    " salt TEXT NOT NULL, chain TEXT NOT NULL, seq INTEGER NOT NULL, head TEXT NOT NULL, gpu_ms INTEGER NOT NULL,"
-    " wall INTEGER NOT NULL, uptime INTEGER NOT NULL, boot TEXT NOT NULL) STRICT",
+    " salt TEXT NOT NULL, chain TEXT NOT NULL, seq INTEGER NOT NULL, head TEXT NOT NULL,"
+    " gpu_ms INTEGER NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS meter_claims (job_id INTEGER PRIMARY KEY, uptime INTEGER NOT NULL,"
+    " boot TEXT NOT NULL) STRICT",
 )

@@ -34,7 +34,7 @@ def told(word):
 while True:
     at = LENGTH * job
     with store.transaction():
-        store.meter_mark(tick(at))
+        store.meter_claim([job], tick(at))
     with store.transaction():
         store.meter_open(job, gpus, NOON + at, tick(at), user="ada", account="")
     told("opened")

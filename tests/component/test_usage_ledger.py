@@ -42,7 +42,7 @@ class Node:
         self.jobs += 1
         metered = [Metered(gpu=gpu, sku=sku)]
         with self.store.transaction():
-            self.store.meter_mark(tick(begun))
+            self.store.meter_claim([self.jobs], tick(begun))
             self.store.meter_open(self.jobs, metered, begun, tick(begun), user="ada", account="lab")
             self.store.meter_close(self.jobs, begun + seconds, tick(begun + seconds))
 
