@@ -22,8 +22,8 @@ from licensing.store import Ledger
 from licensing.usage_book import Branch, UsageBook, digest
 from licensing.usage_file import GpuUse, NodeLine
 
-SETTLED_S = 120
-"""How long after a period a node has its last row of it: it splits what runs with its next heartbeat."""
+SETTLED_S = 180
+"""How long after a period a node has its last row of it: it splits what runs with its second heartbeat of the day."""
 _EVENTS_MOST, _OPEN_MOST, _TOTALS_MOST, _DETAIL_MOST = 64, 64, 620, 120
 _LEASE_S = MAX_LEASE_S + LEASE_TOLERANCE_S
 """How long after it had a seat a GPU may still be given to jobs."""

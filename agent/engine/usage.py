@@ -78,12 +78,10 @@ class Metering:
             return await self._core.store.read(JobStore.meter_rows, chain, after, ROWS_AT_ONCE)
 
     async def sums(self, begins: int, ends: int, by: UsageBy) -> list[UsageSum]:
-        """GPU time from `begins` up to `ends`, up to this moment where that is later.
+        """GPU time from `begins` up to `ends`, or up to the last heartbeat where that is later.
 
         Raises:
             ApiError: it cannot be read.
         """
         with as_api_error():
-            if self._core.store.read_only is None:
-                await self.beat()
             return await self._core.store.read(JobStore.meter_sums, begins, ends, by)

@@ -70,7 +70,7 @@ class _Open:
     until: int
     """As far as it is counted; that much after `start` by uptime."""
     least: int
-    """As far as it was counted a heartbeat earlier: an end between the two is believed."""
+    """As far as it was counted a heartbeat earlier: an end between the two is believed, and no row goes further."""
     wall: int
     uptime: int
     """What the clocks said at `until`."""
@@ -135,13 +135,12 @@ class Meter(Database):
             StoreError: not stored.
         """
         with self.whole():
-            lines = self._opened("WHERE boot = ? AND uptime < ? ORDER BY job_id, gpu", tick.boot, tick.uptime)
+            lines = self._opened("WHERE boot = ? AND uptime <= ? ORDER BY job_id, gpu", tick.boot, tick.uptime)
             moved = []
             for line in lines:
                 until = line.until + _elapsed(tick.wall - line.wall, tick.uptime - line.uptime)
-                rest = self._split(line, until)
-                least = max(line.until, rest.start)
-                moved.append((rest.start, until, least, tick.wall, tick.uptime, line.job_id, line.gpu))
+                rest = self._split(line, line.until)  # no further: it may have ended since, which is yet to be heard
+                moved.append((rest.start, until, line.until, tick.wall, tick.uptime, line.job_id, line.gpu))
             self._execute_many(_EXTEND, moved)
         return len(lines)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -16,6 +16,7 @@ from agent.jobs.meter import Metered, Tick
 from agent.jobs.store import JobStore
 from licensing import usage_file, usage_verify
 from licensing.clock import HighWater
+from licensing.errors import LicenceError
 from licensing.site import Site
 from licensing.usage_check import Grade
 from licensing.usage_file import UsageFile
@@ -226,3 +227,181 @@ class Merging(RuleBasedStateMachine):
 
 TestMerging = Merging.TestCase
 TestMerging.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+
+
+# --- what is noticed --------------------------------------------------------------------------------------------------
+
+
+def test_what_comes_late_is_in_the_next_report_under_its_own_day(site: Site, node: Node) -> None:
+    node.run(BEGINS + 10 * DAY, 3600)
+    fetch(site, node)
+    first = report(site)
+    node.run(BEGINS + 20 * DAY, 1800)
+    node.run(BEGINS + MONTH + DAY, 60)
+    fetch(site, node)
+    second = report(site, month=1, now=BEGINS + 3 * MONTH)
+    assert (first.usage.gpu_ms, second.usage.gpu_ms) == (3_600_000, 1_860_000)
+    assert [(each.day, each.gpu_ms) for each in second.usage.totals] == [
+        ("2027-01-21", 1_800_000),
+        ("2027-02-02", 60_000),
+    ]
+    assert "late" in [each.event for each in second.usage.events]
+    assert second.usage.cumulative_gpu_ms == 5_460_000
+    assert wrong(first, second) == []
+    assert report(site) == first, "closed"
+
+
+def test_rows_that_are_missing_are_noticed_and_the_rest_is_counted(site: Site, node: Node) -> None:
+    for number in range(5):
+        node.run(BEGINS + number * DAY, 100)
+    chain = node.store.meter_head().chain
+    for after, limit in ((0, 2), (3, 2)):
+        page = node.store.meter_rows(chain, after, limit)
+        site.usage_merge("n1", page.chain, page.first, page.before, page.rows, NOW)
+    assert site._book.used_ms() == 400_000
+    made = report(site)
+    assert [each for each in wrong(made) if "rows 1 to 3 of its chain" in each]
+    assert [each.event for each in site._book.events(0, 2**40)] == ["gap"]
+
+
+def test_a_counter_that_is_ahead_of_the_rows_is_noticed(site: Site, node: Node) -> None:
+    node.run(BEGINS, 100)
+    fetch(site, node)
+    node.store._execute("UPDATE meter_state SET gpu_ms = gpu_ms + 5000")
+    fetch(site, node)
+    (event,) = site._book.events(0, 2**40)
+    assert (event.event, event.subject) == ("counter", "n1")
+    assert "5000 GPU-ms apart" in event.detail
+
+
+def test_a_node_that_is_not_heard_is_open_in_the_report(site: Site, node: Node) -> None:
+    node.run(BEGINS, 100)
+    fetch(site, node, now=BEGINS + MONTH - 5)
+    assert report(site).usage.open_nodes == ("n1",)
+
+
+def test_a_report_has_its_peak_and_continues_the_one_before(site: Site, node: Node) -> None:
+    first, second = report(site), report(site, month=1, now=BEGINS + 3 * MONTH)
+    assert first.usage.peak is not None
+    assert (first.usage.peak.seats, first.usage.peak.at) == (2, NOW)
+    assert (second.usage.begins, second.usage.number) == (first.usage.ends, 2)
+    assert wrong(first, second) == []
+    assert wrong(second, first) == []
+
+
+def test_months_are_closed_in_order_and_when_they_are_over(site: Site) -> None:
+    with pytest.raises(LicenceError, match="is not over"):
+        report(site, now=BEGINS + MONTH - 1)
+    report(site)
+    with pytest.raises(LicenceError, match="--month 2027-02 comes first"):
+        report(site, month=2, now=BEGINS + 200 * DAY)
+
+
+def test_two_reports_with_one_parent_are_a_fork(tmp_path: Path, site: Site, node: Node) -> None:
+    report(site)
+    site.close()
+    shutil.copytree(tmp_path / "hub", tmp_path / "twin")
+    site.open()
+    twin = AtTime(tmp_path / "twin", "test", ROOTS, Boot())
+    twin.open()
+    node.run(BEGINS + MONTH, 100)
+    fetch(site, node)
+    here, there = (report(each, month=1, now=BEGINS + 3 * MONTH) for each in (site, twin))
+    twin.close()
+    assert any(each.startswith("fork") for each in wrong(here, there))
+
+
+def test_gpus_without_a_seat_and_gpus_given_twice_are_noticed(site: Site, node: Node) -> None:
+    node.run(BEGINS, 100, gpu="GPU-9")
+    start = BEGINS + DAY
+    for job in (7, 8):
+        node.store.meter_open(job, [Metered(gpu="GPU-1", sku=SKU)], start, tick(start), user="eve", account="")
+    for job in (7, 8):
+        node.store.meter_close(job, start + 50, tick(start + 50))
+    fetch(site, node)
+    said = wrong(report(site))
+    assert any("GPU-9 was used and had no seat" in each for each in said)
+    assert any("GPU-1 was given away more than once" in each for each in said)
+
+
+# --- what was changed -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("exported")
+    site, node = make_site(folder), Node(folder)
+    for number in range(4):
+        node.run(BEGINS + number * DAY, 100 + number)
+    fetch(site, node)
+    yield site.usage_export(BEGINS, BEGINS + MONTH, BEGINS + MONTH + DAY, rows=True)[1]
+    site.close()
+    node.close()
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_changed_byte_of_a_report_is_found(exported: str, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(exported) - 1))
+    byte = data.draw(st.integers(0, 127).filter(lambda each: each != ord(exported[at])))
+    with pytest.raises(LicenceError):
+        usage_file.read(exported[:at] + chr(byte) + exported[at + 1 :])
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_report_that_is_cut_is_found(exported: str, data: st.DataObject) -> None:
+    at = data.draw(st.integers(0, len(exported) - 1))
+    rows = exported.index("rows\n")
+    cut = exported[:at]
+    if cut == exported[:rows]:
+        return  # a report without its rows is one
+    with pytest.raises(LicenceError):
+        usage_file.read(cut)
+
+
+def test_line_ends_of_another_system_change_nothing(exported: str) -> None:
+    assert usage_file.read(exported.replace("\n", "\r\n")) == usage_file.read(exported)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_changed_byte_of_a_stored_row_is_found(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        site, node = make_site(Path(folder)), Node(Path(folder))
+        try:
+            for number in range(3):
+                node.run(BEGINS + number * DAY, 100)
+            fetch(site, node)
+            ledger, number = site._ledger, data.draw(st.integers(1, 3))
+            text = ledger.run("SELECT line FROM usage_row WHERE n = ?", (number,))[0][0]
+            at = data.draw(st.integers(0, len(text) - 1))
+            byte = data.draw(st.integers(1, 127).filter(lambda each: each != ord(text[at])))
+            changed_text = text[:at] + chr(byte) + text[at + 1 :]
+            ledger.run("UPDATE usage_row SET line = ? WHERE n = ?", (changed_text, number))
+            with pytest.raises(ValueError, match="changed"):
+                site._book.verify()
+            assert any("do not lead to the head" in each for each in wrong(report(site)))
+
+            node.store._execute("UPDATE meter SET line = ? WHERE seq = ?", (changed_text, number))
+            other = make_site(Path(folder) / "other")
+            fetch_once(other, node)
+            assert other.usage_wanted("n1", node.told(), NOW), "its head is not the one that the node tells"
+            other.close()
+        finally:
+            site.close()
+            node.close()
+
+
+def fetch_once(site: Site, node: Node) -> None:
+    page = node.store.meter_rows(*site.usage_wanted("n1", node.told(), NOW)[0], 5000)
+    site.usage_merge("n1", page.chain, page.first, page.before, page.rows, NOW)
+
+
+def test_a_row_that_names_a_user_or_a_path_is_none(node: Node) -> None:
+    """Nothing that leaves the site has a name in it but the node's."""
+    node.run(BEGINS, 100)
+    (text,) = node.store.meter_rows(node.store.meter_head().chain, 0, 9).rows
+    assert "ada" not in text
+    assert "lab" not in text
+    assert read(text.replace('["n1",1,"', '["n1",1,"/home/'), 1) is None
