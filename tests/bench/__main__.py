@@ -3,8 +3,8 @@
 Parts: sampler, daemons (resident memory), jobs (throughput, latency, ten thousand queued), history (the store with a
 long history), rings (a node's history of its GPUs), commands (wall and CPU times), kills (jobs under kill -9), peers
 (task-spooler and Slurm on the same jobs), units (the same jobs as systemd units), sched (the scheduler: CPU time of a
-pass, and a simulation of a realistic queue), usage (the ledger of GPU time: rows a second, a month's report). The machines are shared and noisy: every time is a median of repeats, beside the same machine's bare
-`python -c pass`.
+pass, and a simulation of a realistic queue), usage (the ledger of GPU time: rows a second, a month's report). The
+machines are shared and noisy: every time is a median of repeats, beside the same machine's bare `python -c pass`.
 """
 
 from __future__ import annotations
