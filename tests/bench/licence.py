@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from licensing import armour, keys, revocation, usage_check, verify
+from licensing import armour, keys, paseto, revocation, usage_check, verify
 from licensing.armour import LINK, Label
 from licensing.document import Lease, open_token, sign
 from licensing.errors import LicenceError
@@ -50,7 +50,10 @@ def _refusals() -> Iterator[Row]:
 def _rates() -> Iterator[Row]:
     token, key = sign(SITE, LEASE), SITE.public_key()
     chain = LINK.join((papers.reseller_chain(VOUCHER), token))
+    parts = paseto.split(token)
+    signed = paseto.pae(paseto.HEADER.encode(), parts.payload, parts.footer, b"lease")
     for what, aim, work in (
+        ("bare Ed25519 verification, for comparison", "", lambda: key.verify(parts.signature, signed)),
         ("token made", "", lambda: sign(SITE, LEASE)),
         ("token verified and read", "≥ 8000", lambda: open_token(Lease, token, key)),
         ("chain of four verified, its keys known", "≥ 2000", lambda: verify.lease_chain(chain, ROOTS, NODE_KEY)),
