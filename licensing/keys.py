@@ -42,17 +42,27 @@ def public_key(text: str) -> Ed25519PublicKey:
     Raises:
         WeakKeyError: not 64 lower-case hex digits, not canonical, not on the curve, or of small order.
     """
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise WeakKeyError(f"{text[:80]!r} is not a public key; a key is 64 lower-case hex digits")
-    data = bytes.fromhex(text)
-    y = int.from_bytes(data, "little") & (2**255 - 1)
+    key = verifying_key(text)
+    if not _is_on_curve(_y(text)):
+        raise WeakKeyError(f"the public key {text} is not a point of the curve; copy it again in full")
+    return key
+
+
+@lru_cache(maxsize=256)
+def verifying_key(text: str) -> Ed25519PublicKey:
+    """The same for a key that is about to prove itself by a signature, or is held against one that did.
+
+    Under what is no point of the curve nothing verifies, so the costly half of the check is left to OpenSSL.
+
+    Raises:
+        WeakKeyError: not 64 lower-case hex digits, not canonical, or of small order.
+    """
+    y = _y(text)
     if y >= _P:
         raise WeakKeyError(f"the public key {text} is not in its canonical encoding; make a new key")
     if y in _SMALL_ORDER_Y:
         raise WeakKeyError(f"the public key {text} is of small order: anybody can sign under it; make a new key")
-    if not _is_on_curve(y):
-        raise WeakKeyError(f"the public key {text} is not a point of the curve; copy it again in full")
-    return Ed25519PublicKey.from_public_bytes(data)
+    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
 
 
 def public_hex(key: Ed25519PrivateKey) -> str:
@@ -162,3 +172,9 @@ def _is_on_curve(y: int) -> bool:
     """Whether x² = (y² - 1) / (d·y² + 1) has a root modulo p: by Euler's criterion on the product, u/v = u·v / v²."""
     product = (y * y - 1) * (_D * y * y + 1) % _P
     return pow(product, (_P - 1) // 2, _P) == 1
+
+
+def _y(text: str) -> int:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise WeakKeyError(f"{text[:80]!r} is not a public key; a key is 64 lower-case hex digits")
+    return int.from_bytes(bytes.fromhex(text), "little") & (2**255 - 1)

@@ -59,6 +59,8 @@ class Report:
     crl: int = 0
     """The highest number of a revocation list that is known."""
     issuer: str | None = None
+    at: int = 0
+    """The time that all of it is told by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +253,7 @@ class Site:
             pending=tuple(self._ledger.pending(mark.time)),
             crl=self._revocations.number,
             issuer=terms.chain.issuer.name if terms else None,
+            at=terms.at if terms else mark.time,
         )
 
     def lease(self, node: str, node_key: str, gpus: Sequence[str], node_seq: int, now: int) -> str | NoSeat | None:

@@ -169,7 +169,7 @@ def crl_chain(text: str, roots: Roots) -> CrlChain:
         raise SignatureError(
             "the revocation list is not signed by a root key of this build; ask the vendor for another"
         )
-    return CrlChain(path=path, signer=by, crl=open_token(Crl, token, keys.public_key(by)), text=text)
+    return CrlChain(path=path, signer=by, crl=open_token(Crl, token, keys.verifying_key(by)), text=text)
 
 
 def receipt_chain(text: str, roots: Roots) -> ReceiptChain:
@@ -184,10 +184,10 @@ def receipt_chain(text: str, roots: Roots) -> ReceiptChain:
     issuer = path[-1]
     if signer(token) != issuer.key:
         raise SignatureError(f"the receipt is not signed by {issuer.name}, whose certificate comes with it")
-    receipt = open_token(Receipt, token, keys.public_key(issuer.key))
+    receipt = open_token(Receipt, token, keys.verifying_key(issuer.key))
     if not issuer.nbf <= receipt.iat <= issuer.exp:
         raise ChainError(f"the receipt {receipt.id} reaches beyond the dates of its issuer {issuer.name}")
-    keys.public_key(receipt.site)
+    keys.verifying_key(receipt.site)
     return ReceiptChain(path=path, receipt=receipt, text=text)
 
 
@@ -198,7 +198,7 @@ def site_paper(kind: type[SitePaper], token: str) -> SiteToken[SitePaper]:
         LicenceError: it is of another kind, changed, or signed by another key than its content names.
     """
     by = signer(token)
-    paper = open_token(kind, token, keys.public_key(by))
+    paper = open_token(kind, token, keys.verifying_key(by))
     problem = _problem_of_site_paper(paper, by)
     if problem:
         raise ChainError(f"the {kind.kind} {paper.id} {problem}; export it again at its site")
@@ -209,7 +209,7 @@ def _problem_of_site_paper(paper: Request | Release | Usage, by: str) -> str | N
     if isinstance(paper, Release):
         if paper.node is None:
             return "names another site than the one that signed it" if paper.site != by else None
-        keys.public_key(paper.site)
+        keys.verifying_key(paper.site)
         return "names another node key than the one that signed it" if paper.key != by else None
     if isinstance(paper, Usage):
         if paper.site != by:
@@ -252,7 +252,7 @@ def _path(tokens: list[str], roots: Roots, kinds: tuple[str, ...]) -> tuple[Issu
     by = signer(tokens[1])
     if by != first.key:
         raise SignatureError(f"the second certificate is not signed by {first.name}, whose certificate comes first")
-    second = open_token(Issuer, tokens[1], keys.public_key(first.key))
+    second = open_token(Issuer, tokens[1], keys.verifying_key(first.key))
     excess = _excess_of_issuer(second, first)
     if excess:
         raise ChainError(f"the certificate of {second.name} {excess}; ask {first.name} for a corrected one")
@@ -266,14 +266,14 @@ def _issuer(token: str, roots: Roots) -> Issuer:
             "the issuer's certificate is not signed by a root key of this build; "
             "ask the vendor for a file for your version"
         )
-    return _usable(open_token(Issuer, token, keys.public_key(root.key)))
+    return _usable(open_token(Issuer, token, keys.verifying_key(root.key)))
 
 
 def _usable(issuer: Issuer) -> Issuer:
     """Step 3."""
     if PRODUCT not in issuer.products:
         raise ChainError(f"the issuer {issuer.name} may not sign for {PRODUCT}, only for {', '.join(issuer.products)}")
-    keys.public_key(issuer.key)
+    keys.verifying_key(issuer.key)
     return issuer
 
 
@@ -303,12 +303,12 @@ def _licence(token: str, issuer: Issuer) -> Licence:
     """Steps 4 and 5."""
     if signer(token) != issuer.key:  # 4
         raise SignatureError(f"the licence is not signed by {issuer.name}, whose certificate comes with it")
-    licence = open_token(Licence, token, keys.public_key(issuer.key))
+    licence = open_token(Licence, token, keys.verifying_key(issuer.key))
     excess = _excess_of_licence(licence, issuer) or plans.problem(licence)  # 5
     if excess:
         raise ChainError(f"the licence {licence.id} {excess}; ask {issuer.name} for a corrected one")
     if licence.site is not None:
-        keys.public_key(licence.site)
+        keys.verifying_key(licence.site)
     return licence
 
 
@@ -334,11 +334,11 @@ def _lease(token: str, licence: Licence) -> Lease:
     site = signer(token)
     if licence.site is not None and site != licence.site:  # 6
         raise OtherSiteError(f"the lease is signed by site {site[:16]}…, the licence {licence.id} is bound to another")
-    lease = open_token(Lease, token, keys.public_key(site))
+    lease = open_token(Lease, token, keys.verifying_key(site))
     excess = _excess_of_lease(lease, licence, site)  # 7
     if excess:
         raise ChainError(f"the lease {lease.id} {excess}; restart the hub, and tell the vendor if it stays")
-    keys.public_key(lease.key)
+    keys.verifying_key(lease.key)
     return lease
 
 

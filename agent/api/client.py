@@ -50,6 +50,9 @@ from agent.api.types import (
     LeaseGrant,
     LeaseReply,
     Licence,
+    LicenceAsk,
+    LicenceFile,
+    LicenceRelease,
     LogMessage,
     Node,
     NodeStatus,
@@ -281,6 +284,14 @@ class Client:
     def activate(self, document: str) -> Licence:
         """Install a voucher or licence; for admins, on the hub."""
         return self._ask("POST", "/v1/licence", Licence, ActivateRequest(document=document))
+
+    def licence_request(self, want: str) -> LicenceFile:
+        """Make a request to the vendor about the licence; for admins, on the hub."""
+        return self._ask("POST", "/v1/licence/request", LicenceFile, LicenceAsk(want=want))
+
+    def licence_release(self, to: str | None = None) -> LicenceFile:
+        """Give the licence back, for the site whose request `to` is; for admins, on the hub."""
+        return self._ask("POST", "/v1/licence/release", LicenceFile, LicenceRelease(to=to))
 
     def lease(self) -> LeaseReply:
         """The lease a node holds."""

@@ -17,6 +17,11 @@ def render(statuses: Sequence[NodeStatus], licence: Licence | None) -> str:
     return page(*parts)
 
 
+def of_licence(licence: Licence) -> str:
+    """The licence's part alone, as a page of its own: what `stoker-license status --metrics` prints."""
+    return page(_licence(licence)) if licence.licence_id is not None else page()
+
+
 def _nodes(statuses: Sequence[NodeStatus]) -> Iterator[str]:
     links = [
         ({"node": status.name, "state": state.value}, int(status.link is state))
@@ -46,8 +51,11 @@ def _licence(licence: Licence) -> Iterator[str]:
     for name, text, when in (
         ("expires", "Unix time at which the licence expires.", licence.expires_at),
         ("grace_ends", "Unix time from which new jobs are held.", licence.restricted_at),
+        ("report_by", "Unix time by which a usage report must be acknowledged.", licence.report_by),
     ):
         yield from gauge(f"lic_{name}_timestamp", text, [({}, when)])
+    text, left = "Prepaid GPU-seconds not used yet; below 0 in grace.", licence.prepaid_gpu_seconds_left
+    yield from gauge("lic_prepaid_gpu_seconds_left", text, [({}, left)])
 
 
 def _of(status: NodeStatus) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from agent.api.errors import ApiError
-from agent.api.types import Licence, LicenceUpdate, LinkState, Node, NodeUpdate, Wire
+from agent.api.types import Licence, LicenceFile, LicenceUpdate, LinkState, Node, NodeUpdate, Wire
 from agent.gate import HubLicence, NoSeat
 from agent.gpu.frames import UNKNOWN_UUID
 from agent.hub.fleet import Fleet, Member
@@ -87,6 +87,27 @@ class Seats:
         self._publish(("licence",), LicenceUpdate(licence=installed))
         self._due.set()
         return installed
+
+    async def ask_vendor(self, want: str) -> LicenceFile:
+        """Make a request about the licence.
+
+        Raises:
+            ApiError: there is nothing that it could be about, or it cannot be kept.
+        """
+        asked = await self._in_thread(lambda licence: licence.request(want, int(time.time())))
+        await self._tell()
+        return asked
+
+    async def give_back(self, to: str | None) -> LicenceFile:
+        """Give the licence back: no further leases; those given run to their end.
+
+        Raises:
+            ApiError: there is none, or it is a voucher; nothing was changed.
+        """
+        released = await self._in_thread(lambda licence: licence.release(to, int(time.time())))
+        _log.info("licence=%s given back", released.id)
+        await self._tell()
+        return released
 
     # --- offering -----------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace, now: int) -> int:
 
 
 def _root_keys(args: argparse.Namespace) -> int:
+    _make_folder(args.out)
     made = make_roots(args.name, args.out, passphrase=_new_passphrase(args))
     for root in made.roots:
         print(f"{args.out / (root.name + '.key')}  {root.key}")
@@ -75,9 +76,17 @@ def _issuer_keys(args: argparse.Namespace, now: int) -> int:
         delegate=int(args.delegate),
         perpetual=args.perpetual,
     )
+    _make_folder(args.out)
     cert = make_issuer(by, args.out, terms, passphrase=_passphrase(args), new_passphrase=_new_passphrase(args))
     print(f"{cert.with_suffix('.key')}\n{cert}  until {when(terms.exp)}")
     return 0
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KeyFileError(f"cannot make the folder {path}: {error.strerror}") from error
 
 
 # --- licences ---

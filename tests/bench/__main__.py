@@ -3,15 +3,16 @@
 Parts: sampler, daemons (resident memory), jobs (throughput, latency, ten thousand queued), history (the store with a
 long history), rings (a node's history of its GPUs), commands (wall and CPU times), kills (jobs under kill -9), peers
 (task-spooler and Slurm on the same jobs), units (the same jobs as systemd units), sched (the scheduler: CPU time of a
-pass, and a simulation of a realistic queue), usage (the ledger of GPU time: rows a second, a month's report). The
-machines are shared and noisy: every time is a median of repeats, beside the same machine's bare `python -c pass`.
+pass, and a simulation of a realistic queue), licence (documents read per CPU-second, and how fast bad ones are
+refused), usage (the ledger of GPU time: rows a second, a month's report). The machines are shared and noisy: every
+time is a median of repeats, beside the same machine's bare `python -c pass`.
 """
 
 from __future__ import annotations
 
 import sys
 
-from tests.bench import commands, daemons, history, jobs, kills, rings, rivals, sampler, sched, units, usage
+from tests.bench import commands, daemons, history, jobs, kills, licence, rings, rivals, sampler, sched, units, usage
 from tests.bench.table import print_table
 
 PARTS = {
@@ -26,6 +27,7 @@ PARTS = {
     "units": units.rows,
     "sched": sched.rows,
     "usage": usage.rows,
+    "licence": licence.rows,
 }
 
 

@@ -17,23 +17,17 @@ import pytest
 from licensing import armour, cli, keys, roots, usage_check, verify
 from licensing.armour import Label
 from licensing.document import Licence, sign
-from licensing.errors import HubError, KeyFileError, LicenceError
+from licensing.errors import KeyFileError, LicenceError
 from licensing.exchange import Request, Want
 from licensing.site import Site
 from licensing.stage import Stage
 from licensing.vendor import end_of_day
+from tests.component.test_licensing_cli import NoHub
 from tests.fakes import papers
 from tests.fakes.papers import USAGE
 from tests.fakes.vendor import DAY, NOW, SITE, Boot, changed
 
 SITE_KEY = keys.public_hex(SITE)
-
-
-class NoHub:
-    """The vendor's verbs must not ask for one."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise HubError("the vendor's desk asked for a hub")
 
 
 @pytest.fixture

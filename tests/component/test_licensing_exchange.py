@@ -335,3 +335,19 @@ def test_a_clock_that_was_right_is_not_moved(tmp_path: Path, boot: Boot) -> None
     boot.seconds += 26 * 3600
     assert site.report(NOW + 91 * DAY).activated_at == NOW
     site.close()
+
+
+# --- bad files ---
+
+
+def test_no_bad_file_of_any_kind_changes_anything(site: Site) -> None:
+    site.activate(with_list(bound(site), changed(EMPTY, number=9)), NOW)
+    asked, rows = site.request(Want.RENEW, NOW), site._ledger.verify_audit()
+    before = site.report(NOW)
+    names = [path for kind in papers.BAD_PAPERS for path in vendor.FOLDER.glob(f"*.{kind}") if path.stem != "good"]
+    assert len(names) >= 60
+    for path in names:
+        with pytest.raises(LicenceError):
+            site.activate(path.read_text("utf-8"), NOW)
+    assert (site.report(NOW), site._ledger.verify_audit()) == (before, rows)
+    assert [each.id for each in before.pending] == [asked.id]
