@@ -240,7 +240,7 @@ class Meter(Database):
         self._execute("DELETE FROM meter_claims WHERE job_id = ?", (job_id,))
         if claim is None or claim[1] != tick.boot:
             return 0
-        return max(0, min(tick.wall - started_at, tick.uptime - claim[0] + _PHASE_S))
+        return max(0, min(tick.wall - started_at, tick.uptime - int(claim[0]) + _PHASE_S))
 
     def _job_name(self, job_id: int) -> str:
         """What a job is called outside of the site: nobody who has not the salt can tell which it is."""

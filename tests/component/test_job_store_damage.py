@@ -200,7 +200,7 @@ def test_a_schema_is_changed_after_a_backup(path: Path) -> None:
     backup = path.with_name("agent.db.schema-3")
     with closing(sqlite3.connect(backup)) as old:
         assert old.execute("SELECT count(*) FROM jobs").fetchone()[0] == 200
-        assert old.execute("PRAGMA user_version").fetchone()[0] == 2
+        assert old.execute("PRAGMA user_version").fetchone()[0] == 3
 
 
 def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
