@@ -44,8 +44,8 @@ def license_main(argv: Sequence[str] | None = None) -> int:
     from agent.cli import HubLicenceCalls
     from licensing import cli
 
-    words = list(sys.argv[1:] if argv is None else argv)
-    return commandline.run("stoker-license", lambda: cli.main(words, HubLicenceCalls(), version=__version__))
+    words, hub = list(sys.argv[1:] if argv is None else argv), HubLicenceCalls()
+    return commandline.run("stoker-license", lambda: cli.main(words, hub, version=__version__, export=hub.export_usage))
 
 
 def _run_agent(config: Config) -> int:

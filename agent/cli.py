@@ -50,7 +50,7 @@ def hub(argv: Sequence[str], *, run: Run) -> int:
 
 
 class HubLicenceCalls:
-    """The hub as `stoker-license` needs it: two calls over its socket, answers as plain JSON values.
+    """The hub as `stoker-license` needs it: calls over its socket, answers as plain JSON values.
 
     `config` is the file that names the socket; `None` finds it as the daemons do, `$STOKER_CONFIG` included.
     """
@@ -76,6 +76,40 @@ class HubLicenceCalls:
     def state_dir(self, config: Path | None = None) -> Path:
         """Where the hub keeps its ledger on this machine."""
         return load(config).hub_state_dir
+
+    def export_usage(self, month: str | None, *, rows: bool, config: Path | None = None) -> tuple[str, str]:
+        """Have the hub close and sign a month's usage; the name of the file, and its text."""
+        from agent.gate import as_licence_errors
+
+        with as_licence_errors(), _hub_client(config) as client:
+            made = client.export_usage(month, rows=rows)
+            return made.name, made.text
+
+    def request(self, want: str, config: Path | None = None) -> dict[str, Any]:
+        """Have the hub make a request to the vendor."""
+        import msgspec
+
+        from agent.gate import as_licence_errors
+
+        with as_licence_errors(), _hub_client(config) as client:
+            return dict(msgspec.to_builtins(client.licence_request(want)))
+
+    def release(self, to: str | None, config: Path | None = None) -> dict[str, Any]:
+        """Have the hub give its licence back; `to` is another site's request."""
+        import msgspec
+
+        from agent.gate import as_licence_errors
+
+        with as_licence_errors(), _hub_client(config) as client:
+            return dict(msgspec.to_builtins(client.licence_release(to)))
+
+    def metrics(self, config: Path | None = None) -> str:
+        """The licence's part of the hub's OpenMetrics page."""
+        from agent.gate import as_licence_errors
+        from agent.hub.metrics import of_licence
+
+        with as_licence_errors(), _hub_client(config) as client:
+            return of_licence(client.licence())
 
 
 def _hub_client(config: Path | None) -> Any:

@@ -68,6 +68,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     from agent.server.peer import Access
     from agent.server.reload_routes import ReloadRoutes
     from agent.server.resources import NodeResources
+    from agent.server.usage_routes import UsageRoutes
     from agent.telemetry.history import History
     from agent.telemetry.host import read_boot_id
     from agent.telemetry.kernellog import KernelLog
@@ -102,8 +103,9 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
         stack.callback(log.stop)
     clerks = ClerkRoutes(config.name, cron=engine.clerks.cron, courier=engine.clerks.courier)
     past, health = HistoryRoutes(config.name, history=history, sampler=sampler), HealthRoutes(engine.incidents)
-    more: list[Routes] = [clerks, past, health, ReloadRoutes(read_again)]
-    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=more)
+    usage = UsageRoutes(config.name, engine.metering)
+    more: list[Routes] = [clerks, past, health, usage, ReloadRoutes(read_again)]
+    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=more, usage=engine.metering.head)
     await service.start()
     stack.push_async_callback(service.stop)
     app = base.make_app(Access(config))
@@ -118,10 +120,12 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
 async def _start_hub(config: Config, stack: AsyncExitStack, _: ReadAgain) -> _Reload:
     from agent.gate import HubLicence
     from agent.hub.fleet import Fleet
+    from agent.hub.metering import Metering
     from agent.hub.seats import Seats
     from agent.server import base
     from agent.server.feed import Feed
     from agent.server.hub_routes import HubService
+    from agent.server.hub_usage import HubUsage
     from agent.server.peer import Access
 
     fleet, feed = Fleet(config), Feed()
@@ -130,11 +134,15 @@ async def _start_hub(config: Config, stack: AsyncExitStack, _: ReadAgain) -> _Re
     seats = Seats(HubLicence(config.hub_state_dir, config.cluster), fleet, feed.publish)
     await seats.start()
     stack.push_async_callback(seats.stop)
+    metering = Metering(fleet, seats)
+    metering.start()
+    stack.push_async_callback(metering.stop)
     service = HubService(config, fleet=fleet, seats=seats, feed=feed)
     await service.start()
     stack.push_async_callback(service.stop)
     app = base.make_app(Access(config))
     service.add_routes(app)
+    HubUsage(fleet, seats, metering).add_routes(app)
     runner = await base.serve(app, config.hub_socket, _inherited_socket())
     stack.push_async_callback(runner.cleanup)
     _log.info("hub cluster=%s nodes=%d listens on %s", config.cluster, len(config.hub_nodes), config.hub_socket)

@@ -16,16 +16,20 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.api.errors import ApiError, StokerError
-from agent.api.types import LeaseReply, Licence, LicenceStage, SeatHolder
+from agent.api.types import LeaseReply, Licence, LicenceFile, LicenceStage, PendingRequest, SeatHolder
+from agent.api.usage import UsageHead, UsageRows
 from licensing import attest, clock
 from licensing.document import Licence as Terms
-from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, from_code
+from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, UsageError, from_code
+from licensing.exchange import Want
 from licensing.node import NodeLease
 from licensing.roots import Roots
 from licensing.seats import NoSeat
 from licensing.stage import EVALUATION, Standing
+from licensing.usage_rows import Told
 
 if TYPE_CHECKING:
+    from licensing.requests import Outgoing
     from licensing.site import Report
 
 __all__ = ["Admit", "Hold", "HubLicence", "NoSeat", "NodeGate", "NodeSignature", "Signed", "as_licence_errors"]
@@ -143,13 +147,31 @@ class HubLicence:
         self._site.close()
 
     def activate(self, text: str, now: int) -> Licence:
-        """Install the text of a voucher or licence file; lifts the stage at once.
+        """Take the text of a vendor's file (voucher, licence, answer, receipt, revocation list); lifts a stage at once.
 
         Raises:
             ApiError: refused; nothing was changed.
         """
         with _translated():
             return _wire(self._site.activate(text, now))
+
+    def request(self, want: str, now: int) -> LicenceFile:
+        """Make a request to the vendor; its answer is taken for 90 days, once.
+
+        Raises:
+            ApiError: there is nothing that it could be about, or it cannot be kept.
+        """
+        with _translated():
+            return _file(self._site.request(_want(want), now))
+
+    def release(self, to: str | None, now: int) -> LicenceFile:
+        """Give the licence back, for the site whose request `to` is.
+
+        Raises:
+            ApiError: there is none, or it is a voucher; nothing was changed.
+        """
+        with _translated():
+            return _file(self._site.release(now, to))
 
     def status(self, now: int) -> Licence:
         """The licence line and who holds the seats.
@@ -173,6 +195,42 @@ class HubLicence:
         """
         with _translated():
             return self._site.lease(node_name, node_key_hex, gpu_uuids, node_seq, now)
+
+    def usage_wanted(self, node: str, heads: Sequence[UsageHead], now: int) -> list[tuple[str, int]]:
+        """Which rows of a node's usage ledger are not here yet: (chain, after); nothing when all are.
+
+        Raises:
+            ApiError: the ledger cannot be used.
+        """
+        with _translated():
+            return self._site.usage_wanted(node, [_told(each) for each in heads], now)
+
+    def usage_merge(self, node: str, rows: UsageRows, now: int) -> int:
+        """Take rows of a node; how many are new. Those that are here already change nothing.
+
+        Raises:
+            ApiError: the ledger cannot be used; nothing was stored.
+        """
+        with _translated():
+            return self._site.usage_merge(node, rows.chain, rows.first, rows.before, rows.rows, now)
+
+    def usage_seats(self, now: int) -> None:
+        """Note who holds a seat now, for the reports; once a minute, and after each change.
+
+        Raises:
+            ApiError: the ledger cannot be used.
+        """
+        with _translated():
+            self._site.usage_seats(now)
+
+    def usage_export(self, begins: int, ends: int, now: int, *, rows: bool) -> tuple[str, str]:
+        """The signed report of a time: a name for its file, and the text.
+
+        Raises:
+            ApiError: there is none to be made, or the ledger cannot be used.
+        """
+        with _translated():
+            return self._site.usage_export(begins, ends, now, rows=rows)
 
 
 class NodeSignature:
@@ -238,11 +296,22 @@ def _http_status(error: LicenceError) -> int:
     return 409 if isinstance(error, OtherSiteError | ReplayError) else 422
 
 
+def _told(head: UsageHead) -> Told:
+    return Told(chain=head.chain, seq=head.seq, head=head.head, gpu_ms=head.gpu_ms, open_gpu_ms=head.open_gpu_ms)
+
+
 def _wire(report: Report) -> Licence:
     return msgspec.structs.replace(
         _licence(report.standing, report.licence, used=len(report.holds)),
         holders=_holders(report),
         site_key=report.site_key,
+        issuer=report.issuer,
+        pending=tuple(
+            PendingRequest(id=each.id, want=each.want, made_at=each.made_at, until=each.until)
+            for each in report.pending
+        ),
+        crl=report.crl,
+        at=report.at,
         development_roots=report.development,
     )
 
@@ -262,7 +331,27 @@ def _licence(standing: Standing, terms: Terms | None, *, used: int) -> Licence:
         seats_used=used,
         expires_at=standing.expires_at,
         restricted_at=standing.restricted_at,
+        bound=terms is not None and terms.site is not None,
+        rev=terms.rev if terms else None,
+        edition=terms.edition if terms else None,
+        features=terms.features if terms else (),
+        reseller=terms.reseller if terms else None,
+        brand=terms.brand if terms else None,
+        updates_until=terms.updates_until if terms else None,
+        report_by=standing.report_by,
+        prepaid_gpu_seconds_left=None if standing.gpu_ms_left is None else standing.gpu_ms_left // 1000,
     )
+
+
+def _want(word: str) -> Want:
+    try:
+        return Want(word)
+    except ValueError as error:
+        raise UsageError(f"{word!r} is nothing to ask a vendor for; ask for {', '.join(Want)}") from error
+
+
+def _file(sent: Outgoing) -> LicenceFile:
+    return LicenceFile(id=sent.id, token=sent.token, document=sent.file, until=sent.until)
 
 
 def _holders(report: Report) -> tuple[SeatHolder, ...]:

@@ -1,4 +1,4 @@
-"""`stoker-license`: what a buyer types. The vendor's verbs are in `vendor_cli`.
+"""`stoker-license`: what a buyer types. What goes to the vendor: `buyer_cli`; the vendor's verbs: `vendor_cli`.
 
 The hub owns the ledger, so the buyer's verbs only talk to it, through the `Hub` that the composition root passes in;
 the vendor's need none. Results go to stdout, refusals to stderr: what failed, on what, what to do next.
@@ -18,41 +18,50 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from licensing import audit_cli, vendor_cli
+from licensing import audit_cli, buyer_cli, usage_cli, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
 from licensing.errors import FormatError, LicenceError, UsageError
 from licensing.stage import Stage, when
 
-_EXIT = {Stage.ACTIVE: 0, Stage.NOTICE: 3, Stage.GRACE: 3, Stage.RESTRICTED: 4}
+_EXIT = {Stage.ACTIVE: 0, Stage.NOTICE: 3, Stage.GRACE: 3, Stage.PERPETUAL: 4, Stage.RESTRICTED: 4}
 
 
-class Hub(Protocol):
-    """The hub, as far as a licence goes. Both give the wire's `Licence` as plain JSON values.
+class Hub(buyer_cli.Hub, Protocol):
+    """The hub, as far as a licence goes. What it answers are the wire's values as plain JSON.
 
     `config` is the configuration that says where the hub is; `None` when the command line names none.
-    Both raise `LicenceError`: the hub's refusal by `errors.from_code`, or `HubError` when it does not answer.
+    All raise `LicenceError`: the hub's refusal by `errors.from_code`, or `HubError` when it does not answer.
     """
 
     def licence(self, config: Path | None = None) -> dict[str, Any]:
         """The licence as it stands."""
 
     def activate(self, text: str, config: Path | None = None) -> dict[str, Any]:
-        """Install a voucher or licence file; gives the licence as it stands then."""
+        """Take a vendor's file; gives the licence as it stands then."""
+
+    def metrics(self, config: Path | None = None) -> str:
+        """The licence's part of the hub's OpenMetrics page."""
 
     def state_dir(self, config: Path | None = None) -> Path:
         """Where the hub keeps its ledger on this machine."""
 
 
-def main(argv: Sequence[str], hub: Hub, *, version: str = "unknown") -> int:
-    """Run one command; gives the exit code."""
+def main(
+    argv: Sequence[str], hub: Hub, *, version: str = "unknown", export: usage_cli.Export = usage_cli.nowhere
+) -> int:
+    """Run one command; gives the exit code. `export` has the hub make a usage report."""
     try:
         args = _parser(version).parse_args(argv)
         if args.verb == "status":
-            return _show(hub.licence(args.config), as_json=args.json)
-        if args.verb == "activate":
+            return _status(args, hub)
+        if args.verb in ("activate", "import-response"):
             return _show(hub.activate(read_text(args.file), args.config), as_json=False)
         if args.verb == "audit":
             return audit_cli.verify(args.file or hub.state_dir(args.config) / audit_cli.LEDGER)
+        if args.verb == "usage":
+            return usage_cli.run(args, export, now=int(time.time()))
+        if args.verb in buyer_cli.VERBS:
+            return buyer_cli.run(args, hub, read_text)
         return vendor_cli.run(args, now=int(time.time()))
     except LicenceError as error:
         print(f"stoker-license: {_plain(error.message)}", file=sys.stderr)
@@ -114,12 +123,18 @@ def _parser(version: str) -> argparse.ArgumentParser:
     _add_config(parser, None)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
     status = verbs.add_parser("status", help="stage, seats, who holds them, and when it ends")
-    status.add_argument("--json", action="store_true", help="print the whole record as one JSON object")
+    how = status.add_mutually_exclusive_group()
+    how.add_argument("--json", action="store_true", help="print the whole record as one JSON object")
+    how.add_argument("--metrics", action="store_true", help="print the lic_* metrics, as the hub's /metrics has them")
     activate = verbs.add_parser("activate", help="install a voucher or licence file; works without a network")
-    activate.add_argument("file", metavar="FILE", help="the file, or - to paste it on standard input")
+    answer = verbs.add_parser("import-response", help="take the vendor's answer, or any file of theirs; twice is once")
+    for each in (activate, answer):
+        each.add_argument("file", metavar="FILE", help="the file, or - to paste it on standard input")
     audit = audit_cli.add_verbs(verbs.add_parser("audit", help="check the trail of what was done with the licence"))
-    for each in (status, activate, audit):
-        _add_config(each, argparse.SUPPRESS)
+    usage = verbs.add_parser("usage", help="report the GPU time used, signed, to yourself and your vendor")
+    usage_cli.add_verbs(usage)
+    for verb in (status, activate, answer, audit, usage, *buyer_cli.add_verbs(verbs)):
+        _add_config(verb, argparse.SUPPRESS)
     vendor_cli.add_verbs(verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)"))
     return parser
 
@@ -128,6 +143,13 @@ def _add_config(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument(
         "--config", type=Path, default=default, metavar="FILE", help="the configuration to use; else $STOKER_CONFIG"
     )
+
+
+def _status(args: argparse.Namespace, hub: Hub) -> int:
+    if args.metrics:
+        print(hub.metrics(args.config), end="")
+        return 0
+    return _show(hub.licence(args.config), as_json=args.json)
 
 
 def _show(licence: dict[str, Any], *, as_json: bool) -> int:
@@ -148,10 +170,17 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
     if licence.get("fix"):
         lines.append(("run", licence["fix"]))
     if licence.get("licence_id"):
-        lines.append(("licence", f"{licence['licence_id']}, {licence['plan']}, for {licence['customer']}"))
+        sold = f", sold by {licence['brand']}" if licence.get("brand") else ""
+        lines.append(("licence", f"{licence['licence_id']}, {licence['plan']}, for {licence['customer']}{sold}"))
         lines.append(("seats", f"{licence['seats_used']} of {licence['seats_total']} GPUs"))
     for holder in licence.get("holders", ()):
         lines.append(("", f"{holder['node']}: {len(holder['gpu_uuids'])}, until {when(holder['until'])}"))
+    if licence.get("edition") or licence.get("features"):
+        lines.append(("edition", f"{licence.get('edition') or '-'}: {', '.join(licence.get('features') or ()) or '-'}"))
+    lines.extend(
+        ("request", f"{each['id']} to {each['want']}, answered until {when(each['until'])}")
+        for each in licence.get("pending") or ()
+    )
     if licence.get("site_key"):
         lines.append(("site key", licence["site_key"]))
     if licence.get("development_roots"):

@@ -104,6 +104,25 @@ def lift(mark: HighWater, moment: int) -> HighWater:
     return msgspec.structs.replace(mark, time=moment) if 0 < moment - mark.time <= SKEW_S else mark
 
 
+def jump(before: HighWater, after: HighWater, uptime: Uptime) -> int:
+    """How far the confirmed time jumped from `before` to `after`, beyond what uptime explains; seconds.
+
+    0 where it moved on no further than a machine that was off may have: then nothing was wrong with its clock.
+    """
+    moved = after.time - _known(before, uptime)
+    return moved if moved > JUMP_S else 0
+
+
+def is_doubtful(certain: int, wall: int) -> bool:
+    """Whether the wall clock shows a time long before a moment that has certainly come."""
+    return certain - wall > JUMP_S
+
+
+def is_right(certain: int, mark: HighWater, wall: int) -> bool:
+    """Whether a clock that was doubtful is so no more: past what is certain, and in agreement with the confirmed."""
+    return not is_doubtful(certain, wall) and abs(wall - mark.time) <= JUMP_S
+
+
 def is_news(mark: HighWater | None, written: HighWater | None) -> bool:
     """Whether the mark is worth a write to disk: ten minutes on, another boot, or another opinion of the wall clock."""
     if mark is None or written is None:

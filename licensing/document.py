@@ -7,6 +7,7 @@ a document is kept and passed on as the token it came in and is never encoded ag
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -31,6 +32,12 @@ Digest = Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
 GpuUuid = Annotated[str, Meta(min_length=1, max_length=96)]
+Short = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22}$")]
+"""The first 128 bits of a digest in base64url: in what has to fit into a QR code."""
+Revision = Annotated[int, Meta(ge=1, le=1_000_000)]
+Generation = Annotated[int, Meta(ge=0, le=1_000_000)]
+"""How often a licence moved from one site to another."""
+Names = Annotated[tuple[Name, ...], Meta(max_length=64)]
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,6 +45,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     kind: ClassVar[str]
     """The implicit assertion under which it is signed."""
+    compact: ClassVar[bool] = False
+    """Whether the footer names the key in base64url, 21 characters shorter than in hex."""
 
     v: Literal[1] = msgspec.field(default=1)
     id: Id
@@ -46,7 +55,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Issuer(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """Signed by a root key: who may sign licences, for what, and how many."""
+    """Signed by a root key, or by an issuer that may delegate: who may sign licences, for what, and how many."""
 
     kind = "issuer"
 
@@ -58,17 +67,22 @@ class Issuer(Document, frozen=True, kw_only=True, omit_defaults=True):
     products: Annotated[tuple[Name, ...], Meta(max_length=32)]
     max_seats: Count
     max_term_s: Duration
-    features: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    features: Names = ()
     delegate: Annotated[int, Meta(ge=0, le=1)] = 0
-    """How many further issuers may stand below this one."""
+    """How many further issuers may stand below this one: 1 lets it make resellers, who make none."""
+    perpetual: bool = False
+    """Whether its licences may run for ever; what no `max_term_s` could bound."""
 
 
 class Licence(Document, frozen=True, kw_only=True, omit_defaults=True):
-    """Signed by an issuer: the terms. Without `site` it is a voucher, good for anybody's first 14 days."""
+    """Signed by an issuer: the terms. Without `site` it is a voucher, good for anybody's first 14 days.
+
+    What each plan means is said in `plans`.
+    """
 
     kind = "licence"
 
-    rev: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    rev: Revision = 1
     """Goes up when the same licence is changed; a lower one is refused where a higher one was seen."""
     nbf: Time
     exp: Time
@@ -77,9 +91,27 @@ class Licence(Document, frozen=True, kw_only=True, omit_defaults=True):
     product: Name = PRODUCT
     seats: Count
     """Physical GPUs that may be schedulable at the same time."""
-    features: Annotated[tuple[Name, ...], Meta(max_length=64)] = ()
+    edition: Name | None = None
+    features: Names = ()
+    """What it opens, in full: the edition is only the name under which it was sold."""
     site: Key | None = None
     """The public key of the site it is bound to."""
+    fingerprint: Short | None = None
+    """The commitment to the site's hardware that its request named; `None` binds to the key alone."""
+    generation: Generation = 0
+    request: Id | None = None
+    """The request that it answers; it is then installed where that request is pending, and once."""
+    vm: bool = False
+    """Whether a site without hardware marks of its own may use it."""
+    updates_until: Time | None = None
+    """For a perpetual licence: builds up to this date run for ever."""
+    gpu_hours: Annotated[int, Meta(ge=1, le=10**9)] | None = None
+    """For a prepaid licence: how many are paid."""
+    report_by: Time | None = None
+    """For a pay-per-use licence: until when the first usage report must be acknowledged; receipts move it."""
+    reseller: Id | None = None
+    brand: Name | None = None
+    """The name beside the customer's under which a reseller sells it."""
     term_s: Duration | None = None
     """Counted from activation, where that ends before `exp`."""
     lease_s: Annotated[int, Meta(ge=3600, le=MAX_LEASE_S)] = 86400
@@ -97,7 +129,7 @@ class Lease(Document, frozen=True, kw_only=True, omit_defaults=True):
     """The node's own public key; no other node may use this lease."""
     site: Key
     licence: Id
-    rev: Annotated[int, Meta(ge=1, le=1_000_000)]
+    rev: Revision
     activated_at: Time
     """When this site activated the licence; what `term_s` and a voucher's days count from."""
     gpus: Annotated[tuple[GpuUuid, ...], Meta(max_length=256)]
@@ -105,6 +137,8 @@ class Lease(Document, frozen=True, kw_only=True, omit_defaults=True):
     seq: Annotated[int, Meta(ge=1, le=strictjson.MAX_INTEGER)]
     prev: Digest
     """SHA-256 of the content of the lease before this one; empty for a node's first."""
+    report_by: Time | None = None
+    """What a receipt moved the licence's own `report_by` to."""
 
 
 class Attestation(Document, frozen=True, kw_only=True, omit_defaults=True):
@@ -132,8 +166,8 @@ def sign(key: Ed25519PrivateKey, document: Document) -> str:
 
 def sign_content(key: Ed25519PrivateKey, kind: type[Document], content: bytes) -> str:
     """Make the token of content that was encoded before, as a grant is: stored first, signed afterwards."""
-    footer = f'{{"kid":"{keys.public_hex(key)}"}}'.encode()
-    return paseto.sign(key, content, footer=footer, implicit=kind.kind.encode())
+    named = _b64(key.public_key().public_bytes_raw()) if kind.compact else keys.public_hex(key)
+    return paseto.sign(key, content, footer=f'{{"kid":"{named}"}}'.encode(), implicit=kind.kind.encode())
 
 
 def encode(document: Document) -> bytes:
@@ -142,15 +176,25 @@ def encode(document: Document) -> bytes:
 
 
 def signer(token: str) -> str:
-    """The public key that the footer names. Not verified: it only chooses among keys that are trusted already.
+    """The public key that the footer names, in hex. Not verified: it only chooses among keys that are trusted already.
 
     Raises:
-        TokenError: the footer is not exactly `{"kid":"…"}`.
+        TokenError: the footer is not exactly `{"kid":"…"}`, the key in hex or in base64url.
     """
-    found = re.fullmatch(rb'\{"kid":"([0-9a-f]{64})"\}', paseto.split(token).footer)
+    found = re.fullmatch(rb'\{"kid":"(?:([0-9a-f]{64})|([A-Za-z0-9_-]{43}))"\}', paseto.split(token).footer)
     if found is None:
         raise TokenError("the token's footer does not name the key that signed it")
-    return found.group(1).decode()
+    if found[1]:
+        return found[1].decode()
+    key = base64.urlsafe_b64decode(found[2] + b"=")
+    if _b64(key) != found[2].decode():
+        raise TokenError("the token's footer names its key in another spelling than the canonical one")
+    return key.hex()
+
+
+def short(digest: bytes) -> str:
+    """The first 128 bits of a digest, as a request carries them (`Short`)."""
+    return _b64(digest[:16])
 
 
 def open_token(kind: type[D], token: str, key: Ed25519PublicKey) -> D:
@@ -178,3 +222,7 @@ def decode(kind: type[D], content: bytes) -> D:
         return msgspec.convert(fields, kind, strict=True)  # noqa: TID251
     except msgspec.ValidationError as error:
         raise ContentError(f"the {kind.kind} cannot be used: {error}") from error
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

@@ -9,6 +9,7 @@
     ├── ChainError                5    licence_chain       a document goes beyond what its parent allows
     ├── WeakKeyError              5    licence_weak_key    a public key under which anybody can sign
     ├── ExpiredError              5    licence_expired     genuine, and over
+    ├── RevokedError              5    licence_revoked     genuine, and taken back by a revocation list
     ├── OtherSiteError            6    licence_other_site  genuine, and made out to somebody else
     ├── ReplayError               7    licence_replay      genuine, and older than what is held, or used up
     ├── ClockError                8    licence_clock       genuine, and from the future
@@ -85,6 +86,12 @@ class ExpiredError(LicenceError):
     code = "licence_expired"
 
 
+class RevokedError(LicenceError):
+    """Genuine, and taken back by a revocation list of its issuer or of a root."""
+
+    code = "licence_revoked"
+
+
 class OtherSiteError(LicenceError):
     """Genuine, and made out to another site or node."""
 
@@ -143,6 +150,7 @@ _BY_CODE: dict[str, type[LicenceError]] = {
         ChainError,
         WeakKeyError,
         ExpiredError,
+        RevokedError,
         OtherSiteError,
         ReplayError,
         ClockError,

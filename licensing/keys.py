@@ -1,8 +1,9 @@
 """Ed25519 keys: the files they live in, and which public keys may be enrolled.
 
-A private key file is PKCS#8 PEM, created with mode 0600 and never overwritten. A public key is written as 64
-lower-case hex digits. OpenSSL verifies forged signatures under small-order public keys, so such a key is refused here,
-where it enters, together with encodings that are not canonical or not a point of the curve (RFC 8032, 5.1.3).
+A private key file is PKCS#8 PEM, created with mode 0600 and never overwritten; a vendor's may be encrypted. A public
+key is written as 64 lower-case hex digits. OpenSSL verifies forged signatures under small-order public keys, so such a
+key is refused here, where it enters, together with encodings that are not canonical or not a point of the curve
+(RFC 8032, 5.1.3).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from licensing.errors import KeyFileError, WeakKeyError
 from licensing.files import create_new
+
+Passphrase = Callable[[Path], str]
+"""Asks for the passphrase of a key file."""
 
 _PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
 """What stands before the 32 bytes of an Ed25519 key in PKCS#8 without attributes (RFC 8410, section 7)."""
@@ -37,17 +42,27 @@ def public_key(text: str) -> Ed25519PublicKey:
     Raises:
         WeakKeyError: not 64 lower-case hex digits, not canonical, not on the curve, or of small order.
     """
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
-        raise WeakKeyError(f"{text[:80]!r} is not a public key; a key is 64 lower-case hex digits")
-    data = bytes.fromhex(text)
-    y = int.from_bytes(data, "little") & (2**255 - 1)
+    key = verifying_key(text)
+    if not _is_on_curve(_y(text)):
+        raise WeakKeyError(f"the public key {text} is not a point of the curve; copy it again in full")
+    return key
+
+
+@lru_cache(maxsize=256)
+def verifying_key(text: str) -> Ed25519PublicKey:
+    """The same for a key that is about to prove itself by a signature, or is held against one that did.
+
+    Under what is no point of the curve nothing verifies, so the costly half of the check is left to OpenSSL.
+
+    Raises:
+        WeakKeyError: not 64 lower-case hex digits, not canonical, or of small order.
+    """
+    y = _y(text)
     if y >= _P:
         raise WeakKeyError(f"the public key {text} is not in its canonical encoding; make a new key")
     if y in _SMALL_ORDER_Y:
         raise WeakKeyError(f"the public key {text} is of small order: anybody can sign under it; make a new key")
-    if not _is_on_curve(y):
-        raise WeakKeyError(f"the public key {text} is not a point of the curve; copy it again in full")
-    return Ed25519PublicKey.from_public_bytes(data)
+    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
 
 
 def public_hex(key: Ed25519PrivateKey) -> str:
@@ -73,15 +88,15 @@ def load_or_create(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def create(path: Path) -> Ed25519PrivateKey:
-    """Make a new key at `path` (0600).
+def create(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
+    """Make a new key at `path` (0600), encrypted where a passphrase is given.
 
     Raises:
         KeyFileError: something is there already, or the folder cannot be written.
     """
     key = Ed25519PrivateKey.generate()
     try:
-        store_new(path, key)
+        store_new(path, key) if passphrase is None else _store_encrypted(path, key, passphrase)
     except FileExistsError as error:
         raise KeyFileError(f"{path} exists; a key is never overwritten. Name another file or folder") from error
     except OSError as error:
@@ -89,17 +104,17 @@ def create(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def load(path: Path) -> Ed25519PrivateKey:
-    """Read a private key.
+def load(path: Path, passphrase: Passphrase | None = None) -> Ed25519PrivateKey:
+    """Read a private key; `passphrase` is asked where the file is encrypted.
 
     Raises:
-        KeyFileError: missing, unreadable, or not an unencrypted Ed25519 key in PEM.
+        KeyFileError: missing, unreadable, not an Ed25519 key in PEM, or the passphrase is not its own.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise KeyFileError(f"cannot read the key {path}: {error.strerror}") from error
-    return _as_we_write(data) or _as_others_write(data, path)
+    return _as_we_write(data) or _as_others_write(data, path, passphrase)
 
 
 def _as_we_write(data: bytes) -> Ed25519PrivateKey | None:
@@ -109,16 +124,37 @@ def _as_we_write(data: bytes) -> Ed25519PrivateKey | None:
     return Ed25519PrivateKey.from_private_bytes(der[len(_PKCS8) :]) if der.startswith(_PKCS8) else None
 
 
-def _as_others_write(data: bytes, path: Path) -> Ed25519PrivateKey:
+def _as_others_write(data: bytes, path: Path, passphrase: Passphrase | None) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives import serialization
 
+    encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in data
+    if encrypted and passphrase is None:
+        raise KeyFileError(f"{path} is encrypted with a passphrase, which cannot be asked for here")
+    secret = passphrase(path) if encrypted and passphrase is not None else None
     try:
-        key = serialization.load_pem_private_key(data, password=None)
+        key = serialization.load_pem_private_key(data, password=secret.encode() if secret is not None else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        if encrypted:
+            raise KeyFileError(f"the passphrase does not open {path}; try again, nothing was changed") from error
         raise KeyFileError(f"{path} is not an Ed25519 private key in PEM; restore it from a backup") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyFileError(f"{path} holds another kind of key; an Ed25519 key is needed")
     return key
+
+
+def _store_encrypted(path: Path, key: Ed25519PrivateKey, passphrase: str) -> None:
+    """PKCS#8 with what `cryptography` holds for best; openssl reads it too."""
+    from cryptography.hazmat.primitives import serialization
+
+    create_new(
+        path,
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(passphrase.encode()),
+        ),
+        mode=0o600,
+    )
 
 
 def store_new(path: Path, key: Ed25519PrivateKey) -> None:
@@ -136,3 +172,9 @@ def _is_on_curve(y: int) -> bool:
     """Whether x² = (y² - 1) / (d·y² + 1) has a root modulo p: by Euler's criterion on the product, u/v = u·v / v²."""
     product = (y * y - 1) * (_D * y * y + 1) % _P
     return pow(product, (_P - 1) // 2, _P) == 1
+
+
+def _y(text: str) -> int:
+    if not re.fullmatch(r"[0-9a-f]{64}", text):
+        raise WeakKeyError(f"{text[:80]!r} is not a public key; a key is 64 lower-case hex digits")
+    return int.from_bytes(bytes.fromhex(text), "little") & (2**255 - 1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from licensing import armour, keys, verify
+from licensing import armour, keys, stage, verify
 from licensing.clock import SKEW_S, HighWater
 from licensing.document import MAX_LEASE_S, Lease, Licence, decode, encode, sign_content
 from licensing.seats import NoSeat, share
@@ -51,6 +51,8 @@ class Terms:
     """The time to sign: `clock.believed`."""
     mark: HighWater
     """Its `time` is confirmed, and what seats are counted and freed by; stored with each grant."""
+    report_by: int | None = None
+    """What the last receipt said."""
 
     @property
     def licence(self) -> Licence:
@@ -60,8 +62,8 @@ class Terms:
     @property
     def lease_until(self) -> int:
         """A lease never outlives what its licence allows."""
-        assert self.standing.restricted_at is not None
-        return min(self.at + self.licence.lease_s, self.standing.restricted_at)
+        end = stage.ends(self.licence, self.activated_at, report_by=self.report_by)
+        return min(self.at + self.licence.lease_s, end.restricted_at)
 
 
 class Leases:
@@ -80,7 +82,7 @@ class Leases:
             StoreError: the ledger cannot be written; nothing was granted.
         """
         standing = terms.standing
-        if standing.stage is Stage.RESTRICTED:
+        if standing.stage.holds:
             return NoSeat(code=standing.code or "LIC-404", message=standing.message)
         last = self._ledger.grant(ask.node)
         if last is not None and last.key == ask.key:
@@ -98,7 +100,7 @@ class Leases:
         lease = decode(Lease, last.content)
         if ask.seq > last.seq or ask.gpus != last.wanted:
             return True
-        if (lease.licence, lease.rev) != (terms.licence.id, terms.licence.rev):
+        if (lease.licence, lease.rev, lease.report_by) != (terms.licence.id, terms.licence.rev, terms.report_by):
             return True
         if self._share(ask, terms) != lease.gpus:
             return True
@@ -158,6 +160,7 @@ class Leases:
             rev=terms.licence.rev,
             activated_at=terms.activated_at,
             gpus=gpus,
+            report_by=terms.report_by,
             epoch=_EPOCH,
             seq=seq,
             prev=hashlib.sha256(last.content).hexdigest() if last else "",

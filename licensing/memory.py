@@ -28,6 +28,8 @@ class _State(msgspec.Struct, frozen=True, kw_only=True):
     first_start: Moment | None = None
     vouchers: dict[str, Moment] = {}
     """When this node first saw each voucher: its days count from then, whatever a new hub says."""
+    doubted: dict[str, Moment] = {}
+    """Vouchers that were first seen while the clock stood before a moment that had certainly come; that moment."""
 
 
 _decoder = msgspec.json.Decoder(_State)  # noqa: TID251 - made at import, by one thread: see `agent.api.decode`
@@ -36,8 +38,9 @@ _decoder = msgspec.json.Decoder(_State)  # noqa: TID251 - made at import, by one
 class Memory:
     """The file `path` and what is newer than it."""
 
-    def __init__(self, path: Path, uptime: clock.UptimeReader) -> None:
+    def __init__(self, path: Path, uptime: clock.UptimeReader, built_at: int) -> None:
         self._path = path
+        self._built_at = built_at
         self._uptime = uptime
         self._written = self._state = self._load()
         self._guard = threading.Lock()
@@ -55,9 +58,16 @@ class Memory:
         """When this node first looked at the time."""
         return self._state.first_start
 
-    def voucher_seen(self, licence: str) -> int | None:
-        """When a lease of this voucher first came."""
-        return self._state.vouchers.get(licence)
+    def voucher_seen(self, licence: str, at: int) -> int | None:
+        """When a lease of this voucher first came; `at` is what `look` gave.
+
+        Where the clock was wrong then, and is not yet certain now, what it jumped by is not counted.
+        """
+        state = self._state
+        seen = state.vouchers.get(licence)
+        if seen is None or licence not in state.doubted or state.clock is None:
+            return seen
+        return seen + at - state.clock.time
 
     def look(self, now: int) -> int:
         """The time to decide by, where the wall clock says `now`; touches no disk."""
@@ -66,8 +76,9 @@ class Memory:
             if before.clock is None:
                 self._state = _replace(before, first_start=before.first_start or now)
                 return now
-            mark = clock.advance(before.clock, now, self._uptime())
-            self._state = _replace(before, clock=mark)
+            uptime = self._uptime()
+            mark = clock.advance(before.clock, now, uptime)
+            self._state = _replace(_settled(before, mark, uptime, now), clock=mark)
         if mark.ahead_since is not None and before.clock.ahead_since is None:
             log.warning("%s", clock.doubt(mark, now))
         before_behind, self._behind = self._behind, clock.is_behind(mark, now)
@@ -84,12 +95,15 @@ class Memory:
             OSError: it cannot be written; nothing was noted.
         """
         with self._disk:
-            state = self._state
-            mark = clock.trust(clock.advance(state.clock, now, self._uptime()), licence.iat, now)
-            vouchers = dict(state.vouchers)
-            if licence.site is None:
-                vouchers.setdefault(licence.id, lease.iat)
-            state = _replace(state, clock=clock.lift(mark, lease.iat), vouchers=vouchers)
+            uptime = self._uptime()
+            mark = clock.trust(clock.advance(self._state.clock, now, uptime), licence.iat, now)
+            state = _settled(self._state, mark, uptime, now)
+            if licence.site is None and licence.id not in state.vouchers:
+                state = _replace(state, vouchers={**state.vouchers, licence.id: lease.iat})
+                certain = max(licence.iat, self._built_at)
+                if clock.is_doubtful(certain, now):
+                    state = _replace(state, doubted={**state.doubted, licence.id: certain})
+            state = _replace(state, clock=clock.lift(mark, lease.iat))
             self._write(state)
             with self._guard:
                 self._state = state
@@ -108,8 +122,9 @@ class Memory:
                 self._complain(error.strerror or str(error), uptime)
 
     def _is_news(self) -> bool:
-        same_start = self._state.first_start == self._written.first_start
-        return not same_start or clock.is_news(self._state.clock, self._written.clock)
+        now, then = self._state, self._written
+        same = (now.first_start, now.vouchers, now.doubted) == (then.first_start, then.vouchers, then.doubted)
+        return not same or clock.is_news(self._state.clock, self._written.clock)
 
     def _write(self, state: _State) -> None:
         files.replace(self._path, msgspec.json.encode(state))
@@ -134,6 +149,16 @@ class Memory:
             with suppress(OSError):
                 log.error("the damaged file is kept as %s", files.set_aside(self._path))
             return _State()
+
+
+def _settled(state: _State, mark: HighWater, uptime: clock.Uptime, wall: int) -> _State:
+    """What was first seen while the clock was wrong is younger by as much as the clock jumped since."""
+    if not state.doubted or state.clock is None:
+        return state
+    shift = clock.jump(state.clock, mark, uptime)
+    vouchers = {each: seen + shift * (each in state.doubted) for each, seen in state.vouchers.items()}
+    left = {each: certain for each, certain in state.doubted.items() if not clock.is_right(certain, mark, wall)}
+    return _replace(state, vouchers=vouchers, doubted=left)
 
 
 def _replace(state: _State, **fields: object) -> _State:

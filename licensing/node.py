@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from licensing import clock, files, stage, verify
+from licensing import clock, files, release, stage, verify
 from licensing.clock import JUMP_S
 from licensing.errors import ClockError, ExpiredError, FormatError, LicenceError, ReplayError, StoreError
 from licensing.memory import Memory
@@ -40,13 +40,15 @@ class NodeLease:
         state_dir: Path,
         roots: Roots | None = None,
         uptime: clock.UptimeReader = clock.read_uptime,
+        built_at: int = release.AT,
     ) -> None:
         self._dir = state_dir
+        self._built_at = built_at
         self._roots = roots or pinned()
         with suppress(OSError):  # whoever must write there says so
             state_dir.mkdir(parents=True, exist_ok=True)
         self._key = NodeKey(state_dir / "node.key")
-        self._memory = Memory(state_dir / "gate.json", uptime)
+        self._memory = Memory(state_dir / "gate.json", uptime, built_at)
         self._problem: LicenceError | None = None
         self._held: verify.LeaseChain | None = None
         self._taking = threading.Lock()
@@ -87,22 +89,22 @@ class NodeLease:
 
     def seated(self, now: int) -> frozenset[str]:
         """GPUs on which new jobs may start now."""
-        if self._held is None or self.standing(now).stage is Stage.RESTRICTED:
+        if self._held is None or self.standing(now).stage.holds:
             return frozenset()
         return frozenset(self._held.lease.gpus)
 
     def refusal(self, gpus: frozenset[str], now: int) -> Refusal | None:
         """Why a new job on these GPUs may not start; `None` when it may. A job without GPUs needs only the lease."""
         standing = self.standing(now)
-        if standing.stage is Stage.RESTRICTED:
+        if standing.stage.holds:
             return Refusal(code=standing.code or "LIC-404", detail=standing.detail)
         missing = sorted(gpus - self.seated(now))
         return _no_seat(missing, self._held) if missing and self._held else None
 
     def _standing(self, held: verify.LeaseChain, at: int) -> Standing:
         lease = held.lease
-        first_seen = self._memory.voucher_seen(lease.licence) or lease.activated_at
-        return stage.of_lease(held.licence, lease, min(lease.activated_at, first_seen), at)
+        first_seen = self._memory.voucher_seen(lease.licence, at) or lease.activated_at
+        return stage.of_lease(held.licence, lease, min(lease.activated_at, first_seen), at, self._built_at)
 
     def _no_lease(self) -> Standing:
         started = self._memory.first_start

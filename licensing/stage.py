@@ -1,47 +1,65 @@
 """What a licence allows at a moment: ACTIVE → NOTICE → GRACE → RESTRICTED, with the code, the words and the remedy.
 
-Pure: terms and time in, a `Standing` out. The only thing a stage ever changes is whether *new* jobs start; what is
-running runs to its end, and everything else works in every stage.
+Pure: terms, facts and time in, a `Standing` out. The only thing a stage ever changes is whether *new* jobs start; what
+is running runs to its end, and everything else works in every stage.
 
     LIC-401  no licence is installed                  LIC-410  this node was never given a lease
     LIC-402  ends soon                                LIC-411  hub not heard since the lease ended; 72 h are granted
     LIC-403  ended, grace runs                        LIC-412  … and those 72 h are over
     LIC-404  ended, grace is over                     LIC-413  the only lease there is was refused
-    LIC-405  the evaluation is over                   LIC-414  this node cannot keep a lease on its disk
+    LIC-405  the evaluation or trial is over          LIC-414  this node cannot keep a lease on its disk
     LIC-406  the voucher's first days are over        LIC-420  no seat for a GPU of this job
     LIC-407  the stored licence is of no use here     LIC-421  grace: no new nodes, no further seats
+    LIC-408  perpetual: this build is newer than it covers
+    LIC-409  given back by this site                  LIC-430  revoked
+    LIC-431  usage report overdue, grace runs         LIC-432  … and grace is over
+    LIC-433  prepaid hours spent, grace runs          LIC-434  … and grace is spent
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from licensing import plans, release
 from licensing.document import Lease, Licence
+from licensing.plans import DAY_S, NEVER, Plan
 
-DAY_S = 86400
-NOTICE_S = 30 * DAY_S
+NOTICE_DAYS = (30, 14, 7, 1)
+"""Days before the end at which it is said again."""
+NOTICE_S = NOTICE_DAYS[0] * DAY_S
+REPORT_NOTICE_S = 7 * DAY_S
 PROVISIONAL_S = 14 * DAY_S
 """How long a voucher that is bound to no site works, once per licence id and site state."""
 LEASE_TOLERANCE_S = 72 * 3600
 """How long new jobs still start after a lease ended, because the hub may be down: with the lease a long weekend."""
-EVALUATION = "evaluation"
-_GRACE_S = {"yearly": 14 * DAY_S, "monthly": 7 * DAY_S}
+EVALUATION = Plan.EVALUATION.value
 
 FIX = "stoker-license activate FILE"
+FIX_REPORT = "stoker-license usage export"
 STILL_WORKS = (
     "Running jobs go on to their end; login, monitoring, logs, export, drain, stop and every licence command work"
 )
 
 
 class Stage(StrEnum):
-    """What new jobs may do."""
+    """What new jobs may do; each is worse than the one before it."""
 
     ACTIVE = "ACTIVE"
     NOTICE = "NOTICE"
     GRACE = "GRACE"
+    PERPETUAL = "PERPETUAL"
+    """Held by this build, which is newer than the licence covers; any older build runs for ever."""
     RESTRICTED = "RESTRICTED"
+
+    @property
+    def holds(self) -> bool:
+        """Whether new jobs wait in the queue."""
+        return self in (Stage.PERPETUAL, Stage.RESTRICTED)
+
+
+_SEVERITY = {stage: rank for rank, stage in enumerate(Stage)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +72,18 @@ class Ends:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What beside its terms and the time decides how a licence stands."""
+
+    built_at: int = release.AT
+    """The date of this build, for a perpetual licence."""
+    report_by: int | None = None
+    """What the last receipt moved the licence's own `report_by` to."""
+    gpu_ms_used: int = 0
+    """Milliseconds of GPUs used of a prepaid licence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """The stage with everything needed to explain it."""
 
@@ -63,6 +93,11 @@ class Standing:
     fix: str | None = None
     expires_at: int | None = None
     restricted_at: int | None = None
+    notice_days: int | None = None
+    """Which of `NOTICE_DAYS` was passed last, while in NOTICE because of a date: for saying it once each."""
+    report_by: int | None = None
+    gpu_ms_left: int | None = None
+    """Of a prepaid licence; below 0 in its grace."""
 
     @property
     def detail(self) -> str:
@@ -71,20 +106,30 @@ class Standing:
         return f"{head} Run: {self.fix}" if self.fix else head
 
 
-def ends(licence: Licence, activated_at: int) -> Ends:
-    """When it ends at a site that activated it then.
+def ends(licence: Licence, activated_at: int, *, report_by: int | None = None) -> Ends:
+    """When it ends at a site that activated it then; `report_by` is what the last receipt said."""
+    end = _dates(licence, activated_at)
+    due = _due(licence, report_by)
+    if due is None:
+        return end
+    restricted_at = min(end.restricted_at, due + plans.REPORT_GRACE_S)
+    return replace(end, expires_at=min(end.expires_at, restricted_at), restricted_at=restricted_at)
+
+
+def _dates(licence: Licence, activated_at: int) -> Ends:
+    """By its dates alone.
 
     A voucher is provisional: 14 days at most and no grace after them, because those days are the grace for binding it.
     """
-    terms = [licence.exp]
+    begins_at = licence.nbf if licence.site is not None else max(licence.nbf, activated_at)
+    terms = [NEVER if plans.is_perpetual(licence) else licence.exp]
     if licence.term_s is not None:
         terms.append(activated_at + licence.term_s)
     if licence.site is None:
         terms.append(activated_at + PROVISIONAL_S)
     expires_at = min(terms)
-    grace_s = _GRACE_S.get(licence.plan, 0) if licence.site is not None else 0
-    begins_at = licence.nbf if licence.site is not None else max(licence.nbf, activated_at)
-    return Ends(begins_at=begins_at, expires_at=expires_at, restricted_at=expires_at + grace_s)
+    grace_s = plans.GRACE_S.get(licence.plan, 0) if licence.site is not None else 0
+    return Ends(begins_at=begins_at, expires_at=expires_at, restricted_at=min(expires_at + grace_s, NEVER))
 
 
 def no_licence() -> Standing:
@@ -99,38 +144,50 @@ def no_licence() -> Standing:
 
 def unusable(licence_id: str, problem: str) -> Standing:
     """The stored licence no longer fits: a build with other roots, a damaged ledger, or another `site.key`."""
-    return Standing(
-        stage=Stage.RESTRICTED,
-        code="LIC-407",
-        message=f"The installed licence {licence_id} cannot be used: {problem}. "
-        f"New jobs are held in the queue. {STILL_WORKS}.",
-        fix=FIX,
-    )
+    return _held("LIC-407", f"The installed licence {licence_id} cannot be used: {problem}")
 
 
-def of_licence(licence: Licence, activated_at: int, now: int) -> Standing:
-    """The stage of a licence at effective time `now`.
+def released(licence_id: str, at: int) -> Standing:
+    """This site gave the licence back."""
+    return _held("LIC-409", f"The licence {licence_id} was given back by this site {when(at)}")
+
+
+def revoked(problem: str) -> Standing:
+    """A revocation list names the licence or the key that signed it."""
+    return _held("LIC-430", f"The installed licence cannot be used: {problem.rstrip('.')}")
+
+
+def of_licence(licence: Licence, activated_at: int, now: int, facts: Facts | None = None) -> Standing:
+    """The stage of a licence at effective time `now`: the worst that its dates, its plan and its reports give.
 
     NOTICE begins 30 days before the end; on a term too short for that, with its second half, since a licence that was
     never ACTIVE would teach everybody to ignore the word.
     """
-    end = ends(licence, activated_at)
-    notice_at = end.expires_at - min(NOTICE_S, (end.expires_at - end.begins_at) // 2)
-    if now >= end.restricted_at:
-        return _restricted(licence, end)
-    if now >= end.expires_at:
-        return _grace(licence, end, now)
-    left = f"{_what(licence)}: {_left(end.expires_at - now)} left, until {when(end.expires_at)}."
-    if now >= notice_at:
-        return _standing(end, stage=Stage.NOTICE, code="LIC-402", message=left, fix=FIX)
-    return _standing(end, stage=Stage.ACTIVE, message=left)
+    facts = facts or Facts()
+    standings = [
+        _by_date(licence, activated_at, now, facts),
+        _by_report(licence, now, facts),
+        _by_hours(licence, facts),
+        _by_build(licence, facts),
+    ]
+    worst = max((each for each in standings if each), key=lambda each: _SEVERITY[each.stage])
+    end = ends(licence, activated_at, report_by=facts.report_by)
+    forever = end.restricted_at >= NEVER
+    return replace(
+        worst,
+        expires_at=None if forever else worst.expires_at or end.expires_at,
+        restricted_at=None if forever else worst.restricted_at or end.restricted_at,
+        report_by=_due(licence, facts.report_by),
+        gpu_ms_left=None if licence.gpu_hours is None else licence.gpu_hours * plans.MS_PER_HOUR - facts.gpu_ms_used,
+    )
 
 
-def of_lease(licence: Licence, lease: Lease, activated_at: int, now: int) -> Standing:
+def of_lease(licence: Licence, lease: Lease, activated_at: int, now: int, built_at: int = release.AT) -> Standing:
     """The stage on a node: the licence's own, or worse when the hub has not renewed the lease."""
-    standing = of_licence(licence, activated_at, now)
+    facts = Facts(built_at=built_at, report_by=lease.report_by)
+    standing = of_licence(licence, activated_at, now, facts)
     until = lease.exp + LEASE_TOLERANCE_S
-    if standing.stage is Stage.RESTRICTED or now < lease.exp:
+    if standing.stage.holds or now < lease.exp:
         return standing
     silent = f"The hub {lease.cluster} has not renewed this node's lease, which ended {when(lease.exp)}."
     bounds = Ends(begins_at=lease.iat, expires_at=lease.exp, restricted_at=until)
@@ -146,9 +203,98 @@ def when(time: int) -> str:
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
+# --- the four things a licence can end by ---
+
+
+def _by_date(licence: Licence, activated_at: int, now: int, facts: Facts) -> Standing:
+    end = _dates(licence, activated_at)
+    notice_at = end.expires_at - min(NOTICE_S, (end.expires_at - end.begins_at) // 2)
+    if now >= end.restricted_at:
+        return _restricted(licence, end)
+    if now >= end.expires_at:
+        return _grace(licence, end, now)
+    if end.expires_at >= NEVER:
+        until = _day(licence.updates_until or facts.built_at)
+        return Standing(stage=Stage.ACTIVE, message=f"{_what(licence)}: for ever, with builds up to {until}.")
+    left = f"{_what(licence)}: {_left(end.expires_at - now)} left, until {when(end.expires_at)}."
+    if now >= notice_at:
+        days = -((now - end.expires_at) // DAY_S)
+        passed = min((each for each in NOTICE_DAYS if each >= days), default=NOTICE_DAYS[0])
+        return replace(_standing(end, stage=Stage.NOTICE, code="LIC-402", message=left, fix=FIX), notice_days=passed)
+    return _standing(end, stage=Stage.ACTIVE, message=left)
+
+
+def _by_report(licence: Licence, now: int, facts: Facts) -> Standing | None:
+    """A usage report is due: notice in its last week, then grace."""
+    due = _due(licence, facts.report_by)
+    if due is None or now < due - REPORT_NOTICE_S:
+        return None
+    end = Ends(begins_at=licence.nbf, expires_at=due, restricted_at=due + plans.REPORT_GRACE_S)
+    missing = f"The usage report of the licence {licence.id} is due {when(due)}"
+    if now < due:
+        message = f"{missing}: export it, send it to your vendor, and import the receipt."
+        return _standing(end, stage=Stage.NOTICE, code="LIC-402", message=message, fix=FIX_REPORT)
+    if now < end.restricted_at:
+        message = (
+            f"{missing.replace('is due', 'was due')}. New jobs start until {when(end.restricted_at)}; no further GPUs "
+            "or nodes get a seat. Export it, send it to your vendor, and import the receipt."
+        )
+        return _standing(end, stage=Stage.GRACE, code="LIC-431", message=message, fix=FIX_REPORT)
+    message = (
+        f"{missing.replace('is due', 'was due')}; new jobs are held in the queue since {when(end.restricted_at)}. "
+        f"{STILL_WORKS}. Export it, send it to your vendor, and import the receipt."
+    )
+    return _standing(end, stage=Stage.RESTRICTED, code="LIC-432", message=message, fix=FIX_REPORT)
+
+
+def _by_hours(licence: Licence, facts: Facts) -> Standing | None:
+    """Prepaid hours: notice in their last tenth, then a tenth more as grace."""
+    if licence.gpu_hours is None:
+        return None
+    total = licence.gpu_hours * plans.MS_PER_HOUR
+    grace = total * plans.PREPAID_GRACE_PERCENT // 100
+    left = total - facts.gpu_ms_used
+    used = f"{_hours(facts.gpu_ms_used)} of the {licence.gpu_hours} prepaid GPU-hours of the licence {licence.id}"
+    if left > grace:
+        return None
+    if left > 0:
+        message = f"{used} are used, {_hours(left)} are left; buy more."
+        return Standing(stage=Stage.NOTICE, code="LIC-402", message=message, fix=FIX)
+    if left > -grace:
+        message = (
+            f"{used} are used. New jobs start for another {_hours(left + grace)} GPU-hours; no further GPUs or nodes "
+            "get a seat. Buy more."
+        )
+        return Standing(stage=Stage.GRACE, code="LIC-433", message=message, fix=FIX)
+    message = f"{used} are used, and {_hours(grace)} beyond them; new jobs are held in the queue. {STILL_WORKS}."
+    return Standing(stage=Stage.RESTRICTED, code="LIC-434", message=message, fix=FIX)
+
+
+def _by_build(licence: Licence, facts: Facts) -> Standing | None:
+    """A perpetual licence asks for the date of the build, not for the clock."""
+    if licence.updates_until is None or licence.updates_until >= facts.built_at:
+        return None
+    message = (
+        f"The licence {licence.id} covers builds up to {_day(licence.updates_until)}, and this one is of "
+        f"{_day(facts.built_at)}; this version holds new jobs in the queue, and any build up to that day starts them "
+        f"for ever. {STILL_WORKS}. Install an older build, or buy updates."
+    )
+    return Standing(stage=Stage.PERPETUAL, code="LIC-408", message=message, fix=FIX)
+
+
+def _due(licence: Licence, report_by: int | None) -> int | None:
+    """Until when a report must be acknowledged; a receipt only ever moves it on."""
+    return None if licence.report_by is None else max(licence.report_by, report_by or 0)
+
+
+def _held(code: str, what: str) -> Standing:
+    message = f"{what}. New jobs are held in the queue. {STILL_WORKS}."
+    return Standing(stage=Stage.RESTRICTED, code=code, message=message, fix=FIX)
+
+
 def _restricted(licence: Licence, end: Ends) -> Standing:
-    if licence.plan == EVALUATION:
-        code, ended = "LIC-405", f"The evaluation ended {when(end.expires_at)}"
+    if licence.plan in (Plan.EVALUATION, Plan.TRIAL):
+        code, ended = "LIC-405", f"The {licence.plan} ended {when(end.expires_at)}"
     elif licence.site is None:
         code, ended = (
             "LIC-406",
@@ -183,7 +329,16 @@ def _what(licence: Licence) -> str:
     if licence.plan == EVALUATION:
         return f"Evaluation, {licence.seats} GPU seats"
     kind = "Licence" if licence.site else "Voucher"
-    return f"{kind} {licence.id} of {licence.customer}, {licence.plan}, {licence.seats} GPU seats"
+    brand = f" ({licence.brand})" if licence.brand else ""
+    return f"{kind} {licence.id} of {licence.customer}{brand}, {licence.plan}, {licence.seats} GPU seats"
+
+
+def _hours(gpu_ms: int) -> str:
+    return f"{gpu_ms / plans.MS_PER_HOUR:.1f}"
+
+
+def _day(time: int) -> str:
+    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")
 
 
 def _left(seconds: int) -> str:

@@ -1,4 +1,4 @@
-"""The hub's ledger: licences, seats held, the last grant of each node, the audit trail, and the highest time seen.
+"""The hub's ledger: licences, requests, seats held, each node's last grant, the audit trail, the highest time seen.
 
 One SQLite file with one writer: WAL, synchronous=FULL, locking_mode=EXCLUSIVE, so a second hub on the same state is
 told so at once. Every change runs inside `transaction()` (BEGIN IMMEDIATE) together with the audit row that records it,
@@ -22,6 +22,7 @@ from sqlite_utils import Database, Migrations
 from licensing.clock import HighWater
 from licensing.errors import StoreError
 from licensing.seats import Hold, has_uuid
+from licensing.usage_schema import migrations as usage_migrations
 
 _high_water = msgspec.json.Decoder(HighWater)
 
@@ -50,6 +51,25 @@ def m001_first(db: Database) -> None:
     )
 
 
+@_migrations()
+def m002_exchange(db: Database) -> None:
+    """What travels between site and vendor: requests, tombstones, revocation lists, receipts."""
+    for column in ("doubted", "report_by"):
+        db.table("licence").add_column(column, int, not_null_default=0)
+    db.table("request").create(
+        {"id": str, "want": str, "made_at": int, "until": int, "text": str, "answer": str},
+        pk="id",
+        not_null={"want", "made_at", "until", "text", "answer"},
+        defaults={"answer": ""},
+    )
+    db.table("released").create(
+        {"licence": str, "generation": int, "at": int, "text": str},
+        pk=("licence", "generation"),
+        not_null={"at", "text"},
+    )
+    db.table("crl").create({"signer": str, "number": int, "text": str}, pk="signer", not_null={"number", "text"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
     """A licence that was activated here."""
@@ -60,6 +80,33 @@ class Installed:
     """Its chain of tokens, verified again whenever it is loaded."""
     activated_at: int
     """First activation of this licence id at this site; a later one does not move it."""
+    doubted: bool = False
+    """The clock certainly stood too early then: `activated_at` is a time of the vendor's until the clock is right."""
+    report_by: int = 0
+    """What the last receipt said, 0 for none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request that this site made."""
+
+    id: str
+    want: str
+    made_at: int
+    until: int
+    text: str
+    answer: str = ""
+    """The licence that answered it; empty while it is pending."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tombstone:
+    """A licence that this site gave back."""
+
+    licence: str
+    generation: int
+    at: int
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +141,7 @@ class Ledger:
             if check != "ok":
                 raise sqlite3.DatabaseError(check)
             _migrations.apply(Database(self._conn))
+            usage_migrations.apply(Database(self._conn))
         except sqlite3.Error as error:
             self.close()
             raise StoreError(self._explain(error)) from error
@@ -121,21 +169,85 @@ class Ledger:
     def put_licence(self, licence: Installed) -> None:
         """Make it the installed one. A known id keeps the moment of its first activation."""
         self._run(
-            "INSERT INTO licence (id, rev, text, activated_at, installed) "
-            "VALUES (?, ?, ?, ?, (SELECT coalesce(max(installed), 0) + 1 FROM licence)) "
+            "INSERT INTO licence (id, rev, text, activated_at, doubted, installed) "
+            "VALUES (?, ?, ?, ?, ?, (SELECT coalesce(max(installed), 0) + 1 FROM licence)) "
             "ON CONFLICT (id) DO UPDATE SET rev = excluded.rev, text = excluded.text, installed = excluded.installed",
-            (licence.id, licence.rev, licence.text, licence.activated_at),
+            (licence.id, licence.rev, licence.text, licence.activated_at, int(licence.doubted)),
         )
 
     def installed(self) -> Installed | None:
         """The licence installed last."""
-        row = self._one("SELECT id, rev, text, activated_at FROM licence ORDER BY installed DESC LIMIT 1")
-        return Installed(id=row[0], rev=row[1], text=row[2], activated_at=row[3]) if row else None
+        return _licence(self._one(f"{_LICENCE} ORDER BY installed DESC LIMIT 1"))
 
     def known(self, licence_id: str) -> Installed | None:
         """What is remembered of a licence id, installed now or earlier."""
-        row = self._one("SELECT id, rev, text, activated_at FROM licence WHERE id = ?", (licence_id,))
-        return Installed(id=row[0], rev=row[1], text=row[2], activated_at=row[3]) if row else None
+        return _licence(self._one(f"{_LICENCE} WHERE id = ?", (licence_id,)))
+
+    def settle(self, shift_s: int, *, right: bool) -> None:
+        """The clock jumped: what was activated while it was wrong is that much younger. `right`: it is so no more."""
+        self._run(
+            "UPDATE licence SET activated_at = activated_at + ?, doubted = ? WHERE doubted = 1",
+            (shift_s, int(not right)),
+        )
+
+    def put_report_by(self, licence_id: str, report_by: int) -> None:
+        """Note what a receipt said; an older receipt moves nothing."""
+        self._run("UPDATE licence SET report_by = max(report_by, ?) WHERE id = ?", (report_by, licence_id))
+
+    # --- exchange with the vendor ---
+
+    def put_request(self, asked: Asked, keep: int) -> None:
+        """Note a request; of those still pending the newest `keep` stay."""
+        self._run(
+            "INSERT INTO request (id, want, made_at, until, text, answer) VALUES (?, ?, ?, ?, ?, ?)",
+            (asked.id, asked.want, asked.made_at, asked.until, asked.text, asked.answer),
+        )
+        self._run(
+            "DELETE FROM request WHERE answer = '' AND id NOT IN "
+            "(SELECT id FROM request WHERE answer = '' ORDER BY made_at DESC, rowid DESC LIMIT ?)",
+            (keep,),
+        )
+
+    def request(self, request_id: str) -> Asked | None:
+        """A request of this site."""
+        row = self._one("SELECT id, want, made_at, until, text, answer FROM request WHERE id = ?", (request_id,))
+        return _asked(row) if row else None
+
+    def pending(self, now: int) -> list[Asked]:
+        """The requests that may still be answered, newest first."""
+        rows = self._run(
+            "SELECT id, want, made_at, until, text, answer FROM request WHERE answer = '' AND until > ? "
+            "ORDER BY made_at DESC, rowid DESC",
+            (now,),
+        )
+        return [_asked(row) for row in rows]
+
+    def answer_request(self, request_id: str, licence_id: str) -> None:
+        """It is answered, once."""
+        self._run("UPDATE request SET answer = ? WHERE id = ?", (licence_id, request_id))
+
+    def put_tombstone(self, stone: Tombstone) -> None:
+        """Note that a licence was given back."""
+        self._run(
+            "INSERT INTO released (licence, generation, at, text) VALUES (?, ?, ?, ?)",
+            (stone.licence, stone.generation, stone.at, stone.text),
+        )
+
+    def tombstone(self, licence_id: str) -> Tombstone | None:
+        """The last time that a licence was given back."""
+        row = self._one(
+            "SELECT licence, generation, at, text FROM released WHERE licence = ? ORDER BY generation DESC LIMIT 1",
+            (licence_id,),
+        )
+        return Tombstone(licence=row[0], generation=row[1], at=row[2], text=row[3]) if row else None
+
+    def put_list(self, signer: str, number: int, text: str) -> None:
+        """Keep the newest revocation list of a signer."""
+        self._run("INSERT OR REPLACE INTO crl (signer, number, text) VALUES (?, ?, ?)", (signer, number, text))
+
+    def lists(self) -> list[str]:
+        """The revocation lists that are kept."""
+        return [row[0] for row in self._run("SELECT text FROM crl")]
 
     # --- seats ---
 
@@ -217,6 +329,11 @@ class Ledger:
             (*row, last[1], _digest(last[1], row)),
         )
 
+    def audit_head(self) -> tuple[int, str]:
+        """How many rows the trail has, and the digest of the last."""
+        row = self._one("SELECT n, hash FROM audit ORDER BY n DESC LIMIT 1")
+        return (row[0], row[1]) if row else (0, _GENESIS)
+
     def verify_audit(self) -> int:
         """Walk the trail from its first row; gives the number of rows.
 
@@ -233,6 +350,23 @@ class Ledger:
                 )
             prev, count = stored, count + 1
         return count
+
+    # --- for the other tables of the file ---
+
+    def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """A statement of `usage_book` or `usage_report`."""
+        return self._run(sql, values)
+
+    def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """The same statement for each row."""
+        try:
+            self._open.executemany(sql, rows)
+        except sqlite3.Error as error:
+            raise StoreError(self._explain(error)) from error
+
+    def one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        """Its first row."""
+        return self._one(sql, values)
 
     # --- underneath ---
 
@@ -261,6 +395,19 @@ class Ledger:
             f"{self.path} cannot be used ({error}); given leases go on for up to 96 h. Stop the hub, move the "
             "file away, start the hub and activate the licence file again"
         )
+
+
+_LICENCE = "SELECT id, rev, text, activated_at, doubted, report_by FROM licence"
+
+
+def _licence(row: tuple[Any, ...] | None) -> Installed | None:
+    if row is None:
+        return None
+    return Installed(id=row[0], rev=row[1], text=row[2], activated_at=row[3], doubted=bool(row[4]), report_by=row[5])
+
+
+def _asked(row: tuple[Any, ...]) -> Asked:
+    return Asked(id=row[0], want=row[1], made_at=row[2], until=row[3], text=row[4], answer=row[5])
 
 
 def _digest(prev: str, row: tuple[Any, ...]) -> str:

@@ -1,20 +1,17 @@
-"""`stoker-license vendor …`: the command line of `vendor`."""
+"""`stoker-license vendor …`: the words of the vendor's verbs. What they do is in `vendor.run`, loaded when needed."""
 
 from __future__ import annotations
 
 import argparse
 import re
-import secrets
 from pathlib import Path
 
-from licensing import keys, roots, vendor, verify
-from licensing.document import PRODUCT, Issuer, Licence
-from licensing.errors import ArmourError, FormatError, KeyFileError, UsageError
-from licensing.stage import DAY_S, EVALUATION, when
+from licensing.plans import EDITIONS, FEATURES, Plan
 
-PLANS = (EVALUATION, "monthly", "yearly")
+PLANS = tuple(plan.value for plan in Plan)
 MONTHS_MAX = 25
 """An issuer's certificate lives two years and a month at most: a stolen key is worth that much less."""
+DESK_VARIABLE = "STOKER_DESK"
 
 
 def add_verbs(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +19,21 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="vendor_verb", required=True, metavar="VERB")
     _add_keys(verbs.add_parser("keys", help="make root or issuer keys; files are 0600 and never overwritten"))
     _add_issue(verbs.add_parser("issue", help="sign a voucher, or a licence bound to a site"))
-    inspect = verbs.add_parser("inspect", help="verify a certificate, voucher or licence file and say what is in it")
+    renew = verbs.add_parser("renew", help="let a licence run on: the next revision, with a later end")
+    amend = verbs.add_parser("amend", help="change a licence in the middle of its term: the next revision")
+    for verb, needed in ((renew, True), (amend, False)):
+        verb.add_argument("id", metavar="ID", help="the licence")
+        _add_end(verb, required=needed)
+        _add_terms(verb)
+        _add_signing(verb, desk=True)
+    _add_answers(verbs)
+    _add_revocation(verbs)
+    _add_usage(verbs)
+    look = verbs.add_parser("list", help="search what this desk issued; --csv for a spreadsheet")
+    look.add_argument("words", nargs="*", metavar="WORD", help="part of an id, customer, plan, site, reseller …")
+    look.add_argument("--csv", metavar="FILE", help="write a table there, or - to print it")
+    _add_desk(look)
+    inspect = verbs.add_parser("inspect", help="verify a file of any kind and say what is in it")
     inspect.add_argument("file", type=Path, metavar="FILE")
     inspect.add_argument("--roots", type=Path, help="roots file to verify against (default: those of this build)")
 
@@ -33,132 +44,121 @@ def run(args: argparse.Namespace, *, now: int) -> int:
     Raises:
         LicenceError: refused; nothing was written.
     """
-    if args.vendor_verb == "issue":
-        return _issue(args, now)
-    if args.vendor_verb == "inspect":
-        return _inspect(args)
-    return _root_keys(args) if args.keys_verb == "root" else _issuer_keys(args, now)
+    from licensing.vendor import run
+
+    return run.run(args, now)
 
 
 def _add_keys(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="keys_verb", required=True, metavar="KIND")
     root = verbs.add_parser("root", help="three root keys (current, next, spare) and the roots file a build pins")
-    issuer = verbs.add_parser("issuer", help="an issuer's key and its certificate, signed by a root key")
+    issuer = verbs.add_parser("issuer", help="an issuer's key and its certificate, signed by a root or by an issuer")
     for each in (root, issuer):
         each.add_argument("--name", required=True, type=_name, help="begins the names of the files")
         each.add_argument("-o", "--out", type=Path, default=Path(), metavar="DIR", help="folder (default: here)")
-    issuer.add_argument("--root-key", required=True, type=Path, metavar="FILE")
+        each.add_argument("--encrypt", action="store_true", help="encrypt the new keys with a passphrase")
+        each.add_argument(
+            "--new-passphrase-file", type=Path, metavar="FILE", help="its first line; else it is asked for"
+        )
+    issuer.add_argument("--root-key", type=Path, metavar="FILE", help="signs the vendor's own issuers")
+    _add_signing(issuer, desk=None, out=False)
     issuer.add_argument("--max-seats", type=_positive, default=10_000, metavar="N", help="largest licence it may sign")
     issuer.add_argument("--max-days", type=_positive, default=400, metavar="N", help="longest licence it may sign")
     issuer.add_argument("--months", type=_positive, default=MONTHS_MAX, metavar="N", help=f"its life, <= {MONTHS_MAX}")
+    issuer.add_argument("--features", type=_features, default=FEATURES, metavar="A,B", help="default: all of them")
+    issuer.add_argument("--perpetual", action="store_true", help="may sign licences that run for ever")
+    issuer.add_argument("--delegate", action="store_true", help="may make resellers, within its own limits")
 
 
 def _add_issue(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--customer", required=True)
     parser.add_argument("--plan", required=True, choices=PLANS)
-    parser.add_argument("--seats", required=True, type=_positive, metavar="N", help="physical GPUs for the whole site")
-    end = parser.add_mutually_exclusive_group(required=True)
+    _add_end(parser, required=True)
+    _add_terms(parser, seats_required=True)
+    to = parser.add_mutually_exclusive_group(required=True)
+    to.add_argument("--voucher", action="store_true", help="bound to nobody: works anywhere at once, for 14 days")
+    to.add_argument("--site", metavar="KEY", help="bound to the site key that `stoker-license status` shows")
+    parser.add_argument("--id", type=_id, help="licence id of at most 24 characters (default: a new one)")
+    parser.add_argument("--rev", type=_positive, default=1, metavar="N")
+    _add_signing(parser, desk=False)
+
+
+def _add_end(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    end = parser.add_mutually_exclusive_group(required=required)
     end.add_argument(
         "--days", type=_positive, metavar="N", help="ends with the N-th day from today, in every time zone"
     )
     end.add_argument("--date", metavar="YYYY-MM-DD", help="ends with this day, in every time zone")
     end.add_argument("--expires-at", type=_positive, metavar="UNIX", help="ends at this second")
-    to = parser.add_mutually_exclusive_group(required=True)
-    to.add_argument("--voucher", action="store_true", help="bound to nobody: works anywhere at once, for 14 days")
-    to.add_argument("--site", metavar="KEY", help="bound to the site key that `stoker-license status` shows")
-    parser.add_argument("--id", help="licence id (default: a new one); keep it when renewing, with a higher --rev")
-    parser.add_argument("--rev", type=_positive, default=1, metavar="N")
-    parser.add_argument("--issuer-key", required=True, type=Path, metavar="FILE")
-    parser.add_argument("--issuer-cert", required=True, type=Path, metavar="FILE")
-    parser.add_argument("-o", "--out", required=True, type=Path, metavar="FILE", help="the file to write")
 
 
-def _root_keys(args: argparse.Namespace) -> int:
-    made = vendor.make_roots(args.name, args.out)
-    for root in made.roots:
-        print(f"{args.out / (root.name + '.key')}  {root.key}")
-    print(f"{args.out / (args.name + '-roots.json')}  build with STOKER_VENDOR_ROOTS naming this file")
-    return 0
+def _add_terms(parser: argparse.ArgumentParser, *, seats_required: bool = False) -> None:
+    parser.add_argument(
+        "--seats", required=seats_required, type=_positive, metavar="N", help="physical GPUs for the whole site"
+    )
+    parser.add_argument("--edition", choices=[each.name for each in EDITIONS], help="the features it opens")
+    parser.add_argument("--features", type=_features, metavar="A,B", help="features beside those of the edition")
+    parser.add_argument("--trial-days", type=_positive, metavar="N", help="trial: its length from activation (30)")
+    parser.add_argument("--gpu-hours", type=_positive, metavar="N", help="prepaid: how many are paid")
+    parser.add_argument("--report-by", metavar="YYYY-MM-DD", help="pay-per-use: when the first report is due")
+    parser.add_argument("--reseller", type=_id, metavar="ID", help="who sells it")
+    parser.add_argument("--brand", metavar="NAME", help="the name under which they sell it")
+    parser.add_argument("--vm", action="store_true", default=None, help="may be bound to a site key without hardware")
 
 
-def _issuer_keys(args: argparse.Namespace, now: int) -> int:
-    if args.months > MONTHS_MAX:
-        raise UsageError(
-            f"--months {args.months} is more than {MONTHS_MAX}; make the next certificate when this one ends"
+def _add_answers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    activate = verbs.add_parser(
+        "activate", help="answer a request: bind the licence to the site that asks, or renew it"
+    )
+    activate.add_argument("request", type=Path, metavar="REQ", help="what export-request wrote, or the text of its QR")
+    activate.add_argument("--licence", metavar="ID", help="which one, where the request names none")
+    _add_end(activate, required=False)
+    _add_signing(activate, desk=True)
+    transfer = verbs.add_parser("transfer", help="move a licence to another site; twice a year")
+    transfer.add_argument("release", type=Path, metavar="RELEASE", help="what the old site wrote: release or transfer")
+    transfer.add_argument("--request", type=Path, metavar="REQ", help="the new site's request, if it is not in RELEASE")
+    transfer.add_argument("--beyond", metavar="REASON", help="why it may move a third time in a year; kept")
+    _add_signing(transfer, desk=True)
+
+
+def _add_revocation(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    revoke = verbs.add_parser("revoke", help="take back a licence, or an issuer's key; then write the list with crl")
+    revoke.add_argument("subject", metavar="ID|KEY")
+    revoke.add_argument("--reason", default="", help="shown to the buyer")
+    _add_desk(revoke)
+    crl = verbs.add_parser("crl", help="write the newest revocation list; every later file carries it too")
+    crl.add_argument("--root-key", type=Path, metavar="FILE", help="sign it as a root (an issuer's key needs that)")
+    _add_signing(crl, desk=True)
+
+
+def _add_usage(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = verbs.add_parser("verify-usage", help="check usage reports, together with those received before")
+    check.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    _add_desk(check)
+    receipt = verbs.add_parser("receipt", help="accept a usage report: the next one is due later")
+    receipt.add_argument("file", type=Path, metavar="FILE")
+    receipt.add_argument("--next-by", metavar="YYYY-MM-DD", help="when (default: 35 days after a like period)")
+    _add_signing(receipt, desk=True)
+
+
+def _add_desk(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--desk", type=Path, metavar="DIR", help=f"the folder of this desk (default: ${DESK_VARIABLE})")
+
+
+def _add_signing(parser: argparse.ArgumentParser, *, desk: bool | None, out: bool = True) -> None:
+    """`desk`: whether one is needed, may be named, or is of no use."""
+    if desk is not None:
+        _add_desk(parser)
+    where = "" if desk is None else " (default: issuer.%s of the desk)"
+    for name, end in (("--issuer-key", "key"), ("--issuer-cert", "cert")):
+        parser.add_argument(
+            name, type=Path, metavar="FILE", help=f"who signs{where % end if where else ': a reseller'}"
         )
-    terms = Issuer(
-        id=f"iss-{secrets.token_hex(6)}",
-        iat=now,
-        nbf=now,
-        exp=now + args.months * 366 * DAY_S // 12,
-        key="0" * 64,
-        name=args.name,
-        products=(PRODUCT,),
-        max_seats=args.max_seats,
-        max_term_s=args.max_days * DAY_S,
+    parser.add_argument(
+        "--passphrase-file", type=Path, metavar="FILE", help="opens encrypted keys; else it is asked for"
     )
-    cert = vendor.make_issuer(args.root_key, args.out, terms)
-    print(f"{cert.with_suffix('.key')}\n{cert}  until {when(terms.exp)}")
-    return 0
-
-
-def _issue(args: argparse.Namespace, now: int) -> int:
-    exp = args.expires_at or vendor.end_of_day(args.date or when(now + args.days * DAY_S)[:10])
-    if exp <= now:
-        raise UsageError(f"the licence would have ended {when(exp)}; name a later end")
-    if args.site is not None:
-        keys.public_key(args.site)
-    licence = Licence(
-        id=args.id or f"lic-{secrets.token_hex(6)}",
-        rev=args.rev,
-        iat=now,
-        nbf=now,
-        exp=exp,
-        customer=args.customer,
-        plan=args.plan,
-        seats=args.seats,
-        site=args.site,
-    )
-    text = vendor.issue(keys.load(args.issuer_key), _read(args.issuer_cert), licence)
-    vendor.write_new(args.out, text)
-    kind = "voucher" if args.voucher else "licence"
-    print(f"{args.out}  {kind} {licence.id} rev {licence.rev}, {licence.seats} GPU seats, until {when(exp)}")
-    return 0
-
-
-def _inspect(args: argparse.Namespace) -> int:
-    trusted = roots.parse(_read(args.roots).encode(), str(args.roots)) if args.roots else roots.pinned()
-    text = _read(args.file)
-    try:
-        licence = verify.licence_file(text, trusted)
-    except ArmourError:
-        _print_issuer(verify.issuer_file(text, trusted).issuer)
-        return 0
-    _print_issuer(licence.issuer)
-    _print_licence(licence.licence)
-    return 0
-
-
-def _print_issuer(issuer: Issuer) -> None:
-    print(f"issuer    {issuer.name} ({issuer.id}), key {issuer.key}")
-    print(f"          {when(issuer.nbf)} to {when(issuer.exp)}, at most {issuer.max_seats} seats")
-
-
-def _print_licence(licence: Licence) -> None:
-    print(
-        f"licence   {licence.id} rev {licence.rev}, {licence.plan}, {licence.seats} GPU seats, for {licence.customer}"
-    )
-    print(f"          {when(licence.nbf)} to {when(licence.exp)}")
-    print(f"site      {licence.site or 'none: a voucher, good for 14 days anywhere'}")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise KeyFileError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not text; a licence file begins with -----BEGIN STOKER LICENCE-----") from error
+    if out:
+        parser.add_argument("-o", "--out", required=True, metavar="FILE", help="the file to write, or - to print it")
 
 
 def _positive(text: str) -> int:
@@ -171,3 +171,17 @@ def _name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text):
         raise argparse.ArgumentTypeError(f"{text!r} cannot begin a file name; use letters, digits, '.', '_' and '-'")
     return text
+
+
+def _id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no id; use up to 24 letters, digits, '.', '_' and '-'")
+    return text
+
+
+def _features(text: str) -> tuple[str, ...]:
+    found = tuple(dict.fromkeys(word for word in text.split(",") if word))
+    unknown = [word for word in found if word not in FEATURES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is no feature; known: {', '.join(FEATURES)}")
+    return found

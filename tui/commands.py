@@ -67,6 +67,7 @@ COMMANDS = (
     Command("reservation", "site", "list, make and remove reservations and maintenance windows"),
     Command("partitions", "site", "list partitions, QOS, accounts and features that a submit may name"),
     Command("shares", "site", "list who has used how much of the due share"),
+    Command("usage", "usage", "sum the GPU time of a month by user, account or model"),
     Command("notices", "site", "list notices that could not be delivered, or send them again"),
     Command("license", "looks", "print the licence in a line", alias="licence"),
 )

@@ -13,6 +13,7 @@ _STAGE = {
     LicenceStage.ACTIVE: ("●", Role.OK),
     LicenceStage.NOTICE: ("!", Role.WARN),
     LicenceStage.GRACE: ("!", Role.BAD),
+    LicenceStage.PERPETUAL: ("x", Role.BAD),
     LicenceStage.RESTRICTED: ("x", Role.BAD),
 }
 _LINK = {

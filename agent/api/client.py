@@ -53,6 +53,9 @@ from agent.api.types import (
     LeaseGrant,
     LeaseReply,
     Licence,
+    LicenceAsk,
+    LicenceFile,
+    LicenceRelease,
     LogMessage,
     Node,
     NodeStatus,
@@ -62,6 +65,7 @@ from agent.api.types import (
     TaskResult,
     WatchMessage,
 )
+from agent.api.usage import UsageExport, UsageFile, UsageMonth, UsageRows
 from agent.api.wire import Wire, not_ours, read_all, read_some
 
 TIMEOUT_S = 10.0
@@ -301,6 +305,14 @@ class Client:
         """Install a voucher or licence; for admins, on the hub."""
         return self._ask("POST", "/v1/licence", Licence, ActivateRequest(document=document))
 
+    def licence_request(self, want: str) -> LicenceFile:
+        """Make a request to the vendor about the licence; for admins, on the hub."""
+        return self._ask("POST", "/v1/licence/request", LicenceFile, LicenceAsk(want=want))
+
+    def licence_release(self, to: str | None = None) -> LicenceFile:
+        """Give the licence back, for the site whose request `to` is; for admins, on the hub."""
+        return self._ask("POST", "/v1/licence/release", LicenceFile, LicenceRelease(to=to))
+
     def lease(self) -> LeaseReply:
         """The lease a node holds."""
         return self._get("/v1/lease", LeaseReply)
@@ -342,6 +354,19 @@ class Client:
     def clear_incident(self, number: int, node: str | None = None) -> Incident:
         """`POST /v1/incidents/N/clear`: say that it is over; for admins."""
         return self._ask("POST", f"{_root(node)}/incidents/{number}/clear", Incident)
+
+    def usage(self, month: str | None = None, by: str | None = None, node: str | None = None) -> UsageMonth:
+        """`GET /v1/usage`: GPU time of a month (`2026-11`, UTC) by `user`, `account` or `model`."""
+        return self._get(f"{_root(node)}{_with_query('/usage', month=month, by=by)}", UsageMonth)
+
+    def usage_rows(self, chain: str = "", after: int = 0) -> UsageRows:
+        """`GET /v1/usage/rows`: rows of a node's ledger; for the hub."""
+        return self._get(_with_query("/v1/usage/rows", chain=chain, after=after), UsageRows)
+
+    def export_usage(self, month: str | None = None, *, rows: bool = False) -> UsageFile:
+        """`POST /v1/usage/export`: a month closed and signed; asked again, the same. For admins, on the hub."""
+        asked = UsageExport(month=month, rows=rows)
+        return self._ask("POST", "/v1/usage/export", UsageFile, asked, repeatable=True)
 
     def metrics(self, node: str | None = None) -> str:
         """The server's own page of metrics as OpenMetrics, or that of one node."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.api.usage import UsageHead
 from agent.api.words import Wire, Word
 
 
@@ -11,6 +12,8 @@ class LicenceStage(Word):
     ACTIVE = "ACTIVE"
     NOTICE = "NOTICE"
     GRACE = "GRACE"
+    PERPETUAL = "PERPETUAL"
+    """This build is newer than a perpetual licence covers, and holds new jobs; an older build does not."""
     RESTRICTED = "RESTRICTED"
     """New jobs are held in the queue with reason `License`; everything else works."""
 
@@ -22,6 +25,16 @@ class SeatHolder(Wire, frozen=True, kw_only=True):
     gpu_uuids: tuple[str, ...]
     until: int
     """Unix seconds at which the lease ends unless renewed."""
+
+
+class PendingRequest(Wire, frozen=True, kw_only=True):
+    """A request to the vendor that was not answered yet."""
+
+    id: str
+    want: str
+    made_at: int
+    until: int
+    """Unix seconds until which its answer is taken."""
 
 
 class Licence(Wire, frozen=True, kw_only=True):
@@ -46,14 +59,61 @@ class Licence(Wire, frozen=True, kw_only=True):
     holders: tuple[SeatHolder, ...] = ()
     site_key: str | None = None
     """The hub's Ed25519 public key, 64 hex digits: what the vendor binds a licence to."""
+    bound: bool = False
+    """Made out to this site; a voucher is not, and works for 14 days."""
+    rev: int | None = None
+    edition: str | None = None
+    features: tuple[str, ...] = ()
+    """What the licence opens beside the basis."""
+    issuer: str | None = None
+    reseller: str | None = None
+    brand: str | None = None
+    updates_until: int | None = None
+    """Of a perpetual licence: builds up to this date run for ever."""
+    report_by: int | None = None
+    """Of a pay-per-use licence: until when the next usage report must be acknowledged."""
+    prepaid_gpu_seconds_left: int | None = None
+    """Of a prepaid licence; below 0 in its grace."""
+    pending: tuple[PendingRequest, ...] = ()
+    """Requests that the vendor may still answer, newest first."""
+    crl: int = 0
+    """The highest number of a revocation list known here."""
+    at: int | None = None
+    """The hub's own time, Unix seconds: what licences go by, and never runs back."""
     development_roots: bool = False
     """This build trusts development keys, under which anybody can sign; shown so that nobody ships it."""
 
 
 class ActivateRequest(Wire, frozen=True, kw_only=True):
-    """What `POST /v1/licence` takes: the text of a voucher or licence file."""
+    """What `POST /v1/licence` takes: the text of a vendor's file, be it a voucher, licence, answer, receipt or list."""
 
     document: str
+
+
+class LicenceAsk(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/licence/request` takes."""
+
+    want: str
+    """activate, renew, transfer or usage."""
+
+
+class LicenceRelease(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/licence/release` takes: the licence is given back."""
+
+    to: str | None = None
+    """The request of the site that it goes to."""
+
+
+class LicenceFile(Wire, frozen=True, kw_only=True):
+    """Something to send to the vendor."""
+
+    id: str
+    token: str
+    """Bare, as a QR code carries it."""
+    document: str
+    """The text of the file."""
+    until: int | None = None
+    """Unix seconds until which its answer is taken."""
 
 
 class LeaseGrant(Wire, frozen=True, kw_only=True):
@@ -68,3 +128,5 @@ class LeaseReply(Wire, frozen=True, kw_only=True):
     seq: int
     expires_at: int | None
     stage: LicenceStage
+    usage: UsageHead | None = None
+    """Where the node's usage ledger stands; `None` where it cannot be read."""

@@ -22,7 +22,11 @@ from agent.api.licence import ActivateRequest as ActivateRequest
 from agent.api.licence import LeaseGrant as LeaseGrant
 from agent.api.licence import LeaseReply as LeaseReply
 from agent.api.licence import Licence as Licence
+from agent.api.licence import LicenceAsk as LicenceAsk
+from agent.api.licence import LicenceFile as LicenceFile
+from agent.api.licence import LicenceRelease as LicenceRelease
 from agent.api.licence import LicenceStage as LicenceStage
+from agent.api.licence import PendingRequest as PendingRequest
 from agent.api.licence import SeatHolder as SeatHolder
 from agent.api.queue import Drain, JobEvent, JobStep, JobUsage, Missed, PriorityParts, UsagePoint
 from agent.api.words import Wire as Wire

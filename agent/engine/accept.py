@@ -16,6 +16,7 @@ from agent.config import Config, Mode
 from agent.engine.claims import AccountError, account_of
 from agent.jobs import parse, rules, schedule
 from agent.jobs.errors import IllegalMoveError, KeyConflictError, NoSuchJobError, SpecError, StaleJobError
+from agent.jobs.meter import Metered
 from agent.jobs.spec import JobSpec
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ class Resources:
     """UUID → N of `/dev/nvidiaN`, where the driver tells; of a MIG instance its parent's."""
     mig_ids: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """UUID of a MIG instance → ids of its GPU instance and compute instance, where the driver tells."""
+    metered: Mapping[str, Metered] = field(default_factory=dict)
+    """UUID of a MIG instance → the GPU that it is a part of, and what it is counted as."""
 
 
 class ResourceView(Protocol):

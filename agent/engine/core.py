@@ -81,7 +81,7 @@ class Core:
         Raises:
             IllegalMoveError, StoreError: none of them did.
         """
-        row = await self.store.call(steps.apply_events, self.config, job_id, events)
+        row = await self.store.call(steps.apply_events, self.config, job_id, events, self._lately())
         self.keep(row)
         return row
 

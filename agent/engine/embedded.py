@@ -65,6 +65,7 @@ from agent.engine.share import FairShare
 from agent.engine.stepverbs import StepVerbs
 from agent.engine.update import Updates
 from agent.engine.upkeep import Upkeep
+from agent.engine.usage import Metering
 from agent.engine.verbs import Verbs
 from agent.jobs.filters import JobFilter
 from agent.jobs.row import JobRow
@@ -115,6 +116,8 @@ class EmbeddedEngine:
         self.clerks = Clerks(core, self._intake)
         """Recurring jobs and notices."""
         self._upkeep = Upkeep(core)
+        self.metering = Metering(core)
+        """What is counted of GPU time, for the licence and for people."""
         self._accounts = Accounts(core, gpus)
         self._oversight = Oversight(core, self._accounts, self._verbs)
         self.incidents = Incidents(core, self._arrangements, self._accounts, self.clerks.courier)
@@ -133,6 +136,7 @@ class EmbeddedEngine:
         suspect = await core.store.open(config.state_dir / "agent.db", now=now(), scratch=config.run_dir)
         if core.store.read_only is None:
             await core.store.read(reconcile, config.state_dir, damaged=suspect, now=now())
+            await self.metering.adopt()
         await self._take_up()
         await self._accounts.load()
         await self._oversight.load()
@@ -142,10 +146,11 @@ class EmbeddedEngine:
         self._background(self.incidents.serve(), name="incidents")
         self._background(self._queue.serve(), name="queue")
         self._background(self._share.serve(), name="fair-share")
+        self._background(self.metering.serve(), name="metering")
         self._background(self._upkeep.back_up_regularly(), name="backup")
         self._background(self._upkeep.forget_regularly(), name="retention")
         if core.store.read_only is not None:
-            self._background(Recovery(core, self._take_up).serve(), name="recovery")
+            self._background(Recovery(core, self._take_up_late).serve(), name="recovery")
         await self.clerks.start()
 
     async def _take_up(self) -> None:
@@ -167,6 +172,10 @@ class EmbeddedEngine:
                 self._see_through(row, self._runner.resume(row))
         core.hold_gpus()
         self._background(self._upkeep.remove_left(left), name="leftovers")
+
+    async def _take_up_late(self) -> None:
+        await self.metering.adopt()
+        await self._take_up()
 
     async def stop(self) -> None:
         """Stop serving; running jobs go on without us."""

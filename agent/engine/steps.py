@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from agent.api.types import JobState, SubmitRequest
 from agent.config import Config
-from agent.engine import charges
+from agent.engine import charges, metering
+from agent.engine.accept import Resources
 from agent.jobs import ledger, machine, notes, schedule
 from agent.jobs.errors import GpuHeldError, IllegalMoveError, NoSuchJobError
 from agent.jobs.machine import Event
@@ -97,11 +98,14 @@ def claim_all(store: JobStore, starts: Sequence[schedule.Start], rows: Mapping[i
                 )
         except (IllegalMoveError, GpuHeldError) as error:
             logger.info("job=%d is not started: %s", row.id, error)
+    metering.mark(store, claimed)
     return claimed
 
 
-def apply_events(store: JobStore, config: Config, job_id: int, events: Sequence[Event]) -> JobRow:
-    """Let events happen, in order; what they end is charged for in the same breath."""
+def apply_events(
+    store: JobStore, config: Config, job_id: int, events: Sequence[Event], resources: Resources | None = None
+) -> JobRow:
+    """Let events happen, in order; what they end is charged for in the same breath, and what they begin is metered."""
     now = int(time.time())
     row = store.get(job_id)
     for event in events:
@@ -110,6 +114,7 @@ def apply_events(store: JobStore, config: Config, job_id: int, events: Sequence[
         else:  # the records of the run tell of it: nothing to note, and half the reading
             before, row = row, store.apply(job_id, event, now)
         charges.settle(store, config, event, before, row, now)
+        metering.settle(store, config, resources, event, before, row)
         waits = row.status.state is JobState.PENDING
         if waits and isinstance(event, machine.PrologFailed):  # an admin has to look at the node first, as with Slurm
             row = _hold_for_admin(store, config, row, now)

@@ -12,7 +12,7 @@ from agent import __version__
 from agent.api.health import Severity
 from agent.api.types import GpuState, Licence, LicenceStage, LinkState, Node, NodeStatus
 from agent.hub.placement import free_gpus
-from agent.telemetry.metrictext import Family, gauge, info
+from agent.telemetry.metrictext import Family, gauge, info, openmetrics
 
 _Up = Sequence[tuple[Mapping[str, str], Node]]
 
@@ -30,6 +30,11 @@ def families(statuses: Sequence[NodeStatus], licence: Licence | None, cluster: s
     yield gauge("stoker_hub_page_timestamp_seconds", "When this page was made, Unix time.", [({}, now)], "seconds")
     yield from _nodes(statuses)
     yield from _licence(licence if licence is not None and licence.licence_id is not None else None)
+
+
+def of_licence(licence: Licence) -> str:
+    """The licence's part alone, as a page of its own: what `stoker-license status --metrics` prints."""
+    return openmetrics(_licence(licence) if licence.licence_id is not None else ())
 
 
 def _nodes(statuses: Sequence[NodeStatus]) -> Iterator[Family]:
@@ -88,5 +93,13 @@ def _licence(licence: Licence | None) -> Iterator[Family]:
     for name, text, when in (
         ("expires", "Unix time at which the licence expires.", None if licence is None else licence.expires_at),
         ("grace_ends", "Unix time from which new jobs are held.", None if licence is None else licence.restricted_at),
+        (
+            "report_by",
+            "Unix time by which a usage report must be acknowledged.",
+            None if licence is None else licence.report_by,
+        ),
     ):
         yield gauge(f"lic_{name}_timestamp", text, [({}, when)])
+    left = None if licence is None else licence.prepaid_gpu_seconds_left
+    text = "Prepaid GPU-seconds not used yet; below 0 in grace."
+    yield gauge("lic_prepaid_gpu_seconds_left", text, [({}, left)])

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from agent.api.errors import ApiError
-from agent.api.types import Licence, LicenceUpdate, LinkState, Node, NodeUpdate, Wire
+from agent.api.types import Licence, LicenceFile, LicenceUpdate, LinkState, Node, NodeUpdate, Wire
 from agent.gate import HubLicence, NoSeat
 from agent.gpu.frames import UNKNOWN_UUID
 from agent.hub.fleet import Fleet, Member
@@ -45,6 +45,8 @@ class Seats:
         """Number of the lease that each node holds; asked for anew whenever the node is another one or was away."""
         self._said: dict[str, str] = {}
         self._offers: dict[str, asyncio.Task[None]] = {}
+        self.renewed: Callable[[str], None] = lambda node: None
+        """Told of each lease that a node took, and with which it said where its usage ledger stands."""
 
     async def start(self) -> None:
         """Open the licence and begin to offer."""
@@ -85,6 +87,27 @@ class Seats:
         self._publish(("licence",), LicenceUpdate(licence=installed))
         self._due.set()
         return installed
+
+    async def ask_vendor(self, want: str) -> LicenceFile:
+        """Make a request about the licence.
+
+        Raises:
+            ApiError: there is nothing that it could be about, or it cannot be kept.
+        """
+        asked = await self._in_thread(lambda licence: licence.request(want, int(time.time())))
+        await self._tell()
+        return asked
+
+    async def give_back(self, to: str | None) -> LicenceFile:
+        """Give the licence back: no further leases; those given run to their end.
+
+        Raises:
+            ApiError: there is none, or it is a voucher; nothing was changed.
+        """
+        released = await self._in_thread(lambda licence: licence.release(to, int(time.time())))
+        _log.info("licence=%s given back", released.id)
+        await self._tell()
+        return released
 
     # --- offering -----------------------------------------------------------------------------------------------------
 
@@ -152,6 +175,8 @@ class Seats:
             return f"none, {token.code}: {token.message}"
         held = await member.calls.call(lambda client: client.put_lease(token))
         self._seq[name] = held.seq
+        if held.usage is not None:
+            self.renewed(name)
         return f"number {held.seq} until {held.expires_at}, stage {held.stage}"
 
     async def _tell(self) -> None:
@@ -159,6 +184,14 @@ class Seats:
             self._publish(("licence",), LicenceUpdate(licence=await self.licence()))
         except ApiError as error:
             _log.error("licence: %s", error)
+
+    async def with_licence(self, work: Callable[[HubLicence], _T]) -> _T:
+        """Do something with the licence in its own thread.
+
+        Raises:
+            ApiError: its file cannot be used.
+        """
+        return await self._in_thread(work)
 
     async def _in_thread(self, work: Callable[[HubLicence], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._with_licence, work)

@@ -7,6 +7,7 @@ usage    what each job made of its GPUs, and the curve of it
 charges  GPU-seconds by account, user and hour: the fair share
 shelf    reservations, drains, recurring jobs, … by kind and key
 marks    numbers that only go up: the last id given out
+meter…   the usage ledger: rows, what runs, chains, and where the ledger stands (`meter`)
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from agent.api.types import FINAL_STATES, JobState
 from agent.jobs.dbfile import DamagedError, Schema, without_numpy
 from agent.jobs.filters import FILTERED, PAGE_INDEX
 from agent.jobs.machine import Status, Wish
+from agent.jobs.meter import create_tables
 from agent.jobs.row import COLUMNS, NULLABLE, JobRow, decode_spec, eligible_at, job_columns, spec_is_sound
 
 INSERT_JOB = f"INSERT INTO jobs ({', '.join(COLUMNS)}) VALUES ({', '.join(f':{name}' for name in COLUMNS)})"  # noqa: S608
@@ -177,6 +179,9 @@ def _unreadable(known: set[str], job_id: int, sha256: str, state: str, wish: str
 
 
 SCHEMA = Schema(
-    application_id=0x53544F4B, migrations=(_create, _widen), check=check_contents, quick_check=check_unfinished
+    application_id=0x53544F4B,
+    migrations=(_create, _widen, create_tables),
+    check=check_contents,
+    quick_check=check_unfinished,
 )
 """`STOK` in the header: `file agent.db` shows it."""

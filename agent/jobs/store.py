@@ -29,6 +29,7 @@ from agent.jobs.errors import (
 from agent.jobs.filters import JobFilter, query
 from agent.jobs.folder import Submission
 from agent.jobs.machine import Event, Status
+from agent.jobs.meter import Meter
 from agent.jobs.promises import Promises
 from agent.jobs.readonly import open_read_only, refusal
 from agent.jobs.row import (
@@ -64,7 +65,7 @@ _MOVE = f"UPDATE jobs SET {_assignments(('revision', 'partition', *STATUS_COLUMN
 _AMEND = f"UPDATE jobs SET {_assignments(('revision', 'eligible_at', *SPEC_COLUMNS))} WHERE id = :id"  # noqa: S608
 
 
-class JobStore(Promises, Usage):
+class JobStore(Promises, Usage, Meter):
     """All jobs of one node. Made by `open`; used and closed by the thread that opened it."""
 
     def __init__(self, path: Path, opened: Opened) -> None:

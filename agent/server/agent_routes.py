@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 from aiohttp import web
 
 from agent import __version__
@@ -17,12 +18,14 @@ from agent.api.types import (
     Hello,
     JobUpdate,
     LeaseGrant,
+    LeaseReply,
     LicenceUpdate,
     LinkState,
     NodeStatus,
     NodeUpdate,
     Wire,
 )
+from agent.api.usage import UsageHead
 from agent.config import Config
 from agent.server.base import caller_of, json_response, read_body
 from agent.server.feed import Feed
@@ -57,8 +60,16 @@ class AgentService:
     """The handlers and the one-second beat that publishes the node's snapshot."""
 
     def __init__(
-        self, config: Config, *, engine: Engine, sampler: Sampler, gate: NodeGate, more: Sequence[Routes] = ()
+        self,
+        config: Config,
+        *,
+        engine: Engine,
+        sampler: Sampler,
+        gate: NodeGate,
+        more: Sequence[Routes] = (),
+        usage: Callable[[], Awaitable[UsageHead]] | None = None,
     ) -> None:
+        """`usage` tells where the usage ledger stands, for the hub to hear with each lease."""
         self._config = config
         self._engine = engine
         self._gate = gate
@@ -71,6 +82,7 @@ class AgentService:
             config, view=self._view, engine=engine, sampler=sampler, incidents=engine.all_incidents
         )
         self._more = [self._metrics, *more]
+        self._usage = usage
         self._gate_lock = asyncio.Lock()
         self._beats: list[asyncio.Task[None]] = []
 
@@ -163,7 +175,7 @@ class AgentService:
 
     async def _get_lease(self, request: web.Request) -> web.Response:
         self._require_hub(request)
-        return json_response(self._gate.lease_reply(_now()))
+        return json_response(await self._with_usage(self._gate.lease_reply(_now())))
 
     async def _put_lease(self, request: web.Request) -> web.Response:
         self._require_hub(request)
@@ -171,7 +183,15 @@ class AgentService:
         async with self._gate_lock:  # verified and brought to disk in a thread, one at a time
             reply = await asyncio.to_thread(self._gate.accept, grant.token, _now())
         self._engine.wake()
-        return json_response(reply)
+        return json_response(await self._with_usage(reply))
+
+    async def _with_usage(self, reply: LeaseReply) -> LeaseReply:
+        """A ledger that cannot be read costs nobody a lease."""
+        try:
+            return msgspec.structs.replace(reply, usage=await self._usage()) if self._usage is not None else reply
+        except ApiError as error:
+            _log.warning("the hub is not told where the usage ledger stands: %s", error)
+            return reply
 
     def _require_hub(self, request: web.Request) -> None:
         if not caller_of(request).trusted:

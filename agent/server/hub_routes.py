@@ -22,6 +22,8 @@ from agent.api.types import (
     Job,
     JobUpdate,
     Licence,
+    LicenceAsk,
+    LicenceRelease,
     LicenceUpdate,
     LinkState,
     NodeUpdate,
@@ -102,6 +104,8 @@ class HubService:
         app.router.add_post("/v1/jobs", self._submit.submit)
         app.router.add_get("/v1/licence", self._get_licence)
         app.router.add_post("/v1/licence", self._activate)
+        app.router.add_post("/v1/licence/request", self._ask_vendor)
+        app.router.add_post("/v1/licence/release", self._give_back)
         app.router.add_post("/v1/jobs/plan", self._submit.plan)
         app.router.add_route("*", "/v1/jobs/{ref:\\d{1,12}(_\\d{1,9})?}{rest:(/.*)?}", self._bare_job)
         self._queues.add_routes(app)
@@ -151,6 +155,16 @@ class HubService:
         caller_of(request).require_admin("activating a licence")
         body = await read_body(request, ActivateRequest)
         return json_response(await self._seats.activate(body.document))
+
+    async def _ask_vendor(self, request: web.Request) -> web.Response:
+        caller_of(request).require_admin("asking the vendor for a licence")
+        body = await read_body(request, LicenceAsk)
+        return json_response(await self._seats.ask_vendor(body.want))
+
+    async def _give_back(self, request: web.Request) -> web.Response:
+        caller_of(request).require_admin("giving a licence back")
+        body = await read_body(request, LicenceRelease)
+        return json_response(await self._seats.give_back(body.to))
 
     async def _node(self, request: web.Request) -> web.StreamResponse:
         calls = self._fleet.calls(request.match_info["name"])

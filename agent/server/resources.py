@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from agent.api.types import GpuReading, GpuSource, GpuState
+from agent.api.usage import SHARE_WHOLE
 from agent.engine.accept import Resources
 from agent.gate import Hold
+from agent.jobs.meter import Metered
 from agent.jobs.rules import gpu_features
 from agent.jobs.schedule import GpuFacts
 from agent.telemetry.host import read_host
+
+_SLICES = re.compile(r"(\d+)[cg]\.")
+_SLICED = (("A30", 4), ("RTX PRO", 4))
+"""Models that are divided into fewer compute slices than others. NVIDIA's MIG user guide, "Supported MIG Profiles"."""
+_SLICED_ELSE = 7
 
 if TYPE_CHECKING:
     from agent.gate import NodeGate
@@ -45,6 +53,7 @@ class NodeResources:
         view = self._sampler.view()
         seated = self._gate.seated(now)
         held_back = self._gate.admit((), now)
+        parents = {reading.uuid: reading for reading, _ in view.gpus if reading.divided}
         return Resources(
             gpus=tuple(_facts(reading, seat_of(reading) in seated) for reading, _ in view.gpus if not reading.divided),
             no_gpus=view.reason,
@@ -56,6 +65,11 @@ class NodeResources:
                 reading.uuid: (reading.mig_gi, reading.mig_ci)
                 for reading, _ in view.gpus
                 if reading.mig_gi is not None and reading.mig_ci is not None
+            },
+            metered={
+                reading.uuid: _metered(reading, parents.get(reading.mig_parent))
+                for reading, _ in view.gpus
+                if reading.mig_parent is not None
             },
             licence_hold=held_back.detail if isinstance(held_back, Hold) else None,
         )
@@ -76,6 +90,18 @@ class NodeResources:
 def seat_of(reading: GpuReading) -> str:
     """The UUID that a licence seat is counted by: a MIG instance is seated with the GPU that it is a part of."""
     return reading.mig_parent or reading.uuid
+
+
+def _metered(reading: GpuReading, parent: GpuReading | None) -> Metered:
+    """A MIG instance as its share of the whole GPU: by compute slices, else by memory."""
+    name = (parent or reading).name
+    slices = _SLICES.match(reading.mig_profile or "")
+    if slices is not None:
+        share = SHARE_WHOLE * int(slices[1]) // next((of for word, of in _SLICED if word in name), _SLICED_ELSE)
+    else:
+        whole = (parent.memory_total_bytes if parent else None) or 0
+        share = SHARE_WHOLE * (reading.memory_total_bytes or 0) // whole if whole else SHARE_WHOLE
+    return Metered(gpu=seat_of(reading), sku=name, share=max(1, min(SHARE_WHOLE, share)))
 
 
 def _facts(reading: GpuReading, seated: bool) -> GpuFacts:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from licensing import keys, vendor
 from licensing.document import PRODUCT, Issuer, Licence
-from licensing.stage import DAY_S, EVALUATION
+from licensing.plans import DAY_S
+from licensing.stage import EVALUATION
 
 HERE = Path(__file__).parent
 FROM = int(datetime(2025, 1, 1, tzinfo=UTC).timestamp())

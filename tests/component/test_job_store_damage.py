@@ -195,12 +195,12 @@ def test_a_schema_is_changed_after_a_backup(path: Path) -> None:
     connection, damaged = open_database(path, two_steps(path), now=9)
     assert damaged is None
     assert connection.execute("SELECT count(*), max(priority) FROM jobs").fetchone()[:] == (200, 0)
-    assert connection.execute("PRAGMA user_version").fetchone()[0] == 3
+    assert connection.execute("PRAGMA user_version").fetchone()[0] == 4
     connection.close()
-    backup = path.with_name("agent.db.schema-2")
+    backup = path.with_name("agent.db.schema-3")
     with closing(sqlite3.connect(backup)) as old:
         assert old.execute("SELECT count(*) FROM jobs").fetchone()[0] == 200
-        assert old.execute("PRAGMA user_version").fetchone()[0] == 2
+        assert old.execute("PRAGMA user_version").fetchone()[0] == 3
 
 
 def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
@@ -208,10 +208,10 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(NewerSchemaError) as caught:
         JobStore.open(path, now=10)
-    assert "has schema 3, and this version of Stoker knows up to 2" in str(caught.value)
-    assert f"restore the backup {path.with_name('agent.db.schema-2')}" in str(caught.value)
+    assert "has schema 4, and this version of Stoker knows up to 3" in str(caught.value)
+    assert f"restore the backup {path.with_name('agent.db.schema-3')}" in str(caught.value)
     assert path.read_bytes() == before
-    path.with_name("agent.db.schema-2").rename(path)
+    path.with_name("agent.db.schema-3").rename(path)
     store = JobStore.open(path, now=11)
     assert len(store.find()) == 200
     store.close()
@@ -219,8 +219,8 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
 
 def test_a_newer_schema_without_a_backup_says_so(path: Path) -> None:
     open_database(path, two_steps(path), now=9)[0].close()
-    path.with_name("agent.db.schema-2").unlink()
-    with pytest.raises(NewerSchemaError, match=r"there is no backup .*agent\.db\.schema-2"):
+    path.with_name("agent.db.schema-3").unlink()
+    with pytest.raises(NewerSchemaError, match=r"there is no backup .*agent\.db\.schema-3"):
         JobStore.open(path, now=10)
 
 

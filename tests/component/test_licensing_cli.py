@@ -17,6 +17,7 @@ import pytest
 
 from agent.api.errors import ConnectError
 from agent.gate import HubLicence, as_licence_errors
+from agent.hub.metrics import of_licence
 from licensing import cli, roots
 from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file
 
@@ -37,6 +38,17 @@ class LocalHub:
     def state_dir(self, config: Path | None = None) -> Path:
         return self.folder
 
+    def request(self, want: str, config: Path | None = None) -> dict[str, Any]:
+        with as_licence_errors():
+            return plain(self.state.request(want, self.now))
+
+    def release(self, to: str | None, config: Path | None = None) -> dict[str, Any]:
+        with as_licence_errors():
+            return plain(self.state.release(to, self.now))
+
+    def metrics(self, config: Path | None = None) -> str:
+        return of_licence(self.state.status(self.now))
+
 
 class NoHub:
     """Nothing answers; the vendor's verbs must not even ask."""
@@ -50,6 +62,15 @@ class NoHub:
 
     def state_dir(self, config: Path | None = None) -> Path:
         raise AssertionError("nobody's ledger is looked for")
+
+    def request(self, want: str, config: Path | None = None) -> dict[str, Any]:
+        return self.licence()
+
+    def release(self, to: str | None, config: Path | None = None) -> dict[str, Any]:
+        return self.licence()
+
+    def metrics(self, config: Path | None = None) -> str:
+        return str(self.licence())
 
 
 def plain(licence: Any) -> dict[str, Any]:
@@ -196,7 +217,9 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert (end.value.code, capsys.readouterr().out) == (0, "stoker-license 1.2.3\n")
 
 
-@pytest.mark.parametrize("verb", [[], ["status"], ["activate"], ["vendor"], ["vendor", "keys", "issuer"]])
+@pytest.mark.parametrize(
+    "verb", [[], ["status"], ["activate"], ["export-request"], ["transfer"], ["vendor"], ["vendor", "keys", "issuer"]]
+)
 def test_help_is_there(verb: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([*verb, "--help"], NoHub())

@@ -57,6 +57,7 @@ from agent.api.types import (
     TaskResult,
     WatchMessage,
 )
+from agent.api.usage import UsageBy, UsageMonth
 
 NOW = 1_795_000_000
 """Unix seconds at which the simulated cluster stands still: 2026-11-18 11:06:40 UTC."""
@@ -323,6 +324,9 @@ class FakeClient:
 
     def shares(self, node: str | None = None) -> list[Share]:
         return []
+
+    def usage(self, month: str | None = None, by: str | None = None, node: str | None = None) -> UsageMonth:
+        return UsageMonth(month=month or "2026-11", by=UsageBy(by or "user"))
 
     def drain(self, request: DrainRequest, node: str | None = None) -> list[Drain]:
         return self._drain("drain", request, node, Drain(reason=request.reason or "", by="root", at=NOW))

@@ -49,6 +49,7 @@ ISSUER_TERMS = Issuer(
     max_term_s=400 * DAY,
     features=("slurm",),
 )
+FOR_EVER = msgspec.structs.replace(ISSUER_TERMS, perpetual=True)
 VOUCHER = Licence(id="lic-test", iat=NOW, nbf=NOW, exp=NOW + 300 * DAY, customer="ACME", plan="yearly", seats=8)
 LEASE = Lease(
     id="lease-n1-1-5",
@@ -229,6 +230,15 @@ BAD_LICENCES: dict[str, Callable[[], str]] = {
     "bound-to-another-site": lambda: file(changed(VOUCHER, site=keys.public_hex(seeded("another site")))),
     "ended-last-month": lambda: file(changed(VOUCHER, iat=NOW - 60 * DAY, nbf=NOW - 60 * DAY, exp=NOW - 30 * DAY)),
     "begins-next-month": lambda: file(changed(VOUCHER, nbf=NOW + 30 * DAY)),
+    "for-ever-without-leave": lambda: file(changed(VOUCHER, plan="perpetual", updates_until=NOW + 300 * DAY)),
+    "perpetual-without-updates": lambda: file(changed(VOUCHER, plan="perpetual"), issuer=FOR_EVER),
+    "prepaid-without-hours": lambda: file(changed(VOUCHER, plan="prepaid")),
+    "yearly-with-hours": lambda: file(changed(VOUCHER, gpu_hours=5)),
+    "pay-per-use-without-report": lambda: file(changed(VOUCHER, plan="pay-per-use")),
+    "updates-beyond-its-dates": lambda: file(
+        changed(VOUCHER, plan="perpetual", updates_until=NOW + 301 * DAY), issuer=FOR_EVER
+    ),
+    "voucher-with-a-generation": lambda: file(changed(VOUCHER, generation=1)),
 }
 
 BOUND = changed(VOUCHER, site=keys.public_hex(SITE))
@@ -266,6 +276,11 @@ def main() -> None:
         (FOLDER / f"{name}.licence").write_text(make(), encoding="utf-8")
     for name, make in {**BAD_LEASES, "good": lease}.items():
         (FOLDER / f"{name}.lease").write_text(make(), encoding="utf-8")
+    from tests.fakes.papers import BAD_PAPERS, GOOD_PAPERS
+
+    for kind, bad in BAD_PAPERS.items():
+        for name, make in {**bad, "good": GOOD_PAPERS[kind]}.items():
+            (FOLDER / f"{name}.{kind}").write_text(make(), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,13 @@ BY_THE_FILE_ITSELF: dict[str, tuple[type[LicenceError], str]] = {
     "issuer-key-of-small-order": (WeakKeyError, "small order"),
     "site-key-of-small-order": (WeakKeyError, "small order"),
     "site-key-not-canonical": (WeakKeyError, "canonical"),
+    "for-ever-without-leave": (ChainError, "runs for ever, and its issuer Test issuer may not allow that"),
+    "perpetual-without-updates": (ChainError, "is perpetual and does not say updates_until"),
+    "prepaid-without-hours": (ChainError, "is prepaid and does not say gpu_hours"),
+    "yearly-with-hours": (ChainError, "is yearly and says gpu_hours, which belongs to prepaid"),
+    "pay-per-use-without-report": (ChainError, "is pay-per-use and does not say report_by"),
+    "updates-beyond-its-dates": (ChainError, "has updates beyond its own dates"),
+    "voucher-with-a-generation": (ChainError, "bound to no site, and says how it is bound"),
 }
 BY_ITS_SITE = {"bound-to-another-site", "ended-last-month", "begins-next-month"}
 """Genuine files that only a site at a time refuses; see tests/component/test_licensing_site.py."""

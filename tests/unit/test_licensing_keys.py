@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from hypothesis import given
@@ -58,6 +59,19 @@ def test_every_real_key_is_taken(name: str) -> None:
 def test_a_key_beside_the_curve_is_refused() -> None:
     with pytest.raises(WeakKeyError, match="not a point"):
         keys.public_key((2).to_bytes(32, "little").hex())
+
+
+def test_under_a_key_beside_the_curve_nothing_verifies() -> None:
+    key = keys.verifying_key((2).to_bytes(32, "little").hex())
+    for signature in (seeded("x").sign(b"text"), bytes(64), (1).to_bytes(32, "little") + bytes(32)):
+        with pytest.raises(InvalidSignature):
+            key.verify(signature, b"text")
+
+
+@pytest.mark.parametrize("text", [text for y in SMALL_Y for text in encodings(y)])
+def test_nor_is_a_small_order_key_taken_for_verifying(text: str) -> None:
+    with pytest.raises(WeakKeyError):
+        keys.verifying_key(text)
 
 
 def test_a_new_key_is_private_and_stays(tmp_path: Path) -> None:

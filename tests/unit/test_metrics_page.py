@@ -53,6 +53,8 @@ def everything() -> list[Family]:
         licence_id="L",
         expires_at=1,
         restricted_at=1,
+        report_by=1,
+        prepaid_gpu_seconds_left=1,
         holders=(SeatHolder(node="n1", gpu_uuids=("a",), until=1),),
     )
     up = NodeStatus(name="n1", link=LinkState.UP, age_s=0.0, node=node(held))

@@ -134,6 +134,6 @@ def _licence_hold(call: Call, job: Job) -> str | None:
         held = safe.clean(call.client.licence())
     except StokerError:
         return None  # the job is accepted; that the licence cannot be read now is no news about it
-    if held.stage is not LicenceStage.RESTRICTED:
+    if held.stage not in (LicenceStage.PERPETUAL, LicenceStage.RESTRICTED):
         return None
     return ": ".join(part for part in (held.code, held.message) if part) + (f" Run: {held.fix}" if held.fix else "")

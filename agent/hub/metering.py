@@ -1,0 +1,107 @@
+"""The nodes' usage ledgers fetched: each minute, and when a node took a lease, whatever rows are not here yet.
+
+Rules kept here: the ledger belongs to thread `seats`, nodes are called from their own workers; a node that does not
+answer is asked again, and what it has is never lost by that; nothing here holds anybody up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from agent.api.errors import ApiError
+from agent.api.types import LinkState
+from agent.hub.fleet import Fleet, Member
+from agent.hub.seats import Seats
+
+FETCH_S = 60.0
+PAGES_AT_ONCE = 200
+"""Pages of rows that one node is asked for in a round; the rest waits for the next."""
+
+_log = logging.getLogger(__name__)
+
+
+class Metering:
+    """Keeps the hub's usage ledger; used from the event loop."""
+
+    def __init__(self, fleet: Fleet, seats: Seats) -> None:
+        self._fleet = fleet
+        self._seats = seats
+        self._due = asyncio.Event()
+        self._renewed: set[str] = set()
+        self._said: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to fetch."""
+        self._seats.renewed = self._hear
+        self._task = asyncio.create_task(self._run(), name="metering")
+
+    async def stop(self) -> None:
+        """Stop fetching."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def fetch_all(self) -> None:
+        """Fetch what all nodes have: before a report is made."""
+        up = [each for each in self._fleet.members() if each.link.state is LinkState.UP]
+        await asyncio.gather(*(self._fetch(member) for member in up))
+        await self._attempt_seats()
+
+    def _hear(self, node: str) -> None:
+        self._renewed.add(node)
+        self._due.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(FETCH_S):
+                    await self._due.wait()
+                self._due.clear()
+                names, self._renewed = self._renewed, set()
+                members = [each for each in self._fleet.members() if each.name in names]
+                await asyncio.gather(*(self._fetch(member) for member in members))
+                await self._attempt_seats()
+            except TimeoutError:
+                await self.fetch_all()
+
+    async def _fetch(self, member: Member) -> None:
+        try:
+            count = await self._merge(member)
+        except ApiError as error:
+            if self._said.get(member.name) != str(error):
+                self._said[member.name] = str(error)
+                _log.warning("node=%s: its usage is not fetched: %s", member.name, error)
+        except Exception:  # noqa: BLE001 - the rim: what one node tells must not end the fetching from all
+            _log.exception("node=%s: its usage cannot be taken", member.name)
+        else:
+            self._said.pop(member.name, None)
+            if count:
+                _log.info("node=%s usage: %d rows", member.name, count)
+
+    async def _merge(self, member: Member) -> int:
+        """Fetch until nothing is missing; how many rows came."""
+        name, count = member.name, 0
+        rows = await member.calls.call(lambda client: client.usage_rows())
+        for _ in range(PAGES_AT_ONCE):
+            heads = rows.heads
+            wanted = await self._seats.with_licence(lambda each: each.usage_wanted(name, heads, _now()))  # noqa: B023
+            if not wanted:
+                break
+            chain, after = wanted[0]
+            rows = await member.calls.call(lambda client: client.usage_rows(chain, after))  # noqa: B023
+            page = rows
+            count += await self._seats.with_licence(lambda each: each.usage_merge(name, page, _now()))  # noqa: B023
+        return count
+
+    async def _attempt_seats(self) -> None:
+        try:
+            await self._seats.with_licence(lambda each: each.usage_seats(_now()))
+        except ApiError as error:
+            _log.warning("who holds seats is not noted for the usage report: %s", error)
+
+
+def _now() -> int:
+    return int(time.time())

@@ -1,0 +1,110 @@
+"""Plans and editions: what each kind of licence counts, and which features were sold under which name.
+
+    plan         ends                          grace                      what it counts
+    trial        N days after activation       none                       days
+    evaluation   like trial; the voucher that a build ships
+    monthly      its last day                  7 days                     days
+    yearly       its last day                  14 days                    days
+    perpetual    never                         –                          builds up to `updates_until`
+    prepaid      its hours, or its last day    10 % of its hours, 14 days GPU-hours
+    pay-per-use  `report_by`, or its last day  30 days, 14 days           GPU-hours, by signed report
+
+An unknown plan of a newer vendor is a term without grace. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from licensing.document import Licence
+
+DAY_S = 86400
+MS_PER_HOUR = 3_600_000
+TRIAL_S = 30 * DAY_S
+REPORT_DUE_S = 35 * DAY_S
+"""How long after the end of a period its usage report must be acknowledged."""
+REPORT_GRACE_S = 30 * DAY_S
+PREPAID_GRACE_PERCENT = 10
+NEVER = 253_402_300_799
+"""The end of the year 9999: when a perpetual licence ends."""
+
+
+class Plan(StrEnum):
+    """The words of `Licence.plan`."""
+
+    TRIAL = "trial"
+    EVALUATION = "evaluation"
+    MONTHLY = "monthly"
+    YEARLY = "yearly"
+    PERPETUAL = "perpetual"
+    PREPAID = "prepaid"
+    PAY_PER_USE = "pay-per-use"
+
+
+GRACE_S: dict[str, int] = {
+    Plan.YEARLY: 14 * DAY_S,
+    Plan.MONTHLY: 7 * DAY_S,
+    Plan.PAY_PER_USE: 14 * DAY_S,
+    Plan.PREPAID: 14 * DAY_S,
+}
+"""Grace after the licence's own end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edition:
+    """A name under which features are sold; each holds all of the one before it."""
+
+    name: str
+    features: tuple[str, ...]
+
+
+EDITIONS = (
+    Edition(name="standard", features=()),
+    Edition(name="team", features=("accounting", "reports")),
+    Edition(name="enterprise", features=("accounting", "reports", "slurm", "standby", "training")),
+)
+FEATURES = EDITIONS[-1].features
+
+
+def edition(name: str) -> Edition | None:
+    """The edition of this name."""
+    return next((each for each in EDITIONS if each.name == name), None)
+
+
+def locked(licence: Licence | None, feature: str) -> str | None:
+    """Why a feature cannot be used, and which edition has it; `None` when it can."""
+    if licence is not None and feature in licence.features:
+        return None
+    having = [each.name for each in EDITIONS if feature in each.features]
+    if not having:
+        return f"{feature} is in no edition of this version; upgrade Stoker, or ask your vendor"
+    where = f"the licence {licence.id} ({licence.edition or EDITIONS[0].name})" if licence else "this site, unlicensed,"
+    names = having[0] if len(having) == 1 else f"{having[0]} and above"
+    return (
+        f"{feature} is not part of {where}; edition {names} has it. Ask your vendor, then: stoker-license activate FILE"
+    )
+
+
+def is_perpetual(licence: Licence) -> bool:
+    """Whether it runs for ever."""
+    return licence.plan == Plan.PERPETUAL
+
+
+def problem(licence: Licence) -> str | None:
+    """What a plan needs and the licence does not say, or says without its plan."""
+    needs = {
+        Plan.PERPETUAL: ("updates_until", licence.updates_until),
+        Plan.PREPAID: ("gpu_hours", licence.gpu_hours),
+        Plan.PAY_PER_USE: ("report_by", licence.report_by),
+    }
+    for plan, (name, value) in needs.items():
+        if licence.plan == plan and value is None:
+            return f"is {plan} and does not say {name}"
+        if licence.plan != plan and value is not None:
+            return f"is {licence.plan} and says {name}, which belongs to {plan}"
+    if licence.updates_until is not None and licence.updates_until > licence.exp:
+        return "has updates beyond its own dates"
+    if licence.site is None and (licence.fingerprint or licence.generation or licence.request):
+        return "is bound to no site, and says how it is bound"
+    return None

@@ -1,0 +1,177 @@
+"""`stoker-license usage export | verify`: a month's usage as a signed file, and the check of such files.
+
+`verify` needs no hub and no licence: who has the files can check them, the vendor runs the same (`check_files`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from licensing import files, usage_file, usage_verify, verify
+from licensing.document import Licence
+from licensing.errors import FormatError, HubError, LicenceError, UsageError
+from licensing.roots import pinned
+from licensing.stage import when
+from licensing.usage_check import Finding, Grade
+from licensing.usage_file import MAX_BYTES, UsageFile
+
+EXIT_WRONG = 5
+EXIT_FORK = 7
+
+
+class Export(Protocol):
+    """Has the hub make a report of a month (the last whole one): gives a name for its file, and the text.
+
+    Raises:
+        LicenceError: the hub's refusal, or `HubError` when it does not answer.
+    """
+
+    def __call__(self, month: str | None, *, rows: bool, config: Path | None = None) -> tuple[str, str]:
+        """See above."""
+
+
+def nowhere(month: str | None, *, rows: bool, config: Path | None = None) -> tuple[str, str]:
+    """An `Export` of a program that has no hub."""
+    raise HubError("this program reaches no hub; run it where stoker-hub runs")
+
+
+def add_verbs(parser: argparse.ArgumentParser) -> None:
+    """Put the verbs of `usage` on its parser."""
+    verbs = parser.add_subparsers(dest="what", required=True, metavar="VERB")
+    export = verbs.add_parser("export", help="close a month and write its signed report; again, and it is the same")
+    export.add_argument("--month", metavar="YYYY-MM", help="in UTC; else the last whole month")
+    export.add_argument("--rows", action="store_true", help="with every row: node, GPU, salted job, start, end")
+    export.add_argument("-o", "--output", metavar="FILE", help="else a name by month and number; - is standard output")
+    check = verbs.add_parser("verify", help="check reports to the last row; needs no hub and no network")
+    check.add_argument("files", nargs="+", metavar="FILE", help="best all there are: each names the one before it")
+    check.add_argument("--licence", metavar="FILE", help="check also that they are of this licence and its site")
+    check.add_argument("--json", action="store_true", help="print what was found as one JSON object")
+
+
+def run(args: argparse.Namespace, export: Export, *, now: int) -> int:
+    """Do what was asked; the exit code.
+
+    Raises:
+        LicenceError: it was refused.
+    """
+    if args.what == "verify":
+        licence = verify.licence_file(text_of(args.licence), pinned()).licence if args.licence else None
+        return check_files(args.files, licence, now=now, as_json=args.json)
+    name, text = export(args.month, rows=args.rows, config=args.config)
+    return _write(args.output or name, text)
+
+
+def check_files(names: Sequence[str], licence: Licence | None, *, now: int, as_json: bool = False) -> int:
+    """Check reports and print what was found; the exit code, see `tell`.
+
+    Raises:
+        LicenceError: a file cannot be read, or was changed after it was signed.
+    """
+    reports = [_read(name) for name in names]
+    found = usage_verify.check(reports, licence, now)
+    if as_json:
+        code = _exit(found)
+        print(json.dumps({"sound": not code, "reports": [_told(each) for each in reports], "found": _plain(found)}))
+        return code
+    for report in sorted(reports, key=lambda each: each.usage.number):
+        print(_line(report))
+    return tell(found)
+
+
+def tell(found: Sequence[Finding]) -> int:
+    """Print what was found, for buyer and vendor alike; 0 when nothing is wrong, 5 when something is, 7 for a fork."""
+    for each in found:
+        print(f"{each.grade:<6} {each.report} {_printable(each.words)}")
+    code = _exit(found)
+    print("the reports do not hold: talk to the site that signed them" if code else "the reports hold")
+    return code
+
+
+def _exit(found: Sequence[Finding]) -> int:
+    grades = {each.grade for each in found}
+    if Grade.FORK in grades:
+        return EXIT_FORK
+    return EXIT_WRONG if Grade.WRONG in grades else 0
+
+
+def _read(name: str) -> UsageFile:
+    try:
+        return usage_file.read(text_of(name))
+    except LicenceError as error:
+        raise type(error)(f"{name}: {error.message}") from error
+
+
+def text_of(name: str) -> str:
+    """The text of a report's file, however many rows it has; `-` is standard input.
+
+    Raises:
+        FormatError: it cannot be read.
+    """
+    if name == "-":
+        return sys.stdin.read(MAX_BYTES)
+    path = Path(name)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise FormatError(f"{name} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read")
+        return path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise FormatError(f"cannot read {name}: {error.strerror}; name a usage report") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{name} is not text; a usage report begins with -----BEGIN STOKER USAGE-----") from error
+
+
+def _write(name: str, text: str) -> int:
+    if name == "-":
+        sys.stdout.write(text)
+        return 0
+    try:
+        files.replace(Path(name), text.encode(), mode=0o644)
+    except OSError as error:
+        raise UsageError(f"cannot write {name}: {error.strerror}; choose another place with -o") from error
+    usage = usage_file.read(text).usage
+    print(
+        f"{name}  {_hours(usage.gpu_ms)} GPU-hours, {when(usage.begins)} to {when(usage.ends)}; send it to your vendor"
+    )
+    return 0
+
+
+def _line(report: UsageFile) -> str:
+    usage = report.usage
+    peak = f", {usage.peak.seats} seats at most ({when(usage.peak.at)})" if usage.peak else ""
+    rows = f", {len(report.rows)} rows" if report.rows is not None else ""
+    return (
+        f"report {usage.number}  {when(usage.begins)} to {when(usage.ends)}  {_hours(usage.gpu_ms)} GPU-hours"
+        f"{peak}{rows}, site {usage.site[:16]}…"
+    )
+
+
+def _told(report: UsageFile) -> dict[str, object]:
+    usage = report.usage
+    return {
+        "id": usage.id,
+        "number": usage.number,
+        "licence": usage.licence,
+        "site": usage.site,
+        "begins": usage.begins,
+        "ends": usage.ends,
+        "gpu_ms": usage.gpu_ms,
+        "cumulative_gpu_ms": usage.cumulative_gpu_ms,
+        "rows": None if report.rows is None else len(report.rows),
+    }
+
+
+def _plain(found: Sequence[Finding]) -> list[dict[str, str]]:
+    return [{"grade": each.grade, "report": each.report, "words": each.words} for each in found]
+
+
+def _hours(gpu_ms: int) -> str:
+    return f"{gpu_ms / 3_600_000:.1f}"
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -1,0 +1,409 @@
+"""The vendor's desk: issues, renews, amends, binds, moves, revokes and acknowledges, and remembers all of it.
+
+Rules kept here: what leaves the desk is in its ledger first; a request is answered once, and asked again it gets the
+same answer; a licence moves twice a year; every file carries the newest revocation lists. What looks odd about a site
+is said (`Answer.remarks`), and refuses nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from licensing import armour, keys, usage_check, usage_file, usage_verify, verify
+from licensing.armour import Label
+from licensing.document import Licence, open_token
+from licensing.errors import ChainError, OtherSiteError, ReplayError, RevokedError, UsageError
+from licensing.exchange import Crl, Receipt, Release, Request, RevokedKey, RevokedLicence, Usage, Want
+from licensing.plans import DAY_S, REPORT_DUE_S
+from licensing.stage import when
+from licensing.usage_check import Finding, Grade
+from licensing.vendor.sign import Signer, own_root, sign_root_list
+from licensing.vendor.store import COLUMNS, Answered, DeskStore, Issued
+from licensing.verify import SiteToken
+
+TRANSFERS_A_YEAR = 2
+_YEAR_S = 365 * DAY_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A file for a buyer."""
+
+    licence: Licence
+    text: str
+    remarks: tuple[str, ...] = ()
+    """What the vendor should know, and the buyer need not."""
+    repeated: bool = False
+    """The request was answered before, with this same file."""
+
+
+class Desk:
+    """One folder's ledger. `now` is Unix seconds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._store = DeskStore(folder / "desk.db")
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self._store.close()
+
+    # --- licences ---
+
+    def issue(self, signer: Signer, licence: Licence, now: int) -> Answer:
+        """Sign a first revision.
+
+        Raises:
+            ReplayError: this desk issued the id before.
+            ChainError: the licence goes beyond what the signer may give.
+        """
+        if self._store.latest(licence.id) is not None:
+            raise ReplayError(f"the licence {licence.id} was issued before; renew or amend it, or choose another --id")
+        return self._out(signer, licence, "issue", now)
+
+    def renew(self, signer: Signer, licence_id: str, exp: int, now: int, **terms: object) -> Answer:
+        """Let a licence run until `exp`; what it said besides stays. `terms` are fields of `Licence` that change.
+
+        Raises:
+            OtherSiteError: not of this desk.
+            RevokedError: it was revoked.
+        """
+        licence = self._current(licence_id)
+        terms = {"nbf": now, "exp": exp, **terms}
+        if licence.updates_until is not None:
+            terms.setdefault("updates_until", exp)
+        return self._out(signer, _next(licence, now, request=None, **terms), "renew", now)
+
+    def amend(self, signer: Signer, licence_id: str, now: int, **terms: object) -> Answer:
+        """Change a licence in the middle of its term: seats, edition, features.
+
+        Raises:
+            OtherSiteError: not of this desk.
+            RevokedError: it was revoked.
+        """
+        licence = self._current(licence_id)
+        return self._out(signer, _next(licence, now, request=None, **terms), "amend", now)
+
+    def activate(
+        self, signer: Signer, text: str, now: int, *, licence_id: str | None = None, exp: int | None = None
+    ) -> Answer:
+        """Answer a request to activate or to renew: bind the licence to the site that asks.
+
+        Raises:
+            LicenceError: not a request, for a licence of another desk or site, or revoked.
+        """
+        asked = verify.site_paper(Request, armour.bare(Label.REQUEST, text))
+        before = self._answered_before(asked)
+        if before is not None:
+            return before
+        if asked.paper.want not in (Want.ACTIVATE, Want.RENEW):
+            verb = "transfer RELEASE" if asked.paper.want is Want.TRANSFER else "receipt FILE"
+            raise UsageError(f"the request is about {asked.paper.want}; answer it with: stoker-license vendor {verb}")
+        licence = self._current(self._named(asked, licence_id))
+        if licence.site not in (None, asked.key):
+            raise OtherSiteError(
+                f"the licence {licence.id} is bound to site {licence.site[:16]}…, and site {asked.key[:16]}… asks; "
+                "have the first one give it back: stoker-license transfer; then: stoker-license vendor transfer RELEASE"
+            )
+        terms = {"nbf": now, "exp": exp} if exp is not None else {}
+        return self._reply(signer, asked, _bound(licence, asked, now, **terms), now, "activate")
+
+    def transfer(
+        self, signer: Signer, text: str, now: int, *, request: str | None = None, beyond: str | None = None
+    ) -> Answer:
+        """Move a licence: from the site that gave it back to the one whose request came with it, or beside it.
+
+        Raises:
+            LicenceError: not a tombstone, an old one, or moved too often; `beyond` names why it may move once more.
+        """
+        tokens = armour.bare(Label.RELEASE, text).split(armour.LINK)
+        stone = verify.site_paper(Release, tokens[0])
+        if stone.paper.node is not None:
+            raise UsageError(f"{stone.paper.id} frees the seats of one node; a licence moves by a release of its site")
+        if len(tokens) > 1:
+            asked = verify.site_paper(Request, tokens[1])
+        elif request is not None:
+            asked = verify.site_paper(Request, armour.bare(Label.REQUEST, request))
+        else:
+            raise UsageError(
+                "the release does not say where the licence goes; name the other site's request as well: --request FILE"
+            )
+        before = self._answered_before(asked)
+        if before is not None:
+            return before
+        licence = self._current(stone.paper.licence)
+        self._refuse_move(licence, stone, now, beyond)
+        new = _bound(licence, asked, now, generation=licence.generation + 1)
+        sites = stone.key, asked.key
+        return self._reply(signer, asked, new, now, "transfer", move=(sites, beyond or ""))
+
+    # --- revocation ---
+
+    def revoke(self, subject: str, reason: str, now: int) -> str:
+        """Take back a licence id, or an issuer's key (64 hex digits); gives which of the two it was.
+
+        Raises:
+            OtherSiteError: no such licence was issued here.
+        """
+        what = "key" if len(subject) == 64 and set(subject) <= set("0123456789abcdef") else "licence"
+        if what == "licence" and self._store.latest(subject) is None:
+            raise OtherSiteError(f"this desk issued no licence {subject}; search it: stoker-license vendor list WORD")
+        with self._store.transaction():
+            self._store.put_revoked(what, subject, now, reason)
+        return what
+
+    def crl(self, by: Signer | Ed25519PrivateKey, now: int) -> tuple[Crl, str]:
+        """The newest revocation list of an issuer, or of a root's key; numbered anew when something was added.
+
+        Gives the list and its file.
+        """
+        key = keys.public_hex(by.key if isinstance(by, Signer) else by)
+        newest = self._store.newest_list(key)
+        crl = self._list(key, (newest[0] if newest else 0) + 1, now)
+        if newest is not None:
+            old = self._opened_list(by, newest[1])
+            if (old.licences, old.keys) == (crl.licences, crl.keys):
+                return old, armour.wrap(Label.CRL, newest[1])
+        chain = by.crl(crl) if isinstance(by, Signer) else sign_root_list(by, crl)
+        with self._store.transaction():
+            self._store.put_list(key, crl.number, now, chain)
+        return crl, armour.wrap(Label.CRL, chain)
+
+    # --- usage ---
+
+    def verify_usage(self, texts: Iterable[str], now: int) -> tuple[list[SiteToken[Usage]], list[Finding]]:
+        """Check usage reports, together with those that this desk has of the same licences.
+
+        Raises:
+            LicenceError: one is not genuine.
+        """
+        given = [usage_file.read(text) for text in texts]
+        found: list[Finding] = []
+        for licence_id in dict.fromkeys(each.usage.licence for each in given):
+            named = {usage_check.digest(each.token) for each in given}
+            stored = [usage_file.read(text) for text in self._store.reports(licence_id)]
+            here = [each for each in stored if usage_check.digest(each.token) not in named]
+            known = self._store.latest(licence_id)
+            licence = _licence_of(known.text) if known else None
+            mine = [each for each in given if each.usage.licence == licence_id]
+            said = usage_verify.check([*here, *mine], licence, now)
+            about = {each.usage.id for each in mine}
+            found += [each for each in said if each.report in about or each.grade is not Grade.NOTE]
+        return [each.token for each in given], found
+
+    def receipt(self, signer: Signer, text: str, now: int, report_by: int | None = None) -> tuple[Receipt, str]:
+        """Accept a usage report; gives the receipt and its file. The next report is due 35 days after a like period.
+
+        Raises:
+            ReplayError: it contradicts a report that this desk has.
+            LicenceError: it is not genuine, wrong in itself, or of another desk's licence.
+        """
+        (report,), found = self.verify_usage([text], now)
+        bad = [each for each in found if each.grade is not Grade.NOTE and each.report == report.paper.id]
+        if bad:
+            kind = ReplayError if any(each.grade is Grade.FORK for each in bad) else ChainError
+            raise kind(f"no receipt for {report.paper.id}: it {bad[0].words}; talk to the buyer")
+        usage, digest = report.paper, usage_check.digest(report)
+        licence = self._current(usage.licence)
+        given = self._store.receipt(digest)
+        if given is not None:
+            return verify.receipt_chain(armour.unwrap(Label.RECEIPT, given), signer.trusted).receipt, given
+        due = report_by or usage.ends + (usage.ends - usage.begins) + REPORT_DUE_S
+        receipt = Receipt(
+            id=f"rec-{secrets.token_hex(8)}",
+            iat=now,
+            licence=licence.id,
+            site=report.key,
+            usage=usage.id,
+            number=usage.number,
+            digest=digest,
+            report_by=due,
+        )
+        file = signer.receipt(receipt, self._lists())
+        with self._store.transaction():
+            self._store.put_report(licence.id, usage.number, digest, usage.id, now, usage.gpu_ms, report.text)
+            self._store.put_receipt(digest, receipt.id, now, due, file)
+        return receipt, file
+
+    # --- looking things up ---
+
+    def search(self, words: Sequence[str]) -> list[Issued]:
+        """Every revision in which each of the words occurs, oldest first."""
+        return self._store.search(words)
+
+    def export_csv(self, words: Sequence[str]) -> str:
+        """The same as a table for a spreadsheet; the files themselves are left out."""
+        out = io.StringIO()
+        names = [name for name in COLUMNS if name != "text"]
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(names)
+        for each in self._store.search(words):
+            table.writerow([_cell(getattr(each, name)) for name in names])
+        return out.getvalue()
+
+    # --- underneath ---
+
+    def _current(self, licence_id: str) -> Licence:
+        known = self._store.latest(licence_id)
+        if known is None:
+            raise OtherSiteError(
+                f"this desk did not issue the licence {licence_id}; ask the reseller who did. If nobody did, an "
+                "issuer's key may be in other hands: stoker-license vendor revoke KEY"
+            )
+        for subject, at, reason in self._store.revoked("licence"):
+            if subject == licence_id:
+                raise RevokedError(f"the licence {licence_id} was revoked {when(at)} ({reason}); issue another one")
+        return _licence_of(known.text)
+
+    def _named(self, asked: SiteToken[Request], licence_id: str | None) -> str:
+        named = licence_id or asked.paper.licence
+        if named is None:
+            raise UsageError("the request names no licence, because none is installed there; add: --licence ID")
+        return named
+
+    def _refuse_move(self, licence: Licence, stone: SiteToken[Release], now: int, beyond: str | None) -> None:
+        if (licence.site, licence.generation) != (stone.key, stone.paper.generation):
+            raise ReplayError(
+                f"the release {stone.paper.id} gives back generation {stone.paper.generation} of {licence.id} at site "
+                f"{stone.key[:16]}…; it is at generation {licence.generation}, bound to "
+                f"{(licence.site or 'no site')[:16]}. Ask that site for its release"
+            )
+        moved = self._store.transfers_since(licence.id, now - _YEAR_S)
+        if moved >= TRANSFERS_A_YEAR and beyond is None:
+            raise ReplayError(
+                f"the licence {licence.id} moved {moved} times in the last 365 days, and {TRANSFERS_A_YEAR} are "
+                "allowed; if you agree to one more, say why: --beyond REASON"
+            )
+
+    def _answered_before(self, asked: SiteToken[Request]) -> Answer | None:
+        before = self._store.answered(asked.paper.id)
+        if before is None:
+            return None
+        if before.token != asked.text:
+            raise ReplayError(f"the request {asked.paper.id} was answered before, to another site; ask for a new one")
+        return Answer(licence=_licence_of(before.answer), text=before.answer, repeated=True)
+
+    def _reply(
+        self,
+        signer: Signer,
+        asked: SiteToken[Request],
+        licence: Licence,
+        now: int,
+        why: str,
+        move: tuple[tuple[str, str], str] | None = None,
+    ) -> Answer:
+        remarks = self._remarks(asked, licence)
+        text = signer.licence(licence, self._lists())
+        request = asked.paper
+        with self._store.transaction():
+            self._store.put_issued(_row(signer, licence, why, now, text))
+            self._store.put_answered(
+                Answered(
+                    id=request.id,
+                    site=asked.key,
+                    want=request.want,
+                    licence=licence.id,
+                    counter=request.counter,
+                    head=request.head or "",
+                    crl=request.crl,
+                    at=now,
+                    token=asked.text,
+                    answer=text,
+                )
+            )
+            if move is not None:
+                self._store.put_transfer(licence.id, licence.generation, now, *move)
+        return Answer(licence=licence, text=text, remarks=remarks)
+
+    def _remarks(self, asked: SiteToken[Request], licence: Licence) -> tuple[str, ...]:
+        remarks = []
+        request = asked.paper
+        for seen in self._store.seen_from(asked.key):
+            if request.counter < seen.counter or (request.counter == seen.counter and request.head != seen.head):
+                remarks.append(
+                    f"site {asked.key[:16]}… is at row {request.counter} of its trail, and was at {seen.counter} on "
+                    f"{when(seen.at)}: it was restored from a backup, or two machines answer for it"
+                )
+                break
+        if request.fingerprint is None and not licence.vm:
+            remarks.append("the site names no hardware: the licence is bound to its key alone")
+        return tuple(remarks)
+
+    def _out(self, signer: Signer, licence: Licence, why: str, now: int) -> Answer:
+        text = signer.licence(licence, self._lists())
+        with self._store.transaction():
+            self._store.put_issued(_row(signer, licence, why, now, text))
+        return Answer(licence=licence, text=text)
+
+    def _lists(self) -> tuple[str, ...]:
+        return tuple(self._store.newest_lists()[-armour.MAX_LISTS :])
+
+    def _list(self, signer: str, number: int, now: int) -> Crl:
+        """A root's own key and an issuer's are never on their own list."""
+        return Crl(
+            id=f"crl-{signer[:8]}-{number}",
+            iat=now,
+            number=number,
+            licences=tuple(
+                RevokedLicence(id=subject, at=at, reason=reason)
+                for subject, at, reason in self._store.revoked("licence")
+            ),
+            keys=tuple(
+                RevokedKey(key=subject, at=at, reason=reason, allow=tuple(self._store.ids_signed_by(subject)))
+                for subject, at, reason in self._store.revoked("key")
+                if subject != signer
+            ),
+        )
+
+    def _opened_list(self, by: Signer | Ed25519PrivateKey, chain: str) -> Crl:
+        key = by.key if isinstance(by, Signer) else by
+        return open_token(Crl, chain.split(armour.LINK)[-1], key.public_key())
+
+
+def _next(licence: Licence, now: int, **terms: object) -> Licence:
+    return msgspec.structs.replace(licence, rev=licence.rev + 1, iat=now, **terms)
+
+
+def _bound(licence: Licence, asked: SiteToken[Request], now: int, **terms: object) -> Licence:
+    mine = {"site": asked.key, "fingerprint": asked.paper.fingerprint, "request": asked.paper.id}
+    return _next(licence, now, **mine, **terms)
+
+
+def _licence_of(text: str) -> Licence:
+    """A licence of this desk's own ledger: verified once more, by whatever root its certificate names."""
+    chain = armour.unwrap(Label.LICENCE, text)
+    return verify.licence_chain(chain, own_root(chain)).licence
+
+
+def _row(signer: Signer, licence: Licence, why: str, now: int, text: str) -> Issued:
+    return Issued(
+        id=licence.id,
+        rev=licence.rev,
+        why=why,
+        at=now,
+        customer=licence.customer,
+        plan=licence.plan,
+        edition=licence.edition or "",
+        seats=licence.seats,
+        nbf=licence.nbf,
+        exp=licence.exp,
+        site=licence.site or "",
+        generation=licence.generation,
+        request=licence.request or "",
+        reseller=licence.reseller or "",
+        issuer=signer.issuer.name,
+        issuer_key=signer.issuer.key,
+        text=text,
+    )
+
+
+def _cell(value: object) -> object:
+    """A spreadsheet takes a text that begins so for a formula."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value

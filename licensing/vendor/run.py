@@ -1,0 +1,367 @@
+"""What the vendor's verbs do: from parsed arguments to files. Their words are in `vendor_cli`.
+
+Results go to stdout, remarks to stderr. A file is written last, after the desk noted it; asked again the desk gives the
+same text, so a file that could not be written is no loss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from licensing import keys, plans, usage_cli
+from licensing.document import PRODUCT, Issuer, Licence
+from licensing.errors import KeyFileError, UsageError
+from licensing.plans import DAY_S, TRIAL_S, Plan
+from licensing.stage import when
+from licensing.vendor import inspect
+from licensing.vendor.desk import Answer, Desk
+from licensing.vendor.sign import Signer, end_of_day, load_signer, make_issuer, make_roots, read_text, write_new
+from licensing.vendor_cli import DESK_VARIABLE, MONTHS_MAX
+
+_MONTH_S = 31 * DAY_S
+
+
+def run(args: argparse.Namespace, now: int) -> int:
+    """Do what the parsed arguments say.
+
+    Raises:
+        LicenceError: refused; nothing was written.
+    """
+    if args.vendor_verb == "keys":
+        return _root_keys(args) if args.keys_verb == "root" else _issuer_keys(args, now)
+    return _VERBS[args.vendor_verb](args, now)
+
+
+# --- keys ---
+
+
+def _root_keys(args: argparse.Namespace) -> int:
+    _make_folder(args.out)
+    made = make_roots(args.name, args.out, passphrase=_new_passphrase(args))
+    for root in made.roots:
+        print(f"{args.out / (root.name + '.key')}  {root.key}")
+    print(f"{args.out / (args.name + '-roots.json')}  build with STOKER_VENDOR_ROOTS naming this file")
+    return 0
+
+
+def _issuer_keys(args: argparse.Namespace, now: int) -> int:
+    if args.months > MONTHS_MAX:
+        raise UsageError(
+            f"--months {args.months} is more than {MONTHS_MAX}; make the next certificate when this one ends"
+        )
+    if (args.root_key is None) == (args.issuer_key is None) or (args.issuer_key is None) != (args.issuer_cert is None):
+        raise UsageError("name who signs: --root-key FILE, or --issuer-key FILE with --issuer-cert FILE for a reseller")
+    by: Path | Signer = args.root_key or load_signer(args.issuer_key, args.issuer_cert, _passphrase(args))
+    exp = now + args.months * 366 * DAY_S // 12
+    terms = Issuer(
+        id=f"iss-{secrets.token_hex(6)}",
+        iat=now,
+        nbf=now,
+        exp=min(exp, by.issuer.exp) if isinstance(by, Signer) else exp,
+        key="0" * 64,
+        name=args.name,
+        products=(PRODUCT,),
+        max_seats=args.max_seats,
+        max_term_s=args.max_days * DAY_S,
+        features=args.features,
+        delegate=int(args.delegate),
+        perpetual=args.perpetual,
+    )
+    _make_folder(args.out)
+    cert = make_issuer(by, args.out, terms, passphrase=_passphrase(args), new_passphrase=_new_passphrase(args))
+    print(f"{cert.with_suffix('.key')}\n{cert}  until {when(terms.exp)}")
+    return 0
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KeyFileError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+# --- licences ---
+
+
+def _issue(args: argparse.Namespace, now: int) -> int:
+    exp = _end(args, now)
+    assert exp is not None
+    if args.site is not None:
+        keys.public_key(args.site)
+    licence = Licence(
+        id=args.id or f"lic-{secrets.token_hex(6)}",
+        rev=args.rev,
+        iat=now,
+        nbf=now,
+        exp=exp,
+        customer=args.customer,
+        plan=args.plan,
+        seats=args.seats,
+        site=args.site,
+    )
+    licence = msgspec.structs.replace(licence, **_of_plan(args, exp, now), **_terms(args))
+    signer = _signer(args)
+    folder = _desk_folder(args)
+    if folder is None:
+        answer = Answer(licence=licence, text=signer.licence(licence))
+        print(f"not noted at any desk; name one to renew it later: --desk DIR or ${DESK_VARIABLE}", file=sys.stderr)
+    else:
+        with _open_desk(folder) as desk:
+            answer = desk.issue(signer, licence, now)
+    return _hand_out(args, answer)
+
+
+def _of_plan(args: argparse.Namespace, exp: int, now: int) -> dict[str, int]:
+    """What a plan needs; the end of a perpetual licence is that of its updates."""
+    if args.plan == Plan.PERPETUAL:
+        return {"updates_until": exp}
+    if args.plan == Plan.TRIAL and args.trial_days is None:
+        return {"term_s": TRIAL_S}
+    if args.plan == Plan.PAY_PER_USE and args.report_by is None:
+        return {"report_by": now + _MONTH_S + plans.REPORT_DUE_S}
+    if args.plan == Plan.PREPAID and args.gpu_hours is None:
+        raise UsageError("a prepaid licence says how many are paid: --gpu-hours N")
+    return {}
+
+
+def _terms(args: argparse.Namespace) -> dict[str, object]:
+    """The fields of a licence that the command line names."""
+    terms: dict[str, object] = {
+        "seats": args.seats,
+        "gpu_hours": args.gpu_hours,
+        "reseller": args.reseller,
+        "brand": args.brand,
+        "vm": args.vm,
+        "edition": args.edition,
+        "term_s": args.trial_days and args.trial_days * DAY_S,
+        "report_by": args.report_by and end_of_day(args.report_by),
+    }
+    edition = plans.edition(args.edition) if args.edition else None
+    if edition is not None or args.features is not None:
+        both = (*(edition.features if edition else ()), *(args.features or ()))
+        terms["features"] = tuple(dict.fromkeys(both))
+    return {name: value for name, value in terms.items() if value is not None}
+
+
+def _renew(args: argparse.Namespace, now: int) -> int:
+    exp = _end(args, now)
+    assert exp is not None
+    with _desk(args) as desk:
+        return _hand_out(args, desk.renew(_signer(args), args.id, exp, now, **_terms(args)))
+
+
+def _amend(args: argparse.Namespace, now: int) -> int:
+    terms, exp = _terms(args), _end(args, now)
+    if exp is not None:
+        raise UsageError("the end of a licence is moved by: stoker-license vendor renew ID --date YYYY-MM-DD")
+    if not terms:
+        raise UsageError("say what changes: --seats, --edition, --features, --gpu-hours, --brand …")
+    with _desk(args) as desk:
+        return _hand_out(args, desk.amend(_signer(args), args.id, now, **terms))
+
+
+def _activate(args: argparse.Namespace, now: int) -> int:
+    with _desk(args) as desk:
+        text = read_text(args.request)
+        return _hand_out(args, desk.activate(_signer(args), text, now, licence_id=args.licence, exp=_end(args, now)))
+
+
+def _transfer(args: argparse.Namespace, now: int) -> int:
+    request = read_text(args.request) if args.request else None
+    with _desk(args) as desk:
+        signer, text = _signer(args), read_text(args.release)
+        return _hand_out(args, desk.transfer(signer, text, now, request=request, beyond=args.beyond))
+
+
+# --- revocation ---
+
+
+def _revoke(args: argparse.Namespace, now: int) -> int:
+    with _desk(args) as desk:
+        what = desk.revoke(args.subject, args.reason, now)
+    by = " --root-key FILE" if what == "key" else ""
+    print(f"{what} {args.subject} is revoked at this desk; now write the list: stoker-license vendor crl{by} -o FILE")
+    return 0
+
+
+def _crl(args: argparse.Namespace, now: int) -> int:
+    with _desk(args) as desk:
+        by = keys.load(args.root_key, _passphrase(args)) if args.root_key else _signer(args)
+        crl, text = desk.crl(by, now)
+    _write(args.out, text)
+    _say(args, f"number {crl.number}: {len(crl.licences)} licences, {len(crl.keys)} keys; every later file carries it")
+    return 0
+
+
+# --- usage ---
+
+
+def _verify_usage(args: argparse.Namespace, now: int) -> int:
+    with _desk(args) as desk:
+        reports, findings = desk.verify_usage([usage_cli.text_of(str(path)) for path in args.files], now)
+    for each in reports:
+        usage = each.paper
+        hours = usage.gpu_ms / plans.MS_PER_HOUR
+        print(f"{usage.id}  {usage.licence} number {usage.number}, to {when(usage.ends)}, {hours:.2f} GPU-hours")
+    return usage_cli.tell(findings)
+
+
+def _receipt(args: argparse.Namespace, now: int) -> int:
+    with _desk(args) as desk:
+        due = end_of_day(args.next_by) if args.next_by else None
+        receipt, text = desk.receipt(_signer(args), usage_cli.text_of(str(args.file)), now, due)
+    _write(args.out, text)
+    _say(args, f"receipt {receipt.id} for {receipt.usage}; the next report is due {when(receipt.report_by)}")
+    return 0
+
+
+# --- looking ---
+
+
+def _list(args: argparse.Namespace, now: int) -> int:
+    with _desk(args) as desk:
+        if args.csv is not None:
+            _write(args.csv, desk.export_csv(args.words))
+            return 0
+        found = desk.search(args.words)
+    for each in found:
+        to = f"site {each.site[:16]}…" if each.site else "voucher"
+        print(
+            f"{each.id} rev {each.rev}  {each.why}, {each.customer}, {each.plan}, {each.seats} seats, {to}, "
+            f"until {when(each.exp)}"
+        )
+    return 0
+
+
+def _inspect(args: argparse.Namespace, now: int) -> int:
+    for line in inspect.lines(read_text(args.file), args.roots):
+        print(line)
+    return 0
+
+
+_VERBS: dict[str, Callable[[argparse.Namespace, int], int]] = {
+    "issue": _issue,
+    "renew": _renew,
+    "amend": _amend,
+    "activate": _activate,
+    "transfer": _transfer,
+    "revoke": _revoke,
+    "crl": _crl,
+    "verify-usage": _verify_usage,
+    "receipt": _receipt,
+    "list": _list,
+    "inspect": _inspect,
+}
+
+
+# --- underneath ---
+
+
+def _end(args: argparse.Namespace, now: int) -> int | None:
+    if args.expires_at is None and args.date is None and args.days is None:
+        return None
+    exp: int = args.expires_at or end_of_day(args.date or when(now + args.days * DAY_S)[:10])
+    if exp <= now:
+        raise UsageError(f"the licence would have ended {when(exp)}; name a later end")
+    return exp
+
+
+def _desk_folder(args: argparse.Namespace) -> Path | None:
+    named = args.desk or os.environ.get(DESK_VARIABLE)
+    return Path(named) if named else None
+
+
+@contextmanager
+def _desk(args: argparse.Namespace) -> Iterator[Desk]:
+    folder = _desk_folder(args)
+    if folder is None:
+        raise UsageError(f"name the folder in which this desk keeps what it issued: --desk DIR, or ${DESK_VARIABLE}")
+    with _open_desk(folder) as desk:
+        yield desk
+
+
+@contextmanager
+def _open_desk(folder: Path) -> Iterator[Desk]:
+    desk = Desk(folder)
+    try:
+        yield desk
+    finally:
+        desk.close()
+
+
+def _signer(args: argparse.Namespace) -> Signer:
+    folder = _desk_folder(args)
+    key = args.issuer_key or (folder / "issuer.key" if folder else None)
+    cert = args.issuer_cert or (folder / "issuer.cert" if folder else None)
+    if key is None or cert is None:
+        raise UsageError(
+            "name who signs: --issuer-key FILE and --issuer-cert FILE; see: stoker-license vendor keys issuer"
+        )
+    return load_signer(key, cert, _passphrase(args))
+
+
+def _passphrase(args: argparse.Namespace) -> keys.Passphrase:
+    def ask(path: Path) -> str:
+        if args.passphrase_file is not None:
+            return _first_line(args.passphrase_file)
+        if not sys.stdin.isatty():
+            raise KeyFileError(f"{path} is encrypted; give its passphrase with --passphrase-file FILE")
+        return getpass.getpass(f"Passphrase of {path}: ")
+
+    return ask
+
+
+def _new_passphrase(args: argparse.Namespace) -> str | None:
+    if args.new_passphrase_file is not None:
+        return _first_line(args.new_passphrase_file)
+    if not args.encrypt:
+        return None
+    if not sys.stdin.isatty():
+        raise UsageError("--encrypt asks for a passphrase at the terminal; without one: --new-passphrase-file FILE")
+    first = getpass.getpass("New passphrase: ")
+    if not first or first != getpass.getpass("Again: "):
+        raise UsageError("the two passphrases are not the same, or empty; nothing was made")
+    return first
+
+
+def _first_line(path: Path) -> str:
+    line = read_text(path).split("\n", 1)[0].rstrip("\r")
+    if not line:
+        raise UsageError(f"the first line of {path} is empty; it is to hold the passphrase")
+    return line
+
+
+def _hand_out(args: argparse.Namespace, answer: Answer) -> int:
+    _write(args.out, answer.text)
+    licence = answer.licence
+    kind = "licence" if licence.site else "voucher"
+    again = "; answered before, this is the same file" if answer.repeated else ""
+    until = f"updates until {when(licence.exp)}" if plans.is_perpetual(licence) else f"until {when(licence.exp)}"
+    _say(args, f"{kind} {licence.id} rev {licence.rev}, {licence.seats} GPU seats, {until}{again}")
+    for remark in answer.remarks:
+        print(f"note: {remark}", file=sys.stderr)
+    return 0
+
+
+def _write(out: str, text: str) -> None:
+    if out == "-":
+        sys.stdout.write(text)
+    else:
+        write_new(Path(out), text)
+
+
+def _say(args: argparse.Namespace, words: str) -> None:
+    """Beside a file that goes to stdout nothing else does."""
+    if args.out == "-":
+        print(words, file=sys.stderr)
+    else:
+        print(f"{args.out}  {words}")

@@ -1,0 +1,504 @@
+"""The vendor's desk by its own verbs, against real sites: keys, terms, answers, moves, revocations, usage."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from licensing import armour, cli, keys, roots, usage_check, verify
+from licensing.armour import Label
+from licensing.document import Licence, sign
+from licensing.errors import KeyFileError, LicenceError
+from licensing.exchange import Request, Want
+from licensing.site import Site
+from licensing.stage import Stage
+from licensing.vendor import end_of_day
+from tests.component.test_licensing_cli import NoHub
+from tests.fakes import papers
+from tests.fakes.papers import USAGE
+from tests.fakes.vendor import DAY, NOW, SITE, Boot, changed
+
+SITE_KEY = keys.public_hex(SITE)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The time at the desk; tests move it."""
+    now = [NOW]
+    monkeypatch.setattr("licensing.cli.time.time", lambda: now[0])
+    return now
+
+
+class Vendor:
+    """A desk in a folder, used by its command line."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self._capsys, self._made = folder, capsys, 0
+        self.err = ""
+        self.run("keys", "root", "--name", "ACME", "-o", folder)
+        self.run(
+            "keys", "issuer", "--name", "issuer", "--root-key", self.root, "--delegate", "--perpetual", "-o", folder
+        )
+        self.roots = roots.parse((folder / "ACME-roots.json").read_bytes(), "test")
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "ACME-root-current.key"
+
+    def run(self, *words: object, code: int = 0, desk: bool = False) -> str:
+        """One verb; gives what it printed."""
+        argv = ["vendor", *map(str, words), *(["--desk", str(self.folder)] if desk else [])]
+        assert cli.main(argv, NoHub()) == code, self._capsys.readouterr().err
+        out, self.err = self._capsys.readouterr()
+        return out
+
+    def file(self, *words: object, code: int = 0) -> Path:
+        """One verb of the desk that writes a file."""
+        self._made += 1
+        path = self.folder / f"out-{self._made}"
+        self.run(*words, "-o", path, code=code, desk=True)
+        return path
+
+    def voucher(self, *words: object, id_: str = "lic-1", plan: str = "yearly") -> Path:
+        return self.file(
+            "issue", "--voucher", "--customer", "X", "--plan", plan, "--seats", 8, "--days", 365, "--id", id_, *words
+        )
+
+    def licence(self, path: Path) -> Licence:
+        return verify.licence_file(path.read_text(), self.roots).licence
+
+
+@pytest.fixture
+def vendor(tmp_path: Path, clock: list[int], capsys: pytest.CaptureFixture[str]) -> Vendor:
+    return Vendor(tmp_path, capsys)
+
+
+class Place:
+    """A buyer's site, and its requests as files."""
+
+    def __init__(self, folder: Path, trusted: roots.Roots) -> None:
+        folder.mkdir()
+        self.folder, self.boot = folder, Boot()
+        self.site = Site(folder / "hub", "test", trusted, self.boot, built_at=NOW, commitment=lambda: "A" * 22)
+        self.site.open()
+
+    def request(self, want: Want, name: str = "request", now: int = NOW) -> Path:
+        path = self.folder / name
+        path.write_text(self.site.request(want, now).file)
+        return path
+
+    def release(self, now: int = NOW, to: Path | None = None) -> Path:
+        path = self.folder / "release"
+        path.write_text(self.site.release(now, to.read_text() if to else None).file)
+        return path
+
+    def install(self, path: Path, now: int = NOW) -> Stage:
+        return self.site.activate(path.read_text(), now).standing.stage
+
+
+@pytest.fixture
+def places(tmp_path: Path, vendor: Vendor) -> Iterator[list[Place]]:
+    made = [Place(tmp_path / f"place-{number}", vendor.roots) for number in range(4)]
+    yield made
+    for place in made:
+        place.site.close()
+
+
+# --- keys ---
+
+
+def test_an_encrypted_key_signs_only_with_its_passphrase(
+    tmp_path: Path, vendor: Vendor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("correct horse\nsecond line\n")
+    (tmp_path / "wrong").write_text("battery staple\n")
+    argv = ["keys", "issuer", "--name", "safe", "--root-key", vendor.root, "-o", tmp_path]
+    vendor.run(*argv, "--encrypt", "--new-passphrase-file", tmp_path / "secret")
+    key = tmp_path / "safe.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert key.read_text().startswith("-----BEGIN ENCRYPTED PRIVATE KEY-----")
+    signing = ["--issuer-key", key, "--issuer-cert", tmp_path / "safe.cert"]
+    terms = ["issue", "--voucher", "--customer", "X", "--plan", "yearly", "--seats", "8", "--days", "3", *signing]
+    vendor.run(*terms, "-o", tmp_path / "a", "--passphrase-file", tmp_path / "wrong", code=5)
+    assert "does not open" in vendor.err
+    vendor.run(*terms, "-o", tmp_path / "a", code=5)
+    assert "--passphrase-file FILE" in vendor.err
+    assert not (tmp_path / "a").exists()
+    vendor.run(*terms, "-o", tmp_path / "a", "--passphrase-file", tmp_path / "secret")
+    with pytest.raises(KeyFileError, match="encrypted with a passphrase"):
+        keys.load(key)
+
+
+def test_an_encrypted_key_is_openssls(tmp_path: Path) -> None:
+    keys.create(tmp_path / "a.key", "pass phrase")
+    key = keys.load(tmp_path / "a.key", lambda path: "pass phrase")
+    shown = subprocess.run(
+        ["openssl", "pkey", "-in", tmp_path / "a.key", "-passin", "pass:pass phrase", "-text", "-noout"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    digits = "".join(re.findall(r"[0-9a-f]{2}(?=:|\n)", shown.partition("pub:")[2]))
+    assert digits == keys.public_hex(key)
+
+
+def test_a_reseller_is_made_by_an_issuer_and_stays_within_it(tmp_path: Path, vendor: Vendor) -> None:
+    by = ["--issuer-key", tmp_path / "issuer.key", "--issuer-cert", tmp_path / "issuer.cert", "-o", tmp_path]
+    vendor.run("keys", "issuer", "--name", "shop", *by, "--max-seats", 16)
+    with_shop = ["--issuer-key", tmp_path / "shop.key", "--issuer-cert", tmp_path / "shop.cert"]
+    terms = ["--voucher", "--customer", "X", "--plan", "yearly", "--days", 30, *with_shop]
+    path = vendor.file("issue", *terms, "--seats", 16, "--reseller", "shop", "--brand", "Bright GPUs")
+    chain = verify.licence_file(path.read_text(), vendor.roots)
+    assert [issuer.name for issuer in chain.path] == ["issuer", "shop"]
+    assert (chain.licence.reseller, chain.licence.brand) == ("shop", "Bright GPUs")
+    vendor.file("issue", *terms, "--seats", 17, code=5)
+    assert "its issuer shop may give 16" in vendor.err
+    vendor.run("keys", "issuer", "--name", "big", *by, "--max-seats", 10_001, code=5)
+    assert "allows 10001 seats, and issuer may allow 10000" in vendor.err
+    assert not (tmp_path / "big.key").exists()
+    told = vendor.run("inspect", path, "--roots", tmp_path / "ACME-roots.json")
+    assert "reseller  shop" in told
+    assert "sold by   Bright GPUs (shop)" in told
+
+
+# --- terms ---
+
+
+@pytest.mark.parametrize(
+    ("plan", "words", "field", "value"),
+    [
+        ("trial", [], "term_s", 30 * DAY),
+        ("trial", ["--trial-days", 10], "term_s", 10 * DAY),
+        ("perpetual", [], "updates_until", end_of_day("2028-01-15")),
+        ("prepaid", ["--gpu-hours", 5000], "gpu_hours", 5000),
+        ("pay-per-use", [], "report_by", NOW + 66 * DAY),
+        ("pay-per-use", ["--report-by", "2027-03-31"], "report_by", end_of_day("2027-03-31")),
+        ("yearly", ["--edition", "team"], "features", ("accounting", "reports")),
+        ("yearly", ["--edition", "team", "--features", "slurm"], "features", ("accounting", "reports", "slurm")),
+        ("yearly", ["--vm"], "vm", True),
+    ],
+)
+def test_each_plan_says_what_it_needs(
+    vendor: Vendor, plan: str, words: list[object], field: str, value: object
+) -> None:
+    licence = vendor.licence(vendor.voucher(*words, plan=plan))
+    assert getattr(licence, field) == value
+    assert (licence.plan, licence.exp) == (plan, end_of_day("2028-01-15"))
+
+
+def test_prepaid_hours_are_asked_for(vendor: Vendor) -> None:
+    vendor.file("issue", "--voucher", "--customer", "X", "--plan", "prepaid", "--seats", 8, "--days", 9, code=64)
+    assert "--gpu-hours N" in vendor.err
+
+
+def test_an_id_is_issued_once(vendor: Vendor) -> None:
+    vendor.voucher()
+    vendor.file("issue", "--voucher", "--customer", "Y", "--plan", "yearly", "--seats", 8, "--days", 9, "--id", "lic-1",
+                code=7)  # fmt: skip
+    assert "renew or amend it" in vendor.err
+
+
+def test_a_desk_is_asked_for_where_one_is_needed(vendor: Vendor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STOKER_DESK", raising=False)
+    vendor.run("revoke", "lic-1", code=64)
+    assert "--desk DIR, or $STOKER_DESK" in vendor.err
+    monkeypatch.setenv("STOKER_DESK", str(vendor.folder))
+    vendor.run("revoke", "lic-1", code=6)
+    assert "issued no licence lic-1" in vendor.err
+
+
+def test_renew_and_amend_are_the_next_revision(vendor: Vendor, clock: list[int], places: list[Place]) -> None:
+    place = places[0]
+    assert place.install(vendor.voucher()) is Stage.ACTIVE
+    assert place.install(vendor.file("activate", place.request(Want.ACTIVATE))) is Stage.ACTIVE
+    clock[0] = place.boot.at(NOW + 100 * DAY)
+    amended = vendor.file("amend", "lic-1", "--seats", 12, "--edition", "team")
+    licence = vendor.licence(amended)
+    assert (licence.rev, licence.seats, licence.edition, licence.exp) == (3, 12, "team", end_of_day("2028-01-15"))
+    place.install(amended, clock[0])
+    clock[0] = place.boot.at(NOW + 370 * DAY)
+    assert place.site.report(clock[0]).standing.stage is Stage.GRACE
+    renewed = vendor.file("renew", "lic-1", "--date", "2029-01-15")
+    assert vendor.licence(renewed).seats == 12
+    assert place.install(renewed, clock[0]) is Stage.ACTIVE
+    vendor.file("renew", "lic-9", "--date", "2029-01-15", code=6)
+    vendor.file("amend", "lic-1", code=64)
+    vendor.file("amend", "lic-1", "--days", 3, code=64)
+    assert "vendor renew" in vendor.err
+
+
+# --- requests ---
+
+
+def test_a_request_is_answered_once_and_the_same_way(vendor: Vendor, places: list[Place]) -> None:
+    place = places[0]
+    place.install(vendor.voucher())
+    asked = place.request(Want.ACTIVATE)
+    answer = vendor.file("activate", asked)
+    licence = vendor.licence(answer)
+    assert (licence.site, licence.fingerprint, licence.rev) == (place.site.key_hex, "A" * 22, 2)
+    again = vendor.file("activate", asked)
+    assert again.read_text() == answer.read_text()
+    vendor.run("activate", asked, "-o", answer, desk=True)
+    assert "answered before" in vendor.run("activate", asked, "-o", vendor.folder / "third", desk=True)
+    assert place.install(answer) is place.install(again) is Stage.ACTIVE
+
+
+def test_a_bound_voucher_is_not_bound_again_elsewhere(vendor: Vendor, places: list[Place]) -> None:
+    here, there, *_ = places
+    voucher = vendor.voucher()
+    for place in (here, there):
+        place.install(voucher)
+    vendor.file("activate", here.request(Want.ACTIVATE))
+    vendor.file("activate", there.request(Want.ACTIVATE), code=6)
+    assert "bound to site" in vendor.err
+    assert "vendor transfer RELEASE" in vendor.err
+
+
+def test_a_request_without_a_licence_needs_one_named(vendor: Vendor, places: list[Place]) -> None:
+    vendor.voucher()
+    asked = places[0].request(Want.ACTIVATE)
+    vendor.file("activate", asked, code=64)
+    assert "--licence ID" in vendor.err
+    assert places[0].install(vendor.file("activate", asked, "--licence", "lic-1")) is Stage.ACTIVE
+
+
+def test_a_renewal_can_be_asked_for(vendor: Vendor, places: list[Place], clock: list[int]) -> None:
+    place = places[0]
+    place.install(vendor.voucher())
+    place.install(vendor.file("activate", place.request(Want.ACTIVATE)))
+    clock[0] = place.boot.at(NOW + 360 * DAY)
+    asked = place.request(Want.RENEW, now=clock[0])
+    renewed = vendor.file("activate", asked, "--days", 365)
+    assert place.install(renewed, clock[0]) is Stage.ACTIVE
+    assert place.site.report(clock[0]).pending == ()
+
+
+def test_a_licence_of_another_desk_is_not_answered(vendor: Vendor, tmp_path: Path) -> None:
+    (tmp_path / "r").write_text(papers.request())
+    vendor.file("activate", tmp_path / "r", code=6)
+    assert "did not issue the licence lic-test" in vendor.err
+    assert "vendor revoke KEY" in vendor.err
+
+
+def test_a_restored_site_is_remarked_and_answered(vendor: Vendor, tmp_path: Path) -> None:
+    vendor.voucher()
+    for number, counter in enumerate((40, 12)):
+        terms = changed(papers.REQUEST, id=f"{number:024x}", licence="lic-1", counter=counter)
+        (tmp_path / "r").write_text(sign(SITE, terms))
+        vendor.file("activate", tmp_path / "r")
+    assert "was restored from a backup, or two machines answer for it" in vendor.err
+
+
+@pytest.mark.parametrize("kind", ["request", "release"])
+def test_the_vendors_desk_refuses_every_bad_file_and_notes_nothing(vendor: Vendor, tmp_path: Path, kind: str) -> None:
+    vendor.voucher(id_="lic-test")
+    before = vendor.run("list", desk=True)
+    for name, make in papers.BAD_PAPERS[kind].items():
+        (tmp_path / name).write_text(make())
+        verb = "activate" if kind == "request" else "transfer"
+        vendor.file(verb, tmp_path / name, code=5)
+    assert vendor.run("list", desk=True) == before
+
+
+# --- moves ---
+
+
+def test_a_licence_moves_with_its_tombstone_twice_a_year(vendor: Vendor, places: list[Place], clock: list[int]) -> None:
+    places[0].install(vendor.voucher())
+    places[0].install(vendor.file("activate", places[0].request(Want.ACTIVATE)))
+    for old, new in ((places[0], places[1]), (places[1], places[2])):
+        moved = vendor.file("transfer", old.release(to=new.request(Want.TRANSFER)))
+        assert new.install(moved) is Stage.ACTIVE
+        assert old.site.report(NOW).standing.code == "LIC-409"
+    assert vendor.licence(moved).generation == 2
+    third = places[2].release(to=places[3].request(Want.TRANSFER))
+    vendor.file("transfer", third, code=7)
+    assert "moved 2 times in the last 365 days" in vendor.err
+    clock[0] += 366 * DAY
+    assert vendor.licence(vendor.file("transfer", third)).generation == 3
+
+
+def test_one_move_more_is_the_vendors_to_grant(vendor: Vendor, places: list[Place]) -> None:
+    places[0].install(vendor.voucher())
+    places[0].install(vendor.file("activate", places[0].request(Want.ACTIVATE)))
+    for old, new in ((places[0], places[1]), (places[1], places[2])):
+        new.install(vendor.file("transfer", old.release(to=new.request(Want.TRANSFER))))
+    release, request = places[2].release(), places[3].request(Want.TRANSFER)
+    vendor.file("transfer", release, code=64)
+    assert "--request FILE" in vendor.err
+    moved = vendor.file("transfer", release, "--request", request, "--beyond", "board burnt")
+    assert places[3].install(moved) is Stage.ACTIVE
+    assert vendor.file("transfer", release, "--request", request).read_text() == moved.read_text()
+
+
+def test_an_old_tombstone_moves_nothing(vendor: Vendor, places: list[Place]) -> None:
+    places[0].install(vendor.voucher())
+    places[0].install(vendor.file("activate", places[0].request(Want.ACTIVATE)))
+    old = places[0].release()
+    places[1].install(vendor.file("transfer", old, "--request", places[1].request(Want.TRANSFER)))
+    vendor.file("transfer", old, "--request", places[2].request(Want.TRANSFER), code=7)
+    assert "gives back generation 0" in vendor.err
+
+
+# --- revocation ---
+
+
+def test_a_revoked_licence_and_the_list_in_every_later_file(vendor: Vendor, places: list[Place]) -> None:
+    bad, good = vendor.voucher(id_="lic-bad"), None
+    places[0].install(bad)
+    assert "vendor crl -o FILE" in vendor.run("revoke", "lic-bad", "--reason", "unpaid", desk=True)
+    vendor.file("renew", "lic-bad", "--days", 400, code=5)
+    assert "was revoked" in vendor.err
+    first = vendor.file("crl")
+    assert vendor.file("crl").read_text() == first.read_text(), "nothing new, nothing numbered"
+    good = vendor.voucher(id_="lic-good")
+    assert good.read_text().count("BEGIN STOKER CRL") == 1
+    places[1].install(good)
+    with pytest.raises(LicenceError, match="unpaid"):
+        places[1].site.activate(bad.read_text(), NOW)
+    assert places[0].install(first) is Stage.RESTRICTED
+
+
+def test_a_stolen_issuer_key_is_revoked_by_a_root_with_what_it_truly_signed(
+    vendor: Vendor, places: list[Place], tmp_path: Path
+) -> None:
+    places[0].install(vendor.voucher(id_="lic-true"))
+    signing = ["--issuer-key", tmp_path / "issuer.key", "--issuer-cert", tmp_path / "issuer.cert"]
+    forged = tmp_path / "forged"
+    vendor.run("issue", "--voucher", "--customer", "Thief", "--plan", "yearly", "--seats", 8, "--days", 9,
+               "--id", "lic-forged", *signing, "-o", forged)  # fmt: skip
+    places[1].install(forged)
+    key = keys.public_hex(keys.load(tmp_path / "issuer.key"))
+    assert "crl --root-key FILE" in vendor.run("revoke", key, "--reason", "stolen", desk=True)
+    stolen = vendor.file("crl", "--root-key", vendor.root)
+    assert "0 licences, 1 keys" in vendor.run("crl", "--root-key", vendor.root, "-o", tmp_path / "c", desk=True)
+    assert places[0].install(stolen) is Stage.ACTIVE
+    assert places[1].install(stolen) is Stage.RESTRICTED
+    told = vendor.run("inspect", stolen, "--roots", tmp_path / "ACME-roots.json")
+    assert f"key {key}" in told
+    assert "still good: lic-true" in told
+
+
+# --- usage ---
+
+
+def second(**fields: object) -> Any:
+    """A report that continues `USAGE`."""
+    first = usage_check.digest(usage_check.read(papers.usage()))
+    terms: dict[str, object] = {
+        "id": "use-2",
+        "number": 2,
+        "prev": first,
+        "begins": USAGE.ends,
+        "ends": USAGE.ends + 30 * DAY,
+        "iat": USAGE.ends + 31 * DAY,
+        "totals": (changed(USAGE.totals[0], day="2027-02-20"),),
+        "gpu_ms": 3_600_000,
+        "cumulative_gpu_ms": 9_000_000,
+    }
+    return changed(USAGE, **{**terms, **fields})
+
+
+@pytest.fixture
+def billed(vendor: Vendor, clock: list[int], tmp_path: Path) -> Vendor:
+    """A desk whose licence `lic-test` is bound to the site that signs the reports."""
+    vendor.file("issue", "--site", SITE_KEY, "--customer", "X", "--plan", "pay-per-use", "--seats", 8, "--days", 365,
+                "--id", "lic-test")  # fmt: skip
+    clock[0] = NOW + 70 * DAY
+    (tmp_path / "u1").write_text(papers.usage())
+    (tmp_path / "u2").write_text(papers.usage(second()))
+    return vendor
+
+
+def test_reports_that_hold_are_accepted_and_acknowledged(billed: Vendor, tmp_path: Path) -> None:
+    told = billed.run("verify-usage", tmp_path / "u1", tmp_path / "u2", desk=True)
+    assert told.count("GPU-hours") == 2
+    assert "wrong" not in told
+    path = billed.file("receipt", tmp_path / "u1")
+    receipt = verify.receipt_chain(armour.unwrap(Label.RECEIPT, path.read_text()), billed.roots).receipt
+    assert (receipt.site, receipt.number, receipt.report_by) == (SITE_KEY, 1, USAGE.ends + 65 * DAY)
+    assert billed.file("receipt", tmp_path / "u1").read_text() == path.read_text()
+    billed.file("receipt", tmp_path / "u2")
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "words"),
+    [
+        ({"prev": "ab" * 32}, 7, "does not continue the report number 1"),
+        ({"begins": USAGE.ends + 5}, 5, "and the one before ended"),
+        ({"cumulative_gpu_ms": 9_000_001}, 5, "another sum over all periods"),
+        ({"iat": USAGE.ends + 10 * DAY}, 5, "before its period ended"),
+        ({"iat": NOW + 80 * DAY}, 5, "and here it is"),
+        ({"totals": (changed(USAGE.totals[0], day="2027-04-01"),)}, 5, "after its last day, 2027-03-16"),
+        (
+            {
+                "totals": (changed(USAGE.totals[0], day="2027-02-20", gpu_ms=10 * DAY * 1000),),
+                "gpu_ms": 10 * DAY * 1000,
+                "cumulative_gpu_ms": 10 * DAY * 1000 + 5_400_000,
+            },
+            5,
+            "more GPU-seconds on 2027-02-20 than 9 GPUs can give",
+        ),
+    ],
+)  # fmt: skip
+def test_a_report_that_does_not_hold_gets_no_receipt(
+    billed: Vendor, tmp_path: Path, fields: dict[str, object], code: int, words: str
+) -> None:
+    billed.file("receipt", tmp_path / "u1")
+    (tmp_path / "bad").write_text(papers.usage(second(**fields)))
+    told = billed.run("verify-usage", tmp_path / "bad", desk=True, code=code)
+    assert words in told
+    billed.file("receipt", tmp_path / "bad", code=code)
+    assert words in billed.err
+
+
+def test_two_reports_with_one_number_are_a_fork(billed: Vendor, tmp_path: Path) -> None:
+    billed.file("receipt", tmp_path / "u1")
+    (tmp_path / "other").write_text(papers.usage(changed(USAGE, id="use-1b", peak=None)))
+    assert "another report number 1" in billed.run("verify-usage", tmp_path / "other", desk=True, code=7)
+
+
+# --- looking things up ---
+
+
+def test_the_desk_is_searched_and_exported(vendor: Vendor, places: list[Place]) -> None:
+    places[0].install(vendor.voucher(id_="lic-a"))
+    vendor.voucher("--reseller", "shop_1", id_="lic-b")
+    vendor.file("activate", places[0].request(Want.ACTIVATE))
+    vendor.file("issue", "--voucher", "--customer", '=HYPERLINK("x")', "--plan", "monthly", "--seats", 2, "--days", 31,
+                "--id", "lic-c")  # fmt: skip
+    assert [line.split()[0] for line in vendor.run("list", desk=True).splitlines()] == [
+        "lic-a",
+        "lic-b",
+        "lic-a",
+        "lic-c",
+    ]
+    assert vendor.run("list", "shop_1", desk=True).startswith("lic-b rev 1")
+    assert vendor.run("list", "shop%1", desk=True) == ""
+    assert "activate" in vendor.run("list", "lic-a", "activate", desk=True)
+    table = list(csv.DictReader(io.StringIO(vendor.run("list", "--csv", "-", desk=True))))
+    assert [row["id"] for row in table] == ["lic-a", "lic-b", "lic-a", "lic-c"]
+    assert table[3]["customer"] == '\'=HYPERLINK("x")'
+    assert "text" not in table[0]
+
+
+def test_every_kind_can_be_inspected(vendor: Vendor, tmp_path: Path, places: list[Place]) -> None:
+    for kind, make in papers.GOOD_PAPERS.items():
+        (tmp_path / kind).write_text(make())
+    told = {kind: vendor.run("inspect", tmp_path / kind) for kind in ("request", "release", "usage")}
+    assert "activate lic-test" in told["request"]
+    assert "generation 0" in told["release"]
+    assert "1.50 GPU-hours" in told["usage"]
+    (tmp_path / "bare").write_text(sign(SITE, papers.REQUEST))
+    assert vendor.run("inspect", tmp_path / "bare") == told["request"]
+    vendor.run("inspect", tmp_path / "crl", code=5)
+    token = places[0].site.request(Want.ACTIVATE, NOW).token
+    assert json.loads(json.dumps(verify.site_paper(Request, token).key)) == places[0].site.key_hex
