@@ -119,9 +119,9 @@ def test_reservations_asked_for_at_once_are_made_one_after_the_other(tmp_path: P
 
             first, second = await asyncio.gather(reserve("course", "=0"), reserve("exam", "=0"))
             assert (first, second) == ("course", "not_free"), "one GPU, two reservations"
-            assert await asyncio.gather(reserve("x", "=1"), reserve("x", "=1")) == ["x", "exists"]
+            assert list(await asyncio.gather(reserve("x", "=1"), reserve("x", "=1"))) == ["x", "exists"]
             await asyncio.gather(made.unreserve("x", who()), made.unreserve("course", who()))
-            assert await asyncio.gather(reserve(None, "=0"), reserve(None, "=1")) == ["ada_1", "ada_2"]
+            assert list(await asyncio.gather(reserve(None, "=0"), reserve(None, "=1"))) == ["ada_1", "ada_2"]
             assert [each.gpu_uuids for each in made.reservations()] == [("GPU-0",), ("GPU-1",)]
 
     run(test)

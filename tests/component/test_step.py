@@ -267,7 +267,7 @@ def test_attach_gives_its_command_the_three_streams_and_no_copy_of_them(steps: S
         door.bind(f"{folder}/s")
         door.listen()
         ours, theirs = os.pipe()
-        command = [steps.bin / "stoker-attach", f"{folder}/s", "ls", "/proc/self/fd"]
+        command = [str(steps.bin / "stoker-attach"), f"{folder}/s", "ls", "/proc/self/fd"]
         with subprocess.Popen(command, env=steps.env) as attach, open(ours, "rb") as heard:
             link, _ = door.accept()
             with link:
