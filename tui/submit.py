@@ -76,8 +76,16 @@ def _script(
         raise StokerError("no job script is named; write: stoker submit [sbatch flags] SCRIPT [ARGS]")
     if split.script == "-":
         return _FROM_STDIN, _read_stdin(), split.args
-    path = work_dir / Path(split.script).expanduser()
+    path = work_dir / typed_path(split.script)
     return os.path.normpath(path), read_script(path), split.args
+
+
+def typed_path(text: str) -> Path:
+    """A path as somebody wrote it; a `~name` of no account stands for itself, as in a shell."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
 
 
 def read_script(path: Path) -> str:

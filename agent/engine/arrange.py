@@ -1,11 +1,13 @@
 """What admins arrange around the queue: drained GPUs or a drained node, and reservations.
 
-Rules kept here: an arrangement is on the store's shelf before it counts, and in memory a copy of that; a drain has an
-owner, and what a person drained no check gives back; a reservation is forgotten when it is over, never before.
+Rules kept here: an arrangement is on the store's shelf before it counts, and in memory a copy of that; what one of them
+is judged by does not change before it is stored, so they are made one at a time; a drain has an owner, and what a
+person drained no check gives back; a reservation is forgotten when it is over, never before.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -57,6 +59,7 @@ class Arrangements:
         self._drains: dict[str, Drain] = {}
         self._reservations: dict[str, Reservation] = {}
         self._began_at = now()
+        self._one_at_a_time = asyncio.Lock()
         self.partitions = Partitions(core)
 
     async def load(self) -> None:
@@ -115,7 +118,8 @@ class Arrangements:
         """See `Engine.resume`. A person's word lifts a check's drain as well."""
         require_admin(asker, "resuming")
         key = _NODE if request.gpu is None else self._drained_uuid(request.gpu)
-        await self._give_back(key)
+        async with self._one_at_a_time:
+            await self._give_back(key)
         return self.drains()
 
     async def take_out(self, uuid: str | None, *, reason: str, by: str, owner: DrainOwner) -> None:
@@ -125,13 +129,14 @@ class Arrangements:
             ApiError: 503, not stored.
         """
         key = uuid or _NODE
-        before = self._drains.get(key)
-        if before is not None and before.owner is DrainOwner.PERSON and owner is not DrainOwner.PERSON:
-            return
-        drain = Drain(gpu_uuid=uuid, reason=reason, by=by, owner=owner, at=before.at if before else now())
-        with as_api_error():
-            await self._core.store.call(JobStore.put, _DRAINS, key, drain)
-        self._drains[key] = drain
+        async with self._one_at_a_time:
+            before = self._drains.get(key)
+            if before is not None and before.owner is DrainOwner.PERSON and owner is not DrainOwner.PERSON:
+                return
+            drain = Drain(gpu_uuid=uuid, reason=reason, by=by, owner=owner, at=before.at if before else now())
+            with as_api_error():
+                await self._core.store.call(JobStore.put, _DRAINS, key, drain)
+            self._drains[key] = drain
         self._core.wake()
 
     async def hook_failed(self, job_id: int, hook: str, problem: str) -> None:
@@ -142,20 +147,22 @@ class Arrangements:
         Raises:
             StoreError: not stored.
         """
-        if _NODE in self._drains:
-            return
-        reason = f"{hook} error: job {job_id}: {problem}"[:_REASON_MOST]
-        drain = Drain(gpu_uuid=None, reason=reason, by=_US, owner=DrainOwner.CHECK, at=now())
-        await self._core.store.call(JobStore.put, _DRAINS, _NODE, drain)
-        self._drains[_NODE] = drain
+        async with self._one_at_a_time:
+            if _NODE in self._drains:
+                return
+            reason = f"{hook} error: job {job_id}: {problem}"[:_REASON_MOST]
+            drain = Drain(gpu_uuid=None, reason=reason, by=_US, owner=DrainOwner.CHECK, at=now())
+            await self._core.store.call(JobStore.put, _DRAINS, _NODE, drain)
+            self._drains[_NODE] = drain
         logger.error("node=%s is drained: %s; mend the hook, then: stoker resume", self._core.config.name, reason)
         self._core.wake()
 
     async def lift(self, uuid: str | None, owner: DrainOwner) -> None:
         """Take a drain back that is the owner's own."""
-        drain = self._drains.get(uuid or _NODE)
-        if drain is not None and drain.owner is owner:
-            await self._give_back(uuid or _NODE)
+        async with self._one_at_a_time:
+            drain = self._drains.get(uuid or _NODE)
+            if drain is not None and drain.owner is owner:
+                await self._give_back(uuid or _NODE)
 
     async def _give_back(self, key: str) -> None:
         with as_api_error():
@@ -197,43 +204,43 @@ class Arrangements:
         """See `Engine.reserve`."""
         require_admin(asker, "reserving")
         await self.forget_over()
-        if request.name in self._reservations:
-            raise ApiError(409, "exists", f"there is a reservation {request.name} already; delete it or name this one")
-        made = self._made(request, asker, now())
-        with as_api_error():
-            await self._core.store.call(JobStore.put, _RESERVATIONS, made.name, made)
-        self._reservations[made.name] = made
-        self._core.wake()
+        async with self._one_at_a_time:
+            if request.name in self._reservations:
+                raise ApiError(
+                    409, "exists", f"there is a reservation {request.name} already; delete it or name this one"
+                )
+            made = self._made(request, asker, now())
+            await self._keep(made)
         return made
 
     async def update_reservation(self, name: str, request: ReservationUpdate, asker: Asker) -> Reservation:
         """See `Engine.update_reservation`."""
         require_admin(asker, "changing a reservation")
         await self.forget_over()
-        before = self._known(name)
-        made = changed(before, request, now())
-        taken = self._taken(made.start_at, made.end_at, but=name)
-        gpus = request.gpus or ("=" + ",".join(before.gpu_uuids) if before.gpu_uuids else "all")
-        made = replace(made, gpu_uuids=self._chosen(None if gpus == "all" else gpus, taken))
-        with as_api_error():
-            await self._core.store.call(JobStore.put, _RESERVATIONS, name, made)
-        self._reservations[name] = made
-        self._core.wake()
+        async with self._one_at_a_time:
+            before = self._known(name)
+            made = changed(before, request, now())
+            taken = self._taken(made.start_at, made.end_at, but=name)
+            gpus = request.gpus or ("=" + ",".join(before.gpu_uuids) if before.gpu_uuids else "all")
+            made = replace(made, gpu_uuids=self._chosen(None if gpus == "all" else gpus, taken))
+            await self._keep(made)
         return made
 
     async def unreserve(self, name: str, asker: Asker) -> list[Reservation]:
         """See `Engine.unreserve`."""
         require_admin(asker, "deleting a reservation")
-        self._known(name)
-        await self._drop(name)
+        async with self._one_at_a_time:
+            self._known(name)
+            await self._drop(name)
         self._core.wake()
         return self.reservations()
 
     async def forget_over(self) -> None:
         """Drop what is over."""
         at = now()
-        for name in [each.name for each in self._reservations.values() if each.end_at <= at]:
-            await self._drop(name)
+        async with self._one_at_a_time:
+            for name in [each.name for each in self._reservations.values() if each.end_at <= at]:
+                await self._drop(name)
 
     def refusal_of(self, name: str, user: str, account: str | None) -> str | None:
         """Why a job must not name a reservation, in Slurm's words; `None` when it may."""
@@ -256,6 +263,12 @@ class Arrangements:
             known = ", ".join(self._reservations) or "none"
             raise ApiError(404, "no_such_reservation", f"there is no reservation {name[:80]!r}; known: {known}")
         return found
+
+    async def _keep(self, made: Reservation) -> None:
+        with as_api_error():
+            await self._core.store.call(JobStore.put, _RESERVATIONS, made.name, made)
+        self._reservations[made.name] = made
+        self._core.wake()
 
     async def _drop(self, name: str) -> None:
         with as_api_error():

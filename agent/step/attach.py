@@ -111,6 +111,8 @@ class _Session:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         if len(fds) != 3:
             raise ConnectionError("no descriptors came from outside")
+        for fd in fds:
+            os.set_inheritable(fd, False)  # recvmsg(2) hands them over as the command would inherit them, once more
         pid = os.fork()
         if pid == 0:
             os.setsid()

@@ -61,7 +61,7 @@ class Feed:
             return [0]
         if asked == "none" or (asked == "all" and _is_null(0)):
             return [os.open(os.devnull, os.O_RDONLY)] * ranks
-        if asked.isdigit():
+        if asked.isascii() and asked.isdigit():
             null = os.open(os.devnull, os.O_RDONLY)
             return [0 if rank == int(asked) else null for rank in range(ranks)]
         if asked != "all" or stat.S_ISREG(os.fstat(0).st_mode):

@@ -41,11 +41,18 @@ class Guard:
 
     def add(self, group: int) -> None:
         """Tell it of a rank's process group."""
-        os.write(self._told, b"%d\n" % group)
+        self._tell(b"%d\n" % group)
 
     def dismiss(self) -> None:
         """Srun has seen to everything itself."""
-        os.write(self._told, b"done\n")
+        self._tell(b"done\n")
+
+    def _tell(self, line: bytes) -> None:
+        """A guard that somebody killed costs the guard, not the step."""
+        try:
+            os.write(self._told, line)
+        except OSError:
+            return
 
 
 def sweep(key: str) -> None:

@@ -11,6 +11,7 @@ import os
 
 from agent.step.words import StepError
 
+_DIGITS = "0123456789"
 _LONGEST_LINE = 64 * 1024
 """A longer one is passed on in pieces."""
 
@@ -90,7 +91,7 @@ def expand(pattern: str, names: dict[str, str]) -> str:
     out, place = "", 0
     while place < len(pattern):
         end = place + 1
-        while pattern[place] == "%" and end < len(pattern) and pattern[end].isdigit():
+        while pattern[place] == "%" and end < len(pattern) and pattern[end] in _DIGITS:
             end += 1
         value = names.get(pattern[end : end + 1]) if pattern[place] == "%" else None
         if value is None:
@@ -104,9 +105,10 @@ def expand(pattern: str, names: dict[str, str]) -> str:
 def _path(pattern: str | None, names: dict[str, str], rank: int) -> str | None:
     if pattern is None or pattern == "all":
         return None
-    if pattern == "none" or (pattern.isdigit() and int(pattern) != rank):
+    is_rank = pattern.isascii() and pattern.isdigit()
+    if pattern == "none" or (is_rank and int(pattern) != rank):
         return os.devnull
-    if pattern.isdigit():
+    if is_rank:
         return None
     return expand(pattern, {**names, "t": str(rank)})
 

@@ -201,7 +201,11 @@ def _bound(bind: str, held: list[str], ranks: int) -> list[list[str]] | None:
         return [[held[(rank // _number(value)) % len(held)]] for rank in range(ranks)]
     if kind == "per_task" and _number(value) * ranks <= len(held) and _number(value):
         return [held[rank * _number(value) : (rank + 1) * _number(value)] for rank in range(ranks)]
-    if kind == "map_gpu" and value and all(each.isdigit() and int(each) < len(held) for each in value.split(",")):
+    if (
+        kind == "map_gpu"
+        and value
+        and all(each.isascii() and each.isdigit() and int(each) < len(held) for each in value.split(","))
+    ):
         places = [int(each) for each in value.split(",")]
         return [[held[places[rank % len(places)]]] for rank in range(ranks)]
     raise StepError(f"Invalid --gpu-bind argument: {bind}; write none, closest, single:N, per_task:N or map_gpu:0,1,…")

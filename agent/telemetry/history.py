@@ -166,22 +166,26 @@ class History:
         old = self._rings.get(series)
         self._rings[series] = ring
         if old is not None:
-            old.close()
+            self._try("close", old.path, old.close)
         return ring
 
     def _open_all(self) -> None:
         """What earlier runs left can be looked at before the first sample; the oldest beyond the bound go."""
         try:
-            found = sorted(self._folder.glob("*.ring"), key=lambda path: -path.stat().st_mtime)
+            found = sorted(self._folder.glob("*.ring"), key=lambda path: -path.lstat().st_mtime)
         except OSError as error:
             self._say(f"the history in {self._folder} cannot be listed: {error.strerror}")
             return
         for path in found[FILES_KEPT:]:
             self._try("remove", path, path.unlink)
         for path in found[:FILES_KEPT]:
-            metrics = RingFile.metrics_of(path)
-            if metrics:
-                self._open(path.stem, metrics)
+            self._try("read", path, lambda path=path: self._take_up(path))  # type: ignore[misc]
+
+    def _take_up(self, path: Path) -> None:
+        """What one earlier run left; one file that cannot be read costs its own past alone."""
+        metrics = RingFile.metrics_of(path)
+        if metrics:
+            self._open(path.stem, metrics)
 
     def _sync_when_due(self) -> None:
         if time.monotonic() < self._synced_at + SYNC_S:

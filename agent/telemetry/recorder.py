@@ -53,15 +53,16 @@ class Recorder:
     def note(self, now: float) -> None:
         """Hand over what is new."""
         for reading, _ in self._sampler.view().gpus:
-            if reading.state is GpuState.OK and reading.sampled_at > self._noted.get(reading.uuid, 0.0):
+            if reading.state is GpuState.OK and reading.sampled_at != self._noted.get(reading.uuid):
                 self._note_gpu(reading)
         if now - self._host_at >= _HOST_S or now < self._host_at:
             self._note_host(now)
 
     def _note_gpu(self, reading: GpuReading) -> None:
         before = self._noted.get(reading.uuid)
-        since_s = self._period_s if before is None else reading.sampled_at - before
-        seconds = min(max(since_s, 0.0), 1.5 * self._period_s)
+        is_later = before is not None and reading.sampled_at > before  # else the first, or the clock was set back
+        since_s = reading.sampled_at - before if before is not None and is_later else self._period_s
+        seconds = min(since_s, 1.5 * self._period_s)
         self._noted[reading.uuid] = reading.sampled_at
         spreads = [reading.spreads.get(name) or _still(getattr(reading, name)) for name in _GPU_NAMES]
         self._spread_out(reading.uuid, _GPU_NAMES, spreads, reading.sampled_at, seconds)

@@ -77,6 +77,10 @@ PATIENCE: dict[IncidentKind, Patience] = {
 _GRAVITY = {severity: rank for rank, severity in enumerate((Severity.INFO, Severity.WARNING, Severity.CRITICAL))}
 
 
+_OF_A_JOB = frozenset({IncidentKind.HUNG_COLLECTIVE, IncidentKind.HELD_IDLE, IncidentKind.STRAGGLER})
+"""What speaks against a job: the next job on that GPU is not told of what lasted before it came."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """What one look changed."""
@@ -132,12 +136,15 @@ class Watch:
         """
         self._at = now
         opened, again = [], []
+        cleared = self._part_with_jobs(findings := list(findings))
         found: dict[Key, Finding] = {}
         for finding in findings:
             other = found.setdefault(finding.key, finding)
             if _GRAVITY[finding.severity] > _GRAVITY[other.severity]:
                 found[finding.key] = finding
         for key, finding in found.items():
+            if key in cleared:
+                continue  # it begins with the next look
             seen = self._seen.setdefault(key, _Seen(finding, now, now, open=False))
             worse = seen.open and (finding.severity, finding.job_id) != (seen.finding.severity, seen.finding.job_id)
             seen.finding, seen.last = finding, now
@@ -146,8 +153,18 @@ class Watch:
                 opened.append(finding)
             elif worse or (seen.open and finding.kind is IncidentKind.XID):
                 again.append(finding)
-        cleared = [key for key in list(self._seen) if key not in found and self._is_over(key, now, blind)]
+        cleared += [key for key in list(self._seen) if key not in found and self._is_over(key, now, blind)]
         return Changes(opened=tuple(opened), again=tuple(again), cleared=tuple(cleared))
+
+    def _part_with_jobs(self, findings: Iterable[Finding]) -> list[Key]:
+        """What was a job's ends with it, where another job has its GPU now; those that were open."""
+        ended = []
+        for finding in findings:
+            seen = self._seen.get(finding.key)
+            if seen is not None and finding.kind in _OF_A_JOB and seen.finding.job_id != finding.job_id:
+                del self._seen[finding.key]
+                ended += [finding.key] if seen.open else []
+        return ended
 
     def _is_over(self, key: Key, now: float, blind: Collection[str | None]) -> bool:
         """Whether an incident ends; one that was never open is forgotten without a word."""

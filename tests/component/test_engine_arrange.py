@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -101,6 +102,38 @@ def test_a_drained_gpu_takes_no_new_job_and_what_runs_there_runs_on(tmp_path: Pa
             await made.resume(DrainRequest(gpu="GPU-0"), who())
             assert await made.resume(DrainRequest(), who()) == []
             assert (await until(made, both.id, ended)).state is JobState.COMPLETED
+
+    run(test)
+
+
+def test_reservations_asked_for_at_once_are_made_one_after_the_other(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(make_config(tmp_path)) as made:
+
+            async def reserve(name: str | None, gpus: str) -> str:
+                wanted = ReservationRequest(name=name, start="now", duration="60", users=("ada",), gpus=gpus)
+                try:
+                    return (await made.reserve(wanted, who())).name
+                except ApiError as error:
+                    return error.code
+
+            first, second = await asyncio.gather(reserve("course", "=0"), reserve("exam", "=0"))
+            assert (first, second) == ("course", "not_free"), "one GPU, two reservations"
+            assert list(await asyncio.gather(reserve("x", "=1"), reserve("x", "=1"))) == ["x", "exists"]
+            await asyncio.gather(made.unreserve("x", who()), made.unreserve("course", who()))
+            assert list(await asyncio.gather(reserve(None, "=0"), reserve(None, "=1"))) == ["ada_1", "ada_2"]
+            assert [each.gpu_uuids for each in made.reservations()] == [("GPU-0",), ("GPU-1",)]
+
+    run(test)
+
+
+def test_a_check_that_comes_with_a_person_takes_nothing_from_them(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(make_config(tmp_path)) as made:
+            check = made.arrangements.take_out("GPU-0", reason="hot", by="stoker", owner=DrainOwner.CHECK)
+            await asyncio.gather(made.drain(DrainRequest(gpu="0", reason="fan"), who("ada")), check)
+            await made.arrangements.lift("GPU-0", DrainOwner.CHECK)
+            assert [(each.by, each.owner) for each in made.drains()] == [("ada", DrainOwner.PERSON)]
 
     run(test)
 

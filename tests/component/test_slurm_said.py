@@ -247,6 +247,14 @@ def test_a_word_that_cannot_be_changed_is_named(screen: Screen) -> None:
     assert (code, err) == (1, f"Update of this parameter is not supported: {known}\nRequest aborted\n")
 
 
+def test_what_a_server_says_of_itself_does_nothing_to_the_terminal(screen: Screen) -> None:
+    screen.queue.refuse = ErrorBody(code="bad_option", message="one\n\x1b]0;owned\x07two", field=None)
+    screen.queue.status = 400
+    assert screen.run("scontrol", "update", "jobid=4", "Nice=1")[2] == "one\ntwo\n"
+    screen.queue.cluster = "\x1b[2Jlab"
+    assert "Cluster: lab\n" in screen.run("seff", "4")[1]
+
+
 def test_reservations_are_made_and_deleted(screen: Screen) -> None:
     line = "create reservation user=root starttime=now+1hour duration=60 nodes=n1"
     assert screen.lines("scontrol", *line.split()) == ["Reservation created: root_1"]
@@ -433,6 +441,10 @@ def test_every_name_has_help(screen: Screen) -> None:
         ("scontrol write foo", "invalid write argument:foo\n"),
         ("scontrol show job 4 5", "too many arguments for keyword:show\n"),
         ("scontrol show topo", "scontrol: error: show topology is not offered here\n"),
+        ("sacct -g staff", "sacct: error: --gid is not offered here\n"),
+        ("sacct --timelimit-min 1:00:00", "sacct: error: --timelimit-min is not offered here\n"),
+        ("sacct -R Resources", "sacct: error: --reason is not offered here\n"),
+        ("squeue --notme", "squeue: error: --notme is not offered here\n"),
         ("scancel -u nosuchuser", "scancel: error: Invalid user name: nosuchuser\n"),
         ("scancel 0", "scancel: error: Invalid job id 0\n"),
         ("sinfo -t foo", 'sinfo: error: Bad state string: "foo"\nsinfo: error: valid states: '),

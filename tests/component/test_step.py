@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import select
 import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import psutil
 import pytest
 
 from agent.step import tools
@@ -100,6 +102,8 @@ def test_steps_side_by_side_get_different_gpus(tmp_path: Path) -> None:
         (["--mpi=pmix", "true"], 1, "srun: error: --mpi=pmix is not offered here"),
         (["-o", "/nowhere/x", "true"], 1, "srun: error: Could not open output file /nowhere/x: No such file"),
         (["--open-mode=sideways", "true"], 1, "srun: error: Invalid --open-mode argument"),
+        (["-o", "/nowhere/%²t", "true"], 1, "srun: error: Could not open output file /nowhere/%²t: No such file"),
+        (["-i", "²", "true"], 1, "srun: error: Could not open stdin file ²: No such file"),
         (["-t", "soon", "true"], 1, "srun: error: Invalid --time specification"),
         ([], 1, "srun: fatal: No command given to execute."),
         (["nope-\x1b[31m"], 2, "slurmstepd-n1: error: execve(): nope-?[31m: No such file or directory"),
@@ -115,6 +119,18 @@ def test_outside_of_a_job_it_says_so(steps: Steps) -> None:
     done = steps.run("true", SLURM_JOB_ID="")
     assert done.returncode == 1
     assert "not inside of a job" in done.stderr
+
+
+def test_a_guard_that_is_killed_costs_the_guard_and_not_the_step(steps: Steps) -> None:
+    step = steps.start("-n2", "sh", "-c", READY + "read line; exit 3")
+    ranks = steps.ready(2)
+    (guard,) = (child for child in psutil.Process(step.pid).children() if child.pid not in ranks)
+    over = os.pidfd_open(guard.pid)
+    guard.kill()
+    assert select.select([over], [], [], 30)[0]
+    os.close(over)
+    told = step.communicate("go\ngo\n", timeout=30)[1]
+    assert (step.returncode, "Traceback" in told) == (3, False), told
 
 
 def test_options_of_the_job_are_taken(steps: Steps) -> None:
@@ -243,6 +259,23 @@ def test_attach_without_anybody_outside_says_where_it_is(steps: Steps) -> None:
     )
     assert done.returncode == 69
     assert "cannot reach the terminal from n1" in done.stderr
+
+
+def test_attach_gives_its_command_the_three_streams_and_no_copy_of_them(steps: Steps) -> None:
+    """A copy that a daemon of the command's kept open would hold up whoever reads the stream to its end."""
+    with tempfile.TemporaryDirectory(prefix="stk-") as folder, socket.socket(socket.AF_UNIX) as door:
+        door.bind(f"{folder}/s")
+        door.listen()
+        ours, theirs = os.pipe()
+        command = [str(steps.bin / "stoker-attach"), f"{folder}/s", "ls", "/proc/self/fd"]
+        with subprocess.Popen(command, env=steps.env) as attach, open(ours, "rb") as heard:
+            link, _ = door.accept()
+            with link:
+                socket.send_fds(link, [b"f"], [theirs, theirs, theirs])
+                os.close(theirs)
+                assert heard.read().split() == [b"0", b"1", b"2", b"3"]  # 3: the folder that ls reads
+                assert link.recv(64) == b"exit 0\n"
+            assert attach.wait(30) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run as another user")

@@ -125,3 +125,23 @@ def test_files_of_gpus_long_gone_make_room(tmp_path: Path, monkeypatch: pytest.M
 
     asyncio.run(act())
     assert sorted(path.stem for path in (tmp_path / "history").iterdir()) == ["GPU-b", "GPU-c"]
+
+
+def test_a_file_that_cannot_be_read_costs_its_own_past_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "history"
+    folder.mkdir()
+    (folder / "GPU-elsewhere.ring").symlink_to(tmp_path / "other")  # not followed: ELOOP, as EIO of a bad sector
+    (folder / "GPU-folder.ring").mkdir()
+
+    async def act() -> None:
+        async with kept(folder) as made:
+            made.note(GPU, METRICS, ((1.0, 1.0, 1.0), None), T0)
+            await until(made, [(1.0, 1.0, 1.0), *[None] * 9])
+            assert made.series() == (GPU,)
+
+    asyncio.run(act())
+    told_of = [record.message for record in caplog.records if "cannot read the history" in record.message]
+    assert [name for name in ("GPU-elsewhere", "GPU-folder") if any(name in line for line in told_of)] == [
+        "GPU-elsewhere",
+        "GPU-folder",
+    ]

@@ -6,13 +6,17 @@ import asyncio
 import contextlib
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from agent.api.telemetry import GPU_METRICS
+from agent.api.types import GpuReading, GpuSource
 from agent.config import GpuTable
+from agent.gpu.sampler import GpuView, Sampler
 from agent.telemetry.bucket import Spread
 from agent.telemetry.history import History
+from agent.telemetry.lookback import look_back
 from agent.telemetry.recorder import Recorder
 from agent.telemetry.ringfile import RingFile, Tier, row_bytes
 from tests.fakes.nvml import NvmlStandIn, uuid
@@ -54,6 +58,37 @@ def test_a_peak_that_only_the_drivers_ring_saw_is_kept(tmp_path: Path, monkeypat
     power, temperature = asyncio.run(scenario())
     assert power == (80_000.0, 290_000.0, 690_000.0)
     assert temperature == (40.0, 40.0, 40.0)
+
+
+class Readings:
+    """A sampler's view, with moments of the test's own."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def view(self) -> GpuView:
+        reading = GpuReading(index=0, uuid=uuid(0), name="H100", sampled_at=self.at, power_mw=int(self.at) % 1000)
+        return GpuView(source=GpuSource.NVML, reason=None, driver_version=None, gpus=((reading, 0.0),))
+
+
+def test_a_clock_that_is_set_back_leaves_no_gap_from_then_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        history = History(tmp_path / "history", "boot-1", TIERS)
+        history.start()
+        readings = Readings()
+        recorder = Recorder(cast("Sampler", readings), history, period_s=1.0)
+        for at in (early + 100, early + 101, early + 1, early + 2, early + 3):
+            readings.at = at
+            recorder.note(at)
+            recorder.note(at)  # nothing new
+        await history.stop()
+
+    early = 1_800_000_000
+    asyncio.run(scenario())
+    ring = RingFile.open(tmp_path / "history" / f"{uuid(0)}.ring", tuple(GPU_METRICS), "boot-1", TIERS)
+    found = look_back(ring, "power_mw", since=early, until=early + 4, points=4, now=early + 4)
+    ring.close()
+    assert found.spreads == [None, *((each, each, each) for each in (1.0, 2.0, 3.0))]
 
 
 def test_twenty_metrics_fill_a_row_and_what_an_older_version_kept_is_carried_over(tmp_path: Path) -> None:

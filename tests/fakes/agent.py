@@ -218,15 +218,22 @@ class FakeAgent:
 def fake_agent(path: Path, name: str = "n1", gpus: int = 8, **more: Any) -> Iterator[subprocess.Popen[str]]:
     """A fake agent in a child process, listening on `path` when this returns; `more` are `Traits`."""
     traits = msgspec.json.encode(Traits(name=name, gpus=gpus, **more)).decode()
-    argv = [sys.executable, "-m", "tests.fakes.agent", str(path), traits]
-    child = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    argv = [sys.executable, "-m", "tests.fakes.agent", str(path)]
+    child = subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
     try:
+        assert child.stdin is not None
         assert child.stdout is not None
+        child.stdin.write(traits)
+        child.stdin.close()
         assert child.stdout.readline() == "ready\n"
         yield child
     finally:
         child.kill()
-        child.communicate(timeout=10)
+        child.wait(timeout=10)
+        if child.stdout is not None:
+            child.stdout.close()
 
 
 def _as_described(gpu: Gpu, traits: Traits) -> Gpu:
@@ -244,4 +251,4 @@ async def _main(path: str, traits: Traits) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], msgspec.json.decode(sys.argv[2], type=Traits)))
+    asyncio.run(_main(sys.argv[1], msgspec.json.decode(sys.stdin.buffer.read(), type=Traits)))

@@ -374,6 +374,8 @@ class FakeClient:
         return [*described.incidents, *(self._cluster.over.get(node or "", []) if over else [])]
 
     def inventory(self, node: str | None = None) -> list[KnownGpu]:
+        if node and self._cluster.statuses[node].node is None:
+            raise ApiError(502, "node_unreachable", f"{node} does not answer")
         return list(self._cluster.known.get(node or "", []))
 
     def accept_inventory(self, node: str | None = None) -> list[KnownGpu]:

@@ -39,6 +39,7 @@ class FakeQueue:
         self.plan: Plan | None = None
         self.reloaded = Reloaded()
         self.refuse: ErrorBody | None = None
+        self.cluster = "lab"
         """What the next thing asked of a job or a submit is answered with."""
         self.status = 409
         self.seen: list[tuple[str, str, Any]] = []
@@ -117,7 +118,7 @@ class FakeQueue:
 
     def _get(self, where: str, query: dict[str, list[str]]) -> tuple[int, object]:
         plain: dict[str, object] = {
-            "/v1/hello": Hello(api=API_VERSION, version="0", server="agent", cluster="lab"),
+            "/v1/hello": Hello(api=API_VERSION, version="0", server="agent", cluster=self.cluster),
             "/v1/nodes": self.nodes,
             "/v1/partitions": self.rules,
             "/v1/reservations": self.reservations,

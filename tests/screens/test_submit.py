@@ -95,3 +95,17 @@ def test_the_file_list_leads_into_folders(tmp_path: Path, monkeypatch: pytest.Mo
         await on.until(lambda: on.screen_name == "JobScreen", "stored")
 
     assert submitted(play(scene))[0][0].script_name == str(tmp_path / "runs" / "go.sh")
+
+
+def test_a_home_that_nobody_has_is_a_name_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "~nobody-has-it").mkdir()
+    (tmp_path / "~nobody-has-it" / "go.sh").write_text("#!/bin/sh\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def scene(on: Stage) -> None:
+        await on.press("S", "ctrl+u", *"~nobody-has-it/")
+        assert on.sees("go.sh")
+        await on.press("tab", "enter", "f2")
+        await on.until(lambda: on.screen_name == "JobScreen", "stored")
+
+    assert submitted(play(scene))[0][0].script_name == str(tmp_path / "~nobody-has-it" / "go.sh")

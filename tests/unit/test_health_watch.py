@@ -1,5 +1,7 @@
 """Incidents out of findings: hysteresis, events, blindness; and that no order of looks breaks them."""
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +54,23 @@ def test_an_event_opens_at_once_and_comes_again_in_the_same_incident() -> None:
     assert watch.look([finding(XID, code=31)], 3.0).opened, "another code is another incident"
     assert watch.look([], 603.0).cleared == ((XID, "GPU-1", 79), (XID, "GPU-1", 31))
     assert watch.look([finding(XID, code=79)], 700.0).opened, "the same code twice is two events"
+
+
+def test_what_lasted_under_one_job_is_not_held_against_the_next() -> None:
+    first, second = (replace(finding(IncidentKind.HELD_IDLE), job_id=job) for job in (17, 18))
+    watch = Watch()
+    assert not watch.look([first], 0.0).opened
+    assert not watch.look([second], 890.0).opened
+    assert not watch.look([second], 901.0).opened, "eleven seconds of its own"
+    assert watch.look([second], 1790.0).opened == (second,)
+    changes = watch.look([first], 1800.0)
+    assert (changes.opened, changes.again, changes.cleared) == ((), (), (second.key,))
+    assert not watch.look([first], 1801.0).opened
+    assert watch.look([first], 2701.0).opened == (first,)
+    hot = [replace(finding(), job_id=job) for job in (17, 18)]
+    watch = Watch()
+    watch.look([hot[0]], 0.0)
+    assert watch.look([hot[1]], 30.0).opened == (hot[1],), "heat is the GPU's, whoever computes there"
 
 
 def test_what_gets_worse_says_so() -> None:

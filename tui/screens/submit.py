@@ -182,7 +182,7 @@ class SubmitForm(ModalScreen[Job | None]):
 
     def _path(self) -> Path:
         typed = self.query_one("#path", Input).value.replace("\0", "")
-        path = self._folder / Path(typed).expanduser()
+        path = self._folder / submit.typed_path(typed)
         return path / "" if typed.endswith("/") else path
 
     def _pick(self, name: str) -> None:
@@ -208,18 +208,19 @@ def _entries(path: Path) -> list[Row]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith(start) and (start or not entry.name.startswith(".")):
-                    found.append((not entry.is_dir(), entry.name, _size(entry)))
+                    found.append((not entry.is_dir(), entry.name, entry))
     except OSError:
         return []
+    found.sort(key=lambda each: each[:2])
     return [
         Row(
             key=name if is_file else f"{name}/",
             cells=(
                 cell(safe.text(name) + ("" if is_file else "/"), Role.TEXT if is_file else Role.ACCENT),
-                cell(units.size(size) if is_file else "", Role.DIM),
+                cell(units.size(_size(entry)) if is_file else "", Role.DIM),
             ),
         )
-        for is_file, name, size in sorted(found)[:_LISTED]
+        for is_file, name, entry in found[:_LISTED]
     ]
 
 

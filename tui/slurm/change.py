@@ -91,7 +91,8 @@ def _update_jobs(queue: ask.Queue, kind: str, named: str, changes: Sequence[tupl
             queue.client.update(ref, dict(changes))
         except ApiError as error:
             failed += 1
-            program.say(safe.text(_refusal(error, ref)) if "\n" not in error.message else error.message)
+            told = error.message if "\n" in error.message else _refusal(error, ref)
+            program.say("\n".join(safe.text(line) for line in told.split("\n")))
             if error.field and " cannot be changed; " in error.message:
                 program.say("Request aborted")
                 break

@@ -27,11 +27,11 @@ Usage: sacct [OPTIONS]
   -n, --noheader  -P, --parsable2  -p, --parsable  --delimiter=TEXT  --json
 """
 OPTIONS = Options(
-    "account:A= accounts= allclusters:L allocations:X allusers:a array associations:x= brief:b cluster:M= "
-    "clusters= completion:c! constraints:C= cpus= delimiter= duplicates:D endtime:E= env-vars expand-patterns "
-    "federation! format:o= gid:g= group= help:h helpformat:e jobs:j= json? local long:l name= ncpus:I= nnodes:i= "
-    "noconvert nodelist:N= noheader:n parsable:p parsable2:P partition:r= qos:q= reason:R= starttime:S= state:s= "
-    "submit-line timelimit-min:k= timelimit-max:K= truncate:T uid= units= usage use-local-uid user:u= verbose:v "
+    "account:A= accounts= allclusters:L allocations:X allusers:a array associations:x=! brief:b cluster:M= "
+    "clusters= completion:c! constraints:C=! cpus=! delimiter= duplicates:D endtime:E= env-vars! expand-patterns "
+    "federation! format:o= gid:g=! group=! help:h helpformat:e jobs:j= json? local long:l name= ncpus:I=! nnodes:i=! "
+    "noconvert nodelist:N= noheader:n parsable:p parsable2:P partition:r= qos:q= reason:R=! starttime:S= state:s= "
+    "submit-line! timelimit-min:k=! timelimit-max:K=! truncate:T uid= units= usage use-local-uid user:u= verbose:v "
     "version:V wckeys:W=! whole-hetjob? yaml!"
 )
 DEFAULT = "JobID,JobName,Partition,Account,AllocCPUS,State,ExitCode"

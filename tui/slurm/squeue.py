@@ -27,7 +27,7 @@ Usage: squeue [OPTIONS]
 """
 OPTIONS = Options(
     "account:A= array:r all:a array-unique clusters:M= federation! Format:O= format:o= help hide iterate:i= jobs:j= "
-    "json? licenses:L= local long:l me name:n= noconvert noheader:h nodelist:w= notme only-job-state partition:p= "
+    "json? licenses:L= local long:l me name:n= noconvert noheader:h nodelist:w= notme! only-job-state partition:p= "
     "priority:P qos:q= reservation:R= sib sibling sort:S= start states:t= steps:s? usage user:u= users= verbose:v "
     "version:V yaml!"
 )

@@ -154,7 +154,7 @@ def _matching(call: Call, args: argparse.Namespace, refs: Sequence[JobRef]) -> l
     wanted = Wanted(name=args.name, partition=args.partition, account=args.account)
     active = ",".join(sorted(set(JobState) - FINAL_STATES))
     user = getpass.getuser() if args.user == "me" else args.user
-    found = call.client.jobs(state=args.state or active, user=user, **wanted.filters)
+    found = call.jobs(state=args.state or active, user=user, **wanted.filters)
     return [job for job in found if not job.state.is_final and (not refs or any(_names(ref, job) for ref in refs))]
 
 

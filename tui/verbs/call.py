@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import msgspec
 
@@ -16,6 +16,9 @@ from tui import plain, safe
 if TYPE_CHECKING:
     from tui.links import ClusterClient
 
+PAGE = 10_000
+"""Jobs of one answer, at most: a server's own bound. Where nobody says how many, it tells a thousand."""
+
 _T = TypeVar("_T")
 
 
@@ -25,6 +28,18 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     client: ClusterClient
     json: bool = False
     out: TextIO = msgspec.field(default_factory=lambda: sys.stdout)
+
+    def jobs(self, **asked: Any) -> list[Job]:
+        """All jobs that match, however many; `asked` as for `Client.jobs`, without a limit."""
+        found: dict[tuple[str, int], Job] = {}
+        before: int | None = None
+        while True:
+            page = self.client.jobs(**asked, limit=PAGE, before=before)
+            known = len(found)
+            found.update({(each.node, each.id): each for each in page})
+            if len(page) < PAGE or len(found) == known:
+                return list(found.values())
+            before = min(each.id for each in page)
 
     def listed(self, found: Sequence[_T], titles: Sequence[str], line: Callable[[_T], Sequence[str]]) -> int:
         """Print values: as they came for `--json`, else as a table of `line` of each, made safe; the exit code, 0."""

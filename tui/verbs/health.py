@@ -62,11 +62,17 @@ def incidents(call: Call, args: argparse.Namespace) -> int:
 
 
 def inventory(call: Call, args: argparse.Namespace) -> int:
-    """Print the GPUs that each node is known to have, and whether they are there."""
+    """Print the GPUs that each node is known to have, and whether they are there; exit code 1 as for `incidents`."""
     statuses = {each.name: each for each in call.client.nodes()}
     rows, values = [], []
+    failed = False
     for name in _names(call, args.node):
-        known = call.client.accept_inventory(name) if args.accept else call.client.inventory(name)
+        try:
+            known = call.client.accept_inventory(name) if args.accept else call.client.inventory(name)
+        except ApiError as error:
+            plain.refuse(error, json=call.json, about=f"{name} is left out: ")
+            failed = True
+            continue
         node = statuses[name].node
         there = frozenset(gpu.uuid for gpu in node.gpus) if node is not None else frozenset[str]()
         values += [{"node": name, **msgspec.to_builtins(each), "there": each.uuid in there} for each in known]
@@ -75,7 +81,7 @@ def inventory(call: Call, args: argparse.Namespace) -> int:
         plain.as_json(values, call.out)
     else:
         plain.table(tables.INVENTORY_TITLES, rows, call.out)
-    return 0
+    return int(failed)
 
 
 def _acknowledge(call: Call, args: argparse.Namespace) -> int:
@@ -90,7 +96,7 @@ def _clear(call: Call, args: argparse.Namespace) -> int:
     status = next((each.node for each in call.client.nodes() if each.name == node), None)
     gpus = status.gpus if status is not None else ()
     drained = any(gpu.uuid == over.gpu_uuid and gpu.drain is not None for gpu in gpus)
-    held = f"; GPU {over.gpu_index} is still drained: stoker resume {node} --gpu {over.gpu_index}" if drained else ""
+    held = f"; GPU {over.gpu_index} is still drained: stoker resume {node}:{over.gpu_index}" if drained else ""
     return _said(call, over, f"Incident {number} on {safe.text(node)} is over{held}")
 
 
@@ -103,12 +109,18 @@ def _said(call: Call, incident: Incident, sentence: str) -> int:
 
 
 def _open(call: Call, asked: tuple[str | None, int]) -> tuple[str, int]:
-    """The node that has this incident, which is open there."""
+    """The node that has this incident, which is open there; one that cannot be asked keeps nobody from the others."""
     node, number = asked
-    names = _names(call, node)
-    having = [name for name in names if any(each.id == number for each in call.client.incidents(node=name))]
+    having, silent = [], []
+    for name in _names(call, node):
+        try:
+            if any(each.id == number for each in call.client.incidents(node=name)):
+                having.append(name)
+        except ApiError:
+            silent.append(name)
     if not having:
-        raise StokerError(f"no incident {number} is open; stoker incidents lists them")
+        away = f" where it can be seen, and {', '.join(silent)} cannot be asked now" if silent else ""
+        raise StokerError(f"no incident {number} is open{away}; stoker incidents lists them")
     if len(having) > 1:
         raise StokerError(f"{' and '.join(having)} each have an incident {number}; write {having[0]}:{number}")
     return having[0], number

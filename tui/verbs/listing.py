@@ -116,10 +116,12 @@ def jobs(call: Call, wanted: Wanted | None = None, *, expand: bool = False) -> i
 def _queue(call: Call, wanted: Wanted) -> list[Job]:
     """What runs and waits, and the last that ended; or those in the states asked for."""
     ask, filters = call.client.jobs, wanted.filters
+    if wanted.state is not None and not wanted.limit:
+        return call.jobs(state=wanted.state, user=wanted.user, **filters)
     if wanted.state is not None:
-        return ask(state=wanted.state, user=wanted.user, limit=wanted.limit or None, **filters)
+        return ask(state=wanted.state, user=wanted.user, limit=wanted.limit, **filters)
     limit = ENDED_SHOWN if wanted.limit is None else wanted.limit
-    found = ask(state=_written(_GROUPS["ACTIVE"]), user=wanted.user, **filters)
+    found = call.jobs(state=_written(_GROUPS["ACTIVE"]), user=wanted.user, **filters)
     return found + (ask(state=_written(FINAL_STATES), user=wanted.user, limit=limit, **filters) if limit else [])
 
 

@@ -77,11 +77,11 @@ def gpus(call: Call, args: argparse.Namespace | None = None) -> int:
         return past.show(call, args, known)
     found = _named(args, known)
     if args is not None and args.csv:
-        return exported.gpus(call, found, call.client.jobs(state=_ACTIVE))
+        return exported.gpus(call, found, call.jobs(state=_ACTIVE))
     if call.json:
         plain.as_json([line for each in found for line in _gpu_values(each)], call.out)
         return 0
-    held = {(job.node, job.id): job for job in safe.clean(call.client.jobs(state=_ACTIVE))}
+    held = {(job.node, job.id): job for job in safe.clean(call.jobs(state=_ACTIVE))}
     lines = [printed.gpu_line(view, gpu, held) for view in _views(found) for gpu in view.gpus]
     plain.table(printed.GPU_TITLES, lines, call.out)
     return 0

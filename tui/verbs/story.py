@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 from agent.api.commandline import Parser, meant
 from agent.api.errors import ApiError, StokerError
@@ -83,14 +82,14 @@ def _history(call: Call, ref: JobRef) -> JobReport | None:
 
 
 def _write_page(call: Call, told: JobReport, file: str) -> int:
-    from tui import reportpage
+    from tui import reportpage, submit
 
     text = reportpage.page(told)
     if file == "-":
         call.out.write(text)
         return 0
     try:
-        Path(file).expanduser().write_text(text, encoding="utf-8")
+        submit.typed_path(file).write_text(text, encoding="utf-8")
     except OSError as error:
         raise StokerError(f"cannot write {file}: {error.strerror or error}; name another file") from error
     if call.json:

@@ -56,7 +56,7 @@ def _tasks(call: Call, ref: JobRef) -> list[JobRef]:
     job = follow.find(call.client, ref, f"waiting for job {ref}")
     if job.array_job_id != ref.id:
         return [ref]
-    found = [each for each in call.client.jobs(array=ref.id) if each.node == job.node]
+    found = [each for each in call.jobs(array=ref.id) if each.node == job.node]
     return [arrays.ref(each) for each in sorted(found, key=lambda each: each.array_task_id or 0)]
 
 

@@ -1,0 +1,52 @@
+"""`stoker incidents` and `inventory` before a cluster of which one node is away."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import pytest
+
+from agent.api.errors import StokerError
+from tests.fakes.cluster import FakeClient, FakeCluster
+from tests.fakes.lab import health_lab
+from tui import commands
+from tui.verbs.call import Call
+
+
+def run(cluster: FakeCluster, *words: str) -> tuple[int, str]:
+    out = io.StringIO()
+    args = commands.read(list(words))
+    code: int = args.work(Call(client=FakeClient(cluster), out=out), args)
+    return code, out.getvalue()
+
+
+def said(cluster: FakeCluster, verb: str) -> Sequence[object]:
+    return [asked for name, asked in cluster.calls if name == verb]
+
+
+def test_a_node_that_is_away_keeps_nobody_from_an_incident_of_another() -> None:
+    cluster = health_lab()
+    code, out = run(cluster, "incidents", "acknowledge", "6")
+    assert (code, said(cluster, "acknowledge")) == (0, [("gpu-a2", 6)])
+    assert "Incident 6 on gpu-a2 is acknowledged" in out
+    with pytest.raises(StokerError, match="no incident 99 is open where it can be seen, and gpu-b2 cannot be asked"):
+        run(cluster, "incidents", "acknowledge", "99")
+
+
+def test_the_inventory_leaves_out_a_node_that_is_away_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out = run(health_lab(), "inventory")
+    assert (code, sum(line.startswith("gpu-a2") for line in out.splitlines())) == (1, 9)
+    assert "gpu-b2 is left out: " in capsys.readouterr().err
+
+
+def test_what_to_type_for_a_gpu_that_stays_drained_is_a_command() -> None:
+    cluster = health_lab()
+    status = cluster.statuses["gpu-a2"]
+    assert status.node is not None
+    _, out = run(cluster, "drain", "gpu-a2:7", "--reason", "hung")
+    code, out = run(cluster, "incidents", "clear", "7")
+    assert code == 0
+    told = out.partition("still drained: stoker ")[2].split()
+    assert told == ["resume", "gpu-a2:7"]
+    assert run(cluster, *told)[0] == 0
