@@ -112,6 +112,8 @@ def licence_line(cluster: Cluster, wall: float, width: int | None = None) -> tup
         code = f" {licence.code}" if licence.code else ""
         left = [(f" {glyph} {licence.stage.value}{code}", role), (f" {_short(licence, wall)} ", Role.TEXT)]
         left += [(" 5", Role.ACCENT), (" says what to do", Role.TEXT)]
+        run: list[Span] = [(f", or run: {licence.fix}", Role.TEXT)] if licence.fix else []
+        left += run if _cells(left + run) + _cells(seats) <= width else []
     return left, seats
 
 

@@ -89,7 +89,7 @@ class ActivationForm(ModalScreen[Licence | None]):
                 yield PasteArea(self._draft.pasted, id="pasted", compact=True, soft_wrap=False)
             with Vertical(id="request", classes="way"):
                 yield Panel(id="made")
-                with Horizontal():
+                with Horizontal(id="saving"):
                     yield Label("save as")
                     yield Input(placeholder="enter writes it to this file", id="save", compact=True)
             yield Panel(id="answer")
@@ -221,7 +221,7 @@ class ActivationForm(ModalScreen[Licence | None]):
 
     def _show_request(self) -> None:
         made, line = self._draft.request, self.query_one("#save", Input)
-        line.display = made is not None
+        self.query_one("#saving").display = made is not None
         if made is None:
             self.query_one("#made", Panel).show([[(" No request was made yet: F5 makes one.", Role.DIM)]])
             return
