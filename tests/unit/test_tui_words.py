@@ -285,7 +285,7 @@ def test_the_note_of_a_gpu_says_what_is_wrong_with_it_and_no_more(values: dict[s
 
 def test_a_job_that_waits_for_the_licence_tells_code_since_what_works_and_the_command() -> None:
     detail = (
-        "LIC-404: The licence lic-1 ended 2026-10-29 11:06 UTC; new jobs are held in the queue since 2026-11-12 11:06 UTC. "
+        "LIC-404: The licence lic-1 ended 2026-10-29 11:06 UTC; new jobs are held since 2026-11-12 11:06 UTC. "
         "Running jobs go on to their end; login, logs and every licence command work. Run: stoker-license activate FILE"
     )
     waiting = job(1, JobState.PENDING, reason="License", detail=detail)
