@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent.api.errors import ApiError, StokerError
-from agent.api.types import LeaseReply, Licence, LicenceFile, LicenceStage, PendingRequest, SeatHolder
+from agent.api.types import (
+    LeaseReply,
+    Licence,
+    LicenceEvent,
+    LicenceFile,
+    LicenceStage,
+    PendingRequest,
+    SeatHolder,
+)
 from agent.api.usage import UsageHead, UsageRows
 from licensing import attest, clock
 from licensing.document import Licence as Terms
@@ -181,6 +189,21 @@ class HubLicence:
         """
         with _translated():
             return _wire(self._site.report(now))
+
+    def history(self, limit: int) -> list[LicenceEvent]:
+        """What was done with licence and seats, newest first.
+
+        Raises:
+            ApiError: the ledger cannot be read.
+        """
+        with _translated():
+            entries = self._site.history(limit)
+        return [
+            LicenceEvent(
+                number=each.number, at=each.at, event=each.event, subject=each.subject, detail=_plain(each.detail)
+            )
+            for each in entries
+        ]
 
     def lease(
         self, node_name: str, node_key_hex: str, gpu_uuids: Sequence[str], node_seq: int, now: int
@@ -351,7 +374,29 @@ def _want(word: str) -> Want:
 
 
 def _file(sent: Outgoing) -> LicenceFile:
-    return LicenceFile(id=sent.id, token=sent.token, document=sent.file, until=sent.until)
+    return LicenceFile(id=sent.id, token=sent.token, document=sent.file, until=sent.until, qr=_code(sent.token))
+
+
+def _code(token: str) -> tuple[str, ...]:
+    """The token drawn for a screen, which knows us by the wire only."""
+    from licensing import qr
+
+    try:
+        return tuple(qr.draw(token).split("\n"))
+    except UsageError:
+        return ()  # too long for one: the file says it
+
+
+def _plain(detail: Mapping[str, object]) -> dict[str, str | int | bool | list[str] | None]:
+    """What a newer build wrote may be of any shape, and must not break the wire."""
+    return {
+        name: value
+        if value is None or isinstance(value, str | int)
+        else [str(each) for each in value]
+        if isinstance(value, list)
+        else str(value)
+        for name, value in detail.items()
+    }
 
 
 def _holders(report: Report) -> tuple[SeatHolder, ...]:

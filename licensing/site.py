@@ -33,7 +33,7 @@ from licensing.revocation import Revocations
 from licensing.roots import Roots, pinned
 from licensing.seats import Hold, NoSeat, has_uuid
 from licensing.stage import Facts, Stage, Standing
-from licensing.store import Asked, Installed, Ledger
+from licensing.store import Asked, Entry, Installed, Ledger
 from licensing.usage_book import UsageBook
 from licensing.usage_report import Period, Reports
 from licensing.usage_rows import Page, Told
@@ -255,6 +255,10 @@ class Site:
             issuer=terms.chain.issuer.name if terms else None,
             at=terms.at if terms else mark.time,
         )
+
+    def history(self, limit: int) -> list[Entry]:
+        """What was done with licence and seats, newest first."""
+        return self._ledger.trail(limit)
 
     def lease(self, node: str, node_key: str, gpus: Sequence[str], node_seq: int, now: int) -> str | NoSeat | None:
         """The lease to hand to a node now; `None` when the one it has will do.

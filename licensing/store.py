@@ -120,6 +120,17 @@ class Grant:
     content: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One row of the trail."""
+
+    number: int
+    at: int
+    event: str
+    subject: str
+    detail: dict[str, Any]
+
+
 class Ledger:
     """The open file. Every method raises `StoreError` when SQLite cannot do what is asked."""
 
@@ -333,6 +344,14 @@ class Ledger:
         """How many rows the trail has, and the digest of the last."""
         row = self._one("SELECT n, hash FROM audit ORDER BY n DESC LIMIT 1")
         return (row[0], row[1]) if row else (0, _GENESIS)
+
+    def trail(self, limit: int) -> list[Entry]:
+        """The newest rows of the trail, newest first."""
+        rows = self._run("SELECT n, at, event, subject, detail FROM audit ORDER BY n DESC LIMIT ?", (limit,))
+        return [
+            Entry(number=number, at=at, event=event, subject=subject, detail=json.loads(detail))
+            for number, at, event, subject, detail in rows
+        ]
 
     def verify_audit(self) -> int:
         """Walk the trail from its first row; gives the number of rows.

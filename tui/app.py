@@ -25,7 +25,7 @@ from agent.api.errors import StokerError
 from agent.api.hostkeys import UnknownHostError
 from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
-from agent.api.types import Job
+from agent.api.types import Job, Licence
 from tui import actions, safe, units
 from tui.actions import ACTIONS, JobAction, Target
 from tui.cluster import ArrayKey, job_key
@@ -33,6 +33,7 @@ from tui.keymap import KEYS, Key, Scope
 from tui.links import ClusterClient
 from tui.rows import drain_note
 from tui.screens import questions
+from tui.screens.activation import ActivationForm, Draft
 from tui.screens.array import ArrayScreen
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import Help, ask_host_key
@@ -42,6 +43,7 @@ from tui.screens.incidents import IncidentsScreen
 from tui.screens.inventory import InventoryScreen
 from tui.screens.job import JobScreen
 from tui.screens.jobs import AskOfJobs, JobsScreen, OpenArray, OpenGpu, OpenHost, OpenInventory, OpenJob, OpenNode
+from tui.screens.licence import LicenceScreen
 from tui.screens.nodes import NodeScreen, NodesScreen
 from tui.screens.overview import OverviewScreen
 from tui.screens.processes import ProcessesScreen
@@ -82,6 +84,7 @@ class StokerApp(App[None]):
         self.theme = THEMES[theme].name
         self.session = Session(opener, where, clock or Clock())
         self._job_wanted = job
+        self._draft = Draft()
         self._mains: dict[str, BaseScreen] = {}
         self._asked: UnknownHostError | None = None
         self._drawn_at = -1
@@ -95,6 +98,7 @@ class StokerApp(App[None]):
             "jobs": JobsScreen(self.session),
             "incidents": IncidentsScreen(self.session),
             "processes": ProcessesScreen(self.session),
+            "licence": LicenceScreen(self.session),
         }
         for name, screen in self._mains.items():
             self.install_screen(screen, name)
@@ -180,6 +184,10 @@ class StokerApp(App[None]):
     def action_submit(self) -> None:
         """The form; the job it made is opened."""
         self.push_screen(SubmitForm(self.session, Path.cwd()), self._submitted)
+
+    def action_activate(self) -> None:
+        """The form for the vendor's files and for requests."""
+        self.push_screen(ActivationForm(self.session, Path.cwd(), self._draft), self._activated)
 
     # --- what screens ask for -----------------------------------------------------------------------------------------
 
@@ -302,6 +310,10 @@ class StokerApp(App[None]):
     def _complain(self, sentence: str) -> None:
         """A notice of something that failed."""
         self.notify(safe.text(sentence), severity="error", timeout=10, markup=False)
+
+    def _activated(self, licence: Licence | None) -> None:
+        if licence is not None:
+            self._tell(f"Taken. {licence.stage.value}: {licence.message}")
 
     def _submitted(self, job: Job | None) -> None:
         if job is None:

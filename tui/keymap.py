@@ -28,6 +28,8 @@ class Scope(StrEnum):
     PAST = "over a picture of the past"
     SHEET = "on a page of values"
     FORM = "in the submit form"
+    IMPORT = "in the form for licences"
+    CODE = "before a QR code"
     ASK = "in a question"
     CHOOSE = "when an array is cancelled"
     TYPED = "in a question with a line to type in"
@@ -86,6 +88,8 @@ KEYS: tuple[Key, ...] = (
         help="what is wrong with GPUs and nodes, and what to do", footer=True, palette=True),
     Key(scope=Scope.APP, keys="5", action="show('processes')", label="Processes", brief="Proc",
         help="who uses the GPUs of all nodes, and which job", footer=True, palette=True),
+    Key(scope=Scope.APP, keys="6", action="show('licence')", label="Licence", brief="Lic",
+        help="stage, seats and who holds them, history", footer=True, palette=True),
     Key(scope=Scope.LIST, keys="enter", action="open", label="open", help="open the row under the cursor",
         footer=True),
     Key(scope=Scope.LIST, keys="j,down", action="move(1)", label="down", help="one row down", shown="j ↓"),
@@ -199,6 +203,20 @@ KEYS: tuple[Key, ...] = (
         help="ask when and where it would start; nothing is stored", shown="F3", footer=True),
     Key(scope=Scope.FORM, keys="escape", action="dismiss", label="close", help="close without submitting",
         shown="esc", footer=True),
+    Key(scope=Scope.IMPORT, keys="f2", action="way('file')", label="file", help="choose the vendor's file", shown="F2",
+        footer=True),
+    Key(scope=Scope.IMPORT, keys="f3", action="way('paste')", label="paste", help="paste the vendor's file",
+        shown="F3", footer=True),
+    Key(scope=Scope.IMPORT, keys="f4", action="way('request')", label="ask", help="make a request to the vendor",
+        shown="F4", footer=True),
+    Key(scope=Scope.IMPORT, keys="f5", action="go", label="go", help="take the file or the text; make the request",
+        shown="F5", footer=True),
+    Key(scope=Scope.IMPORT, keys="f6", action="code", label="QR", help="show the request as a QR code", shown="F6",
+        footer=True),
+    Key(scope=Scope.IMPORT, keys="escape", action="dismiss", label="close",
+        help="close; what was pasted or made is kept", shown="esc", footer=True),
+    Key(scope=Scope.CODE, keys="escape,q", action="dismiss", label="close", help="back to the form", shown="esc q",
+        footer=True),
     Key(scope=Scope.ASK, keys="y", action="answer(True)", label="yes", help="do it", footer=True),
     Key(scope=Scope.ASK, keys="n,escape", action="answer(False)", label="no", help="leave it as it is", shown="n esc",
         footer=True),
@@ -212,6 +230,8 @@ KEYS: tuple[Key, ...] = (
         shown="esc", footer=True),
     Key(scope=Scope.APP, keys="S", action="submit", label="submit", help="submit a job script", footer=True,
         spare=True, palette=True),
+    Key(scope=Scope.APP, keys="I", action="activate", label="import licence", palette=True,
+        help="activate a licence: file, paste, or a request to the vendor"),
     Key(scope=Scope.APP, keys="tab", action="focus_next", label="next pane", help="to the next pane"),
     Key(scope=Scope.APP, keys="escape", action="leave", label="back", help="back to where you came from",
         shown="esc"),

@@ -42,6 +42,10 @@ class Clock:
         then, now = (datetime.fromtimestamp(each, self.zone) for each in (unix_s, self.wall()))
         return then.strftime("%H:%M:%S" if then.date() == now.date() else "%d %b %H:%M")
 
+    def date(self, unix_s: float) -> str:
+        """`2027-03-31 12:04`: for what may be years away."""
+        return datetime.fromtimestamp(unix_s, self.zone).strftime("%Y-%m-%d %H:%M")
+
 
 class Session:
     """The state and its link."""

@@ -7,15 +7,9 @@ from collections.abc import Sequence
 from agent.api.types import Licence, LicenceStage
 from tui import safe, units
 from tui.cluster import Cluster, Freshness, LinkView, Totals
+from tui.licence import SIGNS
 from tui.spans import Role, Span
 
-_STAGE = {
-    LicenceStage.ACTIVE: ("●", Role.OK),
-    LicenceStage.NOTICE: ("!", Role.WARN),
-    LicenceStage.GRACE: ("!", Role.BAD),
-    LicenceStage.PERPETUAL: ("x", Role.BAD),
-    LicenceStage.RESTRICTED: ("x", Role.BAD),
-}
 _LINK = {
     Freshness.LIVE: ("●", Role.OK),
     Freshness.STALE: ("~", Role.WARN),
@@ -114,19 +108,33 @@ def trouble(link: LinkView, where: str) -> list[Span]:
     return [(f" x {heard}{again}{said}", Role.BAD)]
 
 
-def licence_line(cluster: Cluster, wall: float) -> tuple[list[Span], list[Span]]:
-    """The licence with its countdown: left what holds, right the seats."""
+def licence_line(cluster: Cluster, wall: float, width: int | None = None) -> tuple[list[Span], list[Span]]:
+    """The licence with its countdown: left what holds, right the seats. In `width` cells, what matters comes first."""
     licence = cluster.licence
     if licence is None:
         return [(" … Licence not known yet", Role.DIM)], []
-    glyph, role = _STAGE.get(licence.stage, ("!", Role.WARN))
+    glyph, role = SIGNS.get(licence.stage, ("!", Role.WARN))
     left: list[Span] = [(f" {glyph} ", role), ("Licence ", Role.DIM), (_terms(licence, wall), Role.TEXT)]
     if licence.stage is not LicenceStage.ACTIVE:
         code = f" {licence.code}" if licence.code else ""
         fix = f" · run: {licence.fix}" if licence.fix else ""
         left.append((f"  {licence.stage.value}{code}: {licence.message}{fix}", role))
     seats: list[Span] = [("  seats ", Role.DIM), (f"{licence.seats_used}/{licence.seats_total} ", Role.STRONG)]
+    if width is not None and _cells(left) + _cells(seats) > width:
+        code = f" {licence.code}" if licence.code else ""
+        left = [(f" {glyph} {licence.stage.value}{code}", role), (f" {_short(licence, wall)} ", Role.TEXT)]
+        left += [(" 6", Role.ACCENT), (" says what to do", Role.TEXT)]
+        run: list[Span] = [(f", or run: {licence.fix}", Role.TEXT)] if licence.fix else []
+        left += run if _cells(left + run) + _cells(seats) <= width else []
     return left, seats
+
+
+def _short(licence: Licence, wall: float) -> str:
+    """What the stage means, where there is no room for the server's sentence."""
+    if licence.stage in (LicenceStage.PERPETUAL, LicenceStage.RESTRICTED):
+        return "new jobs are held"
+    ends = licence.restricted_at if licence.stage is LicenceStage.GRACE else licence.expires_at
+    return "is about to end" if ends is None else f"{units.countdown(max(0.0, ends - wall))} left"
 
 
 def keys_line(forms: Sequence[Sequence[tuple[str, str]]], width: int) -> list[Span]:

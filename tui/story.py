@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from agent.api.queue import JobUsage
 from agent.api.types import Job, JobReport, JobState, TaskResult
-from tui import advice, rows, spans, units
+from tui import advice, licence, rows, spans, units
 from tui.session import Clock
 from tui.spans import Role, Span
 
@@ -61,11 +61,16 @@ def _waiting(job: Job, wall: float, clock: Clock) -> list[_Part]:
     if job.expected_start_at is not None:
         starts = f"{clock.moment(job.expected_start_at)} at the latest, in {rows.starts_in(job, wall)}"
     parts = rows.priority_parts(job)
+    held = licence.held_job(job.detail) if job.reason == "License" else []
     values = [
-        ("reason", rows.job_why(job), Role.WARN),
+        *(held or [("reason", rows.job_why(job), Role.WARN)]),
         ("ran before", job.again, Role.TEXT),
-        ("starts", starts or "cannot be told", Role.STRONG if starts else Role.DIM),
-        ("what helps", advice.what_helps(job), Role.ACCENT),
+        (
+            "starts",
+            starts or ("once the licence lets it" if held else "cannot be told"),
+            Role.STRONG if starts else Role.DIM,
+        ),
+        ("what helps", None if held else advice.what_helps(job), Role.ACCENT),
         ("waits for", job.dependency, Role.TEXT),
         ("begins", clock.moment(job.begin_at) if job.begin_at is not None else None, Role.TEXT),
         ("reservation", job.reservation, Role.TEXT),

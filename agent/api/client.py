@@ -54,6 +54,7 @@ from agent.api.types import (
     LeaseReply,
     Licence,
     LicenceAsk,
+    LicenceEvent,
     LicenceFile,
     LicenceRelease,
     LogMessage,
@@ -300,6 +301,10 @@ class Client:
     def licence(self) -> Licence:
         """The licence as the server sees it."""
         return self._get("/v1/licence", Licence)
+
+    def licence_history(self, limit: int | None = None) -> list[LicenceEvent]:
+        """What was done with the licence and its seats, newest first; on the hub."""
+        return self._get(_with_query("/v1/licence/history", limit=limit), list[LicenceEvent])
 
     def activate(self, document: str) -> Licence:
         """Install a voucher or licence; for admins, on the hub."""

@@ -25,6 +25,8 @@ class SeatHolder(Wire, frozen=True, kw_only=True):
     gpu_uuids: tuple[str, ...]
     until: int
     """Unix seconds at which the lease ends unless renewed."""
+    borrowed: bool = False
+    """It has them until then without its hub."""
 
 
 class PendingRequest(Wire, frozen=True, kw_only=True):
@@ -114,6 +116,20 @@ class LicenceFile(Wire, frozen=True, kw_only=True):
     """The text of the file."""
     until: int | None = None
     """Unix seconds until which its answer is taken."""
+    qr: tuple[str, ...] = ()
+    """The token as a QR code, a row of half blocks an item, light modules drawn; empty where it is too long for one."""
+
+
+class LicenceEvent(Wire, frozen=True, kw_only=True):
+    """One row of the licence's trail: something that was done, by the hub's own time."""
+
+    number: int
+    """Counts from 1 without a gap."""
+    at: int
+    event: str
+    subject: str
+    """What it is about: a licence, a request, a node or a GPU."""
+    detail: dict[str, str | int | bool | list[str] | None]
 
 
 class LeaseGrant(Wire, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from agent.api.errors import ApiError
-from agent.api.types import Licence, LicenceFile, LicenceUpdate, LinkState, Node, NodeUpdate, Wire
+from agent.api.types import Licence, LicenceEvent, LicenceFile, LicenceUpdate, LinkState, Node, NodeUpdate, Wire
 from agent.gate import HubLicence, NoSeat
 from agent.gpu.frames import UNKNOWN_UUID
 from agent.hub.fleet import Fleet, Member
@@ -73,6 +73,14 @@ class Seats:
             ApiError: its file cannot be read.
         """
         return await self._in_thread(lambda licence: licence.status(int(time.time())))
+
+    async def history(self, limit: int) -> list[LicenceEvent]:
+        """What was done with the licence and its seats, newest first.
+
+        Raises:
+            ApiError: its file cannot be read.
+        """
+        return await self._in_thread(lambda licence: licence.history(limit))
 
     async def activate(self, document: str) -> Licence:
         """Install a voucher or licence, and offer leases of it at once.

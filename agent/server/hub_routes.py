@@ -46,6 +46,8 @@ from agent.telemetry.textfile import Textfile
 LIST_WAIT_S = 3.0
 """A list waits this long for a node, then shows what was last heard of it."""
 LIST_DEFAULT, LIST_MAX = 1000, 10_000
+HISTORY_DEFAULT, HISTORY_MAX = 200, 1000
+"""Rows of the licence's trail."""
 JOB_FILTERS = ("since", "until", "before", "array", "cron", "name", "account", "partition", "qos", "id", "steps")
 """Of `GET /v1/jobs`, for the nodes to apply."""
 
@@ -104,6 +106,7 @@ class HubService:
         app.router.add_post("/v1/jobs", self._submit.submit)
         app.router.add_get("/v1/licence", self._get_licence)
         app.router.add_post("/v1/licence", self._activate)
+        app.router.add_get("/v1/licence/history", self._get_history)
         app.router.add_post("/v1/licence/request", self._ask_vendor)
         app.router.add_post("/v1/licence/release", self._give_back)
         app.router.add_post("/v1/jobs/plan", self._submit.plan)
@@ -150,6 +153,10 @@ class HubService:
 
     async def _get_licence(self, _: web.Request) -> web.Response:
         return json_response(await self._seats.licence())
+
+    async def _get_history(self, request: web.Request) -> web.Response:
+        limit = query_int(request, "limit", HISTORY_DEFAULT, least=1) or HISTORY_DEFAULT
+        return json_response(await self._seats.history(min(limit, HISTORY_MAX)))
 
     async def _activate(self, request: web.Request) -> web.Response:
         caller_of(request).require_admin("activating a licence")

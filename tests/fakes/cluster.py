@@ -41,6 +41,8 @@ from agent.api.types import (
     JobState,
     JobUpdate,
     Licence,
+    LicenceEvent,
+    LicenceFile,
     LicenceStage,
     LicenceUpdate,
     LinkState,
@@ -192,6 +194,7 @@ class FakeCluster:
         self.statuses = {status.name: status for status in statuses or []}
         self.all_jobs = {(each.node, each.id): each for each in jobs or []}
         self.the_licence = licence
+        self.the_history: list[LicenceEvent] = []
         self.logs: dict[tuple[str, int], bytes] = {}
         self.reports: dict[tuple[str, int], JobReport] = {}
         self.the_reservations: list[Reservation] = []
@@ -413,6 +416,17 @@ class FakeClient:
 
     def retry_dead_letters(self, node: str | None = None) -> list[DeadLetter]:
         return []
+
+    def licence_history(self, limit: int | None = None) -> list[LicenceEvent]:
+        return self._cluster.the_history[:limit]
+
+    def activate(self, document: str) -> Licence:
+        self._cluster.calls.append(("activate", document))
+        self._refuse()
+        return self.licence()
+
+    def licence_request(self, want: str) -> LicenceFile:
+        raise ApiError(403, "forbidden", f"asking to {want} is for admins")
 
     def log(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from agent.api.types import GpuProcess, GpuState, JobState, Licence, LicenceStage, NodeUpdate
 from tests.fakes.cluster import NOW, evaluation, gpu, job, node, up
 from tests.fakes.lab import lab
-from tui import arrays, printed, rows, safe, status, units
+from tui import arrays, printed, rows, safe, status, story, units
 from tui.cluster import Cluster, Freshness, LinkView
 from tui.keymap import KEYS, Scope, as_markdown, footer, keys_of
+from tui.session import Clock
 from tui.spans import GAP, Column, Role, Row, bar, cell, fit, lay_out, plain, spark
 from tui.theme import THEMES
 from tui.traces import Traces
@@ -306,3 +308,18 @@ def test_the_note_of_a_gpu_says_what_is_wrong_with_it_and_no_more(values: dict[s
     cluster.apply(NodeUpdate(status=up(node("n1", (gpu(0, **values),)))), 0.0)
     (view,) = cluster.nodes(0.0)
     assert printed.gpu_line(view, view.gpus[0], {})[printed.GPU_TITLES.index("NOTE")] == note
+
+
+def test_a_job_that_waits_for_the_licence_tells_code_since_what_works_and_the_command() -> None:
+    detail = (
+        "LIC-404: The licence lic-1 ended 2026-10-29 11:06 UTC; new jobs are held since 2026-11-12 11:06 UTC. "
+        "Running jobs go on to their end; login, logs and every licence command work. Run: stoker-license activate FILE"
+    )
+    waiting = job(1, JobState.PENDING, reason="License", detail=detail)
+    shown = story.lines(waiting, None, None, wall=NOW, clock=Clock(zone=UTC), width=200)
+    words = ["".join(text for text, _ in line).strip() for line in shown]
+    assert "reason        License LIC-404" in words
+    assert any(each.startswith("why") and "since 2026-11-12 11:06 UTC." in each for each in words)
+    assert "works         Running jobs go on to their end; login, logs and every licence command work" in words
+    assert "run           stoker-license activate FILE" in words
+    assert "starts        once the licence lets it" in words

@@ -92,7 +92,7 @@ class BaseScreen(Screen[None]):
         trouble = status.trouble(link, session.where)
         self.query_one("#trouble", Bar).show(trouble)
         self.query_one("#trouble", Bar).display = bool(trouble)
-        self.query_one("#licence", Bar).show(*status.licence_line(session.cluster, session.wall()))
+        self.query_one("#licence", Bar).show(*status.licence_line(session.cluster, session.wall(), self.size.width))
         self.update_body(now)
         self.query_one("#keys", Bar).show(
             status.keys_line(footer(self.scopes_here(), detail=self.DETAIL), self.size.width)

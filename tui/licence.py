@@ -1,0 +1,257 @@
+"""What there is to tell of the licence: how it stands and what helps, who holds the seats, what was done. Pure.
+
+Rules kept here: the server says why, in its own words; what is blocked and since when is told apart from it, so that
+nobody has to look for it in a sentence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from agent.api.types import Gpu, Licence, LicenceEvent, LicenceStage, SeatHolder
+from tui import safe, spans, units
+from tui.cluster import Cluster, Freshness, NodeView
+from tui.session import Clock
+from tui.spans import Column, Role, Row, Span, cell
+
+SEAT_COLUMNS = (
+    Column(title="NODE / GPU", least=10, most=24),
+    Column(title="SEATS", least=9, most=14, firm=True),
+    Column(title="UNTIL", least=12, most=16, firm=True, drop=1),
+    Column(title="JOB", least=6, most=12),
+    Column(title="USER", least=6, most=14),
+    Column(title="NAME", least=4, grow=True, drop=2),
+)
+HISTORY_COLUMNS = (
+    Column(title="WHEN", least=12, most=12, firm=True),
+    Column(title="EVENT", least=9, most=10, firm=True),
+    Column(title="ABOUT", least=10, most=28),
+    Column(title="DETAIL", least=10, grow=True),
+)
+SIGNS = {
+    LicenceStage.ACTIVE: ("●", Role.OK),
+    LicenceStage.NOTICE: ("!", Role.WARN),
+    LicenceStage.GRACE: ("!", Role.BAD),
+    LicenceStage.PERPETUAL: ("x", Role.BAD),
+    LicenceStage.RESTRICTED: ("x", Role.BAD),
+}
+_HOLDS = (LicenceStage.PERPETUAL, LicenceStage.RESTRICTED)
+_NAMES = 9
+_STILL = re.compile(r"\s*(Running jobs go on [^.]*)\.")
+"""The sentence by which the server says what still works; told in a line of its own."""
+_WORKS = "Running jobs go on to their end; login, monitoring, logs, export, drain, stop and every licence command work"
+_DETAIL = re.compile(r"(LIC-\d{3}): (.*?)(?: Run: (.+))?", re.DOTALL)
+
+_Part = tuple[str, str, Role]
+
+
+def standing(licence: Licence | None, wall: float, clock: Clock, width: int) -> list[list[Span]]:
+    """The stage, why, what is blocked, what works, the command; then what was bought. Folded to `width` cells."""
+    if licence is None:
+        return [[(" not known yet", Role.DIM)]]
+    glyph, role = SIGNS.get(licence.stage, ("!", Role.WARN))
+    stage = f"{glyph} {licence.stage.value}" + (f" {licence.code}" if licence.code else "")
+    why, works = _apart(licence.message)
+    parts = [("stage", stage, role), ("why", why, Role.TEXT)]
+    if licence.stage is not LicenceStage.ACTIVE:
+        parts += [
+            ("blocked", _blocked(licence, clock, wall), role),
+            ("works", works or _WORKS, Role.TEXT),
+            ("run", f"{licence.fix}   (here: A)" if licence.fix else "", Role.ACCENT),
+        ]
+    parts += _bought(licence, wall, clock)
+    return _folded(parts, width)
+
+
+def held_job(detail: str | None) -> list[_Part]:
+    """What a job says that waits for the licence: code, why with since when, what still works, the command."""
+    found = _DETAIL.fullmatch(detail or "")
+    if found is None:
+        return []
+    code, message, fix = found.groups()
+    why, works = _apart(message)
+    return [
+        ("reason", f"License {code}", Role.WARN),
+        ("why", why, Role.TEXT),
+        ("works", works or _WORKS, Role.TEXT),
+        ("run", fix or "stoker-license status", Role.ACCENT),
+    ]
+
+
+def _apart(message: str) -> tuple[str, str | None]:
+    found = _STILL.search(message)
+    return (message, None) if found is None else ((message[: found.start()] + message[found.end() :]), found.group(1))
+
+
+def _blocked(licence: Licence, clock: Clock, wall: float) -> str:
+    """What is, or will be, and from when."""
+    if licence.stage in _HOLDS:
+        since = licence.restricted_at
+        when = f" since {clock.moment(since)}, {units.countdown(wall - since)}" if since and since <= wall else ""
+        return f"new jobs wait in the queue with reason License{when}; nothing else"
+    ends = licence.restricted_at
+    from_then = f"; new jobs from {clock.moment(ends)} on, in {units.countdown(ends - wall)}" if ends else ""
+    if licence.stage is LicenceStage.GRACE:
+        begun = f" since {clock.moment(licence.expires_at)}" if licence.expires_at else ""
+        return f"further GPUs and nodes get no seat{begun}{from_then}"
+    return f"nothing yet{from_then}"
+
+
+def _bought(licence: Licence, wall: float, clock: Clock) -> list[_Part]:
+    if licence.licence_id is None:
+        return [("site key", licence.site_key or "", Role.DIM)]
+    held = f"{licence.seats_used} of {licence.seats_total} GPUs"
+    borrowed = sum(len(each.gpu_uuids) for each in licence.holders if each.borrowed)
+    over = max(0, licence.seats_used - licence.seats_total)
+    seats = held + (f", {borrowed} of them borrowed" if borrowed else "") + (f", {over} overdraft" if over else "")
+    paid = licence.prepaid_gpu_seconds_left
+    values = [
+        ("licence", _identity(licence)),
+        ("seats", seats),
+        ("ends", _ends(licence, wall, clock)),
+        ("prepaid", None if paid is None else f"{paid / 3600:.1f} GPU-hours left"),
+        ("report", None if licence.report_by is None else f"usage report due by {clock.date(licence.report_by)}"),
+        ("opens", ", ".join(licence.features)),
+        ("asked", "; ".join(f"{p.want}, answer taken until {clock.moment(p.until)}" for p in licence.pending[:2])),
+    ]
+    parts = [(name, value, Role.TEXT) for name, value in values if value]
+    if licence.development_roots:
+        parts.append(("roots", "DEVELOPMENT: anybody can sign licences for this build", Role.WARN))
+    return parts
+
+
+def _identity(licence: Licence) -> str:
+    """`yearly, edition pro, of ACME, lic-1 rev 2, bound to this site, sold by X`."""
+    words = [licence.plan or ""]
+    if licence.edition:
+        words.append(f"edition {licence.edition}")
+    if licence.customer:
+        words.append(f"of {licence.customer}")
+    words.append(f"{licence.licence_id}" + (f" rev {licence.rev}" if licence.rev is not None else ""))
+    if not licence.evaluation:
+        words.append("bound to this site" if licence.bound else "a voucher, bound to no site")
+    sold = licence.brand or licence.reseller
+    return ", ".join(word for word in (*words, f"sold by {sold}" if sold else "") if word)
+
+
+def _ends(licence: Licence, wall: float, clock: Clock) -> str:
+    if licence.expires_at is None:
+        until = "" if licence.updates_until is None else f", with builds up to {clock.date(licence.updates_until)}"
+        return f"never{until}"
+    left = licence.expires_at - wall
+    away = f"in {units.countdown(left)}" if left > 0 else f"{units.countdown(-left)} ago"
+    return f"{clock.date(licence.expires_at)}, {away}"
+
+
+def _folded(parts: Iterable[_Part], width: int) -> list[list[Span]]:
+    lines: list[list[Span]] = []
+    for name, value, role in parts:
+        for turn, piece in enumerate(spans.folded(value, max(20, width - _NAMES - 2)) if value else ()):
+            lines.append([(f" {name if turn == 0 else '':<{_NAMES}}", Role.DIM), (piece, role)])
+    return lines
+
+
+# --- seats ------------------------------------------------------------------------------------------------------------
+
+
+def seat_rows(cluster: Cluster, now: float, clock: Clock) -> list[Row]:
+    """Nodes, and under each its GPUs: whether they have a seat, until when, and which job and user is on them."""
+    licence = cluster.licence
+    holders = {each.node: each for each in licence.holders} if licence else {}
+    views = {view.name: view for view in cluster.nodes(now)}
+    rows: list[Row] = []
+    for name in [*views, *sorted(set(holders) - set(views))]:
+        holder, view = holders.get(name), views.get(name)
+        rows.append(_node_row(cluster, name, holder, view, clock))
+        rows += _gpu_rows(cluster, name, holder, view, clock)
+    return rows
+
+
+def _node_row(cluster: Cluster, name: str, holder: SeatHolder | None, view: NodeView | None, clock: Clock) -> Row:
+    held = len(holder.gpu_uuids) if holder else 0
+    there = len(_whole(view)) if view else 0
+    short = held < there
+    users = sorted({job.user for gpu in (view.gpus if view else ()) if (job := cluster.job_on(name, gpu.job_id))})
+    note = "" if view is None or view.freshness is Freshness.LIVE else f"node {view.freshness.value}"
+    return Row(
+        key=name,
+        cells=(
+            cell(name, Role.STRONG),
+            cell(f"{held} of {there}" if view else f"{held}", Role.WARN if short else Role.TEXT),
+            cell(_until(holder, clock), Role.DIM),
+            cell(""),
+            cell(", ".join(users), Role.DIM),
+            cell(note, Role.WARN),
+        ),
+    )
+
+
+def _gpu_rows(cluster: Cluster, name: str, holder: SeatHolder | None, view: NodeView | None, clock: Clock) -> list[Row]:
+    held = set(holder.gpu_uuids) if holder else set()
+    gpus = _whole(view)
+    rows = []
+    for gpu in gpus:
+        job = cluster.job_on(name, gpu.job_id)
+        seat = ("borrowed" if holder and holder.borrowed else "seat") if gpu.uuid in held else "no seat"
+        rows.append(
+            Row(
+                key=(name, gpu.uuid),
+                cells=(
+                    cell(f"  {gpu.index}"),
+                    cell(seat, Role.OK if gpu.uuid in held else Role.WARN),
+                    cell(_until(holder, clock) if gpu.uuid in held else "", Role.DIM),
+                    cell(str(job.id) if job else ""),
+                    cell(job.user if job else ""),
+                    cell(job.name if job else "", Role.DIM),
+                ),
+            )
+        )
+    unseen = sorted(held - {gpu.uuid for gpu in gpus})
+    blank = cell("")
+    rows += [
+        Row(key=(name, uuid), cells=(cell(f"  {uuid}"), cell("seat"), cell(_until(holder, clock)), *[blank] * 3))
+        for uuid in unseen
+    ]
+    return rows
+
+
+def _whole(view: NodeView | None) -> list[Gpu]:
+    """A MIG instance has its GPU's seat."""
+    return [gpu for gpu in view.gpus if gpu.mig_parent is None] if view else []
+
+
+def _until(holder: SeatHolder | None, clock: Clock) -> str:
+    return clock.moment(holder.until) if holder else ""
+
+
+# --- history ----------------------------------------------------------------------------------------------------------
+
+
+def history_rows(events: Sequence[LicenceEvent], clock: Clock) -> list[Row]:
+    """What was done, newest first."""
+    return [
+        Row(
+            key=each.number,
+            cells=(
+                cell(clock.moment(each.at), Role.DIM),
+                cell(each.event, Role.STRONG),
+                cell(safe.truncate(each.subject, 40)),
+                cell(_said(each, clock), Role.DIM),
+            ),
+        )
+        for each in events
+    ]
+
+
+def _said(event: LicenceEvent, clock: Clock) -> str:
+    words = []
+    for name, value in event.detail.items():
+        if name in ("until", "since", "report_by") and isinstance(value, int) and value > 0:
+            words.append(f"{name.replace('_', ' ')} {clock.moment(value)}")
+        elif name == "gpus" and isinstance(value, list):
+            words.append(units.count(len(value), "GPU"))
+        elif value is not None and value != "":
+            shown = ", ".join(value) if isinstance(value, list) else str(value)
+            words.append(f"{name.replace('_', ' ')} {shown}")
+    return ", ".join(words)
