@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent import __version__
+from agent.api import program
 from agent.api.commandline import Parser
 from agent.api.errors import StokerError
 from agent.config import Config, load
@@ -21,6 +22,9 @@ Run = Callable[[Config], int]
 EX_USAGE = 64
 EX_CONFIG = 78
 """sysexits(3)."""
+
+_OWN_STREAMS = ("run", "dial-stdio")
+"""Verbs that are no short print: the daemon, and the one whose streams are a connection."""
 
 
 def agent(argv: Sequence[str], *, run: Run) -> int:
@@ -156,13 +160,17 @@ def _main(parser: argparse.ArgumentParser, argv: Sequence[str], act: Callable[[A
     except StokerError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return EX_CONFIG
-    try:
-        return act(args, config)
-    except StokerError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+
+    def work() -> int:
+        try:
+            return act(args, config)
+        except StokerError as error:
+            print(f"{parser.prog}: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return program.INTERRUPTED
+
+    return work() if args.verb in _OWN_STREAMS else program.run(parser.prog, work)
 
 
 def _agent_verb(args: Any, config: Config, run: Run) -> int:

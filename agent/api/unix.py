@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import socket
+import stat
 import time
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class UnixConn:
 
 MARK_S = 20.0
 _LATELY_S = 60.0
+_WHERE = "node.run_dir of the configuration says where it is"
 """A restart takes seconds; a daemon that was not marked for so long is not just restarting."""
 
 
@@ -100,14 +102,28 @@ def mark(path: Path) -> None:
 
 
 def _may_come_back(path: Path, error: OSError) -> bool:
-    return isinstance(error, ConnectionRefusedError | FileNotFoundError) and lately_served(path)
+    lost = isinstance(error, ConnectionRefusedError | FileNotFoundError)
+    return lost and not _is_other(path) and lately_served(path)
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a folder or a file is there that can never be listened on."""
+    try:
+        return not stat.S_ISSOCK(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _explain(path: Path, error: OSError) -> str:
-    service = f"stoker-{path.stem}" if path.name in ("agent.sock", "hub.sock") else "the service"
-    start = f"start {service} (systemctl start {service}, or as an ordinary user: {service} run)"
+    if _is_other(path):
+        return f"{path} is no socket; name the hub's or the agent's: {_WHERE}"
+    if path.name in ("agent.sock", "hub.sock"):
+        service = f"stoker-{path.stem}"
+        start = f"start {service} (systemctl start {service}, or as an ordinary user: {service} run)"
+    else:
+        start = "start the service that listens there"
     if isinstance(error, FileNotFoundError):
-        return f"there is no socket {path}: {start}, or name another socket; node.run_dir says where it is"
+        return f"there is no socket {path}: {start}, or name another socket; {_WHERE}"
     if isinstance(error, ConnectionRefusedError):
         return f"nobody listens on {path}, its service has stopped: {start}; its log tells the reason"
     if isinstance(error, PermissionError):

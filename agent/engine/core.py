@@ -246,7 +246,8 @@ class Core:
         asked = [flag for flag, said in (("--mem", row.spec.memory_bytes), ("-c", row.spec.cpus_said)) if said]
         if self._enforces_limits or not asked:
             return None
-        return f"{' and '.join(asked)} is not enforced on this node: its jobs do not run in systemd units"
+        verb = "are" if len(asked) > 1 else "is"
+        return f"{' and '.join(asked)} {verb} not enforced on this node: its jobs do not run in systemd units"
 
 
 def indexes(resources: Resources) -> dict[str, int]:

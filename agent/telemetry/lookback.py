@@ -51,7 +51,12 @@ def look_back(ring: RingFile, metric: str, *, since: int, until: int, points: in
     width_s = choose_width(tier.width_s, since=since, until=until, points=points)
     begin, end = since // width_s * width_s, -(-until // width_s) * width_s
     first, last = begin // tier.width_s, end // tier.width_s - 1
-    columns = ring.columns(index, metric, first, min(last, now // tier.width_s))
+    newest = min(last, now // tier.width_s)
+    oldest = max(
+        first, newest - tier.rows + 1
+    )  # `begin` may lie before the ring's, which holds the newest in its place
+    columns = ring.columns(index, metric, oldest, newest)
+    columns.lead(oldest - first)
     per = width_s // tier.width_s
     return Lookback(width_s=width_s, begin=begin, spreads=_fold(columns, first, (end - begin) // width_s, per))
 

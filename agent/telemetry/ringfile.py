@@ -81,6 +81,12 @@ class Columns:
     mean: list[float] = field(default_factory=list)
     most: list[float] = field(default_factory=list)
 
+    def lead(self, rows: int) -> None:
+        """Put rows before the first of which nothing is known."""
+        for each in (self.seconds, self.least, self.mean, self.most):
+            each[:0] = [0.0] * rows
+        self.numbers[:0] = [-1] * rows
+
 
 class RingFile:
     """See above."""

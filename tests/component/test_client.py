@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from agent.api.client import Client
-from agent.api.errors import ApiError, ConnectError, DeadlineError, ProtocolError, TransportError
+from agent.api.errors import ApiError, AwayError, ConnectError, DeadlineError, ProtocolError, TransportError
 from agent.api.refs import JobRef
 from agent.api.stream import LINE_MAX_BYTES
 from agent.api.types import (
@@ -111,6 +111,18 @@ class TestCalls:
 class TestConnecting:
     def test_no_socket(self, tmp_path: Path) -> None:
         with pytest.raises(ConnectError, match=r"there is no socket .*nothing"):
+            Client(UnixTransport(tmp_path / "nothing")).hello()
+
+    @pytest.mark.parametrize("kind", ["folder", "file"])
+    def test_what_is_no_socket_is_said_so_and_not_waited_for(self, tmp_path: Path, kind: str) -> None:
+        path = tmp_path / "s"
+        path.mkdir() if kind == "folder" else path.touch()
+        with pytest.raises(ConnectError, match=r"/s is no socket; name the hub's or the agent's") as caught:
+            Client(UnixTransport(path)).hello()
+        assert not isinstance(caught.value, AwayError)
+
+    def test_where_the_name_tells_no_service_none_is_made_up(self, tmp_path: Path) -> None:
+        with pytest.raises(ConnectError, match="start the service that listens there, or name another socket"):
             Client(UnixTransport(tmp_path / "nothing")).hello()
 
     def test_nobody_listening(self, tmp_path: Path) -> None:

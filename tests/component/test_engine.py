@@ -157,6 +157,10 @@ def test_a_limit_that_is_not_enforced_is_said_so(tmp_path: Path) -> None:
             assert "--mem is not enforced on this node" in (job.detail or "")
             await asyncio.to_thread(gate.write_text, "\n")
             assert (await until(made, job.id, ended)).detail is None
+            both = await until(made, (await submit(made, f"read x < {gate}", "--mem=1G", "-c2")).id, running)
+            assert "--mem and -c are not enforced on this node" in (both.detail or "")
+            await asyncio.to_thread(gate.write_text, "\n")
+            await until(made, both.id, ended)
 
     run(test)
 
