@@ -27,7 +27,8 @@ from licensing.errors import (
     UsageError,
 )
 from licensing.exchange import Want
-from licensing.leases import Ask, Leases, Terms
+from licensing.leases import Ask, Leases, Overdraft, Terms
+from licensing.orders import Order, Orders
 from licensing.requests import Commitment, Outgoing, Requests
 from licensing.revocation import Revocations
 from licensing.roots import Roots, pinned
@@ -58,6 +59,12 @@ class Report:
     issuer: str | None = None
     at: int = 0
     """The time that all of it is told by."""
+    overdraft: Overdraft | None = None
+    borrowed: frozenset[str] = frozenset()
+    """Nodes that borrowed their seats."""
+    resting: frozenset[str] = frozenset()
+    """Nodes that gave theirs back and get none until they are adopted."""
+    pinned: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +122,7 @@ class Site:
         self._ledger.open()
         self._leases = Leases(self._ledger, key, self._cluster)
         self._requests = Requests(self._ledger, key, self._commitment)
+        self._orders = Orders(self._ledger, self.key_hex)
         self._revocations = self._load_lists()
         installed = self._ledger.installed()
         self._current = self._load(installed) if installed else None
@@ -249,7 +257,24 @@ class Site:
             crl=self._revocations.number,
             issuer=terms.chain.issuer.name if terms else None,
             at=terms.at if terms else mark.time,
+            overdraft=self._leases.overdraft(terms) if terms else None,
+            borrowed=frozenset(node for node, until in self._ledger.borrowed().items() if until > mark.time),
+            resting=frozenset(self._ledger.resting()),
+            pinned=self._ledger.pinned(),
         )
+
+    def order(self, order: Order, now: int) -> Report:
+        """Do what an operator orders about seats.
+
+        Raises:
+            UsageError: it cannot be, or there is no licence.
+            StoreError: the ledger cannot be written; nothing was changed.
+        """
+        terms = self._terms(self._look(now), now)
+        if terms is None:
+            raise UsageError(f"no licence is in use here, so no seats can be ordered. {self._missing.detail}")
+        self._orders.do(order, terms)
+        return self.report(now)
 
     def lease(self, node: str, node_key: str, gpus: Sequence[str], node_seq: int, now: int) -> str | NoSeat | None:
         """The lease to hand to a node now; `None` when the one it has will do.

@@ -10,6 +10,7 @@ is running runs to its end, and everything else works in every stage.
     LIC-405  the evaluation or trial is over          LIC-414  this node cannot keep a lease on its disk
     LIC-406  the voucher's first days are over        LIC-420  no seat for a GPU of this job
     LIC-407  the stored licence is of no use here     LIC-421  grace: no new nodes, no further seats
+                                                      LIC-422  this node gave its seats back
     LIC-408  perpetual: this build is newer than it covers
     LIC-409  given back by this site                  LIC-430  revoked
     LIC-431  usage report overdue, grace runs         LIC-432  … and grace is over
@@ -150,6 +151,15 @@ def unusable(licence_id: str, problem: str) -> Standing:
 def released(licence_id: str, at: int) -> Standing:
     """This site gave the licence back."""
     return _held("LIC-409", f"The licence {licence_id} was given back by this site {when(at)}")
+
+
+def rested() -> Standing:
+    """This node gave its lease back."""
+    message = (
+        f"This node gave its seats back, so new jobs are held in the queue. {STILL_WORKS}. It gets seats again when it "
+        "is adopted, on the hub."
+    )
+    return Standing(stage=Stage.RESTRICTED, code="LIC-422", message=message, fix="stoker-license node adopt NODE")
 
 
 def revoked(problem: str) -> Standing:

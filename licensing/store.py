@@ -22,6 +22,7 @@ from sqlite_utils import Database, Migrations
 from licensing.clock import HighWater
 from licensing.errors import StoreError
 from licensing.seats import Hold, has_uuid
+from licensing.store_seats import SeatRows
 
 _high_water = msgspec.json.Decoder(HighWater)
 
@@ -67,6 +68,16 @@ def m002_exchange(db: Database) -> None:
         not_null={"at", "text"},
     )
     db.table("crl").create({"signer": str, "number": int, "text": str}, pk="signer", not_null={"number", "text"})
+
+
+@_migrations()
+def m003_seats(db: Database) -> None:
+    """What is beside plain counting: borrowed, overdrawn, taken back, resting, pinned."""
+    db.table("borrowed").create({"node": str, "since": int, "until": int}, pk="node", not_null={"since", "until"})
+    db.table("overdraft").create({"term": str, "since": int}, pk="term", not_null={"since"})
+    db.table("reclaimed").create({"n": int, "at": int, "node": str, "seats": int}, pk="n", not_null={"at", "seats"})
+    db.table("resting").create({"node": str, "since": int}, pk="node", not_null={"since"})
+    db.table("pinned").create({"gpu": str}, pk="gpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +130,7 @@ class Grant:
     content: bytes
 
 
-class Ledger:
+class Ledger(SeatRows):
     """The open file. Every method raises `StoreError` when SQLite cannot do what is asked."""
 
     def __init__(self, path: Path) -> None:
@@ -284,9 +295,10 @@ class Ledger:
         return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]
 
     def pull_in(self, beyond: int, until: int) -> list[Hold]:
-        """Let the seats that end later than `beyond` end at `until`; gives them as they are now."""
+        """Let the seats that end later than `beyond` end at `until`, but not borrowed ones; gives them."""
         rows = self._run(
-            'UPDATE hold SET "until" = ? WHERE unit = \'gpu\' AND "until" > ? RETURNING subject, node, since, "until"',
+            'UPDATE hold SET "until" = ? WHERE unit = \'gpu\' AND "until" > ? '
+            'AND node NOT IN (SELECT node FROM borrowed) RETURNING subject, node, since, "until"',
             (until, beyond),
         )
         return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]

@@ -354,6 +354,9 @@ def _excess_of_lease(lease: Lease, licence: Licence, site: str) -> str | None:
         return "was signed before its licence was activated"
     if len(set(lease.gpus)) != len(lease.gpus):
         return "names a GPU twice"
-    if len(lease.gpus) > licence.seats:
+    longest = plans.BORROW_S if lease.borrowed else licence.lease_s
+    if lease.exp - lease.iat > longest:
+        return f"runs for {lease.exp - lease.iat} s, and may for {longest} s"
+    if len(lease.gpus) > licence.seats + plans.overdraft(licence):
         return f"covers {len(lease.gpus)} GPUs, and its licence {licence.id} has {licence.seats} seats"
     return None

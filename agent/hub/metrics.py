@@ -44,6 +44,7 @@ def _nodes(statuses: Sequence[NodeStatus]) -> Iterator[str]:
 
 def _licence(licence: Licence) -> Iterator[str]:
     counts = {"total": licence.seats_total, "used": licence.seats_used}
+    counts |= {"borrowed": licence.seats_borrowed, "overdraft": licence.seats_overdraft}
     seats = [({"unit": "gpu", "state": state}, count) for state, count in counts.items()]
     yield from gauge("lic_seats", "Seats of the licence.", seats)
     stages = [({"stage": stage.value}, int(licence.stage is stage)) for stage in LicenceStage]

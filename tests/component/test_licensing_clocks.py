@@ -125,7 +125,7 @@ def test_meanwhile_new_jobs_start(place: Place, machines: list[int]) -> None:
 
 
 def test_a_wrong_clock_at_the_hub_frees_nobodys_seat(tmp_path: Path) -> None:
-    place = Place(tmp_path, nodes=2, seats=1)
+    place = Place(tmp_path, nodes=2, seats=1, plan="trial")
     place.renew()
     assert [hold.node for hold in place.site.report(place.now).holds] == ["n1"]
     place.ahead[0] = 60 * DAY
@@ -148,7 +148,7 @@ def test_after_days_without_power_jobs_start_at_once(place: Place, off_days: int
 
 def test_a_machine_that_starts_with_a_wrong_clock_recovers(tmp_path: Path) -> None:
     """The clock chip is 60 days ahead until the network corrects it; a node that was there then never comes back."""
-    place = Place(tmp_path, nodes=2, seats=1)
+    place = Place(tmp_path, nodes=2, seats=1, plan="trial")
     place.renew()
     place.ahead = [60 * DAY] * 3
     place.reboot(HOUR)

@@ -1,0 +1,64 @@
+"""What a buyer orders about seats: verbs of `stoker-license` that the hub carries out at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, Protocol
+
+from licensing.errors import UsageError
+
+VERBS = ("borrow", "node", "pin")
+
+
+class Hub(Protocol):
+    """The hub, as far as these verbs need it. Raises `LicenceError`."""
+
+    def order(
+        self, verb: str, subject: str, *, days: int = 0, force: bool = False, config: Path | None = None
+    ) -> dict[str, Any]:
+        """Do something about a node's seats or a GPU's; gives the licence as it stands then."""
+
+
+def add_verbs(verbs: Any) -> list[argparse.ArgumentParser]:
+    """Hang these verbs under `stoker-license`; gives the parsers that take `--json`."""
+    borrow = verbs.add_parser("borrow", help="let a node keep its seats for days, away from the hub")
+    borrow.add_argument("node", metavar="NODE")
+    borrow.add_argument("days", metavar="DAYS", type=int, help="1 to 30")
+    node = verbs.add_parser("node", help="what a node is to the licence")
+    adopt = node.add_subparsers(dest="node_verb", required=True, metavar="VERB").add_parser(
+        "adopt", help="give seats again to a node that gave them back"
+    )
+    adopt.add_argument("node", metavar="NODE")
+    pin = verbs.add_parser("pin", help="a GPU that gets a seat before the others of its node where seats are short")
+    pin.add_argument("gpu", metavar="UUID")
+    pin.add_argument("--off", action="store_true", help="as the others again")
+    for each in (borrow, adopt, pin):
+        each.add_argument("--json", action="store_true", help="print the licence as it stands then")
+    return [borrow, adopt, pin]
+
+
+def run(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
+    """Have the hub do it; gives the licence as it stands then, and what was done in words.
+
+    Raises:
+        LicenceError: refused; nothing was changed.
+    """
+    if args.verb == "borrow":
+        done = hub.order("borrow", args.node, days=args.days, config=args.config)
+        return done, f"{args.node} has its seats for {args.days} days, once it heard so from the hub"
+    if args.verb == "node":
+        return hub.order("adopt", args.node, config=args.config), f"{args.node} gets seats again"
+    if args.verb == "pin":
+        done = hub.order("unpin" if args.off else "pin", args.gpu, config=args.config)
+        return done, f"{args.gpu} is {'as the others again' if args.off else 'first where seats are short'}"
+    return _release(args, hub)
+
+
+def _release(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
+    if args.out is not None:
+        raise UsageError("-o writes the proof that a whole licence was given back; a node's release writes no file")
+    done = hub.order("release", args.node, force=args.force, config=args.config)
+    if args.force:
+        return done, f"the seats of {args.node} are free; its old lease may still run until it ends"
+    return done, f"{args.node} gave its seats back; seats again: stoker-license node adopt {args.node}"
