@@ -191,6 +191,15 @@ class HubLicence:
         with _translated():
             return _wire(self._site.order(_order(verb, subject, days, release), now))
 
+    def confirm_clock(self, now: int, *, sure: bool) -> Licence:
+        """Take the wall clock for right, on an operator's word.
+
+        Raises:
+            ApiError: it is behind what is known, or the word is missing; nothing was changed.
+        """
+        with _translated():
+            return _wire(self._site.confirm_clock(now, sure=sure))
+
     def status(self, now: int) -> Licence:
         """The licence line and who holds the seats.
 
@@ -290,6 +299,7 @@ def _wire(report: Report) -> Licence:
         ),
         crl=report.crl,
         at=report.at,
+        confirmed_at=report.confirmed_at,
         seats_borrowed=sum(1 for hold in report.holds if hold.node in report.borrowed),
         **_overdraft(report),
         resting=tuple(sorted(report.resting)),

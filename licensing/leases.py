@@ -120,6 +120,8 @@ class Leases:
             return True
         if (lease.licence, lease.rev, lease.report_by) != (terms.licence.id, terms.licence.rev, terms.report_by):
             return True
+        if lease.resets != self._ledger.clock_resets():
+            return True
         if self._share(ask, terms) != lease.gpus or self._is_unheld(lease, terms):
             return True
         until, borrowed = self._until(ask.node, terms)
@@ -229,6 +231,7 @@ class Leases:
             epoch=_EPOCH,
             seq=seq,
             prev=hashlib.sha256(last.content).hexdigest() if last else "",
+            resets=self._ledger.clock_resets(),
             borrowed=borrowed,
         )
 

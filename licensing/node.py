@@ -208,9 +208,12 @@ class NodeLease:
     def _refuse_untimely(self, chain: verify.LeaseChain, now: int) -> None:
         """The vendor's signed time counts before the comparison: hub and node then start from the same moment.
 
-        A hub whose clock was ahead for a minute may date its leases up to `JUMP_S` ahead from then on.
+        A hub whose time was set right is right. One whose clock was ahead for a minute may date its leases up to
+        `JUMP_S` ahead from then on.
         """
         lease = chain.lease
+        if lease.resets > self._memory.resets:
+            return
         at = max(self._memory.look(now), chain.licence.iat)
         if lease.iat > at + JUMP_S:
             raise ClockError(

@@ -1,4 +1,4 @@
-"""What a buyer orders about seats: verbs of `stoker-license` that the hub carries out at once."""
+"""What a buyer orders about seats and time: verbs of `stoker-license` that the hub carries out at once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from licensing.errors import UsageError
+from licensing.stage import when
 
-VERBS = ("borrow", "node", "pin")
+VERBS = ("borrow", "clock", "node", "pin")
 
 
 class Hub(Protocol):
@@ -33,9 +34,17 @@ def add_verbs(verbs: Any) -> list[argparse.ArgumentParser]:
     pin = verbs.add_parser("pin", help="a GPU that gets a seat before the others of its node where seats are short")
     pin.add_argument("gpu", metavar="UUID")
     pin.add_argument("--off", action="store_true", help="as the others again")
-    for each in (borrow, adopt, pin):
+    confirm = (
+        verbs.add_parser("clock", help="the hub's clock")
+        .add_subparsers(dest="clock_verb", required=True, metavar="VERB")
+        .add_parser("confirm", help="the hub's clock is right, though it jumped: on your word, here and on each node")
+    )
+    confirm.add_argument(
+        "--yes", action="store_true", help="there is no way back but the vendor's answer: that is meant"
+    )
+    for each in (borrow, adopt, pin, confirm):
         each.add_argument("--json", action="store_true", help="print the licence as it stands then")
-    return [borrow, adopt, pin]
+    return [borrow, adopt, pin, confirm]
 
 
 def run(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
@@ -47,6 +56,9 @@ def run(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
     if args.verb == "borrow":
         done = hub.order("borrow", args.node, days=args.days, config=args.config)
         return done, f"{args.node} has its seats for {args.days} days, once it heard so from the hub"
+    if args.verb == "clock":
+        done = hub.order("clock-confirm", "", force=args.yes, config=args.config)
+        return done, f"it is {when(done['at'])}, on your word; each node hears of it with its next lease"
     if args.verb == "node":
         return hub.order("adopt", args.node, config=args.config), f"{args.node} gets seats again"
     if args.verb == "pin":

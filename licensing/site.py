@@ -59,6 +59,8 @@ class Report:
     issuer: str | None = None
     at: int = 0
     """The time that all of it is told by."""
+    confirmed_at: int = 0
+    """The time without what the clock says beyond it."""
     overdraft: Overdraft | None = None
     borrowed: frozenset[str] = frozenset()
     """Nodes that borrowed their seats."""
@@ -159,7 +161,11 @@ class Site:
         for each in revocation.lists_in(text, self._roots):
             lists = lists.with_list(each)
         self._look(now)
-        mark = clock.trust(self._advance(now), licence.iat, now)
+        before = self._advance(now)
+        proven = self._proven(licence, before, now)
+        if proven is not None:
+            before = clock.put_back(before, proven)
+        mark = clock.trust(before, licence.iat, now)
         at = clock.believed(mark, now)
         known = self._ledger.known(licence.id)
         self._refuse_elsewhere(licence)
@@ -172,7 +178,7 @@ class Site:
         new = Installed(id=licence.id, rev=licence.rev, text=chain.text, activated_at=mark.time, doubted=doubted)
         if not doubted:
             new = replace(new, activated_at=at)
-        self._install(new, licence, lists, mark)
+        self._install(new, licence, lists, mark, was=self._advance(now).time if proven is not None else None)
         log.info("licence=%s rev=%d activated seats=%d", licence.id, licence.rev, licence.seats)
         return self.report(now)
 
@@ -257,6 +263,7 @@ class Site:
             crl=self._revocations.number,
             issuer=terms.chain.issuer.name if terms else None,
             at=terms.at if terms else mark.time,
+            confirmed_at=mark.time,
             overdraft=self._leases.overdraft(terms) if terms else None,
             borrowed=frozenset(node for node, until in self._ledger.borrowed().items() if until > mark.time),
             resting=frozenset(self._ledger.resting()),
@@ -320,8 +327,55 @@ class Site:
             )
         raise ExpiredError(f"the licence {licence.id} ended {ended}; ask for a renewal")
 
-    def _install(self, installed: Installed, licence: Licence, lists: Revocations, mark: clock.HighWater) -> None:
+    def _proven(self, licence: Licence, mark: clock.HighWater, now: int) -> int | None:
+        """The time, where an answer to a request of here proves that what is known is too far ahead."""
+        asked = self._ledger.request(licence.request) if licence.request is not None else None
+        if asked is None or asked.answer or self._mark is None:
+            return None
+        return clock.proven(mark, now, asked=asked.made_at, at=clock.believed(mark, now), signed=licence.iat)
+
+    def confirm_clock(self, now: int, *, sure: bool) -> Report:
+        """Take the wall clock for right, on an operator's word: here at once, on each node with its next lease.
+
+        Raises:
+            UsageError: nothing is kept yet, it is behind what is known, or the word is missing.
+            StoreError: it cannot be written; nothing was changed.
+        """
+        before = self._look(now)
+        if self._mark is None:
+            raise UsageError("without a licence no time is kept, so there is none to confirm")
+        if before.time - now > clock.SKEW_S:
+            raise UsageError(
+                f"the clock says {stage.when(now)}, and it is at least {stage.when(before.time)} by what was signed "
+                "and seen; time does not run back. Set the clock; if it is right, the answer to a request made now "
+                "sets time back: stoker-license export-request"
+            )
+        if not sure:
+            raise UsageError(
+                f"the clock says {stage.when(now)}, and by the uptime it is {stage.when(before.time)}; only the "
+                "vendor's answer leads back from a later time. If it is right: stoker-license clock confirm --yes"
+            )
+        mark = clock.confirm(before, now)
         with self._ledger.transaction():
+            if self._current is not None and self._current.installed.doubted:
+                self._ledger.settle(clock.jump(before, mark, self._uptime()), right=True)
+            self._ledger.count_reset()
+            self._ledger.audit(mark.time, "clock_confirmed", self.key_hex[:16], was=before.time)
+            self._ledger.put_clock(mark)
+        self._mark = self._written = mark
+        self._reload()
+        log.warning("time confirmed: %d, it was %d", mark.time, before.time)
+        return self.report(now)
+
+    def _install(
+        self, installed: Installed, licence: Licence, lists: Revocations, mark: clock.HighWater, was: int | None
+    ) -> None:
+        """`was` is the time before, where the answer sets it back."""
+        with self._ledger.transaction():
+            if was is not None:
+                self._ledger.count_reset()
+                self._ledger.audit(mark.time, "clock_reset", licence.id, was=was, request=licence.request)
+                log.warning("licence=%s sets time back: %d, it was %d", licence.id, mark.time, was)
             self._ledger.put_licence(installed)
             if licence.request is not None:
                 self._ledger.answer_request(licence.request, licence.id)

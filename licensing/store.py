@@ -330,6 +330,16 @@ class Ledger(SeatRows):
             "INSERT OR REPLACE INTO meta (name, value) VALUES ('clock', ?)", (msgspec.json.encode(mark).decode(),)
         )
 
+    def clock_resets(self) -> int:
+        """How often the time was set right by hand or by the vendor."""
+        row = self._one("SELECT value FROM meta WHERE name = 'clock_resets'")
+        return int(row[0]) if row else 0
+
+    def count_reset(self) -> None:
+        """It was set right."""
+        count = str(self.clock_resets() + 1)
+        self._run("INSERT OR REPLACE INTO meta (name, value) VALUES ('clock_resets', ?)", (count,))
+
     def audit(self, at: int, event: str, subject: str, **detail: object) -> None:
         """Record what this transaction does; belongs inside `transaction()`."""
         last = self._one("SELECT n, hash FROM audit ORDER BY n DESC LIMIT 1") or (0, _GENESIS)

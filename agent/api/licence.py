@@ -91,6 +91,8 @@ class Licence(Wire, frozen=True, kw_only=True):
     """Nodes that gave their seats back, and get none until they are adopted."""
     pinned: tuple[str, ...] = ()
     """UUIDs of GPUs that get a seat before others of their node."""
+    confirmed_at: int | None = None
+    """The same without what the hub's clock says beyond what uptime explains."""
     development_roots: bool = False
     """This build trusts development keys, under which anybody can sign; shown so that nobody ships it."""
 
@@ -119,13 +121,13 @@ class LicenceOrder(Wire, frozen=True, kw_only=True):
     """What `POST /v1/licence/order` takes: what an operator orders about seats."""
 
     order: str
-    """borrow, release, adopt, pin or unpin."""
-    subject: str
+    """borrow, release, adopt, pin, unpin or clock-confirm."""
+    subject: str = ""
     """A node's name, or a GPU's UUID."""
     days: int = 0
     """For how long a node borrows."""
     force: bool = False
-    """For a release: the node can say nothing any more."""
+    """For a release: the node can say nothing any more. For the clock: it is certainly right."""
 
 
 class LicenceFile(Wire, frozen=True, kw_only=True):

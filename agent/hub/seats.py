@@ -115,6 +115,8 @@ class Seats:
         """
         if order.order == "release":
             done = await (self._reclaim(order.subject) if order.force else self._take_back(order.subject))
+        elif order.order == "clock-confirm":
+            done = await self._in_thread(lambda hub: hub.confirm_clock(int(time.time()), sure=order.force))
         else:
             done = await self._do(order.order, order.subject, days=order.days)
         self._publish(("licence",), LicenceUpdate(licence=done))

@@ -47,6 +47,8 @@ class LocalHub:
         self, verb: str, subject: str, *, days: int = 0, force: bool = False, config: Path | None = None
     ) -> dict[str, Any]:
         with as_licence_errors():
+            if verb == "clock-confirm":
+                return plain(self.state.confirm_clock(self.now, sure=force))
             what = "reclaim" if force else verb
             return plain(self.state.order(what, subject, self.now, days=days))
 
@@ -336,7 +338,9 @@ def test_seats_are_borrowed_released_pinned_and_shown(hub: LocalHub, capsys: pyt
     assert "seats      11 of 10 GPUs, 1 of them overdrawn until 2027-02-14 08:00 UTC, 2 borrowed\n" in shown
     assert "n1: 2, borrowed until 2027-01-22 08:00 UTC\n" in shown
     metrics = of_licence(hub.state.status(hub.now))
-    assert 'lic_seats{state="borrowed",unit="gpu"} 2' in metrics.replace('unit="gpu",state="borrowed"', 'state="borrowed",unit="gpu"')
+    assert 'lic_seats{state="borrowed",unit="gpu"} 2' in metrics.replace(
+        'unit="gpu",state="borrowed"', 'state="borrowed",unit="gpu"'
+    )
     assert cli.main(["doctor"], hub) == 3
     assert "warn seats     11 of 10 GPUs are held; the overdraft is until 2027-02-14" in capsys.readouterr().out
 
@@ -363,3 +367,28 @@ def test_orders_that_cannot_be_say_why(
     assert cli.main(argv, hub) == code
     assert words in capsys.readouterr().err
     assert hub.licence() == before
+
+
+# --- the clock ---
+
+
+def test_doctor_tells_of_a_clock_that_jumped_and_it_is_confirmed(
+    hub: LocalHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"])))
+    hub.now = NOW + 60 * DAY
+    monkeypatch.setattr("licensing.buyer_cli.time.time", lambda: hub.now)
+    hub.boot.boot_id, hub.boot.seconds = "boot-2", 5
+    assert cli.main(["doctor"], hub) == 3
+    said = capsys.readouterr().out
+    assert "warn clock     says 2027-03-16 08:00 UTC, and uptime explains no more than 2027-01-15 08:00 UTC" in said
+    assert "stoker-license clock confirm --yes" in said
+    assert cli.main(["clock", "confirm"], hub) == 64
+    assert "If it is right: stoker-license clock confirm --yes" in capsys.readouterr().err
+    assert cli.main(["clock", "confirm", "--yes"], hub) == 0
+    assert "it is 2027-03-16 08:00 UTC, on your word" in capsys.readouterr().out
+    hub.now = NOW
+    assert cli.main(["doctor"], hub) == 3
+    assert "the answer to a request made now sets time back: stoker-license export-request" in capsys.readouterr().out
+    assert cli.main(["clock", "confirm", "--yes"], hub) == 64
+    assert "time does not run back" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ class House:
         self.hub.activate(file(self.terms), NOW)
         self.nodes: dict[str, NodeGate] = {}
 
-    def offer(self, name: str, *gpus: str) -> frozenset[str] | NoSeat:
+    def offer(self, name: str, *gpus: str) -> AbstractSet[str] | NoSeat:
         """The hub offers a node its lease; what the node may start on then."""
         node = self.nodes.setdefault(name, NodeGate(self.folder / name, ROOTS, self.boot))
         token = self.hub.lease(name, node.key_hex, gpus, node.lease_reply(self.now).seq, self.now)
