@@ -300,6 +300,7 @@ def _wire(report: Report) -> Licence:
         crl=report.crl,
         at=report.at,
         confirmed_at=report.confirmed_at,
+        epoch=report.epoch,
         seats_borrowed=sum(1 for hold in report.holds if hold.node in report.borrowed),
         **_overdraft(report),
         resting=tuple(sorted(report.resting)),

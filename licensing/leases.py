@@ -17,14 +17,12 @@ from licensing import armour, keys, plans, stage, verify
 from licensing.clock import SKEW_S, HighWater
 from licensing.document import MAX_LEASE_S, Lease, Licence, decode, encode, sign_content
 from licensing.seats import NoSeat, share
-from licensing.stage import Stage, Standing
+from licensing.stage import EMERGENCY_CODE, Stage, Standing
 from licensing.store import Grant, Ledger
 
 log = logging.getLogger(__name__)
 
 RENEW_S = 8 * 3600
-_EPOCH = 1
-"""Which hub of this site speaks; a standby that takes over will speak with a higher one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +51,8 @@ class Terms:
     """Its `time` is confirmed, and what seats are counted and freed by; stored with each grant."""
     report_by: int | None = None
     """What the last receipt said."""
+    extended_until: int | None = None
+    """Until when the emergency hours of this term run."""
 
     @property
     def licence(self) -> Licence:
@@ -67,7 +67,8 @@ class Terms:
     @property
     def ends_at(self) -> int:
         """When new jobs stop starting under it."""
-        return stage.ends(self.licence, self.activated_at, report_by=self.report_by).restricted_at
+        end = stage.ends(self.licence, self.activated_at, report_by=self.report_by).restricted_at
+        return max(end, self.extended_until or 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,9 +119,10 @@ class Leases:
         lease = decode(Lease, last.content)
         if ask.seq > last.seq or ask.gpus != last.wanted:
             return True
-        if (lease.licence, lease.rev, lease.report_by) != (terms.licence.id, terms.licence.rev, terms.report_by):
+        then = (lease.licence, lease.rev, lease.report_by, lease.extended_until)
+        if then != (terms.licence.id, terms.licence.rev, terms.report_by, terms.extended_until):
             return True
-        if lease.resets != self._ledger.clock_resets():
+        if (lease.resets, lease.epoch) != (self._ledger.clock_resets(), self._ledger.epoch()):
             return True
         if self._share(ask, terms) != lease.gpus or self._is_unheld(lease, terms):
             return True
@@ -137,7 +139,7 @@ class Leases:
         seats = plans.overdraft(terms.licence)
         if seats == 0:
             return None
-        since = self._ledger.overdraft_since(_term(terms.licence))
+        since = self._ledger.overdraft_since(term_of(terms.licence))
         over = since is not None and terms.mark.time >= since + plans.OVERDRAFT_S
         return Overdraft(seats=seats, since=since, over=over)
 
@@ -147,7 +149,8 @@ class Leases:
         if ask.node in self._ledger.borrowed():
             mine = {hold.gpu for hold in holds if hold.node == ask.node}
             wanted = tuple(gpu for gpu in wanted if gpu in mine)
-        may_grow = terms.standing.stage is not Stage.GRACE
+        # What was held ended with the licence; the emergency hours are for what was there.
+        may_grow = terms.standing.stage is not Stage.GRACE or terms.standing.code == EMERGENCY_CODE
         beyond = self.overdraft(terms)
         return share(
             wanted,
@@ -175,7 +178,7 @@ class Leases:
         if beyond is None or beyond.since is not None or held <= terms.licence.seats:
             return
         at, until = terms.mark.time, terms.mark.time + plans.OVERDRAFT_S
-        self._ledger.put_overdraft(_term(terms.licence), at)
+        self._ledger.put_overdraft(term_of(terms.licence), at)
         self._ledger.audit(
             terms.at, "overdraft", terms.licence.id, seats=held, of=terms.licence.seats, since=at, until=until
         )
@@ -213,10 +216,10 @@ class Leases:
         known = last.seq if last else 0
         if ask.seq > known:
             self._ledger.audit(terms.at, "restored", ask.node, node_seq=ask.seq, ledger_seq=known)
-        seq = max(ask.seq, known) + 1
+        seq, epoch = max(ask.seq, known) + 1, self._ledger.epoch()
         until, borrowed = self._until(ask.node, terms)
         return Lease(
-            id=f"lease-{ask.node}-{_EPOCH}-{seq}",
+            id=f"lease-{ask.node}-{epoch}-{seq}",
             iat=terms.at,
             exp=until,
             cluster=self._cluster,
@@ -228,9 +231,10 @@ class Leases:
             activated_at=terms.activated_at,
             gpus=gpus,
             report_by=terms.report_by,
-            epoch=_EPOCH,
+            epoch=epoch,
             seq=seq,
             prev=hashlib.sha256(last.content).hexdigest() if last else "",
+            extended_until=terms.extended_until,
             resets=self._ledger.clock_resets(),
             borrowed=borrowed,
         )
@@ -240,7 +244,7 @@ class Leases:
         return armour.LINK.join((terms.chain.text, sign_content(self._key, Lease, grant.content)))
 
 
-def _term(licence: Licence) -> str:
+def term_of(licence: Licence) -> str:
     """Names the term of a licence: amending it leaves the term, renewing it begins another."""
     return f"{licence.id} {licence.exp}"
 

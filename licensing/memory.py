@@ -28,6 +28,8 @@ class _State(msgspec.Struct, frozen=True, kw_only=True):
     first_start: Moment | None = None
     vouchers: dict[str, Moment] = {}
     """When this node first saw each voucher: its days count from then, whatever a new hub says."""
+    epoch: int = 0
+    """The highest of the hubs that leased to this node."""
     resets: int = 0
     """How often the hub's time was set right, as the last lease told."""
     doubted: dict[str, Moment] = {}
@@ -54,6 +56,11 @@ class Memory:
         self._problem: str | None = None
         self._failed_at = 0
         """Uptime of the last failed write, while there is a problem."""
+
+    @property
+    def epoch(self) -> int:
+        """The highest of the hubs that leased to this node: an older one is heard no more."""
+        return self._state.epoch
 
     @property
     def resets(self) -> int:
@@ -115,6 +122,7 @@ class Memory:
                 if clock.is_doubtful(certain, now):
                     state = _replace(state, doubted={**state.doubted, licence.id: certain})
             state = _replace(state, clock=clock.lift(mark, lease.iat), resets=max(state.resets, lease.resets))
+            state = _replace(state, epoch=max(state.epoch, lease.epoch))
             self._write(state)
             with self._guard:
                 self._state = state

@@ -196,6 +196,11 @@ class NodeLease:
         log.info("lease=%s accepted gpus=%d until=%d", chain.lease.id, len(chain.lease.gpus), chain.lease.exp)
 
     def _refuse_old(self, chain: verify.LeaseChain) -> None:
+        if chain.lease.epoch < self._memory.epoch:
+            raise ReplayError(
+                f"the lease {chain.lease.id} is of epoch {chain.lease.epoch}, and this node had one of epoch "
+                f"{self._memory.epoch}: a standby took over. Stop the hub that signed it"
+            )
         if self._held is None:
             return
         held, offered = self._held.lease, chain.lease

@@ -15,7 +15,7 @@ from licensing import plans, verify
 from licensing.document import Lease, decode
 from licensing.errors import OtherSiteError, ReplayError, UsageError
 from licensing.exchange import Release
-from licensing.leases import Terms
+from licensing.leases import Terms, term_of
 from licensing.plans import DAY_S
 from licensing.seats import has_uuid
 from licensing.stage import Stage, when
@@ -33,6 +33,8 @@ class Verb(StrEnum):
     RECLAIM = "reclaim"
     ADOPT = "adopt"
     PIN = "pin"
+    EXTEND = "extend"
+    PROMOTE = "promote"
     UNPIN = "unpin"
 
 
@@ -41,7 +43,7 @@ class Order:
     """One order about the seats of a node, or about a GPU."""
 
     verb: Verb
-    subject: str
+    subject: str = ""
     """A node's name, or a GPU's UUID."""
     days: int = 0
     """For how long it borrows."""
@@ -73,6 +75,10 @@ class Orders:
                 self.reclaim(order.subject, terms)
             case Verb.ADOPT:
                 self.adopt(order.subject, terms)
+            case Verb.EXTEND:
+                self.extend(terms)
+            case Verb.PROMOTE:
+                self.promote(terms)
             case Verb.PIN | Verb.UNPIN:
                 self.pin(order.subject, terms, on=order.verb is Verb.PIN)
 
@@ -169,6 +175,41 @@ class Orders:
         with self._ledger.transaction():
             self._ledger.drop_resting(node)
             self._ledger.audit(terms.at, "adopted", node)
+
+    def extend(self, terms: Terms) -> None:
+        """Let new jobs start for 72 h more after everything is over, once a term.
+
+        Raises:
+            UsageError: new jobs start as it is, the hours were taken before, or they would not help.
+        """
+        licence, standing, term = terms.licence, terms.standing, term_of(terms.licence)
+        taken = self._ledger.extended_until(term)
+        if taken is not None:
+            raise UsageError(
+                f"the licence {licence.id} had its emergency hours in this term, until {when(taken)}; ask your vendor "
+                "for a renewal: stoker-license export-request"
+            )
+        if standing.stage is Stage.PERPETUAL:
+            raise UsageError(
+                "this build is newer than the licence covers, which hours do not change; install an older one"
+            )
+        if standing.stage is not Stage.RESTRICTED:
+            raise UsageError(f"new jobs start in {standing.stage}; take the emergency hours when they are held")
+        if licence.plan in (plans.Plan.TRIAL, plans.Plan.EVALUATION):
+            raise UsageError(f"{licence.id} is for trying, and has no emergency hours; buy a licence")
+        until = terms.at + plans.EMERGENCY_S
+        with self._ledger.transaction():
+            self._ledger.put_extended(term, terms.at, until)
+            self._ledger.audit(terms.at, "emergency", licence.id, until=until, code=standing.code)
+        log.warning("licence=%s emergency hours until=%d", licence.id, until)
+
+    def promote(self, terms: Terms) -> None:
+        """Speak with a higher epoch than the hub whose state this was: nodes take nothing of that one any more."""
+        epoch = self._ledger.epoch() + 1
+        with self._ledger.transaction():
+            self._ledger.put_epoch(epoch)
+            self._ledger.audit(terms.at, "epoch", self._site_key[:16], epoch=epoch)
+        log.warning("this hub speaks with epoch %d from now on", epoch)
 
     def pin(self, gpu: str, terms: Terms, *, on: bool) -> None:
         """Let a GPU have a seat before the others of its node where seats are short. Twice is once.

@@ -26,6 +26,8 @@ REPORT_DUE_S = 35 * DAY_S
 """How long after the end of a period its usage report must be acknowledged."""
 REPORT_GRACE_S = 30 * DAY_S
 PREPAID_GRACE_PERCENT = 10
+EMERGENCY_S = 72 * 3600
+"""How long new jobs start once more after everything is over, once a term, on the site's own word."""
 OVERDRAFT_PERCENT = 10
 OVERDRAFT_S = 30 * DAY_S
 """How long seats beyond the licence's are given, once a term."""

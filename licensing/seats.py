@@ -52,7 +52,7 @@ def share(
         node: who asks.
         seats: what the licence allows for the whole site.
         may_grow: whether GPUs without a seat may get one; not in GRACE.
-        pinned: GPUs that come before the others of their node.
+        pinned: GPUs that come before the others of their node: to keep their seat, and to get one; they take none away.
     """
     holder = {hold.gpu: hold for hold in holds}
     asked = tuple(dict.fromkeys(wanted))
@@ -60,7 +60,7 @@ def share(
     mine = [gpu for gpu in asked if gpu in holder and holder[gpu].node == node]
     moved = [gpu for gpu in asked if gpu in holder and holder[gpu].node != node]  # changes hands, costs no seat
     fresh = [gpu for gpu in asked if gpu not in holder] if may_grow else []
-    ranked = [*sorted(mine, key=lambda gpu: holder[gpu].since), *fresh]
-    paid = sorted(ranked, key=lambda gpu: gpu not in pinned)[: max(0, seats - elsewhere)]
+    kept = sorted(mine, key=lambda gpu: (gpu not in pinned, holder[gpu].since))
+    paid = [*kept, *sorted(fresh, key=lambda gpu: gpu not in pinned)][: max(0, seats - elsewhere)]
     chosen = set([*moved, *paid][:seats])
     return tuple(gpu for gpu in asked if gpu in chosen)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from licensing.errors import UsageError
 from licensing.stage import when
 
-VERBS = ("borrow", "clock", "node", "pin")
+VERBS = ("borrow", "clock", "extend", "node", "pin", "standby")
 
 
 class Hub(Protocol):
@@ -42,9 +42,16 @@ def add_verbs(verbs: Any) -> list[argparse.ArgumentParser]:
     confirm.add_argument(
         "--yes", action="store_true", help="there is no way back but the vendor's answer: that is meant"
     )
-    for each in (borrow, adopt, pin, confirm):
+    extend = verbs.add_parser("extend", help="let new jobs start for 72 h more, once a term, when all is over")
+    extend.add_argument("--emergency", action="store_true", required=True, help="it is reported with the next usage")
+    promote = (
+        verbs.add_parser("standby", help="a second hub that took over this site's state")
+        .add_subparsers(dest="standby_verb", required=True, metavar="VERB")
+        .add_parser("promote", help="this hub leads from now on: nodes take nothing of the one before it any more")
+    )
+    for each in (borrow, adopt, pin, confirm, extend, promote):
         each.add_argument("--json", action="store_true", help="print the licence as it stands then")
-    return [borrow, adopt, pin, confirm]
+    return [borrow, adopt, pin, confirm, extend, promote]
 
 
 def run(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
@@ -59,6 +66,12 @@ def run(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
     if args.verb == "clock":
         done = hub.order("clock-confirm", "", force=args.yes, config=args.config)
         return done, f"it is {when(done['at'])}, on your word; each node hears of it with its next lease"
+    if args.verb == "extend":
+        done = hub.order("extend", "", config=args.config)
+        return done, f"new jobs start until {when(done['restricted_at'])}, once in this term"
+    if args.verb == "standby":
+        done = hub.order("promote", "", config=args.config)
+        return done, f"this hub leads with epoch {done['epoch']}; stop the one before it"
     if args.verb == "node":
         return hub.order("adopt", args.node, config=args.config), f"{args.node} gets seats again"
     if args.verb == "pin":

@@ -27,7 +27,7 @@ from licensing.errors import (
     UsageError,
 )
 from licensing.exchange import Want
-from licensing.leases import Ask, Leases, Overdraft, Terms
+from licensing.leases import Ask, Leases, Overdraft, Terms, term_of
 from licensing.orders import Order, Orders
 from licensing.requests import Commitment, Outgoing, Requests
 from licensing.revocation import Revocations
@@ -59,6 +59,7 @@ class Report:
     issuer: str | None = None
     at: int = 0
     """The time that all of it is told by."""
+    epoch: int = 1
     confirmed_at: int = 0
     """The time without what the clock says beyond it."""
     overdraft: Overdraft | None = None
@@ -264,6 +265,7 @@ class Site:
             issuer=terms.chain.issuer.name if terms else None,
             at=terms.at if terms else mark.time,
             confirmed_at=mark.time,
+            epoch=self._ledger.epoch(),
             overdraft=self._leases.overdraft(terms) if terms else None,
             borrowed=frozenset(node for node, until in self._ledger.borrowed().items() if until > mark.time),
             resting=frozenset(self._ledger.resting()),
@@ -450,7 +452,8 @@ class Site:
         chain, installed = self._current.chain, self._current.installed
         at = clock.believed(mark, now)
         activated_at = _since(installed, mark, at)
-        standing = stage.of_licence(chain.licence, activated_at, at, self._facts(installed.id, installed))
+        facts = replace(self._facts(installed.id, installed), extended_until=self._extended(chain.licence, at))
+        standing = stage.of_licence(chain.licence, activated_at, at, facts)
         self._say_notice(standing)
         return Terms(
             chain=chain,
@@ -459,7 +462,12 @@ class Site:
             at=at,
             mark=mark,
             report_by=installed.report_by or None,
+            extended_until=self._extended(chain.licence, at),
         )
+
+    def _extended(self, licence: Licence, at: int) -> int | None:
+        until = self._ledger.extended_until(term_of(licence))
+        return until if until is not None and until > at else None
 
     def _facts(self, licence_id: str, known: Installed | None) -> Facts:
         return Facts(

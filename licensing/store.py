@@ -78,6 +78,7 @@ def m003_seats(db: Database) -> None:
     db.table("reclaimed").create({"n": int, "at": int, "node": str, "seats": int}, pk="n", not_null={"at", "seats"})
     db.table("resting").create({"node": str, "since": int}, pk="node", not_null={"since"})
     db.table("pinned").create({"gpu": str}, pk="gpu")
+    db.table("emergency").create({"term": str, "since": int, "until": int}, pk="term", not_null={"since", "until"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +330,15 @@ class Ledger(SeatRows):
         self._run(
             "INSERT OR REPLACE INTO meta (name, value) VALUES ('clock', ?)", (msgspec.json.encode(mark).decode(),)
         )
+
+    def epoch(self) -> int:
+        """Which hub of this site speaks: a standby that took over speaks with a higher one."""
+        row = self._one("SELECT value FROM meta WHERE name = 'epoch'")
+        return int(row[0]) if row else 1
+
+    def put_epoch(self, epoch: int) -> None:
+        """This hub speaks with it from now on."""
+        self._run("INSERT OR REPLACE INTO meta (name, value) VALUES ('epoch', ?)", (str(epoch),))
 
     def clock_resets(self) -> int:
         """How often the time was set right by hand or by the vendor."""

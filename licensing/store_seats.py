@@ -41,6 +41,15 @@ class SeatRows:
         """It begins; once a term."""
         self._run("INSERT INTO overdraft (term, since) VALUES (?, ?)", (term, since))
 
+    def extended_until(self, term: str) -> int | None:
+        """Until when the emergency hours of a term run, or ran."""
+        rows = self._run('SELECT "until" FROM emergency WHERE term = ?', (term,))
+        return int(rows[0][0]) if rows else None
+
+    def put_extended(self, term: str, since: int, until: int) -> None:
+        """They begin; once a term."""
+        self._run('INSERT INTO emergency (term, since, "until") VALUES (?, ?, ?)', (term, since, until))
+
     def reclaimed_since(self, since: int) -> int:
         """Seats that were taken from nodes before their lease ended, from then on."""
         return int(self._run("SELECT coalesce(sum(seats), 0) FROM reclaimed WHERE at > ?", (since,))[0][0])

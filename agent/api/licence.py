@@ -91,6 +91,8 @@ class Licence(Wire, frozen=True, kw_only=True):
     """Nodes that gave their seats back, and get none until they are adopted."""
     pinned: tuple[str, ...] = ()
     """UUIDs of GPUs that get a seat before others of their node."""
+    epoch: int = 1
+    """Which hub of the site this is; a standby that took over has a higher one."""
     confirmed_at: int | None = None
     """The same without what the hub's clock says beyond what uptime explains."""
     development_roots: bool = False
@@ -121,7 +123,7 @@ class LicenceOrder(Wire, frozen=True, kw_only=True):
     """What `POST /v1/licence/order` takes: what an operator orders about seats."""
 
     order: str
-    """borrow, release, adopt, pin, unpin or clock-confirm."""
+    """borrow, release, adopt, pin, unpin, extend, promote or clock-confirm."""
     subject: str = ""
     """A node's name, or a GPU's UUID."""
     days: int = 0

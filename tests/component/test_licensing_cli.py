@@ -355,6 +355,9 @@ def test_seats_are_borrowed_released_pinned_and_shown(hub: LocalHub, capsys: pyt
         (["release", "--force", "--yes"], 64, "--force is for a node that is gone; name it"),
         (["release", "n1", "-o", "x"], 64, "a node's release writes no file"),
         (["node", "adopt", "n1"], 64, "n1 did not give its seats back"),
+        (["extend", "--emergency"], 64, "new jobs start in ACTIVE; take the emergency hours when they are held"),
+        (["extend"], 64, "--emergency"),
+        (["standby"], 64, "VERB"),
         (["pin", "unknown:0"], 64, "is no UUID of a GPU"),
     ],
 )
@@ -392,3 +395,17 @@ def test_doctor_tells_of_a_clock_that_jumped_and_it_is_confirmed(
     assert "the answer to a request made now sets time back: stoker-license export-request" in capsys.readouterr().out
     assert cli.main(["clock", "confirm", "--yes"], hub) == 64
     assert "time does not run back" in capsys.readouterr().err
+
+
+def test_the_standby_leads_and_says_what_to_do(hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"])))
+    assert cli.main(["standby", "promote"], hub) == 0
+    assert capsys.readouterr().out == "this hub leads with epoch 2; stop the one before it\n"
+
+
+def test_emergency_hours_are_taken(hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"])))
+    hub.now = hub.boot.at(VOUCHER.exp + 15 * DAY)
+    assert cli.main(["extend", "--emergency"], hub) == 0
+    assert capsys.readouterr().out == "new jobs start until 2027-11-29 08:00 UTC, once in this term\n"
+    assert cli.main(["status"], hub) == 3

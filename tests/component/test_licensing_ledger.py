@@ -37,7 +37,7 @@ SEATS = 5
 OVERDRAFT, RECLAIM, BORROW = 1, 1, 1
 """The parts of five seats that may be given beyond, taken back early, and borrowed: at least one each."""
 NODES = ("n1", "n2", "n3")
-GPUS = [f"GPU-{n}" for n in range(9)]
+GPUS = [f"GPU-{n}" for n in range(15)]
 KEYS = {node: public_hex(seeded(node)) for node in NODES}
 PROJECT = Path(__file__).parent.parent.parent
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -257,13 +258,15 @@ def test_a_lease_that_was_taken_back_is_not_handed_out_again(tmp_path: Path) -> 
 
 def test_a_pinned_gpu_comes_first_then_what_is_held_longest(tmp_path: Path) -> None:
     house = House(tmp_path, 2, plan="trial")
-    assert house.offer("n1", "GPU-a", "GPU-b", "GPU-c") == {"GPU-a", "GPU-b"}
     house.hub.order("pin", "GPU-c", NOW)
-    assert house.offer("n1", "GPU-a", "GPU-b", "GPU-c") == {"GPU-a", "GPU-c"}
     assert house.hub.status(NOW).pinned == ("GPU-c",)
+    assert house.offer("n1", "GPU-a", "GPU-b", "GPU-c") == {"GPU-a", "GPU-c"}
+    house.hub.order("pin", "GPU-b", NOW)
+    assert house.offer("n1", "GPU-b", "GPU-a", "GPU-c") == {"GPU-a", "GPU-c"}, "it takes no seat away"
+    house.hub.activate(file(changed(house.terms, rev=2, seats=1)), NOW)
+    assert house.offer("n1", "GPU-a", "GPU-b", "GPU-c") == {"GPU-c"}
     house.hub.order("unpin", "GPU-c", NOW)
     house.hub.order("unpin", "GPU-c", NOW)
-    assert house.offer("n1", "GPU-b", "GPU-a", "GPU-c") == {"GPU-a", "GPU-c"}, "held by now"
     with pytest.raises(ApiError, match="is no UUID of a GPU"):
         house.hub.order("pin", "unknown:0", NOW)
 
@@ -280,3 +283,76 @@ def test_without_a_licence_nothing_can_be_ordered(tmp_path: Path) -> None:
     with pytest.raises(ApiError, match="'sell' is nothing to order"):
         hub.order("sell", "n1", NOW)
     hub.close()
+
+
+# --- emergency hours ---
+
+END = VOUCHER.exp + 14 * DAY
+
+
+def test_72_hours_more_on_the_sites_own_word_once_a_term(tmp_path: Path) -> None:
+    house = House(tmp_path, 5)
+    house.offer("n1", *gpus("n1", 2))
+    with pytest.raises(ApiError, match="new jobs start in ACTIVE; take the emergency hours when they are held"):
+        house.hub.order("extend", "", NOW)
+    house.later(END + HOUR - NOW)
+    assert isinstance(house.offer("n1", *gpus("n1", 2)), NoSeat)
+    status = house.hub.order("extend", "", house.now)
+    until = house.now + 72 * HOUR
+    assert (status.stage, status.code, status.restricted_at) == ("GRACE", "LIC-435", until)
+    assert house.offer("n1", *gpus("n1", 2)) == set(gpus("n1", 2))
+    assert isinstance(house.offer("n9", "GPU-9"), NoSeat), "no new nodes"
+    assert house.trail("emergency") == [(house.now, "lic-test", {"code": "LIC-404", "until": until})]
+    for _ in range(8):
+        house.later(9 * HOUR - 60)
+        assert house.offer("n1", *gpus("n1", 2)) == set(gpus("n1", 2))
+    house.later(HOUR)
+    assert isinstance(house.nodes["n1"].admit([], house.now), Hold), "no lease carries beyond"
+    with pytest.raises(ApiError, match="had its emergency hours in this term"):
+        house.hub.order("extend", "", house.now)
+    house.hub.activate(file(changed(house.terms, rev=2, iat=house.now, exp=house.now + 80 * DAY)), house.now)
+    assert house.offer("n1", *gpus("n1", 2)) == set(gpus("n1", 2))
+
+
+def test_nothing_to_extend_where_nothing_was_bought(tmp_path: Path) -> None:
+    house = House(tmp_path, 5, plan="trial")
+    house.later(END - NOW)
+    with pytest.raises(ApiError, match="is for trying, and has no emergency hours"):
+        house.hub.order("extend", "", house.now)
+
+
+def test_a_node_takes_no_more_than_72_hours_on_that_word() -> None:
+    key = public_hex(vendor.NODE)
+    late = {"iat": END + DAY, "exp": END + 2 * DAY}
+    terms = changed(VOUCHER, site=public_hex(vendor.SITE))
+    good = changed(vendor.LEASE, **late, extended_until=END + 4 * DAY)
+    assert verify.lease_chain(vendor.lease(good, licence=terms), ROOTS, key).lease.extended_until == END + 4 * DAY
+    for until, words in ((END + 4 * DAY + 1, "longer than 72 h"), (None, "the lease")):
+        bad = changed(good, extended_until=until)
+        with pytest.raises(ChainError, match=words):
+            verify.lease_chain(vendor.lease(bad, licence=terms), ROOTS, key)
+
+
+# --- standby ---
+
+
+def test_nodes_hear_only_the_highest_epoch(tmp_path: Path) -> None:
+    house = House(tmp_path, 5)
+    house.offer("n1", "GPU-a")
+    house.hub.close()
+    shutil.copytree(tmp_path / "hub", tmp_path / "standby")
+    house.hub.open()
+    old, house.hub = house.hub, HubLicence(tmp_path / "standby", "test", ROOTS, house.boot)
+    house.hub.open()
+    assert house.hub.order("promote", "", NOW).epoch == 2
+    assert house.offer("n1", "GPU-a") == {"GPU-a"}
+    node = house.nodes["n1"]
+    late = old.lease("n1", node.key_hex, ["GPU-a", "GPU-b"], 40, NOW)
+    assert isinstance(late, str)
+    with pytest.raises(ApiError, match="of epoch 1, and this node had one of epoch 2: a standby took over"):
+        node.accept(late, NOW)
+    node.give_back(NOW)
+    again = NodeGate(tmp_path / "n1", ROOTS, house.boot)
+    with pytest.raises(ApiError, match="a standby took over"):
+        again.accept(late, NOW)
+    old.close()
