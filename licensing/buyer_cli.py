@@ -165,14 +165,14 @@ def _binding(licence: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 def _clock(licence: Mapping[str, Any], now: int) -> tuple[str, str, str]:
     at = licence.get("at") or now
     confirmed = licence.get("confirmed_at") or now
-    if now - confirmed > SKEW_S and licence.get("licence_id") is not None:
+    if at - confirmed > SKEW_S and licence.get("licence_id") is not None:
         words = f"says {when(now)}, and uptime explains no more than {when(confirmed)}; believed after 24 h of uptime"
         return _WARN, "clock", f"{words}. If it is right: stoker-license clock confirm --yes"
     if abs(at - now) <= SKEW_S:
         return _OK, "clock", "agrees with what was signed and seen"
     words = f"says {when(now)}, and licences go by {when(at)}; set it: timedatectl set-ntp true"
     more = ". If it is right, the answer to a request made now sets time back: stoker-license export-request"
-    return _WARN, "clock", words + (more if at > now else "")
+    return _WARN, "clock", words + (more if at > now else ". If it is right: stoker-license clock confirm --yes")
 
 
 def _seats(licence: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
