@@ -107,6 +107,19 @@ class HubLicenceCalls:
         with as_licence_errors(), _hub_client(config) as client:
             return dict(msgspec.to_builtins(client.licence_release(to)))
 
+    def order(
+        self, verb: str, subject: str, *, days: int = 0, force: bool = False, config: Path | None = None
+    ) -> dict[str, Any]:
+        """Have the hub do something about a node's seats, or a GPU's; its answer is how the licence stands then."""
+        import msgspec
+
+        from agent.api.types import LicenceOrder
+        from agent.gate import as_licence_errors
+
+        with as_licence_errors(), _hub_client(config) as client:
+            order = LicenceOrder(order=verb, subject=subject, days=days, force=force)
+            return dict(msgspec.to_builtins(client.licence_order(order)))
+
     def metrics(self, config: Path | None = None) -> str:
         """The licence's part of the hub's OpenMetrics page."""
         from agent.gate import as_licence_errors

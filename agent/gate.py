@@ -31,12 +31,14 @@ from licensing.document import Licence as Terms
 from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, UsageError, from_code
 from licensing.exchange import Want
 from licensing.node import NodeLease
+from licensing.plans import OVERDRAFT_S
 from licensing.roots import Roots
 from licensing.seats import NoSeat
 from licensing.stage import EVALUATION, Standing
 from licensing.usage_rows import Told
 
 if TYPE_CHECKING:
+    from licensing.orders import Order
     from licensing.requests import Outgoing
     from licensing.site import Report
 
@@ -88,6 +90,15 @@ class NodeGate:
         with _translated():
             self._lease.accept(token, now)
         return self.lease_reply(now)
+
+    def give_back(self, now: int) -> str:
+        """Give the lease back; gives this node's word for it. New jobs are held from then on.
+
+        Raises:
+            ApiError: none is held, or it cannot be written.
+        """
+        with _translated():
+            return self._lease.give_back(now)
 
     def tick(self, now: int) -> None:
         """Bring to disk how far time has come; once a minute, from a worker thread. Never fails: it logs."""
@@ -180,6 +191,24 @@ class HubLicence:
         """
         with _translated():
             return _file(self._site.release(now, to))
+
+    def order(self, verb: str, subject: str, now: int, *, days: int = 0, release: str = "") -> Licence:
+        """Do what an operator orders about the seats of a node, or about a GPU (`licensing.orders`).
+
+        Raises:
+            ApiError: refused; nothing was changed.
+        """
+        with _translated():
+            return _wire(self._site.order(_order(verb, subject, days, release), now))
+
+    def confirm_clock(self, now: int, *, sure: bool) -> Licence:
+        """Take the wall clock for right, on an operator's word.
+
+        Raises:
+            ApiError: it is behind what is known, or the word is missing; nothing was changed.
+        """
+        with _translated():
+            return _wire(self._site.confirm_clock(now, sure=sure))
 
     def status(self, now: int) -> Licence:
         """The licence line and who holds the seats.
@@ -335,8 +364,24 @@ def _wire(report: Report) -> Licence:
         ),
         crl=report.crl,
         at=report.at,
+        confirmed_at=report.confirmed_at,
+        epoch=report.epoch,
+        seats_borrowed=sum(1 for hold in report.holds if hold.node in report.borrowed),
+        **_overdraft(report),
+        resting=tuple(sorted(report.resting)),
+        pinned=tuple(sorted(report.pinned)),
         development_roots=report.development,
     )
+
+
+def _overdraft(report: Report) -> dict[str, int | None]:
+    beyond, seats = report.overdraft, report.licence.seats if report.licence else 0
+    since = beyond.since if beyond else None
+    return {
+        "seats_overdraft": max(0, len(report.holds) - seats) if report.licence else 0,
+        "overdraft_since": since,
+        "overdraft_until": since + OVERDRAFT_S if since is not None else None,
+    }
 
 
 def _licence(standing: Standing, terms: Terms | None, *, used: int) -> Licence:
@@ -373,6 +418,15 @@ def _want(word: str) -> Want:
         raise UsageError(f"{word!r} is nothing to ask a vendor for; ask for {', '.join(Want)}") from error
 
 
+def _order(verb: str, subject: str, days: int, release: str) -> Order:
+    from licensing.orders import Order, Verb
+
+    try:
+        return Order(verb=Verb(verb), subject=subject, days=days, release=release)
+    except ValueError as error:
+        raise UsageError(f"{verb!r} is nothing to order; order {', '.join(Verb)}") from error
+
+
 def _file(sent: Outgoing) -> LicenceFile:
     return LicenceFile(id=sent.id, token=sent.token, document=sent.file, until=sent.until, qr=_code(sent.token))
 
@@ -406,5 +460,6 @@ def _holders(report: Report) -> tuple[SeatHolder, ...]:
         by_node.setdefault(hold.node, []).append(hold.gpu)
         until[hold.node] = max(hold.until, until.get(hold.node, 0))
     return tuple(
-        SeatHolder(node=node, gpu_uuids=tuple(gpus), until=until[node]) for node, gpus in sorted(by_node.items())
+        SeatHolder(node=node, gpu_uuids=tuple(gpus), until=until[node], borrowed=node in report.borrowed)
+        for node, gpus in sorted(by_node.items())
     )

@@ -39,7 +39,12 @@ def add_verbs(verbs: Any) -> list[argparse.ArgumentParser]:
     ask.add_argument("--want", choices=WANTS, help="what for (default: activate, or renew where a licence is bound)")
     ask.add_argument("--qr", action="store_true", help="draw it as a QR code of 77 columns and 39 rows")
     ask.add_argument("--invert", action="store_true", help="for a terminal with dark letters on light ground")
-    release = verbs.add_parser("release", help="give the licence back: writes the proof for the vendor")
+    release = verbs.add_parser(
+        "release", help="give back a node's seats; without NODE the licence, with proof for the vendor"
+    )
+    release.add_argument("node", metavar="NODE", nargs="?", help="whose seats are to be free before its lease ends")
+    release.add_argument("--force", action="store_true", help="NODE is gone: at most a tenth of the seats in 30 days")
+    release.add_argument("--json", action="store_true", help="with NODE: print the licence as it stands then")
     transfer = verbs.add_parser("transfer", help="give the licence back for another site, which asked for it")
     transfer.add_argument("request", metavar="REQUEST", help="what export-request --want transfer wrote there")
     for each in (release, transfer):
@@ -82,6 +87,8 @@ def _export_request(args: argparse.Namespace, hub: Hub) -> int:
 
 
 def _give_back(args: argparse.Namespace, hub: Hub, to: str | None) -> int:
+    if getattr(args, "force", False):
+        raise UsageError("--force is for a node that is gone; name it: stoker-license release NODE --force")
     if not args.yes:
         raise UsageError(
             "giving the licence back holds new jobs here from that moment, and cannot be undone here; running jobs go "
@@ -157,17 +164,29 @@ def _binding(licence: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _clock(licence: Mapping[str, Any], now: int) -> tuple[str, str, str]:
     at = licence.get("at") or now
+    confirmed = licence.get("confirmed_at") or now
+    if at - confirmed > SKEW_S and licence.get("licence_id") is not None:
+        words = f"says {when(now)}, and uptime explains no more than {when(confirmed)}; believed after 24 h of uptime"
+        return _WARN, "clock", f"{words}. If it is right: stoker-license clock confirm --yes"
     if abs(at - now) <= SKEW_S:
         return _OK, "clock", "agrees with what was signed and seen"
-    return _WARN, "clock", f"says {when(now)}, and licences go by {when(at)}; set it: timedatectl set-ntp true"
+    words = f"says {when(now)}, and licences go by {when(at)}; set it: timedatectl set-ntp true"
+    more = ". If it is right, the answer to a request made now sets time back: stoker-license export-request"
+    return _WARN, "clock", words + (more if at > now else ". If it is right: stoker-license clock confirm --yes")
 
 
 def _seats(licence: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if licence.get("licence_id") is None:
         return
     used, total = licence["seats_used"], licence["seats_total"]
+    if licence.get("seats_overdraft"):
+        until = when(licence["overdraft_until"])
+        yield _WARN, "seats", f"{used} of {total} GPUs are held; the overdraft is until {until}. For more: {FIX}"
+        return
     full = f"; no seat is left for more GPUs. For more: {FIX}" if used >= total else ""
     yield _WARN if full else _OK, "seats", f"{used} of {total} GPUs are held{full}"
+    for node in licence.get("resting") or ():
+        yield _WARN, "seats", f"{node} gave its seats back; seats again: stoker-license node adopt {node}"
 
 
 def _requests(licence: Mapping[str, Any], now: int) -> Iterator[tuple[str, str, str]]:

@@ -14,11 +14,11 @@ import difflib
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from licensing import audit_cli, buyer_cli, usage_cli, vendor_cli
+from licensing import audit_cli, buyer_cli, seats_cli, usage_cli, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
 from licensing.errors import FormatError, LicenceError, UsageError
 from licensing.stage import Stage, when
@@ -26,7 +26,7 @@ from licensing.stage import Stage, when
 _EXIT = {Stage.ACTIVE: 0, Stage.NOTICE: 3, Stage.GRACE: 3, Stage.PERPETUAL: 4, Stage.RESTRICTED: 4}
 
 
-class Hub(buyer_cli.Hub, Protocol):
+class Hub(buyer_cli.Hub, seats_cli.Hub, Protocol):
     """The hub, as far as a licence goes. What it answers are the wire's values as plain JSON.
 
     `config` is the configuration that says where the hub is; `None` when the command line names none.
@@ -60,6 +60,8 @@ def main(
             return audit_cli.verify(args.file or hub.state_dir(args.config) / audit_cli.LEDGER)
         if args.verb == "usage":
             return usage_cli.run(args, export, now=int(time.time()))
+        if args.verb in seats_cli.VERBS or (args.verb == "release" and args.node is not None):
+            return _ordered(*seats_cli.run(args, hub), as_json=args.json)
         if args.verb in buyer_cli.VERBS:
             return buyer_cli.run(args, hub, read_text)
         return vendor_cli.run(args, now=int(time.time()))
@@ -133,7 +135,8 @@ def _parser(version: str) -> argparse.ArgumentParser:
     audit = audit_cli.add_verbs(verbs.add_parser("audit", help="check the trail of what was done with the licence"))
     usage = verbs.add_parser("usage", help="report the GPU time used, signed, to yourself and your vendor")
     usage_cli.add_verbs(usage)
-    for verb in (status, activate, answer, audit, usage, *buyer_cli.add_verbs(verbs)):
+    more = (*buyer_cli.add_verbs(verbs), *seats_cli.add_verbs(verbs))
+    for verb in (status, activate, answer, audit, usage, *more):
         _add_config(verb, argparse.SUPPRESS)
     vendor_cli.add_verbs(verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)"))
     return parser
@@ -150,6 +153,12 @@ def _status(args: argparse.Namespace, hub: Hub) -> int:
         print(hub.metrics(args.config), end="")
         return 0
     return _show(hub.licence(args.config), as_json=args.json)
+
+
+def _ordered(licence: dict[str, Any], done: str, *, as_json: bool) -> int:
+    """What was ordered is done, whatever stage the licence is in."""
+    print(json.dumps(licence, indent=2) if as_json else _plain(done))
+    return 0
 
 
 def _show(licence: dict[str, Any], *, as_json: bool) -> int:
@@ -172,9 +181,7 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
     if licence.get("licence_id"):
         sold = f", sold by {licence['brand']}" if licence.get("brand") else ""
         lines.append(("licence", f"{licence['licence_id']}, {licence['plan']}, for {licence['customer']}{sold}"))
-        lines.append(("seats", f"{licence['seats_used']} of {licence['seats_total']} GPUs"))
-    for holder in licence.get("holders", ()):
-        lines.append(("", f"{holder['node']}: {len(holder['gpu_uuids'])}, until {when(holder['until'])}"))
+        lines.extend(_seat_lines(licence))
     if licence.get("edition") or licence.get("features"):
         lines.append(("edition", f"{licence.get('edition') or '-'}: {', '.join(licence.get('features') or ()) or '-'}"))
     lines.extend(
@@ -186,6 +193,18 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
     if licence.get("development_roots"):
         lines.append(("roots", "DEVELOPMENT: anybody can sign licences for this build; not for customers"))
     return lines
+
+
+def _seat_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    beyond, away = licence.get("seats_overdraft"), licence.get("seats_borrowed")
+    more = f", {beyond} of them overdrawn until {when(licence['overdraft_until'])}" if beyond else ""
+    lent = f", {away} borrowed" if away else ""
+    yield "seats", f"{licence['seats_used']} of {licence['seats_total']} GPUs{more}{lent}"
+    for holder in licence.get("holders", ()):
+        how = "borrowed until" if holder.get("borrowed") else "until"
+        yield "", f"{holder['node']}: {len(holder['gpu_uuids'])}, {how} {when(holder['until'])}"
+    for node in licence.get("resting") or ():
+        yield "", f"{node}: gave its seats back; seats again: stoker-license node adopt {node}"
 
 
 def _plain(text: str) -> str:

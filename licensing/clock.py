@@ -99,6 +99,30 @@ def trust(mark: HighWater, signed: int, wall: int) -> HighWater:
     return msgspec.structs.replace(mark, settled=mark.settled or agrees)
 
 
+def confirm(mark: HighWater, wall: int) -> HighWater:
+    """Somebody vouches for the wall clock, which is ahead of what is known. `mark` comes fresh from `advance`."""
+    return msgspec.structs.replace(mark, time=max(mark.time, wall), ahead_since=None, ahead_by=0, settled=True)
+
+
+def put_back(mark: HighWater, moment: int) -> HighWater:
+    """What was known is proven wrong, and it is `moment`: the only way back. `mark` comes fresh from `advance`."""
+    return msgspec.structs.replace(mark, time=moment, ahead_since=None, ahead_by=0, settled=True)
+
+
+def proven(mark: HighWater, wall: int, *, asked: int, at: int, signed: int) -> int | None:
+    """The time that the vendor's answer proves, where what is known is too far ahead of it; `None` where it is not.
+
+    Args:
+        mark: comes fresh from `advance`.
+        wall: what the clock says.
+        asked: when the request was made, by the site's own time.
+        at: the site's own time now.
+        signed: when the vendor signed the answer, which was after `asked` and before now.
+    """
+    latest = signed + max(0, at - asked)
+    return min(max(wall, signed), latest) if mark.time - latest > JUMP_S else None
+
+
 def lift(mark: HighWater, moment: int) -> HighWater:
     """Raise a mark fresh from `advance` to a time that another machine vouches for, if that is within `SKEW_S`."""
     return msgspec.structs.replace(mark, time=moment) if 0 < moment - mark.time <= SKEW_S else mark

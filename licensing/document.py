@@ -139,6 +139,12 @@ class Lease(Document, frozen=True, kw_only=True, omit_defaults=True):
     """SHA-256 of the content of the lease before this one; empty for a node's first."""
     report_by: Time | None = None
     """What a receipt moved the licence's own `report_by` to."""
+    resets: Number = 0
+    """How often the hub's time was set right by hand or by the vendor; nodes take its time when it goes up."""
+    extended_until: Time | None = None
+    """The site's own word that it took the emergency hours of this term, and until when."""
+    borrowed: bool = False
+    """Made out for as long as 30 days, for a node that is away from its hub."""
 
 
 class Attestation(Document, frozen=True, kw_only=True, omit_defaults=True):

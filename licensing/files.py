@@ -22,6 +22,16 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     _sync_folder(path.parent)
 
 
+def remove(path: Path) -> None:
+    """Take `path` away, for good: unlink → fsync(dir). What is not there is gone already.
+
+    Raises:
+        OSError: it may still be there after a crash.
+    """
+    path.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
 def create_new(path: Path, data: bytes, *, mode: int) -> None:
     """Put `data` at `path` unless something is there; the file appears whole or not at all.
 

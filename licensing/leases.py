@@ -13,18 +13,16 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from licensing import armour, keys, stage, verify
+from licensing import armour, keys, plans, stage, verify
 from licensing.clock import SKEW_S, HighWater
 from licensing.document import MAX_LEASE_S, Lease, Licence, decode, encode, sign_content
 from licensing.seats import NoSeat, share
-from licensing.stage import Stage, Standing
+from licensing.stage import EMERGENCY_CODE, Stage, Standing
 from licensing.store import Grant, Ledger
 
 log = logging.getLogger(__name__)
 
 RENEW_S = 8 * 3600
-_EPOCH = 1
-"""Which hub of this site speaks; a standby that takes over will speak with a higher one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +51,8 @@ class Terms:
     """Its `time` is confirmed, and what seats are counted and freed by; stored with each grant."""
     report_by: int | None = None
     """What the last receipt said."""
+    extended_until: int | None = None
+    """Until when the emergency hours of this term run."""
 
     @property
     def licence(self) -> Licence:
@@ -62,8 +62,24 @@ class Terms:
     @property
     def lease_until(self) -> int:
         """A lease never outlives what its licence allows."""
-        end = stage.ends(self.licence, self.activated_at, report_by=self.report_by)
-        return min(self.at + self.licence.lease_s, end.restricted_at)
+        return min(self.at + self.licence.lease_s, self.ends_at)
+
+    @property
+    def ends_at(self) -> int:
+        """When new jobs stop starting under it."""
+        end = stage.ends(self.licence, self.activated_at, report_by=self.report_by).restricted_at
+        return max(end, self.extended_until or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overdraft:
+    """Seats beyond those that were bought."""
+
+    seats: int
+    since: int | None
+    """When the first of them was given in this term; `None` while none was."""
+    over: bool
+    """Its 30 days are over: none is given until the next term."""
 
 
 class Leases:
@@ -84,6 +100,9 @@ class Leases:
         standing = terms.standing
         if standing.stage.holds:
             return NoSeat(code=standing.code or "LIC-404", message=standing.message)
+        resting = self._ledger.resting().get(ask.node)
+        if resting is not None:
+            return _resting(ask.node, resting)
         last = self._ledger.grant(ask.node)
         if last is not None and last.key == ask.key:
             if self._is_due(ask, last, terms):
@@ -100,23 +119,70 @@ class Leases:
         lease = decode(Lease, last.content)
         if ask.seq > last.seq or ask.gpus != last.wanted:
             return True
-        if (lease.licence, lease.rev, lease.report_by) != (terms.licence.id, terms.licence.rev, terms.report_by):
+        then = (lease.licence, lease.rev, lease.report_by, lease.extended_until)
+        if then != (terms.licence.id, terms.licence.rev, terms.report_by, terms.extended_until):
             return True
-        if self._share(ask, terms) != lease.gpus:
+        if (lease.resets, lease.epoch) != (self._ledger.clock_resets(), self._ledger.epoch()):
+            return True
+        if self._share(ask, terms) != lease.gpus or self._is_unheld(lease, terms):
+            return True
+        until, borrowed = self._until(ask.node, terms)
+        if borrowed != lease.borrowed or (borrowed and until > lease.exp):
             return True
         if lease.iat > terms.at + SKEW_S:  # made out while the clock was wrong
             return True
         old = terms.at >= lease.iat + min(RENEW_S, terms.licence.lease_s // 3)
         return old and terms.lease_until > lease.exp
 
+    def overdraft(self, terms: Terms) -> Overdraft | None:
+        """What may be, or was, given beyond the licence's seats in this term; `None` where it has no overdraft."""
+        seats = plans.overdraft(terms.licence)
+        if seats == 0:
+            return None
+        since = self._ledger.overdraft_since(term_of(terms.licence))
+        over = since is not None and terms.mark.time >= since + plans.OVERDRAFT_S
+        return Overdraft(seats=seats, since=since, over=over)
+
     def _share(self, ask: Ask, terms: Terms) -> tuple[str, ...]:
+        """A borrowed node keeps what it borrowed, and gets no more: what is away is bounded by the order."""
+        holds, wanted = self._ledger.holds(terms.mark.time), ask.gpus
+        if ask.node in self._ledger.borrowed():
+            mine = {hold.gpu for hold in holds if hold.node == ask.node}
+            wanted = tuple(gpu for gpu in wanted if gpu in mine)
+        # What was held ended with the licence; the emergency hours are for what was there.
+        may_grow = terms.standing.stage is not Stage.GRACE or terms.standing.code == EMERGENCY_CODE
+        beyond = self.overdraft(terms)
         return share(
-            ask.gpus,
-            self._ledger.holds(terms.mark.time),
+            wanted,
+            holds,
             node=ask.node,
-            seats=terms.licence.seats,
-            may_grow=terms.standing.stage is not Stage.GRACE,
+            seats=terms.licence.seats + (beyond.seats if beyond and not beyond.over else 0),
+            may_grow=may_grow,
+            pinned=self._ledger.pinned(),
         )
+
+    def _until(self, node: str, terms: Terms) -> tuple[int, bool]:
+        """When a lease made out now ends, and whether that is because the node borrowed it."""
+        plain, borrowed = terms.lease_until, min(self._ledger.borrowed().get(node, 0), terms.ends_at)
+        return (borrowed, True) if borrowed > plain else (plain, False)
+
+    def _is_unheld(self, lease: Lease, terms: Terms) -> bool:
+        """Whether a seat of it is nobody's any more, having been taken back: the lease must not be handed out again."""
+        held = {hold.gpu for hold in self._ledger.holds(terms.mark.time)}
+        return lease.exp > terms.at and not held.issuperset(lease.gpus)
+
+    def _draw(self, terms: Terms) -> None:
+        """Date the moment from which more seats are held than were bought."""
+        held = len(self._ledger.holds(terms.mark.time))
+        beyond = self.overdraft(terms)
+        if beyond is None or beyond.since is not None or held <= terms.licence.seats:
+            return
+        at, until = terms.mark.time, terms.mark.time + plans.OVERDRAFT_S
+        self._ledger.put_overdraft(term_of(terms.licence), at)
+        self._ledger.audit(
+            terms.at, "overdraft", terms.licence.id, seats=held, of=terms.licence.seats, since=at, until=until
+        )
+        log.warning("licence=%s overdraft seats=%d/%d until=%d", terms.licence.id, held, terms.licence.seats, until)
 
     def _checkout(self, ask: Ask, terms: Terms) -> Grant:
         """One transaction: expire → count → hold → audit → time. Signing comes after the commit."""
@@ -127,6 +193,7 @@ class Leases:
             self._ledger.hold(ask.node, lease.gpus, since=at, until=lease.exp, gen=lease.seq)
             grant = Grant(node=ask.node, key=ask.key, seq=lease.seq, wanted=ask.gpus, content=encode(lease))
             self._ledger.put_grant(grant)
+            self._draw(terms)
             row = {"lease": lease.id, "gpus": lease.gpus, "asked": len(ask.gpus), "until": lease.exp}
             self._ledger.audit(at, "granted", ask.node, **row)
             self._ledger.put_clock(terms.mark)
@@ -137,6 +204,8 @@ class Leases:
         """Free what is over. A seat that ends later than any lease can was taken under a wrong clock: it ends soon."""
         for freed in self._ledger.expire(terms.mark.time):
             self._ledger.audit(terms.at, "expired", freed.gpu, node=freed.node, until=freed.until)
+        for node in self._ledger.end_borrows(terms.mark.time, terms.at + plans.BORROW_S + SKEW_S):
+            self._ledger.audit(terms.at, "borrow_ended", node)
         until = terms.at + terms.licence.lease_s
         for held in self._ledger.pull_in(terms.at + MAX_LEASE_S + SKEW_S, until):
             self._ledger.audit(terms.at, "corrected", held.gpu, node=held.node, until=held.until)
@@ -147,11 +216,12 @@ class Leases:
         known = last.seq if last else 0
         if ask.seq > known:
             self._ledger.audit(terms.at, "restored", ask.node, node_seq=ask.seq, ledger_seq=known)
-        seq = max(ask.seq, known) + 1
+        seq, epoch = max(ask.seq, known) + 1, self._ledger.epoch()
+        until, borrowed = self._until(ask.node, terms)
         return Lease(
-            id=f"lease-{ask.node}-{_EPOCH}-{seq}",
+            id=f"lease-{ask.node}-{epoch}-{seq}",
             iat=terms.at,
-            exp=terms.lease_until,
+            exp=until,
             cluster=self._cluster,
             node=ask.node,
             key=ask.key,
@@ -161,11 +231,27 @@ class Leases:
             activated_at=terms.activated_at,
             gpus=gpus,
             report_by=terms.report_by,
-            epoch=_EPOCH,
+            epoch=epoch,
             seq=seq,
             prev=hashlib.sha256(last.content).hexdigest() if last else "",
+            extended_until=terms.extended_until,
+            resets=self._ledger.clock_resets(),
+            borrowed=borrowed,
         )
 
     def _signed(self, grant: Grant, terms: Terms) -> str:
         """The token of a committed grant, behind the chain that proves it. Signing twice gives the same text."""
         return armour.LINK.join((terms.chain.text, sign_content(self._key, Lease, grant.content)))
+
+
+def term_of(licence: Licence) -> str:
+    """Names the term of a licence: amending it leaves the term, renewing it begins another."""
+    return f"{licence.id} {licence.exp}"
+
+
+def _resting(node: str, since: int) -> NoSeat:
+    message = (
+        f"{node} gave its seats back {stage.when(since)}, and gets none until it is adopted. Run: stoker-license node "
+        f"adopt {node}"
+    )
+    return NoSeat(code="LIC-422", message=message)

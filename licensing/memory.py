@@ -28,6 +28,10 @@ class _State(msgspec.Struct, frozen=True, kw_only=True):
     first_start: Moment | None = None
     vouchers: dict[str, Moment] = {}
     """When this node first saw each voucher: its days count from then, whatever a new hub says."""
+    epoch: int = 0
+    """The highest of the hubs that leased to this node."""
+    resets: int = 0
+    """How often the hub's time was set right, as the last lease told."""
     doubted: dict[str, Moment] = {}
     """Vouchers that were first seen while the clock stood before a moment that had certainly come; that moment."""
 
@@ -52,6 +56,16 @@ class Memory:
         self._problem: str | None = None
         self._failed_at = 0
         """Uptime of the last failed write, while there is a problem."""
+
+    @property
+    def epoch(self) -> int:
+        """The highest of the hubs that leased to this node: an older one is heard no more."""
+        return self._state.epoch
+
+    @property
+    def resets(self) -> int:
+        """How often the hub's time was set right, as the last lease told."""
+        return self._state.resets
 
     @property
     def first_start(self) -> int | None:
@@ -90,20 +104,25 @@ class Memory:
         """Note what a lease tells of the time; on disk when this returns.
 
         The vendor's time is certain. The hub's counts within `SKEW_S` of this node's: a wrong clock there stays there.
+        Once it was set right, by hand or by the vendor, it is this node's too, however far back.
 
         Raises:
             OSError: it cannot be written; nothing was noted.
         """
         with self._disk:
             uptime = self._uptime()
-            mark = clock.trust(clock.advance(self._state.clock, now, uptime), licence.iat, now)
+            mark = clock.advance(self._state.clock, now, uptime)
+            if lease.resets > self._state.resets:
+                mark = clock.put_back(mark, max(lease.iat, licence.iat))
+            mark = clock.trust(mark, licence.iat, now)
             state = _settled(self._state, mark, uptime, now)
             if licence.site is None and licence.id not in state.vouchers:
                 state = _replace(state, vouchers={**state.vouchers, licence.id: lease.iat})
                 certain = max(licence.iat, self._built_at)
                 if clock.is_doubtful(certain, now):
                     state = _replace(state, doubted={**state.doubted, licence.id: certain})
-            state = _replace(state, clock=clock.lift(mark, lease.iat))
+            state = _replace(state, clock=clock.lift(mark, lease.iat), resets=max(state.resets, lease.resets))
+            state = _replace(state, epoch=max(state.epoch, lease.epoch))
             self._write(state)
             with self._guard:
                 self._state = state

@@ -7,21 +7,37 @@ without touching the disk. No damage to these files keeps the node from starting
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import secrets
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from licensing import clock, files, release, stage, verify
+from licensing import armour, clock, files, release, stage, verify
 from licensing.clock import JUMP_S
-from licensing.errors import ClockError, ExpiredError, FormatError, LicenceError, ReplayError, StoreError
+from licensing.document import sign
+from licensing.errors import (
+    ClockError,
+    ExpiredError,
+    FormatError,
+    LicenceError,
+    ReplayError,
+    StoreError,
+    UsageError,
+)
+from licensing.exchange import Release
 from licensing.memory import Memory
 from licensing.nodekey import NodeKey
+from licensing.paseto import split
 from licensing.roots import Roots, pinned
 from licensing.stage import FIX, LEASE_TOLERANCE_S, STILL_WORKS, Stage, Standing
 
 log = logging.getLogger(__name__)
+
+_RELEASED = "released"
+"""This node's word that it gave its lease back; gone with the next lease."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +92,47 @@ class NodeLease:
             if self._held is None or self._held.text != token:
                 self._take(token, now)
 
+    def give_back(self, now: int) -> str:
+        """Give the lease back before its end, for another node: gives this node's word for it. Twice is once.
+
+        New jobs are held here from then on, running ones go on.
+
+        Raises:
+            UsageError: none is held.
+            StoreError: it cannot be written; the lease stays.
+        """
+        with self._taking:
+            if self._held is None:
+                if (self._dir / _RELEASED).exists():
+                    return (self._dir / _RELEASED).read_text("ascii")
+                raise UsageError("this node holds no lease, so there is none to give back")
+            token = sign(self._key.private, self._release(self._held, self._memory.look(now)))
+            try:
+                files.replace(self._dir / _RELEASED, token.encode("ascii"))
+                files.remove(self._dir / "lease")
+            except OSError as error:
+                raise StoreError(f"the lease cannot be given back: {self._dir}: {error.strerror or error}") from error
+            log.info("lease=%s given back", self._held.lease.id)
+            self._held, self._problem = None, None
+            return token
+
+    def _release(self, held: verify.LeaseChain, at: int) -> Release:
+        lease = held.lease
+        return Release(
+            id=f"rel-{secrets.token_hex(8)}",
+            iat=at,
+            licence=lease.licence,
+            rev=lease.rev,
+            generation=held.licence.generation,
+            site=lease.site,
+            node=lease.node,
+            key=lease.key,
+            lease=lease.id,
+            gpus=lease.gpus,
+            counter=lease.seq,
+            head=hashlib.sha256(split(held.text.rsplit(armour.LINK, 1)[-1]).payload).hexdigest(),
+        )
+
     def tick(self, now: int) -> None:
         """Write what `accept` left to write; once a minute, from a thread that may wait for the disk. Never fails."""
         with suppress(OSError):  # `NodeKey.problem` says it, in each refusal
@@ -112,6 +169,8 @@ class NodeLease:
         cannot_write = self._key.problem or (self._problem.message if isinstance(self._problem, StoreError) else None)
         if cannot_write is not None:
             return _unwritable(cannot_write, self._dir)
+        if (self._dir / _RELEASED).exists():
+            return stage.rested()
         if self._problem is not None:
             code, what = "LIC-413", f"The last lease was refused: {self._problem}."
         else:
@@ -137,6 +196,11 @@ class NodeLease:
         log.info("lease=%s accepted gpus=%d until=%d", chain.lease.id, len(chain.lease.gpus), chain.lease.exp)
 
     def _refuse_old(self, chain: verify.LeaseChain) -> None:
+        if chain.lease.epoch < self._memory.epoch:
+            raise ReplayError(
+                f"the lease {chain.lease.id} is of epoch {chain.lease.epoch}, and this node had one of epoch "
+                f"{self._memory.epoch}: a standby took over. Stop the hub that signed it"
+            )
         if self._held is None:
             return
         held, offered = self._held.lease, chain.lease
@@ -149,9 +213,12 @@ class NodeLease:
     def _refuse_untimely(self, chain: verify.LeaseChain, now: int) -> None:
         """The vendor's signed time counts before the comparison: hub and node then start from the same moment.
 
-        A hub whose clock was ahead for a minute may date its leases up to `JUMP_S` ahead from then on.
+        A hub whose time was set right is right. One whose clock was ahead for a minute may date its leases up to
+        `JUMP_S` ahead from then on.
         """
         lease = chain.lease
+        if lease.resets > self._memory.resets:
+            return
         at = max(self._memory.look(now), chain.licence.iat)
         if lease.iat > at + JUMP_S:
             raise ClockError(
@@ -170,6 +237,7 @@ class NodeLease:
             self._key.store()
             self._memory.remember(chain.licence, chain.lease, now)
             files.replace(self._dir / "lease", chain.text.encode("ascii"))
+            (self._dir / _RELEASED).unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(
                 f"the lease {chain.lease.id} cannot be written in {self._dir}: {error.strerror or error}; what this "

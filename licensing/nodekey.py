@@ -40,6 +40,11 @@ class NodeKey:
         """The public half, 64 hex digits."""
         return keys.public_hex(self._key)
 
+    @property
+    def private(self) -> Ed25519PrivateKey:
+        """The key itself."""
+        return self._key
+
     def store(self) -> None:
         """Write a key that is not on disk yet; what is damaged there is moved aside.
 

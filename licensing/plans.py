@@ -26,6 +26,16 @@ REPORT_DUE_S = 35 * DAY_S
 """How long after the end of a period its usage report must be acknowledged."""
 REPORT_GRACE_S = 30 * DAY_S
 PREPAID_GRACE_PERCENT = 10
+EMERGENCY_S = 72 * 3600
+"""How long new jobs start once more after everything is over, once a term, on the site's own word."""
+OVERDRAFT_PERCENT = 10
+OVERDRAFT_S = 30 * DAY_S
+"""How long seats beyond the licence's are given, once a term."""
+BORROW_PERCENT = 20
+BORROW_S = 30 * DAY_S
+RECLAIM_PERCENT = 10
+RECLAIM_S = 30 * DAY_S
+"""In which so many seats may be taken from nodes before their lease ended."""
 NEVER = 253_402_300_799
 """The end of the year 9999: when a perpetual licence ends."""
 
@@ -84,6 +94,17 @@ def locked(licence: Licence | None, feature: str) -> str | None:
     return (
         f"{feature} is not part of {where}; edition {names} has it. Ask your vendor, then: stoker-license activate FILE"
     )
+
+
+def part(seats: int, percent: int) -> int:
+    """A part of the licence's seats, at least one where there are any."""
+    return max(1, seats * percent // 100) if seats else 0
+
+
+def overdraft(licence: Licence) -> int:
+    """Seats beyond the licence's that may be given for a while; none to try, and none to whom nobody knows."""
+    bought = licence.site is not None and licence.plan not in (Plan.TRIAL, Plan.EVALUATION)
+    return part(licence.seats, OVERDRAFT_PERCENT) if bought else 0
 
 
 def is_perpetual(licence: Licence) -> bool:

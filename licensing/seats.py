@@ -1,13 +1,13 @@
 """Who gets a seat: pure counting over the holds of the moment.
 
 A seat is one physical GPU made schedulable, known by its UUID, and counted once wherever it is seen: a UUID that
-turns up on a second node goes to the newest claim. Short of seats, a node gets a part of what it asked for, the GPUs
-it has held longest first; an empty part is still a lease, so jobs without GPUs run.
+turns up on a second node goes to the newest claim. Short of seats, a node gets a part of what it asked for: pinned
+GPUs first, then those it has held longest; an empty part is still a lease, so jobs without GPUs run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -35,7 +35,15 @@ def has_uuid(gpu: str) -> bool:
     return gpu != "" and not gpu.startswith("unknown:")
 
 
-def share(wanted: Sequence[str], holds: Iterable[Hold], *, node: str, seats: int, may_grow: bool) -> tuple[str, ...]:
+def share(
+    wanted: Sequence[str],
+    holds: Iterable[Hold],
+    *,
+    node: str,
+    seats: int,
+    may_grow: bool,
+    pinned: Collection[str] = (),
+) -> tuple[str, ...]:
     """The GPUs of `wanted` that get a seat, in the order of `wanted`.
 
     Args:
@@ -44,6 +52,7 @@ def share(wanted: Sequence[str], holds: Iterable[Hold], *, node: str, seats: int
         node: who asks.
         seats: what the licence allows for the whole site.
         may_grow: whether GPUs without a seat may get one; not in GRACE.
+        pinned: GPUs that come before the others of their node: to keep their seat, and to get one; they take none away.
     """
     holder = {hold.gpu: hold for hold in holds}
     asked = tuple(dict.fromkeys(wanted))
@@ -51,6 +60,7 @@ def share(wanted: Sequence[str], holds: Iterable[Hold], *, node: str, seats: int
     mine = [gpu for gpu in asked if gpu in holder and holder[gpu].node == node]
     moved = [gpu for gpu in asked if gpu in holder and holder[gpu].node != node]  # changes hands, costs no seat
     fresh = [gpu for gpu in asked if gpu not in holder] if may_grow else []
-    paid = [*sorted(mine, key=lambda gpu: holder[gpu].since), *fresh][: max(0, seats - elsewhere)]
+    kept = sorted(mine, key=lambda gpu: (gpu not in pinned, holder[gpu].since))
+    paid = [*kept, *sorted(fresh, key=lambda gpu: gpu not in pinned)][: max(0, seats - elsewhere)]
     chosen = set([*moved, *paid][:seats])
     return tuple(gpu for gpu in asked if gpu in chosen)

@@ -27,7 +27,8 @@ from licensing.errors import (
     UsageError,
 )
 from licensing.exchange import Want
-from licensing.leases import Ask, Leases, Terms
+from licensing.leases import Ask, Leases, Overdraft, Terms, term_of
+from licensing.orders import Order, Orders
 from licensing.requests import Commitment, Outgoing, Requests
 from licensing.revocation import Revocations
 from licensing.roots import Roots, pinned
@@ -61,6 +62,15 @@ class Report:
     issuer: str | None = None
     at: int = 0
     """The time that all of it is told by."""
+    epoch: int = 1
+    confirmed_at: int = 0
+    """The time without what the clock says beyond it."""
+    overdraft: Overdraft | None = None
+    borrowed: frozenset[str] = frozenset()
+    """Nodes that borrowed their seats."""
+    resting: frozenset[str] = frozenset()
+    """Nodes that gave theirs back and get none until they are adopted."""
+    pinned: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +130,7 @@ class Site:
         self._book = UsageBook(self._ledger)
         self._reports = Reports(self._ledger, self._book, key)
         self._requests = Requests(self._ledger, key, self._commitment)
+        self._orders = Orders(self._ledger, self.key_hex)
         self._revocations = self._load_lists()
         installed = self._ledger.installed()
         self._current = self._load(installed) if installed else None
@@ -156,7 +167,11 @@ class Site:
         for each in revocation.lists_in(text, self._roots):
             lists = lists.with_list(each)
         self._look(now)
-        mark = clock.trust(self._advance(now), licence.iat, now)
+        before = self._advance(now)
+        proven = self._proven(licence, before, now)
+        if proven is not None:
+            before = clock.put_back(before, proven)
+        mark = clock.trust(before, licence.iat, now)
         at = clock.believed(mark, now)
         known = self._ledger.known(licence.id)
         self._refuse_elsewhere(licence)
@@ -169,7 +184,7 @@ class Site:
         new = Installed(id=licence.id, rev=licence.rev, text=chain.text, activated_at=mark.time, doubted=doubted)
         if not doubted:
             new = replace(new, activated_at=at)
-        self._install(new, licence, lists, mark)
+        self._install(new, licence, lists, mark, was=self._advance(now).time if proven is not None else None)
         log.info("licence=%s rev=%d activated seats=%d", licence.id, licence.rev, licence.seats)
         return self.report(now)
 
@@ -254,11 +269,30 @@ class Site:
             crl=self._revocations.number,
             issuer=terms.chain.issuer.name if terms else None,
             at=terms.at if terms else mark.time,
+            confirmed_at=mark.time,
+            epoch=self._ledger.epoch(),
+            overdraft=self._leases.overdraft(terms) if terms else None,
+            borrowed=frozenset(node for node, until in self._ledger.borrowed().items() if until > mark.time),
+            resting=frozenset(self._ledger.resting()),
+            pinned=self._ledger.pinned(),
         )
 
     def history(self, limit: int) -> list[Entry]:
         """What was done with licence and seats, newest first."""
         return self._ledger.trail(limit)
+
+    def order(self, order: Order, now: int) -> Report:
+        """Do what an operator orders about seats.
+
+        Raises:
+            UsageError: it cannot be, or there is no licence.
+            StoreError: the ledger cannot be written; nothing was changed.
+        """
+        terms = self._terms(self._look(now), now)
+        if terms is None:
+            raise UsageError(f"no licence is in use here, so no seats can be ordered. {self._missing.detail}")
+        self._orders.do(order, terms)
+        return self.report(now)
 
     def lease(self, node: str, node_key: str, gpus: Sequence[str], node_seq: int, now: int) -> str | NoSeat | None:
         """The lease to hand to a node now; `None` when the one it has will do.
@@ -332,8 +366,55 @@ class Site:
             )
         raise ExpiredError(f"the licence {licence.id} ended {ended}; ask for a renewal")
 
-    def _install(self, installed: Installed, licence: Licence, lists: Revocations, mark: clock.HighWater) -> None:
+    def _proven(self, licence: Licence, mark: clock.HighWater, now: int) -> int | None:
+        """The time, where an answer to a request of here proves that what is known is too far ahead."""
+        asked = self._ledger.request(licence.request) if licence.request is not None else None
+        if asked is None or asked.answer or self._mark is None:
+            return None
+        return clock.proven(mark, now, asked=asked.made_at, at=clock.believed(mark, now), signed=licence.iat)
+
+    def confirm_clock(self, now: int, *, sure: bool) -> Report:
+        """Take the wall clock for right, on an operator's word: here at once, on each node with its next lease.
+
+        Raises:
+            UsageError: nothing is kept yet, it is behind what is known, or the word is missing.
+            StoreError: it cannot be written; nothing was changed.
+        """
+        before = self._look(now)
+        if self._mark is None:
+            raise UsageError("without a licence no time is kept, so there is none to confirm")
+        if before.time - now > clock.SKEW_S:
+            raise UsageError(
+                f"the clock says {stage.when(now)}, and it is at least {stage.when(before.time)} by what was signed "
+                "and seen; time does not run back. Set the clock; if it is right, the answer to a request made now "
+                "sets time back: stoker-license export-request"
+            )
+        if not sure:
+            raise UsageError(
+                f"the clock says {stage.when(now)}, and by the uptime it is {stage.when(before.time)}; only the "
+                "vendor's answer leads back from a later time. If it is right: stoker-license clock confirm --yes"
+            )
+        mark = clock.confirm(before, now)
         with self._ledger.transaction():
+            if self._current is not None and self._current.installed.doubted:
+                self._ledger.settle(clock.jump(before, mark, self._uptime()), right=True)
+            self._ledger.count_reset()
+            self._ledger.audit(mark.time, "clock_confirmed", self.key_hex[:16], was=before.time)
+            self._ledger.put_clock(mark)
+        self._mark = self._written = mark
+        self._reload()
+        log.warning("time confirmed: %d, it was %d", mark.time, before.time)
+        return self.report(now)
+
+    def _install(
+        self, installed: Installed, licence: Licence, lists: Revocations, mark: clock.HighWater, was: int | None
+    ) -> None:
+        """`was` is the time before, where the answer sets it back."""
+        with self._ledger.transaction():
+            if was is not None:
+                self._ledger.count_reset()
+                self._ledger.audit(mark.time, "clock_reset", licence.id, was=was, request=licence.request)
+                log.warning("licence=%s sets time back: %d, it was %d", licence.id, mark.time, was)
             self._ledger.put_licence(installed)
             if licence.request is not None:
                 self._ledger.answer_request(licence.request, licence.id)
@@ -408,7 +489,8 @@ class Site:
         chain, installed = self._current.chain, self._current.installed
         at = clock.believed(mark, now)
         activated_at = _since(installed, mark, at)
-        standing = stage.of_licence(chain.licence, activated_at, at, self._facts(installed.id, installed))
+        facts = replace(self._facts(installed.id, installed), extended_until=self._extended(chain.licence, at))
+        standing = stage.of_licence(chain.licence, activated_at, at, facts)
         self._say_notice(standing)
         return Terms(
             chain=chain,
@@ -417,7 +499,12 @@ class Site:
             at=at,
             mark=mark,
             report_by=installed.report_by or None,
+            extended_until=self._extended(chain.licence, at),
         )
+
+    def _extended(self, licence: Licence, at: int) -> int | None:
+        until = self._ledger.extended_until(term_of(licence))
+        return until if until is not None and until > at else None
 
     def _facts(self, licence_id: str, known: Installed | None) -> Facts:
         return Facts(

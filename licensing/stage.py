@@ -10,10 +10,12 @@ is running runs to its end, and everything else works in every stage.
     LIC-405  the evaluation or trial is over          LIC-414  this node cannot keep a lease on its disk
     LIC-406  the voucher's first days are over        LIC-420  no seat for a GPU of this job
     LIC-407  the stored licence is of no use here     LIC-421  grace: no new nodes, no further seats
+                                                      LIC-422  this node gave its seats back
     LIC-408  perpetual: this build is newer than it covers
     LIC-409  given back by this site                  LIC-430  revoked
     LIC-431  usage report overdue, grace runs         LIC-432  … and grace is over
     LIC-433  prepaid hours spent, grace runs          LIC-434  … and grace is spent
+    LIC-435  all of it is over, emergency hours run
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ LEASE_TOLERANCE_S = 72 * 3600
 EVALUATION = Plan.EVALUATION.value
 
 FIX = "stoker-license activate FILE"
+EMERGENCY_CODE = "LIC-435"
 FIX_REPORT = "stoker-license usage export"
 STILL_WORKS = (
     "Running jobs go on to their end; login, monitoring, logs, export, drain, stop and every licence command work"
@@ -79,6 +82,8 @@ class Facts:
     """The date of this build, for a perpetual licence."""
     report_by: int | None = None
     """What the last receipt moved the licence's own `report_by` to."""
+    extended_until: int | None = None
+    """Until when the emergency hours of this term run."""
     gpu_ms_used: int = 0
     """Milliseconds of GPUs used of a prepaid licence."""
 
@@ -152,6 +157,15 @@ def released(licence_id: str, at: int) -> Standing:
     return _held("LIC-409", f"The licence {licence_id} was given back by this site {when(at)}")
 
 
+def rested() -> Standing:
+    """This node gave its lease back."""
+    message = (
+        f"This node gave its seats back, so new jobs are held in the queue. {STILL_WORKS}. It gets seats again when it "
+        "is adopted, on the hub."
+    )
+    return Standing(stage=Stage.RESTRICTED, code="LIC-422", message=message, fix="stoker-license node adopt NODE")
+
+
 def revoked(problem: str) -> Standing:
     """A revocation list names the licence or the key that signed it."""
     return _held("LIC-430", f"The installed licence cannot be used: {problem.rstrip('.')}")
@@ -173,6 +187,8 @@ def of_licence(licence: Licence, activated_at: int, now: int, facts: Facts | Non
     worst = max((each for each in standings if each), key=lambda each: _SEVERITY[each.stage])
     end = ends(licence, activated_at, report_by=facts.report_by)
     forever = end.restricted_at >= NEVER
+    if worst.stage is Stage.RESTRICTED and now < (facts.extended_until or 0):
+        worst = _emergency(worst, licence, facts.extended_until or 0)
     return replace(
         worst,
         expires_at=None if forever else worst.expires_at or end.expires_at,
@@ -184,7 +200,7 @@ def of_licence(licence: Licence, activated_at: int, now: int, facts: Facts | Non
 
 def of_lease(licence: Licence, lease: Lease, activated_at: int, now: int, built_at: int = release.AT) -> Standing:
     """The stage on a node: the licence's own, or worse when the hub has not renewed the lease."""
-    facts = Facts(built_at=built_at, report_by=lease.report_by)
+    facts = Facts(built_at=built_at, report_by=lease.report_by, extended_until=lease.extended_until)
     standing = of_licence(licence, activated_at, now, facts)
     until = lease.exp + LEASE_TOLERANCE_S
     if standing.stage.holds or now < lease.exp:
@@ -268,6 +284,15 @@ def _by_hours(licence: Licence, facts: Facts) -> Standing | None:
         return Standing(stage=Stage.GRACE, code="LIC-433", message=message, fix=FIX)
     message = f"{used} are used, and {_hours(grace)} beyond them; new jobs are held in the queue. {STILL_WORKS}."
     return Standing(stage=Stage.RESTRICTED, code="LIC-434", message=message, fix=FIX)
+
+
+def _emergency(over: Standing, licence: Licence, until: int) -> Standing:
+    """Everything is over, and the site took its hours to get a renewal."""
+    message = (
+        f"The licence {licence.id} is over ({over.code}), and its emergency hours run: new jobs start until "
+        f"{when(until)}, once in this term. Get a renewal by then."
+    )
+    return replace(over, stage=Stage.GRACE, code=EMERGENCY_CODE, message=message, fix=FIX, restricted_at=until)
 
 
 def _by_build(licence: Licence, facts: Facts) -> Standing | None:

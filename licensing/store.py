@@ -22,6 +22,7 @@ from sqlite_utils import Database, Migrations
 from licensing.clock import HighWater
 from licensing.errors import StoreError
 from licensing.seats import Hold, has_uuid
+from licensing.store_seats import SeatRows
 from licensing.usage_schema import migrations as usage_migrations
 
 _high_water = msgspec.json.Decoder(HighWater)
@@ -68,6 +69,17 @@ def m002_exchange(db: Database) -> None:
         not_null={"at", "text"},
     )
     db.table("crl").create({"signer": str, "number": int, "text": str}, pk="signer", not_null={"number", "text"})
+
+
+@_migrations()
+def m003_seats(db: Database) -> None:
+    """What is beside plain counting: borrowed, overdrawn, taken back, resting, pinned."""
+    db.table("borrowed").create({"node": str, "since": int, "until": int}, pk="node", not_null={"since", "until"})
+    db.table("overdraft").create({"term": str, "since": int}, pk="term", not_null={"since"})
+    db.table("reclaimed").create({"n": int, "at": int, "node": str, "seats": int}, pk="n", not_null={"at", "seats"})
+    db.table("resting").create({"node": str, "since": int}, pk="node", not_null={"since"})
+    db.table("pinned").create({"gpu": str}, pk="gpu")
+    db.table("emergency").create({"term": str, "since": int, "until": int}, pk="term", not_null={"since", "until"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +143,7 @@ class Entry:
     detail: dict[str, Any]
 
 
-class Ledger:
+class Ledger(SeatRows):
     """The open file. Every method raises `StoreError` when SQLite cannot do what is asked."""
 
     def __init__(self, path: Path) -> None:
@@ -297,9 +309,10 @@ class Ledger:
         return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]
 
     def pull_in(self, beyond: int, until: int) -> list[Hold]:
-        """Let the seats that end later than `beyond` end at `until`; gives them as they are now."""
+        """Let the seats that end later than `beyond` end at `until`, but not borrowed ones; gives them."""
         rows = self._run(
-            'UPDATE hold SET "until" = ? WHERE unit = \'gpu\' AND "until" > ? RETURNING subject, node, since, "until"',
+            'UPDATE hold SET "until" = ? WHERE unit = \'gpu\' AND "until" > ? '
+            'AND node NOT IN (SELECT node FROM borrowed) RETURNING subject, node, since, "until"',
             (until, beyond),
         )
         return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]
@@ -330,6 +343,25 @@ class Ledger:
         self._run(
             "INSERT OR REPLACE INTO meta (name, value) VALUES ('clock', ?)", (msgspec.json.encode(mark).decode(),)
         )
+
+    def epoch(self) -> int:
+        """Which hub of this site speaks: a standby that took over speaks with a higher one."""
+        row = self._one("SELECT value FROM meta WHERE name = 'epoch'")
+        return int(row[0]) if row else 1
+
+    def put_epoch(self, epoch: int) -> None:
+        """This hub speaks with it from now on."""
+        self._run("INSERT OR REPLACE INTO meta (name, value) VALUES ('epoch', ?)", (str(epoch),))
+
+    def clock_resets(self) -> int:
+        """How often the time was set right by hand or by the vendor."""
+        row = self._one("SELECT value FROM meta WHERE name = 'clock_resets'")
+        return int(row[0]) if row else 0
+
+    def count_reset(self) -> None:
+        """It was set right."""
+        count = str(self.clock_resets() + 1)
+        self._run("INSERT OR REPLACE INTO meta (name, value) VALUES ('clock_resets', ?)", (count,))
 
     def audit(self, at: int, event: str, subject: str, **detail: object) -> None:
         """Record what this transaction does; belongs inside `transaction()`."""

@@ -348,12 +348,18 @@ def _excess_of_lease(lease: Lease, licence: Licence, site: str) -> str | None:
     if (lease.licence, lease.rev) != (licence.id, licence.rev):
         return f"is for licence {lease.licence} rev {lease.rev}, and {licence.id} rev {licence.rev} comes with it"
     end = stage.ends(licence, lease.activated_at, report_by=lease.report_by)
-    if lease.iat < licence.nbf or lease.exp > end.restricted_at:
+    extended = lease.extended_until or 0
+    if extended > lease.iat + plans.EMERGENCY_S:
+        return f"takes emergency hours for longer than {plans.EMERGENCY_S // 3600} h"
+    if lease.iat < licence.nbf or lease.exp > max(end.restricted_at, extended):
         return f"reaches beyond the dates of its licence {licence.id}"
     if lease.activated_at > lease.iat:
         return "was signed before its licence was activated"
     if len(set(lease.gpus)) != len(lease.gpus):
         return "names a GPU twice"
-    if len(lease.gpus) > licence.seats:
+    longest = plans.BORROW_S if lease.borrowed else licence.lease_s
+    if lease.exp - lease.iat > longest:
+        return f"runs for {lease.exp - lease.iat} s, and may for {longest} s"
+    if len(lease.gpus) > licence.seats + plans.overdraft(licence):
         return f"covers {len(lease.gpus)} GPUs, and its licence {licence.id} has {licence.seats} seats"
     return None

@@ -56,6 +56,7 @@ from agent.api.types import (
     LicenceAsk,
     LicenceEvent,
     LicenceFile,
+    LicenceOrder,
     LicenceRelease,
     LogMessage,
     Node,
@@ -318,9 +319,17 @@ class Client:
         """Give the licence back, for the site whose request `to` is; for admins, on the hub."""
         return self._ask("POST", "/v1/licence/release", LicenceFile, LicenceRelease(to=to))
 
+    def licence_order(self, order: LicenceOrder) -> Licence:
+        """Order something about seats; for admins, on the hub."""
+        return self._ask("POST", "/v1/licence/order", Licence, order)
+
     def lease(self) -> LeaseReply:
         """The lease a node holds."""
         return self._get("/v1/lease", LeaseReply)
+
+    def give_back_lease(self) -> LeaseGrant:
+        """Have a node give its lease back; its word for it. For the hub."""
+        return self._ask("DELETE", "/v1/lease", LeaseGrant)
 
     def put_lease(self, token: str) -> LeaseReply:
         """Hand a node its lease; for the hub."""

@@ -82,6 +82,20 @@ class Licence(Wire, frozen=True, kw_only=True):
     """The highest number of a revocation list known here."""
     at: int | None = None
     """The hub's own time, Unix seconds: what licences go by, and never runs back."""
+    seats_borrowed: int = 0
+    seats_overdraft: int = 0
+    """Seats that are held beyond the licence's."""
+    overdraft_since: int | None = None
+    overdraft_until: int | None = None
+    """Unix seconds until which this term has seats beyond the licence's; `None` while none was used."""
+    resting: tuple[str, ...] = ()
+    """Nodes that gave their seats back, and get none until they are adopted."""
+    pinned: tuple[str, ...] = ()
+    """UUIDs of GPUs that get a seat before others of their node."""
+    epoch: int = 1
+    """Which hub of the site this is; a standby that took over has a higher one."""
+    confirmed_at: int | None = None
+    """The same without what the hub's clock says beyond what uptime explains."""
     development_roots: bool = False
     """This build trusts development keys, under which anybody can sign; shown so that nobody ships it."""
 
@@ -104,6 +118,19 @@ class LicenceRelease(Wire, frozen=True, kw_only=True):
 
     to: str | None = None
     """The request of the site that it goes to."""
+
+
+class LicenceOrder(Wire, frozen=True, kw_only=True):
+    """What `POST /v1/licence/order` takes: what an operator orders about seats."""
+
+    order: str
+    """borrow, release, adopt, pin, unpin, extend, promote or clock-confirm."""
+    subject: str = ""
+    """A node's name, or a GPU's UUID."""
+    days: int = 0
+    """For how long a node borrows."""
+    force: bool = False
+    """For a release: the node can say nothing any more. For the clock: it is certainly right."""
 
 
 class LicenceFile(Wire, frozen=True, kw_only=True):
@@ -133,7 +160,7 @@ class LicenceEvent(Wire, frozen=True, kw_only=True):
 
 
 class LeaseGrant(Wire, frozen=True, kw_only=True):
-    """What the hub puts to `PUT /v1/lease` of a node."""
+    """A lease, as the hub puts it to a node; and a node's word that it gave its own back."""
 
     token: str
 

@@ -83,7 +83,10 @@ def _gpus(up: _Up) -> Iterator[Family]:
 
 
 def _licence(licence: Licence | None) -> Iterator[Family]:
-    counts = {} if licence is None else {"total": licence.seats_total, "used": licence.seats_used}
+    counts = {}
+    if licence is not None:
+        counts = {"total": licence.seats_total, "used": licence.seats_used}
+        counts |= {"borrowed": licence.seats_borrowed, "overdraft": licence.seats_overdraft}
     seats = [({"unit": "gpu", "state": state}, count) for state, count in counts.items()]
     yield gauge("lic_seats", "Seats of the licence.", seats)
     stages = [] if licence is None else [({"stage": each.value}, int(licence.stage is each)) for each in LicenceStage]

@@ -16,7 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from agent.api.errors import ApiError
-from agent.api.types import Licence, LicenceEvent, LicenceFile, LicenceUpdate, LinkState, Node, NodeUpdate, Wire
+from agent.api.types import (
+    Licence,
+    LicenceEvent,
+    LicenceFile,
+    LicenceOrder,
+    LicenceUpdate,
+    LinkState,
+    Node,
+    NodeUpdate,
+    Wire,
+)
 from agent.gate import HubLicence, NoSeat
 from agent.gpu.frames import UNKNOWN_UUID
 from agent.hub.fleet import Fleet, Member
@@ -116,6 +126,58 @@ class Seats:
         _log.info("licence=%s given back", released.id)
         await self._tell()
         return released
+
+    async def order(self, order: LicenceOrder) -> Licence:
+        """Do what an operator orders about seats, and offer leases by it at once.
+
+        Raises:
+            ApiError: refused, or the node that is to give its lease back does not answer; its seats stay its own.
+        """
+        if order.order == "release":
+            done = await (self._reclaim(order.subject) if order.force else self._take_back(order.subject))
+        elif order.order == "clock-confirm":
+            done = await self._in_thread(lambda hub: hub.confirm_clock(int(time.time()), sure=order.force))
+        else:
+            done = await self._do(order.order, order.subject, days=order.days)
+        self._publish(("licence",), LicenceUpdate(licence=done))
+        self._due.set()
+        return done
+
+    async def _reclaim(self, node: str) -> Licence:
+        member = self._member(node)
+        if member is not None and member.link.state is LinkState.UP:
+            message = f"{node} is up, so it can give its seats back itself; run: stoker-license release {node}"
+            raise ApiError(409, "usage", message)
+        return await self._do("reclaim", node)
+
+    async def _take_back(self, node: str) -> Licence:
+        """First no further lease, then the node's word, then its seats: none is ever in two hands."""
+        member = self._member(node)
+        if member is None or member.link.state is not LinkState.UP:
+            message = (
+                f"{node} does not answer, so it cannot give its seats back; they are free when its lease ends, or if "
+                f"it is gone for good: stoker-license release {node} --force"
+            )
+            raise ApiError(409, "usage", message)
+        await self._do("rest", node)
+        try:
+            if (offer := self._offers.get(node)) is not None:
+                await asyncio.wait([offer])
+            word = await member.calls.call(lambda client: client.give_back_lease())
+            done = await self._do("return", node, release=word.token)
+        except ApiError:
+            await self._do("adopt", node)
+            raise
+        self._seq.pop(node, None)
+        return done
+
+    async def _do(self, verb: str, subject: str, *, days: int = 0, release: str = "") -> Licence:
+        return await self._in_thread(
+            lambda licence: licence.order(verb, subject, int(time.time()), days=days, release=release)
+        )
+
+    def _member(self, node: str) -> Member | None:
+        return next((each for each in self._fleet.members() if each.name == node), None)
 
     # --- offering -----------------------------------------------------------------------------------------------------
 

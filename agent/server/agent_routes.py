@@ -119,6 +119,7 @@ class AgentService:
             app.router.add_post(f"{root}/licence", self._post_licence)
             app.router.add_get(f"{root}/lease", self._get_lease)
             app.router.add_put(f"{root}/lease", self._put_lease)
+            app.router.add_delete(f"{root}/lease", self._give_back_lease)
 
     # --- the node -----------------------------------------------------------------------------------------------------
 
@@ -192,6 +193,13 @@ class AgentService:
         except ApiError as error:
             _log.warning("the hub is not told where the usage ledger stands: %s", error)
             return reply
+
+    async def _give_back_lease(self, request: web.Request) -> web.Response:
+        self._require_hub(request)
+        async with self._gate_lock:
+            word = await asyncio.to_thread(self._gate.give_back, _now())
+        self._engine.wake()
+        return json_response(LeaseGrant(token=word))
 
     def _require_hub(self, request: web.Request) -> None:
         if not caller_of(request).trusted:

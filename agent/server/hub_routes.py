@@ -23,6 +23,7 @@ from agent.api.types import (
     JobUpdate,
     Licence,
     LicenceAsk,
+    LicenceOrder,
     LicenceRelease,
     LicenceUpdate,
     LinkState,
@@ -109,6 +110,7 @@ class HubService:
         app.router.add_get("/v1/licence/history", self._get_history)
         app.router.add_post("/v1/licence/request", self._ask_vendor)
         app.router.add_post("/v1/licence/release", self._give_back)
+        app.router.add_post("/v1/licence/order", self._order)
         app.router.add_post("/v1/jobs/plan", self._submit.plan)
         app.router.add_route("*", "/v1/jobs/{ref:\\d{1,12}(_\\d{1,9})?}{rest:(/.*)?}", self._bare_job)
         self._queues.add_routes(app)
@@ -172,6 +174,11 @@ class HubService:
         caller_of(request).require_admin("giving a licence back")
         body = await read_body(request, LicenceRelease)
         return json_response(await self._seats.give_back(body.to))
+
+    async def _order(self, request: web.Request) -> web.Response:
+        caller_of(request).require_admin("ordering seats")
+        body = await read_body(request, LicenceOrder)
+        return json_response(await self._seats.order(body))
 
     async def _node(self, request: web.Request) -> web.StreamResponse:
         calls = self._fleet.calls(request.match_info["name"])

@@ -19,7 +19,8 @@ from agent.api.errors import ConnectError
 from agent.gate import HubLicence, as_licence_errors
 from agent.hub.metrics import of_licence
 from licensing import cli, roots
-from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file
+from licensing.keys import public_hex
+from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
 
 
 class LocalHub:
@@ -46,6 +47,15 @@ class LocalHub:
         with as_licence_errors():
             return plain(self.state.release(to, self.now))
 
+    def order(
+        self, verb: str, subject: str, *, days: int = 0, force: bool = False, config: Path | None = None
+    ) -> dict[str, Any]:
+        with as_licence_errors():
+            if verb == "clock-confirm":
+                return plain(self.state.confirm_clock(self.now, sure=force))
+            what = "reclaim" if force else verb
+            return plain(self.state.order(what, subject, self.now, days=days))
+
     def metrics(self, config: Path | None = None) -> str:
         return of_licence(self.state.status(self.now))
 
@@ -67,6 +77,11 @@ class NoHub:
         return self.licence()
 
     def release(self, to: str | None, config: Path | None = None) -> dict[str, Any]:
+        return self.licence()
+
+    def order(
+        self, verb: str, subject: str, *, days: int = 0, force: bool = False, config: Path | None = None
+    ) -> dict[str, Any]:
         return self.licence()
 
     def metrics(self, config: Path | None = None) -> str:
@@ -337,3 +352,98 @@ def test_a_trail_that_was_changed_is_told(hub: LocalHub, tmp_path: Path, capsys:
     (tmp_path / "junk").write_bytes(b"no database" * 999)
     assert cli.main(["audit", "verify", str(tmp_path / "junk")], NoHub()) == 5
     assert f"{tmp_path}/junk" in capsys.readouterr().err
+
+
+# --- orders about seats ---
+
+
+def hold_seats(hub: LocalHub, node: str, count: int) -> None:
+    key = public_hex(seeded(node))
+    hub.state.lease(node, key, [f"GPU-{node}-{n}" for n in range(count)], 0, hub.now)
+
+
+def test_seats_are_borrowed_released_pinned_and_shown(hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"], seats=10)))
+    hold_seats(hub, "n1", 2)
+    hold_seats(hub, "n2", 9)
+    assert cli.main(["borrow", "n1", "7"], hub) == 0
+    assert capsys.readouterr().out == "n1 has its seats for 7 days, once it heard so from the hub\n"
+    hold_seats(hub, "n1", 2)
+    assert cli.main(["pin", "GPU-n2-3", "--json"], hub) == 0
+    assert json.loads(capsys.readouterr().out)["pinned"] == ["GPU-n2-3"]
+    assert cli.main(["status"], hub) == 0
+    shown = capsys.readouterr().out
+    assert "seats      11 of 10 GPUs, 1 of them overdrawn until 2027-02-14 08:00 UTC, 2 borrowed\n" in shown
+    assert "n1: 2, borrowed until 2027-01-22 08:00 UTC\n" in shown
+    metrics = of_licence(hub.state.status(hub.now))
+    assert 'lic_seats{state="borrowed",unit="gpu"} 2' in metrics.replace(
+        'unit="gpu",state="borrowed"', 'state="borrowed",unit="gpu"'
+    )
+    assert cli.main(["doctor"], hub) == 3
+    assert "warn seats     11 of 10 GPUs are held; the overdraft is until 2027-02-14" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["borrow", "n1", "31"], 64, "cannot borrow for 31 days; say 1 to 30"),
+        (["borrow", "n9", "3"], 64, "n9 holds no seats; see who does: stoker-license status"),
+        (["borrow", "n1", "soon"], 64, "invalid int value"),
+        (["release", "n1", "--force"], 64, "n1 holds 2 seats, and 0 were taken back in the last 30 days: 10 %"),
+        (["release", "--force", "--yes"], 64, "--force is for a node that is gone; name it"),
+        (["release", "n1", "-o", "x"], 64, "a node's release writes no file"),
+        (["node", "adopt", "n1"], 64, "n1 did not give its seats back"),
+        (["extend", "--emergency"], 64, "new jobs start in ACTIVE; take the emergency hours when they are held"),
+        (["extend"], 64, "--emergency"),
+        (["standby"], 64, "VERB"),
+        (["pin", "unknown:0"], 64, "is no UUID of a GPU"),
+    ],
+)
+def test_orders_that_cannot_be_say_why(
+    hub: LocalHub, capsys: pytest.CaptureFixture[str], argv: list[str], code: int, words: str
+) -> None:
+    hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"], seats=10)))
+    hold_seats(hub, "n1", 2)
+    before = hub.licence()
+    assert cli.main(argv, hub) == code
+    assert words in capsys.readouterr().err
+    assert hub.licence() == before
+
+
+# --- the clock ---
+
+
+def test_doctor_tells_of_a_clock_that_jumped_and_it_is_confirmed(
+    hub: LocalHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"])))
+    hub.now = NOW + 60 * DAY
+    monkeypatch.setattr("licensing.buyer_cli.time.time", lambda: hub.now)
+    hub.boot.boot_id, hub.boot.seconds = "boot-2", 5
+    assert cli.main(["doctor"], hub) == 3
+    said = capsys.readouterr().out
+    assert "warn clock     says 2027-03-16 08:00 UTC, and uptime explains no more than 2027-01-15 08:00 UTC" in said
+    assert "stoker-license clock confirm --yes" in said
+    assert cli.main(["clock", "confirm"], hub) == 64
+    assert "If it is right: stoker-license clock confirm --yes" in capsys.readouterr().err
+    assert cli.main(["clock", "confirm", "--yes"], hub) == 0
+    assert "it is 2027-03-16 08:00 UTC, on your word" in capsys.readouterr().out
+    hub.now = NOW
+    assert cli.main(["doctor"], hub) == 3
+    assert "the answer to a request made now sets time back: stoker-license export-request" in capsys.readouterr().out
+    assert cli.main(["clock", "confirm", "--yes"], hub) == 64
+    assert "time does not run back" in capsys.readouterr().err
+
+
+def test_the_standby_leads_and_says_what_to_do(hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"])))
+    assert cli.main(["standby", "promote"], hub) == 0
+    assert capsys.readouterr().out == "this hub leads with epoch 2; stop the one before it\n"
+
+
+def test_emergency_hours_are_taken(hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"])))
+    hub.now = hub.boot.at(VOUCHER.exp + 15 * DAY)
+    assert cli.main(["extend", "--emergency"], hub) == 0
+    assert capsys.readouterr().out == "new jobs start until 2027-11-29 08:00 UTC, once in this term\n"
+    assert cli.main(["status"], hub) == 3

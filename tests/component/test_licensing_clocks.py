@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from licensing.errors import LicenceError
+from licensing import verify
+from licensing.document import Licence
+from licensing.errors import LicenceError, UsageError
+from licensing.exchange import Request, Want
 from licensing.node import NodeLease
 from licensing.seats import NoSeat
 from licensing.site import Site
@@ -22,14 +25,16 @@ SHIFTS = [60 * DAY, HOUR, 47 * HOUR, -HOUR, -60 * DAY]
 class Place:
     """A hub and its nodes, each with a clock of its own and one true time behind them all."""
 
-    def __init__(self, folder: Path, nodes: int = 1, seats: int = 8) -> None:
+    def __init__(self, folder: Path, nodes: int = 1, seats: int = 8, plan: str = "yearly") -> None:
         self.folder, self.now = folder, NOW
         self.boots = [Boot() for _ in range(nodes + 1)]
         self.ahead = [0] * (nodes + 1)
         """How far each clock is ahead: the hub's, then each node's."""
         self.nodes = [NodeLease(folder / f"n{number}", ROOTS, self.boots[number]) for number in range(1, nodes + 1)]
         self.start_hub()
-        self.site.activate(file(changed(VOUCHER, exp=NOW + 400 * DAY, site=self.site.key_hex, seats=seats)), NOW)
+        terms = changed(VOUCHER, exp=NOW + 400 * DAY, site=self.site.key_hex, seats=seats, plan=plan)
+        self.installed: Licence = terms
+        self.site.activate(file(terms), NOW)
 
     def start_hub(self) -> None:
         self.site = Site(self.folder / "hub", "test", ROOTS, self.boots[0])
@@ -125,7 +130,7 @@ def test_meanwhile_new_jobs_start(place: Place, machines: list[int]) -> None:
 
 
 def test_a_wrong_clock_at_the_hub_frees_nobodys_seat(tmp_path: Path) -> None:
-    place = Place(tmp_path, nodes=2, seats=1)
+    place = Place(tmp_path, nodes=2, seats=1, plan="trial")
     place.renew()
     assert [hold.node for hold in place.site.report(place.now).holds] == ["n1"]
     place.ahead[0] = 60 * DAY
@@ -148,7 +153,7 @@ def test_after_days_without_power_jobs_start_at_once(place: Place, off_days: int
 
 def test_a_machine_that_starts_with_a_wrong_clock_recovers(tmp_path: Path) -> None:
     """The clock chip is 60 days ahead until the network corrects it; a node that was there then never comes back."""
-    place = Place(tmp_path, nodes=2, seats=1)
+    place = Place(tmp_path, nodes=2, seats=1, plan="trial")
     place.renew()
     place.ahead = [60 * DAY] * 3
     place.reboot(HOUR)
@@ -207,3 +212,95 @@ def test_row_30_a_clock_before_the_licence_was_signed_is_said_once_and_costs_not
     place.ahead = [0, 0]
     assert place.renew() == []
     assert place.works()
+
+
+# --- time set right by hand and by the vendor ---
+
+
+def poison(place: Place, machines: list[int]) -> None:
+    """Clocks that are 60 days ahead for longer than it takes to believe them, and then right again."""
+    place.renew()
+    for machine in machines:
+        place.ahead[machine] = 60 * DAY
+    for _ in range(26):
+        place.pass_time(HOUR)
+        place.renew()
+        place.stages()
+        for number, node in enumerate(place.nodes, start=1):
+            node.tick(place.wall(number))
+    for machine in machines:
+        place.ahead[machine] = 0
+
+
+def answer(place: Place, request: str, signed: int) -> str:
+    """What the vendor signs then."""
+    asked = verify.site_paper(Request, request).paper
+    return file(changed(place.installed, rev=place.installed.rev + 1, iat=signed, request=asked.id))
+
+
+@pytest.mark.parametrize("machines", [[0, 1], [0], [1]], ids=["both", "hub", "node"])
+def test_a_poisoned_time_is_set_back_by_the_answer_to_a_fresh_request(place: Place, machines: list[int]) -> None:
+    poison(place, machines)
+    if 0 in machines:
+        assert place.site.report(place.wall(0)).at > place.now + 59 * DAY
+    request = place.site.request(Want.RENEW, place.wall(0)).token
+    place.pass_time(2 * DAY)
+    text = answer(place, request, signed=place.now - DAY)
+    for _ in range(2):
+        assert place.site.activate(text, place.wall(0)).at == place.now
+    if 0 not in machines:
+        place.site.confirm_clock(place.wall(0), sure=True)
+    assert place.renew() == []
+    assert place.works()
+    held = place.nodes[0].held
+    assert held is not None
+    assert (held.lease.iat, held.lease.exp) == (place.now, place.now + DAY)
+    assert place.nodes[0].standing(place.wall(1)).stage is Stage.ACTIVE
+    place.reboot(HOUR)
+    assert place.site.report(place.wall(0)).at == place.now
+    place.site._ledger.verify_audit()
+
+
+def test_an_answer_that_lay_about_sets_nothing_back(place: Place) -> None:
+    request = place.site.request(Want.RENEW, place.wall(0)).token
+    text = answer(place, request, signed=place.now + HOUR)
+    for _ in range(40):
+        place.pass_time(DAY)
+        place.site.report(place.wall(0))
+    at = place.now
+    place.ahead[0] = -39 * DAY
+    assert place.site.activate(text, place.wall(0)).at == at
+
+
+def test_a_vendors_clock_that_is_slow_by_a_day_sets_nothing_back(place: Place) -> None:
+    place.pass_time(3 * DAY)
+    place.site.report(place.wall(0))
+    request = place.site.request(Want.RENEW, place.wall(0)).token
+    assert place.site.activate(answer(place, request, signed=place.now - DAY), place.wall(0)).at == place.now
+
+
+def test_a_jump_that_is_right_is_confirmed_by_hand(place: Place) -> None:
+    place.renew()
+    place.ahead = [60 * DAY] * 2
+    place.pass_time(9 * HOUR)
+    report = place.site.report(place.wall(0))
+    assert (report.at, report.confirmed_at) == (place.now, place.now)
+    with pytest.raises(UsageError, match="by the uptime it is 2027-01-15 17:00 UTC; only"):
+        place.site.confirm_clock(place.wall(0), sure=False)
+    confirmed = place.site.confirm_clock(place.wall(0), sure=True)
+    assert (confirmed.at, confirmed.confirmed_at) == (place.wall(0), place.wall(0))
+    assert place.renew() == []
+    held = place.nodes[0].held
+    assert held is not None
+    assert held.lease.iat == place.wall(0)
+    place.ahead = [0] * 2
+    with pytest.raises(UsageError, match="time does not run back"):
+        place.site.confirm_clock(place.wall(0), sure=True)
+
+
+def test_without_a_licence_there_is_no_time_to_confirm(tmp_path: Path) -> None:
+    site = Site(tmp_path, "test", ROOTS, Boot())
+    site.open()
+    with pytest.raises(UsageError, match="no time is kept"):
+        site.confirm_clock(NOW, sure=True)
+    site.close()

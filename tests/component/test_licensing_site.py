@@ -210,7 +210,7 @@ def test_each_lease_names_the_one_before(site: Site) -> None:
 
 
 def test_short_of_seats_a_node_gets_a_part_and_more_when_they_are_free(site: Site) -> None:
-    site.activate(bound(site, seats=3), NOW)
+    site.activate(bound(site, seats=3, plan="trial"), NOW)
     token(site, "n1", ("A", "B"))
     assert read(token(site, "n2", ("C", "D"))).lease.gpus == ("C",)
     assert site.lease("n2", NODE_KEY, ["C", "D"], 1, NOW) is None
@@ -224,23 +224,23 @@ def test_a_node_without_gpus_gets_a_lease(site: Site) -> None:
 
 
 def test_an_expired_hold_frees_its_seat(site: Site, boot: Boot) -> None:
-    site.activate(bound(site, seats=1), NOW)
+    site.activate(bound(site, seats=1, plan="trial"), NOW)
     token(site, "n1", ("A",))
     assert read(token(site, "n2", ("B",), now=boot.at(NOW + DAY - 1))).lease.gpus == ()
     assert read(token(site, "n2", ("B",), seq=1, now=boot.at(NOW + DAY))).lease.gpus == ("B",)
 
 
 def test_a_gpu_that_moved_is_counted_at_its_new_node(site: Site) -> None:
-    site.activate(bound(site, seats=1), NOW)
+    site.activate(bound(site, seats=1, plan="trial"), NOW)
     token(site, "n1", ("A",))
     assert read(token(site, "n2", ("A",))).lease.gpus == ("A",)
     assert [(hold.gpu, hold.node) for hold in site.report(NOW).holds] == [("A", "n2")]
 
 
 def test_a_smaller_licence_is_carried_not_refused(site: Site) -> None:
-    site.activate(bound(site, seats=3), NOW)
+    site.activate(bound(site, seats=3, plan="trial"), NOW)
     token(site, gpus=("A", "B", "C"))
-    site.activate(bound(site, rev=2, seats=1), NOW + 10)
+    site.activate(bound(site, rev=2, seats=1, plan="trial"), NOW + 10)
     renewed = read(token(site, gpus=("A", "B", "C"), seq=1, now=NOW + 10))
     assert renewed.lease.gpus == ("A",)
     assert renewed.lease.rev == 2

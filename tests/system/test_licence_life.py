@@ -95,3 +95,23 @@ def test_a_file_that_is_no_licence_changes_nothing(unlicensed: Box) -> None:
     assert str(bad) in refused.stderr
     with unlicensed.hub.client() as hub:
         assert hub.licence().licence_id is None
+
+
+def test_a_node_gives_its_seats_back_and_is_adopted(unlicensed: Box) -> None:
+    made = unlicensed
+    assert license_program(made, "activate", str(issue(made, "some.licence", ends_in_s=86400 * 40))).returncode == 0
+    with made.hub.client() as hub:
+        wait_until(lambda: hub.licence().seats_used > 0, "its node holds seats")
+        name = hub.licence().holders[0].node
+        forced = license_program(made, "release", name, "--force")
+        assert (forced.returncode, f"{name} is up" in forced.stderr) == (64, True), forced.stderr
+        released = license_program(made, "release", name)
+        assert released.returncode == 0, released.stderr
+        assert (hub.licence().seats_used, hub.licence().resting) == (0, (name,))
+        held = hub.submit(submission(made, "#!/bin/sh\n#SBATCH --gpus=1\ntrue\n"), "c").job
+        wait_until(lambda: "LIC-422" in (hub.job(JobRef(id=held.id)).detail or ""), "it waits, and says why")
+        adopted = license_program(made, "node", "adopt", name)
+        assert (adopted.returncode, adopted.stdout) == (0, f"{name} gets seats again\n"), adopted.stderr
+        assert wait_final(hub, held.id).state is JobState.COMPLETED
+        gone = license_program(made, "release", "nobody")
+        assert (gone.returncode, "nobody does not answer" in gone.stderr) == (64, True), gone.stderr
