@@ -31,8 +31,10 @@ def read(path: Path) -> str:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise StokerError(f"cannot read {path}: {reason}; choose a voucher or licence file") from error
-    with os.fdopen(handle, "rb") as file:
-        data = _bounded(file.fileno(), path)
+    try:
+        data = _bounded(handle, path)
+    finally:
+        os.close(handle)
     if not data.strip():
         raise StokerError(f"{path} is empty; fetch the vendor's file again")
     try:

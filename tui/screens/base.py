@@ -82,7 +82,7 @@ class BaseScreen(Screen[None]):
 
     def update(self) -> None:
         """Draw everything from the state."""
-        if not self.is_mounted:
+        if not self.is_mounted or not self.query("#top"):  # on its way in or out: its lines are not there
             return
         session, now = self.session, self.session.clock.monotonic()
         link = session.cluster.link(now)
