@@ -37,6 +37,7 @@ from tui.screens.activation import ActivationForm, Draft
 from tui.screens.array import ArrayScreen
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import Help, ask_host_key
+from tui.screens.faults import TellsFaults
 from tui.screens.gpu import GpuScreen
 from tui.screens.host import HostScreen
 from tui.screens.incidents import IncidentsScreen
@@ -61,7 +62,7 @@ _DRAIN_S = 0.5
 _LOG = logging.getLogger(__name__)
 
 
-class StokerApp(App[None]):
+class StokerApp(TellsFaults, App[None]):
     """The window."""
 
     TITLE = "stoker"

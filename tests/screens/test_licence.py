@@ -172,6 +172,28 @@ def test_a_bad_file_is_refused_in_its_own_words_and_nothing_is_lost(
     act(cluster, scene)
 
 
+def test_a_fault_of_the_program_itself_is_told_in_the_form(
+    cluster: Cluster, in_a_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Simulated: that nobody knows of one is why it must be told."""
+    good = in_a_folder / "good"
+    good.write_text(paper())
+
+    def faulty(path: Path) -> str:
+        raise ZeroDivisionError("of ours")
+
+    async def scene(on: Stage) -> None:
+        await on.press("I")
+        with monkeypatch.context() as patch:
+            patch.setattr("tui.papers.read", faulty)
+            await give(on, good)
+            await on.until(lambda: "A fault of this program" in said(on), "the fault")
+        await give(on, good)
+        await on.until(lambda: on.sees("● Licence"), "and the form still works")
+
+    act(cluster, scene)
+
+
 def test_an_old_revision_is_refused(cluster: Cluster, in_a_folder: Path) -> None:
     cluster.client.activate(paper(rev=2))
     (in_a_folder / "old").write_text(paper(rev=1))

@@ -28,6 +28,7 @@ from agent.api.errors import StokerError
 from agent.api.types import Licence, LicenceFile
 from tui import papers, safe
 from tui.keymap import Scope
+from tui.screens.faults import TellsFaults
 from tui.session import Session
 from tui.spans import Role, Span, folded
 from tui.widgets.files import FileTree
@@ -64,7 +65,7 @@ class PasteArea(TextArea):
         event.text = "\n".join(safe.text(line, papers.LIMIT) for line in lines)
 
 
-class ActivationForm(ModalScreen[Licence | None]):
+class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
     """Ends with the licence as it stands after a file was taken, or with nothing."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.IMPORT)
@@ -276,6 +277,10 @@ class ActivationForm(ModalScreen[Licence | None]):
         self._busy = True
         self._say(words, Role.WARN)
         return True
+
+    def tell_fault(self, sentence: str) -> None:
+        """In the form, which works on."""
+        self._refused(sentence)
 
     def _refused(self, sentence: str) -> None:
         self._busy = False

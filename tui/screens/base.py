@@ -19,6 +19,7 @@ from textual.widgets import Input
 
 from tui import status
 from tui.keymap import Scope, footer
+from tui.screens.faults import TellsFaults
 from tui.session import Session
 from tui.spans import Role
 from tui.widgets.find import Find
@@ -31,7 +32,7 @@ WIDE = 120
 _SHORT_BELOW = 100
 
 
-class BaseScreen(Screen[None]):
+class BaseScreen(TellsFaults, Screen[None]):
     """A whole-window screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.APP)
