@@ -23,6 +23,7 @@ from agent.api.errors import ApiError, StokerError
 from agent.api.types import Job, Plan, SubmitRequest
 from tui import arrays, safe, submit, units
 from tui.keymap import Scope
+from tui.screens.faults import TellsFaults
 from tui.session import Session
 from tui.spans import Column, Role, Row, cell, folded
 from tui.widgets.keys import bindings
@@ -34,7 +35,7 @@ _LISTED = 500
 _COLUMNS = (Column(title="FILE", least=20, grow=True), Column(title="SIZE", least=9, right=True))
 
 
-class SubmitForm(ModalScreen[Job | None]):
+class SubmitForm(TellsFaults, ModalScreen[Job | None]):
     """Ends with the job that was stored, or with nothing."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.FORM)
@@ -160,6 +161,10 @@ class SubmitForm(ModalScreen[Job | None]):
             self.app.call_from_thread(self._refused, safe.text(f"{where}{error}"))
         else:
             self.app.call_from_thread(self._stored, reply.job)
+
+    def tell_fault(self, sentence: str) -> None:
+        """In the form, which works on."""
+        self._refused(sentence)
 
     def _refused(self, sentence: str) -> None:
         self._busy = False
