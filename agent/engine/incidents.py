@@ -70,6 +70,9 @@ class Seen(Protocol):
     def silent_s(self) -> float:
         """For how long readings are overdue; 0 while they come."""
 
+    def none_found(self) -> str | None:
+        """Why there is no GPU; `None` while there are some, and before that is known."""
+
     def job_of(self, pid: int) -> int | None:
         """Whose process it is, or was."""
 
@@ -226,6 +229,7 @@ class Incidents:
             held={uuid: holder for uuid, holder in held.items() if uuid not in shared},
             shared=shared,
             known=self.inventory(),
+            none_found=self._seen.none_found(),
             sampler_silent_s=self._seen.silent_s(),
             rises=self._rises.look(readings, monotonic),
         )
