@@ -138,8 +138,8 @@ def _none_left(scene: Scene) -> Iterator[Finding]:
         return
     many = f"none of the node's {len(scene.known)} GPUs is" if len(scene.known) > 1 else "the node's only GPU is not"
     advice = (
-        "see nvidia-smi, dmesg and lspci -d 10de:; load the driver again or reboot the node; stoker inventory shows what "
-        "there was at install"
+        "see nvidia-smi, dmesg and lspci -d 10de:; load the driver again or reboot the node; stoker inventory shows "
+        "what there was at install"
     )
     what = f"{many} there any more: {scene.none_found}"
     yield Finding(kind=IncidentKind.GPU_MISSING, severity=Severity.CRITICAL, what=what, advice=advice)
