@@ -14,7 +14,7 @@ import pytest
 from agent.telemetry import history
 from agent.telemetry.bucket import Spread
 from agent.telemetry.history import History
-from agent.telemetry.lookback import Lookback
+from agent.telemetry.lookback import Lookback, look_back
 from agent.telemetry.ringfile import Tier
 
 METRICS = ("power_w", "temperature_c")
@@ -163,7 +163,7 @@ def test_who_looks_back_while_the_file_is_closed_never_reads_another_file(
         made.start()
         made.note(GPU, METRICS, ((1.0, 1.0, 1.0), None), T0)
         await until(made, [(1.0, 1.0, 1.0), *[None] * 9])
-        begun, look = threading.Event(), history.look_back
+        begun, look = threading.Event(), look_back
 
         def late(*given: Any, **more: Any) -> Lookback:
             begun.set()
