@@ -51,6 +51,10 @@ class Readings(Protocol):
         """For how long readings are overdue, in seconds; 0 while they come."""
         ...
 
+    def none_found(self) -> str | None:
+        """Why there is no GPU; `None` while there are some, and before that is known."""
+        ...
+
 
 class KeptAccount(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a job that has not ended."""
@@ -129,6 +133,10 @@ class Accounts:
     def silent_s(self) -> float:
         """For how long readings are overdue; 0 while they come, or where nobody reads."""
         return self._gpus.silent_s() if self._gpus is not None else 0.0
+
+    def none_found(self) -> str | None:
+        """Why there is no GPU; `None` while there are some, before that is known, and where nobody reads."""
+        return self._gpus.none_found() if self._gpus is not None else None
 
     def activity(self, job_id: int) -> Activity | None:
         """How busy a job's GPUs were of late."""

@@ -14,6 +14,7 @@ import asyncio
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
@@ -43,6 +44,8 @@ KIND = "incident"
 LOOK_S = 1.0
 KEPT = 1000
 """Incidents that are over; beyond, the oldest go."""
+SAME_MOST = 1000
+"""Of the same GPU and sort that wait to be kept; the incident counts no further."""
 SAME_S = 5.0
 """Within so long, and a period of the sampler, the kernel's log and NVML tell of the same XID."""
 
@@ -70,6 +73,9 @@ class Seen(Protocol):
     def silent_s(self) -> float:
         """For how long readings are overdue; 0 while they come."""
 
+    def none_found(self) -> str | None:
+        """Why there is no GPU; `None` while there are some, and before that is known."""
+
     def job_of(self, pid: int) -> int | None:
         """Whose process it is, or was."""
 
@@ -89,6 +95,8 @@ class Incidents:
         self._join = XidJoin(SAME_S + core.config.gpu.period_s)
         self._told: list[Heard | GpuEvent] = []
         """Since the last look."""
+        self._waiting: Counter[tuple[str | None, str | int]] = Counter()
+        """How many of them are of the same GPU and sort."""
         self._inventory = Inventory(self._shelf)
         self._rises = Rises()
 
@@ -123,11 +131,21 @@ class Incidents:
         xid = of_event(told) if isinstance(told, GpuEvent) else told
         if xid is None:
             assert isinstance(told, GpuEvent)
-            self._told.append(told)
+            if self._has_room(told):
+                self._told.append(told)
+            return
+        if not self._has_room(xid):
             return
         job_id = self._seen.job_of(xid.pid) if xid.pid is not None else None
         place = next((each.uuid for each in self._seen.readings() if is_of(each, xid)), xid.uuid or xid.pci)
         self._told.append(self._join.take(xid, place, job_id, time.monotonic()))
+
+    def _has_room(self, told: Xid | GpuEvent) -> bool:
+        """Whether it can wait for the next look: of each kind so many do, while the disk refuses and they flood."""
+        self._waiting[key := _sort(told)] += 1
+        if self._waiting[key] == SAME_MOST + 1:
+            logger.warning("more than %d times the same was told of a GPU before it was kept: not counted", SAME_MOST)
+        return self._waiting[key] <= SAME_MOST
 
     def all(self, *, over: bool = False) -> list[Incident]:
         """Those that are open, the newest first; with `over` those that were, behind them."""
@@ -206,6 +224,8 @@ class Incidents:
         except StokerError:
             self._watch, self._told = before, told + self._told
             raise
+        finally:
+            self._waiting = Counter(_sort(each.xid if isinstance(each, Heard) else each) for each in self._told)
         await self._obey_all(fresh | again)
         for key in fresh:
             await self._tell_jobs(self._open[key])
@@ -226,6 +246,7 @@ class Incidents:
             held={uuid: holder for uuid, holder in held.items() if uuid not in shared},
             shared=shared,
             known=self.inventory(),
+            none_found=self._seen.none_found(),
             sampler_silent_s=self._seen.silent_s(),
             rises=self._rises.look(readings, monotonic),
         )
@@ -356,6 +377,11 @@ class Incidents:
 
     def _policy(self, kind: IncidentKind) -> str:
         return self._core.config.health.policy.get(kind.value) or POLICY.get(kind, "tell")
+
+
+def _sort(told: Xid | GpuEvent) -> tuple[str | None, str | int]:
+    """What floods together: the kernel's log and NVML name a GPU in different ways, so those are two."""
+    return (told.uuid, told.kind.value) if isinstance(told, GpuEvent) else (told.uuid or told.pci, told.code)
 
 
 def _incident(node: str, number: int, finding: Finding, now: int) -> Incident:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -130,15 +131,15 @@ class Notices:
         clock = asyncio.get_running_loop().time
         look_at = clock() + LOOK_S
         while True:
-            try:
-                async with asyncio.timeout_at(look_at):
-                    job = await self._changed.get()
-                await self._tell_or_later(job)
-            except TimeoutError:
+            if clock() >= look_at:  # also while changes come without a pause: a queue that has one never waits
                 for job in list(self._again.values()):
                     await self._tell_or_later(job)
                 await guarded(self._tell_limits())
                 look_at = clock() + LOOK_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(look_at):
+                    job = await self._changed.get()
+                await self._tell_or_later(job)
 
     async def _tell_or_later(self, job: Job) -> None:
         self._again.pop(job.id, None)

@@ -10,6 +10,7 @@ descriptor proves that the cached names still belong to the process, for microse
 
 from __future__ import annotations
 
+import logging
 import os
 import pwd
 import threading
@@ -24,6 +25,8 @@ CHECK_S = 5.0
 """How often known names are proved; processes that come and go are looked up at once."""
 _COMMAND_MAX_BYTES = 512
 _MADE_MOST = 256
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +97,16 @@ class ProcessNames:
     def _run(self) -> None:
         """The thread's life."""
         while True:
-            found = self._look_up(self._wanted.get())
-            if found != self._known:
-                self._known = found
-            self._busy = False
+            wanted = self._wanted.get()
+            try:
+                found = self._look_up(wanted)
+                if found != self._known:
+                    self._known = found
+            except Exception:  # the rim of a thread that must live
+                logger.exception("whose processes run on the GPUs could not be looked up; it is tried again")
+                self._known = {}  # which of their files were closed is not known
+            finally:
+                self._busy = False
 
     def _look_up(self, pids: frozenset[int]) -> dict[int, _Process]:
         for pid, process in self._known.items():
@@ -129,6 +138,9 @@ def _open(pid: int) -> _Process | None:
         started_at = _started_at(_read(folder, "stat"))
         comm_fd = os.open("comm", os.O_RDONLY, dir_fd=folder)
     except OSError:
+        return None
+    except Exception:  # the rim of one process: a directory server's library may raise anything
+        logger.exception("whose process %d is could not be looked up; it is tried again", pid)
         return None
     finally:
         os.close(folder)

@@ -87,6 +87,8 @@ class Sampler:
         self._reason: str | None = "the sampler is starting"
         self._driver_version: str | None = None
         self._known: tuple[_Known, ...] = ()
+        self._found_none = False
+        """The sampler asked the driver, and there is none, or it has no GPU."""
         self._reader = FrameReader()
         self._framed_at: float | None = None
         """When the last frame came (monotonic)."""
@@ -128,6 +130,12 @@ class Sampler:
             return 0.0
         return max(0.0, time.monotonic() - self._framed_at - self._stale_s)
 
+    def none_found(self) -> str | None:
+        """Why there is no GPU; `None` while there are some, before that is known, and where nothing is sampled."""
+        if self._task is None or not self._found_none:
+            return None
+        return self._reason or "the driver knows of none"
+
     @property
     def child_pid(self) -> int | None:
         """The sampler process now, for diagnosis; `None` between two of them."""
@@ -165,6 +173,7 @@ class Sampler:
         if gpus is not None:
             self._source, self._driver_version = frame.source, frame.driver_version
             self._known = _merge(self._known, gpus, time.monotonic())
+            self._found_none = not gpus
         if frame.reason != self._reason:
             log.info("source=%s gpus=%d: %s", self._source, len(self._known), frame.reason or "sampling")
         self._reason = frame.reason

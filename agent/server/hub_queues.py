@@ -1,14 +1,15 @@
 """What stands around the nodes' queues, for the cluster: partitions, shares, reservations, recurring jobs, notices.
 
 Rules kept here: a list is all nodes' lists put together, and says nothing of a node that does not answer within
-`LIST_WAIT_S` (its link shows why); what changes something is for one node, which a cluster of several must name, and is
-passed on as it came by `/v1/nodes/NAME/…`.
+`LIST_WAIT_S` (its link shows why), nor of one whose answer is not understood (the log names it); what changes something
+is for one node, which a cluster of several must name, and is passed on as it came by `/v1/nodes/NAME/…`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -26,8 +27,15 @@ from agent.server.passthrough import pass_on
 from agent.server.peer import USER_HEADER
 
 LIST_WAIT_S = 3.0
+_GARBLED = "not_understood"
 
 _T = TypeVar("_T")
+
+logger = logging.getLogger(__name__)
+
+
+class _GarbledError(Exception):
+    """What a node answered is not what it was asked for."""
 
 
 class HubQueues:
@@ -97,7 +105,8 @@ class HubQueues:
         """The answers of the nodes that answer in time.
 
         Raises:
-            ApiError: none does; with the refusal of one that refused, else 503.
+            ApiError: none does; with the refusal of one that refused, 502 with the name of one that is not understood,
+                else 503.
         """
         members = [member for member in self._fleet.members() if member.link.state is LinkState.UP]
         found = await asyncio.gather(*(_answer(member.calls, question) for member in members))
@@ -105,6 +114,7 @@ class HubQueues:
         if answers:
             return answers
         refusals = [each for each in found if isinstance(each, ApiError) and each.status < 500]
+        refusals += [each for each in found if isinstance(each, ApiError) and each.code == _GARBLED]
         raise refusals[0] if refusals else ApiError(503, "no_node", "no node answers now; see stoker nodes")
 
 
@@ -114,6 +124,10 @@ async def _answer(calls: NodeCalls, question: Callable[[Client], _T]) -> _T | Ap
             return await calls.call(question)
     except ApiError as error:
         return error
+    except _GarbledError as error:
+        sentence = f"the answer of node {calls.name} is not understood: {error}; see its agent's log and version"
+        logger.warning("%s", sentence)
+        return ApiError(502, _GARBLED, sentence)
     except TimeoutError:
         return ApiError(503, "late", f"{calls.name} did not answer within {LIST_WAIT_S:.0f} s")
 
@@ -124,10 +138,16 @@ def _raw_list(client: Client, path: str, headers: dict[str, str]) -> list[object
         body = b"".join(iter(answer.read, b""))
     finally:
         answer.close()
-    found = json.loads(body)
-    if answer.status >= 400 or not isinstance(found, list):
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise _GarbledError(f"it said {body[:80]!a}") from error
+    if answer.status < 400 and not isinstance(found, list):
+        raise _GarbledError(f"it is no list, it said {body[:80]!a}")
+    if answer.status >= 400:
         told = found if isinstance(found, dict) else {}
         raise ApiError(answer.status, str(told.get("code", "refused")), str(told.get("message", "the node refused")))
+    assert isinstance(found, list), "looked at above"
     return found
 
 

@@ -82,6 +82,10 @@ class NodeResources:
         """See `agent.engine.accounts.Readings`."""
         return self._sampler.silent_s()
 
+    def none_found(self) -> str | None:
+        """See `agent.engine.accounts.Readings`."""
+        return self._sampler.none_found()
+
     def hold(self, uuids: Collection[str]) -> None:
         """Tell the sampler which GPUs running jobs hold."""
         self._sampler.hold(uuids)

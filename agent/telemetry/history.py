@@ -11,7 +11,9 @@ are gone the newest `FILES_KEPT` files stay.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import math
 import re
 import threading
 import time
@@ -35,6 +37,9 @@ _WAITING_MOST = 4096
 
 _AGAIN_S = 60.0
 """Between two tries to open a file that the disk refused."""
+
+_THERE_S = 60.0
+"""A GPU of which nothing was noted for so long is not there now."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,100}")
 
@@ -64,6 +69,8 @@ class History:
         self._rings: dict[str, RingFile] = {}
         self._refused: dict[str, float] = {}
         """Series whose file the disk refused, and when to try again (monotonic)."""
+        self._noted_at: dict[str, float] = {}
+        """Series and when something was noted of it last (monotonic)."""
         self._synced_at = 0.0
         self.dropped = 0
         """Samples that the disk was too slow for."""
@@ -116,10 +123,17 @@ class History:
         Raises:
             OSError: the disk refuses.
         """
-        ring = self._rings.get(series)
-        if ring is None or metric not in ring.metrics:
-            return None
-        return await asyncio.to_thread(look_back, ring, metric, since=since, until=until, points=points, now=now)
+        while True:
+            ring = self._rings.get(series)
+            if ring is None or metric not in ring.metrics:
+                return None
+            try:
+                return await asyncio.to_thread(
+                    look_back, ring, metric, since=since, until=until, points=points, now=now
+                )
+            except OSError as error:
+                if error.errno != errno.EBADF or self._rings.get(series) is ring:
+                    raise  # else it was closed meanwhile: another has taken its place, or none
 
     # --- on the thread ------------------------------------------------------------------------------------------------
 
@@ -129,7 +143,8 @@ class History:
             for sample in samples:
                 self._keep(sample)
             self._sync_when_due()
-        for ring in self._rings.values():
+        while self._rings:
+            _, ring = self._rings.popitem()
             self._try("close", ring.path, ring.close)
 
     def _next(self) -> list[_Sample]:
@@ -144,6 +159,7 @@ class History:
     def _keep(self, sample: _Sample) -> None:
         ring = self._ring(sample)
         if ring is not None:
+            self._noted_at[sample.series] = time.monotonic()
             self._try("write", ring.path, lambda: ring.add(sample.at, sample.spreads, sample.seconds))
 
     def _ring(self, sample: _Sample) -> RingFile | None:
@@ -167,7 +183,25 @@ class History:
         self._rings[series] = ring
         if old is not None:
             self._try("close", old.path, old.close)
+        self._make_room(series)
         return ring
+
+    def _make_room(self, newest: str) -> None:
+        """The files beyond the bound go, the oldest first; never one of a GPU that is there now."""
+        now = time.monotonic()
+        gone = [
+            (ring.path, series)
+            for series, ring in self._rings.items()
+            if series not in (newest, "host") and self._noted_at.get(series, -math.inf) < now - _THERE_S
+        ]
+        spare = len(self._rings) - FILES_KEPT
+        if spare <= 0 or not gone:
+            return
+        for path, series in sorted(gone, key=lambda each: _changed_at(each[0]))[:spare]:
+            ring = self._rings.pop(series)
+            self._noted_at.pop(series, None)
+            self._try("close", path, ring.close)
+            self._try("remove", path, path.unlink)
 
     def _open_all(self) -> None:
         """What earlier runs left can be looked at before the first sample; the oldest beyond the bound go."""
@@ -207,3 +241,10 @@ class History:
         if problem != self.problem:
             logger.warning("%s", problem)
         self.problem = problem
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0

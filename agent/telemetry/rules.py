@@ -66,6 +66,8 @@ class Scene:
     """Those."""
     known: Sequence[KnownGpu] = ()
     """Empty: nothing is remembered."""
+    none_found: str | None = None
+    """Why there is no GPU at all; `None` while there are some, and before the first reading."""
     sampler_silent_s: float = 0.0
     """Since the sampler process was heard of."""
     rises: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -78,7 +80,9 @@ def look(scene: Scene) -> list[Finding]:
 
 
 def blind(scene: Scene) -> frozenset[str | None]:
-    """GPUs of which nothing can be told now: their values are old."""
+    """GPUs of which nothing can be told now: their values are old, or none of them is there."""
+    if not scene.readings:
+        return frozenset(known.uuid for known in scene.known)
     return frozenset(reading.uuid for reading in scene.readings if reading.state is not GpuState.OK)
 
 
@@ -104,7 +108,10 @@ def _state(scene: Scene) -> Iterator[Finding]:
 
 def _inventory(scene: Scene) -> Iterator[Finding]:
     there = {reading.uuid: reading for reading in scene.readings}
-    if not scene.known or not there:
+    if not scene.known:
+        return
+    if not there:
+        yield from _none_left(scene)
         return
     strangers = [reading for reading in there.values() if reading.uuid not in {each.uuid for each in scene.known}]
     for known in scene.known:
@@ -123,6 +130,19 @@ def _inventory(scene: Scene) -> Iterator[Finding]:
         else:
             what = f"GPU {known.index} is another one than at install: {successor.uuid}, not {known.uuid}"
             yield _of(scene, successor, IncidentKind.GPU_EXCHANGED, Severity.WARNING, what, advice)
+
+
+def _none_left(scene: Scene) -> Iterator[Finding]:
+    """One finding for the node: it is the driver rather than that many GPUs. Nothing can be started on them anyway."""
+    if scene.none_found is None:
+        return
+    many = f"none of the node's {len(scene.known)} GPUs is" if len(scene.known) > 1 else "the node's only GPU is not"
+    advice = (
+        "see nvidia-smi, dmesg and lspci -d 10de:; load the driver again or reboot the node; stoker inventory shows "
+        "what there was at install"
+    )
+    what = f"{many} there any more: {scene.none_found}"
+    yield Finding(kind=IncidentKind.GPU_MISSING, severity=Severity.CRITICAL, what=what, advice=advice)
 
 
 def _links(scene: Scene) -> Iterator[Finding]:

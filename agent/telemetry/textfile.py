@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,6 +23,9 @@ _log = logging.getLogger(__name__)
 
 _MODE = 0o644
 """node_exporter runs as an account of its own."""
+
+_END_S = 2.0
+"""A disk that hangs holds up the end of the agent no longer."""
 
 
 class Textfile:
@@ -37,6 +41,8 @@ class Textfile:
         self._page = page
         self._setting = setting
         self._wrong: str | None = None
+        self._writing = threading.Lock()
+        self._ended = False
 
     async def serve(self) -> None:
         """Write until cancelled, then take the file away."""
@@ -46,14 +52,15 @@ class Textfile:
                 await self.write_once()
                 await asyncio.sleep(self._interval_s)
         finally:
-            with suppress(OSError):
-                self.path.unlink(missing_ok=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_END_S):
+                    await asyncio.to_thread(self._end)
 
     async def write_once(self) -> None:
         """Write the page now; failing is logged when it begins and when it ends."""
         try:
             text = await self._page()
-            await asyncio.to_thread(replace, self.path, text)
+            await asyncio.to_thread(self._put, text)
         except OSError as error:
             self._failed(_explain(self.path, error, self._setting))
         except Exception as error:  # noqa: BLE001 - the rim of a loop that must live
@@ -62,6 +69,18 @@ class Textfile:
             if self._wrong is not None:
                 _log.info("the metrics are written to %s again", self.path)
             self._wrong, self.written_at = None, time.time()
+
+    def _put(self, text: str) -> None:
+        with self._writing:
+            if not self._ended:
+                replace(self.path, text)
+
+    def _end(self) -> None:
+        """Take the file away for good: a thread that a cancelled write left behind does not bring it back."""
+        with self._writing:
+            self._ended = True
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
 
     def _failed(self, sentence: str) -> None:
         self.errors += 1

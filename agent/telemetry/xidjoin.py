@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 
 from agent.telemetry.xid import Xid
 
+_HALVES_MOST = 1000
+"""Of one GPU and code; in a flood the oldest are not waited for any more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heard:
@@ -57,6 +60,7 @@ class XidJoin:
         other = next((each for each in waiting if (each.xid.uuid is None) is not (xid.uuid is None)), None)
         if other is None:
             waiting.append(_Half(xid, job_id, monotonic))
+            del waiting[:-_HALVES_MOST]
             return Heard(xid=xid, is_new=True, job_id=job_id)
         waiting.remove(other)
         both = _joined(other.xid, xid)

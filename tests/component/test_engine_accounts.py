@@ -52,6 +52,9 @@ class Node:
     def silent_s(self) -> float:
         return 0.0
 
+    def none_found(self) -> str | None:
+        return None
+
     def readings(self) -> Sequence[GpuReading]:
         return [
             GpuReading(

@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.api.errors import ApiError
+from agent.api.errors import ApiError, StokerError
 from agent.api.health import IncidentKind, Severity
 from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, GpuErrors, GpuReading, GpuState
 from agent.config.tables import HealthTable, HooksTable
 from agent.engine import accounts
+from agent.engine import incidents as module
 from agent.engine.base import Asker
 from agent.engine.embedded import EmbeddedEngine
 from agent.engine.incidents import Incidents
@@ -38,6 +39,7 @@ class Node:
             for n in (0, 1)
         ]
         self.pids: dict[int, int] = {}
+        self.none: str | None = None
         self.now = time.monotonic()
 
     def readings(self) -> list[GpuReading]:
@@ -45,6 +47,9 @@ class Node:
 
     def silent_s(self) -> float:
         return 0.0
+
+    def none_found(self) -> str | None:
+        return self.none
 
     def job_of(self, pid: int) -> int | None:
         return self.pids.get(pid)
@@ -276,5 +281,65 @@ def test_acknowledging_is_for_admins_and_is_kept(tmp_path: Path) -> None:
             assert await incidents.acknowledge(number, ROOT) == told
         async with watched(tmp_path, node) as (_, incidents):
             assert incidents.all()[0].acknowledged_by == "root"
+
+    asyncio.run(act())
+
+
+def test_all_gpus_gone_is_one_incident_of_the_node_but_not_before_the_first_reading(tmp_path: Path) -> None:
+    async def act() -> None:
+        node = Node()
+        async with watched(tmp_path, node) as (made, incidents):
+            for _ in range(12):
+                await node.look(incidents)
+            assert len(incidents.inventory()) == 2
+            there, node.gpus = node.gpus, node.gpus[:1]
+            for _ in range(2):
+                await node.look(incidents, 20.0)
+            (one,) = incidents.all()
+            assert one.gpu_uuid == "GPU-1"
+            node.gpus = []
+            for _ in range(3):
+                await node.look(incidents, 60.0)
+            assert incidents.all() == [one], "an agent that starts has not looked yet"
+            node.none = "the driver is not loaded"
+            for _ in range(3):
+                await node.look(incidents, 60.0)
+            found, still = incidents.all()
+            assert (found.kind, found.gpu_uuid, found.severity) == (IncidentKind.GPU_MISSING, None, Severity.CRITICAL)
+            assert found.what == "none of the node's 2 GPUs is there any more: the driver is not loaded"
+            assert still == one, "nobody saw that it came back"
+            assert drained(made) == []
+            node.gpus, node.none = there, None
+            for _ in range(2):
+                await node.look(incidents, 60.0)
+            assert incidents.all() == []
+
+    asyncio.run(act())
+
+
+def test_a_flood_of_xids_while_the_disk_refuses_is_bounded_and_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SAME_MOST", 10, raising=False)
+
+    async def act() -> None:
+        node = Node()
+        async with watched(tmp_path, node) as (made, incidents):
+            await made._core.store.read(lambda store: store._execute("PRAGMA query_only = 1"))
+            for _ in range(3):
+                for _ in range(20):
+                    incidents.take(Xid(code=31, at=1.0, pci="0000:00:00"))
+                incidents.take(GpuEvent(kind=EventKind.ECC, uuid="GPU-1", at=1.0))
+                with pytest.raises(StokerError):
+                    await node.look(incidents)
+            assert len(incidents._told) == 13
+            await made._core.store.read(lambda store: store._execute("PRAGMA query_only = 0"))
+            await node.look(incidents)
+            assert {(each.kind, each.count) for each in incidents.all()} == {
+                (IncidentKind.XID, 10), (IncidentKind.ECC, 3),
+            }  # fmt: skip
+            incidents.take(Xid(code=31, at=1.0, pci="0000:00:00"))
+            await node.look(incidents)
+            assert 11 in {each.count for each in incidents.all()}, "what is kept makes room"
 
     asyncio.run(act())

@@ -6,8 +6,10 @@ import os
 import pwd
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import pytest
 
@@ -100,6 +102,24 @@ def test_the_files_of_processes_that_left_the_gpu_are_closed(process: subprocess
         names.look((Stamped(reading=empty, at=0.0),), 0.0)
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_a_look_up_that_fails_is_told_and_the_next_one_names_again(
+    process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = threading.Event()
+
+    def broken(_: int) -> NoReturn:
+        """A directory server's library that fails as none should."""
+        monkeypatch.undo()
+        failed.set()
+        raise RuntimeError("the directory is away")
+
+    monkeypatch.setattr(pwd, "getpwuid", broken)
+    names = ProcessNames()
+    assert seen_until(names, process.pid, lambda seen: seen.user is not None).user
+    assert failed.is_set()
+    assert "the directory is away" in caplog.text
 
 
 @pytest.mark.parametrize("pid", [0, 4194304, 2**32 - 1])

@@ -381,6 +381,37 @@ def test_shares_of_the_time_limit_are_told_once(tmp_path: Path, monkeypatch: pyt
     assert [each["event"] for each in lines(tmp_path / "told")] == ["TIME_LIMIT_80", "TIME_LIMIT_90"]
 
 
+def test_time_limits_are_looked_at_while_changes_come_without_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "LOOK_S", 0.02)
+    hooks = command(tmp_path, _into(tmp_path))
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            facts = {"attempt": 1, "started_at": int(time.time()) - 85, "time_limit_s": 100}
+            types = ("TIME_LIMIT_80",)
+            made.happens(job(1, JobState.RUNNING, **facts, mail_types=types))
+            asked = made.notices._changed
+
+            def again(number: int) -> None:
+                """Never is the queue of changes empty."""
+                while asked.qsize() < 100:
+                    asked.put_nowait(job(number, JobState.PENDING, mail_types=types))
+
+            taken = asked.get
+
+            async def take() -> Job:
+                again(2)
+                return await taken()
+
+            monkeypatch.setattr(asked, "get", take)
+            await until(lambda: _is(len(lines(tmp_path / "told")) == 1), "80 % is told")
+            assert asked.qsize() > 50
+
+    asyncio.run(act())
+
+
 def test_a_command_that_fails_is_tried_again_then_dead_then_sent_by_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -194,6 +194,7 @@ def test_a_start_of_the_driver_that_never_ends_is_said_and_survived(tmp_path: Pa
         async with sampling(with_library(nvml), tmp_path) as sampler:
             view = await view_when(sampler, lambda view: "has not come up" in (view.reason or ""))
             assert (view.source, view.gpus) == (GpuSource.NONE, ())
+            assert sampler.none_found() is None, "it is not known yet"
             nvml.write("gpus 4")
             await view_when(sampler, lambda view: len(view.gpus) == 4)
 
@@ -212,8 +213,10 @@ def test_the_driver_may_vanish_and_come_back(tmp_path: Path, nvml: NvmlStandIn, 
             nvml.write("fail * gpu=* code=9")
             view = await view_when(sampler, lambda view: "modprobe nvidia" in (view.reason or ""))
             assert (view.source, view.gpus) == (shown, ())
+            assert "modprobe nvidia" in (sampler.none_found() or "")
             nvml.write("gpus 3", "driver 575.1")
             view = await view_when(sampler, lambda view: len(view.gpus) == 3)
+            assert sampler.none_found() is None
             assert (view.source, view.reason, view.driver_version) == (GpuSource.NVML, None, "575.1")
             assert pid_of(sampler) != pid  # a new driver needs a new process
 

@@ -2,16 +2,19 @@
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agent.telemetry import history
 from agent.telemetry.bucket import Spread
 from agent.telemetry.history import History
+from agent.telemetry.lookback import Lookback, look_back
 from agent.telemetry.ringfile import Tier
 
 METRICS = ("power_w", "temperature_c")
@@ -125,6 +128,61 @@ def test_files_of_gpus_long_gone_make_room(tmp_path: Path, monkeypatch: pytest.M
 
     asyncio.run(act())
     assert sorted(path.stem for path in (tmp_path / "history").iterdir()) == ["GPU-b", "GPU-c"]
+
+
+def test_files_make_room_while_the_agent_runs_but_not_those_of_gpus_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "FILES_KEPT", 2)
+    folder = tmp_path / "history"
+
+    async def act() -> None:
+        async with kept(folder) as made:
+            for name in ("GPU-a", "GPU-b", "GPU-c"):
+                made.note(name, METRICS, ((1.0, 1.0, 1.0), None), T0)
+            made.note(GPU, METRICS, ((1.0, 1.0, 1.0), None), T0)
+            await until(made, [(1.0, 1.0, 1.0), *[None] * 9])
+            assert len(made.series()) == 4, "all are there"
+            monkeypatch.setattr(history, "_THERE_S", -1.0)
+            made.note("GPU-d", METRICS, ((1.0, 1.0, 1.0), None), T0)
+            give_up = time.monotonic() + 60
+            while "GPU-d" not in made.series() or len(made.series()) > 2:
+                assert time.monotonic() < give_up
+                await asyncio.sleep(0.005)
+
+    asyncio.run(act())
+    assert len(found := sorted(path.stem for path in folder.iterdir())) == 2
+    assert "GPU-d" in found
+
+
+def test_who_looks_back_while_the_file_is_closed_never_reads_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act() -> list[object]:
+        made, closed = History(tmp_path / "history", "boot-1", SMALL), threading.Event()
+        made.start()
+        made.note(GPU, METRICS, ((1.0, 1.0, 1.0), None), T0)
+        await until(made, [(1.0, 1.0, 1.0), *[None] * 9])
+        begun, look = threading.Event(), look_back
+
+        def late(*given: Any, **more: Any) -> Lookback:
+            begun.set()
+            assert closed.wait(60)
+            return look(*given, **more)
+
+        monkeypatch.setattr(history, "look_back", late)
+        asked = asyncio.create_task(told(made))
+        assert await asyncio.to_thread(begun.wait, 60)
+        await made.stop()
+        others = [os.open("/dev/zero", os.O_RDONLY) for _ in range(64)]  # takes every number that became free
+        closed.set()
+        try:
+            return list(await asked)
+        finally:
+            for each in others:
+                os.close(each)
+
+    assert asyncio.run(act()) == []
 
 
 def test_a_file_that_cannot_be_read_costs_its_own_past_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.telemetry import textfile as module
 from agent.telemetry.textfile import Textfile, replace
 from tests.fakes.disk import fill, tmpfs
 
@@ -42,6 +43,33 @@ def test_it_is_written_readable_for_all_and_gone_at_an_orderly_end(tmp_path: Pat
         asyncio.run(live())
     finally:
         os.umask(before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_an_orderly_end_overtakes_does_not_bring_the_file_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, begun, go_on, ended = tmp_path / "stoker.prom", threading.Event(), threading.Event(), threading.Event()
+
+    def slow(where: Path, text: str) -> None:
+        """A disk that takes its time."""
+        begun.set()
+        assert go_on.wait(60)
+        replace(where, text)
+        ended.set()
+
+    monkeypatch.setattr(module, "replace", slow)
+
+    async def live() -> None:
+        task = asyncio.create_task(textfile(path).serve())
+        assert await asyncio.to_thread(begun.wait, 60)
+        task.cancel()
+        await asyncio.wait([task], timeout=0.05)
+        go_on.set()
+        await asyncio.gather(task, return_exceptions=True)
+        assert await asyncio.to_thread(ended.wait, 60)
+
+    asyncio.run(live())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -76,7 +76,11 @@ def test_fewer_gpus_and_exchanged_ones() -> None:
     (exchanged,) = look(scene(gpu(0), gpu(1), other, job=2, known=known))
     assert (exchanged.kind, exchanged.gpu_uuid) == (IncidentKind.GPU_EXCHANGED, "GPU-new")
     assert look(scene(gpu(0), gpu(1), idle(2), job=2, known=known)) == []
-    assert look(scene(job=0, known=known)) == [], "a node whose driver is away says that elsewhere"
+    assert look(scene(job=0, known=known)) == [], "nobody has looked yet"
+    (all_gone,) = look(scene(job=0, known=known, none_found="the driver is not loaded"))
+    assert (all_gone.kind, all_gone.gpu_uuid) == (IncidentKind.GPU_MISSING, None)
+    assert all_gone.what == "none of the node's 3 GPUs is there any more: the driver is not loaded"
+    assert look(scene(job=0, none_found="the driver is not loaded")) == [], "a node that never had a GPU"
 
 
 def test_ranks_that_wait_for_one_another() -> None:

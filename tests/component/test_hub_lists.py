@@ -1,0 +1,73 @@
+"""Lists that the hub puts together of its nodes': one node that answers nonsense costs its own part alone."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from agent.api.client import Client
+from agent.api.errors import ApiError
+from agent.api.types import LinkState
+from agent.api.unix import UnixTransport
+from agent.hub.calls import NodeCalls
+from agent.hub.fleet import Fleet
+from agent.server.hub_queues import HubQueues, _raw_list
+from tests.fakes.rawserver import http, raw_server, read_request
+
+
+def listed(folder: Path, *answers: bytes) -> list[Any]:
+    """What a hub makes of the nodes' answers; they are n1, n2, …"""
+
+    async def ask(clients: Sequence[Client]) -> list[Any]:
+        calls = [NodeCalls(f"n{number}", [client], [20]) for number, client in enumerate(clients, 1)]
+        members = [
+            SimpleNamespace(name=each.name, link=SimpleNamespace(state=LinkState.UP), calls=each) for each in calls
+        ]
+        fleet = cast(Fleet, SimpleNamespace(members=lambda: members))
+        try:
+            return await HubQueues(fleet)._ask(lambda client: _raw_list(client, "/v1/cron", {}))
+        finally:
+            for each in calls:
+                each.close()
+
+    with ExitStack() as stack:
+        clients = []
+        for number, answer in enumerate(answers, 1):
+
+            def talk(sock: socket.socket, _: int, answer: bytes = answer) -> None:
+                while read_request(sock):
+                    sock.sendall(answer)
+
+            path = folder / f"n{number}.sock"
+            stack.enter_context(raw_server(path, talk))
+            clients.append(stack.enter_context(Client(UnixTransport(path))))
+        return asyncio.run(ask(clients))
+
+
+@pytest.mark.parametrize("nonsense", [b"\x1b[2J{not json", b"\xff\xfe", b"", b'{"a":1}', b"[" * 100_000])
+def test_one_node_that_answers_nonsense_is_named_and_the_other_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, nonsense: bytes
+) -> None:
+    assert listed(tmp_path, http(nonsense), http(b'[{"id":1}]')) == [[{"id": 1}]]
+    (said,) = caplog.messages
+    assert said.startswith("the answer of node n1 is not understood: ")
+    assert said.isprintable()
+
+
+def test_where_no_other_answers_the_caller_is_told_which_one_is_not_understood(tmp_path: Path) -> None:
+    with pytest.raises(ApiError, match="the answer of node n1 is not understood") as caught:
+        listed(tmp_path, http(b"{not json"))
+    assert (caught.value.status, caught.value.code) == (502, "not_understood")
+
+
+def test_a_refusal_stays_a_refusal_whatever_it_says(tmp_path: Path) -> None:
+    with pytest.raises(ApiError) as caught:
+        listed(tmp_path, http(b'{"code":"forbidden","message":"not yours"}', "403 Forbidden"))
+    assert (caught.value.status, caught.value.code) == (403, "forbidden")
