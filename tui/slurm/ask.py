@@ -191,6 +191,24 @@ def users(texts: Sequence[str]) -> list[str]:
     return [jobs_as.user_name(text) or text for text in texts]
 
 
+def spread_nodes(words: Words) -> list[str]:
+    """Write out the host list of `--nodelist`, `n[1-3]`, where it was said; its names.
+
+    Raises:
+        ToolError: it is none.
+    """
+    from agent.api.hostlist import HostListError, expand
+
+    texts = words.said.get("nodelist", [])
+    try:
+        names = [name for text in texts for name in expand(text)]
+    except HostListError as error:
+        raise ToolError(f"Invalid node list: {safe.text(','.join(texts))} {error}") from None
+    if texts:
+        words.said["nodelist"] = [",".join(names)]
+    return names
+
+
 def strangers(named: Sequence[str], seen: Collection[str]) -> list[str]:
     """Users named that this machine has no account for, and that no job seen is of: most likely mistyped."""
     import pwd
