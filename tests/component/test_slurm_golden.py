@@ -278,6 +278,14 @@ def test_verbs_reach_the_jobs_they_name(screen: Screen) -> None:
     )
 
 
+def test_exact_parts_nodes_that_differ(screen: Screen) -> None:
+    sizes = {"n2": 8, "n3": 16}
+    screen.queue.nodes = [msgspec.structs.replace(host(cpu_count=count), name=name) for name, count in sizes.items()]
+    words = ("-h", "-p", "main", "-o", "%D %c %m %N")
+    assert screen.lines("sinfo", *words) == ["2 8+ 20000 n[2-3]"]
+    assert screen.lines("sinfo", "--exact", *words) == ["1 8 20000 n2", "1 16 20000 n3"]
+
+
 def test_nodes_are_named_by_a_host_list(screen: Screen) -> None:
     assert screen.lines("sacct", "-X", "-n", "-N", "n[1-3]") == screen.lines("sacct", "-X", "-n")
     assert screen.lines("sacct", "-X", "-n", "-N", "n[2-3]") == []
