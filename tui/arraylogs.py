@@ -16,7 +16,7 @@ import msgspec
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
 from agent.api.types import Job, LogChunk, LogEnd
-from tui import arrays, plain
+from tui import arrays, pages, plain
 from tui.follow import PIECE_BYTES, Wanted, Write
 from tui.grep import Matching
 from tui.logtext import LogText
@@ -32,14 +32,8 @@ _ROUND_S = 0.5
 
 def tasks_of(client: ClusterClient, first: Job) -> list[Job]:
     """All tasks of an array in order."""
-    found: dict[int, Job] = {}
-    before: int | None = None
-    while True:
-        page = client.jobs(limit=PAGE, array=first.array_job_id, before=before)
-        found.update({each.id: each for each in page if each.node == first.node})
-        if len(page) < PAGE:
-            return sorted(found.values(), key=lambda each: each.array_task_id or 0)
-        before = min(each.id for each in page)
+    found = pages.every(client, PAGE, array=first.array_job_id)
+    return sorted((each for each in found if each.node == first.node), key=lambda each: each.array_task_id or 0)
 
 
 class TaskLogs:

@@ -118,7 +118,13 @@ class Client:
         return self._get(f"/v1/nodes/{quote(name, safe='')}/node" if name else "/v1/node", Node)
 
     def jobs(
-        self, state: str | None = None, user: str | None = None, limit: int | None = None, **more: str | int | None
+        self,
+        state: str | None = None,
+        user: str | None = None,
+        limit: int | None = None,
+        *,
+        node: str | None = None,
+        **more: str | int | None,
     ) -> list[Job]:
         """Jobs, newest first; `state` is a Slurm state, or several joined by commas.
 
@@ -126,10 +132,11 @@ class Client:
             state: only these states.
             user: only this user's.
             limit: at most so many.
+            node: of this node alone, as the hub asks it.
             more: `since`, `until` (Unix seconds: not ended before, not submitted after), `before` (ids below, for the
                 next page), `array`, `cron`, `id`, `name`, `account`, `partition`, `qos`; `steps=1`: with their steps.
         """
-        return self._get(_with_query("/v1/jobs", state=state, user=user, limit=limit, **more), list[Job])
+        return self._get(_with_query(f"{_root(node)}/jobs", state=state, user=user, limit=limit, **more), list[Job])
 
     def job(self, ref: JobRef) -> Job:
         """One job."""

@@ -1,8 +1,7 @@
 """What a step gets of its job: how many ranks, which number, which GPUs, which files.
 
 Rules kept here: the job's own variables are the truth; asking for more than the allocation is refused in Slurm's
-words. Steps that name a number of GPUs share them out by locks, so that two of them at a time get different ones.
-Cheap imports only (see `words`).
+words; what is only in use by another step is waited for (`share`). Cheap imports only (see `words`).
 """
 
 # ruff: noqa: PTH118
@@ -11,11 +10,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import time
 
+from agent.step.share import Share
 from agent.step.words import NO_GRES, StepError, Words
-
-_BUSY_PAUSE_S = 0.2
 
 
 class Place:
@@ -35,9 +32,13 @@ class Place:
         self.ranks = _ranks(words)
         self._check_room(words, env)
         self.folder = env.get("JOB_DIR")
-        self._locks: list[int] = []
+        self._share: Share | None = None
+        self._waited = False
+        self._quiet = words.flag("quiet")
         self.gpus = self._rank_gpus(words, env)
         self.step_id = self._next_step(env)
+        if self._waited:
+            self._tell(f"Step created for StepId={self.job_id}.{self.step_id}")
 
     def fail(self, why: str) -> StepError:
         """A refusal as Slurm words it."""
@@ -50,7 +51,7 @@ class Place:
         cpus = env.get("SLURM_CPUS_ON_NODE", "")
         if not cpus.isdigit() or words.flag("overcommit"):
             return
-        if self.ranks * self.cpus_per_task > max(int(cpus), _number(env.get("SLURM_NTASKS"))):
+        if self.ranks * self.cpus_per_task > _cpus_of(env):
             raise self.fail("More processors requested than permitted")
 
     def _rank_gpus(self, words: Words, env: dict[str, str]) -> list[list[str]] | None:
@@ -62,8 +63,7 @@ class Place:
             asked = each_rank * self.ranks
         if asked is not None and asked > len(held):
             raise self.fail(NO_GRES)
-        if asked is not None and asked < len(held):
-            held = self._lock(held, asked)
+        held = self._apart(_cpus_apart(words, env, self.ranks * self.cpus_per_task), _cpus_of(env), asked, held)
         bind = words.text("gpu-bind") or "none"
         if each_rank is not None:
             return [held[rank * each_rank : (rank + 1) * each_rank] for rank in range(self.ranks)]
@@ -71,37 +71,30 @@ class Place:
             [held] * self.ranks if asked is not None else None
         )
 
-    def _lock(self, held: list[str], count: int) -> list[str]:
-        """Wait until `count` of the job's GPUs are in no other step that named a number; kept until srun ends."""
-        if self.folder is None or not count:
-            return held[:count]
-        told = False
-        while True:
-            taken = {name: fd for name in held if (fd := self._try_lock(name)) is not None}
-            for name in list(taken)[count:]:
-                os.close(taken.pop(name))
-            if len(taken) == count:
-                self._locks = list(taken.values())
-                return list(taken)
-            for fd in taken.values():
-                os.close(fd)
-            if not told:
-                say(f"srun: Job {self.job_id} step creation temporarily disabled, retrying (Requested nodes are busy)")
-            told = True
-            time.sleep(_BUSY_PAUSE_S)
-
-    def _try_lock(self, gpu: str) -> int | None:
-        name = "".join(char for char in gpu if char.isalnum() or char == "-")
+    def _apart(self, cpus: int, of_cpus: int, asked: int | None, held: list[str]) -> list[str]:
+        """The GPUs, once they and the CPUs are in no other step that has its own; both kept until srun ends."""
+        fewer = asked is not None and asked < len(held)
+        gpus = asked if fewer and asked else 0
+        if cpus and self.folder is None:
+            raise self.fail(
+                "--exclusive and --exact cannot share out CPUs: JOB_DIR is not set; leave it as the job has it"
+            )
+        if self.folder is None or not (cpus or gpus):
+            return held[:asked] if fewer else held
         try:
-            fd = os.open(os.path.join(self.folder or "", f".gpu-{name}"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            self._share = Share(self.folder, cpus=cpus, of_cpus=of_cpus, gpus=gpus, of_gpus=held)
+            got = self._share.wait(self._tell_busy)
         except OSError as error:
             raise self.fail(f"cannot write in JOB_DIR {self.folder}: {error.strerror}") from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            return None
-        return fd
+        return got if fewer else held
+
+    def _tell_busy(self) -> None:
+        self._waited = True
+        self._tell(f"Job {self.job_id} step creation temporarily disabled, retrying (Requested nodes are busy)")
+
+    def _tell(self, sentence: str) -> None:
+        if not self._quiet:
+            say(f"srun: {sentence}")
 
     def _next_step(self, env: dict[str, str]) -> int:
         """This step's number: 0 is the first one of the job's attempt. Kept in `$JOB_DIR/.steps`."""
@@ -162,6 +155,18 @@ def say(line: str) -> None:
         os.write(2, f"{line}\n".encode("utf-8", "surrogateescape"))
     except OSError:
         return
+
+
+def _cpus_of(env: dict[str, str]) -> int:
+    """CPUs of the job: one for each of its ranks at least."""
+    return max(_number(env.get("SLURM_CPUS_ON_NODE")), _number(env.get("SLURM_NTASKS")))
+
+
+def _cpus_apart(words: Words, env: dict[str, str], asked: int) -> int:
+    """CPUs that no other such step may have meanwhile; `--exclusive=user` is a word about jobs, not steps."""
+    whole = words.flag("overlap") or not env.get("SLURM_CPUS_ON_NODE", "").isdigit()
+    alone = words.flag("exact") or words.text("exclusive") not in (None, "user", "mcs")
+    return min(asked, _cpus_of(env)) if alone and not whole else 0
 
 
 def _ranks(words: Words) -> int:

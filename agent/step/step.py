@@ -58,6 +58,9 @@ def run(argv: list[str], env: dict[str, str]) -> int:
             say("srun: fatal: No command given to execute.")
             return 1
         return Step(words, Place(words, env), env).run()
+    except KeyboardInterrupt:  # only while it waits for its share: later signals are blocked
+        say(f"srun: Cancelled pending job step with signal {int(signal.SIGINT)}")
+        return 1
     except StepError as error:
         say(f"srun: {'' if error.code == 255 else 'error: '}{error.message}")
         if error.code == 255:
@@ -205,7 +208,7 @@ class Step:
             self._end_all(" DUE TO TIME LIMIT")
         if now >= self._wait_at:
             self._wait_at = float("inf")
-            say("srun: First task exited; the time that --wait gives the others is over")
+            self._inform("First task exited; the time that --wait gives the others is over")
             self._end_all()
 
     def _carry(self, fd: int) -> None:
@@ -247,15 +250,15 @@ class Step:
         """
         before, self._interrupted_at = self._interrupted_at, time.monotonic()
         if self._interrupted_at - before < _ABORT_WITHIN_S:
-            say("srun: forcing job termination")
+            self._inform("forcing job termination")
             self._end_all(said=_ABORTED)
             return True
         if self._words.flag("disable-status"):
-            say(f"srun: sending Ctrl-C to StepId={self._name}")
+            self._inform(f"sending Ctrl-C to StepId={self._name}")
             return False
         ranks = sorted(self._alive.values())
-        say("srun: interrupt (one more within 1 sec to abort)")
-        say(f"srun: StepId={self._name} task{'s' * (len(ranks) > 1)} {_listed(ranks)}: running")
+        self._inform("interrupt (one more within 1 sec to abort)")
+        self._inform(f"StepId={self._name} task{'s' * (len(ranks) > 1)} {_listed(ranks)}: running")
         return True
 
     def _signal_all(self, number: int) -> None:
@@ -270,13 +273,18 @@ class Step:
         if self._ending:
             return
         self._ending = True
-        say(f"srun: {said or f'Terminating StepId={self._name}'}")
+        self._inform(said or f"Terminating StepId={self._name}")
         at = time.strftime("%Y-%m-%dT%H:%M:%S")
         node = self._place.node
         say(f"slurmstepd-{node}: error: *** STEP {self._name} ON {node} CANCELLED AT {at}{why} ***")
         self._kill_at = time.monotonic() + KILL_WAIT_S
         self._signal_all(signal.SIGCONT)
         self._signal_all(signal.SIGTERM)
+
+    def _inform(self, sentence: str) -> None:
+        """What is no error, and not wanted with `--quiet`."""
+        if not self._words.flag("quiet"):
+            say(f"srun: {sentence}")
 
     # --- the end
 
@@ -429,6 +437,7 @@ Inside of a job: starts COMMAND as the ranks of a step on this node.
 
   -n, --ntasks=N               ranks (the job's --ntasks)
   -c, --cpus-per-task=N        counted against the job's CPUs
+      --exact, --exclusive     CPUs of its own: it waits until enough are in no other such step; --overlap: does not
       --gpus-per-task=N        each rank sees its own; --gpu-bind=single:N, per_task:N, map_gpu:0,1
   -G, --gpus=N, --gres=gpu:N   the step sees N; steps side by side get different ones
   -l, --label                  the rank's number before each line
@@ -436,6 +445,7 @@ Inside of a job: starts COMMAND as the ranks of a step on this node.
   -o, -e, -i FILE              files; %t is the rank, %j the job, %s the step
   -K, --kill-on-bad-exit       when one fails, all end
   -W, --wait=SECONDS           when one has ended, the others have so long
+  -Q, --quiet                  errors only
   -X, --disable-status         the first Ctrl-C goes to the ranks, else it tells how they stand; a second ends the step
       --multi-prog             COMMAND is a file of lines RANKS COMMAND: 0-2,5 ./worker %t; * for the rest
   -t, --time=TIME              the step ends then

@@ -53,8 +53,11 @@ _FLAGS = {
     "version": "V",
     "pty": "",
     "multi-prog": "",
+    "disable-status": "X",
+    "exact": "",
+    "overlap": "",
 }
-_MAYBE = {"kill-on-bad-exit": "K"}
+_MAYBE = {"kill-on-bad-exit": "K", "exclusive": ""}
 """With a value only when attached: `-K0`, `--kill-on-bad-exit=0`."""
 
 _HARMLESS = {
@@ -97,19 +100,16 @@ _HARMLESS = {
 
 _HARMLESS_FLAGS = {
     "contiguous": "",
-    "disable-status": "X",
-    "exact": "",
     "interactive": "",
     "no-allocate": "Z",
     "oversubscribe": "s",
-    "overlap": "",
     "preserve-env": "E",
     "verbose": "v",
     "spread-job": "",
     "use-min-nodes": "",
     "whole": "",
 }
-_HARMLESS_MAYBE = {"exclusive": "", "no-kill": "k", "resv-ports": "", "oom-kill-step": "", "get-user-env": ""}
+_HARMLESS_MAYBE = {"no-kill": "k", "resv-ports": "", "oom-kill-step": "", "get-user-env": ""}
 
 _REFUSED = {
     "het-group": "heterogeneous jobs need the cluster engine",
@@ -146,6 +146,9 @@ _VARIABLES = {
     "wait": "SLURM_WAIT",
     "kill-on-bad-exit": "SLURM_KILL_BAD_EXIT",
     "chdir": "SLURM_WORKING_DIR",
+    "exact": "SLURM_EXACT",
+    "exclusive": "SLURM_EXCLUSIVE",
+    "overlap": "SLURM_OVERLAP",
 }
 """srun(1), INPUT ENVIRONMENT VARIABLES."""
 

@@ -278,6 +278,26 @@ def test_verbs_reach_the_jobs_they_name(screen: Screen) -> None:
     )
 
 
+def test_exact_parts_nodes_that_differ(screen: Screen) -> None:
+    sizes = {"n2": 8, "n3": 16}
+    screen.queue.nodes = [msgspec.structs.replace(host(cpu_count=count), name=name) for name, count in sizes.items()]
+    words = ("-h", "-p", "main", "-o", "%D %c %m %N")
+    assert screen.lines("sinfo", *words) == ["2 8+ 20000 n[2-3]"]
+    assert screen.lines("sinfo", "--exact", *words) == ["1 8 20000 n2", "1 16 20000 n3"]
+
+
+def test_nodes_are_named_by_a_host_list(screen: Screen) -> None:
+    assert screen.lines("sacct", "-X", "-n", "-N", "n[1-3]") == screen.lines("sacct", "-X", "-n")
+    assert screen.lines("sacct", "-X", "-n", "-N", "n[2-3]") == []
+    for tool in ("scancel", "sacct", "squeue"):
+        code, _, said = screen.run(tool, "--nodelist", "n[1-")
+        assert (code, said.startswith(f"{tool}: error: Invalid node list: n[1- has a bracket")) == (1, True)
+    screen.lines("scancel", "-w", "n[2-3]")
+    assert screen.queue.seen == []
+    screen.lines("scancel", "-w", "n[1-3]")
+    assert screen.queue.seen
+
+
 def test_ending_what_is_not_there_is_no_failure_as_in_slurm(screen: Screen) -> None:
     assert screen.run("scancel", "999") == (0, "", "")
     assert screen.run("scancel", "-v", "999")[0] == 1

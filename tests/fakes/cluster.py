@@ -268,7 +268,13 @@ class FakeClient:
         return described
 
     def jobs(
-        self, state: str | None = None, user: str | None = None, limit: int | None = None, **more: str | int | None
+        self,
+        state: str | None = None,
+        user: str | None = None,
+        limit: int | None = None,
+        *,
+        node: str | None = None,
+        **more: str | int | None,
     ) -> list[Job]:
         found = sorted(self._cluster.all_jobs.values(), key=lambda each: -each.submitted_at)
         wanted = state.split(",") if state else None

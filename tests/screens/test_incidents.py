@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -9,7 +12,7 @@ from agent.api.errors import ApiError
 from agent.api.health import Incident, Severity
 from agent.api.queue import DrainRequest
 from agent.api.types import MAX_INCIDENTS, LinkState, NodeStatus, NodeUpdate
-from tests.fakes.cluster import NOW, FakeCluster, evaluation, gpu, node, up
+from tests.fakes.cluster import NOW, FakeClient, FakeCluster, evaluation, gpu, node, up
 from tests.fakes.lab import A2, health_lab, incident, lab
 from tests.screens.stage import LARGE, SMALL, Stage, play
 from tests.screens.test_hostile import EVIL, acting
@@ -144,6 +147,41 @@ def test_those_that_are_over_are_asked_for_by_key() -> None:
         await on.until(lambda: on.sees("17 Nov 11:06"), "the one of yesterday")
         await on.until(lambda: on.sees("1 over"), "counted")
         await on.press("o")
+        assert not on.sees("17 Nov 11:06")
+
+    play(scene, health_lab(), LARGE)
+
+
+def test_an_answer_that_took_long_does_not_replace_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, go, taken = threading.Event(), threading.Event(), list[object]()
+    ask = FakeClient.incidents
+
+    def slow(client: FakeClient, *, over: bool = False, node: str | None = None) -> list[Incident]:
+        answer = ask(client, over=over, node=node)
+        if not first.is_set():
+            first.set()
+            assert go.wait(30)
+        return answer
+
+    monkeypatch.setattr(FakeClient, "incidents", slow)
+    take = IncidentsScreen._take
+
+    def told(screen: IncidentsScreen, *words: Any) -> None:
+        take(screen, *words)
+        taken.append(words)
+
+    monkeypatch.setattr(IncidentsScreen, "_take", told)
+
+    async def scene(on: Stage) -> None:
+        await at(on)
+        await on.press("o")
+        await on.until(first.is_set, "the first is asked")
+        on.cluster.over.clear()  # as the server has forgotten it since
+        await on.press("o", "o")
+        await on.until(lambda: len(taken) == 1, "the second has its answer")
+        go.set()
+        await on.until(lambda: len(taken) == 2, "and the first, late")
+        await on.settle()
         assert not on.sees("17 Nov 11:06")
 
     play(scene, health_lab(), LARGE)

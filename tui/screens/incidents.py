@@ -54,6 +54,8 @@ class IncidentsScreen(BaseScreen):
         self._silent: tuple[str, ...] = ()
         """Nodes that could not be asked."""
         self._asked_at: float | None = None
+        self._asking = 0
+        """Which asking is the latest: the answer of an older one, which took longer, is passed over."""
 
     def body(self) -> ComposeResult:
         """The list over the facts."""
@@ -233,10 +235,11 @@ class IncidentsScreen(BaseScreen):
         if not wanted:
             return
         self._asked_at = now
-        self._load(tuple(wanted), over=self._over)
+        self._asking += 1
+        self._load(self._asking, tuple(wanted), over=self._over)
 
     @work(thread=True, exit_on_error=False, exclusive=True, group="incidents")
-    def _load(self, names: Sequence[str], *, over: bool) -> None:
+    def _load(self, asking: int, names: Sequence[str], *, over: bool) -> None:
         """Wait for the server, off this thread."""
         found: dict[str, list[Incident]] = {}
         silent: list[str] = []
@@ -246,9 +249,11 @@ class IncidentsScreen(BaseScreen):
             except StokerError as error:
                 _LOG.debug("no incidents of %s: %s", name, error)
                 silent.append(name)
-        self.app.call_from_thread(self._take, found, tuple(silent))
+        self.app.call_from_thread(self._take, asking, found, tuple(silent))
 
-    def _take(self, found: dict[str, list[Incident]], silent: tuple[str, ...]) -> None:
+    def _take(self, asking: int, found: dict[str, list[Incident]], silent: tuple[str, ...]) -> None:
+        if asking != self._asking:
+            return
         self._asked, self._silent = found, silent
         if self.is_mounted:
             self.update()

@@ -14,7 +14,7 @@ from agent.api.patience import Patience
 from agent.api.queue import Partition, QueueRules, Reservation
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, NodeStatus
-from tui import arrays, endpoint, plain, safe
+from tui import arrays, endpoint, pages, plain, safe
 from tui.slurm import job as jobs_as
 from tui.slurm.argv import ToolError, Words
 
@@ -43,18 +43,9 @@ class Queue:
 
     def jobs(self, states: Sequence[JobState] = (), user: str | None = None, **more: str | int | None) -> list[Job]:
         """All jobs that match, page by page."""
-        found: dict[tuple[str, int], Job] = {}
-        before: int | None = None
-        while True:
-            state = ",".join(states) or None
-            size = PAGE_WITH_STEPS if more.get("steps") else PAGE
-            page = self.client.jobs(state=state, user=user, limit=size, before=before, **more)
-            new = {(each.node, each.id): each for each in page}
-            fresh = new.keys() - found.keys()
-            found |= new
-            if len(page) < size or not fresh:
-                return [safe.clean(each) for each in found.values()]
-            before = min(each.id for each in page)
+        size = PAGE_WITH_STEPS if more.get("steps") else PAGE
+        found = pages.every(self.client, size, None, state=",".join(states) or None, user=user, **more)
+        return [safe.clean(each) for each in found]
 
     def named(self, ref: JobRef, *, steps: bool = False) -> list[Job]:
         """The job, or all tasks of the array; `steps`: each with its own.
@@ -198,6 +189,24 @@ def states(texts: Sequence[str]) -> list[JobState] | None:
 def users(texts: Sequence[str]) -> list[str]:
     """Accounts by name or number; a number that is none stays, and finds nothing."""
     return [jobs_as.user_name(text) or text for text in texts]
+
+
+def spread_nodes(words: Words) -> list[str]:
+    """Write out the host list of `--nodelist`, `n[1-3]`, where it was said; its names.
+
+    Raises:
+        ToolError: it is none.
+    """
+    from agent.api.hostlist import HostListError, expand
+
+    texts = words.said.get("nodelist", [])
+    try:
+        names = [name for text in texts for name in expand(text)]
+    except HostListError as error:
+        raise ToolError(f"Invalid node list: {safe.text(','.join(texts))} {error}") from None
+    if texts:
+        words.said["nodelist"] = [",".join(names)]
+    return names
 
 
 def strangers(named: Sequence[str], seen: Collection[str]) -> list[str]:

@@ -125,6 +125,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         return _list_fields()
     now = time.time()
     fields = _fields(words, environ)
+    ask.spread_nodes(words)
     queue = ask.Queue.open(environ)
     queue.check_clusters(words)
     views = _found(queue, words, now)

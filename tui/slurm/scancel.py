@@ -43,6 +43,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if not words.rest and not filtered:
         raise ToolError("No job identification provided")
     targets = _targets(words.rest)
+    ask.spread_nodes(words)
     signal = _signal(words.last("signal"))
     queue = ask.Queue.open(environ)
     queue.check_clusters(words)

@@ -12,11 +12,12 @@ from agent.api.queue import Partition, Reservation
 from tui.slurm import ask, columns, nodes, times
 from tui.slurm.argv import Options, ToolError, Words
 from tui.slurm.nodes import Host
-from tui.slurm.sinfo_fields import ALL, LETTERS, NAMED, Row
+from tui.slurm.sinfo_fields import ALL, LETTERS, NAMED, Row, memory_bytes
 
 HELP = """\
 Usage: sinfo [OPTIONS]
   -N, --Node  -l, --long  -s, --summarize  -R, --list-reasons  -T, --reservation  -h, --noheader  --json
+  -e, --exact: nodes that differ in CPUs, memory, features or GPUs each on a line of their own
   -p, --partition=NAMES  -n, --nodes=NAMES  -t, --states=STATES  -d, --dead  -r, --responding  -i, --iterate=SECONDS
   -o, --format=FORMAT     "%9P %.5a %.10l %.6D %.6t %N"
   -O, --Format=FIELDS     "nodelist:10,partition,gres,gresused,statelong"
@@ -137,7 +138,8 @@ def _rows(words: Words, partitions: Sequence[Partition], hosts: Sequence[Host]) 
     for each in partitions:
         alike: dict[object, list[Host]] = {}
         for host in hosts:
-            alike.setdefault((host.state, host.gres if "Format" in words else None), []).append(host)
+            same = (host.cpus, memory_bytes(host), host.features, host.gres) if "exact" in words else ()
+            alike.setdefault((host.state, host.gres if "Format" in words else None, *same), []).append(host)
         rows += [Row(each, tuple(group)) for group in alike.values()]
         if not hosts:
             rows.append(Row(each, ()))

@@ -5,6 +5,7 @@ Titles as recorded in tests/data/slurm/sinfo_o.txt and sinfo_names.txt.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.api.hostlist import compress
@@ -53,12 +54,22 @@ def _mebi(count: int | None) -> str:
     return "0" if count is None else str(count // 2**20)
 
 
+def memory_bytes(host: Host) -> int:
+    """What it has; 0 when that is not known."""
+    return (host.node.memory_total_bytes or 0) if host.node else 0
+
+
+def _least(numbers: Sequence[int]) -> str:
+    """The lowest of the nodes', with `+` where some have more."""
+    return str(min(numbers)) + "+" * (min(numbers) < max(numbers)) if numbers else "0"
+
+
 LETTERS: columns.Fields[Row] = {
     "a": ("AVAIL", lambda row: nodes.partition_up(row.partition)),
     "A": ("NODES(A/I)", lambda row: "/".join(row.four.split("/")[:2])),
     "b": ("ACTIVE_FEATURES", lambda row: row.host.features if row.host else "(null)"),
     "B": ("MAX_CPUS_PER_NODE", lambda row: "UNLIMITED"),
-    "c": ("CPUS", lambda row: _of_host(row.host.cpus if row.host else None)),
+    "c": ("CPUS", lambda row: _least([host.cpus or 0 for host in row.hosts])),
     "C": ("CPUS(A/I/O/T)", lambda row: _cpus(row)),
     "d": ("TMP_DISK", lambda row: "0"),
     "D": ("NODES", lambda row: str(len(row.hosts))),
@@ -73,7 +84,7 @@ LETTERS: columns.Fields[Row] = {
     "I": ("PRIO_JOB_FACTOR", lambda row: "1"),
     "l": ("TIMELIMIT", lambda row: times.short(row.partition.max_time_s, "infinite")),
     "L": ("DEFAULTTIME", lambda row: times.short(row.partition.default_time_s, "n/a")),
-    "m": ("MEMORY", lambda row: _mebi(row.host.node.memory_total_bytes if row.host and row.host.node else None)),
+    "m": ("MEMORY", lambda row: _least([memory_bytes(host) // 2**20 for host in row.hosts])),
     "M": ("PREEMPT_MODE", lambda row: "OFF"),
     "n": ("HOSTNAMES", lambda row: compress([host.name for host in row.hosts])),
     "N": ("NODELIST", lambda row: compress([host.name for host in row.hosts])),

@@ -126,17 +126,10 @@ def _check_nodes(queue: ask.Queue, words: Words) -> None:
     Raises:
         ToolError: a node is none of ours.
     """
-    from agent.api.hostlist import HostListError, expand
-
     known = {each.name for each in queue.nodes()}
-    try:
-        names = [name for text in words.said["nodelist"] for name in expand(text)]
-    except HostListError as error:
-        raise ToolError(f"Invalid node list: {program.printable(','.join(words.said['nodelist']))} {error}") from None
-    for name in names:
+    for name in ask.spread_nodes(words):
         if name not in known:
             raise ToolError(f"Invalid node name {program.printable(name)}")
-    words.said["nodelist"] = [",".join(names)]
 
 
 def _users(words: Words) -> list[str]:

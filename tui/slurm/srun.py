@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 import agent
@@ -31,6 +31,7 @@ code; Ctrl-C twice within a second cancels the job. Options of sbatch are the jo
   -l, --label  -u, --unbuffered  -K, --kill-on-bad-exit  -W, --wait=SECONDS  -o, -e, -i FILE     of the ranks
       --jobid=JOB            a step in a job of one's own that runs, with its GPUs, limits and environment
       --gpu-bind=…  --pty: COMMAND on this terminal   --multi-prog: COMMAND is a file of ranks and their commands
+  -Q, --quiet                errors only
       --test-only            tell when it would start
 """
 _OWN: Mapping[str, tuple[str, str]] = {
@@ -80,7 +81,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     name = PurePath(asked.command[0]).name or "srun"
     queue = ask.Queue.open(environ)
     if number is not None:
-        return within.run(queue, asked, number, _tell)
+        return within.run(queue, asked, number, _teller(asked))
     if "test-only" in asked.names:
         return _test(queue, asked, name, environ)
     if "pty" in asked.names:
@@ -99,22 +100,22 @@ def _watched(queue: ask.Queue, asked: alloc.Asked, name: str, environ: Mapping[s
     from tui.slurm import terminal
 
     step = ["srun", *asked.own, "--", *asked.command]
-    door, aborted = terminal.Door(), False
+    door, aborted, tell = terminal.Door(), False, _teller(asked)
 
     def abort() -> None:
         nonlocal aborted
         aborted = True
-        _tell("forcing job termination")
-        _tell("Job step aborted: Waiting for job step to finish.")
+        tell("forcing job termination")
+        tell("Job step aborted: Waiting for job step to finish.")
         with contextlib.suppress(StokerError):  # stored before the ranks hear of it: the job ends as cancelled
             queue.client.cancel(arrays.ref(job))
 
     try:
         job = safe.clean(_hand_in(queue, asked, door.command(step, "--srun", "--else"), name, environ))
         try:
-            link = terminal.wait_link(queue.client, job, door, _tell, late_s=_LATE_S)
+            link = terminal.wait_link(queue.client, job, door, tell, late_s=_LATE_S)
         except KeyboardInterrupt:
-            return _revoked(job)
+            return _revoked(job, tell)
         if link is not None:
             code = terminal.attend(link, pty=False, abort=abort).shell_code
             return terminal.INTERRUPTED if aborted else code
@@ -122,44 +123,44 @@ def _watched(queue: ask.Queue, asked: alloc.Asked, name: str, environ: Mapping[s
         return terminal.INTERRUPTED
     finally:
         door.close()
-    return _followed(queue, job)
+    return _followed(queue, job, tell)
 
 
-def _revoked(job: Job) -> int:
+def _revoked(job: Job, tell: Callable[[str], None]) -> int:
     """Ctrl-C while the job waited, which is taken out of the queue: as srun says it, and its exit code."""
-    _tell(f"Job allocation {arrays.label(job)} has been revoked")
-    _tell(f"Force Terminated JobId={arrays.label(job)}")
+    tell(f"Job allocation {arrays.label(job)} has been revoked")
+    tell(f"Force Terminated JobId={arrays.label(job)}")
     return 1
 
 
-def _followed(queue: ask.Queue, job: Job) -> int:
+def _followed(queue: ask.Queue, job: Job, tell: Callable[[str], None]) -> int:
     """By its log: the job runs where our descriptors are not, or did not begin at all."""
     from tui import follow
     from tui.running import Running
 
-    watched = Running(queue.client, job, follow.writer(sys.stdout, json=False), _tell)
+    watched = Running(queue.client, job, follow.writer(sys.stdout, json=False), tell)
     code = watched.to_end()
     ended = safe.clean(watched.job)
     if ended.state.is_final and ended.exit_code is None:
-        _tell(f"error: job {ended.id} {ended.state.value}: {ended.detail or ended.reason or ''}".rstrip(": "))
+        tell(f"error: job {ended.id} {ended.state.value}: {ended.detail or ended.reason or ''}".rstrip(": "))
     return code
 
 
 def _on_terminal(queue: ask.Queue, asked: alloc.Asked, name: str, environ: Mapping[str, str]) -> int:
     from tui.slurm import terminal
 
-    door = terminal.Door()
+    door, tell = terminal.Door(), _teller(asked)
     try:
         pty = terminal.is_terminal()
         command = door.command(asked.command, *(["--pty"] if pty else []))
         job = safe.clean(_hand_in(queue, asked, command, name, environ))
         try:
-            link = terminal.wait_start(queue.client, job, door, _tell)
+            link = terminal.wait_start(queue.client, job, door, tell)
         except KeyboardInterrupt:
-            return _revoked(job)
+            return _revoked(job, tell)
         code = terminal.attend(link, pty=pty).shell_code
         if code and code < _BY_SIGNAL:
-            _tell(f"error: {job.node}: task 0: Exited with exit code {code}")
+            tell(f"error: {job.node}: task 0: Exited with exit code {code}")
         return code
     except KeyboardInterrupt:
         return terminal.INTERRUPTED
@@ -182,5 +183,11 @@ def _hand_in(
         raise ToolError(f"Unable to allocate resources: {error}") from error
 
 
-def _tell(sentence: str) -> None:
-    program.say(f"srun: {safe.text(sentence)}")
+def _teller(asked: alloc.Asked) -> Callable[[str], None]:
+    """How srun speaks of itself: with `--quiet` of errors only."""
+
+    def tell(sentence: str) -> None:
+        if "quiet" not in asked.names or sentence.startswith("error: "):
+            program.say(f"srun: {safe.text(sentence)}")
+
+    return tell

@@ -33,6 +33,9 @@ from tui import arrays, safe
 INTERRUPTED = 130
 _ABORT_WITHIN_S = 1.0
 _ASK_S = 0.3
+_SOCKET_PATH_BYTES = 107
+"""unix(7): 108, the last of which is zero."""
+_LEAF_BYTES = len("/stoker-12345678/s")
 _PEER = struct.Struct("3i")
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -41,10 +44,21 @@ class Door:
     """The socket that the job comes to."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="stoker-", dir=os.environ.get("XDG_RUNTIME_DIR") or None))
+        """Open it.
+
+        Raises:
+            StokerError: no folder takes the socket.
+        """
+        self._folder = _folder()
         self._listening = socket.socket(socket.AF_UNIX)
-        self._listening.bind(str(self._folder / "s"))
-        self._listening.listen(1)
+        try:
+            self._listening.bind(str(self._folder / "s"))
+            self._listening.listen(1)
+        except OSError as error:
+            self.close()
+            raise StokerError(
+                f"cannot make a socket in {self._folder}: {error}; set TMPDIR to a local folder"
+            ) from error
 
     def command(self, words: Sequence[str], *flags: str) -> list[str]:
         """What the job's script is to run; the flags are `agent.step.attach`'s."""
@@ -66,6 +80,21 @@ class Door:
         """Leave nothing."""
         self._listening.close()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _folder() -> Path:
+    """A new folder of our own, whose path leaves room for a socket: of a long `$TMPDIR` not its, but `/tmp`'s."""
+    for base in dict.fromkeys((os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir(), tempfile.gettempdir())):
+        if len(os.fsencode(base)) + _LEAF_BYTES <= _SOCKET_PATH_BYTES:
+            break
+    else:
+        base = "/tmp"  # noqa: S108 - mkdtemp makes a folder that only we may enter
+    try:
+        return Path(tempfile.mkdtemp(prefix="stoker-", dir=base))
+    except OSError as error:
+        raise StokerError(
+            f"cannot make a folder in {base}: {error.strerror}; set TMPDIR to one that takes it"
+        ) from error
 
 
 def wait_start(client: Client, job: Job, door: Door, tell: Callable[[str], None]) -> socket.socket:

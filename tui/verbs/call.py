@@ -11,13 +11,10 @@ import msgspec
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
 from agent.api.types import Job
-from tui import plain, safe
+from tui import pages, plain, safe
 
 if TYPE_CHECKING:
     from tui.links import ClusterClient
-
-PAGE = 10_000
-"""Jobs of one answer, at most: a server's own bound. Where nobody says how many, it tells a thousand."""
 
 _T = TypeVar("_T")
 
@@ -31,15 +28,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
     def jobs(self, **asked: Any) -> list[Job]:
         """All jobs that match, however many; `asked` as for `Client.jobs`, without a limit."""
-        found: dict[tuple[str, int], Job] = {}
-        before: int | None = None
-        while True:
-            page = self.client.jobs(**asked, limit=PAGE, before=before)
-            known = len(found)
-            found.update({(each.node, each.id): each for each in page})
-            if len(page) < PAGE or len(found) == known:
-                return list(found.values())
-            before = min(each.id for each in page)
+        return pages.every(self.client, **asked)
 
     def listed(self, found: Sequence[_T], titles: Sequence[str], line: Callable[[_T], Sequence[str]]) -> int:
         """Print values: as they came for `--json`, else as a table of `line` of each, made safe; the exit code, 0."""

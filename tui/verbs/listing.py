@@ -11,7 +11,7 @@ import msgspec
 from agent.api.commandline import Parser, meant
 from agent.api.errors import StokerError
 from agent.api.types import FINAL_STATES, Job, JobState
-from tui import arrays, plain, printed, safe, words
+from tui import arrays, pages, plain, printed, safe, words
 from tui.cluster import job_order
 from tui.verbs.call import Call
 
@@ -109,7 +109,7 @@ def jobs(call: Call, wanted: Wanted | None = None, *, expand: bool = False) -> i
     now = time.time()
     plain.table(printed.JOB_TITLES, [printed.job_line(line, now) for line in lines], call.out)
     if more is not None:
-        plain.note(f"more with the same words and --before {more}")
+        plain.note(f"more with the same words and {more}")
     return 0
 
 
@@ -125,17 +125,16 @@ def _queue(call: Call, wanted: Wanted) -> list[Job]:
     return found + (ask(state=_written(FINAL_STATES), user=wanted.user, limit=limit, **filters) if limit else [])
 
 
-def _page(call: Call, wanted: Wanted) -> tuple[list[Job], int | None]:
-    """One page, newest first, and below which number the next one begins."""
-    limit, before = wanted.limit or PAGE_SHOWN, wanted.before
-    for page in range(1, wanted.page + 1):
-        found = call.client.jobs(state=wanted.state, user=wanted.user, limit=limit, before=before, **wanted.filters)
-        if page == wanted.page:
-            return found, min(job.id for job in found) if len(found) == limit else None
-        if len(found) < limit:
-            break
-        before = min(job.id for job in found)
-    return [], None
+def _page(call: Call, wanted: Wanted) -> tuple[list[Job], str | None]:
+    """One page, newest first, and the option that tells the next one."""
+    size = wanted.limit or PAGE_SHOWN
+    asked = {"state": wanted.state, "user": wanted.user, **wanted.filters}
+    found = pages.newest(call.client, wanted.page * size, wanted.before, **asked)[(wanted.page - 1) * size :]
+    if len(found) < size:
+        return found, None
+    if len(pages.nodes(call.client)) > 1:  # each with numbers of its own
+        return found, f"--page {wanted.page + 1}"
+    return found, f"--before {min(job.id for job in found)}"
 
 
 def states(text: str) -> str:
