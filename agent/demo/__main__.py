@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,8 @@ def _demo(place: Place, plain: bool) -> int:
     source = choose_source()
     print(source.sentence)
     place.write_config(source.name)
+    place.write_entry()
+    print(f"Another terminal has its commands, while it runs, after:  . {shlex.quote(str(place.entry))}")
     with children.service(place, "agent"), children.service(place, "hub"), job.client(place) as hub:
         job.activate(place)
         ended = job.run(place, hub, plain)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -91,8 +92,21 @@ cluster = "demo"
             "STOKER_SOCKET": str(self.socket("hub")),
         }
 
+    @property
+    def entry(self) -> Path:
+        """What a shell reads to have the demo's commands."""
+        return self.root / "env"
+
+    def write_entry(self) -> None:
+        """For a second terminal."""
+        inside = self.environment()
+        program = shlex.quote(str(Path(sys.executable).parent))
+        lines = [f"{name}={shlex.quote(inside[name])}" for name in ("STOKER_CONFIG", "STOKER_SOCKET")]
+        self.entry.write_text("\n".join([f"export PATH={program}:$PATH", f"export {' '.join(lines)}", ""]))
+
     def tidy(self) -> None:
         """Remove all but the job's output and the services' logs."""
+        self.entry.unlink(missing_ok=True)
         for name in ("state", "run", "home", "tmp"):
             shutil.rmtree(self.root / name, ignore_errors=True)
         self.config.unlink(missing_ok=True)

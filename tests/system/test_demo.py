@@ -109,17 +109,22 @@ def test_interrupted_in_the_middle_of_the_training_it_leaves_nothing_running(mac
     assert "state" not in {Path(name).parts[0] for name in machine.left_files()}
 
 
-def _read_until(child: subprocess.Popen[str], words: str) -> None:
+def _read_until(child: subprocess.Popen[str], words: str) -> str:
     assert child.stdout is not None
     for line in child.stdout:
         if words in line:
-            return
+            return line
     raise AssertionError(f"the demo ended before it said {words!r}")
 
 
 def test_an_agent_that_dies_is_told_and_its_job_is_ended(machine: Machine) -> None:
     child = machine.start("--no-tui")
+    entry = _read_until(child, "Another terminal").partition("after:")[2].strip()
     _read_until(child, "epoch 1/")
+    beside = ["env", "-i", "PATH=/usr/bin:/bin", "sh", "-c", f"{entry}; stoker jobs --json; stoker-license status"]
+    joined = subprocess.run(beside, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert '"state":"RUNNING"' in joined.stdout, joined.stderr
+    assert "Evaluation" in joined.stdout
     for process in _children(child.pid):
         os.kill(process, signal.SIGKILL)
     text, _ = child.communicate(timeout=DEADLINE_S)
