@@ -14,6 +14,7 @@ from tui import safe, spans, units
 from tui.cluster import Cluster, Freshness, NodeView
 from tui.session import Clock
 from tui.spans import Column, Role, Row, Span, cell
+from tui.status import SIGNS
 
 SEAT_COLUMNS = (
     Column(title="NODE / GPU", least=10, most=24),
@@ -29,13 +30,6 @@ HISTORY_COLUMNS = (
     Column(title="ABOUT", least=10, most=28),
     Column(title="DETAIL", least=10, grow=True),
 )
-SIGNS = {
-    LicenceStage.ACTIVE: ("●", Role.OK),
-    LicenceStage.NOTICE: ("!", Role.WARN),
-    LicenceStage.GRACE: ("!", Role.BAD),
-    LicenceStage.PERPETUAL: ("x", Role.BAD),
-    LicenceStage.RESTRICTED: ("x", Role.BAD),
-}
 _HOLDS = (LicenceStage.PERPETUAL, LicenceStage.RESTRICTED)
 _NAMES = 9
 _STILL = re.compile(r"\s*(Running jobs go on [^.]*)\.")

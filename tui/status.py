@@ -7,8 +7,15 @@ from collections.abc import Sequence
 from agent.api.types import Licence, LicenceStage
 from tui import safe, units
 from tui.cluster import Cluster, Freshness, LinkView, Totals
-from tui.licence import SIGNS
 from tui.spans import Role, Span
+
+SIGNS = {
+    LicenceStage.ACTIVE: ("●", Role.OK),
+    LicenceStage.NOTICE: ("!", Role.WARN),
+    LicenceStage.GRACE: ("!", Role.BAD),
+    LicenceStage.PERPETUAL: ("x", Role.BAD),
+    LicenceStage.RESTRICTED: ("x", Role.BAD),
+}
 
 _LINK = {
     Freshness.LIVE: ("●", Role.OK),
