@@ -31,6 +31,8 @@ from agent.gate import HubLicence, NoSeat
 from agent.gpu.frames import UNKNOWN_UUID
 from agent.hub.fleet import Fleet, Member
 
+_ORDERS = ("borrow", "adopt", "pin", "unpin", "extend", "promote")
+"""What is done as it is ordered. The steps of a release are no orders: each alone would go round what it looks at."""
 OFFER_S = 30.0
 """How often leases are offered when nothing happens; they are renewed after hours."""
 
@@ -137,8 +139,11 @@ class Seats:
             done = await (self._reclaim(order.subject) if order.force else self._take_back(order.subject))
         elif order.order == "clock-confirm":
             done = await self._in_thread(lambda hub: hub.confirm_clock(int(time.time()), sure=order.force))
-        else:
+        elif order.order in _ORDERS:
             done = await self._do(order.order, order.subject, days=order.days)
+        else:
+            known = ", ".join(("release", "clock-confirm", *_ORDERS))
+            raise ApiError(422, "usage", f"{order.order[:40]!r} is nothing to order; order {known}")
         self._publish(("licence",), LicenceUpdate(licence=done))
         self._due.set()
         return done

@@ -13,7 +13,7 @@ import segno
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from agent.api.errors import ApiError
-from agent.api.types import LicenceStage
+from agent.api.types import LicenceOrder, LicenceStage
 from agent.gate import HubLicence
 from licensing import armour, cli, qr, verify
 from licensing.armour import Label
@@ -258,4 +258,13 @@ def test_the_hub_asks_and_gives_back_over_its_socket(tmp_path: Path) -> None:
         assert client.licence().code == "LIC-409"
         with pytest.raises(ApiError, match="ask for activate, renew, transfer, usage") as error:
             client.licence_request("gold")
+        assert (error.value.status, error.value.code) == (422, "usage")
+
+
+@pytest.mark.parametrize("step", ["reclaim", "rest", "return", "gold"])
+def test_a_step_of_a_release_cannot_be_ordered_by_itself(tmp_path: Path, step: str) -> None:
+    """It would take the seats of a node that is up, or leave a node without a lease that gave none back."""
+    with running_hub(hub_config(tmp_path, ()), ROOTS) as client:
+        with pytest.raises(ApiError, match="is nothing to order; order release, clock-confirm, borrow") as error:
+            client.licence_order(LicenceOrder(order=step, subject="n1"))
         assert (error.value.status, error.value.code) == (422, "usage")
