@@ -82,6 +82,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         n1.config.write_text(n1.config.read_text() + nodes.replace("{run}", str(n1.run_dir)))
         with sshd(tmp_path / "sshd-n1", forced=dial("hub", n1)) as door:
             made = Lab(n1=n1, n2=n2, door=door, backdoor=backdoor, home=laptop(tmp_path / "home", door))
+            n2.agent.env["TZ"] = "UTC-5:30"  # a node in another zone than the one beside it
             try:
                 for daemon in (n1.agent, n2.agent, n1.hub):
                     daemon.start()
@@ -156,12 +157,16 @@ def test_scontrol_and_sacct_reach_every_node_by_way_of_the_hub(lab: Lab) -> None
     told = slurm("sacct", "-n", "-P", "-j", f"n2:{job['id']}", "-o", "JobName,NTasks,State").splitlines()
     assert told[1:] == ["batch|1|COMPLETED", "true|2|COMPLETED"]
     assert slurm("scontrol", "reconfigure") == ""
-    line = "create reservation=course user=root starttime=now+1day duration=60 nodes=n[1-2]"
+    line = "create reservation=course user=root starttime=tomorrow duration=60 nodes=n[1-2]"
+    change = "update reservation=course starttime=12/24 duration=+30"
     try:
         assert slurm("scontrol", *line.split()) == "Reservation created: course\n"
-        shown = slurm("scontrol", "show", "reservation")
-        assert shown.count("ReservationName=course") == 1
-        assert "Nodes=n[1-2] NodeCnt=2 " in shown
+        for done in ("", "Reservation updated.\n"):
+            assert not done or slurm("scontrol", *change.split()) == done
+            shown = slurm("scontrol", "show", "reservation")
+            assert shown.count("ReservationName=course") == 1
+            assert f"Duration={'01:30:00' if done else '01:00:00'}\n" in shown
+            assert "Nodes=n[1-2] NodeCnt=2 " in shown
     finally:
         slurm("scontrol", "delete", "reservation=course")
     assert slurm("sinfo", "-T") == "No reservations in the system\n"

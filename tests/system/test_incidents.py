@@ -62,7 +62,7 @@ def test_a_lost_gpu_from_the_incident_to_the_mended_node(lab: Box) -> None:
     assert "gpu_lost" in listed
     assert "critical" in listed
     assert f"stoker-agent simulate gpu {free} ok" in listed
-    assert f"! simulated GPU {free} is lost" in stoker(lab, "nodes")
+    wait_until(lambda: f"! simulated GPU {free} is lost" in stoker(lab, "nodes"), "the hub has heard of it")
     assert "acknowledged; it stays open" in stoker(lab, "incidents", "acknowledge", str(found.id))
     assert "seen by" in stoker(lab, "incidents")
     wait_until(lambda: "! simulated" not in stoker(lab, "nodes"), "who has seen it is not told again")

@@ -1,7 +1,8 @@
 """`scontrol create | update | delete reservation`.
 
 Rules kept here: the sentences and exit codes are those that scontrol 22.05 printed for the same words; a word of
-Slurm's that nothing here can honour is refused by name; a reservation of several nodes has one name on all of them.
+Slurm's that nothing here can honour is refused by name; a reservation of several nodes has one name
+and one time on all of them, those of the first.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from agent.api import program
 from agent.api.errors import ApiError, StokerError
 from agent.api.hostlist import HostListError, expand
-from agent.api.queue import ReservationRequest, ReservationUpdate
+from agent.api.queue import Reservation, ReservationRequest, ReservationUpdate
 from tui import safe
 from tui.slurm import ask
 from tui.slurm.argv import ToolError
@@ -115,17 +118,24 @@ def _nodes(queue: ask.Queue, given: Mapping[str, str]) -> list[str | None]:
 
 
 def _make(queue: ask.Queue, request: ReservationRequest, nodes: Sequence[str | None], given: Mapping[str, str]) -> str:
-    """Make it on each node; where one refuses, nowhere. Its name."""
+    """Make it on each node, with the name and the times that the first one gives it; where one refuses, nowhere."""
     made: list[tuple[str, str | None]] = []
     for node in nodes:
         try:
-            made.append((safe.clean(queue.client.reserve(request, node)).name, node))
+            one = safe.clean(queue.client.reserve(request, node))
+            made.append((one.name, node))
+            request = replace(request, name=one.name, **_times(one))
         except ApiError as error:
             for name, where in made:
                 with contextlib.suppress(StokerError):
                     queue.client.unreserve(name, where)
             raise _not_made(error, given) from None
     return made[0][0]
+
+
+def _times(one: Reservation) -> dict[str, str | None]:
+    """As of one node for the next: each would count `now` by its own clock, and read the words in its own zone."""
+    return {"start": f"uts{one.start_at}", "end": f"uts{one.end_at}", "duration": None}
 
 
 def _not_made(error: ApiError, given: Mapping[str, str]) -> ToolError:
@@ -177,8 +187,10 @@ def update(queue: ask.Queue, name: str, changes: Sequence[tuple[str, str]]) -> i
     done: list[str] = []
     for node in names:
         try:
-            queue.client.update_reservation(name, asked, node if len(names) > 1 else None)
+            one = queue.client.update_reservation(name, asked, node if len(names) > 1 else None)
             done.append(node)
+            if asked.start is not None or asked.end is not None or asked.duration is not None:
+                asked = replace(asked, **_times(one))
         except ApiError as error:
             if error.code != "no_such_reservation":
                 raise _not_changed(error, given, done) from None
