@@ -18,6 +18,7 @@ from licensing import usage_file, usage_verify
 from licensing.clock import HighWater
 from licensing.errors import LicenceError
 from licensing.site import Site
+from licensing.timekeeper import Timekeeper
 from licensing.usage_check import Grade
 from licensing.usage_file import UsageFile
 from licensing.usage_rows import Row, Told, read
@@ -99,17 +100,18 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.close()
 
 
-class AtTime(Site):
-    """A site whose uptime goes with a clock that is right."""
+class AtTime(Timekeeper):
+    """Time whose uptime goes with a clock that is right."""
 
-    def _advance(self, now: int) -> HighWater:
+    def advance(self, now: int) -> HighWater:
         assert isinstance(self._uptime, Boot)
         self._uptime.at(now)
-        return super()._advance(now)
+        return super().advance(now)
 
 
 def make_site(folder: Path) -> Site:
-    site = AtTime(folder / "hub", "test", ROOTS, Boot())
+    site = Site(folder / "hub", "test", ROOTS)
+    site._time = AtTime(site._ledger, site._in_use, Boot())
     site.open()
     site.activate(file(changed(VOUCHER, site=site.key_hex)), NOW)
     answer = site.lease("n1", site.key_hex, GPUS, 0, NOW)
