@@ -109,10 +109,15 @@ class AtTime(Timekeeper):
         return super().advance(now)
 
 
-def make_site(folder: Path) -> Site:
-    site = Site(folder / "hub", "test", ROOTS)
+def open_site(folder: Path) -> Site:
+    site = Site(folder, "test", ROOTS)
     site._time = AtTime(site._ledger, site._in_use, Boot())
     site.open()
+    return site
+
+
+def make_site(folder: Path) -> Site:
+    site = open_site(folder / "hub")
     site.activate(file(changed(VOUCHER, site=site.key_hex)), NOW)
     answer = site.lease("n1", site.key_hex, GPUS, 0, NOW)
     assert isinstance(answer, str)
@@ -304,8 +309,7 @@ def test_two_reports_with_one_parent_are_a_fork(tmp_path: Path, site: Site, node
     site.close()
     shutil.copytree(tmp_path / "hub", tmp_path / "twin")
     site.open()
-    twin = AtTime(tmp_path / "twin", "test", ROOTS, Boot())
-    twin.open()
+    twin = open_site(tmp_path / "twin")
     node.run(BEGINS + MONTH, 100)
     fetch(site, node)
     here, there = (report(each, month=1, now=BEGINS + 3 * MONTH) for each in (site, twin))
