@@ -118,7 +118,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
 
 
 async def _start_hub(config: Config, stack: AsyncExitStack, _: ReadAgain) -> _Reload:
-    from agent.gate import HubLicence
+    from agent.gate import HardwareReader, HubLicence
     from agent.hub.fleet import Fleet
     from agent.hub.metering import Metering
     from agent.hub.seats import Seats
@@ -131,7 +131,8 @@ async def _start_hub(config: Config, stack: AsyncExitStack, _: ReadAgain) -> _Re
     fleet, feed = Fleet(config), Feed()
     await fleet.start()
     stack.push_async_callback(fleet.stop)
-    seats = Seats(HubLicence(config.hub_state_dir, config.cluster), fleet, feed.publish)
+    reader = HardwareReader(config.run_dir)
+    seats = Seats(HubLicence(config.hub_state_dir, config.cluster), fleet, feed.publish, reader.read)
     await seats.start()
     stack.push_async_callback(seats.stop)
     metering = Metering(fleet, seats)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from licensing import clock, revocation, stage, verify
+from licensing.binding import Binding
 from licensing.document import Licence
 from licensing.errors import ClockError, ExpiredError, LicenceError, OtherSiteError, ReplayError, RevokedError
 from licensing.leases import Terms, term_of
@@ -44,6 +45,7 @@ class InUse:
         ledger: Ledger,
         roots: Roots,
         key_file: Path,
+        binding: Binding,
         *,
         built_at: int,
         gpu_ms_used: Callable[[str], int],
@@ -51,6 +53,7 @@ class InUse:
         self._ledger = ledger
         self._roots = roots
         self._key_file = key_file
+        self.binding = binding
         self._built_at = built_at
         self._gpu_ms_used = gpu_ms_used
         self._site_key = ""
@@ -95,7 +98,11 @@ class InUse:
         chain, installed = self.current.chain, self.current.installed
         at = clock.believed(mark, now)
         activated_at = _since(installed, mark, at)
-        facts = replace(self._facts(installed.id, installed), extended_until=self._extended(chain.licence, at))
+        facts = replace(
+            self._facts(installed.id, installed),
+            extended_until=self._extended(chain.licence, at),
+            hardware=self.binding.hardware(chain.licence, mark, at),
+        )
         standing = stage.of_licence(chain.licence, activated_at, at, facts)
         self._say_notice(standing)
         return Terms(

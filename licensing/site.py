@@ -8,19 +8,21 @@ licence itself is in `inuse`, the time in `timekeeper`, what goes to the vendor 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from licensing import armour, clock, keys, release, revocation, verify
 from licensing.armour import Label
+from licensing.binding import Binding
 from licensing.document import Licence
 from licensing.errors import ArmourError, OtherSiteError, UsageError
 from licensing.exchange import Want
+from licensing.fingerprint import Hardware, Mark
 from licensing.inuse import InUse
 from licensing.leases import Ask, Leases, Overdraft
-from licensing.orders import Order, Orders
-from licensing.requests import Commitment, Outgoing, Requests
+from licensing.orders import Order, Orders, Verb
+from licensing.requests import Outgoing, Requests
 from licensing.revocation import Revocations
 from licensing.roots import Roots, pinned
 from licensing.seats import Hold, NoSeat, has_uuid
@@ -61,10 +63,15 @@ class Report:
     resting: frozenset[str] = frozenset()
     """Nodes that gave theirs back and get none until they are adopted."""
     pinned: frozenset[str] = frozenset()
+    hardware: Hardware | None = None
+    """How this machine stands to the licence; `None` where it was never looked at."""
 
 
 class Site:
-    """One site's licence and seats, in `state_dir`: `licence.db` and `site.key`. Used from the thread that opens it."""
+    """One site's licence and seats, in `state_dir`: `licence.db`, `site.key` and `fingerprint.salt`.
+
+    Used from the thread that opens it.
+    """
 
     def __init__(
         self,
@@ -74,19 +81,19 @@ class Site:
         uptime: clock.UptimeReader = clock.read_uptime,
         *,
         built_at: int = release.AT,
-        commitment: Commitment = lambda: None,
         gpu_ms_used: Callable[[str], int] | None = None,
     ) -> None:
         """`gpu_ms_used` tells how much of a licence id was used, in ms of GPUs; else the usage ledger does."""
         self._dir = state_dir
         self._cluster = cluster
         self._roots = roots or pinned()
-        self._commitment = commitment
         self._ledger = Ledger(state_dir / "licence.db")
+        self._binding = Binding(self._ledger, state_dir / "fingerprint.salt")
         self._in_use = InUse(
             self._ledger,
             self._roots,
             state_dir / "site.key",
+            self._binding,
             built_at=built_at,
             gpu_ms_used=gpu_ms_used or (lambda licence_id: self._book.used_of(licence_id)),
         )
@@ -105,8 +112,9 @@ class Site:
         self._leases = Leases(self._ledger, key, self._cluster)
         self._book = UsageBook(self._ledger)
         self._reports = Reports(self._ledger, self._book, key)
-        self._requests = Requests(self._ledger, key, self._commitment)
+        self._requests = Requests(self._ledger, key, self._binding.commitment)
         self._orders = Orders(self._ledger, self.key_hex)
+        self._binding.open(key)
         self._in_use.open(self.key_hex)
         self._time.open()
 
@@ -152,12 +160,14 @@ class Site:
         self._in_use.refuse_old(licence, known, at, mark)
         self._requests.refuse_returned(licence)
         self._requests.refuse_unasked(licence, known, at)
+        self._binding.refuse(licence)
         doubted = clock.is_doubtful(self._in_use.certain(licence), now)
         new = Installed(id=licence.id, rev=licence.rev, text=chain.text, activated_at=mark.time, doubted=doubted)
         if not doubted:
             new = replace(new, activated_at=at)
         self._install(new, licence, lists, mark, was=self._time.advance(now).time if proven is not None else None)
         log.info("licence=%s rev=%d activated seats=%d", licence.id, licence.rev, licence.seats)
+        self._judge(now)
         return self.report(now)
 
     def _install(
@@ -217,8 +227,10 @@ class Site:
         licence = self._in_use.current.licence if self._in_use.current else None
         if licence is None and want in (Want.RENEW, Want.USAGE):
             raise UsageError(f"no licence is installed, so there is nothing to {want}; ask for one: --want activate")
-        mark = self._time.look(now)
-        return self._requests.ask(want, licence, self._in_use.lists.number, clock.believed(mark, now))
+        at = clock.believed(self._time.look(now), now)
+        self._binding.offer(at)
+        ready = self._requests.again(want, licence, at) if licence is not None and self._binding.is_another else None
+        return ready or self._requests.ask(want, licence, self._in_use.lists.number, at)
 
     def release(self, now: int, to: str | None = None) -> Outgoing:
         """Give the licence back: from now on nothing is leased. `to` is the request of the site that it goes to.
@@ -241,6 +253,28 @@ class Site:
         licence = verify.licence_chain(installed.text, self._roots).licence
         self._in_use.refuse_elsewhere(licence)
         return licence
+
+    # --- the machine ---
+
+    def see(self, marks: Iterable[Mark], now: int) -> None:
+        """Take note of what was read of this machine (`hardware.Reader`): at the start, daily, before each request.
+
+        Raises:
+            StoreError: what is new could not be written; what was noted before holds.
+        """
+        self._binding.see(marks)
+        self._judge(now)
+
+    def _judge(self, now: int) -> None:
+        """Hold the machine against the licence; where it is another one only since now, have a request ready."""
+        current = self._in_use.current
+        if current is None:
+            return
+        licence, mark = current.licence, self._time.look(now)
+        doubted = clock.is_doubtful(self._in_use.certain(licence), now)
+        at = mark.time if doubted else clock.believed(mark, now)
+        if self._binding.judge(licence, at, doubted=doubted):
+            self.request(Want.RENEW, now)
 
     # --- how it stands ---
 
@@ -265,6 +299,7 @@ class Site:
             borrowed=frozenset(node for node, until in self._ledger.borrowed().items() if until > mark.time),
             resting=frozenset(self._ledger.resting()),
             pinned=self._ledger.pinned(),
+            hardware=self._binding.hardware(terms.licence if terms else None, mark, terms.at if terms else mark.time),
         )
 
     def history(self, limit: int) -> list[Entry]:
@@ -282,6 +317,8 @@ class Site:
         if terms is None:
             raise UsageError(f"no licence is in use here, so no seats can be ordered. {self._in_use.missing.detail}")
         self._orders.do(order, terms)
+        if order.verb is Verb.PROMOTE:
+            self._binding.take_over(terms.licence, terms.at)
         return self.report(now)
 
     def confirm_clock(self, now: int, *, sure: bool) -> Report:

@@ -102,17 +102,18 @@ class Timekeeper:
         mark = clock.confirm(before, now)
         with self._ledger.transaction():
             if self._is_doubted():
-                self._ledger.settle(clock.jump(before, mark, self._uptime()), right=True)
+                self._settle(clock.jump(before, mark, self._uptime()), right=True)
             self._ledger.count_reset()
             self._ledger.audit(mark.time, "clock_confirmed", subject, was=before.time)
             self._ledger.put_clock(mark)
         self.keep(mark)
-        self._in_use.reload()
+        self._reload()
         log.warning("time confirmed: %d, it was %d", mark.time, before.time)
 
     def _is_doubted(self) -> bool:
         """Whether something was dated by a clock that certainly stood too early."""
-        return self._in_use.current is not None and self._in_use.current.installed.doubted
+        current = self._in_use.current
+        return current is not None and (current.installed.doubted or self._in_use.binding.is_doubted)
 
     def _is_settled(self, mark: clock.HighWater, now: int) -> bool:
         """Whether nothing is left to put right before this mark may be kept."""
@@ -125,15 +126,23 @@ class Timekeeper:
             return True
         try:
             with self._ledger.transaction():
-                self._ledger.settle(shift, right=right)
+                self._settle(shift, right=right)
                 self._ledger.audit(mark.time, "clock", current.installed.id, shift_s=shift, right=right)
                 self._ledger.put_clock(mark)
         except StoreError as error:
             log.warning("the days of a licence cannot be put right yet: %s", error)
             return False
         self._written = mark
-        self._in_use.reload()
+        self._reload()
         return True
+
+    def _settle(self, shift_s: int, *, right: bool) -> None:
+        self._ledger.settle(shift_s, right=right)
+        self._in_use.binding.settle(shift_s, right=right)
+
+    def _reload(self) -> None:
+        self._in_use.reload()
+        self._in_use.binding.reload()
 
     def _write(self, mark: clock.HighWater) -> None:
         """A mark that cannot be written holds nobody up; it is tried again after a minute."""

@@ -19,11 +19,13 @@ from licensing.armour import Label
 from licensing.document import Licence, sign
 from licensing.errors import KeyFileError, LicenceError
 from licensing.exchange import Request, Want
+from licensing.hardware import Reader
 from licensing.site import Site
 from licensing.stage import Stage
 from licensing.vendor import end_of_day
 from tests.component.test_licensing_cli import NoHub
 from tests.fakes import papers
+from tests.fakes.head import HEAD
 from tests.fakes.papers import USAGE
 from tests.fakes.vendor import DAY, NOW, SITE, Boot, changed
 
@@ -88,8 +90,9 @@ class Place:
     def __init__(self, folder: Path, trusted: roots.Roots) -> None:
         folder.mkdir()
         self.folder, self.boot = folder, Boot()
-        self.site = Site(folder / "hub", "test", trusted, self.boot, built_at=NOW, commitment=lambda: "A" * 22)
+        self.site = Site(folder / "hub", "test", trusted, self.boot, built_at=NOW)
         self.site.open()
+        self.site.see(Reader(HEAD.build(folder / "machine")).read(), NOW)
 
     def request(self, want: Want, name: str = "request", now: int = NOW) -> Path:
         path = self.folder / name
@@ -243,7 +246,7 @@ def test_a_request_is_answered_once_and_the_same_way(vendor: Vendor, places: lis
     asked = place.request(Want.ACTIVATE)
     answer = vendor.file("activate", asked)
     licence = vendor.licence(answer)
-    assert (licence.site, licence.fingerprint, licence.rev) == (place.site.key_hex, "A" * 22, 2)
+    assert (licence.site, licence.fingerprint, licence.rev) == (place.site.key_hex, place.site._binding.commitment(), 2)
     again = vendor.file("activate", asked)
     assert again.read_text() == answer.read_text()
     vendor.run("activate", asked, "-o", answer, desk=True)
