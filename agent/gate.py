@@ -426,6 +426,7 @@ def _hardware(found: Hardware | None) -> LicenceHardware | None:
     return LicenceHardware(
         mode=found.mode,
         verdict=found.verdict,
+        told=found.told,
         seen=tuple(found.seen),
         enrolled=tuple(found.enrolled),
         matching=tuple(found.matching),

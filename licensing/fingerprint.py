@@ -128,6 +128,22 @@ class Hardware:
     """How often the platform was among it in the last 90 days."""
 
     @property
+    def told(self) -> str:
+        """The mode in a line."""
+        if self.mode is Mode.NONE:
+            return f"bound to none; {len(self.seen)} of {len(Group)} groups of marks are seen here"
+        if self.mode is Mode.KEY:
+            return "key only, which is weaker: the licence is for machines without marks"
+        if self.verdict is Verdict.UNMARKED:
+            return (
+                f"not bound by hardware: {len(self.seen)} of {len(Group)} groups of marks are seen, {LEAST} are needed"
+            )
+        if not self.seen:
+            return "bound by hardware, which was not looked at yet"
+        matching = f"{len(self.matching)} of {len(self.enrolled)} groups match"
+        return f"bound by hardware: {matching}" + (f", {self.needed} must" if self.verdict is not Verdict.MATCH else "")
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What is reported, and never refused."""
         found = []

@@ -46,6 +46,8 @@ class LicenceHardware(Wire, frozen=True, kw_only=True):
     """hardware; key: the site's key alone, which is weaker; none: a voucher is bound to nothing."""
     verdict: str
     """match; short: two groups, which is too few; other: none or one; unmarked: too few to begin with."""
+    told: str = ""
+    """Both in words, one line."""
     seen: tuple[str, ...] = ()
     """Of platform, network, gpus, disk, machine-id."""
     enrolled: tuple[str, ...] = ()

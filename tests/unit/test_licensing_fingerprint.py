@@ -16,7 +16,11 @@ ALL = tuple(Group)
 UUID = "3f1c9a52-7d0e-4b7c-9a11-0c8d5e6f7a8b"
 
 
-def of(*, salt: bytes = SALT, **marks: str) -> Print:
+def of(**marks: str) -> Print:
+    return under(SALT, **marks)
+
+
+def under(salt: bytes, /, **marks: str) -> Print:
     return fingerprint.salted([(Kind[name.upper()], value) for name, value in marks.items()], salt)
 
 
@@ -160,7 +164,7 @@ def test_any_text_is_cleaned_or_absent_and_clean_text_stays(kind: Kind, value: s
 
 def test_a_commitment_tells_nothing_without_the_salt() -> None:
     parts = {"uuid": UUID, "board": "OM21BS001234", "disk": "eui.0025385b11234567"}
-    first, second = of(**parts), of(salt=b"t" * 32, **parts)
+    first, second = of(**parts), under(b"t" * 32, **parts)
     assert fingerprint.commitment(first) != fingerprint.commitment(second)
     assert fingerprint.compare(first, second).matching == frozenset()
     assert UUID not in fingerprint.dump(first)
