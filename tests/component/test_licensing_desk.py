@@ -254,6 +254,23 @@ def test_a_request_is_answered_once_and_the_same_way(vendor: Vendor, places: lis
     assert place.install(answer) is place.install(again) is Stage.ACTIVE
 
 
+def test_the_vendor_is_told_of_other_hardware_and_of_none(vendor: Vendor, places: list[Place], tmp_path: Path) -> None:
+    place, bare = places[0], places[1]
+    place.install(vendor.voucher())
+    place.install(vendor.file("activate", place.request(Want.ACTIVATE)))
+    vendor.run("activate", place.request(Want.RENEW), "-o", tmp_path / "same", desk=True)
+    assert "hardware" not in vendor.err
+    place.site.see(Reader(HEAD.but(board="NEW-0001").build(tmp_path / "rma")).read(), NOW)
+    vendor.run("activate", place.request(Want.RENEW), "-o", tmp_path / "other", desk=True)
+    assert "the site's hardware is another than it was bound to" in vendor.err
+    bare.install(vendor.voucher(id_="lic-2"))
+    bare.site.see([], NOW)
+    vendor.run("activate", bare.request(Want.ACTIVATE), "-o", tmp_path / "none", desk=True)
+    assert "it works for 14 days. If it may: stoker-license vendor amend lic-2 --vm" in vendor.err
+    vendor.run("amend", "lic-2", "--vm", "-o", tmp_path / "vm", desk=True)
+    assert vendor.licence(tmp_path / "vm").vm
+
+
 def test_a_bound_voucher_is_not_bound_again_elsewhere(vendor: Vendor, places: list[Place]) -> None:
     here, there, *_ = places
     voucher = vendor.voucher()
