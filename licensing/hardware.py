@@ -109,7 +109,7 @@ def read_collected(path: Path, root: Path = Path("/")) -> list[Mark]:
         return []
     try:
         content = json.loads(text)
-        if content["boot_id"] != _boot_id(root):
+        if not content["boot_id"] or content["boot_id"] != _boot_id(root):
             return []
         kinds = {kind.value: kind for kind in Kind}
         return [(kinds[kind], str(value)) for kind, value in content["marks"] if kind in kinds]

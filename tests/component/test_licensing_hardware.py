@@ -134,12 +134,15 @@ PLACES = {
 
 @pytest.mark.parametrize("how", SPOILT)
 @pytest.mark.parametrize("group", PLACES)
-def test_a_source_that_is_no_plain_text_is_absent_and_hangs_nobody(tmp_path: Path, group: Group, how: str) -> None:
+def test_a_source_that_is_no_plain_text_is_absent_and_hangs_nobody(
+    tmp_path: Path, group: Group, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
     HEAD.build(tmp_path)
     for place in PLACES[group]:
         (tmp_path / place).unlink()
         SPOILT[how](tmp_path / place)
     assert groups(Reader(tmp_path, timeout_s=20).read()) == EVERYTHING - {group}
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("how", ["fifo", "loop", "binary", "huge", "endless", "folder"])
@@ -154,11 +157,14 @@ def test_a_source_that_is_no_plain_text_is_absent_and_hangs_nobody(tmp_path: Pat
         "sys/class/dmi/id",
     ],
 )
-def test_what_leads_to_a_source_may_be_anything(tmp_path: Path, place: str, how: str) -> None:
+def test_what_leads_to_a_source_may_be_anything(
+    tmp_path: Path, place: str, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
     HEAD.build(tmp_path)
     (tmp_path / place).unlink()
     SPOILT[how](tmp_path / place)
     assert len(groups(Reader(tmp_path, timeout_s=20).read())) >= 4
+    assert caplog.text == ""
 
 
 def test_disks_that_lie_on_each_other_end(tmp_path: Path) -> None:
