@@ -174,6 +174,17 @@ def test_a_disk_in_a_twin_chassis_has_14_days(hub: Hub) -> None:
     assert not hub.leases(NOW + 14 * DAY)
 
 
+def test_moving_to_and_fro_begins_nothing_anew(hub: Hub) -> None:
+    hub.bind()
+    hub.move(TWIN)
+    for day, machine in ((1, IN_TWIN_CHASSIS), (2, TWIN), (3, IN_TWIN_CHASSIS)):
+        hub.move(machine, hub.boot.at(NOW + day * DAY))
+        found = hub.site.report(NOW + day * DAY).hardware
+        assert found is not None
+        assert found.since == NOW
+        assert found.grace_until == (None if machine is TWIN else NOW + 15 * DAY)
+
+
 def test_the_request_to_bind_it_anew_is_ready_and_its_answer_ends_the_grace(hub: Hub) -> None:
     hub.bind()
     hub.move(IN_TWIN_CHASSIS)
@@ -398,6 +409,15 @@ def test_a_grace_that_began_under_a_dead_clock_is_not_over_when_the_clock_is_rig
     assert standing.code == "LIC-440"
     assert standing.restricted_at is not None
     assert abs(standing.restricted_at - (right + 14 * DAY)) < 3600
+    hub.boot.seconds += 25 * 3600
+    confirmed = right + 25 * 3600
+    assert hub.site.report(confirmed).confirmed_at == confirmed, "the clock is believed now"
+    standing = hub.site.report(confirmed).standing
+    assert (standing.code, abs((standing.restricted_at or 0) - (right + 14 * DAY)) < 3600) == ("LIC-440", True)
+    hub.boot.boot_id, hub.boot.seconds = "boot-3", 60
+    hub.move(IN_TWIN_CHASSIS, confirmed + 600)
+    standing = hub.site.report(confirmed + 600).standing
+    assert (standing.code, abs((standing.restricted_at or 0) - (right + 14 * DAY)) < 3600) == ("LIC-440", True)
 
 
 def test_setting_the_clock_back_does_not_stretch_the_grace(hub: Hub) -> None:
