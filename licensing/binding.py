@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 14 * DAY_S
 _DRIFTS_S, _PLATFORMS_S = 365 * DAY_S, 90 * DAY_S
+_AGAIN_S = 3600
+"""After which drifts are counted again."""
 
 
 class Binding:
@@ -45,7 +47,9 @@ class Binding:
         self._doubt: Doubt | None = None
         self._drifts: list[tuple[int, bool]] = []
         self._names: dict[str, tuple[tuple[Group, ...], str]] = {}
-        """Groups and salt of what is enrolled, because each lease asks."""
+        """Groups and salt of what is enrolled."""
+        self._standing: tuple[tuple[object, ...], Hardware | None] | None = None
+        """What `hardware` said last, and of what: each lease asks, and it changes with a reading."""
 
     def open(self, key: Ed25519PrivateKey) -> None:
         """Take up what the ledger holds."""
@@ -57,7 +61,7 @@ class Binding:
 
     def see(self, marks: Iterable[Mark]) -> None:
         """Note what was read of the machine just now; `judge` comes next."""
-        self._seen = fingerprint.salted(marks, self._have_salt())
+        self._seen, self._standing = fingerprint.salted(marks, self._have_salt()), None
 
     def judge(self, licence: Licence | None, at: int, *, doubted: bool) -> bool:
         """Hold the machine against what the licence is bound to; gives whether it is another one only since now.
@@ -67,7 +71,7 @@ class Binding:
         """
         if licence is None:
             return False
-        self._match = None
+        self._match = self._standing = None
         if mode_of(licence) is not Mode.HARDWARE:
             self._clear(licence, at)
             return False
@@ -110,6 +114,7 @@ class Binding:
             event = "drift" if is_drift else "enrolled"
             self._ledger.audit(at, event, licence.id, changed=names, commitment=after, signed=signed)
         self._names.pop(bound, None)
+        self._standing = None
         if is_drift:
             self._drifts.append((at, Group.PLATFORM in changed))
         log.warning("licence=%s hardware: %s %s", licence.id, "changed," if is_drift else "enrolled,", ", ".join(names))
@@ -168,6 +173,7 @@ class Binding:
                 self._rows.put_enrolled(self._row(named, seen, at))
                 self._ledger.audit(at, "commitment", named, groups=[group.value for group in in_order(seen)])
             self._names.pop(named, None)
+            self._standing = None
 
     def refuse(self, licence: Licence) -> None:
         """Let only a licence pass that names hardware which this site named, and which is here.
@@ -208,6 +214,13 @@ class Binding:
 
     def hardware(self, licence: Licence | None, mark: clock.HighWater, at: int) -> Hardware | None:
         """How the machine stands to the licence; `None` while nothing is known of either."""
+        of = (licence.id, licence.rev, licence.fingerprint) if licence is not None else ()
+        about = (*of, at - mark.time if self.is_doubted else 0, mark.time // _AGAIN_S, self._doubt)
+        if self._standing is None or self._standing[0] != about:
+            self._standing = about, self._hardware(licence, mark, at)
+        return self._standing[1]
+
+    def _hardware(self, licence: Licence | None, mark: clock.HighWater, at: int) -> Hardware | None:
         if self._seen is None and self._doubt is None:
             return None
         found = Hardware(
