@@ -50,7 +50,8 @@ def hub(argv: Sequence[str], *, run: Run) -> int:
     """`stoker-hub`; `run` starts the daemon."""
     parser, verbs = _parser("stoker-hub", "The Stoker hub: all nodes in one place, and the licence's seats.")
     _common_verbs(verbs, "hub")
-    return _main(parser, argv, lambda args, config: _common_verb(args, config, config.hub_socket, "stoker-hub", run))
+    _verb(verbs, "hardware", "note what only root can read of this machine and its licence is bound to (the unit does)")
+    return _main(parser, argv, lambda args, config: _hub_verb(args, config, run))
 
 
 class HubLicenceCalls:
@@ -202,6 +203,20 @@ def _agent_verb(args: Any, config: Config, run: Run) -> int:
 
         return exporter.run(config.hub_socket if args.hub else config.agent_socket, args.listen, hub=args.hub)
     return _common_verb(args, config, config.agent_socket, "stoker-agent", run)
+
+
+def _hub_verb(args: Any, config: Config, run: Run) -> int:
+    if args.verb != "hardware":
+        return _common_verb(args, config, config.hub_socket, "stoker-hub", run)
+    from agent.gate import collect_hardware
+
+    try:
+        path, marks = collect_hardware(config.run_dir, config.hub_state_dir.stat().st_uid)
+    except OSError as error:
+        print(f"stoker-hub: cannot write what was read of the hardware: {error}", file=sys.stderr)
+        return 1
+    print(f"{path}: {marks} marks of the platform")
+    return 0
 
 
 def _common_verb(args: Any, config: Config, socket: Path, program: str, run: Run) -> int:

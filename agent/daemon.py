@@ -3,7 +3,7 @@
 Threads and processes of the agent: the event loop (API, timers, scheduling), thread `job-store` (owns the SQLite file),
 thread `telemetry-history` (owns the history's files), the sampler child (owns NVML), and where jobs are no units the
 fork server (starts shims). Of the hub: the event loop, thread `hub-store`, thread `seats` (owns the licence), one
-thread a node link, and a few workers for blocking calls.
+thread a node link, a few workers for blocking calls, and while the machine is looked at one a group of its marks.
 
 SIGTERM and SIGINT stop a daemon in order within 5 s. Running jobs are not ours to stop: their shims go on. SIGHUP reads
 the configuration again: the rules of the queue hold from then on, a file that is wrong changes nothing.
@@ -118,7 +118,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
 
 
 async def _start_hub(config: Config, stack: AsyncExitStack, _: ReadAgain) -> _Reload:
-    from agent.gate import HubLicence
+    from agent.gate import HardwareReader, HubLicence
     from agent.hub.fleet import Fleet
     from agent.hub.metering import Metering
     from agent.hub.seats import Seats
@@ -131,7 +131,8 @@ async def _start_hub(config: Config, stack: AsyncExitStack, _: ReadAgain) -> _Re
     fleet, feed = Fleet(config), Feed()
     await fleet.start()
     stack.push_async_callback(fleet.stop)
-    seats = Seats(HubLicence(config.hub_state_dir, config.cluster), fleet, feed.publish)
+    reader = HardwareReader(config.run_dir)
+    seats = Seats(HubLicence(config.hub_state_dir, config.cluster), fleet, feed.publish, reader.read)
     await seats.start()
     stack.push_async_callback(seats.stop)
     metering = Metering(fleet, seats)

@@ -21,15 +21,17 @@ from agent.api.types import (
     Licence,
     LicenceEvent,
     LicenceFile,
+    LicenceHardware,
     LicenceStage,
     PendingRequest,
     SeatHolder,
 )
 from agent.api.usage import UsageHead, UsageRows
-from licensing import attest, clock
+from licensing import attest, clock, hardware
 from licensing.document import Licence as Terms
 from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, UsageError, from_code
 from licensing.exchange import Want
+from licensing.fingerprint import Hardware, Mark
 from licensing.node import NodeLease
 from licensing.plans import OVERDRAFT_S
 from licensing.roots import Roots
@@ -42,7 +44,19 @@ if TYPE_CHECKING:
     from licensing.requests import Outgoing
     from licensing.site import Report
 
-__all__ = ["Admit", "Hold", "HubLicence", "NoSeat", "NodeGate", "NodeSignature", "Signed", "as_licence_errors"]
+__all__ = [
+    "Admit",
+    "HardwareReader",
+    "Hold",
+    "HubLicence",
+    "Mark",
+    "NoSeat",
+    "NodeGate",
+    "NodeSignature",
+    "Signed",
+    "as_licence_errors",
+    "collect_hardware",
+]
 
 Signed = attest.Attested
 """A report whose signature holds: its fields, the key that signed it, and when."""
@@ -201,6 +215,15 @@ class HubLicence:
         with _translated():
             return _wire(self._site.order(_order(verb, subject, days, release), now))
 
+    def see_hardware(self, marks: Sequence[Mark], now: int) -> None:
+        """Take note of what was read of this machine.
+
+        Raises:
+            ApiError: the ledger cannot be used; what was noted before holds.
+        """
+        with _translated():
+            self._site.see(marks, now)
+
     def confirm_clock(self, now: int, *, sure: bool) -> Licence:
         """Take the wall clock for right, on an operator's word.
 
@@ -283,6 +306,28 @@ class HubLicence:
         """
         with _translated():
             return self._site.usage_export(begins, ends, now, rows=rows)
+
+
+class HardwareReader:
+    """Reads what tells this machine from another. Blocks for 3 s at most, and never fails."""
+
+    def __init__(self, run_dir: Path, root: Path = Path("/")) -> None:
+        """`run_dir` is where the hub listens, and root's own reading lies."""
+        self._reader = hardware.Reader(root, run_dir / hardware.COLLECTED)
+
+    def read(self) -> list[Mark]:
+        """What could be read now."""
+        return self._reader.read()
+
+
+def collect_hardware(run_dir: Path, owner: int, root: Path = Path("/")) -> tuple[Path, int]:
+    """Write what only root can read of this machine, for `owner` alone; the file, and how many marks.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = run_dir / hardware.COLLECTED
+    return path, hardware.collect(path, owner, root)
 
 
 class NodeSignature:
@@ -370,7 +415,27 @@ def _wire(report: Report) -> Licence:
         **_overdraft(report),
         resting=tuple(sorted(report.resting)),
         pinned=tuple(sorted(report.pinned)),
+        hardware=_hardware(report.hardware),
         development_roots=report.development,
+    )
+
+
+def _hardware(found: Hardware | None) -> LicenceHardware | None:
+    if found is None:
+        return None
+    return LicenceHardware(
+        mode=found.mode,
+        verdict=found.verdict,
+        told=found.told,
+        seen=tuple(found.seen),
+        enrolled=tuple(found.enrolled),
+        matching=tuple(found.matching),
+        needed=found.needed if found.enrolled else 0,
+        since=found.since,
+        grace_until=found.grace_until,
+        drifts=found.drifts,
+        platform_changes=found.platform_changes,
+        remarks=found.remarks,
     )
 
 

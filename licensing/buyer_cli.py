@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from licensing.clock import SKEW_S
 from licensing.errors import KeyFileError, UsageError
 from licensing.plans import DAY_S
-from licensing.stage import FIX, when
+from licensing.stage import FIX, FIX_HARDWARE, when
 
 WANTS = ("activate", "renew", "transfer", "usage")
 VERBS = ("export-request", "release", "transfer", "doctor")
@@ -146,6 +146,7 @@ def _looks(licence: Mapping[str, Any], now: int) -> Iterator[tuple[str, str, str
     code = f" {licence['code']}" if licence.get("code") else ""
     yield grade, "licence", f"{licence['stage']}{code}: {licence['message']}{fix}"
     yield from _binding(licence)
+    yield from _machine(licence)
     yield _clock(licence, now)
     yield from _seats(licence)
     yield from _requests(licence, now)
@@ -160,6 +161,25 @@ def _binding(licence: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield _OK, "binding", f"{licence['licence_id']} rev {licence.get('rev')} is bound to this site"
     elif not licence.get("evaluation"):
         yield _WARN, "binding", f"{licence['licence_id']} is a voucher; bind it: stoker-license export-request"
+
+
+def _machine(licence: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Names of groups only; what is in them stays with the hub."""
+    hardware = licence.get("hardware")
+    if hardware is None:
+        return
+    parts = [f"{what} {', '.join(hardware[what]) or 'none'}" for what in ("seen", "enrolled", "matching")]
+    bad, sure = hardware["verdict"] == "other" and not hardware.get("grace_until"), hardware["verdict"] == "match"
+    words = hardware["told"] + "".join(f"; {each}" for each in parts if hardware["mode"] == "hardware")
+    if hardware["mode"] != "hardware":
+        words += f"; {parts[0]}"
+    yield _BAD if bad else _OK if sure else _WARN, "machine", words + ("" if sure else f". Run: {FIX_HARDWARE}")
+    missing = [each for each in hardware["enrolled"] if each not in hardware["seen"]]
+    if missing:
+        why = "; the platform is read by root when the hub starts: systemctl restart stoker-hub"
+        yield _WARN, "machine", f"not seen: {', '.join(missing)}" + (why if "platform" in missing else "")
+    for remark in hardware.get("remarks") or ():
+        yield _WARN, "machine", remark
 
 
 def _clock(licence: Mapping[str, Any], now: int) -> tuple[str, str, str]:

@@ -182,6 +182,7 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
         sold = f", sold by {licence['brand']}" if licence.get("brand") else ""
         lines.append(("licence", f"{licence['licence_id']}, {licence['plan']}, for {licence['customer']}{sold}"))
         lines.extend(_seat_lines(licence))
+        lines.extend(_machine_lines(licence.get("hardware") or {}))
     if licence.get("edition") or licence.get("features"):
         lines.append(("edition", f"{licence.get('edition') or '-'}: {', '.join(licence.get('features') or ()) or '-'}"))
     lines.extend(
@@ -205,6 +206,14 @@ def _seat_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "", f"{holder['node']}: {len(holder['gpu_uuids'])}, {how} {when(holder['until'])}"
     for node in licence.get("resting") or ():
         yield "", f"{node}: gave its seats back; seats again: stoker-license node adopt {node}"
+
+
+def _machine_lines(hardware: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if hardware.get("told"):
+        until = hardware.get("grace_until")
+        yield "machine", hardware["told"] + (f"; new jobs start until {when(until)}" if until else "")
+    for remark in hardware.get("remarks") or ():
+        yield "", remark
 
 
 def _plain(text: str) -> str:

@@ -191,6 +191,20 @@ class Crl(Document, frozen=True, kw_only=True, omit_defaults=True):
     keys: Annotated[tuple[RevokedKey, ...], Meta(max_length=64)] = ()
 
 
-for _kind in (Request, Release, Usage, Receipt, Crl):
+class Drift(Document, frozen=True, kw_only=True, omit_defaults=True):
+    """Signed by a site, for its own trail: the hardware that a licence is bound to has changed in part."""
+
+    kind = "drift"
+
+    licence: Id
+    bound: Name
+    """What the licence names: its commitment; or its id, where it names no hardware and the site enrolled its own."""
+    after: Short
+    """The commitment to what is enrolled from now on."""
+    changed: Annotated[tuple[Name, ...], Meta(max_length=16)] = ()
+    """Names of the groups; what is in them stays at the site."""
+
+
+for _kind in (Request, Release, Usage, Receipt, Crl, Drift):
     # msgspec is not to learn a kind's fields from two threads at once (0.22.0 may crash): it learns them here.
     msgspec.json.Decoder(_kind)  # noqa: TID251

@@ -71,6 +71,15 @@ class Requests:
             self._ledger.audit(at, "requested", request.id, want=want, licence=request.licence)
         return Outgoing(id=request.id, token=token, file=armour.wrap(armour.Label.REQUEST, token), until=until)
 
+    def again(self, want: Want, licence: Licence, at: int) -> Outgoing | None:
+        """The newest request that waits and asks for just this, about the machine as it is."""
+        for asked in self._ledger.pending(at):
+            paper = verify.site_paper(Request, asked.text).paper
+            if (paper.want, paper.licence, paper.fingerprint) == (want, licence.id, self._commitment()):
+                file = armour.wrap(armour.Label.REQUEST, asked.text)
+                return Outgoing(id=asked.id, token=asked.text, file=file, until=asked.until)
+        return None
+
     def release(self, licence: Licence, at: int, to: str | None = None) -> Outgoing:
         """Give the licence back; with `to`, the text of another site's request, ask for it to go there.
 

@@ -16,6 +16,9 @@ is running runs to its end, and everything else works in every stage.
     LIC-431  usage report overdue, grace runs         LIC-432  … and grace is over
     LIC-433  prepaid hours spent, grace runs          LIC-434  … and grace is spent
     LIC-435  all of it is over, emergency hours run
+    LIC-440  another machine in part, grace runs      LIC-441  … and grace is over
+    LIC-442  another machine than the licence's
+    LIC-443  too few marks to know the machine by     LIC-444  … and grace is over
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from enum import StrEnum
 
 from licensing import plans, release
 from licensing.document import Lease, Licence
+from licensing.fingerprint import LEAST, Group, Hardware, Verdict
 from licensing.plans import DAY_S, NEVER, Plan
 
 NOTICE_DAYS = (30, 14, 7, 1)
@@ -41,6 +45,7 @@ EVALUATION = Plan.EVALUATION.value
 FIX = "stoker-license activate FILE"
 EMERGENCY_CODE = "LIC-435"
 FIX_REPORT = "stoker-license usage export"
+FIX_HARDWARE = "stoker-license export-request"
 STILL_WORKS = (
     "Running jobs go on to their end; login, monitoring, logs, export, drain, stop and every licence command work"
 )
@@ -86,6 +91,8 @@ class Facts:
     """Until when the emergency hours of this term run."""
     gpu_ms_used: int = 0
     """Milliseconds of GPUs used of a prepaid licence."""
+    hardware: Hardware | None = None
+    """How the hub's machine stands to the licence; a node does not ask."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +179,7 @@ def revoked(problem: str) -> Standing:
 
 
 def of_licence(licence: Licence, activated_at: int, now: int, facts: Facts | None = None) -> Standing:
-    """The stage of a licence at effective time `now`: the worst that its dates, its plan and its reports give.
+    """The stage of a licence at effective time `now`: the worst that its dates, plan, reports and machine give.
 
     NOTICE begins 30 days before the end; on a term too short for that, with its second half, since a licence that was
     never ACTIVE would teach everybody to ignore the word.
@@ -183,6 +190,7 @@ def of_licence(licence: Licence, activated_at: int, now: int, facts: Facts | Non
         _by_report(licence, now, facts),
         _by_hours(licence, facts),
         _by_build(licence, facts),
+        _by_hardware(licence, facts.hardware, now),
     ]
     worst = max((each for each in standings if each), key=lambda each: _SEVERITY[each.stage])
     end = ends(licence, activated_at, report_by=facts.report_by)
@@ -219,7 +227,7 @@ def when(time: int) -> str:
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-# --- the four things a licence can end by ---
+# --- what a licence can end by ---
 
 
 def _by_date(licence: Licence, activated_at: int, now: int, facts: Facts) -> Standing:
@@ -284,6 +292,45 @@ def _by_hours(licence: Licence, facts: Facts) -> Standing | None:
         return Standing(stage=Stage.GRACE, code="LIC-433", message=message, fix=FIX)
     message = f"{used} are used, and {_hours(grace)} beyond them; new jobs are held in the queue. {STILL_WORKS}."
     return Standing(stage=Stage.RESTRICTED, code="LIC-434", message=message, fix=FIX)
+
+
+def _by_hardware(licence: Licence, hardware: Hardware | None, now: int) -> Standing | None:
+    """The machine under the hub is another one than the licence is bound to, or cannot be told from others."""
+    if hardware is None or hardware.verdict is Verdict.MATCH:
+        return None
+    until = hardware.grace_until
+    code, over, what = _OF_HARDWARE[hardware.verdict]
+    what = f"{what} {_how_other(licence, hardware)}"
+    if hardware.is_salt_lost:
+        what += ". What was enrolled is under another fingerprint.salt; put that file back from the backup"
+    if until is not None and now < until:
+        message = f"{what}. New jobs start until {when(until)}; no further GPUs or nodes get a seat."
+        return Standing(stage=Stage.GRACE, code=code, message=message, fix=FIX_HARDWARE, restricted_at=until)
+    began = until or hardware.since or now
+    message = f"{what}. New jobs are held in the queue since {when(began)}. {STILL_WORKS}."
+    return Standing(stage=Stage.RESTRICTED, code=over, message=message, fix=FIX_HARDWARE, restricted_at=began)
+
+
+def _how_other(licence: Licence, hardware: Hardware) -> str:
+    if hardware.verdict is Verdict.UNMARKED:
+        return (
+            f"({len(hardware.seen)} of {len(Group)} groups, {LEAST} are needed), and the licence {licence.id} is not "
+            "for such machines. Ask your vendor for one that is (vm)"
+        )
+    names = f" ({', '.join(hardware.matching)})" if hardware.matching else ""
+    return (
+        f"the licence {licence.id} is bound to: {len(hardware.matching)} of {len(hardware.enrolled)} groups of its "
+        f"marks match{names}, {hardware.needed} must. A request to bind it anew is ready: send it to your vendor, and "
+        "import the answer"
+    )
+
+
+_OF_HARDWARE = {
+    Verdict.SHORT: ("LIC-440", "LIC-441", "This machine is only in part the one that"),
+    Verdict.OTHER: ("LIC-440", "LIC-442", "This is another machine than"),
+    Verdict.UNMARKED: ("LIC-443", "LIC-444", "This machine shows too few marks to be known by"),
+}
+"""Code in grace, code after it, and how it is said."""
 
 
 def _emergency(over: Standing, licence: Licence, until: int) -> Standing:

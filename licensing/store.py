@@ -21,6 +21,7 @@ from sqlite_utils import Database, Migrations
 
 from licensing.clock import HighWater
 from licensing.errors import StoreError
+from licensing.hardware_schema import migrations as hardware_migrations
 from licensing.seats import Hold, has_uuid
 from licensing.store_seats import SeatRows
 from licensing.usage_schema import migrations as usage_migrations
@@ -165,6 +166,7 @@ class Ledger(SeatRows):
                 raise sqlite3.DatabaseError(check)
             _migrations.apply(Database(self._conn))
             usage_migrations.apply(Database(self._conn))
+            hardware_migrations.apply(Database(self._conn))
         except sqlite3.Error as error:
             self.close()
             raise StoreError(self._explain(error)) from error

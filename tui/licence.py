@@ -103,6 +103,7 @@ def _bought(licence: Licence, wall: float, clock: Clock) -> list[_Part]:
     values = [
         ("licence", _identity(licence)),
         ("seats", seats),
+        ("machine", _machine(licence, wall)),
         ("ends", _ends(licence, wall, clock)),
         ("prepaid", None if paid is None else f"{paid / 3600:.1f} GPU-hours left"),
         ("report", None if licence.report_by is None else f"usage report due by {clock.date(licence.report_by)}"),
@@ -127,6 +128,17 @@ def _identity(licence: Licence) -> str:
         words.append("bound to this site" if licence.bound else "a voucher, bound to no site")
     sold = licence.brand or licence.reseller
     return ", ".join(word for word in (*words, f"sold by {sold}" if sold else "") if word)
+
+
+def _machine(licence: Licence, wall: float) -> str:
+    """What binds it to the hub's machine, and for how long that may be another one."""
+    hardware = licence.hardware
+    if hardware is None or (licence.evaluation and hardware.mode == "none"):
+        return ""
+    left = None if hardware.grace_until is None else hardware.grace_until - wall
+    grace = f"; new jobs for {units.countdown(left)} more" if left is not None and left > 0 else ""
+    changes = f"; it changed {hardware.drifts} times in a year" if hardware.drifts and hardware.remarks else ""
+    return f"{hardware.told}{grace}{changes}"
 
 
 def _ends(licence: Licence, wall: float, clock: Clock) -> str:

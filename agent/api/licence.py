@@ -39,6 +39,33 @@ class PendingRequest(Wire, frozen=True, kw_only=True):
     """Unix seconds until which its answer is taken."""
 
 
+class LicenceHardware(Wire, frozen=True, kw_only=True):
+    """How the hub's machine stands to the licence: names of groups of marks, and none of the marks."""
+
+    mode: str
+    """hardware; key: the site's key alone, which is weaker; none: a voucher is bound to nothing."""
+    verdict: str
+    """match; short: two groups, which is too few; other: none or one; unmarked: too few to begin with."""
+    told: str = ""
+    """Both in words, one line."""
+    seen: tuple[str, ...] = ()
+    """Of platform, network, gpus, disk, machine-id."""
+    enrolled: tuple[str, ...] = ()
+    matching: tuple[str, ...] = ()
+    needed: int = 0
+    """How many of the enrolled must match."""
+    since: int | None = None
+    """Unix seconds at which it was noticed that the machine is not the enrolled one."""
+    grace_until: int | None = None
+    """Unix seconds until which new jobs start all the same."""
+    drifts: int = 0
+    """How often a part of the machine changed in the last 365 days."""
+    platform_changes: int = 0
+    """How often its platform did in the last 90 days."""
+    remarks: tuple[str, ...] = ()
+    """What is reported of all this, and never refused."""
+
+
 class Licence(Wire, frozen=True, kw_only=True):
     """The licence as the hub sees it; what the licence line and `stoker-license status` print."""
 
@@ -92,6 +119,8 @@ class Licence(Wire, frozen=True, kw_only=True):
     """Nodes that gave their seats back, and get none until they are adopted."""
     pinned: tuple[str, ...] = ()
     """UUIDs of GPUs that get a seat before others of their node."""
+    hardware: LicenceHardware | None = None
+    """`None` where the machine was never looked at: on a node, and with an older hub."""
     epoch: int = 1
     """Which hub of the site this is; a standby that took over has a higher one."""
     confirmed_at: int | None = None

@@ -25,6 +25,7 @@ from agent.api.licence import Licence as Licence
 from agent.api.licence import LicenceAsk as LicenceAsk
 from agent.api.licence import LicenceEvent as LicenceEvent
 from agent.api.licence import LicenceFile as LicenceFile
+from agent.api.licence import LicenceHardware as LicenceHardware
 from agent.api.licence import LicenceOrder as LicenceOrder
 from agent.api.licence import LicenceRelease as LicenceRelease
 from agent.api.licence import LicenceStage as LicenceStage

@@ -3,7 +3,8 @@
 Rules kept here: the licence's file belongs to thread `seats`; nothing slow happens in it, nodes are called from their
 own workers, so that one which hangs delays neither another's lease nor an activation. When a lease is due is the
 licence's own rule (`HubLicence.lease` says None until then); we only offer often, and at once when something changed.
-A licence that fails stops nothing: nodes run on with the lease they hold.
+A licence that fails stops nothing: nodes run on with the lease they hold. The machine is looked at before the first
+offer, daily, and before each request and activation; a part that hangs is absent after 3 s.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from agent.api.types import (
     NodeUpdate,
     Wire,
 )
-from agent.gate import HubLicence, NoSeat
+from agent.gate import HubLicence, Mark, NoSeat
 from agent.gpu.frames import UNKNOWN_UUID
 from agent.hub.fleet import Fleet, Member
 
 _ORDERS = ("borrow", "adopt", "pin", "unpin", "extend", "promote")
 """What is done as it is ordered. The steps of a release are no orders: each alone would go round what it looks at."""
+LOOK_S = 86_400.0
+"""How often the machine is looked at."""
 OFFER_S = 30.0
 """How often leases are offered when nothing happens; they are renewed after hours."""
 
@@ -43,8 +46,18 @@ _T = TypeVar("_T")
 class Seats:
     """Hands out leases; used from the event loop."""
 
-    def __init__(self, licence: HubLicence, fleet: Fleet, publish: Callable[[Hashable, Wire], None]) -> None:
+    def __init__(
+        self,
+        licence: HubLicence,
+        fleet: Fleet,
+        publish: Callable[[Hashable, Wire], None],
+        read_hardware: Callable[[], list[Mark]] | None = None,
+    ) -> None:
+        """`read_hardware` may block for some seconds; without it the machine is never looked at."""
         self._licence = licence
+        self._read_hardware = read_hardware
+        self._looking = asyncio.Lock()
+        self._looked_at: float | None = None
         self._fleet = fleet
         self._publish = publish
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="seats")
@@ -66,6 +79,7 @@ class Seats:
             await self._in_thread(lambda licence: None)
         except ApiError as error:
             _log.error("licence: %s; nodes run on with the leases they hold", error)
+        await self._look()
         self._fleet.listen(self._hear)
         self._task = asyncio.create_task(self._run(), name="seats")
 
@@ -100,6 +114,7 @@ class Seats:
         Raises:
             ApiError: it was refused; nothing was changed.
         """
+        await self._look()
         installed = await self._in_thread(lambda licence: licence.activate(document, int(time.time())))
         _log.info(
             "licence=%s stage=%s seats=%d activated", installed.licence_id, installed.stage, installed.seats_total
@@ -114,6 +129,7 @@ class Seats:
         Raises:
             ApiError: there is nothing that it could be about, or it cannot be kept.
         """
+        await self._look()
         asked = await self._in_thread(lambda licence: licence.request(want, int(time.time())))
         await self._tell()
         return asked
@@ -209,10 +225,26 @@ class Seats:
                 pass
             self._due.clear()
             try:
+                if self._looked_at is None or time.monotonic() - self._looked_at >= LOOK_S:
+                    await self._look()
                 self._offer_all()
                 await self._tell()
             except Exception:  # noqa: BLE001 — the rim: one bad round must not let every lease run out
                 _log.exception("leases could not be offered; tried again within %.0f s", OFFER_S)
+
+    async def _look(self) -> None:
+        """Look at the machine that we run on, and let the licence hear of it. Never fails."""
+        if self._read_hardware is None:
+            self._looked_at = time.monotonic()
+            return
+        async with self._looking:
+            try:
+                marks = await asyncio.to_thread(self._read_hardware)
+                await self._in_thread(lambda licence: licence.see_hardware(marks, int(time.time())))
+            except ApiError as error:
+                _log.error("hardware: %s; tried again with the next offer", error)
+                return
+            self._looked_at = time.monotonic()
 
     def _offer_all(self) -> None:
         for member in self._fleet.members():

@@ -299,7 +299,7 @@ class Desk:
         why: str,
         move: tuple[tuple[str, str], str] | None = None,
     ) -> Answer:
-        remarks = self._remarks(asked, licence)
+        remarks = self._remarks(asked, licence, self._current(licence.id))
         text = signer.licence(licence, self._lists())
         request = asked.paper
         with self._store.transaction():
@@ -322,7 +322,7 @@ class Desk:
                 self._store.put_transfer(licence.id, licence.generation, now, *move)
         return Answer(licence=licence, text=text, remarks=remarks)
 
-    def _remarks(self, asked: SiteToken[Request], licence: Licence) -> tuple[str, ...]:
+    def _remarks(self, asked: SiteToken[Request], licence: Licence, before: Licence) -> tuple[str, ...]:
         remarks = []
         request = asked.paper
         for seen in self._store.seen_from(asked.key):
@@ -333,7 +333,14 @@ class Desk:
                 )
                 break
         if request.fingerprint is None and not licence.vm:
-            remarks.append("the site names no hardware: the licence is bound to its key alone")
+            remarks.append(
+                "the site names no hardware, and the licence is not for machines without: where fewer than 3 groups of "
+                f"marks are seen it works for 14 days. If it may: stoker-license vendor amend {licence.id} --vm"
+            )
+        if before.site == asked.key and before.fingerprint not in (None, request.fingerprint):
+            remarks.append(
+                "the site's hardware is another than it was bound to: a part was replaced, the hub moved, or was copied"
+            )
         return tuple(remarks)
 
     def _out(self, signer: Signer, licence: Licence, why: str, now: int) -> Answer:

@@ -189,7 +189,7 @@ def test_a_clock_that_is_ahead_is_said_once(place: Place, caplog: pytest.LogCapt
         place.site.report(place.wall(0))
         place.stages()
     said = [record for record in caplog.records if "timedatectl" in record.message]
-    assert [record.name for record in said] == ["licensing.site", "licensing.memory"]
+    assert [record.name for record in said] == ["licensing.timekeeper", "licensing.memory"]
 
 
 def test_row_30_a_clock_before_the_licence_was_signed_is_said_once_and_costs_nothing(
@@ -206,7 +206,7 @@ def test_row_30_a_clock_before_the_licence_was_signed_is_said_once_and_costs_not
             assert place.stages() == [Stage.ACTIVE]
             assert place.nodes[0].seated(place.wall(1))
         said = [record.name for record in caplog.records if "timedatectl" in record.message]
-        assert said == ["licensing.site", "licensing.memory"]
+        assert said == ["licensing.timekeeper", "licensing.memory"]
         caplog.clear()
         place.reboot(HOUR)
     place.ahead = [0, 0]

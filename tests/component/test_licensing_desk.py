@@ -19,11 +19,13 @@ from licensing.armour import Label
 from licensing.document import Licence, sign
 from licensing.errors import KeyFileError, LicenceError
 from licensing.exchange import Request, Want
+from licensing.hardware import Reader
 from licensing.site import Site
 from licensing.stage import Stage
 from licensing.vendor import end_of_day
 from tests.component.test_licensing_cli import NoHub
 from tests.fakes import papers
+from tests.fakes.head import HEAD
 from tests.fakes.papers import USAGE
 from tests.fakes.vendor import DAY, NOW, SITE, Boot, changed
 
@@ -88,8 +90,9 @@ class Place:
     def __init__(self, folder: Path, trusted: roots.Roots) -> None:
         folder.mkdir()
         self.folder, self.boot = folder, Boot()
-        self.site = Site(folder / "hub", "test", trusted, self.boot, built_at=NOW, commitment=lambda: "A" * 22)
+        self.site = Site(folder / "hub", "test", trusted, self.boot, built_at=NOW)
         self.site.open()
+        self.site.see(Reader(HEAD.build(folder / "machine")).read(), NOW)
 
     def request(self, want: Want, name: str = "request", now: int = NOW) -> Path:
         path = self.folder / name
@@ -243,12 +246,29 @@ def test_a_request_is_answered_once_and_the_same_way(vendor: Vendor, places: lis
     asked = place.request(Want.ACTIVATE)
     answer = vendor.file("activate", asked)
     licence = vendor.licence(answer)
-    assert (licence.site, licence.fingerprint, licence.rev) == (place.site.key_hex, "A" * 22, 2)
+    assert (licence.site, licence.fingerprint, licence.rev) == (place.site.key_hex, place.site._binding.commitment(), 2)
     again = vendor.file("activate", asked)
     assert again.read_text() == answer.read_text()
     vendor.run("activate", asked, "-o", answer, desk=True)
     assert "answered before" in vendor.run("activate", asked, "-o", vendor.folder / "third", desk=True)
     assert place.install(answer) is place.install(again) is Stage.ACTIVE
+
+
+def test_the_vendor_is_told_of_other_hardware_and_of_none(vendor: Vendor, places: list[Place], tmp_path: Path) -> None:
+    place, bare = places[0], places[1]
+    place.install(vendor.voucher())
+    place.install(vendor.file("activate", place.request(Want.ACTIVATE)))
+    vendor.run("activate", place.request(Want.RENEW), "-o", tmp_path / "same", desk=True)
+    assert "hardware" not in vendor.err
+    place.site.see(Reader(HEAD.but(board="NEW-0001").build(tmp_path / "rma")).read(), NOW)
+    vendor.run("activate", place.request(Want.RENEW), "-o", tmp_path / "other", desk=True)
+    assert "the site's hardware is another than it was bound to" in vendor.err
+    bare.install(vendor.voucher(id_="lic-2"))
+    bare.site.see([], NOW)
+    vendor.run("activate", bare.request(Want.ACTIVATE), "-o", tmp_path / "none", desk=True)
+    assert "it works for 14 days. If it may: stoker-license vendor amend lic-2 --vm" in vendor.err
+    vendor.run("amend", "lic-2", "--vm", "-o", tmp_path / "vm", desk=True)
+    assert vendor.licence(tmp_path / "vm").vm
 
 
 def test_a_bound_voucher_is_not_bound_again_elsewhere(vendor: Vendor, places: list[Place]) -> None:

@@ -18,6 +18,7 @@ from licensing import usage_file, usage_verify
 from licensing.clock import HighWater
 from licensing.errors import LicenceError
 from licensing.site import Site
+from licensing.timekeeper import Timekeeper
 from licensing.usage_check import Grade
 from licensing.usage_file import UsageFile
 from licensing.usage_rows import Row, Told, read
@@ -99,18 +100,24 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.close()
 
 
-class AtTime(Site):
-    """A site whose uptime goes with a clock that is right."""
+class AtTime(Timekeeper):
+    """Time whose uptime goes with a clock that is right."""
 
-    def _advance(self, now: int) -> HighWater:
+    def advance(self, now: int) -> HighWater:
         assert isinstance(self._uptime, Boot)
         self._uptime.at(now)
-        return super()._advance(now)
+        return super().advance(now)
+
+
+def open_site(folder: Path) -> Site:
+    site = Site(folder, "test", ROOTS)
+    site._time = AtTime(site._ledger, site._in_use, Boot())
+    site.open()
+    return site
 
 
 def make_site(folder: Path) -> Site:
-    site = AtTime(folder / "hub", "test", ROOTS, Boot())
-    site.open()
+    site = open_site(folder / "hub")
     site.activate(file(changed(VOUCHER, site=site.key_hex)), NOW)
     answer = site.lease("n1", site.key_hex, GPUS, 0, NOW)
     assert isinstance(answer, str)
@@ -302,8 +309,7 @@ def test_two_reports_with_one_parent_are_a_fork(tmp_path: Path, site: Site, node
     site.close()
     shutil.copytree(tmp_path / "hub", tmp_path / "twin")
     site.open()
-    twin = AtTime(tmp_path / "twin", "test", ROOTS, Boot())
-    twin.open()
+    twin = open_site(tmp_path / "twin")
     node.run(BEGINS + MONTH, 100)
     fetch(site, node)
     here, there = (report(each, month=1, now=BEGINS + 3 * MONTH) for each in (site, twin))

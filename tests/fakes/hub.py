@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.api.client import Client
 from agent.api.unix import UnixTransport
 from agent.config import Config, GpuTable, HubNode, JobsTable, Mode
-from agent.gate import HubLicence
+from agent.gate import HardwareReader, HubLicence
 from agent.hub.fleet import Fleet
 from agent.hub.seats import Seats
 from agent.server import base
@@ -41,9 +41,13 @@ def hub_config(folder: Path, nodes: tuple[HubNode, ...]) -> Config:
 
 @contextmanager
 def running_hub(
-    config: Config, roots: Roots | None = None, *, write_deadline_s: float = WRITE_DEADLINE_S
+    config: Config,
+    roots: Roots | None = None,
+    *,
+    write_deadline_s: float = WRITE_DEADLINE_S,
+    machine: Path | None = None,
 ) -> Iterator[Client]:
-    """Run a hub until the end of the block; yields a client of it."""
+    """Run a hub until the end of the block; yields a client of it. `machine` is the root of what it runs on."""
     loop = asyncio.new_event_loop()
     started, stop = threading.Event(), asyncio.Event()
     failed: list[BaseException] = []
@@ -52,7 +56,8 @@ def running_hub(
         feed = Feed()
         fleet = Fleet(config)
         fleet.listen(feed.publish)
-        seats = Seats(HubLicence(config.hub_state_dir, config.cluster, roots), fleet, feed.publish)
+        read = HardwareReader(config.run_dir, machine).read if machine is not None else None
+        seats = Seats(HubLicence(config.hub_state_dir, config.cluster, roots), fleet, feed.publish, read)
         service = HubService(config, fleet=fleet, seats=seats, feed=feed, write_deadline_s=write_deadline_s)
         app = base.make_app(Access(config))
         service.add_routes(app)

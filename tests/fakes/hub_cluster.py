@@ -25,12 +25,12 @@ _T = TypeVar("_T")
 class Cluster:
     """Two agents and a hub."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, machine: Path | None = None) -> None:
         self.folder = folder
         self.sockets = {name: folder / f"{name}.sock" for name in ("n1", "n2")}
         self.agents = {name: stack.enter_context(fake_agent(path, name)) for name, path in self.sockets.items()}
         self.config = hub_config(folder, nodes_of(self.sockets))
-        self.client = stack.enter_context(running_hub(self.config, vendor.ROOTS))
+        self.client = stack.enter_context(running_hub(self.config, vendor.ROOTS, machine=machine))
         wait_until(lambda: [each.link for each in self.client.nodes()] == [LinkState.UP] * 2)
 
     def link(self, name: str) -> NodeStatus:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -20,10 +20,13 @@ from agent.api.errors import ApiError
 from agent.api.types import LicenceFile, LicenceStage
 from agent.api.unix import UnixTransport
 from agent.server.peer import USER_HEADER
-from licensing import keys
+from licensing import keys, verify
 from licensing.document import Licence as Terms
+from licensing.exchange import Request
 from tests.fakes import vendor
 from tests.fakes.cluster import FakeCluster
+from tests.fakes.head import HEAD, TWIN, Machine
+from tests.fakes.hub import hub_config, running_hub
 from tests.fakes.hub_cluster import Cluster, cluster, wait_until
 from tests.screens.stage import LARGE, SMALL, Hands, Stage
 from tui import papers
@@ -34,6 +37,7 @@ from tui.widgets.table import Table
 
 __all__ = ["cluster"]
 
+BARE = Machine(uuid=None, board=None, chassis=None, macs=(), gpus=(), disk=None)
 Scene = Callable[[Stage], Awaitable[None]]
 
 
@@ -107,6 +111,35 @@ def test_a_site_without_licence_is_lifted_at_once_from_a_file_of_the_tree(cluste
         assert not on.sees("RESTRICTED")
 
     act(cluster, scene, LARGE)
+
+
+@pytest.mark.parametrize(
+    ("machine", "bind", "words"),
+    [
+        (HEAD, HEAD, "bound by hardware: 5 of 5 groups match"),
+        (TWIN.but(disk=HEAD.disk, machine_id=HEAD.machine_id), HEAD, "2 of 5 groups match, 3 must; new jobs for 13 d"),
+        (BARE, BARE, "key only, which is weaker"),
+    ],
+    ids=["bound", "grace", "key-only"],
+)
+def test_what_binds_it_to_the_machine_is_one_line(tmp_path: Path, machine: Machine, bind: Machine, words: str) -> None:
+    with ExitStack() as stack:
+        first = stack.enter_context(
+            running_hub(hub_config(tmp_path, ()), vendor.ROOTS, machine=bind.build(tmp_path / "bound"))
+        )
+        asked = first.licence_request("activate")
+        fingerprint = verify.site_paper(Request, asked.token).paper.fingerprint
+        key = first.licence().site_key
+        first.activate(paper(site=key, request=asked.id, fingerprint=fingerprint, vm=bind is BARE, ago_s=0))
+    with ExitStack() as stack:
+        cluster = Cluster(tmp_path, stack, machine=machine.build(tmp_path / "now"))
+
+        async def scene(on: Stage) -> None:
+            await on.press("6")
+            await on.until(lambda: on.sees(words), words)
+            assert on.sees("machine")
+
+        act(cluster, scene, LARGE)
 
 
 def test_seats_tell_node_gpu_job_and_user(cluster: Cluster) -> None:

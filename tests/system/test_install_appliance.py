@@ -193,9 +193,20 @@ def test_accounts_and_folders_are_as_promised(installed: Machine) -> None:
         "/etc/stoker/authorized_keys.d 755 root root",
         "/etc/stoker/authorized_keys.d/stoker-hub 644 root root",
         "/etc/ssh/sshd_config.d/50-stoker.conf 644 root root",
+        "/run/stoker/hardware.json 400 stoker-hub root",
     ]
     paths = [line.split()[0] for line in expected]
     assert installed.box.run("stat", "-c", "%n %a %U %G", *paths).stdout.splitlines() == expected
+
+
+def test_the_hub_looked_at_its_machine(working: Machine) -> None:
+    """What root read for it is of this boot, and its own reading goes through the sandbox of the unit."""
+    boot_id = working.box.run("cat", "/proc/sys/kernel/random/boot_id").stdout.strip()
+    assert json.loads(working.box.run("cat", "/run/stoker/hardware.json").stdout)["boot_id"] == boot_id
+    told = json.loads(working.box.run("stoker-license", "status", "--json").stdout)["hardware"]
+    assert (told["mode"], "machine-id" in told["seen"]) == ("none", True)
+    salt = working.box.run("stat", "-c", "%a %U", "/var/lib/stoker/hub/fingerprint.salt").stdout.strip()
+    assert salt == "600 stoker-hub"
 
 
 @pytest.mark.parametrize("unit", ["stoker-agent.service", "stoker-hub.service", "stoker-metrics.service"])

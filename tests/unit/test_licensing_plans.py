@@ -21,7 +21,7 @@ PAY = changed(BOUND, plan="pay-per-use", report_by=DUE)
 
 
 def standing(licence: Licence, at: int = NOW, **facts: int) -> tuple[Stage, str | None]:
-    found = stage.of_licence(licence, NOW, at, Facts(**{"built_at": NOW, **facts}))
+    found = stage.of_licence(licence, NOW, at, Facts(**{"built_at": NOW, **facts}))  # type: ignore[arg-type]
     return found.stage, found.code
 
 
