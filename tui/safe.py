@@ -13,6 +13,7 @@ Letters of any script stay as they are: the gate is about what text does, not ab
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from typing import TypeVar
@@ -81,6 +82,12 @@ def width(value: str) -> int:
     """Terminal cells of a text that has passed `text`."""
     if value.isascii():
         return len(value)
+    return _wide(value)
+
+
+@functools.lru_cache(maxsize=4096)
+def _wide(value: str) -> int:
+    """Kept: bars and marks are few, and drawn again and again."""
     return sum(_cells(char) for char in value)
 
 
