@@ -63,7 +63,8 @@ class Styled(Widget):
             if len(self._known_cells) >= _DRAWN_MOST:
                 self._known_cells.clear()
             fitted = fit(content, cells, right=right)
-            drawn = self._known_cells[key] = [Segment(value, self._style(role, over)) for value, role in fitted if value]
+            drawn = [Segment(value, self._style(role, over)) for value, role in fitted if value]
+            self._known_cells[key] = drawn
         return drawn
 
     def notify_style_update(self) -> None:
