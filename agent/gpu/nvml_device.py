@@ -21,7 +21,7 @@ import pynvml
 from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuProcess, GpuReading
 from agent.gpu import nvml_fields as fields
 from agent.gpu import sieve
-from agent.gpu.base import GpuLostError, mig_index
+from agent.gpu.base import GpuLostError, mig_index, mig_reading
 from agent.gpu.health import CHECK_S, hints
 from agent.gpu.nvml_batch import Batch
 from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, MemoryCall, function_of, text_of, words
@@ -366,11 +366,12 @@ class _Instance:
             return None
         if total is None and self._memory.error is not None:
             return None
-        return GpuReading(
+        return mig_reading(
+            parent,
             index=self._index,
             uuid=self._uuid,
             name=self._name,
-            sampled_at=now,
+            profile=self._profile,
             memory_total_bytes=total,
             memory_used_bytes=used if total is None else self._sieve.whole(used, total),
             memory_free_bytes=None if total is None or used is None else max(0, total - used - (reserved or 0)),
@@ -379,19 +380,8 @@ class _Instance:
             sm_occupancy_percent=shares[1],
             tensor_active_percent=shares[2],
             dram_active_percent=shares[3],
-            temperature_c=parent.temperature_c,
-            memory_temperature_c=parent.memory_temperature_c,
-            sm_clock_mhz=parent.sm_clock_mhz,
-            memory_clock_mhz=parent.memory_clock_mhz,
-            throttle=parent.throttle,
-            throttled_percent=parent.throttled_percent,
-            numa_node=parent.numa_node,
-            minor=parent.minor,
-            mig_parent=parent.uuid,
-            mig_profile=self._profile,
             mig_gi=self._gi,
             mig_ci=self._ci,
-            ill=parent.ill,
             processes=processes,
             dropped=self._sieve.dropped,
         )

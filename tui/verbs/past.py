@@ -94,8 +94,8 @@ def show(call: Call, args: argparse.Namespace, known: Sequence[NodeStatus]) -> i
 def _cut(name: str, since: int, begin: int) -> str:
     asked, kept = (time.strftime("%Y-%m-%d %H:%M", time.localtime(moment)) for moment in (since, begin))
     return (
-        f"{name} keeps nothing from before {kept}, and was asked from {asked} on; telemetry.history in its configuration "
-        "says how far back it keeps"
+        f"{name} keeps nothing from before {kept}, and was asked from {asked} on; "
+        "telemetry.history in its configuration says how far back it keeps"
     )
 
 
