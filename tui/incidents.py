@@ -146,6 +146,8 @@ def facts(each: Told, cluster: Cluster, clock: Clock, wall: float, width: int) -
     if incident.advice:
         lines += _advised(incident.advice, width)
     lines.append([(f" {_times(incident, clock, wall)}", Role.DIM)])
+    if incident.drained_at is not None:
+        lines.append([(f" its GPU was drained for it {clock.moment(incident.drained_at)}", Role.DIM)])
     if whom := _whom(each, cluster):
         lines.append([(f" {whom}", Role.TEXT)])
     gpu = next((gpu for gpu in view.gpus if gpu.uuid == incident.gpu_uuid), None)
@@ -196,7 +198,8 @@ def _times(incident: Incident, clock: Clock, wall: float) -> str:
     if incident.cleared_at is None:
         words.append(f"open for {units.age(wall - incident.opened_at)}")
     else:
-        words.append(f"over since {clock.moment(incident.cleared_at)}")
+        by = f", said by {incident.cleared_by}" if incident.cleared_by else ""
+        words.append(f"over since {clock.moment(incident.cleared_at)}{by}")
     if incident.count > 1:
         words.append(f"{incident.count} times, the last {clock.moment(incident.seen_at)}")
     if incident.acknowledged_at is not None:

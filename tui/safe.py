@@ -13,6 +13,7 @@ Letters of any script stay as they are: the gate is about what text does, not ab
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from typing import TypeVar
@@ -41,6 +42,8 @@ _DISPUTED = ((0x2630, 0x2637), (0x268A, 0x268F), (0x4DC0, 0x4DFF), (0x1D300, 0x1
 _SKIN_TONES = (0x1F3FB, 0x1F3FF)
 _FLAG_LETTERS = (0x1F1E6, 0x1F1FF)
 
+_NUMBERS = frozenset({int, float, bool, type(None)})
+
 T = TypeVar("T")
 
 
@@ -60,12 +63,14 @@ def text(value: str | bytes, limit: int = LIMIT) -> str:
 def clean(value: T) -> T:
     """Make every string inside a wire value safe: structs, dicts, tuples, lists, however deep. Bytes are left alone."""
     result: object = value
-    if isinstance(value, str) and type(value) is str:  # not the words of an enum: those are ours
-        result = text(value)
+    kind = type(value)
+    if kind in _NUMBERS:
+        return value
+    if kind is str:  # not the words of an enum: those are ours
+        result = text(value)  # type: ignore[arg-type]
     elif isinstance(value, msgspec.Struct):
-        changed = {
-            name: new for name in value.__struct_fields__ if (new := clean(old := getattr(value, name))) is not old
-        }
+        fields = _foreign(type(value))
+        changed = {name: new for name in fields if (new := clean(old := getattr(value, name))) is not old}
         result = msgspec.structs.replace(value, **changed) if changed else value
     elif isinstance(value, dict):
         result = {clean(name): clean(each) for name, each in value.items()}
@@ -77,10 +82,30 @@ def clean(value: T) -> T:
     return result  # type: ignore[return-value]  # the same shape comes out as went in
 
 
+@functools.cache
+def _foreign(kind: type[msgspec.Struct]) -> tuple[str, ...]:
+    """Fields that may hold a text, all but those of numbers: of a reading's sixty these are a quarter."""
+    declared: dict[str, object] = {}
+    for each in reversed(kind.__mro__):
+        declared |= getattr(each, "__annotations__", {})
+    return tuple(name for name in kind.__struct_fields__ if not _is_number(declared.get(name)))
+
+
+def _is_number(annotation: object) -> bool:
+    """Whether a field is declared as nothing but numbers: `int | None`. What is not understood may be a text."""
+    return isinstance(annotation, str) and set(re.findall(r"\w+", annotation)) <= {"int", "float", "bool", "None"}
+
+
 def width(value: str) -> int:
     """Terminal cells of a text that has passed `text`."""
     if value.isascii():
         return len(value)
+    return _wide(value)
+
+
+@functools.lru_cache(maxsize=4096)
+def _wide(value: str) -> int:
+    """Kept: bars and marks are few, and drawn again and again."""
     return sum(_cells(char) for char in value)
 
 

@@ -6,6 +6,7 @@ passed `safe`; widths are terminal cells. Pure, and free of Textual, so that row
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
@@ -71,6 +72,12 @@ def cell(value: str, role: Role = Role.TEXT) -> Cell:
 def plain(spans: Iterable[Span]) -> str:
     """The text alone."""
     return "".join(value for value, _ in spans)
+
+
+@functools.lru_cache(maxsize=8192)
+def width(spans: Cell) -> int:
+    """Terminal cells that spans take. Kept: of a table's cells few are others than a second ago."""
+    return sum(safe.width(value) for value, _ in spans)
 
 
 def fit(spans: Cell, cells: int, *, right: bool = False) -> list[Span]:
@@ -147,7 +154,7 @@ def spark(fraction: float | None) -> str:
 def _wanted(column: Column, index: int, rows: Iterable[Row]) -> int:
     if column.grow or not column.most:
         return column.least
-    widest = max((sum(safe.width(value) for value, _ in row.cells[index]) for row in rows), default=0)
+    widest = max((width(row.cells[index]) for row in rows), default=0)
     return max(column.least, min(column.most, widest))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from agent.api.errors import StokerError
 from agent.api.types import GpuReading, GpuSource
@@ -85,6 +85,28 @@ class GpuReader(Protocol):
 
     def hold(self, uuids: frozenset[str]) -> None:
         """Learn which GPUs running jobs hold. Only simulated GPUs care: real ones are busy by themselves."""
+
+
+def mig_reading(parent: GpuReading, *, index: int, uuid: str, name: str, profile: str | None, **own: Any) -> GpuReading:
+    """A MIG instance, read right after its GPU: what the silicon shares is the GPU's, `own` is the instance's alone."""
+    return GpuReading(
+        index=index,
+        uuid=uuid,
+        name=name,
+        sampled_at=parent.sampled_at,
+        temperature_c=parent.temperature_c,
+        memory_temperature_c=parent.memory_temperature_c,
+        sm_clock_mhz=parent.sm_clock_mhz,
+        memory_clock_mhz=parent.memory_clock_mhz,
+        throttle=parent.throttle,
+        throttled_percent=parent.throttled_percent,
+        numa_node=parent.numa_node,
+        minor=parent.minor,
+        mig_parent=parent.uuid,
+        mig_profile=profile,
+        ill=parent.ill,
+        **own,
+    )
 
 
 def mig_index(parent: int, slot: int) -> int:

@@ -11,6 +11,8 @@ import ctypes
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import call
 from typing import Any
 
 from agent.gpu.nvml_call import FORGET_S, UNSUPPORTED, raise_if_fatal
@@ -38,7 +40,8 @@ class Batch:
 
     def __init__(self, index: int, questions: Sequence[Question]) -> None:
         self._index = index
-        layouts, start, self._calls = [], b"", []
+        layouts, start = [], b""
+        self._calls: list[partial[int]] = []
         for question in questions:
             size = struct.calcsize(f"={question.layout}")
             room = -(-size // _ALIGNMENT) * _ALIGNMENT
@@ -49,16 +52,17 @@ class Batch:
         offset, place = 0, 0
         self._places: list[range] = []
         for question, layout in zip(questions, layouts, strict=True):
-            self._calls.append((question.function, (*question.args, ctypes.byref(self._buffer, offset))))
+            self._calls.append(partial(question.function, *question.args, ctypes.byref(self._buffer, offset)))
             self._places.append(range(place, place + len(question.names)))
             offset, place = offset + struct.calcsize(f"={layout}"), place + len(question.names)
         self.names = tuple(name for question in questions for name in question.names)
         self._asked = list(range(len(questions)))
         self._row = list(self._calls)
         self._quiet_until: dict[int, float] = {}
-        self._errors: dict[int, int] = {}
+        self.errors: dict[int, int] = {}
+        """Place of a question that the GPU knows, and was not answered just now → the code with which it failed."""
 
-    def ask(self, monotonic: float) -> list[Any]:
+    def ask(self, monotonic: float) -> Sequence[Any]:
         """The values now.
 
         Raises:
@@ -67,38 +71,31 @@ class Batch:
         """
         if self._quiet_until:
             self._try_again(monotonic)
-        codes = [function(*args) for function, args in self._row]
-        values = list(self._layout.unpack_from(self._buffer))
-        if self._errors or any(codes):
-            self._errors = {number: code for number, code in zip(self._asked, codes, strict=True) if code}
-        if self._errors or self._quiet_until:
-            self._leave_out(values, monotonic)
+        codes = list(map(call, self._row))  # no line of Python between two questions
+        values = self._layout.unpack_from(self._buffer)
+        if self.errors or any(codes):
+            self.errors = {number: code for number, code in zip(self._asked, codes, strict=True) if code}
+        if self.errors or self._quiet_until:
+            return self._left_out(list(values), monotonic)
         return values
-
-    def error(self, number: int) -> int | None:
-        """The code with which a question failed just now; `None` if it was answered or is not known to the GPU."""
-        return self._errors.get(number)
-
-    @property
-    def failing(self) -> bool:
-        """Whether a question that the GPU knows was not answered just now."""
-        return bool(self._errors)
 
     def failed(self) -> set[str]:
         """Names of the values that the GPU knows, and failed to say just now."""
-        return {self.names[place] for number in self._errors for place in self._places[number]}
+        return {self.names[place] for number in self.errors for place in self._places[number]}
 
-    def _leave_out(self, values: list[Any], monotonic: float) -> None:
-        unknown = [number for number, code in self._errors.items() if code in UNSUPPORTED]
-        for code in self._errors.values():
+    def _left_out(self, values: list[Any], monotonic: float) -> list[Any]:
+        """The values without those that were not answered."""
+        unknown = [number for number, code in self.errors.items() if code in UNSUPPORTED]
+        for code in self.errors.values():
             raise_if_fatal(code, self._index)
         if unknown:
             self._quiet_until.update(dict.fromkeys(unknown, monotonic + FORGET_S))
-            self._errors = {number: code for number, code in self._errors.items() if number not in unknown}
+            self.errors = {number: code for number, code in self.errors.items() if number not in unknown}
             self._choose()
-        for number in (*self._quiet_until, *self._errors):
+        for number in (*self._quiet_until, *self.errors):
             for place in self._places[number]:
                 values[place] = None
+        return values
 
     def _try_again(self, monotonic: float) -> None:
         due = [number for number, until in self._quiet_until.items() if monotonic >= until]

@@ -11,6 +11,7 @@ import ctypes
 import struct
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pynvml
@@ -83,10 +84,9 @@ class Call(Asked):
     ) -> None:
         """`layout` picks the wanted fields from the structure of nvml.h; `start` is what the caller must fill in."""
         super().__init__(index)
-        self._function = function
         self._layout = layout
         self.buffer = ctypes.create_string_buffer(start, layout.size * rows)
-        self._args = (*args, self.buffer)
+        self._question = partial(function, *args, self.buffer)
 
     def number(self, monotonic: float) -> int | None:
         """The only value now; raises as `ask`."""
@@ -105,8 +105,7 @@ class Call(Asked):
         """
         if monotonic < self._quiet_until:
             return False
-        code = self._function(*self._args)
-        if code:
+        if code := self._question():
             return self.judge(code, monotonic)
         self.error = None
         return True

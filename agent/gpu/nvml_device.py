@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Collection, Iterator, Sequence
+from operator import le
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ import pynvml
 from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuProcess, GpuReading
 from agent.gpu import nvml_fields as fields
 from agent.gpu import sieve
-from agent.gpu.base import GpuLostError, mig_index
+from agent.gpu.base import GpuLostError, mig_index, mig_reading
 from agent.gpu.health import CHECK_S, hints
 from agent.gpu.nvml_batch import Batch
 from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, MemoryCall, function_of, text_of, words
@@ -33,7 +34,7 @@ from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
 from agent.gpu.nvml_rings import RingCall, Spread
 from agent.gpu.nvml_words import FIELD_NAMES, HELD_DOWN, HELD_DOWN_BITS, bus_of, errors_of, throttle_of
-from agent.gpu.sieve import Rate, Rates, Sieve
+from agent.gpu.sieve import Rates, Sieve
 
 SECOND_S = 0.9
 """How often counters, rings, GPM and processes are read where `gpu.period_s` is less: each second, with some play."""
@@ -43,17 +44,9 @@ _NO_CODING = (0, 0)
 _NO_SPREADS: dict[str, Spread] = {}
 _THROTTLED_NS = 1.5e9
 """A second in a second; and the driver counts it in steps of 0.1 s, one more of which may fall into this second."""
-_MOST = (
-    sieve.MEMORY_BYTES,
-    sieve.PERCENT,
-    sieve.PERCENT,
-    sieve.POWER_MW,
-    sieve.TEMPERATURE_C,
-    sieve.TEMPERATURE_C,
-    sieve.CLOCK_MHZ,
-    sieve.CLOCK_MHZ,
-)
-"""Of the values of each second, in the order of `Device.read`."""
+_PERCENTS = (sieve.PERCENT, sieve.PERCENT)
+_MOST_ELSE = (sieve.TEMPERATURE_C, sieve.TEMPERATURE_C, sieve.CLOCK_MHZ, sieve.CLOCK_MHZ)
+"""The most that values can be, in the order of `_NAMES`; how much memory and power, each GPU knows."""
 _RATES = ("pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s", "nvlink_rx_bytes_per_s", "nvlink_tx_bytes_per_s")
 _RATE_MOST = (*[sieve.PCIE_BYTES_PER_S] * 2, *[sieve.NVLINK_BYTES_PER_S] * 2, *[_THROTTLED_NS] * 2)
 _RATE_UNITS = (1, 1, 1024, 1024, 1, 1)
@@ -67,6 +60,8 @@ _NAMES = (
     "sm_clock_mhz",
     "memory_clock_mhz",
 )
+_MEMORY_CELSIUS = _NAMES.index("memory_temperature_c")
+"""0 is said for memory that has no sensor."""
 
 
 class _Second(msgspec.Struct):
@@ -110,7 +105,7 @@ class Device:
         self._memory_ring = RingCall(index, library, handle, pynvml.NVML_MEMORY_UTILIZATION_SAMPLES)
         self._processes = ProcessCall(index, library, handle)
         self._rates = Rates(_RATE_MOST, _RATE_UNITS)
-        self._energy = Rate(sieve.POWER_MW)
+        self._energy = sieve.Counter()
         self._pcie_generation = call("nvmlDeviceGetCurrPcieLinkGeneration")
         self._pcie_width = call("nvmlDeviceGetCurrPcieLinkWidth")
         # The buffer takes the mode after the next reset, which does not concern us.
@@ -150,7 +145,7 @@ class Device:
         """All values; raises as `GpuReader.read`."""
         plain = self._plain.ask(monotonic)
         if len(plain) < PLAIN_VALUES:
-            plain.insert(1, None)  # an old driver does not tell what it reserves
+            plain = (plain[0], None, *plain[1:])  # an old driver does not tell what it reserves
         total, reserved, free, used, energy_mj, reasons, busy, memory_busy, power_mw, celsius, sm_mhz, memory_mhz = (
             plain
         )
@@ -167,11 +162,11 @@ class Device:
         throttle = throttle_of(reasons)
         seen = self._glances.take(power_mw, busy, reasons)
         sm, occupancy, tensor, dram = second.shares
-        values = (used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz)
+        values: tuple[Any, ...] = (used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz)
         cannot_be: Collection[str] = ()
-        if not _is_usual(values, total, most_mw):
-            values = (*values[:5], memory_celsius or None, *values[6:])
-            most = (sieve.MEMORY_BYTES if total is None else total, *_MOST[1:3], most_mw, *_MOST[4:])
+        most = (sieve.MEMORY_BYTES if total is None else total, *_PERCENTS, most_mw, *_MOST_ELSE)
+        if not _is_usual(values, most):
+            values = (*values[:_MEMORY_CELSIUS], memory_celsius or None, *values[_MEMORY_CELSIUS + 1 :])
             kept = sieve_.all(values, most)
             used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz = kept
             cannot_be = {
@@ -212,7 +207,7 @@ class Device:
             tensor_active_percent=tensor,
             dram_active_percent=dram,
             spreads=fold(spreads, seen, most_mw, sieve_) if seen else spreads,
-            energy_mj=self._energy_mj(energy_mj, most_mw, monotonic),
+            energy_mj=self._energy.of(energy_mj, monotonic, most_mw, sieve_),
             errors=self._errors,
             bus=self._bus,
             limits=self._limits,
@@ -225,13 +220,15 @@ class Device:
             processes=second.processes,
             dropped=sieve_.dropped,
         )
-        self._refuse_empty(reading)
+        if total is None and celsius is None:
+            self._refuse_empty()
         if None in rates:
             rows = zip(_RATES, counts[:4], rates[:4], strict=True)
             cannot_be = {*cannot_be, *(name for name, count, rate in rows if rate is None and count is not None)}
         if reading.energy_mj is None and energy_mj is not None:
             cannot_be = {*cannot_be, "energy_mj"}
-        if cannot_be or self._seldom_failed or self._has_failures() or dropped != sieve_.dropped:
+        failing = self._plain.errors or self._fields.failed or self._gpm.error is not None
+        if cannot_be or self._seldom_failed or failing or dropped != sieve_.dropped:
             reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
         self._last = reading
         return reading
@@ -247,16 +244,6 @@ class Device:
             shares=self._gpm.get(monotonic, self._sieve),
             processes=self._processes.get(now, monotonic, self._sieve),
         )
-
-    def _energy_mj(self, count: int | None, most_mw: float, monotonic: float) -> int | None:
-        """The counter itself, but where it leaps."""
-        self._energy.most_per_s = most_mw
-        before = self._sieve.dropped
-        self._energy.of(count, monotonic, self._sieve)
-        return count if self._sieve.dropped == before else None
-
-    def _has_failures(self) -> bool:
-        return bool(self._plain.failing or self._fields.failed or self._gpm.error is not None)
 
     def _failed(self, reading: GpuReading, cannot_be: Collection[str]) -> tuple[str, ...]:
         """See `GpuReading.failed`."""
@@ -331,25 +318,22 @@ class Device:
 
     def _spreads(self, monotonic: float, most_mw: float) -> dict[str, Spread]:
         """What the driver noted since the last reading."""
-        power = self._power_ring.get(monotonic, self._sieve, most_mw)
-        load = self._load_ring.get(monotonic, self._sieve, sieve.PERCENT)
-        memory = self._memory_ring.get(monotonic, self._sieve, sieve.PERCENT)
         found = {}
-        if power is not None:
+        if power := self._power_ring.get(monotonic, self._sieve, most_mw):
             found["power_mw"] = power
-        if load is not None:
+        if load := self._load_ring.get(monotonic, self._sieve, sieve.PERCENT):
             found["utilization_percent"] = load
-        if memory is not None:
+        if memory := self._memory_ring.get(monotonic, self._sieve, sieve.PERCENT):
             found["memory_utilization_percent"] = memory
         return found
 
-    def _refuse_empty(self, reading: GpuReading) -> None:
+    def _refuse_empty(self) -> None:
         """A GPU about which the driver answers nothing but errors is not one to give to a job.
 
         Raises:
             GpuLostError: so it is.
         """
-        if reading.memory_total_bytes is None and reading.temperature_c is None and (code := self._plain.error(MEMORY)):
+        if code := self._plain.errors.get(MEMORY):
             raise GpuLostError(f"the driver answers about GPU {self.index} only: {words(code)}; see dmesg for its Xid")
 
 
@@ -382,11 +366,12 @@ class _Instance:
             return None
         if total is None and self._memory.error is not None:
             return None
-        return GpuReading(
+        return mig_reading(
+            parent,
             index=self._index,
             uuid=self._uuid,
             name=self._name,
-            sampled_at=now,
+            profile=self._profile,
             memory_total_bytes=total,
             memory_used_bytes=used if total is None else self._sieve.whole(used, total),
             memory_free_bytes=None if total is None or used is None else max(0, total - used - (reserved or 0)),
@@ -395,40 +380,16 @@ class _Instance:
             sm_occupancy_percent=shares[1],
             tensor_active_percent=shares[2],
             dram_active_percent=shares[3],
-            temperature_c=parent.temperature_c,
-            memory_temperature_c=parent.memory_temperature_c,
-            sm_clock_mhz=parent.sm_clock_mhz,
-            memory_clock_mhz=parent.memory_clock_mhz,
-            throttle=parent.throttle,
-            throttled_percent=parent.throttled_percent,
-            numa_node=parent.numa_node,
-            minor=parent.minor,
-            mig_parent=parent.uuid,
-            mig_profile=self._profile,
             mig_gi=self._gi,
             mig_ci=self._ci,
-            ill=parent.ill,
             processes=processes,
             dropped=self._sieve.dropped,
         )
 
 
-def _is_usual(values: tuple[Any, ...], total: Any, most_mw: float) -> bool:
+def _is_usual(values: tuple[Any, ...], most: tuple[float, ...]) -> bool:
     """Whether all values are there and can be; nearly always they are, and to look at each costs ten times as much."""
-    used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz = values
-    try:
-        return bool(
-            used <= total
-            and busy <= sieve.PERCENT
-            and memory_busy <= sieve.PERCENT
-            and power_mw <= most_mw
-            and celsius <= sieve.TEMPERATURE_C
-            and 0 < memory_celsius <= sieve.TEMPERATURE_C
-            and sm_mhz <= sieve.CLOCK_MHZ
-            and memory_mhz <= sieve.CLOCK_MHZ
-        )
-    except TypeError:  # one is None
-        return False
+    return None not in values and all(map(le, values, most)) and values[_MEMORY_CELSIUS] > 0
 
 
 def _throttled(

@@ -25,7 +25,7 @@ from agent.gpu.nvml_call import UNSUPPORTED, function_of, is_gone, words
 
 log = logging.getLogger(__name__)
 
-WAIT_MS = 5000
+WAIT_MS = 60_000
 """How long one wait lasts; an event ends it at once."""
 AGAIN_S = 10.0
 """After a failure, as of a GPU that is lost: a fresh set, until it is well."""

@@ -14,6 +14,7 @@ import ctypes
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import and_
 from typing import Any
 
 import pynvml
@@ -21,7 +22,7 @@ import pynvml
 from agent.gpu.nvml_call import FORGET_S, UNSUPPORTED, Call, function_of, raise_if_fatal
 
 _FIELD = struct.Struct("I20xIiQ")  # nvmlFieldValue_t: field, type, return code, value; not scope, times
-_ANSWER = "24xIiQ"  # the same without the field's number
+_ANSWER = "24x8sQ"  # the same without the field's number, type and return code as they lie there
 _ASKED = struct.Struct("II32x")  # the same, as it is handed in: field, scope
 _SIGNED = struct.Struct("q")
 _DOUBLE = struct.Struct("d")
@@ -120,30 +121,18 @@ class FieldCall:
         self._refused_until = 0.0
         self.failed: frozenset[int] = frozenset()
         """Fields that were not told just now, though they are offered."""
-        self._often_kinds: tuple[int, ...] = ()
-        self._often_masks: list[int] = []
         self._prepare()
 
     def often(self, monotonic: float) -> Sequence[int | None]:
         """The fields of each second in the order of `OFTEN`, `None` where one is not told; raises as `Call.ask`."""
-        if not self._often_asked or not self._often.ask(monotonic):
-            self.failed = _NUMBERS_OFTEN if self._often.error is not None else frozenset()
+        row = self._often
+        if not row.asked or not row.call.ask(monotonic):
+            self.failed = _NUMBERS_OFTEN if row.call.error is not None else frozenset()
             return _NOTHING
-        flat = self._often_layout.unpack_from(self._often.buffer)
-        kinds, codes = flat[0::3], flat[1::3]
-        if kinds == self._often_kinds and not any(codes):
-            # As the second before, and all are numbers without a sign.
-            values = [value & mask for value, mask in zip(flat[2::3], self._often_masks, strict=True)]
-            if len(values) == len(_OFTEN):
-                return values
-            one = dict(zip(self._often_numbers, values, strict=True))
-        else:
-            asked = self._often_asked
-            one = self._sort(asked, _FIELD.iter_unpack(self._often.buffer)).one
-            masks = [_MASKS.get(kind) for kind in kinds]
-            # Not where one failed: it has no type. Nor where one was refused just now: the row is another.
-            if None not in masks and not any(codes) and asked is self._often_asked:
-                self._often_kinds, self._often_masks = kinds, [mask or 0 for mask in masks]
+        values = row.as_before()
+        if values is not None and len(values) == len(_OFTEN):
+            return values
+        one = self._sort(row).one if values is None else dict(zip(row.numbers, values, strict=True))
         return [one.get(number) for number in OFTEN]
 
     def all(self, monotonic: float) -> Fields:
@@ -152,58 +141,88 @@ class FieldCall:
             self._refused_until = monotonic + FORGET_S
             self._refused.clear()
             self._prepare()
-        found = self._ask(self._all, self._all_asked, monotonic)
+        found = self._ask(self._all, monotonic)
         links = min(found.one.get(LINK_COUNT, self._links), pynvml.NVML_NVLINK_MAX_LINKS)
         if links != self._links:
             self._links = links
             self._prepare()
-            found = self._ask(self._all, self._all_asked, monotonic)
+            found = self._ask(self._all, monotonic)
         return found
 
     def _prepare(self) -> None:
         """Make the arrays without what is refused."""
-        links = tuple((number, link) for link in range(self._links) for number in sorted(_EACH_LINK))
-        self._often_asked = tuple(each for each in _OFTEN if each not in self._refused)
-        self._all_asked = tuple(each for each in (*_OFTEN, *_SELDOM, *links) if each not in self._refused)
-        self._often_numbers = tuple(number for number, _ in self._often_asked)
-        self._often_layout = struct.Struct("=" + _ANSWER * len(self._often_asked))
-        self._often_kinds, self._often_masks = (), []
-        self._often = self._call(self._often_asked)
-        self._all = self._call(self._all_asked)
+        links = tuple((number, link) for number in sorted(_EACH_LINK) for link in range(self._links))
+        self._often = self._row(_OFTEN)
+        self._all = self._row((*_OFTEN, *_SELDOM, *links))
 
-    def _call(self, asked: Iterable[Asked]) -> Call:
-        start = b"".join(_ASKED.pack(*each) for each in asked)
-        count = ctypes.c_int32(len(start) // _ASKED.size)
-        return Call(self._index, self._function, self._handle, count, layout=_FIELD, start=start, rows=count.value)
+    def _row(self, wanted: Iterable[Asked]) -> _Row:
+        asked = tuple(each for each in wanted if each not in self._refused)
+        return _Row(self._index, self._function, self._handle, asked)
 
-    def _ask(self, call: Call, asked: tuple[Asked, ...], monotonic: float) -> Fields:
-        if not asked or not call.ask(monotonic):
-            self.failed = frozenset(number for number, _ in asked) if call.error is not None else frozenset()
+    def _ask(self, row: _Row, monotonic: float) -> Fields:
+        if not row.asked or not row.call.ask(monotonic):
+            self.failed = frozenset(row.numbers) if row.call.error is not None else frozenset()
             return Fields()
-        return self._sort(asked, _FIELD.iter_unpack(call.buffer))
+        values = row.as_before()
+        if values is None:
+            return self._sort(row)
+        self.failed = frozenset()
+        one = dict(zip(row.numbers[: row.singles], values, strict=False))
+        return Fields(one=one, links={number: values[place] for number, place in row.each_link.items()})
 
-    def _sort(self, asked: tuple[Asked, ...], rows: Iterable[tuple[Any, ...]]) -> Fields:
-        """What was answered; what is refused is not asked for again."""
+    def _sort(self, row: _Row) -> Fields:
+        """What was answered, looked at one by one; what is refused is not asked for again."""
         found = Fields()
-        one, refused, failed = found.one, [], set()
-        for each, (number, kind, code, raw) in zip(asked, rows, strict=True):
+        refused, failed = [], set()
+        for each, (number, kind, code, raw) in zip(row.asked, _FIELD.iter_unpack(row.call.buffer), strict=True):
             if code:
                 raise_if_fatal(code, self._index)
                 if code in _UNKNOWN:
                     refused.append(each)
                 else:
                     failed.add(number)
-                continue
-            value = raw if kind == _LONG_LONG else _value(kind, raw)
-            if number in _EACH_LINK:
-                found.links.setdefault(number, []).append(value)
+            elif number in _EACH_LINK:
+                found.links.setdefault(number, []).append(_value(kind, raw))
             else:
-                one[number] = value
+                found.one[number] = _value(kind, raw)
         self.failed = frozenset(failed)
         if refused:
             self._refused.update(refused)
             self._prepare()
+        else:
+            row.learn()
         return found
+
+
+class _Row:
+    """Some fields, and the kept array they are asked for in. Those of the whole GPU come first, then link by link."""
+
+    def __init__(self, index: int, function: Callable[..., int], handle: Any, asked: tuple[Asked, ...]) -> None:
+        self.asked = asked
+        self.numbers = tuple(number for number, _ in asked)
+        self.singles = sum(number not in _EACH_LINK for number in self.numbers)
+        self.each_link = {
+            number: slice(self.numbers.index(number), self.numbers.index(number) + self.numbers.count(number))
+            for number in self.numbers[self.singles :]
+        }
+        start = b"".join(_ASKED.pack(*each) for each in asked)
+        count = ctypes.c_int32(len(asked))
+        self.call = Call(index, function, handle, count, layout=_FIELD, start=start, rows=len(asked))
+        self._layout = struct.Struct("=" + _ANSWER * len(asked))
+        self._heads: tuple[bytes, ...] = ()
+        self._masks: tuple[int, ...] = ()
+
+    def as_before(self) -> list[int] | None:
+        """The values, if they came as those that were learnt from: then nobody has to look at each."""
+        flat = self._layout.unpack_from(self.call.buffer)
+        return list(map(and_, flat[1::2], self._masks)) if flat[0::2] == self._heads else None
+
+    def learn(self) -> None:
+        """Remember of what types the values are, if all are numbers without a sign and none failed."""
+        heads = self._layout.unpack_from(self.call.buffer)[0::2]
+        masks = [_MASKS.get(head) for head in heads]
+        if None not in masks:
+            self._heads, self._masks = heads, tuple(mask or 0 for mask in masks)
 
 
 def _value(kind: int, raw: int) -> int:
@@ -225,10 +244,13 @@ def _value(kind: int, raw: int) -> int:
 
 _LONG_LONG = pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
 _MASKS = {
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: 0xFFFF,
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: 0xFFFF_FFFF,
-    pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: 2**64 - 1,
-    _LONG_LONG: 2**64 - 1,
+    struct.pack("=Ii", kind, pynvml.NVML_SUCCESS): mask
+    for kind, mask in {
+        pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: 0xFFFF,
+        pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: 0xFFFF_FFFF,
+        pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG: 2**64 - 1,
+        _LONG_LONG: 2**64 - 1,
+    }.items()
 }
-"""Types of which nothing but the room has to be known."""
+"""Good answers of types of which nothing but the room has to be known."""
 _SENSIBLE = 2.0**63

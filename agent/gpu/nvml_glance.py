@@ -29,7 +29,7 @@ class Glances:
     def look(self, monotonic: float) -> None:
         """See once; raises as `Batch.ask`."""
         if len(self._seen) < KEPT_MOST:
-            self._seen.append(self._batch.ask(monotonic))
+            self._seen.append(list(self._batch.ask(monotonic)))
 
     def take(self, power_mw: int | None, busy: int | None, reasons: int | None) -> list[list[int | None]]:
         """All that was seen, with what the reading itself says as the last; empty where nobody looks."""

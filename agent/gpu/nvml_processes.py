@@ -8,13 +8,14 @@ import ctypes
 import math
 import struct
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pynvml
 
 from agent.api.gpus import GRAPHICS
 from agent.api.types import GpuProcess
-from agent.gpu.nvml_call import Asked, Call, function_of
+from agent.gpu.nvml_call import Asked, function_of
 from agent.gpu.sieve import PERCENT, Sieve
 
 _PROCESS = struct.Struct("I4xQ8x")  # nvmlProcessInfo_t: pid, memory; not MIG instances
@@ -31,12 +32,12 @@ _ASK_S = 1.5
 COMPUTE, BOTH = "compute", f"compute+{GRAPHICS}"
 
 
-class _List:
+class _List(Asked):
     """A list of NVML that grows with what it is told."""
 
     def __init__(self, index: int, function: Callable[..., int], layout: struct.Struct, *args: Any) -> None:
         """The function takes `args`, then a count, then room for rows."""
-        self._index = index
+        super().__init__(index)
         self._function = function
         self._layout = layout
         self._args = args
@@ -48,29 +49,28 @@ class _List:
 
     def _grow(self, capacity: int) -> None:
         self._capacity = capacity
-        count = ctypes.byref(self._count)
-        self._call = Call(self._index, self._function, *self._args, count, layout=self._layout, rows=capacity)
-        self._view = memoryview(self._call.buffer).cast("B")
+        room = ctypes.create_string_buffer(capacity * self._layout.size)
+        self._question = partial(self._function, *self._args, ctypes.byref(self._count), room)
+        self._view = memoryview(room).cast("B")
 
     def get(self, monotonic: float) -> list[tuple[int, int]] | None:
         """The rows; `None` where the driver does not say. See `Call.ask`."""
-        asked = self._ask(monotonic)
-        if not asked and self._call.error == pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
-            self._grow(2 * self._count.value)
-            asked = self._ask(monotonic)
-        if not asked:
+        if monotonic < self._quiet_until:
             return None
-        if not self._count.value:
+        self._count.value = self._capacity
+        if code := self._question():
+            if code == pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
+                self._grow(2 * self._count.value)
+                self._count.value = self._capacity
+                code = self._question()
+            if not self.judge(code, monotonic):
+                return None
+        if not (count := self._count.value):
             return []
-        raw = self._view[: min(self._count.value, self._capacity) * self._layout.size].tobytes()
+        raw = self._view[: min(count, self._capacity) * self._layout.size].tobytes()
         if raw != self._raw:
             self._raw, self._rows = raw, list(self._layout.iter_unpack(raw))
         return self._rows
-
-    def _ask(self, monotonic: float) -> bool:
-        """Leaves in `_count` how many rows there are."""
-        self._count.value = self._capacity
-        return self._call.ask(monotonic)
 
 
 class ProcessCall:
@@ -94,13 +94,12 @@ class ProcessCall:
         NVML `nvmlDeviceGetComputeRunningProcesses`, `…GraphicsRunningProcesses`, `…GetProcessUtilization`.
         """
         compute = self._compute.get(monotonic) or ()
-        graphics = self._drawing(monotonic)
+        graphics = self._drawing(monotonic) if self._draws or monotonic >= self._graphics_at else ()
         if not compute and not graphics:
             return ()
-        shares = self._use.get(now, monotonic, sieve)
-        seen = (compute, graphics, shares)
+        seen = (compute, graphics, self._use.get(now, monotonic, sieve))
         if seen != self._seen:
-            self._seen, self._made = seen, self._make(compute, graphics, shares)
+            self._seen, self._made = seen, self._make(*seen)
         return self._made
 
     def _make(
@@ -116,8 +115,6 @@ class ProcessCall:
 
     def _drawing(self, monotonic: float) -> Sequence[tuple[int, int]]:
         """Where nobody draws, as on most nodes, it is asked for every 10 s only."""
-        if not self._draws and monotonic < self._graphics_at:
-            return ()
         self._graphics_at = monotonic + _NOBODY_S
         found = self._graphics.get(monotonic) or ()
         self._draws = bool(found)

@@ -9,14 +9,14 @@ are the wall clock's, which may be set back.
 from __future__ import annotations
 
 import ctypes
-import functools
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import pynvml
 
-from agent.gpu.nvml_call import Call, function_of
+from agent.gpu.nvml_call import Asked, function_of
 from agent.gpu.sieve import Sieve
 
 FIRST_US = 1_000_000
@@ -37,30 +37,30 @@ _CASTS = {
 }
 _SAMPLE = 16
 """Bytes of an nvmlSample_t: time, then value."""
+_WORD = 4
 _TIME = struct.Struct("=Q")
-_WHOLE = struct.Struct("=QQ")
 
 Spread = tuple[float, float, float]
 """Least, mean, most."""
 
 
-class RingCall:
+class RingCall(Asked):
     """One ring of one GPU. NVML `nvmlDeviceGetSamples`."""
 
     def __init__(self, index: int, library: ctypes.CDLL, handle: Any, ring: int) -> None:
-        self._index = index
+        super().__init__(index)
         self._function = function_of(library, "nvmlDeviceGetSamples")
         self._last = ctypes.c_ulonglong()
-        self._kind = ctypes.c_uint()
-        self._count = ctypes.c_uint()
-        references = (ctypes.byref(self._kind), ctypes.byref(self._count))
+        # The values' type, then their number: two words in one, to be read and to be set at once.
+        self._told = ctypes.c_ulonglong()
+        references = (ctypes.byref(self._told), ctypes.byref(self._told, _WORD))
         self._args = (handle, ctypes.c_uint(ring), self._last, *references)
         self._room = 0
-        self._newest = 0
-        """Microseconds of the newest sample seen."""
-        self._heard_at: float | None = None
-        self._call: Call | None = None
         self._buffer: Any = None
+        self._question: Callable[[], int] = self._make_room
+        self._newest: int | None = None
+        """Microseconds of the newest sample seen."""
+        self._heard_at = 0.0
 
     def get(self, monotonic: float, sieve: Sieve, most: float) -> Spread | None:
         """Least, mean and most of the new samples; `None` where there are none. What is over `most` is dropped.
@@ -69,11 +69,11 @@ class RingCall:
             GpuLostError: the GPU cannot be asked.
             DriverGoneError: the driver cannot.
         """
-        call = self._call
-        if call is None:
-            call = self._call = self._sized()
-        self._count.value = self._room
-        if not call.ask(monotonic) or not (values := self._new(monotonic)):
+        if monotonic < self._quiet_until:
+            return None
+        self._told.value = self._room << 32
+        code = self._question()
+        if (code and not self.judge(code, monotonic)) or not (values := self._new(monotonic)):
             self._listen(monotonic)
             return None
         ordered = sorted(values)  # faster than to look twice
@@ -81,41 +81,37 @@ class RingCall:
         if high > most or low < 0:
             sane = [each for each in values if 0 <= each <= most]
             sieve.dropped += len(values) - len(sane)
-            return (float(min(sane)), sum(sane) / len(sane), float(max(sane))) if sane else None
-        if low == high:
-            low = float(low)
-            return low, low, low
-        return float(low), sum(values) / len(values), float(high)
+            return (min(sane), sum(sane) / len(sane), max(sane)) if sane else None
+        # Whole numbers stay whole: one with a fraction takes the frame ten times as long to write.
+        return low, low if low == high else sum(values) / len(values), high
 
-    def _sized(self) -> Call:
-        """The call with a buffer for all that the ring holds."""
+    def _make_room(self) -> int:
+        """The first question: for how many samples to make room; then as those after it."""
         code = self._function(*self._args, None)
-        told = self._count.value if code == pynvml.NVML_SUCCESS else 0
+        told = self._told.value >> 32 if code == pynvml.NVML_SUCCESS else 0
         self._room = min(max(told, _ROOM), _ROOM_MOST)
-        call = Call(self._index, self._function, *self._args, layout=_WHOLE, rows=self._room)
-        self._buffer = call.buffer
-        return call
+        self._buffer = ctypes.create_string_buffer(_SAMPLE * self._room)
+        self._question = partial(self._function, *self._args, self._buffer)
+        self._told.value = self._room << 32
+        return self._question()
 
     def _new(self, monotonic: float) -> Sequence[float]:
         """The values that were not seen before."""
-        count, kind = self._count.value, self._kind.value
-        if count > self._room:
-            count = self._room
-        if not count or kind not in _CASTS:
+        unpack = _unpackers(self._told.value, self._room)
+        if unpack is None:
             return ()
-        values = _values(kind, count).unpack_from(self._buffer)
-        since = self._newest
-        (first,), (last,) = _TIME.unpack_from(self._buffer), _TIME.unpack_from(self._buffer, _SAMPLE * (count - 1))
-        if since < first <= last and self._heard_at is not None:
+        values, since = unpack[0](self._buffer), self._newest
+        first, last = unpack[1](self._buffer)
+        if since is not None and since < first <= last:
             # As it should be: in order, and nothing old. To look at each time costs as much as all the rest.
             self._newest = self._last.value = last
             self._heard_at = monotonic
             return values
-        times = _times(count).unpack_from(self._buffer)
+        times = _times(len(values)).unpack_from(self._buffer)
         newest = max(times)
         if newest == since:
             return ()
-        if self._heard_at is None:
+        if since is None:
             since = newest - FIRST_US
         elif newest < since:
             since = newest  # the clock was set back: begin again from here
@@ -125,16 +121,26 @@ class RingCall:
 
     def _listen(self, monotonic: float) -> None:
         """Nothing new came: now and then look at the ring from its beginning."""
-        if self._heard_at is not None and monotonic - self._heard_at > SILENT_S:
+        if self._newest is not None and monotonic - self._heard_at > SILENT_S:
             self._last.value = 0
 
 
-@functools.lru_cache(maxsize=256)
-def _values(kind: int, count: int) -> struct.Struct:
-    """The values of so many samples, without their times."""
-    return struct.Struct("=" + f"8x{_CASTS[kind]}" * count)
+_Unpack = Callable[[Any], tuple[Any, ...]]
 
 
-@functools.lru_cache(maxsize=256)
+@lru_cache(maxsize=256)
+def _unpackers(told: int, room: int) -> tuple[_Unpack, _Unpack] | None:
+    """What takes the values of so many samples of this type, and what takes the first and the last of their times."""
+    kind, count = told & 0xFFFF_FFFF, min(told >> 32, room)
+    if not count or kind not in _CASTS:
+        return None
+    values = struct.Struct("=" + f"8x{_CASTS[kind]}" * count)
+    if count == 1:
+        return values.unpack_from, lambda buffer: 2 * _TIME.unpack_from(buffer)
+    ends = struct.Struct(f"=Q{_SAMPLE * (count - 1) - _TIME.size}xQ")
+    return values.unpack_from, ends.unpack_from
+
+
+@lru_cache(maxsize=256)
 def _times(count: int) -> struct.Struct:
     return struct.Struct("=" + "Q8x" * count)

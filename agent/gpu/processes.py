@@ -47,7 +47,9 @@ class ProcessNames:
         self._known: dict[int, _Process] = {}
         self._wanted: SimpleQueue[frozenset[int]] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._busy = False
+        self._done = threading.Event()
+        """Nobody is being looked up."""
+        self._done.set()
         self._asked: frozenset[int] = frozenset()
         self._asked_at = 0.0
         self._made: dict[int, tuple[tuple[GpuProcess, ...], dict[int, _Process], tuple[GpuProcess, ...]]] = {}
@@ -71,13 +73,18 @@ class ProcessNames:
         self._made[id(processes)] = (processes, known, named)
         return named
 
+    def wait(self, timeout_s: float) -> bool:
+        """Return when what was asked for is known; whether that was in time."""
+        return self._done.wait(timeout_s)
+
     def _ask(self, pids: frozenset[int], monotonic: float) -> None:
-        if self._busy:
+        if not self._done.is_set():
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="gpu-processes", daemon=True)
             self._thread.start()
-        self._busy, self._asked, self._asked_at = True, pids, monotonic
+        self._done.clear()
+        self._asked, self._asked_at = pids, monotonic
         self._wanted.put(pids)
 
     def _named(self, process: GpuProcess) -> GpuProcess:
@@ -106,7 +113,7 @@ class ProcessNames:
                 logger.exception("whose processes run on the GPUs could not be looked up; it is tried again")
                 self._known = {}  # which of their files were closed is not known
             finally:
-                self._busy = False
+                self._done.set()
 
     def _look_up(self, pids: frozenset[int]) -> dict[int, _Process]:
         for pid, process in self._known.items():

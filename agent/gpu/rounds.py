@@ -126,8 +126,6 @@ class Rounds:
     def _put(self, answer: _Good | Answer | DriverGoneError) -> None:
         if isinstance(answer, tuple):
             index, reading, instances = answer
-            if self._board.was_read(index, reading, instances):
-                return
             answer = Answer(index=index, reading=reading, instances=instances)
         if isinstance(answer, DriverGoneError):
             raise answer
@@ -191,7 +189,7 @@ class Rounds:
     def _next(self, me: threading.Thread, answer: _Good | Answer | DriverGoneError | None) -> int | None:
         """Take what a GPU answered, and say which is asked now; `None` at the end of the round, or of the lead."""
         with self._lock:
-            if answer is not None:
+            if answer is not None and not (isinstance(answer, tuple) and self._board.was_read(*answer)):
                 self._put(answer)
             if self._leader is not me:
                 # Left behind with that GPU: it is told at once where the others have been told of already.

@@ -6,6 +6,7 @@ Drivers have been seen to say 2,619 % load, and a counter to leap by 2**32; a pl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import le, mul, sub
 
 PERCENT = 100
 FAN_PERCENT = 200
@@ -61,19 +62,29 @@ class Sieve:
 
 
 class Rates:
-    """Several counters that are read together, each as `Rate`."""
+    """The rises a second of several counters that are read together. One that fell began anew and tells nothing until
+    the next time.
+    """
 
     def __init__(self, most_per_s: Sequence[float], units: Sequence[int]) -> None:
+        """A rise beyond `most_per_s` is a leap: it is left out and counted. A counter counts in its `units`."""
         self._most, self._units = tuple(most_per_s), tuple(units)
         self._counts: Sequence[int | None] = (None,) * len(units)
         self._at = 0.0
 
     def of(self, counts: Sequence[int | None], monotonic: float, sieve: Sieve) -> list[int | None]:
-        """See `Rate.of`."""
+        """The rates since the call before; `None` at the first one and after a gap."""
         before, passed = self._counts, monotonic - self._at
         self._counts, self._at = counts, monotonic
         if passed <= 0:
             return [None] * len(before)
+        if None not in counts and None not in before:
+            # Nearly always, and without a look at each: none fell, none leapt.
+            rises = list(map(sub, counts, before))
+            if min(rises) >= 0:
+                usual: list[int | None] = [int(rise / passed + 0.5) for rise in map(mul, rises, self._units)]
+                if all(map(le, usual, self._most)):  # type: ignore[arg-type]  # none is None
+                    return usual
         rates = [
             None if then is None or now is None or now < then else int((now - then) * unit / passed + 0.5)
             for now, then, unit in zip(counts, before, self._units, strict=True)
@@ -85,24 +96,18 @@ class Rates:
         return rates
 
 
-class Rate:
-    """The rise a second of one counter. One that fell began anew and tells nothing until the next time."""
+class Counter:
+    """One counter that may leap: a rise of more a second than can be is left out and counted."""
 
-    def __init__(self, most_per_s: float, *, unit: int = 1) -> None:
-        """A rise beyond `most_per_s` is a leap: it is left out and counted. The counter counts in units of `unit`."""
-        self.most_per_s = most_per_s
-        self._unit = unit
+    def __init__(self) -> None:
         self._count: int | None = None
         self._at = 0.0
 
-    def of(self, count: int | None, monotonic: float, sieve: Sieve) -> int | None:
-        """The rate since the call before; `None` at the first one and after a gap."""
+    def of(self, count: int | None, monotonic: float, most_per_s: float, sieve: Sieve) -> int | None:
+        """The count itself, but `None` where it leapt. One that fell began anew."""
         before, passed = self._count, monotonic - self._at
         self._count, self._at = count, monotonic
-        if before is None or count is None or count < before or passed <= 0:
-            return None
-        rate = (count - before) * self._unit / passed
-        if rate <= self.most_per_s:
-            return int(rate + 0.5)
+        if count is None or before is None or passed <= 0 or count - before <= most_per_s * passed:
+            return count
         sieve.dropped += 1
         return None

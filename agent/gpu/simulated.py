@@ -80,7 +80,7 @@ class SimulatedReader:
 
     def instances(self, index: int, now: float, monotonic: float) -> tuple[GpuReading, ...]:
         """See `GpuReader`."""
-        return tuple(self._gpus[index].read_instances(now))
+        return tuple(self._gpus[index].read_instances())
 
     def hold(self, uuids: frozenset[str]) -> None:
         """See `GpuReader`."""

@@ -13,6 +13,7 @@ from enum import StrEnum
 import msgspec
 
 from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuReading
+from agent.gpu.base import mig_reading
 from agent.gpu.health import hints
 from agent.gpu.simulated_layout import MIG_SLICES, NVLINKS
 
@@ -233,29 +234,19 @@ class SimulatedGpu:
             **hot,
         }
 
-    def read_instances(self, now: float) -> Iterator[GpuReading]:
+    def read_instances(self) -> Iterator[GpuReading]:
         """Its MIG instances, right after `read`."""
         parent = self._last
         for each in self.instances if parent else ():
             assert parent is not None
-            yield GpuReading(
+            yield mig_reading(
+                parent,
                 index=each.index,
                 uuid=each.uuid,
                 name=f"{NAME} MIG {each.profile}",
-                sampled_at=now,
+                profile=each.profile,
                 memory_total_bytes=each.memory_bytes,
                 memory_used_bytes=int((0.02 + 0.75 * each.load.now) * each.memory_bytes),
-                temperature_c=parent.temperature_c,
-                memory_temperature_c=parent.memory_temperature_c,
-                sm_clock_mhz=parent.sm_clock_mhz,
-                memory_clock_mhz=parent.memory_clock_mhz,
-                throttle=parent.throttle,
-                throttled_percent=parent.throttled_percent,
-                numa_node=parent.numa_node,
-                minor=parent.minor,
-                mig_parent=self.uuid,
-                mig_profile=each.profile,
-                ill=parent.ill,
             )
 
     def _follow(self, held: frozenset[str], fault: Fault | None, monotonic: float) -> tuple[float, float]:

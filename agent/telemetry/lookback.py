@@ -7,6 +7,7 @@ absent, never 0 and never the value before.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -55,8 +56,7 @@ def look_back(ring: RingFile, metric: str, *, since: int, until: int, points: in
     oldest = max(
         first, newest - tier.rows + 1
     )  # `begin` may lie before the ring's, which holds the newest in its place
-    columns = ring.columns(index, metric, oldest, newest)
-    columns.lead(oldest - first)
+    columns = ring.columns(index, metric, oldest, newest, lead=oldest - first)
     per = width_s // tier.width_s
     return Lookback(width_s=width_s, begin=begin, spreads=_fold(columns, first, (end - begin) // width_s, per))
 
@@ -85,13 +85,12 @@ def _fold(columns: Columns, first: int, count: int, per: int) -> list[Spread | N
     found: list[Spread | None] = []
     for begin in range(0, count * per, per):
         part = slice(begin, begin + per)
-        means = columns.mean[part]
-        total = sum(means)
-        whole = columns.numbers[part] == list(range(first + begin, first + begin + per)) and total == total
-        if whole and len(set(columns.seconds[part])) == 1:
+        total, seconds = sum(columns.mean[part]), columns.seconds[part].tobytes()
+        whole = columns.numbers[part] == array("I", range(first + begin, first + begin + per)) and total == total
+        if whole and seconds == seconds[:4] * per:
             found.append((min(columns.least[part]), total / per, max(columns.most[part])))
         else:
-            found.append(_fold_torn(columns, first, begin, begin + len(means)))
+            found.append(_fold_torn(columns, first, begin, min(begin + per, len(columns.numbers))))
     return found
 
 

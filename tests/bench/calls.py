@@ -64,9 +64,10 @@ def _acts(device: Device, index: int) -> dict[str, _Act]:
     """Each by the name of its call, made as the sampler makes it, with kept arguments."""
     sieve, later = Sieve(), 1e9
     found: dict[str, _Act] = {}
-    for function, args in device._plain._calls:
+    for question in device._plain._calls:
+        function, args = question.func, question.args
         name = getattr(function, "__name__", "a function that this driver has not")
-        found[f"{name}{f' {args[1]}' if len(args) > 2 else ''}"] = _bound(function, args)
+        found[f"{name}{f' {args[1]}' if len(args) > 2 else ''}"] = question
     found["nvmlDeviceGetFieldValues, those of each second"] = lambda: device._fields.often(later)
     found["nvmlDeviceGetFieldValues, all"] = lambda: device._fields.all(later)
     for name, ring in (
@@ -84,10 +85,6 @@ def _acts(device: Device, index: int) -> dict[str, _Act]:
     found["every 10 s: nvmlDeviceGetMigMode"] = lambda: device._mig_mode.number(later)
     found["each hour: limits, eleven calls"] = lambda: read_limits(index, device.handle)
     return found
-
-
-def _bound(function: Callable[..., object], args: tuple[object, ...]) -> _Act:
-    return lambda: function(*args)
 
 
 def _gpm(device: Device, sieve: Sieve) -> _Act:

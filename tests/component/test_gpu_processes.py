@@ -6,9 +6,9 @@ import os
 import pwd
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import count
 from typing import NoReturn
 
 import pytest
@@ -33,101 +33,99 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
         child.communicate()
 
 
+_DUE = count(1000.0, CHECK_S)
+"""Monotonic seconds at which a look is due for another check, each time."""
+
+
 def filled(names: ProcessNames, reading: GpuReading, monotonic: float) -> tuple[GpuProcess, ...]:
+    """As a frame tells them, once what it asked for is looked up."""
     names.look((Stamped(reading=reading, at=0.0),), monotonic)
+    assert names.wait(60)
     return names.name(reading.processes)
 
 
-def seen_until(names: ProcessNames, pid: int, wanted: Callable[[GpuProcess], bool]) -> GpuProcess:
-    """What is said of a pid, once it is as wanted; it answers from the look-up before."""
+def seen(names: ProcessNames, pid: int) -> GpuProcess:
+    """What is said of a pid after another look."""
     reading = GpuReading(
         index=0, uuid="GPU-0", name="x", sampled_at=0.0, processes=(GpuProcess(pid=pid, memory_used_bytes=7),)
     )
-    until = time.monotonic() + 60
-    while True:
-        later = time.monotonic() * 1000  # each look is due for another check
-        (process,) = filled(names, reading, later)
-        if wanted(process):
-            return process
-        assert time.monotonic() < until, f"last seen: {process}"
-        time.sleep(0.01)
+    return filled(names, reading, next(_DUE))[0]
+
+
+def said(process: subprocess.Popen[bytes], line: str) -> None:
+    """Wait until it has said a line: then it is what it was started as."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"{line}\n".encode()
 
 
 def test_user_and_arguments_whatever_their_bytes(process: subprocess.Popen[bytes]) -> None:
-    seen = seen_until(ProcessNames(), process.pid, lambda seen: "a b" in (seen.command or ""))
-    assert seen.user == pwd.getpwuid(os.geteuid()).pw_name
-    assert seen.memory_used_bytes == 7
-    assert seen.started_at is not None
-    assert abs(time.time() - seen.started_at) < 60
-    assert (seen.command or "").endswith("a b \ufffd\x1b")  # cleaned by whoever shows it
+    one = seen(ProcessNames(), process.pid)
+    assert one.user == pwd.getpwuid(os.geteuid()).pw_name
+    assert one.memory_used_bytes == 7
+    assert one.started_at is not None
+    assert abs(time.time() - one.started_at) < 60
+    assert (one.command or "").endswith("a b \ufffd\x1b")  # cleaned by whoever shows it
 
 
 def test_a_process_that_executes_another_program_is_renamed(process: subprocess.Popen[bytes]) -> None:
     names = ProcessNames()
-    seen_until(names, process.pid, lambda seen: "a b" in (seen.command or ""))
+    assert "a b" in (seen(names, process.pid).command or "")
     assert process.stdin is not None
-    process.stdin.write(b"exec sleep 61\n")
+    process.stdin.write(b"echo on; read x\n")
     process.stdin.flush()
-    assert seen_until(names, process.pid, lambda seen: seen.command == "sleep 61").pid == process.pid
+    said(process, "on")
+    assert seen(names, process.pid).command == "sh -c echo on; read x"
 
 
 def test_known_names_are_proved_only_now_and_then(process: subprocess.Popen[bytes]) -> None:
     names = ProcessNames()
     reading = GpuReading(index=0, uuid="GPU-0", name="x", sampled_at=0.0, processes=(GpuProcess(pid=process.pid),))
-    until = time.monotonic() + 60
-    while (seen := filled(names, reading, 100.0)[0]).user is None:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    (known,) = filled(names, reading, 100.0)
+    assert known.user is not None
     process.kill()
     process.wait()
-    assert filled(names, reading, 100.0 + CHECK_S - 1)[0] is seen
-    seen_until(names, process.pid, lambda seen: seen.user is None)
+    assert filled(names, reading, 100.0 + CHECK_S - 1)[0] is known
+    assert filled(names, reading, 100.0 + CHECK_S)[0].user is None
 
 
 def test_a_process_that_ended_lends_its_names_to_nobody(process: subprocess.Popen[bytes]) -> None:
     names = ProcessNames()
-    seen_until(names, process.pid, lambda seen: seen.user is not None)
+    assert seen(names, process.pid).user is not None
     process.kill()
     process.wait()
-    seen_until(names, process.pid, lambda seen: seen.user is None and seen.command is None)
+    gone = seen(names, process.pid)
+    assert (gone.user, gone.command) == (None, None)
 
 
 def test_the_files_of_processes_that_left_the_gpu_are_closed(process: subprocess.Popen[bytes]) -> None:
     names = ProcessNames()
-    seen_until(names, process.pid, lambda seen: seen.user is not None)
+    assert seen(names, process.pid).user is not None
     assert holds_open(process.pid)
     empty = GpuReading(index=0, uuid="GPU-0", name="x", sampled_at=0.0)
-    until = time.monotonic() + 60
-    while holds_open(process.pid):
-        names.look((Stamped(reading=empty, at=0.0),), 0.0)
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    filled(names, empty, 0.0)
+    assert not holds_open(process.pid)
 
 
 def test_a_look_up_that_fails_is_told_and_the_next_one_names_again(
     process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    failed = threading.Event()
-
     def broken(_: int) -> NoReturn:
         """A directory server's library that fails as none should."""
         monkeypatch.undo()
-        failed.set()
         raise RuntimeError("the directory is away")
 
     monkeypatch.setattr(pwd, "getpwuid", broken)
     names = ProcessNames()
-    assert seen_until(names, process.pid, lambda seen: seen.user is not None).user
-    assert failed.is_set()
+    assert seen(names, process.pid).user is None
     assert "the directory is away" in caplog.text
+    assert seen(names, process.pid).user is not None
 
 
 @pytest.mark.parametrize("pid", [0, 4194304, 2**32 - 1])
 def test_a_number_that_is_no_process_has_no_names(pid: int) -> None:
     names = ProcessNames()
-    real = seen_until(names, os.getpid(), lambda seen: seen.user is not None)
-    assert real.user is not None
-    ghost = seen_until(names, pid, lambda seen: True)
+    assert seen(names, os.getpid()).user is not None
+    ghost = seen(names, pid)
     assert (ghost.user, ghost.command) == (None, None)
 
 

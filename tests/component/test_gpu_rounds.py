@@ -125,15 +125,23 @@ def test_threads_come_with_stuck_gpus_and_never_are_more_than_gpus() -> None:
 
 
 def test_a_slow_gpu_is_read_every_round_it_can_and_holds_nobody_up() -> None:
-    reader = Scripted()
-    reader.acts[0] = lambda: time.sleep(0.5)
+    reader, answers = Scripted(), threading.Semaphore(1)
+
+    def slow() -> None:
+        answers.acquire(timeout=60)
+
+    reader.acts[0] = slow
     with running(reader, 4, 0.1) as frames:
-        frame_when(frames, lambda gpus: all(gpu.at is not None for gpu in gpus))
-        for _ in range(20):
-            gpus = frames.get(timeout=20)
-            assert set(states(gpus)) == {GpuState.OK}
-        assert gpus[0].at is not None
-        assert all(gpu.at is not None and gpu.at > gpus[0].at for gpu in gpus[1:])
+        gpus = frame_when(frames, lambda gpus: all(gpu.at is not None for gpu in gpus))
+        for _ in range(5):
+            for _ in range(3):  # three frames without it, and it has not answered yet
+                gpus = frames.get(timeout=20)
+                assert set(states(gpus)) == {GpuState.OK}
+            asked = gpus[0].at
+            assert asked is not None
+            assert all(gpu.at is not None and gpu.at > asked for gpu in gpus[1:])
+            answers.release()
+            frame_when(frames, lambda gpus, asked=asked: (gpus[0].at or 0.0) > asked)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("error", "state"), [(GpuLostError("gone"), GpuState.LOST), (KeyError("bug"), GpuState.HUNG)])

@@ -88,8 +88,8 @@ def text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def stoker(lab: Box, *words: str, code: int = 0) -> str:
-    """What `stoker` says of the box's hub, in UTC: on stdout, or where another exit code is expected on stderr."""
+def stoker(lab: Box, *words: str, code: int = 0, output: str | None = None) -> str:
+    """What `stoker` says of the box's hub, in UTC: on `output`, which is stderr where another exit code is expected."""
     program = "import sys; from tui.__main__ import main; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", program, "--socket", str(lab.hub.socket), *words],
@@ -99,4 +99,5 @@ def stoker(lab: Box, *words: str, code: int = 0) -> str:
         env={**os.environ, "TZ": "UTC"},
     )
     assert done.returncode == code, (done.stdout, done.stderr)
-    return done.stdout if code == 0 else done.stderr
+    said: str = getattr(done, output or ("stderr" if code else "stdout"))
+    return said

@@ -152,6 +152,22 @@ def test_those_that_are_over_are_asked_for_by_key() -> None:
     play(scene, health_lab(), LARGE)
 
 
+def test_who_ended_it_and_when_its_gpu_was_drained_is_told() -> None:
+    async def scene(on: Stage) -> None:
+        await at(on, ("n1", 2))
+        assert on.sees("its GPU was drained for it 11:05:45")
+        await on.press("o")
+        await on.until(lambda: on.sees("2 over"), "counted")
+        await at(on, ("n1", 1))
+        assert on.sees("over since 11:06:35, said by root") and not on.sees("was drained")
+        await at(on, ("n1", 3))
+        assert on.sees("over since 11:06:36") and not on.sees("said by")
+
+    cluster = with_incidents(incident(2, drained_at=NOW - 55))
+    cluster.over["n1"] = [incident(1, cleared_at=NOW - 5, cleared_by="root"), incident(3, cleared_at=NOW - 4)]
+    play(scene, cluster, LARGE)
+
+
 def test_an_answer_that_took_long_does_not_replace_a_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     first, go, taken = threading.Event(), threading.Event(), list[object]()
     ask = FakeClient.incidents

@@ -121,6 +121,17 @@ def test_the_verb_draws_it_through_the_hub(lab: Box) -> None:
     assert len(told["mean"]) <= 31
 
 
+def test_the_verb_says_that_less_is_kept_than_was_asked_for(lab: Box) -> None:
+    with lab.agent.client() as client:
+        wait_until(lambda: measured(client.history("temperature_c", gpu="1")), "it is kept")
+    with lab.hub.client() as client:
+        wait_until(lambda: client.nodes()[0].link == "up", "the hub has found the agent again")
+    said = stoker(lab, "gpus", "n1:1", "--history", "30d", output="stderr")
+    assert said.startswith("stoker: n1:1 keeps nothing from before "), said
+    assert "telemetry.history" in said
+    assert stoker(lab, "gpus", "n1:1", "--history", "1d", output="stderr") == ""
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from collections.abc import Iterator
 
+import msgspec
+import msgspec.inspect
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,3 +139,26 @@ def test_clean_keeps_what_needs_nothing() -> None:
 def test_clean_leaves_log_bytes() -> None:
     chunk = LogChunk(offset=0, data=b"\x1b[31m")
     assert safe.clean(chunk) is chunk
+
+
+def test_clean_passes_over_no_field_that_may_hold_a_text() -> None:
+    """Numbers are not looked at; what msgspec's own view of a type says may be a text is."""
+    kinds = list(_structs(msgspec.Struct))
+    assert len(kinds) > 50
+    for kind in kinds:
+        may = {each.name for each in msgspec.inspect.type_info(kind).fields if _may_be_text(each.type)}  # type: ignore[attr-defined]
+        assert may <= set(safe._foreign(kind)), kind
+
+
+def _structs(kind: type[msgspec.Struct]) -> Iterator[type[msgspec.Struct]]:
+    for each in kind.__subclasses__():
+        if each.__module__.startswith("agent.api."):
+            yield each
+            yield from _structs(each)
+
+
+def _may_be_text(kind: msgspec.inspect.Type) -> bool:
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return any(map(_may_be_text, kind.types))
+    bare = msgspec.inspect.IntType | msgspec.inspect.FloatType | msgspec.inspect.BoolType | msgspec.inspect.NoneType
+    return not isinstance(kind, bare)

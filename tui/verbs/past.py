@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -76,8 +77,10 @@ def show(call: Call, args: argparse.Namespace, known: Sequence[NodeStatus]) -> i
     for node, gpu in _wanted(args.of, known, of_gpus=of_gpus):
         past = call.client.history(metric, gpu=gpu, since=since, until=until, points=points, node=node)
         found.append((node, gpu, past))
+        name = node if gpu is None else f"{node}:{gpu}"
+        if past.begin > since:
+            print(f"stoker: {_cut(name, since, past.begin)}", file=sys.stderr)
         if not call.json and not args.csv:
-            name = node if gpu is None else f"{node}:{gpu}"
             print(f"{name}  {metric}: {areaplot.summary(past)}", file=call.out)
             for line in areaplot.lines(safe.clean(past), width):
                 print(line, file=call.out)
@@ -86,6 +89,14 @@ def show(call: Call, args: argparse.Namespace, known: Sequence[NodeStatus]) -> i
     if call.json:
         plain.as_json([past for _, _, past in found], call.out)
     return 0
+
+
+def _cut(name: str, since: int, begin: int) -> str:
+    asked, kept = (time.strftime("%Y-%m-%d %H:%M", time.localtime(moment)) for moment in (since, begin))
+    return (
+        f"{name} keeps nothing from before {kept}, and was asked from {asked} on; "
+        "telemetry.history in its configuration says how far back it keeps"
+    )
 
 
 def _wanted(asked: Sequence[str], known: Sequence[NodeStatus], *, of_gpus: bool) -> Iterator[tuple[str, str | None]]:

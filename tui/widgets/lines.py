@@ -20,9 +20,11 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from tui import safe
-from tui.spans import Role, Span, fit
+from tui.spans import Cell, Role, Span, fit
 
 _CLASSES = {f"line--{role.value}" for role in Role} | {"line--cursor", "line--faded", "line--bar"}
+_DRAWN_MOST = 4096
+"""Cells that a widget keeps drawn: some screens full of rows."""
 _STYLES = """
     & > .line--text { color: $foreground; }
     & > .line--strong { color: $foreground; text-style: bold; }
@@ -53,10 +55,28 @@ class Styled(Widget):
         fitted = fit(tuple(spans), width)
         return Strip([Segment(value, self._style(role, over)) for value, role in fitted if value], width)
 
+    def segments(self, content: Cell, cells: int, over: str | None = None, *, right: bool = False) -> list[Segment]:
+        """A cell drawn exactly `cells` wide. Kept: in a line that changes, most cells are what they were."""
+        key = content, cells, over, right
+        drawn = self._known_cells.get(key)
+        if drawn is None:
+            if len(self._known_cells) >= _DRAWN_MOST:
+                self._known_cells.clear()
+            fitted = fit(content, cells, right=right)
+            drawn = [Segment(value, self._style(role, over)) for value, role in fitted if value]
+            self._known_cells[key] = drawn
+        return drawn
+
     def notify_style_update(self) -> None:
         """Textual's hook: another theme, or another state of the widget."""
         super().notify_style_update()
         self._known_styles.clear()
+        self._known_cells.clear()
+
+    @functools.cached_property
+    def _known_cells(self) -> dict[tuple[Cell, int, str | None, bool], list[Segment]]:
+        """Cells drawn so far, by what they say and how."""
+        return {}
 
     @functools.cached_property
     def _known_styles(self) -> dict[tuple[Role, str | None], Style]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from rich.segment import Segment
 from textual import events
 from textual.binding import BindingType
 from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
+from tui import safe
 from tui.keymap import Scope
-from tui.spans import GAP, Cell, Column, Role, Row, Span, cell, fit, lay_out, plain
+from tui.spans import GAP, Cell, Column, Role, Row, Span, cell, lay_out, plain
 from tui.widgets.keys import bindings
 from tui.widgets.lines import Lines
 
@@ -101,12 +103,13 @@ class Table(Lines):
         """Textual's hook: the titles in line 0, then the rows."""
         width = self.size.width
         if y == 0:
-            return self.strip(self._titles(), width)
+            return self._line(tuple(cell(column.title, Role.HEAD) for column in self._columns), (" ", Role.HEAD), None)
         index = y - 1 + self.scroll_offset.y
         if index < len(self._rows):
             row = self._rows[index]
             over = "cursor" if index == self._cursor and self.has_focus else "faded" if row.faded else None
-            return self.strip(self._line(row, index == self._cursor and self.can_focus), width, over)
+            here = index == self._cursor and self.can_focus
+            return self._line(row.cells, ("▌" if here else " ", Role.ACCENT), over)
         if not self._rows and y == 2:
             words = f"nothing matches “{self._word}”; esc clears the filter" if self._all else self._empty
             return self.strip([("  " + words, Role.DIM)], width)
@@ -167,10 +170,11 @@ class Table(Lines):
             self._widths = widths
             self.refresh()
             return
+        # What is out of sight is drawn when it comes; lines that follow each other are drawn in one go.
         top = self.scroll_offset.y
-        for index in range(top, min(len(old), top + self.size.height)):  # what is out of sight is drawn when it comes
-            if old[index] != self._rows[index]:
-                self.refresh_line(index + 1)
+        seen = range(top, min(len(old), top + self.size.height))
+        for first, count in _stretches(index + 1 for index in seen if old[index] != self._rows[index]):
+            self.refresh_lines(first, count)
 
     def _follow_key(self, key: object) -> None:
         """Keep the cursor on its key; on its place when the key has gone."""
@@ -201,21 +205,33 @@ class Table(Lines):
         elif self._cursor >= top + room:
             self.scroll_to(y=self._cursor - room + 1, animate=False, immediate=True)
 
-    def _titles(self) -> list[Span]:
-        titles = tuple(cell(column.title, Role.HEAD) for column in self._columns)
-        return [(" " * _MARGIN, Role.HEAD), *self._joined(titles)]
-
-    def _line(self, row: Row, here: bool) -> list[Span]:
-        return [(("▌" if here else " ") * _MARGIN, Role.ACCENT), *self._joined(row.cells)]
-
-    def _joined(self, cells: tuple[Cell, ...]) -> list[Span]:
-        """Cells side by side in the widths that were laid out."""
-        spans: list[Span] = []
+    def _line(self, cells: tuple[Cell, ...], mark: Span, over: str | None) -> Strip:
+        """Cells side by side in the widths that were laid out, after the mark of the cursor."""
+        line, taken = [*self.segments((mark,), _MARGIN, over)], _MARGIN
         for column, content, width in zip(self._columns, cells, self._widths, strict=False):
             if width:
-                gap = [(" " * GAP, Role.TEXT)] if spans else []
-                spans += [*gap, *fit(content, width, right=column.right)]
-        return spans
+                if taken > _MARGIN:
+                    line += self.segments((), GAP, over)
+                    taken += GAP
+                line += self.segments(content, width, over, right=column.right)
+                taken += width
+        room = self.size.width
+        if taken > room:
+            kept = list(Strip(line, taken).crop(0, room - 1))
+            return Strip([*kept, Segment(safe.ELLIPSIS, kept[-1].style)] if kept else [], room)
+        return Strip([*line, *self.segments((), room - taken, over)], room)
+
+
+def _stretches(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """First and count of those that follow each other."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        first, count = found[-1] if found else (number, 0)
+        if number == first + count:
+            found[-1:] = [(first, count + 1)]
+        else:
+            found.append((number, 1))
+    return found
 
 
 def _words(row: Row) -> str:
