@@ -163,7 +163,7 @@ class Attestation(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 D = TypeVar("D", bound=Document)
 
-_READERS: dict[type[Document], msgspec.json.Decoder[Any]] = {}
+_READERS: dict[type[Document], Any] = {}
 
 
 def learn(*kinds: type[Document]) -> None:

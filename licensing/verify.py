@@ -68,6 +68,11 @@ class LeaseChain:
     text: str
 
     @property
+    def token(self) -> str:
+        """The lease alone, as its hub knows it again."""
+        return self.text.rsplit(armour.LINK, 1)[-1]
+
+    @property
     def issuer(self) -> Issuer:
         """The one that signed the licence."""
         return self.path[-1]
