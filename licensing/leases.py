@@ -246,10 +246,11 @@ class Leases:
             seating.epoch_heard, seating.is_changed = lease.epoch, True
         newer = lease.seq > (chain.seq if chain else 0) and lease.exp > terms.mark.time
         mine = {gpu for gpu, each in seating.holds.items() if each.node == ask.node}
-        free = tuple(gpu for gpu in lease.gpus if gpu in mine or gpu not in seating.holds)
-        if newer and mine != set(free):
-            seating.hold(ask.node, free, since=lease.iat, until=lease.exp, gen=lease.seq)
-            self._ledger.audit(terms.at, "recalled", ask.node, lease=lease.id, gpus=free, until=lease.exp)
+        if newer and mine != set(lease.gpus):
+            if lease.borrowed:
+                self._ledger.put_borrowed(ask.node, lease.iat, lease.exp)
+            seating.hold(ask.node, lease.gpus, since=lease.iat, until=lease.exp, gen=lease.seq)
+            self._ledger.audit(terms.at, "recalled", ask.node, lease=lease.id, gpus=lease.gpus, until=lease.exp)
             log.warning("node=%s has %s, which this ledger does not remember: it was restored", ask.node, lease.id)
 
     def _refuse_fork(self, ask: Ask, chain: Grant, terms: Terms, seating: Seating) -> NoSeat:

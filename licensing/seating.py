@@ -95,6 +95,7 @@ class Seating:
         self.epoch, self.epoch_heard = ledger.epoch(), ledger.epoch_heard()
         self.resets = ledger.clock_resets()
         self.beyond = overdraft(ledger, terms)
+        self._ends_at, self._lease_until = terms.ends_at, terms.lease_until
         self.is_expired = False
         """Whether what is over was freed in this transaction."""
         self.is_changed = False
@@ -118,7 +119,7 @@ class Seating:
 
     def until(self, node: str) -> tuple[int, bool]:
         """When a lease made out now ends, and whether that is because the node borrowed it."""
-        plain, borrowed = self._terms.lease_until, min(self.borrowed.get(node, 0), self._terms.ends_at)
+        plain, borrowed = self._lease_until, min(self.borrowed.get(node, 0), self._ends_at)
         return (borrowed, True) if borrowed > plain else (plain, False)
 
     def is_unheld(self, lease: Lease) -> bool:

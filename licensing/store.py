@@ -17,15 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlite_utils import Database
 
 from licensing.clock import HighWater
 from licensing.errors import StoreError
-from licensing.store_schema import migrations
 from licensing.store_seats import Forked as Forked
 from licensing.store_seats import Grant as Grant
 from licensing.store_seats import SeatRows
-from licensing.usage_schema import migrations as usage_migrations
 
 _high_water = msgspec.json.Decoder(HighWater)
 
@@ -106,8 +103,7 @@ class Ledger(SeatRows):
             check = self._conn.execute("PRAGMA quick_check(1)").fetchone()[0]
             if check != "ok":
                 raise sqlite3.DatabaseError(check)
-            migrations.apply(Database(self._conn))
-            usage_migrations.apply(Database(self._conn))
+            _bring_up_to_date(self._conn)
         except sqlite3.Error as error:
             self.close()
             raise StoreError(self._explain(error)) from error
@@ -362,6 +358,17 @@ class Ledger(SeatRows):
             f"{self.path} cannot be used ({error}); given leases go on for up to 96 h. Stop the hub, move the "
             "file away, start the hub and activate the licence file again"
         )
+
+
+def _bring_up_to_date(conn: sqlite3.Connection) -> None:
+    """Imported here: the commands have this module too, and are spared the database tools: 300 ms of their start."""
+    from sqlite_utils import Database
+
+    from licensing.store_schema import migrations
+    from licensing.usage_schema import migrations as usage_migrations
+
+    migrations.apply(Database(conn))
+    usage_migrations.apply(Database(conn))
 
 
 _LICENCE = "SELECT id, rev, text, activated_at, doubted, report_by FROM licence"
