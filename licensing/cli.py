@@ -179,9 +179,7 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
     if licence.get("fix"):
         lines.append(("run", licence["fix"]))
     if (licence.get("epoch_heard") or 0) > (licence.get("epoch") or 1):
-        lines.append(
-            ("hub", f"epoch {licence['epoch_heard']} took over; this one speaks with {licence['epoch']}, unheard")
-        )
+        lines.append(("hub", f"a hub of epoch {licence['epoch_heard']} took over; this one gives no leases"))
     if licence.get("licence_id"):
         sold = f", sold by {licence['brand']}" if licence.get("brand") else ""
         lines.append(("licence", f"{licence['licence_id']}, {licence['plan']}, for {licence['customer']}{sold}"))

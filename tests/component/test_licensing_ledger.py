@@ -202,6 +202,20 @@ class LedgerMachine(RuleBasedStateMachine):
             self.site.hear(machine.ask(), self.now)
         self.excess = max(0, len(self.site.report(self.now).holds) - SEATS - OVERDRAFT)
 
+    @rule(
+        first=st.sampled_from(NODES),
+        then=st.sampled_from(NODES),
+        gpus=st.lists(st.sampled_from(GPUS), unique=True, min_size=4, max_size=16),
+        more=st.lists(st.sampled_from(GPUS), unique=True, min_size=4, max_size=16),
+        order=st.randoms(use_true_random=False),
+    )
+    def forget(self, first: str, then: str, gpus: list[str], more: list[str], order: random.Random) -> None:
+        """The hub forgets what it granted just now, and another asks for as much."""
+        self.back_up()
+        self.checkout([first], gpus, lost=False)
+        self.restore_hub(order)
+        self.checkout([then], more, lost=False)
+
     @rule(node=st.sampled_from(NODES), days=st.integers(1, 30))
     def borrow(self, node: str, days: int) -> None:
         """A node is to be away for days; it hears of it with its next lease."""
