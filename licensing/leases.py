@@ -245,12 +245,15 @@ class Leases:
             log.error("%s", superseded(lease.epoch, seating.epoch).message)
             seating.epoch_heard, seating.is_changed = lease.epoch, True
         newer = lease.seq > (chain.seq if chain else 0) and lease.exp > terms.mark.time
-        mine = {gpu for gpu, each in seating.holds.items() if each.node == ask.node}
-        if newer and mine != set(lease.gpus):
+        holds = seating.holds
+        mine = {gpu: each.until for gpu, each in holds.items() if each.node == ask.node}
+        # A card that is another's in the ledger counts here only where it really is: it is in one machine.
+        gpus = tuple(gpu for gpu in lease.gpus if gpu not in holds or holds[gpu].node == ask.node or gpu in ask.gpus)
+        if newer and mine != dict.fromkeys(gpus, lease.exp):
             if lease.borrowed:
                 self._ledger.put_borrowed(ask.node, lease.iat, lease.exp)
-            seating.hold(ask.node, lease.gpus, since=lease.iat, until=lease.exp, gen=lease.seq)
-            self._ledger.audit(terms.at, "recalled", ask.node, lease=lease.id, gpus=lease.gpus, until=lease.exp)
+            seating.hold(ask.node, gpus, since=lease.iat, until=lease.exp, gen=lease.seq)
+            self._ledger.audit(terms.at, "recalled", ask.node, lease=lease.id, gpus=gpus, until=lease.exp)
             log.warning("node=%s has %s, which this ledger does not remember: it was restored", ask.node, lease.id)
 
     def _refuse_fork(self, ask: Ask, chain: Grant, terms: Terms, seating: Seating) -> NoSeat:

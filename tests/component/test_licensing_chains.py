@@ -259,6 +259,23 @@ def test_a_restored_hub_counts_what_nodes_hold_before_it_grants_more(town: Town)
     assert [subject for subject, _ in town.trail("recalled")] == ["n1", "n2"]
 
 
+def test_what_was_borrowed_counts_to_its_end_though_the_hub_forgot_it(tmp_path: Path) -> None:
+    town = Town(tmp_path, seats=10)
+    n1, n2 = town.machine("n1"), town.machine("n2")
+    town.offer(n1, "n1", "A", "B")
+    town.backup_hub("backup")
+    town.hub.order("borrow", "n1", town.now, days=20)
+    assert town.offer(n1, "n1", "A", "B") == 2
+    town.restore_hub("backup")
+    town.hub.hear(town.ask(n1, "n1"), town.now)
+    assert town.hub.status(town.now).seats_borrowed == 2
+    for _ in range(15):
+        town.later(DAY)
+        town.offer(n2, "n2", *(f"G{n}" for n in range(12)))
+    assert n1.seated(town.now) == {"A", "B"}, "away, and running"
+    assert len(n2.seated(town.now)) == 9, "ten and one overdrawn, less those two"
+
+
 def test_what_a_node_says_without_the_hubs_signature_counts_nothing(town: Town) -> None:
     told = town.machine("n2").lease_reply(NOW)
     assert told.lease is None
