@@ -285,8 +285,12 @@ class HubLicence:
         """The same for up to `MAX_BATCH` nodes with one flush of the disk; one that fails costs no other its lease.
 
         Errors are among the outcomes, as `ApiError` where `lease` would raise one.
+
+        Raises:
+            ApiError: the ledger cannot be read, so there is an answer for nobody.
         """
-        return [_outcome(each) for each in self._site.leases(asks, now)]
+        with _translated():
+            return [_outcome(each) for each in self._site.leases(asks, now)]
 
     def hear(self, ask: Ask, now: int) -> None:
         """Count what a node holds, before anybody gets more: the ledger may be an older one that was put back.
