@@ -36,6 +36,8 @@ class Node:
     seq: int = 0
     held: str | None = None
     waits_s: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+    """What the whole run took of the CPU, clients too; said by the first."""
 
     def __post_init__(self) -> None:
         self.key = keys.public_hex(seeded(self.name))
@@ -60,6 +62,7 @@ def rows() -> list[Row]:
         row_of("checkouts, 1 in flight", [_rate(run) for run in alone], "/s", "≥ 400"),
         row_of("checkouts, 1 in flight: p99", [_p99_ms(run) for run in alone], "ms"),
         row_of(f"checkouts, {CLIENTS} in flight", [_rate(run) for run in many], "/s", "≥ 3000"),
+        row_of(f"checkouts, {CLIENTS} in flight: CPU of one", [_cpu_us(run) for run in many], "µs"),
         row_of(f"checkouts, {CLIENTS} in flight: p99", [_p99_ms(run) for run in many], "ms", "≤ 50"),
         row_of(f"checkouts, {CLIENTS} in flight: worst wait", [_worst_ms(run) for run in many], "ms"),
         row_of(f"checkouts, {CLIENTS} in flight: most to least served", [_spread(run) for run in many], "×", "≤ 1.5"),
@@ -73,7 +76,9 @@ def _run(clients: int) -> list[Node]:
         thread.submit(_open, hub).result()
         nodes = [Node(f"n{number}") for number in range(clients)]
         try:
+            begin = time.process_time()
             asyncio.run(_serve(hub, thread, nodes))
+            nodes[0].cpu_s = time.process_time() - begin
         finally:
             thread.submit(hub.close).result()
             thread.shutdown()
@@ -98,6 +103,10 @@ async def _serve(hub: HubLicence, thread: ThreadPoolExecutor, nodes: list[Node])
 
 def _rate(nodes: Sequence[Node]) -> float:
     return sum(len(node.waits_s) for node in nodes) / SPAN_S
+
+
+def _cpu_us(nodes: Sequence[Node]) -> float:
+    return nodes[0].cpu_s / sum(len(node.waits_s) for node in nodes) * 1e6
 
 
 def _p99_ms(nodes: Sequence[Node]) -> float:
