@@ -297,10 +297,11 @@ def test_a_licence_of_another_desk_is_not_answered(vendor: Vendor, tmp_path: Pat
     ],
 )
 def test_a_restored_or_doubled_site_is_remarked_and_answered(
-    vendor: Vendor, tmp_path: Path, then: dict[str, object], words: str | None
+    vendor: Vendor, tmp_path: Path, then: dict[str, Any], words: str | None
 ) -> None:
     vendor.voucher()
-    for number, more in enumerate(({"counter": 40}, then)):
+    first: dict[str, Any] = {"counter": 40}
+    for number, more in enumerate((first, then)):
         terms = changed(papers.REQUEST, id=f"{number:024x}", licence="lic-1", **more)
         (tmp_path / "r").write_text(sign(SITE, terms))
         vendor.file("activate", tmp_path / "r")
