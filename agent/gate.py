@@ -17,6 +17,7 @@ import msgspec
 
 from agent.api.errors import ApiError, StokerError
 from agent.api.types import (
+    ForkedNode,
     LeaseReply,
     Licence,
     LicenceEvent,
@@ -28,14 +29,15 @@ from agent.api.types import (
 )
 from agent.api.usage import UsageHead, UsageRows
 from licensing import attest, clock, hardware
+from licensing.chains import Ask
 from licensing.document import Licence as Terms
 from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, UsageError, from_code
 from licensing.exchange import Want
 from licensing.fingerprint import Hardware, Mark
-from licensing.node import NodeLease
+from licensing.node import NodeLease, Refusal
 from licensing.plans import OVERDRAFT_S
 from licensing.roots import Roots
-from licensing.seats import NoSeat
+from licensing.seats import MAX_BATCH, NoSeat
 from licensing.stage import EVALUATION, Standing
 from licensing.usage_rows import Told
 
@@ -45,7 +47,9 @@ if TYPE_CHECKING:
     from licensing.site import Report
 
 __all__ = [
+    "MAX_BATCH",
     "Admit",
+    "Ask",
     "HardwareReader",
     "Hold",
     "HubLicence",
@@ -125,7 +129,21 @@ class NodeGate:
             seq=held.lease.seq if held else 0,
             expires_at=held.lease.exp if held else None,
             stage=self.stage(now),
+            lease=held.token if held else None,
         )
+
+    def hear(self, code: str, message: str) -> None:
+        """The hub says why it gives this node no further lease; shown, and nothing else."""
+        self._lease.hear(Refusal(code=code, detail=message))
+
+    def renew_identity(self, now: int) -> str:
+        """Make this node a key of its own, where another machine has the same; gives its public half.
+
+        Raises:
+            ApiError: it cannot be written; key and lease stay.
+        """
+        with _translated():
+            return self._lease.renew_identity(now)
 
     def admit(self, gpu_uuids: Collection[str], now: int) -> Admit | Hold:
         """Whether a new job on these GPUs may start now; without GPUs only the lease itself counts."""
@@ -258,18 +276,44 @@ class HubLicence:
         ]
 
     def lease(
-        self, node_name: str, node_key_hex: str, gpu_uuids: Sequence[str], node_seq: int, now: int
+        self,
+        node_name: str,
+        node_key_hex: str,
+        gpu_uuids: Sequence[str],
+        node_seq: int,
+        now: int,
+        held: str | None = None,
     ) -> str | NoSeat | None:
         """The token to `PUT /v1/lease` of a node; `None` when the lease it has will do; `NoSeat` when there is none.
 
         Call it with every snapshot of the node: it writes only when something is due. `node_seq` is what the node's
-        `GET /v1/lease` said last.
+        `GET /v1/lease` said last, and `held` the lease that it showed there.
 
         Raises:
             ApiError: the node's key is no sound key, or the ledger cannot be written.
         """
         with _translated():
-            return self._site.lease(node_name, node_key_hex, gpu_uuids, node_seq, now)
+            return self._site.lease(node_name, node_key_hex, gpu_uuids, node_seq, now, held)
+
+    def leases(self, asks: Sequence[Ask], now: int) -> list[str | NoSeat | Exception | None]:
+        """The same for up to `MAX_BATCH` nodes with one flush of the disk; one that fails costs no other its lease.
+
+        Errors are among the outcomes, as `ApiError` where `lease` would raise one.
+
+        Raises:
+            ApiError: the ledger cannot be read, so there is an answer for nobody.
+        """
+        with _translated():
+            return [_outcome(each) for each in self._site.leases(asks, now)]
+
+    def hear(self, ask: Ask, now: int) -> None:
+        """Count what a node holds, before anybody gets more: the ledger may be an older one that was put back.
+
+        Raises:
+            ApiError: the ledger cannot be written.
+        """
+        with _translated():
+            self._site.hear(ask, now)
 
     def usage_wanted(self, node: str, heads: Sequence[UsageHead], now: int) -> list[tuple[str, int]]:
         """Which rows of a node's usage ledger are not here yet: (chain, after); nothing when all are.
@@ -384,7 +428,15 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except LicenceError as error:
-        raise ApiError(_http_status(error), error.code, error.message) from error
+        raise _as_api_error(error) from error
+
+
+def _outcome(found: str | NoSeat | Exception | None) -> str | NoSeat | Exception | None:
+    return _as_api_error(found) if isinstance(found, LicenceError) else found
+
+
+def _as_api_error(error: LicenceError) -> ApiError:
+    return ApiError(_http_status(error), error.code, error.message)
 
 
 def _http_status(error: LicenceError) -> int:
@@ -416,6 +468,8 @@ def _wire(report: Report) -> Licence:
         resting=tuple(sorted(report.resting)),
         pinned=tuple(sorted(report.pinned)),
         hardware=_hardware(report.hardware),
+        forked=tuple(ForkedNode(node=each.node, of=each.of, seq=each.seq, since=each.since) for each in report.forked),
+        epoch_heard=report.epoch_heard,
         development_roots=report.development,
     )
 

@@ -148,6 +148,7 @@ def _looks(licence: Mapping[str, Any], now: int) -> Iterator[tuple[str, str, str
     yield from _binding(licence)
     yield from _machine(licence)
     yield _clock(licence, now)
+    yield from _chains(licence)
     yield from _seats(licence)
     yield from _requests(licence, now)
     if licence.get("development_roots"):
@@ -193,6 +194,21 @@ def _clock(licence: Mapping[str, Any], now: int) -> tuple[str, str, str]:
     words = f"says {when(now)}, and licences go by {when(at)}; set it: timedatectl set-ntp true"
     more = ". If it is right, the answer to a request made now sets time back: stoker-license export-request"
     return _WARN, "clock", words + (more if at > now else ". If it is right: stoker-license clock confirm --yes")
+
+
+def _chains(licence: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    heard, own = licence.get("epoch_heard") or 0, licence.get("epoch") or 1
+    if heard > own:
+        words = f"a node has a lease of epoch {heard}, this one speaks with {own}: another hub took over, none is given"
+        yield _BAD, "hub", f"{words}. Stop it; if it is the one to lead: stoker-license standby promote"
+    for each in licence.get("forked") or ():
+        yield _WARN, "node", f"{forked(each)}: stoker-license node adopt --new {each['node']}"
+
+
+def forked(each: Mapping[str, Any]) -> str:
+    """A node with the identity of another machine, in words."""
+    of = "another machine" if each["of"] == each["node"] else each["of"]
+    return f"{each['node']} shows lease {each['seq']} and the identity of {of} since {when(each['since'])}"
 
 
 def _seats(licence: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

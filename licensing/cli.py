@@ -178,6 +178,8 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [(licence["stage"], head + licence["message"])]
     if licence.get("fix"):
         lines.append(("run", licence["fix"]))
+    if (licence.get("epoch_heard") or 0) > (licence.get("epoch") or 1):
+        lines.append(("hub", f"a hub of epoch {licence['epoch_heard']} took over; this one gives no leases"))
     if licence.get("licence_id"):
         sold = f", sold by {licence['brand']}" if licence.get("brand") else ""
         lines.append(("licence", f"{licence['licence_id']}, {licence['plan']}, for {licence['customer']}{sold}"))
@@ -204,6 +206,8 @@ def _seat_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for holder in licence.get("holders", ()):
         how = "borrowed until" if holder.get("borrowed") else "until"
         yield "", f"{holder['node']}: {len(holder['gpu_uuids'])}, {how} {when(holder['until'])}"
+    for each in licence.get("forked") or ():
+        yield "", f"{buyer_cli.forked(each)}; for an own one: stoker-license node adopt --new {each['node']}"
     for node in licence.get("resting") or ():
         yield "", f"{node}: gave its seats back; seats again: stoker-license node adopt {node}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -22,6 +22,9 @@ MAX_LEASE_S = 7 * 86400
 """No licence allows a longer lease."""
 PRODUCT = "stoker"
 """The product whose licences this program takes."""
+
+_encoder = msgspec.json.Encoder()
+_FOOTER = re.compile(rb'\{"kid":"(?:([0-9a-f]{64})|([A-Za-z0-9_-]{43}))"\}')
 
 Time = Annotated[int, Meta(ge=0, le=2**40)]
 Duration = Annotated[int, Meta(ge=1, le=2**33)]
@@ -160,9 +163,16 @@ class Attestation(Document, frozen=True, kw_only=True, omit_defaults=True):
 
 D = TypeVar("D", bound=Document)
 
-for _kind in (Issuer, Licence, Lease, Attestation):
-    # msgspec is not to learn a kind's fields from two threads at once (0.22.0 may crash): it learns them here.
-    msgspec.json.Decoder(_kind)  # noqa: TID251
+_READERS: dict[type[Document], Any] = {}
+
+
+def learn(*kinds: type[Document]) -> None:
+    """Make the readers of these kinds; at import, because msgspec is not to learn a kind from two threads at once."""
+    for kind in kinds:
+        _READERS[kind] = msgspec.json.Decoder(kind)  # noqa: TID251
+
+
+learn(Issuer, Licence, Lease, Attestation)
 
 
 def sign(key: Ed25519PrivateKey, document: Document) -> str:
@@ -177,17 +187,21 @@ def sign_content(key: Ed25519PrivateKey, kind: type[Document], content: bytes) -
 
 
 def encode(document: Document) -> bytes:
-    """The content that is signed: JSON in the order of the fields, the version always said."""
-    return msgspec.json.encode({"v": document.v, **msgspec.to_builtins(document)})
+    """The content that is signed: JSON in the order of the fields, the version always said.
+
+    `omit_defaults` leaves the version out, which is its only value; so it is put in front.
+    """
+    return b'{"v":%d,' % document.v + _encoder.encode(document)[1:]
 
 
-def signer(token: str) -> str:
+def signer(token: str | paseto.Parts) -> str:
     """The public key that the footer names, in hex. Not verified: it only chooses among keys that are trusted already.
 
     Raises:
         TokenError: the footer is not exactly `{"kid":"…"}`, the key in hex or in base64url.
     """
-    found = re.fullmatch(rb'\{"kid":"(?:([0-9a-f]{64})|([A-Za-z0-9_-]{43}))"\}', paseto.split(token).footer)
+    parts = token if isinstance(token, paseto.Parts) else paseto.split(token)
+    found = _FOOTER.fullmatch(parts.footer)
     if found is None:
         raise TokenError("the token's footer does not name the key that signed it")
     if found[1]:
@@ -203,7 +217,7 @@ def short(digest: bytes) -> str:
     return _b64(digest[:16])
 
 
-def open_token(kind: type[D], token: str, key: Ed25519PublicKey) -> D:
+def open_token(kind: type[D], token: str | paseto.Parts, key: Ed25519PublicKey) -> D:
     """Verify a token, then read its document.
 
     Raises:
@@ -219,6 +233,26 @@ def decode(kind: type[D], content: bytes) -> D:
     Raises:
         ContentError: with the path of the field.
     """
+    document = _as_we_write(kind, content)
+    return document if document is not None else _as_others_write(kind, content)
+
+
+def _as_we_write(kind: type[D], content: bytes) -> D | None:
+    """Content in the very bytes of `encode`, `None` for all else: four times as fast as the strict reader.
+
+    As strict too: what says a field twice, has a float or a field that is not known is encoded as other bytes. Escapes
+    and what is not printable are left to the strict reader, whose rules for texts no encoder knows.
+    """
+    if b"\\" in content or not content.isascii() or not content.decode("ascii").isprintable():
+        return None
+    try:
+        document: D = _READERS[kind].decode(content)
+    except (KeyError, msgspec.DecodeError):
+        return None
+    return document if encode(document) == content else None
+
+
+def _as_others_write(kind: type[D], content: bytes) -> D:
     fields = strictjson.loads(content)
     if fields.get("v") != 1:
         raise ContentError(

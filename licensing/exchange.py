@@ -25,6 +25,7 @@ from licensing.document import (
     Revision,
     Short,
     Time,
+    learn,
 )
 
 MAX_REQUEST_CHARS = 440
@@ -205,6 +206,4 @@ class Drift(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Names of the groups; what is in them stays at the site."""
 
 
-for _kind in (Request, Release, Usage, Receipt, Crl, Drift):
-    # msgspec is not to learn a kind's fields from two threads at once (0.22.0 may crash): it learns them here.
-    msgspec.json.Decoder(_kind)  # noqa: TID251
+learn(Request, Release, Usage, Receipt, Crl, Drift)

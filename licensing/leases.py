@@ -7,79 +7,30 @@ covers what there is; seats are counted and freed by confirmed time, so a wrong 
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from licensing import armour, keys, plans, stage, verify
-from licensing.clock import SKEW_S, HighWater
-from licensing.document import MAX_LEASE_S, Lease, Licence, decode, encode, sign_content
-from licensing.seats import NoSeat, share
-from licensing.stage import EMERGENCY_CODE, Stage, Standing
-from licensing.store import Grant, Ledger
+from licensing import armour, chains, keys, plans, stage
+from licensing.chains import Ask as Ask
+from licensing.chains import Place
+from licensing.clock import SKEW_S
+from licensing.document import MAX_LEASE_S, Lease, decode, encode, sign_content
+from licensing.errors import StoreError
+from licensing.seating import Overdraft, Seating, Terms, overdraft, term_of
+from licensing.seats import NoSeat
+from licensing.stage import Stage
+from licensing.store import Forked, Grant, Ledger, LostTransactionError
+
+__all__ = ["Ask", "Leases", "Outcome", "Overdraft", "Terms", "term_of"]
 
 log = logging.getLogger(__name__)
 
 RENEW_S = 8 * 3600
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """What a node says of itself."""
-
-    node: str
-    key: str
-    """Its public key, 64 hex digits."""
-    gpus: tuple[str, ...]
-    """Every schedulable GPU it has."""
-    seq: int
-    """The number of the lease it holds, 0 for none."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What may be given at a moment: the licence, verified, and how it stands then."""
-
-    chain: verify.LicenceChain
-    activated_at: int
-    standing: Standing
-    at: int
-    """The time to sign: `clock.believed`."""
-    mark: HighWater
-    """Its `time` is confirmed, and what seats are counted and freed by; stored with each grant."""
-    report_by: int | None = None
-    """What the last receipt said."""
-    extended_until: int | None = None
-    """Until when the emergency hours of this term run."""
-
-    @property
-    def licence(self) -> Licence:
-        """The licence itself."""
-        return self.chain.licence
-
-    @property
-    def lease_until(self) -> int:
-        """A lease never outlives what its licence allows."""
-        return min(self.at + self.licence.lease_s, self.ends_at)
-
-    @property
-    def ends_at(self) -> int:
-        """When new jobs stop starting under it."""
-        end = stage.ends(self.licence, self.activated_at, report_by=self.report_by).restricted_at
-        return max(end, self.extended_until or 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overdraft:
-    """Seats beyond those that were bought."""
-
-    seats: int
-    since: int | None
-    """When the first of them was given in this term; `None` while none was."""
-    over: bool
-    """Its 30 days are over: none is given until the next term."""
+Outcome = str | NoSeat | Exception | None
+"""A lease, none and why, an error that touched nobody else's, or nothing due."""
 
 
 class Leases:
@@ -88,6 +39,7 @@ class Leases:
     def __init__(self, ledger: Ledger, key: Ed25519PrivateKey, cluster: str) -> None:
         self._ledger = ledger
         self._key = key
+        self._site = keys.public_hex(key)
         self._cluster = cluster
 
     def answer(self, ask: Ask, terms: Terms) -> str | NoSeat | None:
@@ -97,36 +49,104 @@ class Leases:
             WeakKeyError: the node's key is no sound key.
             StoreError: the ledger cannot be written; nothing was granted.
         """
+        (outcome,) = self.answer_all([ask], terms)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def answer_all(self, asks: Sequence[Ask], terms: Terms) -> list[Outcome]:
+        """Answer up to `seats.MAX_BATCH` at once: one transaction, one flush of the disk, and only then the signatures.
+
+        Each stands for itself: one that fails is undone alone. Where the ledger cannot be written nothing was granted
+        to anybody, and each is told so.
+        """
         standing = terms.standing
         if standing.stage.holds:
-            return NoSeat(code=standing.code or "LIC-404", message=standing.message)
-        resting = self._ledger.resting().get(ask.node)
+            return [NoSeat(code=standing.code or "LIC-404", message=standing.message) for _ in asks]
+        try:
+            with self._ledger.transaction():
+                seating = Seating(self._ledger, terms)
+                found = [self._apart(ask, terms, seating) for ask in asks]
+                if seating.is_changed:
+                    self._ledger.put_clock(terms.mark)
+        except StoreError as error:
+            return [error for _ in asks]
+        return [self._signed(each, terms) if isinstance(each, Grant) else each for each in found]
+
+    def hear(self, ask: Ask, terms: Terms) -> None:
+        """Count what a node holds and this ledger does not remember, before anybody else is granted more.
+
+        Raises:
+            StoreError: the ledger cannot be written.
+        """
+        _, chain = chains.place(ask, self._ledger.grants(ask.node, ask.key))
+        if _is_unknown(ask, chain):
+            with self._ledger.transaction():
+                self._learn(ask, chain, terms, Seating(self._ledger, terms))
+
+    def overdraft(self, terms: Terms) -> Overdraft | None:
+        """What may be, or was, given beyond the licence's seats in this term; `None` where it has no overdraft."""
+        return overdraft(self._ledger, terms)
+
+    # --- one of a batch ---
+
+    def _apart(self, ask: Ask, terms: Terms, seating: Seating) -> Grant | NoSeat | Exception | None:
+        try:
+            with self._ledger.part():
+                return self._decide(ask, terms, seating)
+        except LostTransactionError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one node must not cost the others theirs
+            was_changed = seating.is_changed
+            seating.read()
+            seating.is_changed = was_changed
+            return error
+
+    def _decide(self, ask: Ask, terms: Terms, seating: Seating) -> Grant | NoSeat | None:
+        """The grant to sign, be it new or the last one again; `None` when the node has it."""
+        resting = seating.resting.get(ask.node)
         if resting is not None:
             return _resting(ask.node, resting)
-        last = self._ledger.grant(ask.node)
-        if last is not None and last.key == ask.key:
-            if self._is_due(ask, last, terms):
-                return self._signed(self._checkout(ask, terms), terms)
-            return None if ask.seq == last.seq else self._signed(last, terms)
-        if standing.stage is Stage.GRACE and last is None:
-            message = f"{standing.message} {ask.node} had no lease before, so it gets none now."
-            return NoSeat(code="LIC-421", message=message)
-        keys.public_key(ask.key)
-        return self._signed(self._checkout(ask, terms), terms)
+        grants = self._ledger.grants(ask.node, ask.key)
+        place, chain = chains.place(ask, grants)
+        if _is_unknown(ask, chain):
+            self._learn(ask, chain, terms, seating)
+        if seating.epoch_heard > seating.epoch:
+            return superseded(seating.epoch_heard, seating.epoch)
+        if chain is not None and place is Place.FORKED:
+            return self._refuse_fork(ask, chain, terms, seating)
+        if ask.node in seating.forked:
+            self._ledger.drop_forked(ask.node)
+            seating.forked.discard(ask.node)
+        if chain is None:
+            if terms.standing.stage is Stage.GRACE and all(each.node != ask.node for each in grants):
+                message = f"{terms.standing.message} {ask.node} had no lease before, so it gets none now."
+                return NoSeat(code="LIC-421", message=message)
+            keys.public_key(ask.key)
+        if chain is not None and place is Place.BACK:
+            chain = self._note_back(ask, chain, terms, seating)
+        if chain is None or place in (Place.AHEAD, Place.RENAMED) or self._is_due(ask, chain, terms, seating):
+            return self._checkout(ask, chain, grants[0] if grants else None, terms, seating)
+        if place is not Place.AT_END:
+            return chain
+        if chain.taken != chain.seq:
+            self._ledger.put_grant(replace(chain, taken=chain.seq, taken_head=chain.head, back=-1))
+            seating.is_changed = True
+        return None
 
-    def _is_due(self, ask: Ask, last: Grant, terms: Terms) -> bool:
-        """The node is ahead or changed, the licence changed, seats became free, or the lease is old or not of now."""
-        lease = decode(Lease, last.content)
-        if ask.seq > last.seq or ask.gpus != last.wanted:
+    def _is_due(self, ask: Ask, last: Grant, terms: Terms, seating: Seating) -> bool:
+        """The node changed, the licence changed, seats became free, or the lease is old or not of now."""
+        if ask.gpus != last.wanted:
             return True
+        lease = decode(Lease, last.content)
         then = (lease.licence, lease.rev, lease.report_by, lease.extended_until)
         if then != (terms.licence.id, terms.licence.rev, terms.report_by, terms.extended_until):
             return True
-        if (lease.resets, lease.epoch) != (self._ledger.clock_resets(), self._ledger.epoch()):
+        if (lease.resets, lease.epoch) != (seating.resets, seating.epoch):
             return True
-        if self._share(ask, terms) != lease.gpus or self._is_unheld(lease, terms):
+        if seating.share(ask) != lease.gpus or seating.is_unheld(lease):
             return True
-        until, borrowed = self._until(ask.node, terms)
+        until, borrowed = seating.until(ask.node)
         if borrowed != lease.borrowed or (borrowed and until > lease.exp):
             return True
         if lease.iat > terms.at + SKEW_S:  # made out while the clock was wrong
@@ -134,71 +154,48 @@ class Leases:
         old = terms.at >= lease.iat + min(RENEW_S, terms.licence.lease_s // 3)
         return old and terms.lease_until > lease.exp
 
-    def overdraft(self, terms: Terms) -> Overdraft | None:
-        """What may be, or was, given beyond the licence's seats in this term; `None` where it has no overdraft."""
-        seats = plans.overdraft(terms.licence)
-        if seats == 0:
-            return None
-        since = self._ledger.overdraft_since(term_of(terms.licence))
-        over = since is not None and terms.mark.time >= since + plans.OVERDRAFT_S
-        return Overdraft(seats=seats, since=since, over=over)
+    def _checkout(self, ask: Ask, chain: Grant | None, last: Grant | None, terms: Terms, seating: Seating) -> Grant:
+        """Expire → count → hold → audit; the time and the commit are the batch's. `last` is the one to count on from.
 
-    def _share(self, ask: Ask, terms: Terms) -> tuple[str, ...]:
-        """A borrowed node keeps what it borrowed, and gets no more: what is away is bounded by the order."""
-        holds, wanted = self._ledger.holds(terms.mark.time), ask.gpus
-        if ask.node in self._ledger.borrowed():
-            mine = {hold.gpu for hold in holds if hold.node == ask.node}
-            wanted = tuple(gpu for gpu in wanted if gpu in mine)
-        # What was held ended with the licence; the emergency hours are for what was there.
-        may_grow = terms.standing.stage is not Stage.GRACE or terms.standing.code == EMERGENCY_CODE
-        beyond = self.overdraft(terms)
-        return share(
-            wanted,
-            holds,
-            node=ask.node,
-            seats=terms.licence.seats + (beyond.seats if beyond and not beyond.over else 0),
-            may_grow=may_grow,
-            pinned=self._ledger.pinned(),
-        )
+        A node ahead of the ledger means that the ledger was restored from a backup.
+        """
+        if not seating.is_expired:
+            self._expire(terms)
+            seating.read()
+            seating.is_expired = True
+        known = last.seq if last else 0
+        if ask.seq > known:
+            self._ledger.audit(terms.at, "restored", ask.node, node_seq=ask.seq, ledger_seq=known)
+        elif chain is not None and chain.node != ask.node:
+            self._ledger.audit(terms.at, "renamed", ask.node, was=chain.node, key=ask.key[:16])
+        lease = self._make_lease(ask, last, terms, seating)
+        taken, head = (chain.taken, chain.taken_head) if chain else (0, "")
+        if chain is not None and ask.seq > taken:
+            taken, head = ask.seq, ask.head or ""
+        grant = Grant(
+            node=ask.node, key=ask.key, seq=lease.seq, wanted=ask.gpus, content=encode(lease),
+            taken=taken, taken_head=head,
+        )  # fmt: skip
+        seating.hold(ask.node, lease.gpus, since=terms.at, until=lease.exp, gen=lease.seq)
+        self._ledger.put_grant(grant)
+        self._draw(terms, seating)
+        row = {"lease": lease.id, "gpus": lease.gpus, "asked": len(ask.gpus), "until": lease.exp}
+        self._ledger.audit(terms.at, "granted", ask.node, **row)
+        log.info("node=%s leased seq=%d gpus=%d/%d", ask.node, lease.seq, len(lease.gpus), len(ask.gpus))
+        return grant
 
-    def _until(self, node: str, terms: Terms) -> tuple[int, bool]:
-        """When a lease made out now ends, and whether that is because the node borrowed it."""
-        plain, borrowed = terms.lease_until, min(self._ledger.borrowed().get(node, 0), terms.ends_at)
-        return (borrowed, True) if borrowed > plain else (plain, False)
-
-    def _is_unheld(self, lease: Lease, terms: Terms) -> bool:
-        """Whether a seat of it is nobody's any more, having been taken back: the lease must not be handed out again."""
-        held = {hold.gpu for hold in self._ledger.holds(terms.mark.time)}
-        return lease.exp > terms.at and not held.issuperset(lease.gpus)
-
-    def _draw(self, terms: Terms) -> None:
+    def _draw(self, terms: Terms, seating: Seating) -> None:
         """Date the moment from which more seats are held than were bought."""
-        held = len(self._ledger.holds(terms.mark.time))
-        beyond = self.overdraft(terms)
+        held, beyond = len(seating.holds), seating.beyond
         if beyond is None or beyond.since is not None or held <= terms.licence.seats:
             return
         at, until = terms.mark.time, terms.mark.time + plans.OVERDRAFT_S
         self._ledger.put_overdraft(term_of(terms.licence), at)
+        seating.beyond = replace(beyond, since=at)
         self._ledger.audit(
             terms.at, "overdraft", terms.licence.id, seats=held, of=terms.licence.seats, since=at, until=until
         )
         log.warning("licence=%s overdraft seats=%d/%d until=%d", terms.licence.id, held, terms.licence.seats, until)
-
-    def _checkout(self, ask: Ask, terms: Terms) -> Grant:
-        """One transaction: expire → count → hold → audit → time. Signing comes after the commit."""
-        at = terms.at
-        with self._ledger.transaction():
-            self._expire(terms)
-            lease = self._make_lease(ask, terms, self._share(ask, terms))
-            self._ledger.hold(ask.node, lease.gpus, since=at, until=lease.exp, gen=lease.seq)
-            grant = Grant(node=ask.node, key=ask.key, seq=lease.seq, wanted=ask.gpus, content=encode(lease))
-            self._ledger.put_grant(grant)
-            self._draw(terms)
-            row = {"lease": lease.id, "gpus": lease.gpus, "asked": len(ask.gpus), "until": lease.exp}
-            self._ledger.audit(at, "granted", ask.node, **row)
-            self._ledger.put_clock(terms.mark)
-        log.info("node=%s leased seq=%d gpus=%d/%d", ask.node, lease.seq, len(lease.gpus), len(ask.gpus))
-        return grant
 
     def _expire(self, terms: Terms) -> None:
         """Free what is over. A seat that ends later than any lease can was taken under a wrong clock: it ends soon."""
@@ -210,43 +207,109 @@ class Leases:
         for held in self._ledger.pull_in(terms.at + MAX_LEASE_S + SKEW_S, until):
             self._ledger.audit(terms.at, "corrected", held.gpu, node=held.node, until=held.until)
 
-    def _make_lease(self, ask: Ask, terms: Terms, gpus: tuple[str, ...]) -> Lease:
-        """Numbered one above both sides. A node ahead of the ledger means that it was restored from a backup."""
-        last = self._ledger.grant(ask.node)
-        known = last.seq if last else 0
-        if ask.seq > known:
-            self._ledger.audit(terms.at, "restored", ask.node, node_seq=ask.seq, ledger_seq=known)
-        seq, epoch = max(ask.seq, known) + 1, self._ledger.epoch()
-        until, borrowed = self._until(ask.node, terms)
+    def _make_lease(self, ask: Ask, last: Grant | None, terms: Terms, seating: Seating) -> Lease:
+        """Numbered one above both sides."""
+        seq = max(ask.seq, last.seq if last else 0) + 1
+        until, borrowed = seating.until(ask.node)
         return Lease(
-            id=f"lease-{ask.node}-{epoch}-{seq}",
+            id=f"lease-{ask.node}-{seating.epoch}-{seq}",
             iat=terms.at,
             exp=until,
             cluster=self._cluster,
             node=ask.node,
             key=ask.key,
-            site=keys.public_hex(self._key),
+            site=self._site,
             licence=terms.licence.id,
             rev=terms.licence.rev,
             activated_at=terms.activated_at,
-            gpus=gpus,
+            gpus=seating.share(ask),
             report_by=terms.report_by,
-            epoch=epoch,
+            epoch=seating.epoch,
             seq=seq,
-            prev=hashlib.sha256(last.content).hexdigest() if last else "",
+            prev=last.head if last else "",
             extended_until=terms.extended_until,
-            resets=self._ledger.clock_resets(),
+            resets=seating.resets,
             borrowed=borrowed,
         )
+
+    # --- chains ---
+
+    def _learn(self, ask: Ask, chain: Grant | None, terms: Terms, seating: Seating) -> None:
+        """A node shows a lease of this site that is not in the ledger: the ledger is old, or another hub leads."""
+        lease = chains.shown(ask, self._key)
+        if lease is None:
+            return
+        if lease.epoch > max(seating.epoch, seating.epoch_heard):
+            self._ledger.put_epoch_heard(lease.epoch)
+            self._ledger.audit(terms.at, "superseded", ask.node, epoch=lease.epoch, own=seating.epoch)
+            log.error("%s", superseded(lease.epoch, seating.epoch).message)
+            seating.epoch_heard, seating.is_changed = lease.epoch, True
+        newer = lease.seq > (chain.seq if chain else 0) and lease.exp > terms.mark.time
+        holds = seating.holds
+        mine = {gpu: each.until for gpu, each in holds.items() if each.node == ask.node}
+        # A card that is another's in the ledger counts here only where it really is: it is in one machine.
+        gpus = tuple(gpu for gpu in lease.gpus if gpu not in holds or holds[gpu].node == ask.node or gpu in ask.gpus)
+        if newer and mine != dict.fromkeys(gpus, lease.exp):
+            if lease.borrowed:
+                self._ledger.put_borrowed(ask.node, lease.iat, lease.exp)
+            seating.hold(ask.node, gpus, since=lease.iat, until=lease.exp, gen=lease.seq)
+            self._ledger.audit(terms.at, "recalled", ask.node, lease=lease.id, gpus=gpus, until=lease.exp)
+            log.warning("node=%s has %s, which this ledger does not remember: it was restored", ask.node, lease.id)
+
+    def _refuse_fork(self, ask: Ask, chain: Grant, terms: Terms, seating: Seating) -> NoSeat:
+        if ask.node not in seating.forked:
+            each = Forked(node=ask.node, key=ask.key, of=chain.node, seq=ask.seq, since=terms.at)
+            self._ledger.put_forked(each)
+            row = {"of": chain.node, "key": ask.key[:16], "shown": ask.seq, "known": chain.taken}
+            self._ledger.audit(terms.at, "forked", ask.node, **row)
+            seating.forked.add(ask.node)
+            seating.is_changed = True
+            log.warning("node=%s shows lease %d of %s, which is at %d", ask.node, ask.seq, chain.node, chain.taken)
+        return NoSeat(code=FORK_CODE, message=fork_message(ask.node, chain.node))
+
+    def _note_back(self, ask: Ask, chain: Grant, terms: Terms, seating: Seating) -> Grant:
+        """The same machine shows an older lease than before; said once for each."""
+        if chain.back == ask.seq:
+            return chain
+        self._ledger.audit(terms.at, "went_back", ask.node, shown=ask.seq, known=chain.taken)
+        noted = replace(chain, back=ask.seq)
+        self._ledger.put_grant(noted)
+        seating.is_changed = True
+        log.warning("node=%s shows lease %d, and had %d: its disk was restored", ask.node, ask.seq, chain.taken)
+        return noted
 
     def _signed(self, grant: Grant, terms: Terms) -> str:
         """The token of a committed grant, behind the chain that proves it. Signing twice gives the same text."""
         return armour.LINK.join((terms.chain.text, sign_content(self._key, Lease, grant.content)))
 
 
-def term_of(licence: Licence) -> str:
-    """Names the term of a licence: amending it leaves the term, renewing it begins another."""
-    return f"{licence.id} {licence.exp}"
+FORK_CODE = "LIC-423"
+
+
+def fork_message(node: str, of: str) -> str:
+    """Why a node gets no further lease, and what helps."""
+    whose = "of a machine that goes on under this name" if node == of else f"of {of}, which goes on with it"
+    return (
+        f"{node} shows an old lease and the identity (node.key) {whose}: it is a copy, or its disk was put back on "
+        "other GPUs. It gets no new lease; what runs there goes on, and new jobs start until the lease it has is over. "
+        f"Give it an identity of its own: stoker-license node adopt --new {node}"
+    )
+
+
+def superseded(heard: int, own: int) -> NoSeat:
+    """Another hub of this site took over."""
+    message = (
+        f"A node has a lease of epoch {heard}, and this hub speaks with epoch {own}: a standby took over, or this "
+        "hub's state was restored from before it did. It gives no leases. Stop this hub; if it is the one to lead: "
+        "stoker-license standby promote"
+    )
+    return NoSeat(code="LIC-424", message=message)
+
+
+def _is_unknown(ask: Ask, chain: Grant | None) -> bool:
+    """It shows a lease that is neither the last of its chain nor the newest that was shown before."""
+    head = ask.head
+    return head is not None and (chain is None or head not in (chain.head, chain.taken_head))
 
 
 def _resting(node: str, since: int) -> NoSeat:

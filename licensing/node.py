@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from licensing import armour, clock, files, release, stage, verify
+from licensing import clock, files, release, stage, verify
 from licensing.clock import JUMP_S
 from licensing.document import sign
 from licensing.errors import (
@@ -67,6 +67,8 @@ class NodeLease:
         self._memory = Memory(state_dir / "gate.json", uptime, built_at)
         self._problem: LicenceError | None = None
         self._held: verify.LeaseChain | None = None
+        self._refused: Refusal | None = None
+        """Why the hub gives no further lease; said until it gives one. In memory: the hub says it to each agent."""
         self._taking = threading.Lock()
         """One lease after the other, so that its number is compared with what is held then."""
         self._load_lease()
@@ -116,6 +118,29 @@ class NodeLease:
             self._held, self._problem = None, None
             return token
 
+    def hear(self, refusal: Refusal) -> None:
+        """The hub says why it gives no further lease. It is shown, and changes nothing that may start here."""
+        self._refused = refusal
+
+    def renew_identity(self, now: int) -> str:
+        """Make a key of this node's own, where another machine has the same; gives its public half.
+
+        The lease that was made out to the old one is dropped: new jobs wait for the hub's next, running ones go on.
+
+        Raises:
+            StoreError: it cannot be written; key and lease stay.
+        """
+        with self._taking:
+            try:
+                self._key.renew()
+                files.remove(self._dir / "lease")
+            except OSError as error:
+                raise StoreError(f"no new key can be made: {self._dir}: {error.strerror or error}") from error
+            finally:
+                if self._held is not None and self._held.lease.key != self.key_hex:
+                    self._held, self._problem, self._refused = None, None, None
+        return self.key_hex
+
     def _release(self, held: verify.LeaseChain, at: int) -> Release:
         lease = held.lease
         return Release(
@@ -130,7 +155,7 @@ class NodeLease:
             lease=lease.id,
             gpus=lease.gpus,
             counter=lease.seq,
-            head=hashlib.sha256(split(held.text.rsplit(armour.LINK, 1)[-1]).payload).hexdigest(),
+            head=hashlib.sha256(split(held.token).payload).hexdigest(),
         )
 
     def tick(self, now: int) -> None:
@@ -142,7 +167,8 @@ class NodeLease:
     def standing(self, now: int) -> Standing:
         """The stage as this node sees it."""
         at = self._memory.look(now)
-        return self._standing(self._held, at) if self._held else self._no_lease()
+        standing = self._standing(self._held, at) if self._held else self._no_lease()
+        return standing if self._refused is None else stage.refused(standing, self._refused.code, self._refused.detail)
 
     def seated(self, now: int) -> frozenset[str]:
         """GPUs on which new jobs may start now."""
@@ -192,7 +218,7 @@ class NodeLease:
         except LicenceError as error:
             self._problem = error
             raise
-        self._held, self._problem = chain, None
+        self._held, self._problem, self._refused = chain, None, None
         log.info("lease=%s accepted gpus=%d until=%d", chain.lease.id, len(chain.lease.gpus), chain.lease.exp)
 
     def _refuse_old(self, chain: verify.LeaseChain) -> None:

@@ -60,6 +60,24 @@ class NodeKey:
             self.problem = None
         log.warning("%s is a new key: %s", self._path, self.hex)
 
+    def renew(self) -> None:
+        """Another key takes its place, because another machine has this one too; it is kept beside it.
+
+        Raises:
+            OSError: it cannot be written; the key stays.
+        """
+        with self._lock:
+            new = Ed25519PrivateKey.generate()
+            kept = files.set_aside(self._path) if os.path.lexists(self._path) else None
+            try:
+                keys.store_new(self._path, new)
+            except OSError:
+                if kept is not None:
+                    kept.replace(self._path)
+                raise
+            self._key, self.problem = new, None
+        log.warning("%s is a new key: %s; the one before it is kept as %s", self._path, self.hex, kept)
+
     def _try_at_once(self) -> None:
         try:
             self.store()

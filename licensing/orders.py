@@ -8,7 +8,7 @@ that can say nothing any more.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from licensing import plans, verify
@@ -32,6 +32,7 @@ class Verb(StrEnum):
     RETURN = "return"
     RECLAIM = "reclaim"
     ADOPT = "adopt"
+    RENEW = "renew"
     PIN = "pin"
     EXTEND = "extend"
     PROMOTE = "promote"
@@ -75,6 +76,8 @@ class Orders:
                 self.reclaim(order.subject, terms)
             case Verb.ADOPT:
                 self.adopt(order.subject, terms)
+            case Verb.RENEW:
+                self.renew(order.subject, terms)
             case Verb.EXTEND:
                 self.extend(terms)
             case Verb.PROMOTE:
@@ -136,6 +139,7 @@ class Orders:
             seats = self._ledger.free_node(node)
             self._ledger.drop_borrowed(node)
             self._ledger.put_resting(node, terms.at)
+            self._ledger.put_grant(replace(grant, taken=0, taken_head=""))  # it shows none from now on, and rightly
             self._ledger.audit(terms.at, "returned", node, release=paper.id, lease=paper.lease, seats=seats)
         log.info("node=%s gave back seats=%d", node, seats)
 
@@ -168,6 +172,11 @@ class Orders:
         Raises:
             UsageError: it has seats, or is unknown.
         """
+        if any(each.node == node for each in self._ledger.forked()):
+            raise UsageError(
+                f"{node} shows the identity of another machine and needs one of its own: stoker-license node adopt "
+                f"--new {node}"
+            )
         if node not in self._ledger.resting():
             raise UsageError(
                 f"{node} did not give its seats back, so there is nothing to adopt; see: stoker-license status"
@@ -175,6 +184,12 @@ class Orders:
         with self._ledger.transaction():
             self._ledger.drop_resting(node)
             self._ledger.audit(terms.at, "adopted", node)
+
+    def renew(self, node: str, terms: Terms) -> None:
+        """A node made itself another identity: what was known of a second holder under its name is over."""
+        with self._ledger.transaction():
+            self._ledger.drop_forked(node)
+            self._ledger.audit(terms.at, "adopted", node, new=True)
 
     def extend(self, terms: Terms) -> None:
         """Let new jobs start for 72 h more after everything is over, once a term.
@@ -205,7 +220,7 @@ class Orders:
 
     def promote(self, terms: Terms) -> None:
         """Speak with a higher epoch than the hub whose state this was: nodes take nothing of that one any more."""
-        epoch = self._ledger.epoch() + 1
+        epoch = max(self._ledger.epoch(), self._ledger.epoch_heard()) + 1
         with self._ledger.transaction():
             self._ledger.put_epoch(epoch)
             self._ledger.audit(terms.at, "epoch", self._site_key[:16], epoch=epoch)

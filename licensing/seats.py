@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+MAX_BATCH = 64
+"""How many nodes are answered with one flush of the hub's disk, at most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:

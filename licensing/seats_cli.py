@@ -28,9 +28,12 @@ def add_verbs(verbs: Any) -> list[argparse.ArgumentParser]:
     borrow.add_argument("days", metavar="DAYS", type=int, help="1 to 30")
     node = verbs.add_parser("node", help="what a node is to the licence")
     adopt = node.add_subparsers(dest="node_verb", required=True, metavar="VERB").add_parser(
-        "adopt", help="give seats again to a node that gave them back"
+        "adopt", help="give seats again to a node that gave them back, or shows the identity of another machine"
     )
     adopt.add_argument("node", metavar="NODE")
+    adopt.add_argument(
+        "--new", action="store_true", help="NODE is a copy of another machine: it makes itself an identity of its own"
+    )
     pin = verbs.add_parser("pin", help="a GPU that gets a seat before the others of its node where seats are short")
     pin.add_argument("gpu", metavar="UUID")
     pin.add_argument("--off", action="store_true", help="as the others again")
@@ -73,7 +76,8 @@ def run(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
         done = hub.order("promote", "", config=args.config)
         return done, f"this hub leads with epoch {done['epoch']}; stop the one before it"
     if args.verb == "node":
-        return hub.order("adopt", args.node, config=args.config), f"{args.node} gets seats again"
+        done = hub.order("adopt", args.node, force=args.new, config=args.config)
+        return done, f"{args.node} {'made itself a new identity and ' if args.new else ''}gets seats again"
     if args.verb == "pin":
         done = hub.order("unpin" if args.off else "pin", args.gpu, config=args.config)
         return done, f"{args.gpu} is {'as the others again' if args.off else 'first where seats are short'}"

@@ -20,14 +20,14 @@ from licensing.errors import ArmourError, OtherSiteError, UsageError
 from licensing.exchange import Want
 from licensing.fingerprint import Hardware, Mark
 from licensing.inuse import InUse
-from licensing.leases import Ask, Leases, Overdraft
+from licensing.leases import Ask, Leases, Outcome, Overdraft
 from licensing.orders import Order, Orders, Verb
 from licensing.requests import Outgoing, Requests
 from licensing.revocation import Revocations
 from licensing.roots import Roots, pinned
 from licensing.seats import Hold, NoSeat, has_uuid
 from licensing.stage import Standing
-from licensing.store import Asked, Entry, Installed, Ledger
+from licensing.store import Asked, Entry, Forked, Installed, Ledger
 from licensing.timekeeper import Timekeeper
 from licensing.usage_book import UsageBook
 from licensing.usage_report import Period, Reports
@@ -63,6 +63,10 @@ class Report:
     resting: frozenset[str] = frozenset()
     """Nodes that gave theirs back and get none until they are adopted."""
     pinned: frozenset[str] = frozenset()
+    forked: tuple[Forked, ...] = ()
+    """Nodes that show the identity of another, and get nothing new."""
+    epoch_heard: int = 0
+    """The highest epoch that a node told of; above `epoch`, another hub took over."""
     hardware: Hardware | None = None
     """How this machine stands to the licence; `None` where it was never looked at."""
 
@@ -299,6 +303,8 @@ class Site:
             borrowed=frozenset(node for node, until in self._ledger.borrowed().items() if until > mark.time),
             resting=frozenset(self._ledger.resting()),
             pinned=self._ledger.pinned(),
+            forked=tuple(self._ledger.forked()),
+            epoch_heard=self._ledger.epoch_heard(),
             hardware=self._binding.hardware(terms.licence if terms else None, mark, terms.at if terms else mark.time),
         )
 
@@ -331,22 +337,42 @@ class Site:
         self._time.confirm(now, self.key_hex[:16], sure=sure)
         return self.report(now)
 
-    def lease(self, node: str, node_key: str, gpus: Sequence[str], node_seq: int, now: int) -> str | NoSeat | None:
+    def lease(
+        self, node: str, node_key: str, gpus: Sequence[str], node_seq: int, now: int, held: str | None = None
+    ) -> str | NoSeat | None:
         """The lease to hand to a node now; `None` when the one it has will do.
 
         Ask as often as you like: a new lease is made when the node has none, its GPUs or the licence changed, seats
-        became free, or the last one is 8 h old. `node_seq` is the `seq` the node says it holds, 0 for none. A GPU
-        without a UUID is left out.
+        became free, or the last one is 8 h old. `node_seq` is the `seq` the node says it holds, 0 for none, and `held`
+        the token of that lease. A GPU without a UUID is left out.
 
         Raises:
             WeakKeyError: the node's key is no sound key.
             StoreError: the ledger cannot be written; nothing was granted.
         """
+        ask = Ask(node=node, key=node_key, gpus=tuple(gpus), seq=node_seq, held=held)
+        (outcome,) = self.leases([ask], now)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def leases(self, asks: Sequence[Ask], now: int) -> list[Outcome]:
+        """The same for up to `seats.MAX_BATCH` nodes with one flush of the disk; errors are among the outcomes."""
         terms = self._in_use.terms(self._time.look(now), now)
         if terms is None:
-            return NoSeat(code=self._in_use.missing.code or "LIC-401", message=self._in_use.missing.message)
-        named = tuple(gpu for gpu in gpus if has_uuid(gpu))
-        return self._leases.answer(Ask(node=node, key=node_key, gpus=named, seq=node_seq), terms)
+            missing = self._in_use.missing
+            return [NoSeat(code=missing.code or "LIC-401", message=missing.message) for _ in asks]
+        return self._leases.answer_all([_named(each) for each in asks], terms)
+
+    def hear(self, ask: Ask, now: int) -> None:
+        """Count what a node holds, before anybody gets more: this ledger may be an older one that was put back.
+
+        Raises:
+            StoreError: the ledger cannot be written.
+        """
+        terms = self._in_use.terms(self._time.look(now), now)
+        if terms is not None:
+            self._leases.hear(_named(ask), terms)
 
     # --- usage ---
 
@@ -372,3 +398,7 @@ class Site:
                 "no licence is installed, and usage is reported under one; stoker-license activate FILE comes first"
             )
         return self._reports.export(terms.licence, Period(begins=begins, ends=ends), terms.at, rows=rows)
+
+
+def _named(ask: Ask) -> Ask:
+    return replace(ask, gpus=tuple(gpu for gpu in ask.gpus if has_uuid(gpu)))

@@ -11,6 +11,7 @@ is running runs to its end, and everything else works in every stage.
     LIC-406  the voucher's first days are over        LIC-420  no seat for a GPU of this job
     LIC-407  the stored licence is of no use here     LIC-421  grace: no new nodes, no further seats
                                                       LIC-422  this node gave its seats back
+    LIC-424  another hub of this site took over       LIC-423  this node shows the identity of another machine
     LIC-408  perpetual: this build is newer than it covers
     LIC-409  given back by this site                  LIC-430  revoked
     LIC-431  usage report overdue, grace runs         LIC-432  … and grace is over
@@ -220,6 +221,14 @@ def of_lease(licence: Licence, lease: Lease, activated_at: int, now: int, built_
         return _standing(bounds, stage=Stage.RESTRICTED, code="LIC-412", message=message, fix="stoker-license status")
     message = f"{silent} New jobs start until {when(until)}; bring the hub back by then."
     return _standing(bounds, stage=Stage.GRACE, code="LIC-411", message=message, fix="stoker-license status")
+
+
+def refused(standing: Standing, code: str, message: str) -> Standing:
+    """The same with the hub's own word why it gives no further lease. Only shown: what may start stays as it was."""
+    if standing.stage.holds:
+        return replace(standing, code=code, message=f"{message} {STILL_WORKS}.", fix=None)
+    worst = standing.stage if standing.stage is not Stage.ACTIVE else Stage.NOTICE
+    return replace(standing, stage=worst, code=code, message=f"{message} {standing.message}", fix=None)
 
 
 def when(time: int) -> str:

@@ -17,70 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from sqlite_utils import Database, Migrations
 
 from licensing.clock import HighWater
 from licensing.errors import StoreError
-from licensing.hardware_schema import migrations as hardware_migrations
-from licensing.seats import Hold, has_uuid
+from licensing.store_seats import Forked as Forked
+from licensing.store_seats import Grant as Grant
 from licensing.store_seats import SeatRows
-from licensing.usage_schema import migrations as usage_migrations
 
 _high_water = msgspec.json.Decoder(HighWater)
 
 _GENESIS = "0" * 64
-_migrations = Migrations("licence")
-
-
-@_migrations()
-def m001_first(db: Database) -> None:
-    """The tables of the first version."""
-    db.table("meta").create({"name": str, "value": str}, pk="name")
-    db.table("licence").create(
-        {"id": str, "rev": int, "text": str, "activated_at": int, "installed": int}, pk="id", not_null={"text"}
-    )
-    db.table("hold").create(
-        {"unit": str, "subject": str, "node": str, "since": int, "until": int, "gen": int},
-        pk=("unit", "subject"),
-        not_null={"node", "since", "until", "gen"},
-    )
-    db.table("hold").create_index(["node"])
-    db.table("grant").create(
-        {"node": str, "key": str, "seq": int, "wanted": str, "content": bytes}, pk="node", not_null={"content"}
-    )
-    db.table("audit").create(
-        {"n": int, "at": int, "event": str, "subject": str, "detail": str, "prev": str, "hash": str}, pk="n"
-    )
-
-
-@_migrations()
-def m002_exchange(db: Database) -> None:
-    """What travels between site and vendor: requests, tombstones, revocation lists, receipts."""
-    for column in ("doubted", "report_by"):
-        db.table("licence").add_column(column, int, not_null_default=0)
-    db.table("request").create(
-        {"id": str, "want": str, "made_at": int, "until": int, "text": str, "answer": str},
-        pk="id",
-        not_null={"want", "made_at", "until", "text", "answer"},
-        defaults={"answer": ""},
-    )
-    db.table("released").create(
-        {"licence": str, "generation": int, "at": int, "text": str},
-        pk=("licence", "generation"),
-        not_null={"at", "text"},
-    )
-    db.table("crl").create({"signer": str, "number": int, "text": str}, pk="signer", not_null={"number", "text"})
-
-
-@_migrations()
-def m003_seats(db: Database) -> None:
-    """What is beside plain counting: borrowed, overdrawn, taken back, resting, pinned."""
-    db.table("borrowed").create({"node": str, "since": int, "until": int}, pk="node", not_null={"since", "until"})
-    db.table("overdraft").create({"term": str, "since": int}, pk="term", not_null={"since"})
-    db.table("reclaimed").create({"n": int, "at": int, "node": str, "seats": int}, pk="n", not_null={"at", "seats"})
-    db.table("resting").create({"node": str, "since": int}, pk="node", not_null={"since"})
-    db.table("pinned").create({"gpu": str}, pk="gpu")
-    db.table("emergency").create({"term": str, "since": int, "until": int}, pk="term", not_null={"since", "until"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,17 +69,6 @@ class Tombstone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grant:
-    """The last lease made out to a node, as content: signing it again gives the same token."""
-
-    node: str
-    key: str
-    seq: int
-    wanted: tuple[str, ...]
-    content: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One row of the trail."""
 
@@ -142,6 +77,10 @@ class Entry:
     event: str
     subject: str
     detail: dict[str, Any]
+
+
+class LostTransactionError(StoreError):
+    """SQLite rolled everything back by itself in the middle of a transaction."""
 
 
 class Ledger(SeatRows):
@@ -164,9 +103,7 @@ class Ledger(SeatRows):
             check = self._conn.execute("PRAGMA quick_check(1)").fetchone()[0]
             if check != "ok":
                 raise sqlite3.DatabaseError(check)
-            _migrations.apply(Database(self._conn))
-            usage_migrations.apply(Database(self._conn))
-            hardware_migrations.apply(Database(self._conn))
+            _bring_up_to_date(self._conn)
         except sqlite3.Error as error:
             self.close()
             raise StoreError(self._explain(error)) from error
@@ -188,6 +125,29 @@ class Ledger(SeatRows):
             if self._open.in_transaction:
                 self._open.execute("ROLLBACK")
             raise
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """A part of a transaction that may fail alone: what it did is undone, and the others' work stands.
+
+        Raises:
+            StoreError: SQLite gave up the whole transaction; nothing of it is kept.
+        """
+        self._require_transaction()
+        self._run("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            self._require_transaction()
+            self._run("ROLLBACK TO part")
+            self._run("RELEASE part")
+            raise
+        self._run("RELEASE part")
+
+    def _require_transaction(self) -> None:
+        """After some errors (a full disk) SQLite rolls back at once, and each statement would then stand for itself."""
+        if not self._open.in_transaction:
+            raise LostTransactionError(f"{self.path}: the transaction was given up, nothing of it was kept")
 
     # --- licences ---
 
@@ -274,65 +234,6 @@ class Ledger(SeatRows):
         """The revocation lists that are kept."""
         return [row[0] for row in self._run("SELECT text FROM crl")]
 
-    # --- seats ---
-
-    def holds(self, now: int) -> list[Hold]:
-        """The seats taken at effective time `now`."""
-        rows = self._run(
-            'SELECT subject, node, since, "until" FROM hold '
-            "WHERE unit = 'gpu' AND \"until\" > ? ORDER BY node, since, subject",
-            (now,),
-        )
-        return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]
-
-    def hold(self, node: str, gpus: Sequence[str], *, since: int, until: int, gen: int) -> None:
-        """Let `node` hold exactly these GPUs: what it held besides is free, what another held is now its own.
-
-        Raises:
-            StoreError: one of them is no GPU with a UUID of its own, so it could not be counted once.
-        """
-        nameless = [gpu for gpu in gpus if not has_uuid(gpu)]
-        if nameless:
-            raise StoreError(f"{', '.join(nameless)} of {node} has no UUID and gets no seat; see nvidia-smi -L there")
-        marks = ", ".join("?" * len(gpus))
-        self._run(f"DELETE FROM hold WHERE unit = 'gpu' AND node = ? AND subject NOT IN ({marks})", (node, *gpus))  # noqa: S608
-        self._open.executemany(
-            "INSERT INTO hold (unit, subject, node, since, \"until\", gen) VALUES ('gpu', ?, ?, ?, ?, ?) "
-            "ON CONFLICT (unit, subject) DO UPDATE SET since = iif(node = excluded.node, since, excluded.since), "
-            'node = excluded.node, "until" = excluded."until", gen = excluded.gen',
-            [(gpu, node, since, until, gen) for gpu in gpus],
-        )
-
-    def expire(self, now: int) -> list[Hold]:
-        """Free the seats whose time is over; gives what was freed."""
-        rows = self._run(
-            'DELETE FROM hold WHERE unit = \'gpu\' AND "until" <= ? RETURNING subject, node, since, "until"', (now,)
-        )
-        return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]
-
-    def pull_in(self, beyond: int, until: int) -> list[Hold]:
-        """Let the seats that end later than `beyond` end at `until`, but not borrowed ones; gives them."""
-        rows = self._run(
-            'UPDATE hold SET "until" = ? WHERE unit = \'gpu\' AND "until" > ? '
-            'AND node NOT IN (SELECT node FROM borrowed) RETURNING subject, node, since, "until"',
-            (until, beyond),
-        )
-        return [Hold(gpu=gpu, node=node, since=since, until=until) for gpu, node, since, until in rows]
-
-    def grant(self, node: str) -> Grant | None:
-        """The last grant of a node."""
-        row = self._one('SELECT key, seq, wanted, content FROM "grant" WHERE node = ?', (node,))
-        if row is None:
-            return None
-        return Grant(node=node, key=row[0], seq=row[1], wanted=tuple(json.loads(row[2])), content=row[3])
-
-    def put_grant(self, grant: Grant) -> None:
-        """Remember the last grant of a node."""
-        self._run(
-            'INSERT OR REPLACE INTO "grant" (node, key, seq, wanted, content) VALUES (?, ?, ?, ?, ?)',
-            (grant.node, grant.key, grant.seq, json.dumps(grant.wanted), grant.content),
-        )
-
     # --- time and trail ---
 
     def clock(self) -> HighWater | None:
@@ -354,6 +255,15 @@ class Ledger(SeatRows):
     def put_epoch(self, epoch: int) -> None:
         """This hub speaks with it from now on."""
         self._run("INSERT OR REPLACE INTO meta (name, value) VALUES ('epoch', ?)", (str(epoch),))
+
+    def epoch_heard(self) -> int:
+        """The highest epoch that a node's lease of this site had, 0 for none: above `epoch`, another hub leads."""
+        row = self._one("SELECT value FROM meta WHERE name = 'epoch_heard'")
+        return int(row[0]) if row else 0
+
+    def put_epoch_heard(self, epoch: int) -> None:
+        """A node has a lease of it."""
+        self._run("INSERT OR REPLACE INTO meta (name, value) VALUES ('epoch_heard', ?)", (str(epoch),))
 
     def clock_resets(self) -> int:
         """How often the time was set right by hand or by the vendor."""
@@ -407,7 +317,7 @@ class Ledger(SeatRows):
     # --- for the other tables of the file ---
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """A statement of `usage_book` or `usage_report`."""
+        """A statement of `store_seats`, `usage_book` or `usage_report`."""
         return self._run(sql, values)
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -448,6 +358,18 @@ class Ledger(SeatRows):
             f"{self.path} cannot be used ({error}); given leases go on for up to 96 h. Stop the hub, move the "
             "file away, start the hub and activate the licence file again"
         )
+
+
+def _bring_up_to_date(conn: sqlite3.Connection) -> None:
+    """Imported here: the commands have this module too, and are spared the database tools: 300 ms of their start."""
+    from sqlite_utils import Database
+
+    from licensing.hardware_schema import migrations as hardware_migrations
+    from licensing.store_schema import migrations
+    from licensing.usage_schema import migrations as usage_migrations
+
+    for each in (migrations, usage_migrations, hardware_migrations):
+        each.apply(Database(conn))
 
 
 _LICENCE = "SELECT id, rev, text, activated_at, doubted, report_by FROM licence"

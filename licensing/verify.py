@@ -22,7 +22,7 @@ from licensing import armour, keys, plans, stage
 from licensing.document import PRODUCT, Issuer, Lease, Licence, open_token, signer
 from licensing.errors import ChainError, OtherSiteError, SignatureError, TokenError
 from licensing.exchange import Crl, Receipt, Release, Request, Usage
-from licensing.paseto import MAX_TOKEN_CHARS
+from licensing.paseto import MAX_TOKEN_CHARS, split
 from licensing.roots import Roots
 
 SitePaper = TypeVar("SitePaper", Request, Release, Usage)
@@ -66,6 +66,11 @@ class LeaseChain:
     licence: Licence
     lease: Lease
     text: str
+
+    @property
+    def token(self) -> str:
+        """The lease alone, as its hub knows it again."""
+        return self.text.rsplit(armour.LINK, 1)[-1]
 
     @property
     def issuer(self) -> Issuer:
@@ -162,14 +167,15 @@ def crl_chain(text: str, roots: Roots) -> CrlChain:
     """
     *issuers, token = _cut(text, ("crl",), least=1)
     path = _path(issuers, roots, ("issuer", "crl")) if issuers else ()
-    by = signer(token)
+    parts = split(token)
+    by = signer(parts)
     if path and by != path[-1].key:
         raise SignatureError(f"the revocation list is not signed by {path[-1].name}, whose certificate comes with it")
     if not path and roots.find(by) is None:
         raise SignatureError(
             "the revocation list is not signed by a root key of this build; ask the vendor for another"
         )
-    return CrlChain(path=path, signer=by, crl=open_token(Crl, token, keys.verifying_key(by)), text=text)
+    return CrlChain(path=path, signer=by, crl=open_token(Crl, parts, keys.verifying_key(by)), text=text)
 
 
 def receipt_chain(text: str, roots: Roots) -> ReceiptChain:
@@ -182,9 +188,10 @@ def receipt_chain(text: str, roots: Roots) -> ReceiptChain:
     *issuers, token = _cut(text, kinds)
     path = _path(issuers, roots, kinds)
     issuer = path[-1]
-    if signer(token) != issuer.key:
+    parts = split(token)
+    if signer(parts) != issuer.key:
         raise SignatureError(f"the receipt is not signed by {issuer.name}, whose certificate comes with it")
-    receipt = open_token(Receipt, token, keys.verifying_key(issuer.key))
+    receipt = open_token(Receipt, parts, keys.verifying_key(issuer.key))
     if not issuer.nbf <= receipt.iat <= issuer.exp:
         raise ChainError(f"the receipt {receipt.id} reaches beyond the dates of its issuer {issuer.name}")
     keys.verifying_key(receipt.site)
@@ -197,8 +204,9 @@ def site_paper(kind: type[SitePaper], token: str) -> SiteToken[SitePaper]:
     Raises:
         LicenceError: it is of another kind, changed, or signed by another key than its content names.
     """
-    by = signer(token)
-    paper = open_token(kind, token, keys.verifying_key(by))
+    parts = split(token)
+    by = signer(parts)
+    paper = open_token(kind, parts, keys.verifying_key(by))
     problem = _problem_of_site_paper(paper, by)
     if problem:
         raise ChainError(f"the {kind.kind} {paper.id} {problem}; export it again at its site")
@@ -249,10 +257,10 @@ def _path(tokens: list[str], roots: Roots, kinds: tuple[str, ...]) -> tuple[Issu
         return (first,)
     if first.delegate == 0:  # 2
         raise _wrong_count(len(tokens) - 1 + len(kinds), kinds)
-    by = signer(tokens[1])
-    if by != first.key:
+    parts = split(tokens[1])
+    if signer(parts) != first.key:
         raise SignatureError(f"the second certificate is not signed by {first.name}, whose certificate comes first")
-    second = open_token(Issuer, tokens[1], keys.verifying_key(first.key))
+    second = open_token(Issuer, parts, keys.verifying_key(first.key))
     excess = _excess_of_issuer(second, first)
     if excess:
         raise ChainError(f"the certificate of {second.name} {excess}; ask {first.name} for a corrected one")
@@ -260,13 +268,14 @@ def _path(tokens: list[str], roots: Roots, kinds: tuple[str, ...]) -> tuple[Issu
 
 
 def _issuer(token: str, roots: Roots) -> Issuer:
-    root = roots.find(signer(token))
+    parts = split(token)
+    root = roots.find(signer(parts))
     if root is None:  # 2
         raise SignatureError(
             "the issuer's certificate is not signed by a root key of this build; "
             "ask the vendor for a file for your version"
         )
-    return _usable(open_token(Issuer, token, keys.verifying_key(root.key)))
+    return _usable(open_token(Issuer, parts, keys.verifying_key(root.key)))
 
 
 def _usable(issuer: Issuer) -> Issuer:
@@ -301,9 +310,10 @@ def _excess_of_issuer(child: Issuer, parent: Issuer) -> str | None:
 
 def _licence(token: str, issuer: Issuer) -> Licence:
     """Steps 4 and 5."""
-    if signer(token) != issuer.key:  # 4
+    parts = split(token)
+    if signer(parts) != issuer.key:  # 4
         raise SignatureError(f"the licence is not signed by {issuer.name}, whose certificate comes with it")
-    licence = open_token(Licence, token, keys.verifying_key(issuer.key))
+    licence = open_token(Licence, parts, keys.verifying_key(issuer.key))
     excess = _excess_of_licence(licence, issuer) or plans.problem(licence)  # 5
     if excess:
         raise ChainError(f"the licence {licence.id} {excess}; ask {issuer.name} for a corrected one")
@@ -331,10 +341,11 @@ def _excess_of_licence(licence: Licence, issuer: Issuer) -> str | None:
 
 def _lease(token: str, licence: Licence) -> Lease:
     """Steps 6 and 7. A voucher is bound to nobody, so its leases are signed by whatever site holds it."""
-    site = signer(token)
+    parts = split(token)
+    site = signer(parts)
     if licence.site is not None and site != licence.site:  # 6
         raise OtherSiteError(f"the lease is signed by site {site[:16]}…, the licence {licence.id} is bound to another")
-    lease = open_token(Lease, token, keys.verifying_key(site))
+    lease = open_token(Lease, parts, keys.verifying_key(site))
     excess = _excess_of_lease(lease, licence, site)  # 7
     if excess:
         raise ChainError(f"the lease {lease.id} {excess}; restart the hub, and tell the vendor if it stays")

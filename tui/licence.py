@@ -54,8 +54,20 @@ def standing(licence: Licence | None, wall: float, clock: Clock, width: int) -> 
             ("works", works or _WORKS, Role.TEXT),
             ("run", f"{licence.fix}   (here: A)" if licence.fix else "", Role.ACCENT),
         ]
-    parts += _bought(licence, wall, clock)
+    parts += [*_notices(licence, clock), *_bought(licence, wall, clock)]
     return _folded(parts, width)
+
+
+def _notices(licence: Licence, clock: Clock) -> Iterable[_Part]:
+    """What the chains of leases show: another hub leads, a node has the identity of another machine."""
+    if licence.epoch_heard > licence.epoch:
+        told = f"epoch {licence.epoch_heard} took over; this hub speaks with {licence.epoch} and gives no leases"
+        yield "hub", told, Role.BAD
+        yield "run", "stoker-license standby promote, if this hub is the one to lead; else stop it", Role.ACCENT
+    for each in licence.forked:
+        of = "another machine" if each.of == each.node else each.of
+        yield "copy", f"{each.node} has the identity of {of} since {clock.moment(each.since)}; no new lease", Role.WARN
+        yield "run", f"stoker-license node adopt --new {each.node}", Role.ACCENT
 
 
 def held_job(detail: str | None) -> list[_Part]:

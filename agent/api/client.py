@@ -51,6 +51,7 @@ from agent.api.types import (
     Job,
     JobReport,
     LeaseGrant,
+    LeaseRefusal,
     LeaseReply,
     Licence,
     LicenceAsk,
@@ -60,6 +61,7 @@ from agent.api.types import (
     LicenceRelease,
     LogMessage,
     Node,
+    NodeIdentity,
     NodeStatus,
     Plan,
     SubmitReply,
@@ -341,6 +343,14 @@ class Client:
     def put_lease(self, token: str) -> LeaseReply:
         """Hand a node its lease; for the hub."""
         return self._ask("PUT", "/v1/lease", LeaseReply, LeaseGrant(token=token), repeatable=True)
+
+    def refuse_lease(self, refusal: LeaseRefusal) -> LeaseReply:
+        """Tell a node why it gets no further lease; for the hub."""
+        return self._ask("PUT", "/v1/lease/refusal", LeaseReply, refusal, repeatable=True)
+
+    def renew_identity(self) -> NodeIdentity:
+        """Have a node make itself another key, and drop the lease that was made out to the old one. For the hub."""
+        return self._ask("POST", "/v1/lease/identity", NodeIdentity)
 
     def history(
         self,

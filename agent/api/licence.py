@@ -29,6 +29,17 @@ class SeatHolder(Wire, frozen=True, kw_only=True):
     """It has them until then without its hub."""
 
 
+class ForkedNode(Wire, frozen=True, kw_only=True):
+    """A node with an old lease and the identity of another machine: a copy of it, or its disk of another day."""
+
+    node: str
+    of: str
+    """The node whose chain of leases goes on; its own name where another machine answered under it."""
+    seq: int
+    """The lease that it shows."""
+    since: int
+
+
 class PendingRequest(Wire, frozen=True, kw_only=True):
     """A request to the vendor that was not answered yet."""
 
@@ -121,6 +132,10 @@ class Licence(Wire, frozen=True, kw_only=True):
     """UUIDs of GPUs that get a seat before others of their node."""
     hardware: LicenceHardware | None = None
     """`None` where the machine was never looked at: on a node, and with an older hub."""
+    forked: tuple[ForkedNode, ...] = ()
+    """Nodes that show the identity of another machine; they get nothing new."""
+    epoch_heard: int = 0
+    """The highest epoch of which a node had a lease; above `epoch`, another hub took over and this one gives none."""
     epoch: int = 1
     """Which hub of the site this is; a standby that took over has a higher one."""
     confirmed_at: int | None = None
@@ -159,7 +174,8 @@ class LicenceOrder(Wire, frozen=True, kw_only=True):
     days: int = 0
     """For how long a node borrows."""
     force: bool = False
-    """For a release: the node can say nothing any more. For the clock: it is certainly right."""
+    """For a release: the node can say nothing any more. For the clock: it is certainly right. For adopt: the node makes
+    itself a new identity, because it shows that of another machine."""
 
 
 class LicenceFile(Wire, frozen=True, kw_only=True):
@@ -200,5 +216,21 @@ class LeaseReply(Wire, frozen=True, kw_only=True):
     seq: int
     expires_at: int | None
     stage: LicenceStage
+    lease: str | None = None
+    """The token of that lease, which proves what the node holds to the hub that signed it."""
     usage: UsageHead | None = None
     """Where the node's usage ledger stands; `None` where it cannot be read."""
+
+
+class LeaseRefusal(Wire, frozen=True, kw_only=True):
+    """Why the hub gives a node no further lease; shown there, and changes nothing that the node may start."""
+
+    code: str
+    message: str
+
+
+class NodeIdentity(Wire, frozen=True, kw_only=True):
+    """The identity that a node made itself in place of one that another machine has."""
+
+    key: str
+    """Its public key, 64 hex digits."""

@@ -19,7 +19,9 @@ from agent.api.gpus import GpuSource as GpuSource
 from agent.api.gpus import GpuState as GpuState
 from agent.api.health import Incident
 from agent.api.licence import ActivateRequest as ActivateRequest
+from agent.api.licence import ForkedNode as ForkedNode
 from agent.api.licence import LeaseGrant as LeaseGrant
+from agent.api.licence import LeaseRefusal as LeaseRefusal
 from agent.api.licence import LeaseReply as LeaseReply
 from agent.api.licence import Licence as Licence
 from agent.api.licence import LicenceAsk as LicenceAsk
@@ -29,6 +31,7 @@ from agent.api.licence import LicenceHardware as LicenceHardware
 from agent.api.licence import LicenceOrder as LicenceOrder
 from agent.api.licence import LicenceRelease as LicenceRelease
 from agent.api.licence import LicenceStage as LicenceStage
+from agent.api.licence import NodeIdentity as NodeIdentity
 from agent.api.licence import PendingRequest as PendingRequest
 from agent.api.licence import SeatHolder as SeatHolder
 from agent.api.queue import Drain, JobEvent, JobStep, JobUsage, Missed, PriorityParts, UsagePoint

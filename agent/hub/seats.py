@@ -1,10 +1,11 @@
 """Seats to nodes: asks the licence for a lease for every node that is up, and puts it there.
 
-Rules kept here: the licence's file belongs to thread `seats`; nothing slow happens in it, nodes are called from their
-own workers, so that one which hangs delays neither another's lease nor an activation. When a lease is due is the
-licence's own rule (`HubLicence.lease` says None until then); we only offer often, and at once when something changed.
-A licence that fails stops nothing: nodes run on with the lease they hold. The machine is looked at before the first
-offer, daily, and before each request and activation; a part that hangs is absent after 3 s.
+Rules kept here: the licence's file belongs to thread `seats`, and leases go to it in batches (`checkouts`); nothing
+slow happens in it, nodes are called from their own workers, so that one which hangs delays neither another's lease nor
+an activation. When a lease is due is the licence's own rule (it says None until then); we only offer often, and at once
+when something changed. What nodes hold counts before anybody is granted more. A licence that fails stops nothing: nodes
+run on with the lease they hold. The machine is looked at before the first offer, daily, and before each request and
+activation; a part that hangs is absent after 3 s.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from agent.api.errors import ApiError
 from agent.api.types import (
+    LeaseRefusal,
+    LeaseReply,
     Licence,
     LicenceEvent,
     LicenceFile,
@@ -28,8 +31,9 @@ from agent.api.types import (
     NodeUpdate,
     Wire,
 )
-from agent.gate import HubLicence, Mark, NoSeat
+from agent.gate import Ask, HubLicence, Mark, NoSeat
 from agent.gpu.frames import UNKNOWN_UUID
+from agent.hub.checkouts import Checkouts
 from agent.hub.fleet import Fleet, Member
 
 _ORDERS = ("borrow", "adopt", "pin", "unpin", "extend", "promote")
@@ -38,6 +42,10 @@ LOOK_S = 86_400.0
 """How often the machine is looked at."""
 OFFER_S = 30.0
 """How often leases are offered when nothing happens; they are renewed after hours."""
+HEAR_ALL_S = 5.0
+"""How long the first leases of a hub wait for the other nodes to say what they hold; those that are down do not."""
+_TOLD = ("LIC-423",)
+"""What the node hears as well: here its operator must do something about it."""
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -66,8 +74,16 @@ class Seats:
         self._opened = False
         self._seen: dict[str, Hashable] = {}
         """What a node was when it was last seen, as far as its lease depends on it."""
-        self._seq: dict[str, int] = {}
-        """Number of the lease that each node holds; asked for anew whenever the node is another one or was away."""
+        self._held: dict[str, LeaseReply] = {}
+        """The lease that each node shows; asked for anew whenever the node is another one or was away."""
+        self._checkouts = Checkouts(self._answer)
+        self._unheard = {member.name for member in fleet.members()}
+        """Nodes of which it is not known yet, since this hub began, what they hold."""
+        self._all_heard = asyncio.Event()
+        self._told: set[str] = set()
+        """Nodes that heard why they get no lease."""
+        self._old_keys: dict[str, str] = {}
+        """The key that a node was told to replace: nothing is offered while its snapshots still have that one."""
         self._said: dict[str, str] = {}
         self._offers: dict[str, asyncio.Task[None]] = {}
         self.renewed: Callable[[str], None] = lambda node: None
@@ -81,6 +97,7 @@ class Seats:
             _log.error("licence: %s; nodes run on with the leases they hold", error)
         await self._look()
         self._fleet.listen(self._hear)
+        asyncio.get_running_loop().call_later(HEAR_ALL_S, self._all_heard.set)
         self._task = asyncio.create_task(self._run(), name="seats")
 
     async def stop(self) -> None:
@@ -155,6 +172,8 @@ class Seats:
             done = await (self._reclaim(order.subject) if order.force else self._take_back(order.subject))
         elif order.order == "clock-confirm":
             done = await self._in_thread(lambda hub: hub.confirm_clock(int(time.time()), sure=order.force))
+        elif order.order == "adopt" and order.force:
+            done = await self._renew_identity(order.subject)
         elif order.order in _ORDERS:
             done = await self._do(order.order, order.subject, days=order.days)
         else:
@@ -189,8 +208,30 @@ class Seats:
         except ApiError:
             await self._do("adopt", node)
             raise
-        self._seq.pop(node, None)
+        self._held.pop(node, None)
         return done
+
+    async def _renew_identity(self, node: str) -> Licence:
+        """Have a node make itself a key of its own; it is offered a lease once its snapshots show that key."""
+        member = self._member(node)
+        if member is None or member.node is None or member.link.state is not LinkState.UP:
+            message = f"{node} does not answer, so it cannot make itself a new key; adopt it when it is up again"
+            raise ApiError(409, "usage", message)
+        if all(each.node != node for each in (await self.licence()).forked):
+            message = f"{node} has an identity of its own, and keeps it; see: stoker-license status"
+            raise ApiError(409, "usage", message)
+        if (offer := self._offers.get(node)) is not None:
+            await asyncio.wait([offer])
+        old = member.node.key
+        await member.calls.call(lambda client: client.renew_identity())
+        self._old_keys[node] = old
+        self._forget(node)
+        return await self._do("renew", node)
+
+    def _forget(self, node: str) -> None:
+        """It is asked again what it holds."""
+        self._held.pop(node, None)
+        self._told.discard(node)
 
     async def _do(self, verb: str, subject: str, *, days: int = 0, release: str = "") -> Licence:
         return await self._in_thread(
@@ -209,7 +250,7 @@ class Seats:
         status = message.status
         if status.link is not LinkState.UP or status.node is None:
             if self._seen.pop(status.name, None) is not None:
-                self._seq.pop(status.name, None)
+                self._forget(status.name)
             return
         now = (status.node.key, status.node.boot_id, _uuids(status.node))
         if self._seen.get(status.name) != now:
@@ -249,14 +290,16 @@ class Seats:
     def _offer_all(self) -> None:
         for member in self._fleet.members():
             # A node that still hangs in the last offer is left to it, and the others are not.
-            if member.link.state is LinkState.UP and member.node is not None and member.name not in self._offers:
+            if member.link.state is not LinkState.UP or member.node is None or member.name in self._offers:
+                continue
+            if self._old_keys.get(member.name) != member.node.key:
                 self._offers[member.name] = asyncio.create_task(self._offer(member, member.node))
 
     async def _offer(self, member: Member, node: Node) -> None:
         try:
             outcome = await self._lease(member, node)
         except ApiError as error:
-            self._seq.pop(member.name, None)
+            self._held.pop(member.name, None)
             outcome = str(error)
         except Exception:  # noqa: BLE001 — the rim: a fault with one node must not end the offers to all
             _log.exception("node=%s: its lease failed", member.name)
@@ -270,21 +313,46 @@ class Seats:
 
     async def _lease(self, member: Member, node: Node) -> str | None:
         """Bring one node's lease up to date; what is to be said about it."""
-        name = member.name
-        if name not in self._seq:
-            self._seq[name] = (await member.calls.call(lambda client: client.lease())).seq
-        seq = self._seq[name]
-        uuids = _uuids(node)
-        token = await self._in_thread(lambda licence: licence.lease(name, node.key, uuids, seq, int(time.time())))
+        name, uuids = member.name, _uuids(node)
+        held = self._held.get(name) or await self._heard(member, node)
+        ask = Ask(node=name, key=node.key, gpus=uuids, seq=held.seq, held=held.lease)
+        token = await self._checkouts.lease(ask)
         if token is None:
             return None
         if isinstance(token, NoSeat):
+            await self._tell_node(member, token)
             return f"none, {token.code}: {token.message}"
-        held = await member.calls.call(lambda client: client.put_lease(token))
-        self._seq[name] = held.seq
+        held = self._held[name] = await member.calls.call(lambda client: client.put_lease(token))
+        self._told.discard(name)
         if held.usage is not None:
             self.renewed(name)
         return f"number {held.seq} until {held.expires_at}, stage {held.stage}"
+
+    async def _heard(self, member: Member, node: Node) -> LeaseReply:
+        """What a node holds. It counts before anybody is granted more: this ledger may be older than its leases."""
+        name = member.name
+        held = self._held[name] = await member.calls.call(lambda client: client.lease())
+        ask = Ask(node=name, key=node.key, gpus=_uuids(node), seq=held.seq, held=held.lease)
+        await self._in_thread(lambda licence: licence.hear(ask, int(time.time())))
+        self._unheard.discard(name)
+        if not self._unheard:
+            self._all_heard.set()
+        await self._all_heard.wait()
+        return held
+
+    async def _answer(self, asks: Sequence[Ask], now: int) -> Sequence[str | NoSeat | Exception | None]:
+        return await self._in_thread(lambda licence: licence.leases(asks, now))
+
+    async def _tell_node(self, member: Member, why: NoSeat) -> None:
+        """Let a node know why it gets no lease; an agent of before has no ear for it."""
+        if why.code not in _TOLD or member.name in self._told:
+            return
+        self._told.add(member.name)
+        refusal = LeaseRefusal(code=why.code, message=why.message)
+        try:
+            await member.calls.call(lambda client: client.refuse_lease(refusal))
+        except ApiError as error:
+            _log.info("node=%s does not hear why it gets no lease: %s", member.name, error)
 
     async def _tell(self) -> None:
         try:

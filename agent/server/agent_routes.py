@@ -18,9 +18,11 @@ from agent.api.types import (
     Hello,
     JobUpdate,
     LeaseGrant,
+    LeaseRefusal,
     LeaseReply,
     LicenceUpdate,
     LinkState,
+    NodeIdentity,
     NodeStatus,
     NodeUpdate,
     Wire,
@@ -120,6 +122,8 @@ class AgentService:
             app.router.add_get(f"{root}/lease", self._get_lease)
             app.router.add_put(f"{root}/lease", self._put_lease)
             app.router.add_delete(f"{root}/lease", self._give_back_lease)
+            app.router.add_put(f"{root}/lease/refusal", self._put_refusal)
+            app.router.add_post(f"{root}/lease/identity", self._renew_identity)
 
     # --- the node -----------------------------------------------------------------------------------------------------
 
@@ -200,6 +204,19 @@ class AgentService:
             word = await asyncio.to_thread(self._gate.give_back, _now())
         self._engine.wake()
         return json_response(LeaseGrant(token=word))
+
+    async def _put_refusal(self, request: web.Request) -> web.Response:
+        self._require_hub(request)
+        refusal = await read_body(request, LeaseRefusal)
+        self._gate.hear(refusal.code, refusal.message)
+        return json_response(self._gate.lease_reply(_now()))
+
+    async def _renew_identity(self, request: web.Request) -> web.Response:
+        self._require_hub(request)
+        async with self._gate_lock:
+            key = await asyncio.to_thread(self._gate.renew_identity, _now())
+        self._engine.wake()
+        return json_response(NodeIdentity(key=key))
 
     def _require_hub(self, request: web.Request) -> None:
         if not caller_of(request).trusted:

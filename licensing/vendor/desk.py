@@ -11,7 +11,7 @@ import csv
 import io
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from licensing import armour, keys, usage_check, usage_file, usage_verify, verify
 from licensing.armour import Label
-from licensing.document import Licence, open_token
+from licensing.document import Licence, open_token, short
 from licensing.errors import ChainError, OtherSiteError, ReplayError, RevokedError, UsageError
 from licensing.exchange import Crl, Receipt, Release, Request, RevokedKey, RevokedLicence, Usage, Want
 from licensing.plans import DAY_S, REPORT_DUE_S
@@ -142,7 +142,10 @@ class Desk:
         self._refuse_move(licence, stone, now, beyond)
         new = _bound(licence, asked, now, generation=licence.generation + 1)
         sites = stone.key, asked.key
-        return self._reply(signer, asked, new, now, "transfer", move=(sites, beyond or ""))
+        answer = self._reply(signer, asked, new, now, "transfer", move=(sites, beyond or ""))
+        head = short(bytes.fromhex(stone.paper.head)) if stone.paper.head else None
+        gave = self._chain_remarks(stone.key, stone.paper.counter, head)
+        return replace(answer, remarks=(*gave, *answer.remarks))
 
     # --- revocation ---
 
@@ -323,15 +326,8 @@ class Desk:
         return Answer(licence=licence, text=text, remarks=remarks)
 
     def _remarks(self, asked: SiteToken[Request], licence: Licence, before: Licence) -> tuple[str, ...]:
-        remarks = []
         request = asked.paper
-        for seen in self._store.seen_from(asked.key):
-            if request.counter < seen.counter or (request.counter == seen.counter and request.head != seen.head):
-                remarks.append(
-                    f"site {asked.key[:16]}… is at row {request.counter} of its trail, and was at {seen.counter} on "
-                    f"{when(seen.at)}: it was restored from a backup, or two machines answer for it"
-                )
-                break
+        remarks = self._chain_remarks(asked.key, request.counter, request.head)
         if request.fingerprint is None and not licence.vm:
             remarks.append(
                 "the site names no hardware, and the licence is not for machines without: where fewer than 3 groups of "
@@ -342,6 +338,17 @@ class Desk:
                 "the site's hardware is another than it was bound to: a part was replaced, the hub moved, or was copied"
             )
         return tuple(remarks)
+
+    def _chain_remarks(self, site: str, counter: int, head: str | None) -> list[str]:
+        """Whether a site's trail is an older one than it showed before, or another one of the same length."""
+        for seen in self._store.seen_from(site):
+            if counter < seen.counter or (counter == seen.counter and head is not None and head != seen.head):
+                at = f"at row {counter} of its trail, and was at {seen.counter} on {when(seen.at)}"
+                also = " with other content" if counter == seen.counter else ""
+                return [
+                    f"site {site[:16]}… is {at}{also}: it was restored from a backup, or two machines answer for it"
+                ]
+        return []
 
     def _out(self, signer: Signer, licence: Licence, why: str, now: int) -> Answer:
         text = signer.licence(licence, self._lists())

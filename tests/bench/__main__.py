@@ -5,9 +5,10 @@ on a real one too: STOKER_BENCH_NVML), daemons (resident memory, idle CPU), jobs
 queued), history (the store with a long history), rings (a node's history of its GPUs), hang (a GPU that hangs, one that
 is lost; eleven minutes), commands (wall and CPU times), kills (jobs under kill -9), peers (task-spooler and Slurm on
 the same jobs), units (the same jobs as systemd units), screen (what the screen costs), sched (the scheduler: CPU time
-of a pass, and a simulation of a realistic queue), licence (documents read per CPU-second, and how fast bad ones are
-refused), usage (the ledger of GPU time: rows a second, a month's report). The machines are shared and noisy: every time
-is a median of repeats, beside the same machine's bare `python -c pass`.
+of a pass, and a simulation of a realistic queue), licence (documents read per CPU-second, how fast bad ones go, seat
+checkouts through the one writer, `stoker-license status`), usage (the ledger of GPU time: rows a second, a month's
+report). The machines are shared and noisy: every time is a median of repeats, beside the same machine's bare
+`python -c pass`.
 """
 
 from __future__ import annotations

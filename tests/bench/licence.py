@@ -1,21 +1,30 @@
-"""Licences: how long the refusal of each bad file takes, and documents made and read per CPU-second."""
+"""Licences: how long each bad file's refusal takes, documents made and read per CPU-second, checkouts, `status`."""
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from licensing import armour, keys, paseto, revocation, usage_check, verify
 from licensing.armour import LINK, Label
 from licensing.document import Lease, open_token, sign
 from licensing.errors import LicenceError
 from licensing.exchange import Release, Request
-from tests.bench.table import Row, row_of
+from tests.bench import checkouts
+from tests.bench.table import Row, compiled_once, row_of
 from tests.fakes import papers
+from tests.fakes.daemons import box
 from tests.fakes.vendor import FOLDER, LEASE, NODE, ROOTS, SITE, VOUCHER
 
 REPEATS = 7
+STARTS = 9
 SPAN_S = 0.2
 NODE_KEY = keys.public_hex(NODE)
 
@@ -33,7 +42,7 @@ _READ: dict[str, Callable[[str], object]] = {
 
 def rows() -> list[Row]:
     """The slowest refusal of each kind, then the rates beside the floors of the design."""
-    return [*_refusals(), *_rates()]
+    return [*_refusals(), *_rates(), *checkouts.rows(), *_status()]
 
 
 def _refusals() -> Iterator[Row]:
@@ -62,6 +71,23 @@ def _rates() -> Iterator[Row]:
         yield row_of(what, _per_cpu_s(work), "/CPU-s", aim)
 
 
+def _status() -> Iterator[Row]:
+    """The command as it is typed, in a new interpreter, with a hub that answers."""
+    words = ["-c", "import sys; from agent.__main__ import license_main; sys.exit(license_main())", "status"]
+    with compiled_once(), tempfile.TemporaryDirectory(prefix="stoker-bench-") as folder, box(Path(folder)) as made:
+        env = {**os.environ, "STOKER_CONFIG": str(made.config)}
+        times = [_child_cpu_ms(words, env) for _ in range(STARTS + 1)][1:]
+    yield row_of("stoker-license status, cold: CPU", times, "ms", "≤ 300")
+
+
+def _child_cpu_ms(words: list[str], env: dict[str, str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, *words], env=env, stdout=subprocess.DEVNULL, timeout=30)
+    assert done.returncode in (0, 3), "the evaluation is ACTIVE or in NOTICE"
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
+
+
 def _refusal_ms(read: Callable[[str], object], text: str) -> float:
     keys.public_key.cache_clear()
     begin = time.perf_counter()
@@ -72,6 +98,7 @@ def _refusal_ms(read: Callable[[str], object], text: str) -> float:
 
 def _cold(chain: str) -> None:
     keys.public_key.cache_clear()
+    keys.verifying_key.cache_clear()
     verify.lease_chain(chain, ROOTS, NODE_KEY)
 
 

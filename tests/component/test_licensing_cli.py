@@ -7,6 +7,8 @@ import json
 import re
 import sqlite3
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -447,3 +449,11 @@ def test_emergency_hours_are_taken(hub: LocalHub, capsys: pytest.CaptureFixture[
     assert cli.main(["extend", "--emergency"], hub) == 0
     assert capsys.readouterr().out == "new jobs start until 2027-11-29 08:00 UTC, once in this term\n"
     assert cli.main(["status"], hub) == 3
+
+
+def test_the_command_loads_no_database_tools() -> None:
+    """They are most of its start: numpy comes with them where it is installed."""
+    code = "import sys, agent.cli, licensing.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
+    assert "licensing.store" in loaded.stdout.split()
+    assert not {"sqlite_utils", "numpy", "aiohttp"} & set(loaded.stdout.split())

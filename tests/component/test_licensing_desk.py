@@ -308,13 +308,43 @@ def test_a_licence_of_another_desk_is_not_answered(vendor: Vendor, tmp_path: Pat
     assert "vendor revoke KEY" in vendor.err
 
 
-def test_a_restored_site_is_remarked_and_answered(vendor: Vendor, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("then", "words"),
+    [
+        ({"counter": 12}, "at row 12 of its trail, and was at 40"),
+        ({"counter": 40, "head": "A" * 22}, "at 40 on 2027-01-15 08:00 UTC with other content"),
+        ({"counter": 41, "head": "A" * 22}, None),
+    ],
+)
+def test_a_restored_or_doubled_site_is_remarked_and_answered(
+    vendor: Vendor, tmp_path: Path, then: dict[str, Any], words: str | None
+) -> None:
     vendor.voucher()
-    for number, counter in enumerate((40, 12)):
-        terms = changed(papers.REQUEST, id=f"{number:024x}", licence="lic-1", counter=counter)
+    first: dict[str, Any] = {"counter": 40}
+    for number, more in enumerate((first, then)):
+        terms = changed(papers.REQUEST, id=f"{number:024x}", licence="lic-1", **more)
         (tmp_path / "r").write_text(sign(SITE, terms))
         vendor.file("activate", tmp_path / "r")
-    assert "was restored from a backup, or two machines answer for it" in vendor.err
+    assert ("two machines answer for it" in vendor.err) is (words is not None)
+    assert words is None or words in vendor.err
+
+
+def test_a_release_of_an_older_trail_is_remarked_too(vendor: Vendor, places: list[Place]) -> None:
+    """A site gives its licence back, and its folder is from before it asked for the last thing."""
+    place = places[0]
+    place.install(vendor.voucher())
+    place.install(vendor.file("activate", place.request(Want.ACTIVATE)))
+    place.site.close()
+    ledger = place.folder / "hub" / "licence.db"
+    before = ledger.read_bytes()
+    place.site.open()
+    for _ in range(2):
+        vendor.file("activate", place.request(Want.RENEW))
+    place.site.close()
+    ledger.write_bytes(before)
+    place.site.open()
+    vendor.file("transfer", place.release(to=places[1].request(Want.TRANSFER)))
+    assert "two machines answer for it" in vendor.err
 
 
 @pytest.mark.parametrize("kind", ["request", "release"])

@@ -26,7 +26,9 @@ from licensing.stage import Stage
 from tests.fakes import vendor
 from tests.fakes.vendor import DAY, EVALUATION_FILE, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
 
-NODE_KEY = public_hex(vendor.NODE)
+KEYS = {node: public_hex(vendor.seeded(node)) for node in ("n1", "n2", "n3", "n9")}
+"""Each node has a key of its own: two names under one are a clone."""
+NODE_KEY = KEYS["n1"]
 EVALUATION = changed(VOUCHER, id="lic-evaluation", plan="evaluation", term_s=14 * DAY)
 
 
@@ -45,14 +47,15 @@ def site(tmp_path: Path, boot: Boot) -> Iterator[Site]:
 
 def token(site: Site, node: str = "n1", gpus: tuple[str, ...] = ("GPU-0",), seq: int = 0, now: int = NOW) -> str:
     """A lease that must be granted."""
-    answer = site.lease(node, NODE_KEY, gpus, seq, now)
+    answer = site.lease(node, KEYS[node], gpus, seq, now)
     assert isinstance(answer, str)
     return answer
 
 
 def read(text: str) -> verify.LeaseChain:
-    """A lease as the node reads it."""
-    return verify.lease_chain(text, ROOTS, NODE_KEY)
+    """A lease as its node reads it."""
+    node = next(name for name in KEYS if f'"node":"{name}"'.encode() in split(text.split("~")[-1]).payload)
+    return verify.lease_chain(text, ROOTS, KEYS[node])
 
 
 def bound(site: Site, **fields: object) -> str:
@@ -213,7 +216,7 @@ def test_short_of_seats_a_node_gets_a_part_and_more_when_they_are_free(site: Sit
     site.activate(bound(site, seats=3, plan="trial"), NOW)
     token(site, "n1", ("A", "B"))
     assert read(token(site, "n2", ("C", "D"))).lease.gpus == ("C",)
-    assert site.lease("n2", NODE_KEY, ["C", "D"], 1, NOW) is None
+    assert site.lease("n2", KEYS["n2"], ["C", "D"], 1, NOW) is None
     token(site, "n1", ("A",), seq=1)
     assert read(token(site, "n2", ("C", "D"), seq=1)).lease.gpus == ("C", "D")
 
@@ -258,7 +261,7 @@ def test_grace_renews_what_there_is_and_adds_nothing(site: Site, boot: Boot) -> 
     token(site, gpus=("A",), now=boot.at(end - 3600))
     kept = read(token(site, gpus=("A", "B"), seq=1, now=boot.at(end + 60)))
     assert kept.lease.gpus == ("A",)
-    new = site.lease("n9", NODE_KEY, ["Z"], 0, end + 60)
+    new = site.lease("n9", KEYS["n9"], ["Z"], 0, end + 60)
     assert isinstance(new, NoSeat)
     assert new.code == "LIC-421"
 

@@ -8,6 +8,7 @@ Job 1 exists from the start. `GET /v1/seen` tells which requests came, with the 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import re
 import subprocess
 import sys
@@ -44,7 +45,6 @@ from agent.server.stream import STREAMS, NdjsonStream, Streams
 from tests.fakes.queue import FakeQueue, answer, refuse
 
 BEAT_S = 0.2
-KEY = Ed25519PrivateKey.from_private_bytes(b"a fake agent's own private key..").public_key().public_bytes_raw().hex()
 
 
 def job(number: int, node: str, state: JobState = JobState.RUNNING, **more: Any) -> Job:
@@ -58,7 +58,7 @@ def node(name: str, gpus: int = 8, **more: Any) -> Node:
         "time": time.time(),
         "boot_id": "b",
         "mode": "user",
-        "key": KEY,
+        "key": key_of(name),
         "gpu_source": GpuSource.SIMULATED,
         "cpu_count": 1,
         "memory_total_bytes": 64 * 2**30,
@@ -66,6 +66,12 @@ def node(name: str, gpus: int = 8, **more: Any) -> Node:
         "gpus": tuple(Gpu(index=i, uuid=f"GPU-{name}-{i}", name="S", sampled_at=0.0, seated=True) for i in range(gpus)),
     }
     return Node(name=name, **(values | more))
+
+
+def key_of(name: str) -> str:
+    """Every fake agent has a key of its own: two under one key are a clone to the hub."""
+    private = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"fake agent {name}".encode()).digest())
+    return private.public_key().public_bytes_raw().hex()
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):

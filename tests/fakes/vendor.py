@@ -242,6 +242,8 @@ BAD_LICENCES: dict[str, Callable[[], str]] = {
 }
 
 BOUND = changed(VOUCHER, site=keys.public_hex(SITE))
+OVER = changed(BOUND, iat=NOW - 60 * DAY, nbf=NOW - 60 * DAY, exp=NOW - 30 * DAY)
+"""A licence whose grace is over, too."""
 
 BAD_LEASES: dict[str, Callable[[], str]] = {
     "licence-without-lease": chain,
@@ -265,6 +267,29 @@ BAD_LEASES: dict[str, Callable[[], str]] = {
     "signed-by-the-issuer-as-licence": lambda: armour.LINK.join((chain(), sign(ISSUER, VOUCHER))),
     "from-next-week": lambda: lease(changed(LEASE, seq=6, iat=NOW + 7 * DAY, exp=NOW + 8 * DAY)),
     "older-than-the-one-held": lambda: lease(changed(LEASE, seq=4, id="lease-n1-1-4")),
+    "longer-than-its-licence-allows": lambda: lease(changed(LEASE, exp=NOW + DAY + 1), licence=BOUND),
+    "a-day-where-an-hour-is-allowed": lambda: lease(LEASE, licence=changed(BOUND, lease_s=3600)),
+    "borrowed-for-longer-than-30-days": lambda: lease(
+        changed(LEASE, borrowed=True, exp=NOW + 30 * DAY + 1), licence=BOUND
+    ),
+    "borrowed-beyond-its-licence": lambda: lease(
+        changed(LEASE, borrowed=True, exp=NOW + 25 * DAY), licence=changed(BOUND, exp=NOW + 5 * DAY)
+    ),
+    "emergency-for-longer-than-72-hours": lambda: lease(
+        changed(LEASE, activated_at=OVER.nbf, extended_until=NOW + 72 * 3600 + 1), licence=OVER
+    ),
+    "beyond-its-emergency-hours": lambda: lease(
+        changed(LEASE, activated_at=OVER.nbf, extended_until=NOW + 3600), licence=OVER
+    ),
+    "over-and-no-emergency": lambda: lease(changed(LEASE, activated_at=OVER.nbf), licence=OVER),
+    "more-gpus-than-seats-and-overdraft": lambda: lease(
+        changed(LEASE, gpus=tuple(f"GPU-{n}" for n in range(10))), licence=BOUND
+    ),
+    "epoch-lower-than-known": lambda: lease(changed(LEASE, epoch=0, seq=99, id="lease-n1-0-99")),
+    "number-beyond-2-53": lambda: armour.LINK.join(
+        (chain(), sign_content(SITE, Lease, encode(LEASE).replace(b'"seq":5', b'"seq":9007199254740993')))
+    ),
+    "digest-of-the-one-before-cut-short": lambda: lease(changed(LEASE, seq=6, prev="0" * 63)),
     "same-number-other-content": lambda: lease(changed(LEASE, gpus=("GPU-7",))),
 }
 

@@ -131,6 +131,17 @@ VERDICTS: dict[str, tuple[str, str]] = {
     "from-next-week": ("licence_clock", "correct this node's clock"),
     "older-than-the-one-held": ("licence_replay", "lease-n1-1-4 is not newer than lease-n1-1-5"),
     "same-number-other-content": ("licence_replay", "not newer"),
+    "longer-than-its-licence-allows": ("licence_chain", "runs for 86401 s, and may for 86400 s"),
+    "a-day-where-an-hour-is-allowed": ("licence_chain", "runs for 86400 s, and may for 3600 s"),
+    "borrowed-for-longer-than-30-days": ("licence_chain", "runs for 2592001 s, and may for 2592000 s"),
+    "borrowed-beyond-its-licence": ("licence_chain", "beyond the dates of its licence"),
+    "emergency-for-longer-than-72-hours": ("licence_chain", "takes emergency hours for longer than 72 h"),
+    "beyond-its-emergency-hours": ("licence_chain", "beyond the dates of its licence"),
+    "over-and-no-emergency": ("licence_chain", "beyond the dates of its licence"),
+    "more-gpus-than-seats-and-overdraft": ("licence_chain", "covers 10 GPUs"),
+    "epoch-lower-than-known": ("licence_replay", "of epoch 0, and this node had one of epoch 1: a standby took over"),
+    "number-beyond-2-53": ("licence_content", r"beyond ±2\^53"),
+    "digest-of-the-one-before-cut-short": ("licence_content", r"\$\.prev"),
 }
 
 
@@ -141,13 +152,13 @@ def test_every_bad_lease_has_its_verdict() -> None:
 @pytest.mark.parametrize("name", VERDICTS)
 def test_a_bad_lease_is_refused_and_the_held_one_stays(known: NodeGate, tmp_path: Path, name: str) -> None:
     known.accept((FOLDER / "good.lease").read_text(), NOW)
-    before = (tmp_path / "known" / "lease").read_bytes()
+    before = {each.name: each.read_bytes() for each in (tmp_path / "known").iterdir()}
     code, words = VERDICTS[name]
     with pytest.raises(ApiError, match=words) as refusal:
         known.accept((FOLDER / f"{name}.lease").read_text(), NOW)
     assert refusal.value.code == code
     assert 400 <= refusal.value.status < 500
-    assert (tmp_path / "known" / "lease").read_bytes() == before
+    assert {each.name: each.read_bytes() for each in (tmp_path / "known").iterdir()} == before
     assert known.lease_reply(NOW).seq == 5
     assert known.admit(["GPU-0"], NOW) == Admit()
 

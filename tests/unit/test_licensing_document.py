@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from licensing import armour, strictjson, verify
+from licensing import armour, document, strictjson, verify
 from licensing.document import Licence, decode, encode
 from licensing.errors import (
     ArmourError,
@@ -185,3 +186,56 @@ def test_strict_json_never_fails_another_way(data: bytes) -> None:
 def test_any_depth_is_refused_in_words(depth: int) -> None:
     with pytest.raises(ContentError, match="deeper"):
         strictjson.loads(b'{"a":' + b"[" * depth + b"]" * depth + b"}")
+
+
+PIECES = [
+    '"seats":9,',
+    '"extra":1,',
+    "8.0",
+    "8e0",
+    "-0",
+    "08",
+    "true",
+    " ",
+    "\\u0041",
+    "\\\\",
+    "\x7f",
+    "é",
+    "null",
+    "{",
+    "]",
+]
+
+
+@given(
+    at=st.integers(0, 200), cut=st.integers(0, 12), piece=st.sampled_from(["", *PIECES]), customer=st.text(max_size=6)
+)
+def test_the_fast_reader_says_what_the_strict_one_says(at: int, cut: int, piece: str, customer: str) -> None:
+    """Content in our own bytes is read without the strict reader: whatever else is made of it, both agree."""
+    text = encode(changed(VOUCHER, customer=f"A{customer}")).decode("utf-8", "surrogatepass")
+    content = (text[:at] + piece + text[at + cut :]).encode("utf-8", "surrogatepass")
+    assert _read(lambda: decode(Licence, content)) == _read(lambda: document._as_others_write(Licence, content))
+
+
+def test_what_we_write_goes_the_fast_way_and_all_else_the_strict_one() -> None:
+    plain = encode(VOUCHER)
+    assert document._as_we_write(Licence, plain) == VOUCHER
+    for other in (
+        plain.replace(b'"seats":8', b'"seats":8,"seats":8'),
+        plain.replace(b'"seats":8', b'"seats":8.0'),
+        plain.replace(b'"seats":8', b'"seats": 8'),
+        plain.replace(b'"seats":8', b'"extra":1,"seats":8'),
+        plain.replace(b"ACME", b"AC\\u004dE"),
+        plain.replace(b"ACME", b"AC\x7fME"),
+        plain.replace(b"ACME", "ACMÉ".encode()),
+        plain.replace(b'"v":1', b'"v":2'),
+    ):
+        assert other != plain
+        assert document._as_we_write(Licence, other) is None
+
+
+def _read(read: Callable[[], Licence]) -> Licence | type[LicenceError]:
+    try:
+        return read()
+    except LicenceError as error:
+        return type(error)
