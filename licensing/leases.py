@@ -117,7 +117,7 @@ class Leases:
     def _is_due(self, ask: Ask, last: Grant, terms: Terms) -> bool:
         """The node is ahead or changed, the licence changed, seats became free, or the lease is old or not of now."""
         lease = decode(Lease, last.content)
-        if ask.seq > last.seq or ask.gpus != last.wanted:
+        if ask.seq > last.seq or ask.gpus != last.wanted or lease.held is not None:
             return True
         then = (lease.licence, lease.rev, lease.report_by, lease.extended_until)
         if then != (terms.licence.id, terms.licence.rev, terms.report_by, terms.extended_until):

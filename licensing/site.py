@@ -30,6 +30,7 @@ from licensing.exchange import Want
 from licensing.leases import Ask, Leases, Overdraft, Terms, term_of
 from licensing.orders import Order, Orders
 from licensing.requests import Commitment, Outgoing, Requests
+from licensing.restricted import Restrictions
 from licensing.revocation import Revocations
 from licensing.roots import Roots, pinned
 from licensing.seats import Hold, NoSeat, has_uuid
@@ -127,6 +128,8 @@ class Site:
         self.key_hex = keys.public_hex(key)
         self._ledger.open()
         self._leases = Leases(self._ledger, key, self._cluster)
+        self._restrictions = Restrictions(self._ledger, key, self._roots)
+        self._restrictions.load()
         self._book = UsageBook(self._ledger)
         self._reports = Reports(self._ledger, self._book, key)
         self._requests = Requests(self._ledger, key, self._commitment)
@@ -259,7 +262,7 @@ class Site:
         mark = self._look(now)
         terms = self._terms(mark, now)
         return Report(
-            standing=terms.standing if terms else self._missing,
+            standing=terms.standing if terms else self._absent(mark),
             licence=terms.licence if terms else None,
             activated_at=terms.activated_at if terms else None,
             site_key=self.key_hex,
@@ -305,11 +308,19 @@ class Site:
             WeakKeyError: the node's key is no sound key.
             StoreError: the ledger cannot be written; nothing was granted.
         """
-        terms = self._terms(self._look(now), now)
-        if terms is None:
-            return NoSeat(code=self._missing.code or "LIC-401", message=self._missing.message)
+        mark = self._look(now)
+        terms = self._terms(mark, now)
         named = tuple(gpu for gpu in gpus if has_uuid(gpu))
-        return self._leases.answer(Ask(node=node, key=node_key, gpus=named, seq=node_seq), terms)
+        ask = Ask(node=node, key=node_key, gpus=named, seq=node_seq)
+        if terms is not None and not terms.standing.stage.holds:
+            return self._leases.answer(ask, terms)
+        standing = terms.standing if terms else self._absent(mark)
+        return self._restrictions.answer(ask, standing, clock.believed(mark, now))
+
+    def _absent(self, mark: clock.HighWater) -> Standing:
+        """How it stands without a usable licence."""
+        installed = self._ledger.installed()
+        return self._restrictions.dated(self._missing, installed.id if installed else None, mark.time)
 
     # --- usage ---
 
@@ -491,6 +502,7 @@ class Site:
         activated_at = _since(installed, mark, at)
         facts = replace(self._facts(installed.id, installed), extended_until=self._extended(chain.licence, at))
         standing = stage.of_licence(chain.licence, activated_at, at, facts)
+        standing = self._restrictions.dated(standing, installed.id, at)
         self._say_notice(standing)
         return Terms(
             chain=chain,

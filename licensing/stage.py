@@ -20,6 +20,7 @@ is running runs to its end, and everything else works in every stage.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -41,6 +42,7 @@ EVALUATION = Plan.EVALUATION.value
 FIX = "stoker-license activate FILE"
 EMERGENCY_CODE = "LIC-435"
 FIX_REPORT = "stoker-license usage export"
+_QUEUED = "held in the queue"
 STILL_WORKS = (
     "Running jobs go on to their end; login, monitoring, logs, export, drain, stop and every licence command work"
 )
@@ -203,6 +205,8 @@ def of_lease(licence: Licence, lease: Lease, activated_at: int, now: int, built_
     facts = Facts(built_at=built_at, report_by=lease.report_by, extended_until=lease.extended_until)
     standing = of_licence(licence, activated_at, now, facts)
     until = lease.exp + LEASE_TOLERANCE_S
+    if lease.held is not None and not standing.stage.holds:
+        return since(_held(lease.held.code, lease.held.why), lease.held.since)
     if standing.stage.holds or now < lease.exp:
         return standing
     silent = f"The hub {lease.cluster} has not renewed this node's lease, which ended {when(lease.exp)}."
@@ -212,6 +216,19 @@ def of_lease(licence: Licence, lease: Lease, activated_at: int, now: int, built_
         return _standing(bounds, stage=Stage.RESTRICTED, code="LIC-412", message=message, fix="stoker-license status")
     message = f"{silent} New jobs start until {when(until)}; bring the hub back by then."
     return _standing(bounds, stage=Stage.GRACE, code="LIC-411", message=message, fix="stoker-license status")
+
+
+def since(standing: Standing, at: int) -> Standing:
+    """The same, with the moment from which new jobs are held."""
+    message = standing.message.replace(_QUEUED, f"{_QUEUED} since {when(at)}", 1)
+    return replace(standing, message=message, restricted_at=at)
+
+
+def why(standing: Standing) -> str:
+    """Its reason alone, without what follows for new jobs and what still works."""
+    text = standing.message
+    cut = re.search(rf"[.;] [Nn]ew jobs are {_QUEUED}", text)
+    return text[: cut.start()] if cut else text
 
 
 def when(time: int) -> str:
