@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from licensing import armour, keys, plans, stage, verify
 from licensing.clock import SKEW_S, HighWater
 from licensing.document import MAX_LEASE_S, Lease, Licence, decode, encode, sign_content
-from licensing.seats import NoSeat, share
+from licensing.seats import Hold, NoSeat, share
 from licensing.stage import EMERGENCY_CODE, Stage, Standing
 from licensing.store import Grant, Ledger
 
@@ -151,6 +151,8 @@ class Leases:
             wanted = tuple(gpu for gpu in wanted if gpu in mine)
         # What was held ended with the licence; the emergency hours are for what was there.
         may_grow = terms.standing.stage is not Stage.GRACE or terms.standing.code == EMERGENCY_CODE
+        if not may_grow:
+            holds += self._lapsed(ask.node, holds)
         beyond = self.overdraft(terms)
         return share(
             wanted,
@@ -160,6 +162,13 @@ class Leases:
             may_grow=may_grow,
             pinned=self._ledger.pinned(),
         )
+
+    def _lapsed(self, node: str, holds: list[Hold]) -> list[Hold]:
+        """What a node had last and nobody has now: a hub that was down for a day in grace takes no seat by that."""
+        last, taken = self._ledger.grant(node), {hold.gpu for hold in holds}
+        had = decode(Lease, last.content) if last is not None else None
+        mine = had.gpus if had is not None else ()
+        return [Hold(gpu=gpu, node=node, since=had.iat, until=had.exp) for gpu in mine if had and gpu not in taken]
 
     def _until(self, node: str, terms: Terms) -> tuple[int, bool]:
         """When a lease made out now ends, and whether that is because the node borrowed it."""

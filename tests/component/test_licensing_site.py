@@ -263,6 +263,15 @@ def test_grace_renews_what_there_is_and_adds_nothing(site: Site, boot: Boot) -> 
     assert new.code == "LIC-421"
 
 
+def test_a_hub_that_was_down_for_days_in_grace_takes_no_seat_by_that(site: Site, boot: Boot) -> None:
+    end = NOW + 100 * DAY
+    site.activate(bound(site, exp=end), NOW)
+    token(site, gpus=("A",), now=boot.at(end - 3600))
+    assert site.report(boot.at(end + 3 * DAY)).holds == ()
+    kept = read(token(site, gpus=("A", "B"), seq=1, now=end + 3 * DAY))
+    assert kept.lease.gpus == ("A",), "what it had, and nothing beyond"
+
+
 def test_a_restored_ledger_jumps_past_its_nodes(site: Site) -> None:
     site.activate(bound(site), NOW)
     assert read(token(site, seq=41)).lease.seq == 42
