@@ -37,7 +37,8 @@ from licensing.seats import Hold, NoSeat, has_uuid
 from licensing.stage import Facts, Stage, Standing
 from licensing.store import Asked, Entry, Installed, Ledger
 from licensing.usage_book import UsageBook
-from licensing.usage_report import Period, Reports
+from licensing.usage_events import Period
+from licensing.usage_report import Reports
 from licensing.usage_rows import Page, Told
 
 log = logging.getLogger(__name__)
