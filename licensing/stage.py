@@ -16,6 +16,7 @@ is running runs to its end, and everything else works in every stage.
     LIC-431  usage report overdue, grace runs         LIC-432  … and grace is over
     LIC-433  prepaid hours spent, grace runs          LIC-434  … and grace is spent
     LIC-435  all of it is over, emergency hours run
+    LIC-440  a job needs a feature that the edition does not have
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ EVALUATION = Plan.EVALUATION.value
 
 FIX = "stoker-license activate FILE"
 EMERGENCY_CODE = "LIC-435"
+LOCKED_CODE = "LIC-440"
 FIX_REPORT = "stoker-license usage export"
 _QUEUED = "held in the queue"
 STILL_WORKS = (
@@ -166,6 +168,11 @@ def rested() -> Standing:
         "is adopted, on the hub."
     )
     return Standing(stage=Stage.RESTRICTED, code="LIC-422", message=message, fix="stoker-license node adopt NODE")
+
+
+def locked(why: str) -> str:
+    """What a job says that waits for a feature: jobs without it start as ever."""
+    return f"{LOCKED_CODE}: {why}, or when a licence that has it is installed. {STILL_WORKS}. Run: {FIX}"
 
 
 def revoked(problem: str) -> Standing:

@@ -107,12 +107,22 @@ def _bought(licence: Licence, wall: float, clock: Clock) -> list[_Part]:
         ("prepaid", None if paid is None else f"{paid / 3600:.1f} GPU-hours left"),
         ("report", None if licence.report_by is None else f"usage report due by {clock.date(licence.report_by)}"),
         ("opens", ", ".join(licence.features)),
+        ("locked", _locked(licence)),
         ("asked", "; ".join(f"{p.want}, answer taken until {clock.moment(p.until)}" for p in licence.pending[:2])),
     ]
     parts = [(name, value, Role.TEXT) for name, value in values if value]
     if licence.development_roots:
         parts.append(("roots", "DEVELOPMENT: anybody can sign licences for this build", Role.WARN))
     return parts
+
+
+def _locked(licence: Licence) -> str:
+    """What a job would wait for, and the edition that has it."""
+    return ", ".join(
+        f"{each.feature}{f' (edition {each.edition})' if each.edition else ''}"
+        for each in licence.locked
+        if not each.planned
+    )
 
 
 def _identity(licence: Licence) -> str:

@@ -29,6 +29,16 @@ class SeatHolder(Wire, frozen=True, kw_only=True):
     """It has them until then without its hub."""
 
 
+class LockedFeature(Wire, frozen=True, kw_only=True):
+    """Something that a job can need and the licence does not open."""
+
+    feature: str
+    edition: str | None = None
+    """The lowest edition that has it."""
+    planned: bool = False
+    """It keeps nothing from starting yet, because what it stands for is not built."""
+
+
 class PendingRequest(Wire, frozen=True, kw_only=True):
     """A request to the vendor that was not answered yet."""
 
@@ -67,6 +77,8 @@ class Licence(Wire, frozen=True, kw_only=True):
     edition: str | None = None
     features: tuple[str, ...] = ()
     """What the licence opens beside the basis."""
+    locked: tuple[LockedFeature, ...] = ()
+    """What it does not: a new job that needs it waits, with reason `License` and LIC-440."""
     issuer: str | None = None
     reseller: str | None = None
     brand: str | None = None

@@ -28,6 +28,7 @@ from agent.api.licence import LicenceFile as LicenceFile
 from agent.api.licence import LicenceOrder as LicenceOrder
 from agent.api.licence import LicenceRelease as LicenceRelease
 from agent.api.licence import LicenceStage as LicenceStage
+from agent.api.licence import LockedFeature as LockedFeature
 from agent.api.licence import PendingRequest as PendingRequest
 from agent.api.licence import SeatHolder as SeatHolder
 from agent.api.queue import Drain, JobEvent, JobStep, JobUsage, Missed, PriorityParts, UsagePoint
