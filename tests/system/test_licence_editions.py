@@ -90,7 +90,7 @@ def test_a_locked_feature_holds_the_jobs_that_need_it_until_it_is_bought(lab: Bo
             assert part in said, said
         assert (high.state, high.reason) == (JobState.PENDING, "License")
         hub.reserve(ReservationRequest(name="course", duration="1:00:00", accounts=("x",), gpus="=6,7"))
-        reserved, said = submit(lab, "--gpus=1", "--reservation=course", "--account=x", "--wrap",
+        reserved, said = submit(lab, "--gpus=1", "--time=5", "--reservation=course", "--account=x", "--wrap",
                                 f"echo reserved >> {order}")  # fmt: skip
         assert "reservations is not part of the licence" in said
 
