@@ -381,6 +381,7 @@ def _wire(report: Report) -> Licence:
         **_overdraft(report),
         resting=tuple(sorted(report.resting)),
         pinned=tuple(sorted(report.pinned)),
+        clock_rollbacks=report.rollbacks,
         development_roots=report.development,
     )
 

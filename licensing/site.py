@@ -73,6 +73,8 @@ class Report:
     resting: frozenset[str] = frozenset()
     """Nodes that gave theirs back and get none until they are adopted."""
     pinned: frozenset[str] = frozenset()
+    rollbacks: int = 0
+    """How often since the hub's start its clock was seen behind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +116,8 @@ class Site:
         """The highest time, from the first activation on: without a licence there is nothing to guard with it."""
         self._written: clock.HighWater | None = None
         self._behind = False
+        self._rollbacks = 0
+        """How often since the start the clock was seen behind what is known."""
         self._failed_at: int | None = None
         """Uptime when the mark could not be written."""
         self._noticed: int | None = None
@@ -279,6 +283,7 @@ class Site:
             borrowed=frozenset(node for node, until in self._ledger.borrowed().items() if until > mark.time),
             resting=frozenset(self._ledger.resting()),
             pinned=self._ledger.pinned(),
+            rollbacks=self._rollbacks,
         )
 
     def history(self, limit: int) -> list[Entry]:
@@ -548,6 +553,7 @@ class Site:
         if mark.ahead_since is not None and before.ahead_since is None:
             log.warning("%s", clock.doubt(mark, now))
         before_behind, self._behind = self._behind, clock.is_behind(mark, now)
+        self._rollbacks += self._behind and not before_behind
         if self._behind and not before_behind:
             log.warning("%s", clock.lag(mark, now))
         if not self._is_settled(mark, now):

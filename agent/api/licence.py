@@ -108,6 +108,8 @@ class Licence(Wire, frozen=True, kw_only=True):
     """Which hub of the site this is; a standby that took over has a higher one."""
     confirmed_at: int | None = None
     """The same without what the hub's clock says beyond what uptime explains."""
+    clock_rollbacks: int = 0
+    """How often since its start the hub saw its clock behind what was signed and seen."""
     development_roots: bool = False
     """This build trusts development keys, under which anybody can sign; shown so that nobody ships it."""
 

@@ -155,6 +155,8 @@ def test_setting_the_clock_back_gains_nothing(site: Site, boot: Boot) -> None:
     site.activate(file(EVALUATION), NOW)
     for day in range(15):
         site.report(boot.at(NOW + day * DAY))
+    assert site.report(NOW + 14 * DAY).rollbacks == 0
+    assert [site.report(NOW).rollbacks for _ in range(2)] == [1, 1], "counted once, until the clock was right again"
     assert site.report(NOW).standing.code == "LIC-405"
     assert isinstance(site.lease("n1", NODE_KEY, ["GPU-0"], 0, NOW), NoSeat)
 

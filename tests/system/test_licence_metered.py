@@ -163,6 +163,22 @@ def test_prepaid_hours_are_counted_and_spent_and_bought_again(trade: Trade) -> N
         assert wait_final(hub, long.id).state is JobState.COMPLETED, "never touched"
 
 
+def silent_s(agent: Client) -> float | None:
+    """What the node's page says of its hub."""
+    lines = [line for line in agent.metrics().splitlines() if line.startswith("lic_hub_unreachable_seconds ")]
+    return float(lines[0].split()[1]) if lines else None
+
+
+def test_a_node_tells_for_how_long_its_hub_was_not_heard(trade: Trade) -> None:
+    with trade.box.agent.client() as agent:
+        assert silent_s(agent) is None, "nothing without a licence"
+        trade.bind("--plan", "yearly")
+        wait_until(lambda: all(gpu.seated for gpu in agent.node().gpus), "seats")
+        wait_until(lambda: (silent_s(agent) or 9) < 2, "it is asked for its ledger again and again")
+        trade.box.hub.stop()
+        wait_until(lambda: (silent_s(agent) or 0) > 3, "nobody asks")
+
+
 def test_a_revocation_imported_at_the_hub_holds_new_jobs_of_a_node_in_contact(trade: Trade) -> None:
     trade.bind("--plan", "yearly")
     gate = trade.root / "go"
