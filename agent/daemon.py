@@ -65,6 +65,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     from agent.server.clerk_routes import ClerkRoutes
     from agent.server.health_routes import HealthRoutes
     from agent.server.history_routes import HistoryRoutes
+    from agent.server.hubcontact import HubContact
     from agent.server.peer import Access
     from agent.server.reload_routes import ReloadRoutes
     from agent.server.resources import NodeResources
@@ -103,9 +104,12 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
         stack.callback(log.stop)
     clerks = ClerkRoutes(config.name, cron=engine.clerks.cron, courier=engine.clerks.courier)
     past, health = HistoryRoutes(config.name, history=history, sampler=sampler), HealthRoutes(engine.incidents)
-    usage = UsageRoutes(config.name, engine.metering)
+    contact = HubContact()
+    usage = UsageRoutes(config.name, engine.metering, contact)
     more: list[Routes] = [clerks, past, health, usage, ReloadRoutes(read_again)]
-    service = AgentService(config, engine=engine, sampler=sampler, gate=gate, more=more, usage=engine.metering.head)
+    service = AgentService(
+        config, engine=engine, sampler=sampler, gate=gate, more=more, usage=engine.metering.head, contact=contact
+    )
     await service.start()
     stack.push_async_callback(service.stop)
     app = base.make_app(Access(config))

@@ -24,11 +24,12 @@ from agent.api.types import (
     LicenceFile,
     LicenceHardware,
     LicenceStage,
+    LockedFeature,
     PendingRequest,
     SeatHolder,
 )
 from agent.api.usage import UsageHead, UsageRows
-from licensing import attest, clock, hardware
+from licensing import attest, clock, hardware, plans
 from licensing.chains import Ask
 from licensing.document import Licence as Terms
 from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, UsageError, from_code
@@ -154,6 +155,10 @@ class NodeGate:
         """GPUs on which new jobs may start now."""
         return self._lease.seated(now)
 
+    def locked(self) -> dict[str, str]:
+        """Feature → what a new job says that needs it and waits; changes only with the lease."""
+        return self._lease.locked()
+
     @property
     def lease_id(self) -> str | None:
         """Names the lease held now: what `seated` and `admit` answer for a moment changes only with it."""
@@ -166,7 +171,8 @@ class NodeGate:
     def licence(self, now: int) -> Licence:
         """The licence as far as this node's lease tells of it; the hub knows the whole."""
         standing, held = self._lease.standing(now), self._lease.held
-        return _licence(standing, held.licence if held else None, used=len(held.lease.gpus) if held else 0)
+        terms, used = (held.licence, len(held.lease.gpus)) if held else (None, 0)
+        return _licence(standing, terms, used=used, features=self._lease.opened())
 
 
 class HubLicence:
@@ -451,7 +457,12 @@ def _told(head: UsageHead) -> Told:
 
 def _wire(report: Report) -> Licence:
     return msgspec.structs.replace(
-        _licence(report.standing, report.licence, used=len(report.holds)),
+        _licence(
+            report.standing,
+            report.licence,
+            used=len(report.holds),
+            features=plans.opened(report.licence, development=report.development),
+        ),
         holders=_holders(report),
         site_key=report.site_key,
         issuer=report.issuer,
@@ -470,6 +481,7 @@ def _wire(report: Report) -> Licence:
         hardware=_hardware(report.hardware),
         forked=tuple(ForkedNode(node=each.node, of=each.of, seq=each.seq, since=each.since) for each in report.forked),
         epoch_heard=report.epoch_heard,
+        clock_rollbacks=report.rollbacks,
         development_roots=report.development,
     )
 
@@ -503,7 +515,7 @@ def _overdraft(report: Report) -> dict[str, int | None]:
     }
 
 
-def _licence(standing: Standing, terms: Terms | None, *, used: int) -> Licence:
+def _licence(standing: Standing, terms: Terms | None, *, used: int, features: tuple[str, ...]) -> Licence:
     """What hub and node both can tell."""
     return Licence(
         stage=LicenceStage(standing.stage),
@@ -521,12 +533,21 @@ def _licence(standing: Standing, terms: Terms | None, *, used: int) -> Licence:
         bound=terms is not None and terms.site is not None,
         rev=terms.rev if terms else None,
         edition=terms.edition if terms else None,
-        features=terms.features if terms else (),
+        features=features,
+        locked=_locked(features) if terms else (),
         reseller=terms.reseller if terms else None,
         brand=terms.brand if terms else None,
         updates_until=terms.updates_until if terms else None,
         report_by=standing.report_by,
         prepaid_gpu_seconds_left=None if standing.gpu_ms_left is None else standing.gpu_ms_left // 1000,
+    )
+
+
+def _locked(opened: Collection[str]) -> tuple[LockedFeature, ...]:
+    return tuple(
+        LockedFeature(feature=each, edition=plans.first_with(each), planned=each in plans.PLANNED)
+        for each in plans.FEATURES
+        if each not in opened
     )
 
 

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, Protocol
 from licensing import audit_cli, buyer_cli, seats_cli, usage_cli, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
 from licensing.errors import FormatError, LicenceError, UsageError
+from licensing.plans import EDITIONS
 from licensing.stage import Stage, when
 
 _EXIT = {Stage.ACTIVE: 0, Stage.NOTICE: 3, Stage.GRACE: 3, Stage.PERPETUAL: 4, Stage.RESTRICTED: 4}
@@ -185,8 +186,7 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
         lines.append(("licence", f"{licence['licence_id']}, {licence['plan']}, for {licence['customer']}{sold}"))
         lines.extend(_seat_lines(licence))
         lines.extend(_machine_lines(licence.get("hardware") or {}))
-    if licence.get("edition") or licence.get("features"):
-        lines.append(("edition", f"{licence.get('edition') or '-'}: {', '.join(licence.get('features') or ()) or '-'}"))
+        lines.extend(_edition_lines(licence))
     lines.extend(
         ("request", f"{each['id']} to {each['want']}, answered until {when(each['until'])}")
         for each in licence.get("pending") or ()
@@ -196,6 +196,18 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
     if licence.get("development_roots"):
         lines.append(("roots", "DEVELOPMENT: anybody can sign licences for this build; not for customers"))
     return lines
+
+
+def _edition_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the licence opens; then what it does not, by the edition that has it."""
+    features = ", ".join(licence.get("features") or ()) or "the basis, which ordinary jobs need"
+    yield "edition", f"{licence.get('edition') or 'none named'}: {features}"
+    by_edition: dict[str, list[str]] = {}
+    for each in licence.get("locked") or ():
+        later = " (keeps no job from starting yet)" if each.get("planned") else ""
+        by_edition.setdefault(each.get("edition") or "none", []).append(f"{each['feature']}{later}")
+    for edition, locked in by_edition.items():
+        yield "locked", f"{', '.join(locked)}: edition {edition}{'' if edition == EDITIONS[-1].name else ' and above'}"
 
 
 def _seat_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -120,6 +120,14 @@ class Licence(Document, frozen=True, kw_only=True, omit_defaults=True):
     lease_s: Annotated[int, Meta(ge=3600, le=MAX_LEASE_S)] = 86400
 
 
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """The hub's word that new jobs are to wait, for a reason that a node cannot see by itself."""
+
+    code: Annotated[str, Meta(pattern=r"^LIC-4[0-9]{2}$")]
+    since: Time
+    why: Annotated[str, Meta(max_length=400)]
+
+
 class Lease(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Signed by the hub's site key: the GPUs of one node that hold a seat, for a day."""
 
@@ -148,6 +156,8 @@ class Lease(Document, frozen=True, kw_only=True, omit_defaults=True):
     """The site's own word that it took the emergency hours of this term, and until when."""
     borrowed: bool = False
     """Made out for as long as 30 days, for a node that is away from its hub."""
+    held: Held | None = None
+    """Set: no new job starts under it (`restricted`); the next lease without it lifts that."""
 
 
 class Attestation(Document, frozen=True, kw_only=True, omit_defaults=True):

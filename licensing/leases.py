@@ -139,6 +139,8 @@ class Leases:
         if ask.gpus != last.wanted:
             return True
         lease = decode(Lease, last.content)
+        if lease.held is not None:
+            return True
         then = (lease.licence, lease.rev, lease.report_by, lease.extended_until)
         if then != (terms.licence.id, terms.licence.rev, terms.report_by, terms.extended_until):
             return True

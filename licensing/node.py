@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from licensing import clock, files, release, stage, verify
+from licensing import clock, files, plans, release, stage, verify
 from licensing.clock import JUMP_S
 from licensing.document import sign
 from licensing.errors import (
@@ -183,6 +183,17 @@ class NodeLease:
             return Refusal(code=standing.code or "LIC-404", detail=standing.detail)
         missing = sorted(gpus - self.seated(now))
         return _no_seat(missing, self._held) if missing and self._held else None
+
+    def locked(self) -> dict[str, str]:
+        """Feature → what a job says that needs it and waits; nothing without a lease, which holds every job."""
+        if self._held is None:
+            return {}
+        why = plans.held_jobs(self._held.licence, development=self._roots.development)
+        return {feature: stage.locked(words) for feature, words in why.items()}
+
+    def opened(self) -> tuple[str, ...]:
+        """The features that the lease's licence opens."""
+        return plans.opened(self._held.licence if self._held else None, development=self._roots.development)
 
     def _standing(self, held: verify.LeaseChain, at: int) -> Standing:
         lease = held.lease

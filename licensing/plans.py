@@ -69,12 +69,22 @@ class Edition:
     features: tuple[str, ...]
 
 
+_TEAM = ("qos", "reservations", "recurring")
 EDITIONS = (
     Edition(name="standard", features=()),
-    Edition(name="team", features=("accounting", "reports")),
-    Edition(name="enterprise", features=("accounting", "reports", "slurm", "standby", "training")),
+    Edition(name="team", features=_TEAM),
+    Edition(name="enterprise", features=(*_TEAM, "slurm", "training")),
 )
 FEATURES = EDITIONS[-1].features
+"""Each is something that a job can need at its start, which is the only place where a licence says no."""
+PLANNED = ("slurm", "training")
+"""Words that are sold and keep nothing from starting yet: what they stand for is not built."""
+_JOBS = {
+    "qos": ("names a QOS beside the default, or one that preempts", "--qos"),
+    "reservations": ("names a reservation", "--reservation"),
+    "recurring": ("was made by a recurring job", "--cron"),
+}
+"""What about a job needs a feature, and the option without which it does not."""
 
 
 def edition(name: str) -> Edition | None:
@@ -82,18 +92,45 @@ def edition(name: str) -> Edition | None:
     return next((each for each in EDITIONS if each.name == name), None)
 
 
-def locked(licence: Licence | None, feature: str) -> str | None:
+def opened(licence: Licence | None, *, development: bool = False) -> tuple[str, ...]:
+    """The features that a licence opens: those it names, in full, whatever its edition is called.
+
+    Under development roots, where anybody can sign anything, one that names neither edition nor features opens all.
+    """
+    if licence is None:
+        return ()
+    if development and licence.edition is None and not licence.features:
+        return FEATURES
+    return licence.features
+
+
+def first_with(feature: str) -> str | None:
+    """The lowest edition that has a feature."""
+    return next((each.name for each in EDITIONS if feature in each.features), None)
+
+
+def locked(licence: Licence | None, feature: str, *, development: bool = False) -> str | None:
     """Why a feature cannot be used, and which edition has it; `None` when it can."""
-    if licence is not None and feature in licence.features:
+    if feature in opened(licence, development=development):
         return None
-    having = [each.name for each in EDITIONS if feature in each.features]
-    if not having:
+    having = first_with(feature)
+    if having is None:
         return f"{feature} is in no edition of this version; upgrade Stoker, or ask your vendor"
     where = f"the licence {licence.id} ({licence.edition or EDITIONS[0].name})" if licence else "this site, unlicensed,"
-    names = having[0] if len(having) == 1 else f"{having[0]} and above"
+    names = having if having == EDITIONS[-1].name else f"{having} and above"
     return (
         f"{feature} is not part of {where}; edition {names} has it. Ask your vendor, then: stoker-license activate FILE"
     )
+
+
+def held_jobs(licence: Licence, *, development: bool = False) -> dict[str, str]:
+    """Feature → why a job that needs it waits, for each that is locked and keeps jobs from starting."""
+    found = {}
+    for feature, (does, option) in _JOBS.items():
+        why = locked(licence, feature, development=development)
+        if why is not None:
+            found[feature] = f"it {does}, and {why.partition('. ')[0]}. Without {option} it starts under this licence"
+    return found
 
 
 def part(seats: int, percent: int) -> int:

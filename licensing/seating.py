@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from licensing import plans, stage, verify
 from licensing.chains import Ask
 from licensing.clock import HighWater
-from licensing.document import Lease, Licence
+from licensing.document import Lease, Licence, decode
 from licensing.seats import Hold, share
 from licensing.stage import EMERGENCY_CODE, Stage, Standing
 from licensing.store import Ledger
@@ -108,14 +108,23 @@ class Seating:
             wanted = tuple(gpu for gpu in wanted if gpu in self.holds and self.holds[gpu].node == ask.node)
         # What was held ended with the licence; the emergency hours are for what was there.
         may_grow = terms.standing.stage is not Stage.GRACE or terms.standing.code == EMERGENCY_CODE
+        holds = [*self.holds.values(), *(() if may_grow else self._lapsed(ask.node))]
         return share(
             wanted,
-            self.holds.values(),
+            holds,
             node=ask.node,
             seats=terms.licence.seats + (self.beyond.seats if self.beyond and not self.beyond.over else 0),
             may_grow=may_grow,
             pinned=self.pinned,
         )
+
+    def _lapsed(self, node: str) -> list[Hold]:
+        """What a node had last and nobody has now: a hub that was down for a day in grace takes no seat by that."""
+        last = self._ledger.grant(node)
+        had = decode(Lease, last.content) if last is not None else None
+        if had is None or had.exp > self._terms.mark.time:
+            return []
+        return [Hold(gpu=gpu, node=node, since=had.iat, until=had.exp) for gpu in had.gpus if gpu not in self.holds]
 
     def until(self, node: str) -> tuple[int, bool]:
         """When a lease made out now ends, and whether that is because the node borrowed it."""

@@ -20,9 +20,10 @@ from licensing.errors import ArmourError, OtherSiteError, UsageError
 from licensing.exchange import Want
 from licensing.fingerprint import Hardware, Mark
 from licensing.inuse import InUse
-from licensing.leases import Ask, Leases, Outcome, Overdraft
+from licensing.leases import Ask, Leases, Outcome, Overdraft, Terms
 from licensing.orders import Order, Orders, Verb
 from licensing.requests import Outgoing, Requests
+from licensing.restricted import Restrictions
 from licensing.revocation import Revocations
 from licensing.roots import Roots, pinned
 from licensing.seats import Hold, NoSeat, has_uuid
@@ -30,7 +31,8 @@ from licensing.stage import Standing
 from licensing.store import Asked, Entry, Forked, Installed, Ledger
 from licensing.timekeeper import Timekeeper
 from licensing.usage_book import UsageBook
-from licensing.usage_report import Period, Reports
+from licensing.usage_events import Period
+from licensing.usage_report import Reports
 from licensing.usage_rows import Page, Told
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,8 @@ class Report:
     """Nodes that show the identity of another, and get nothing new."""
     epoch_heard: int = 0
     """The highest epoch that a node told of; above `epoch`, another hub took over."""
+    rollbacks: int = 0
+    """How often since the hub's start its clock was seen behind."""
     hardware: Hardware | None = None
     """How this machine stands to the licence; `None` where it was never looked at."""
 
@@ -114,6 +118,8 @@ class Site:
         self.key_hex = keys.public_hex(key)
         self._ledger.open()
         self._leases = Leases(self._ledger, key, self._cluster)
+        self._restrictions = Restrictions(self._ledger, key, self._roots)
+        self._restrictions.load()
         self._book = UsageBook(self._ledger)
         self._reports = Reports(self._ledger, self._book, key)
         self._requests = Requests(self._ledger, key, self._binding.commitment)
@@ -285,9 +291,9 @@ class Site:
     def report(self, now: int) -> Report:
         """What holds at `now` (the wall clock, Unix seconds)."""
         mark = self._time.look(now)
-        terms = self._in_use.terms(mark, now)
+        terms = self._terms(mark, now)
         return Report(
-            standing=terms.standing if terms else self._in_use.missing,
+            standing=terms.standing if terms else self._absent(mark),
             licence=terms.licence if terms else None,
             activated_at=terms.activated_at if terms else None,
             site_key=self.key_hex,
@@ -305,6 +311,7 @@ class Site:
             pinned=self._ledger.pinned(),
             forked=tuple(self._ledger.forked()),
             epoch_heard=self._ledger.epoch_heard(),
+            rollbacks=self._time.rollbacks,
             hardware=self._binding.hardware(terms.licence if terms else None, mark, terms.at if terms else mark.time),
         )
 
@@ -319,7 +326,7 @@ class Site:
             UsageError: it cannot be, or there is no licence.
             StoreError: the ledger cannot be written; nothing was changed.
         """
-        terms = self._in_use.terms(self._time.look(now), now)
+        terms = self._terms(self._time.look(now), now)
         if terms is None:
             raise UsageError(f"no licence is in use here, so no seats can be ordered. {self._in_use.missing.detail}")
         self._orders.do(order, terms)
@@ -358,11 +365,13 @@ class Site:
 
     def leases(self, asks: Sequence[Ask], now: int) -> list[Outcome]:
         """The same for up to `seats.MAX_BATCH` nodes with one flush of the disk; errors are among the outcomes."""
-        terms = self._in_use.terms(self._time.look(now), now)
-        if terms is None:
-            missing = self._in_use.missing
-            return [NoSeat(code=missing.code or "LIC-401", message=missing.message) for _ in asks]
-        return self._leases.answer_all([_named(each) for each in asks], terms)
+        mark = self._time.look(now)
+        terms = self._terms(mark, now)
+        named = [_named(each) for each in asks]
+        if terms is not None and not terms.standing.stage.holds:
+            return self._leases.answer_all(named, terms)
+        standing = terms.standing if terms else self._absent(mark)
+        return self._restrictions.answer_all(named, standing, clock.believed(mark, now))
 
     def hear(self, ask: Ask, now: int) -> None:
         """Count what a node holds, before anybody gets more: this ledger may be an older one that was put back.
@@ -370,9 +379,21 @@ class Site:
         Raises:
             StoreError: the ledger cannot be written.
         """
-        terms = self._in_use.terms(self._time.look(now), now)
+        terms = self._terms(self._time.look(now), now)
         if terms is not None:
             self._leases.hear(_named(ask), terms)
+
+    def _terms(self, mark: clock.HighWater, now: int) -> Terms | None:
+        """What may be given now, with the moment since when what only a hub knows holds new jobs."""
+        terms = self._in_use.terms(mark, now)
+        if terms is None:
+            return None
+        return replace(terms, standing=self._restrictions.dated(terms.standing, terms.licence.id, terms.at))
+
+    def _absent(self, mark: clock.HighWater) -> Standing:
+        """How it stands without a usable licence."""
+        installed = self._ledger.installed()
+        return self._restrictions.dated(self._in_use.missing, installed.id if installed else None, mark.time)
 
     # --- usage ---
 
@@ -392,7 +413,7 @@ class Site:
 
     def usage_export(self, begins: int, ends: int, now: int, *, rows: bool) -> tuple[str, str]:
         """The signed report of a time: a name for its file, and the text; see `Reports.export`."""
-        terms = self._in_use.terms(self._time.look(now), now)
+        terms = self._terms(self._time.look(now), now)
         if terms is None:
             raise UsageError(
                 "no licence is installed, and usage is reported under one; stoker-license activate FILE comes first"

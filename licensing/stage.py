@@ -20,10 +20,12 @@ is running runs to its end, and everything else works in every stage.
     LIC-440  another machine in part, grace runs      LIC-441  … and grace is over
     LIC-442  another machine than the licence's
     LIC-443  too few marks to know the machine by     LIC-444  … and grace is over
+    LIC-450  a job needs a feature that the edition does not have
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -45,8 +47,10 @@ EVALUATION = Plan.EVALUATION.value
 
 FIX = "stoker-license activate FILE"
 EMERGENCY_CODE = "LIC-435"
+LOCKED_CODE = "LIC-450"
 FIX_REPORT = "stoker-license usage export"
 FIX_HARDWARE = "stoker-license export-request"
+_QUEUED = "held in the queue"
 STILL_WORKS = (
     "Running jobs go on to their end; login, monitoring, logs, export, drain, stop and every licence command work"
 )
@@ -174,6 +178,11 @@ def rested() -> Standing:
     return Standing(stage=Stage.RESTRICTED, code="LIC-422", message=message, fix="stoker-license node adopt NODE")
 
 
+def locked(why: str) -> str:
+    """What a job says that waits for a feature: jobs without it start as ever."""
+    return f"{LOCKED_CODE}: {why}, or when a licence that has it is installed. {STILL_WORKS}. Run: {FIX}"
+
+
 def revoked(problem: str) -> Standing:
     """A revocation list names the licence or the key that signed it."""
     return _held("LIC-430", f"The installed licence cannot be used: {problem.rstrip('.')}")
@@ -212,6 +221,8 @@ def of_lease(licence: Licence, lease: Lease, activated_at: int, now: int, built_
     facts = Facts(built_at=built_at, report_by=lease.report_by, extended_until=lease.extended_until)
     standing = of_licence(licence, activated_at, now, facts)
     until = lease.exp + LEASE_TOLERANCE_S
+    if lease.held is not None and not standing.stage.holds:
+        return since(_held(lease.held.code, lease.held.why), lease.held.since)
     if standing.stage.holds or now < lease.exp:
         return standing
     silent = f"The hub {lease.cluster} has not renewed this node's lease, which ended {when(lease.exp)}."
@@ -229,6 +240,19 @@ def refused(standing: Standing, code: str, message: str) -> Standing:
         return replace(standing, code=code, message=f"{message} {STILL_WORKS}.", fix=None)
     worst = standing.stage if standing.stage is not Stage.ACTIVE else Stage.NOTICE
     return replace(standing, stage=worst, code=code, message=f"{message} {standing.message}", fix=None)
+
+
+def since(standing: Standing, at: int) -> Standing:
+    """The same, with the moment from which new jobs are held."""
+    message = standing.message.replace(_QUEUED, f"{_QUEUED} since {when(at)}", 1)
+    return replace(standing, message=message, restricted_at=at)
+
+
+def why(standing: Standing) -> str:
+    """Its reason alone, without what follows for new jobs and what still works."""
+    text = standing.message
+    cut = re.search(rf"[.;] [Nn]ew jobs are {_QUEUED}", text)
+    return text[: cut.start()] if cut else text
 
 
 def when(time: int) -> str:

@@ -30,6 +30,8 @@ class Timekeeper:
         """The highest time, from the first activation on: without a licence there is nothing to guard with it."""
         self._written: clock.HighWater | None = None
         self._behind = False
+        self.rollbacks = 0
+        """How often since the start the clock was seen behind what is known."""
         self._failed_at: int | None = None
         """Uptime when the mark could not be written."""
 
@@ -59,6 +61,7 @@ class Timekeeper:
             log.warning("%s", clock.doubt(mark, now))
         before_behind, self._behind = self._behind, clock.is_behind(mark, now)
         if self._behind and not before_behind:
+            self.rollbacks += 1
             log.warning("%s", clock.lag(mark, now))
         if not self._is_settled(mark, now):
             return mark

@@ -11,34 +11,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from licensing import keys, stage, usage_file
+from licensing import keys, stage, usage_events, usage_file
 from licensing.document import MAX_LEASE_S, Licence, decode, encode, sign_content
 from licensing.errors import UsageError
-from licensing.exchange import SeatPeak, Usage, UsageEvent, UsageTotal
+from licensing.exchange import SeatPeak, Usage, UsageTotal
 from licensing.stage import LEASE_TOLERANCE_S
 from licensing.store import Ledger
 from licensing.usage_book import Branch, UsageBook, digest
+from licensing.usage_events import Period
 from licensing.usage_file import GpuUse, NodeLine
 
 SETTLED_S = 180
 """How long after a period a node has its last row of it: it splits what runs with its second heartbeat of the day."""
-_EVENTS_MOST, _OPEN_MOST, _TOTALS_MOST, _DETAIL_MOST = 64, 64, 620, 120
+_OPEN_MOST, _TOTALS_MOST = 64, 620
 _LEASE_S = MAX_LEASE_S + LEASE_TOLERANCE_S
 """How long after it had a seat a GPU may still be given to jobs."""
 _CONTENT_MOST = 48_000
 """A token has 64 KiB in base64."""
-_AUDITED = ("drift", "overdraft", "emergency", "epoch", "restored", "corrected", "released", "forced")
-"""Rows of the audit trail that the vendor is told of."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Period:
-    """From its first second to the first after it."""
-
-    begins: int
-    ends: int
 
 
 @dataclass(slots=True)
@@ -98,9 +90,9 @@ class Reports:
             )
             sums, taken = self._add_up(period)
             usage = self._usage(licence, period, now, sums, before)
-            content = encode(usage)
-            if len(content) > _CONTENT_MOST or len(usage.totals) > _TOTALS_MOST:
+            if len(usage.totals) > _TOTALS_MOST:
                 raise _too_long(usage)
+            usage, content = _fitting(usage)
             self._ledger.run(
                 "INSERT INTO usage_report (number, begins, ends, content, nodes, made_at) VALUES (?, ?, ?, ?, ?, ?)",
                 (usage.number, period.begins, period.ends, content, "\n".join(sums.lines), now),
@@ -164,6 +156,7 @@ class Reports:
         earlier = decode(Usage, content).cumulative_gpu_ms if content else 0
         peak = self._book.peak(period.begins, period.ends)
         site = keys.public_hex(self._key)
+        events = usage_events.told(self._ledger, self._book, period, late_ms=sums.late_ms)
         return Usage(
             id=f"usage-{site[:8]}-{number + 1}",
             iat=now,
@@ -179,34 +172,12 @@ class Reports:
             gpu_ms=told,
             cumulative_gpu_ms=earlier + told,
             peak=SeatPeak(seats=peak[0], at=peak[1]) if peak else None,
-            events=self._events(period, sums),
+            events=tuple(usage_events.most_telling(events, usage_events.MOST, period)),
             open_nodes=tuple(self._book.silent(period.ends + SETTLED_S)[:_OPEN_MOST]),
             head=self._book.head,
             nodes=digest(sums.lines),
             rows=digest(sums.rows),
         )
-
-    def _events(self, period: Period, sums: _Sums) -> tuple[UsageEvent, ...]:
-        marks = ", ".join("?" * len(_AUDITED))
-        sql = f"SELECT at, event, subject, detail FROM audit WHERE at >= ? AND at < ? AND event IN ({marks}) ORDER BY n"  # noqa: S608 - own words
-        audited = self._ledger.run(sql, (period.begins, period.ends, *_AUDITED))
-        found = [
-            UsageEvent(at=at, event=event, subject=who[:200], detail=why[:_DETAIL_MOST])
-            for at, event, who, why in audited
-        ]
-        for each in self._book.events(period.begins, period.ends):
-            found.append(
-                UsageEvent(at=each.at, event=each.event, subject=each.subject[:200], detail=each.detail[:_DETAIL_MOST])
-            )
-        if sums.late_ms:
-            detail = f"{sums.late_ms} GPU-ms came after their own period was closed"
-            found.append(UsageEvent(at=period.ends - 1, event="late", subject="site", detail=detail))
-        found.sort(key=lambda each: each.at)
-        if len(found) > _EVENTS_MOST:
-            left = len(found) - _EVENTS_MOST + 1
-            more = UsageEvent(at=period.ends - 1, event="more", subject="site", detail=f"{left} further events")
-            found = [*found[: _EVENTS_MOST - 1], more]
-        return tuple(found)
 
     def _file(self, number: int, *, rows: bool) -> tuple[str, str]:
         row = self._ledger.one("SELECT content, nodes FROM usage_report WHERE number = ?", (number,))
@@ -225,6 +196,21 @@ class Reports:
             branch = branches[line.node, line.chain, line.branch]
             texts += [kept.text for kept in self._book.kept(branch, line.first - 1, line.last)]
         return texts
+
+
+def _fitting(usage: Usage) -> tuple[Usage, bytes]:
+    """With as many of its events as leave it short enough for a token: its totals come first.
+
+    Raises:
+        UsageError: it is too long without any.
+    """
+    period, events = Period(begins=usage.begins, ends=usage.ends), usage.events
+    for most in (len(events), 32, 16, 8, 1):
+        fewer = msgspec.structs.replace(usage, events=tuple(usage_events.most_telling(events, most, period)))
+        content = encode(fewer)
+        if len(content) <= _CONTENT_MOST:
+            return fewer, content
+    raise _too_long(usage)
 
 
 def _totals(sums: _Sums) -> tuple[UsageTotal, ...]:

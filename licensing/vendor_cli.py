@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 from pathlib import Path
 
@@ -96,8 +97,12 @@ def _add_terms(parser: argparse.ArgumentParser, *, seats_required: bool = False)
     parser.add_argument(
         "--seats", required=seats_required, type=_positive, metavar="N", help="physical GPUs for the whole site"
     )
-    parser.add_argument("--edition", choices=[each.name for each in EDITIONS], help="the features it opens")
-    parser.add_argument("--features", type=_features, metavar="A,B", help="features beside those of the edition")
+    parser.add_argument(
+        "--edition", type=_edition, metavar="NAME", help=f"the features it opens: {', '.join(_names())}"
+    )
+    parser.add_argument(
+        "--features", "--feature", type=_features, metavar="A,B", help="features beside those of the edition"
+    )
     parser.add_argument("--trial-days", type=_positive, metavar="N", help="trial: its length from activation (30)")
     parser.add_argument("--gpu-hours", type=_positive, metavar="N", help="prepaid: how many are paid")
     parser.add_argument("--report-by", metavar="YYYY-MM-DD", help="pay-per-use: when the first report is due")
@@ -176,6 +181,18 @@ def _name(text: str) -> str:
 def _id(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,23}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is no id; use up to 24 letters, digits, '.', '_' and '-'")
+    return text
+
+
+def _names() -> list[str]:
+    return [each.name for each in EDITIONS]
+
+
+def _edition(text: str) -> str:
+    if text not in _names():
+        close = difflib.get_close_matches(text, _names(), n=1)
+        meant = f"did you mean {close[0]}?" if close else f"known: {', '.join(_names())}"
+        raise argparse.ArgumentTypeError(f"{text!r} is no edition; {meant}")
     return text
 
 

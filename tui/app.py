@@ -49,6 +49,7 @@ from tui.screens.nodes import NodeScreen, NodesScreen
 from tui.screens.overview import OverviewScreen
 from tui.screens.processes import ProcessesScreen
 from tui.screens.submit import SubmitForm
+from tui.screens.usage import UsageScreen
 from tui.session import Clock, Session
 from tui.theme import DARK, THEMES
 from tui.widgets.machines import MachineTable
@@ -185,6 +186,11 @@ class StokerApp(TellsFaults, App[None]):
     def action_submit(self) -> None:
         """The form; the job it made is opened."""
         self.push_screen(SubmitForm(self.session, Path.cwd()), self._submitted)
+
+    def action_usage(self) -> None:
+        """The GPU time of a month."""
+        if isinstance(self.screen, BaseScreen) and not isinstance(self.screen, UsageScreen):
+            self.push_screen(UsageScreen(self.session))
 
     def action_activate(self) -> None:
         """The form for the vendor's files and for requests."""

@@ -26,6 +26,8 @@ class Scope(StrEnum):
     NODE = "on the page of a node"
     GPU = "on the page of a GPU"
     PAST = "over a picture of the past"
+    LICENCE = "on the licence"
+    USAGE = "in the usage of a month"
     SHEET = "on a page of values"
     FORM = "in the submit form"
     IMPORT = "in the form for licences"
@@ -164,6 +166,14 @@ KEYS: tuple[Key, ...] = (
     Key(scope=Scope.PAST, keys="plus,equals_sign", action="span(1)", label="span", shown="+", footer=True,
         palette=True, help="look further back: 10 min, 1 h, 6 h, 2 d, 30 d, 1 y"),
     Key(scope=Scope.PAST, keys="minus", action="span(-1)", label="less", shown="-", help="look less far back"),
+    Key(scope=Scope.LICENCE, keys="u", action="app.usage", label="usage", footer=True,
+        help="the GPU time of the month: by user, account and model"),
+    Key(scope=Scope.USAGE, keys="s", action="next_by", label="next list", brief="next", footer=True, palette=True,
+        help="the next of users, accounts and models"),
+    Key(scope=Scope.USAGE, keys="h,left", action="month(-1)", label="month before", brief="before", shown="h ←",
+        footer=True, palette=True, help="the month before"),
+    Key(scope=Scope.USAGE, keys="l,right", action="month(1)", label="month after", brief="after", shown="l →",
+        footer=True, spare=True, help="the month after"),
     Key(scope=Scope.SHEET, keys="j,down", action="scroll(1)", label="down", help="one line down", shown="j ↓"),
     Key(scope=Scope.SHEET, keys="k,up", action="scroll(-1)", label="up", help="one line up", shown="k ↑"),
     Key(scope=Scope.SHEET, keys="ctrl+d,pagedown", action="page(1)", label="page down", help="half a page down",
@@ -232,6 +242,8 @@ KEYS: tuple[Key, ...] = (
         spare=True, palette=True),
     Key(scope=Scope.APP, keys="I", action="activate", label="import licence", palette=True,
         help="activate a licence: file, paste, or a request to the vendor"),
+    Key(scope=Scope.APP, keys="7", action="usage", label="usage", palette=True,
+        help="the GPU time of the month: by user, account and model; prepaid hours left"),
     Key(scope=Scope.APP, keys="tab", action="focus_next", label="next pane", help="to the next pane"),
     Key(scope=Scope.APP, keys="escape", action="leave", label="back", help="back to where you came from",
         shown="esc"),

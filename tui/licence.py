@@ -14,7 +14,7 @@ from tui import safe, spans, units
 from tui.cluster import Cluster, Freshness, NodeView
 from tui.session import Clock
 from tui.spans import Column, Role, Row, Span, cell
-from tui.status import SIGNS
+from tui.status import SIGNS, hours_left
 
 SEAT_COLUMNS = (
     Column(title="NODE / GPU", least=10, most=24),
@@ -52,7 +52,7 @@ def standing(licence: Licence | None, wall: float, clock: Clock, width: int) -> 
         parts += [
             ("blocked", _blocked(licence, clock, wall), role),
             ("works", works or _WORKS, Role.TEXT),
-            ("run", f"{licence.fix}   (here: A)" if licence.fix else "", Role.ACCENT),
+            ("run", f"{licence.fix}   (here: I)" if licence.fix else "", Role.ACCENT),
         ]
     parts += [*_notices(licence, clock), *_bought(licence, wall, clock)]
     return _folded(parts, width)
@@ -101,7 +101,8 @@ def _blocked(licence: Licence, clock: Clock, wall: float) -> str:
     if licence.stage is LicenceStage.GRACE:
         begun = f" since {clock.moment(licence.expires_at)}" if licence.expires_at else ""
         return f"further GPUs and nodes get no seat{begun}{from_then}"
-    return f"nothing yet{from_then}"
+    spent = ", or a tenth beyond the prepaid hours" if licence.prepaid_gpu_seconds_left is not None else ""
+    return f"nothing yet{from_then}{spent}"
 
 
 def _bought(licence: Licence, wall: float, clock: Clock) -> list[_Part]:
@@ -111,21 +112,30 @@ def _bought(licence: Licence, wall: float, clock: Clock) -> list[_Part]:
     borrowed = sum(len(each.gpu_uuids) for each in licence.holders if each.borrowed)
     over = max(0, licence.seats_used - licence.seats_total)
     seats = held + (f", {borrowed} of them borrowed" if borrowed else "") + (f", {over} overdraft" if over else "")
-    paid = licence.prepaid_gpu_seconds_left
     values = [
         ("licence", _identity(licence)),
         ("seats", seats),
         ("machine", _machine(licence, wall)),
         ("ends", _ends(licence, wall, clock)),
-        ("prepaid", None if paid is None else f"{paid / 3600:.1f} GPU-hours left"),
+        ("prepaid", hours_left(licence)),
         ("report", None if licence.report_by is None else f"usage report due by {clock.date(licence.report_by)}"),
         ("opens", ", ".join(licence.features)),
+        ("locked", _locked(licence)),
         ("asked", "; ".join(f"{p.want}, answer taken until {clock.moment(p.until)}" for p in licence.pending[:2])),
     ]
     parts = [(name, value, Role.TEXT) for name, value in values if value]
     if licence.development_roots:
         parts.append(("roots", "DEVELOPMENT: anybody can sign licences for this build", Role.WARN))
     return parts
+
+
+def _locked(licence: Licence) -> str:
+    """What a job would wait for, and the edition that has it."""
+    return ", ".join(
+        f"{each.feature}{f' (edition {each.edition})' if each.edition else ''}"
+        for each in licence.locked
+        if not each.planned
+    )
 
 
 def _identity(licence: Licence) -> str:

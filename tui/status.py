@@ -140,6 +140,8 @@ def _short(licence: Licence, wall: float) -> str:
     """What the stage means, where there is no room for the server's sentence."""
     if licence.stage in (LicenceStage.PERPETUAL, LicenceStage.RESTRICTED):
         return "new jobs are held"
+    if hours := hours_left(licence):
+        return hours
     ends = licence.restricted_at if licence.stage is LicenceStage.GRACE else licence.expires_at
     return "is about to end" if ends is None else f"{units.countdown(max(0.0, ends - wall))} left"
 
@@ -154,11 +156,21 @@ def keys_line(forms: Sequence[Sequence[tuple[str, str]]], width: int) -> list[Sp
     return spans
 
 
+def hours_left(licence: Licence) -> str | None:
+    """`58.4 GPU-hours left`, of a prepaid licence."""
+    left = licence.prepaid_gpu_seconds_left
+    if left is None:
+        return None
+    return f"{abs(left) / 3600:.1f} GPU-hours {'left' if left >= 0 else 'beyond what was paid'}"
+
+
 def _terms(licence: Licence, wall: float) -> str:
     """`evaluation, 13 d 23 h left`."""
     who = "evaluation" if licence.evaluation else licence.customer or licence.plan or ""
     if licence.licence_id is None and not who:
         return "none"
+    if hours := hours_left(licence):
+        return f"{who}, {hours}" if who else hours
     if licence.expires_at is None:
         return f"{who}, no end" if who else "no end"
     left = licence.expires_at - wall

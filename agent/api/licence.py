@@ -40,6 +40,16 @@ class ForkedNode(Wire, frozen=True, kw_only=True):
     since: int
 
 
+class LockedFeature(Wire, frozen=True, kw_only=True):
+    """Something that a job can need and the licence does not open."""
+
+    feature: str
+    edition: str | None = None
+    """The lowest edition that has it."""
+    planned: bool = False
+    """It keeps nothing from starting yet, because what it stands for is not built."""
+
+
 class PendingRequest(Wire, frozen=True, kw_only=True):
     """A request to the vendor that was not answered yet."""
 
@@ -105,6 +115,8 @@ class Licence(Wire, frozen=True, kw_only=True):
     edition: str | None = None
     features: tuple[str, ...] = ()
     """What the licence opens beside the basis."""
+    locked: tuple[LockedFeature, ...] = ()
+    """What it does not: a new job that needs it waits, with reason `License` and LIC-450."""
     issuer: str | None = None
     reseller: str | None = None
     brand: str | None = None
@@ -140,6 +152,8 @@ class Licence(Wire, frozen=True, kw_only=True):
     """Which hub of the site this is; a standby that took over has a higher one."""
     confirmed_at: int | None = None
     """The same without what the hub's clock says beyond what uptime explains."""
+    clock_rollbacks: int = 0
+    """How often since its start the hub saw its clock behind what was signed and seen."""
     development_roots: bool = False
     """This build trusts development keys, under which anybody can sign; shown so that nobody ships it."""
 

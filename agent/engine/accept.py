@@ -35,6 +35,8 @@ class Resources:
     memory_total_bytes: int
     licence_hold: str | None
     """Why no new job may start at all, with the command that helps."""
+    locked: Mapping[str, str] = field(default_factory=dict)
+    """Feature of the licence → why a new job that needs it may not start, with the command that helps."""
     minors: Mapping[str, int] = field(default_factory=dict)
     """UUID → N of `/dev/nvidiaN`, where the driver tells; of a MIG instance its parent's."""
     mig_ids: Mapping[str, tuple[int, int]] = field(default_factory=dict)

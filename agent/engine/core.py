@@ -17,11 +17,12 @@ from agent.api.types import Job, JobState
 from agent.config import Config
 from agent.engine import steps
 from agent.engine.accept import Resources, ResourceView, as_api_error
+from agent.engine.needs import needs_of
 from agent.engine.openjobs import OpenJobs
 from agent.engine.storethread import StoreThread
 from agent.jobs.machine import Event
 from agent.jobs.row import JobRow
-from agent.jobs.schedule import Decision
+from agent.jobs.schedule import Decision, lacking
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
 from agent.jobs.wire import Standing, to_wire
@@ -234,7 +235,7 @@ class Core:
         """Where a waiting job stands, by the scheduler's last word."""
         decision = self.decision
         return Standing(
-            why=decision.reasons.get(row.id),
+            why=decision.reasons.get(row.id) or lacking(needs_of(self.config, row), self._lately().locked),
             priority=decision.priorities.get(row.id),
             expected_start_at=decision.expected.get(row.id),
             awaited=self.awaited.get(row.id),

@@ -15,6 +15,7 @@ from agent.engine.accept import Resources
 from agent.engine.arrange import Arrangements
 from agent.engine.awaiting import Awaiting
 from agent.engine.core import Core, now
+from agent.engine.needs import needs_of
 from agent.engine.policy import policy_of
 from agent.engine.progress import Progress
 from agent.jobs.row import JobRow
@@ -74,6 +75,7 @@ class Facts:
             usage=self.usage,
             policy=self._rules(resources),
             licence_hold=resources.licence_hold,
+            locked=resources.locked,
             node_drained=self._arrangements.node_drained(),
         )
 
@@ -190,6 +192,7 @@ def _waiting(config: Config, row: JobRow, hold: tuple[str, str] | None, eligible
         begin_at=spec.begin_at,
         deadline_at=spec.deadline_at,
         hold=hold,
+        needs=needs_of(config, row),
         priority=spec.priority,
         nice=spec.nice,
         reservation=spec.reservation,

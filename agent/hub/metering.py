@@ -49,6 +49,7 @@ class Metering:
         up = [each for each in self._fleet.members() if each.link.state is LinkState.UP]
         await asyncio.gather(*(self._fetch(member) for member in up))
         await self._attempt_seats()
+        self._seats.offer()  # prepaid hours may be spent, and nodes do not count what others use
 
     def _hear(self, node: str) -> None:
         self._renewed.add(node)

@@ -12,7 +12,7 @@ from agent import __version__
 from agent.api.health import Severity
 from agent.api.types import GpuState, Licence, LicenceStage, LinkState, Node, NodeStatus
 from agent.hub.placement import free_gpus
-from agent.telemetry.metrictext import Family, gauge, info, openmetrics
+from agent.telemetry.metrictext import Family, counter, gauge, info, openmetrics
 
 _Up = Sequence[tuple[Mapping[str, str], Node]]
 
@@ -106,3 +106,5 @@ def _licence(licence: Licence | None) -> Iterator[Family]:
     left = None if licence is None else licence.prepaid_gpu_seconds_left
     text = "Prepaid GPU-seconds not used yet; below 0 in grace."
     yield gauge("lic_prepaid_gpu_seconds_left", text, [({}, left)])
+    text = "Times since the hub's start that its clock was seen behind what was signed and seen."
+    yield counter("lic_clock_rollback", text, [({}, None if licence is None else licence.clock_rollbacks)])

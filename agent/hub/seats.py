@@ -140,6 +140,10 @@ class Seats:
         self._due.set()
         return installed
 
+    def offer(self) -> None:
+        """Offer leases at once: what they depend on may have changed."""
+        self._due.set()
+
     async def ask_vendor(self, want: str) -> LicenceFile:
         """Make a request about the licence.
 

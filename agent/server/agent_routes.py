@@ -31,6 +31,7 @@ from agent.api.usage import UsageHead
 from agent.config import Config
 from agent.server.base import caller_of, json_response, read_body
 from agent.server.feed import Feed
+from agent.server.hubcontact import HubContact
 from agent.server.job_routes import JobRoutes
 from agent.server.metrics_routes import MetricsRoutes
 from agent.server.node_view import NodeView
@@ -70,8 +71,10 @@ class AgentService:
         gate: NodeGate,
         more: Sequence[Routes] = (),
         usage: Callable[[], Awaitable[UsageHead]] | None = None,
+        contact: HubContact | None = None,
     ) -> None:
         """`usage` tells where the usage ledger stands, for the hub to hear with each lease."""
+        self._contact = contact or HubContact()
         self._config = config
         self._engine = engine
         self._gate = gate
@@ -81,7 +84,12 @@ class AgentService:
         self._jobs = JobRoutes(config, engine, self._hello)
         self._queue = QueueRoutes(engine)
         self._metrics = MetricsRoutes(
-            config, view=self._view, engine=engine, sampler=sampler, incidents=engine.all_incidents
+            config,
+            view=self._view,
+            engine=engine,
+            sampler=sampler,
+            incidents=engine.all_incidents,
+            hub_silent_s=lambda: self._contact.silent_s() if gate.lease_id is not None else None,
         )
         self._more = [self._metrics, *more]
         self._usage = usage
@@ -221,6 +229,7 @@ class AgentService:
     def _require_hub(self, request: web.Request) -> None:
         if not caller_of(request).trusted:
             raise ApiError(403, "forbidden", "leases are between the hub and the node; node.act_for names the hub")
+        self._contact.heard()
 
 
 def _now() -> int:

@@ -39,8 +39,10 @@ class MetricsRoutes:
         engine: Engine,
         sampler: Sampler,
         incidents: Callable[[], Sequence[Incident]],
+        hub_silent_s: Callable[[], float | None] = lambda: None,
     ) -> None:
-        """`incidents` gives those that are open and those that were."""
+        """`incidents` gives those that are open and those that were; `hub_silent_s` is `None` without a lease."""
+        self._hub_silent_s = hub_silent_s
         self._config = config
         self._view = view
         self._engine = engine
@@ -91,6 +93,7 @@ class MetricsRoutes:
             own=read_own(),
             silent_s=round(self._sampler.silent_s(), 3),
             textfile=None if textfile is None else (round(textfile.written_at, 3), textfile.errors),
+            hub_silent_s=None if (silent := self._hub_silent_s()) is None else round(silent, 3),
             process_ids=self._config.metrics.process_ids,
         )
 

@@ -71,6 +71,7 @@ class NodeResources:
                 for reading, _ in view.gpus
                 if reading.mig_parent is not None
             },
+            locked={} if isinstance(held_back, Hold) else self._gate.locked(),
             licence_hold=held_back.detail if isinstance(held_back, Hold) else None,
         )
 

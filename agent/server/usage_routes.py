@@ -13,6 +13,7 @@ from aiohttp import web
 from agent.api.errors import ApiError
 from agent.api.usage import UsageBy, UsageMonth
 from agent.server.base import caller_of, json_response, query_int
+from agent.server.hubcontact import HubContact
 from agent.server.months import month_asked, span_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 class UsageRoutes:
     """The handlers."""
 
-    def __init__(self, node: str, metering: Metering) -> None:
+    def __init__(self, node: str, metering: Metering, contact: HubContact) -> None:
+        self._contact = contact
         self._node = node
         self._metering = metering
 
@@ -41,6 +43,7 @@ class UsageRoutes:
         """`?chain=&after=`: rows of a chain after a number."""
         if not caller_of(request).trusted:
             raise ApiError(403, "forbidden", "rows are between the hub and the node; node.act_for names the hub")
+        self._contact.heard()
         chain, after = request.query.get("chain", ""), query_int(request, "after", 0)
         return json_response(await self._metering.rows(chain, after or 0))
 

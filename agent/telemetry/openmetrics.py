@@ -31,6 +31,8 @@ class More:
     own: OwnUse | None = None
     silent_s: float | None = None
     """For how long readings are overdue."""
+    hub_silent_s: float | None = None
+    """For how long the hub was not heard; `None` on a node without a lease."""
     textfile: tuple[float, int] | None = None
     """When the textfile was written last, Unix seconds (0: never), and how often it could not be."""
     process_ids: bool = False
@@ -110,6 +112,8 @@ def _agent(more: More) -> Iterator[Family]:
     yield counter("stoker_agent_cpu_seconds", "CPU time of the agent, its sampler left out.", cpu, "seconds")
     memory = _one(None if own is None else own.resident_bytes)
     yield gauge("stoker_agent_resident_memory_bytes", "Memory of the agent.", memory, "bytes")
+    hub = "For how long the hub was not heard by a node that holds its lease."
+    yield gauge("lic_hub_unreachable_seconds", hub, _one(more.hub_silent_s), "seconds")
     yield gauge("stoker_sampler_silent_seconds", "For how long readings are overdue.", _one(more.silent_s), "seconds")
     written, failed = more.textfile or (None, None)
     yield gauge(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from licensing import keys, vendor
 from licensing.document import PRODUCT, Issuer, Licence
-from licensing.plans import DAY_S
+from licensing.plans import DAY_S, EDITIONS, FEATURES
 from licensing.stage import EVALUATION
 
 HERE = Path(__file__).parent
@@ -30,6 +30,7 @@ ISSUER = Issuer(
     products=(PRODUCT,),
     max_seats=100_000,
     max_term_s=TO - FROM,
+    features=FEATURES,
 )
 VOUCHER = Licence(
     id="lic-evaluation",
@@ -39,6 +40,8 @@ VOUCHER = Licence(
     customer="Evaluation",
     plan=EVALUATION,
     seats=16,
+    edition=EDITIONS[-1].name,
+    features=FEATURES,
     term_s=14 * DAY_S,
 )
 

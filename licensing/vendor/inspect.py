@@ -49,6 +49,7 @@ def _issuers(path: tuple[Issuer, ...]) -> Iterator[str]:
         yield f"{'issuer' if at == 0 else 'reseller':<10}{issuer.name} ({issuer.id}), key {issuer.key}"
         more = "".join((", may make resellers" * issuer.delegate, ", perpetual too" * issuer.perpetual))
         yield f"          {when(issuer.nbf)} to {when(issuer.exp)}, at most {issuer.max_seats} seats{more}"
+        yield f"          may give {', '.join(issuer.features) or 'no features'}"
 
 
 def _licence(licence: Licence) -> Iterator[str]:
@@ -62,14 +63,29 @@ def _licence(licence: Licence) -> Iterator[str]:
         yield f"prepaid   {licence.gpu_hours} GPU-hours"
     if licence.report_by is not None:
         yield f"report    first due {when(licence.report_by)}"
-    if licence.edition or licence.features:
-        yield f"edition   {licence.edition or 'none'}: {', '.join(licence.features) or 'no further features'}"
+    yield from _features(licence)
     if licence.reseller or licence.brand:
         yield f"sold by   {licence.brand or licence.reseller} ({licence.reseller or 'no id'})"
     yield f"site      {licence.site or 'none: a voucher, good for 14 days anywhere'}"
     if licence.site:
         hardware = f"hardware {licence.fingerprint}" if licence.fingerprint else "no hardware"
         yield f"          generation {licence.generation}, {hardware}, answers {licence.request or 'no request'}"
+
+
+def _features(licence: Licence) -> Iterator[str]:
+    """What it opens; where it is sold under a name, whether that is what the name means here."""
+    yield f"edition   {licence.edition or 'none'}: {', '.join(licence.features) or 'no further features'}"
+    unknown = sorted(set(licence.features) - set(plans.FEATURES))
+    if unknown:
+        yield f"          {', '.join(unknown)}: no feature of this version"
+    if licence.edition is None:
+        return
+    sold = plans.edition(licence.edition)
+    if sold is None:
+        known = ", ".join(each.name for each in plans.EDITIONS)
+        yield f"          {licence.edition}: no edition of this version, which knows {known}; its features count"
+    elif short := [each for each in sold.features if each not in licence.features]:
+        yield f"          without {', '.join(short)}, which edition {sold.name} has in this version"
 
 
 def _request(found: verify.SiteToken[Request]) -> Iterator[str]:

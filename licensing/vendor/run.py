@@ -108,8 +108,8 @@ def _issue(args: argparse.Namespace, now: int) -> int:
         seats=args.seats,
         site=args.site,
     )
-    licence = msgspec.structs.replace(licence, **_of_plan(args, exp, now), **_terms(args))
     signer = _signer(args)
+    licence = msgspec.structs.replace(licence, **_of_plan(args, exp, now), **_tried(args, signer), **_terms(args))
     folder = _desk_folder(args)
     if folder is None:
         answer = Answer(licence=licence, text=signer.licence(licence))
@@ -131,6 +131,15 @@ def _of_plan(args: argparse.Namespace, exp: int, now: int) -> dict[str, int]:
     if args.plan == Plan.PREPAID and args.gpu_hours is None:
         raise UsageError("a prepaid licence says how many are paid: --gpu-hours N")
     return {}
+
+
+def _tried(args: argparse.Namespace, signer: Signer) -> dict[str, object]:
+    """An evaluation has all that its issuer may give, unless it says what it has."""
+    if args.plan != Plan.EVALUATION or args.edition or args.features is not None:
+        return {}
+    highest = plans.EDITIONS[-1]
+    features = tuple(each for each in highest.features if each in signer.issuer.features)
+    return {"features": features, "edition": highest.name if features == highest.features else None}
 
 
 def _terms(args: argparse.Namespace) -> dict[str, object]:

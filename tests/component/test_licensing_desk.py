@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from licensing import armour, cli, keys, roots, usage_check, verify
+from licensing import armour, cli, keys, plans, roots, usage_check, verify
 from licensing.armour import Label
 from licensing.document import Licence, sign
 from licensing.errors import KeyFileError, LicenceError
@@ -23,6 +23,7 @@ from licensing.hardware import Reader
 from licensing.site import Site
 from licensing.stage import Stage
 from licensing.vendor import end_of_day
+from licensing.vendor.sign import load_signer
 from tests.component.test_licensing_cli import NoHub
 from tests.fakes import papers
 from tests.fakes.head import HEAD
@@ -183,8 +184,12 @@ def test_a_reseller_is_made_by_an_issuer_and_stays_within_it(tmp_path: Path, ven
         ("prepaid", ["--gpu-hours", 5000], "gpu_hours", 5000),
         ("pay-per-use", [], "report_by", NOW + 66 * DAY),
         ("pay-per-use", ["--report-by", "2027-03-31"], "report_by", end_of_day("2027-03-31")),
-        ("yearly", ["--edition", "team"], "features", ("accounting", "reports")),
-        ("yearly", ["--edition", "team", "--features", "slurm"], "features", ("accounting", "reports", "slurm")),
+        ("yearly", ["--edition", "team"], "features", plans.EDITIONS[1].features),
+        ("yearly", ["--edition", "team", "--feature", "slurm"], "features", (*plans.EDITIONS[1].features, "slurm")),
+        ("yearly", ["--features", "qos"], "features", ("qos",)),
+        ("evaluation", [], "features", plans.FEATURES),
+        ("evaluation", [], "edition", "enterprise"),
+        ("evaluation", ["--edition", "standard"], "features", ()),
         ("yearly", ["--vm"], "vm", True),
     ],
 )
@@ -194,6 +199,48 @@ def test_each_plan_says_what_it_needs(
     licence = vendor.licence(vendor.voucher(*words, plan=plan))
     assert getattr(licence, field) == value
     assert (licence.plan, licence.exp) == (plan, end_of_day("2028-01-15"))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--edition", "teem"], "'teem' is no edition; did you mean team?"),
+        (["--edition", "gold"], "'gold' is no edition; known: standard, team, enterprise"),
+        (
+            ["--features", "qos,teleport"],
+            "teleport is no feature; known: qos, reservations, recurring, slurm",
+        ),
+    ],
+)
+def test_an_edition_or_feature_that_is_none_is_named(vendor: Vendor, words: list[str], said: str) -> None:
+    vendor.run("issue", "--voucher", "--customer", "X", "--plan", "yearly", "--seats", 8, "--days", 9, *words,
+               "-o", "-", code=64)  # fmt: skip
+    assert said in vendor.err
+
+
+def test_an_issuer_gives_no_feature_beyond_its_own(vendor: Vendor, tmp_path: Path) -> None:
+    vendor.run("keys", "issuer", "--name", "small", "--root-key", vendor.root, "--features", "qos", "-o", tmp_path)
+    signs = ("--issuer-key", tmp_path / "small.key", "--issuer-cert", tmp_path / "small.cert")
+    issue = ("issue", "--voucher", "--customer", "X", "--seats", 8, "--days", 9, *signs)
+    vendor.file(*issue, "--plan", "yearly", "--edition", "team", code=5)
+    assert "has features its issuer small may not give: recurring, reservations" in vendor.err
+    tried = vendor.licence(vendor.file(*issue, "--plan", "evaluation"))
+    assert (tried.edition, tried.features) == (None, ("qos",)), "an evaluation has what its issuer may give"
+    told = vendor.run("inspect", tmp_path / "small.cert", "--roots", tmp_path / "ACME-roots.json")
+    assert "may give qos" in told
+
+
+def test_inspect_says_what_an_edition_lacks_or_is_not_known(vendor: Vendor, tmp_path: Path) -> None:
+    roots_file = tmp_path / "ACME-roots.json"
+    signer = load_signer(tmp_path / "issuer.key", tmp_path / "issuer.cert")
+    base = vendor.licence(vendor.voucher("--edition", "team"))
+    for fields, said in (
+        ({"features": ("qos",)}, "without reservations, recurring, which edition team has in this version"),
+        ({"edition": "gold"}, "gold: no edition of this version, which knows standard, team, enterprise"),
+    ):
+        path = tmp_path / "odd.licence"
+        path.write_text(signer.licence(changed(base, **fields)))
+        assert said in vendor.run("inspect", path, "--roots", roots_file)
 
 
 def test_prepaid_hours_are_asked_for(vendor: Vendor) -> None:

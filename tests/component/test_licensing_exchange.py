@@ -235,7 +235,11 @@ def test_a_tombstone_ends_the_licence_and_is_written_again_the_same(site: Site, 
     assert isinstance(site.lease("n1", NODE_KEY, ["GPU-0"], 0, NOW), str)
     stone = site.release(NOW + 60)
     assert site.report(NOW + 60).standing.code == "LIC-409"
-    assert isinstance(site.lease("n1", NODE_KEY, ["GPU-0"], 1, NOW + 60), NoSeat)
+    word = site.lease("n1", NODE_KEY, ["GPU-0"], 1, NOW + 60)
+    held = verify.lease_chain(str(word), ROOTS, NODE_KEY).lease
+    assert (held.seq, held.held and held.held.code) == (2, "LIC-409"), "the node is told, and given nothing"
+    assert isinstance(site.lease("n1", NODE_KEY, ["GPU-0"], 2, NOW + 60), NoSeat)
+    assert isinstance(site.lease("n2", NODE_KEY, ["GPU-9"], 0, NOW + 60), NoSeat)
     assert site.release(NOW + 120) == stone
     with pytest.raises(ReplayError, match="was given back by this site"):
         site.activate(file(bound(site, rev=2)), NOW + 180)

@@ -158,6 +158,8 @@ def test_setting_the_clock_back_gains_nothing(site: Site, boot: Boot) -> None:
     site.activate(file(EVALUATION), NOW)
     for day in range(15):
         site.report(boot.at(NOW + day * DAY))
+    assert site.report(NOW + 14 * DAY).rollbacks == 0
+    assert [site.report(NOW).rollbacks for _ in range(2)] == [1, 1], "counted once, until the clock was right again"
     assert site.report(NOW).standing.code == "LIC-405"
     assert isinstance(site.lease("n1", NODE_KEY, ["GPU-0"], 0, NOW), NoSeat)
 
@@ -264,6 +266,15 @@ def test_grace_renews_what_there_is_and_adds_nothing(site: Site, boot: Boot) -> 
     new = site.lease("n9", KEYS["n9"], ["Z"], 0, end + 60)
     assert isinstance(new, NoSeat)
     assert new.code == "LIC-421"
+
+
+def test_a_hub_that_was_down_for_days_in_grace_takes_no_seat_by_that(site: Site, boot: Boot) -> None:
+    end = NOW + 100 * DAY
+    site.activate(bound(site, exp=end), NOW)
+    token(site, gpus=("A",), now=boot.at(end - 3600))
+    assert site.report(boot.at(end + 3 * DAY)).holds == ()
+    kept = read(token(site, gpus=("A", "B"), seq=1, now=end + 3 * DAY))
+    assert kept.lease.gpus == ("A",), "what it had, and nothing beyond"
 
 
 def test_a_restored_ledger_jumps_past_its_nodes(site: Site) -> None:

@@ -195,6 +195,7 @@ class FakeCluster:
         self.all_jobs = {(each.node, each.id): each for each in jobs or []}
         self.the_licence = licence
         self.the_history: list[LicenceEvent] = []
+        self.the_usage: dict[tuple[str, UsageBy], UsageMonth] = {}
         self.logs: dict[tuple[str, int], bytes] = {}
         self.reports: dict[tuple[str, int], JobReport] = {}
         self.the_reservations: list[Reservation] = []
@@ -335,7 +336,10 @@ class FakeClient:
         return []
 
     def usage(self, month: str | None = None, by: str | None = None, node: str | None = None) -> UsageMonth:
-        return UsageMonth(month=month or "2026-11", by=UsageBy(by or "user"))
+        self._cluster.calls.append(("usage", (month, by)))
+        self._refuse()
+        kind = UsageBy(by or "user")
+        return self._cluster.the_usage.get((month or "", kind), UsageMonth(month=month or "2026-11", by=kind))
 
     def drain(self, request: DrainRequest, node: str | None = None) -> list[Drain]:
         return self._drain("drain", request, node, Drain(reason=request.reason or "", by="root", at=NOW))

@@ -7,13 +7,15 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.screens.shots import SHOTS, pictured_lab
+from tests.fakes.licences import licence_lab
+from tests.screens.shots import LICENCE_SHOTS, SHOTS, pictured_lab
 from tests.screens.stage import stage
 
 FOLDER = Path(__file__).parents[2] / "docs"
 PICTURES: dict[str, tuple[str, tuple[int, int], str]] = {
     "tui-overview.svg": ("overview", (156, 44), "dark"),
     "tui-job.svg": ("search", (110, 32), "light"),
+    "tui-licence.svg": ("licence", (110, 36), "dark"),
 }
 """File: shot, size in cells, theme."""
 
@@ -23,8 +25,9 @@ def make(name: str) -> str:
     shot, size, theme = PICTURES[name]
 
     async def run() -> str:
-        async with stage(pictured_lab(), size, theme=theme) as on:
-            await SHOTS[shot](on)
+        lab = licence_lab if shot in LICENCE_SHOTS else pictured_lab
+        async with stage(lab(), size, theme=theme) as on:
+            await (SHOTS | LICENCE_SHOTS)[shot](on)
             return on.app.export_screenshot(title="stoker")
 
     # Textual's template fetches a font from a public address; the picture is to show without any network.

@@ -176,6 +176,18 @@ def _past() -> MetricHistory:
     )  # fmt: skip
 
 
+async def licence(on: Stage) -> None:
+    await on.press("6")
+    await on.until(lambda: on.sees("History 6"), "the history")
+    await on.settle()
+
+
+async def usage(on: Stage) -> None:
+    await on.press("6", "u")
+    await on.until(lambda: on.sees("carol"), "the sums")
+    await on.settle()
+
+
 SHOTS: dict[str, Steps] = {
     "overview": overview,
     "nodes": nodes,
@@ -209,3 +221,7 @@ HEALTH_SHOTS: dict[str, Steps] = {
     "trouble": overview,
 }
 """Those of the laboratory with incidents (`health_lab`)."""
+LICENCE_SHOTS: dict[str, Steps] = {"licence": licence, "usage": usage}
+"""Those of a licence in its last tenth (`licence_lab`)."""
+HELD_SHOTS: dict[str, Steps] = {"licence-held": licence, "usage-spent": usage}
+"""Those of one that is spent (`spent_lab`)."""

@@ -12,10 +12,20 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.lab import health_lab, queue_lab
-from tests.screens.shots import HEALTH_SHOTS, QUEUE_SHOTS, SHOTS, pictured_lab
+from tests.fakes.licences import licence_lab, spent_lab
+from tests.screens.shots import HEALTH_SHOTS, HELD_SHOTS, LICENCE_SHOTS, QUEUE_SHOTS, SHOTS, pictured_lab
 from tests.screens.stage import LARGE, SMALL, stage
 
 FOLDER = Path(__file__).parent / "snapshots"
+LABS = (
+    (pictured_lab, SHOTS),
+    (queue_lab, QUEUE_SHOTS),
+    (health_lab, HEALTH_SHOTS),
+    (licence_lab, LICENCE_SHOTS),
+    (spent_lab, HELD_SHOTS),
+)
+ALL = {name: (lab, steps) for lab, shots in LABS for name, steps in shots.items()}
+"""Name of a picture: before which cluster, and how to get there."""
 
 
 @pytest.fixture(autouse=True)
@@ -30,12 +40,12 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE], ids=lambda size: f"{size[0]}x{size[1]}")
-@pytest.mark.parametrize("name", [*SHOTS, *QUEUE_SHOTS, *HEALTH_SHOTS])
+@pytest.mark.parametrize("name", list(ALL))
 def test_looks_as_before(name: str, size: tuple[int, int]) -> None:
     async def run() -> list[str]:
-        lab = queue_lab if name in QUEUE_SHOTS else health_lab if name in HEALTH_SHOTS else pictured_lab
+        lab, steps = ALL[name]
         async with stage(lab(), size) as on:
-            await (SHOTS | QUEUE_SHOTS | HEALTH_SHOTS)[name](on)
+            await steps(on)
             return on.lines()
 
     lines = asyncio.run(run())

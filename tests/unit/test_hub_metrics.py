@@ -54,6 +54,29 @@ def test_the_licence_as_the_licensing_design_names_it() -> None:
     assert value(series, "lic_grace_ends_timestamp") == 1_801_000_000
 
 
+def test_every_metric_that_the_design_lists_is_there_for_a_licence_that_has_it() -> None:
+    """`lic_hub_unreachable_seconds` is a node's own, and on its page."""
+    licence = Licence(
+        stage=LicenceStage.ACTIVE, message="m", licence_id="L1", seats_total=8, seats_used=9, seats_borrowed=2,
+        seats_overdraft=1, expires_at=1, restricted_at=2, report_by=3, prepaid_gpu_seconds_left=-4, clock_rollbacks=5,
+    )  # fmt: skip
+    series = parsed(render(NODES, licence))
+    states = ("total", "used", "borrowed", "overdraft")
+    seats = {state: value(series, "lic_seats", unit="gpu", state=state) for state in states}
+    assert seats == {"total": 8, "used": 9, "borrowed": 2, "overdraft": 1}
+    told = [
+        value(series, name)
+        for name in (
+            "lic_expires_timestamp",
+            "lic_grace_ends_timestamp",
+            "lic_report_by_timestamp",
+            "lic_prepaid_gpu_seconds_left",
+            "lic_clock_rollback_total",
+        )
+    ]
+    assert told == [1, 2, 3, -4, 5]
+
+
 @pytest.mark.parametrize("licence", [None, Licence(stage=LicenceStage.RESTRICTED, message="no licence")])
 def test_without_a_licence_there_is_nothing_to_raise_an_alarm(licence: Licence | None) -> None:
     assert not {name for name in names(parsed(render(NODES, licence))) if name.startswith("lic_")}

@@ -71,6 +71,22 @@ def test_a_licence_hold_stops_every_new_job_with_its_sentence() -> None:
     assert set(decision.priorities) == {1, 2, 3}
 
 
+def test_a_job_that_needs_a_locked_feature_stands_aside_for_those_behind_it() -> None:
+    locked = {"qos": "LIC-450: no qos", "recurring": "LIC-450: no recurring"}
+    waiting = [job(1, 1, needs=("qos",)), job(2, 1), job(3, 1, needs=("reservations",)), job(4, needs=("recurring",))]
+    decision = run(waiting, gpus(3), locked=locked)
+    assert set(started(decision)) == {2, 3}
+    assert decision.reasons == {1: ("License", "LIC-450: no qos"), 4: ("License", "LIC-450: no recurring")}
+    assert set(started(run(waiting, gpus(3)))) == {1, 2, 3, 4}
+
+
+def test_a_job_that_needs_a_locked_feature_preempts_nobody() -> None:
+    policy = plain(preempt="qos", qos={"high": QosFacts(name="high", preempts=frozenset({"low"}))})
+    waiting, running = [job(1, 1, qos="high", needs=("qos",))], [busy(9, "0", qos="low", may_requeue=True)]
+    assert run(waiting, gpus(1), running=running, policy=policy).preempts != ()
+    assert run(waiting, gpus(1), running=running, policy=policy, locked={"qos": "LIC-450"}).preempts == ()
+
+
 def test_a_drained_node_starts_nothing() -> None:
     decision = run([job(1, 1), job(2)], gpus(1), node_drained="disk is being replaced (root)")
     assert decision.starts == ()

@@ -6,11 +6,13 @@ from itertools import pairwise
 
 import pytest
 
-from licensing import plans, stage
+from agent.engine import needs
+from licensing import plans, stage, verify
 from licensing.document import Licence
 from licensing.plans import EDITIONS, MS_PER_HOUR, NEVER, REPORT_GRACE_S, Plan
+from licensing.roots import pinned
 from licensing.stage import Facts, Stage
-from tests.fakes.vendor import BOUND, DAY, LEASE, NOW, changed
+from tests.fakes.vendor import BOUND, DAY, EVALUATION_FILE, LEASE, NOW, changed
 
 END = NOW + 300 * DAY
 TRIAL = changed(BOUND, plan="trial", term_s=30 * DAY)
@@ -140,10 +142,10 @@ def test_each_edition_holds_all_of_the_one_before() -> None:
 
 def test_a_locked_feature_names_the_edition_that_has_it() -> None:
     team = changed(BOUND, edition="team", features=plans.edition("team").features)  # type: ignore[union-attr]
-    assert plans.locked(team, "reports") is None
+    assert plans.locked(team, "recurring") is None
     words = plans.locked(team, "slurm") or ""
     assert "slurm is not part of the licence lic-test (team); edition enterprise has it" in words
-    assert "edition team and above has it" in (plans.locked(BOUND, "reports") or "")
+    assert "edition team and above has it" in (plans.locked(BOUND, "recurring") or "")
     assert "this site, unlicensed" in (plans.locked(None, "slurm") or "")
     assert "in no edition of this version" in (plans.locked(team, "teleport") or "")
 
@@ -151,6 +153,28 @@ def test_a_locked_feature_names_the_edition_that_has_it() -> None:
 def test_the_features_count_and_not_the_edition() -> None:
     assert plans.locked(changed(BOUND, edition="enterprise", features=()), "slurm") is not None
     assert plans.locked(changed(BOUND, features=("slurm",)), "slurm") is None
+
+
+def test_what_keeps_jobs_from_starting_is_what_a_job_can_need() -> None:
+    """The words of the engine are those that are sold, and what is not built keeps nothing from starting."""
+    gated = set(plans.held_jobs(BOUND))
+    assert gated == {needs.QOS, needs.RESERVATIONS, needs.RECURRING}
+    assert gated | set(plans.PLANNED) == set(plans.FEATURES)
+    assert plans.held_jobs(changed(BOUND, features=plans.FEATURES)) == {}
+    assert set(plans.held_jobs(changed(BOUND, features=("qos",)))) == gated - {"qos"}
+
+
+def test_under_development_roots_a_licence_that_names_no_edition_opens_all() -> None:
+    assert plans.opened(BOUND) == ()
+    assert plans.opened(BOUND, development=True) == plans.FEATURES
+    assert plans.opened(changed(BOUND, edition="standard"), development=True) == ()
+    assert plans.opened(changed(BOUND, features=("qos",)), development=True) == ("qos",)
+    assert plans.opened(None, development=True) == ()
+
+
+def test_the_shipped_evaluation_opens_all() -> None:
+    evaluation = verify.licence_file(EVALUATION_FILE.read_text(), pinned()).licence
+    assert (evaluation.edition, evaluation.features) == ("enterprise", plans.FEATURES)
 
 
 @pytest.mark.parametrize("plan", list(Plan))

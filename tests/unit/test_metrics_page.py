@@ -44,6 +44,7 @@ def everything() -> list[Family]:
         totals=dict.fromkeys(("disk_read", "disk_written", "network_received", "network_sent", "swap_used"), 1),
         own=OwnUse(cpu_seconds=1.0, resident_bytes=1),
         silent_s=0.0,
+        hub_silent_s=1.0,
         textfile=(1.0, 0),
         process_ids=True,
     )

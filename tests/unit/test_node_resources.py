@@ -37,6 +37,9 @@ class Gate:
     def admit(self, gpu_uuids: object, now: int) -> Admit:
         return Admit()
 
+    def locked(self) -> dict[str, str]:
+        return {"qos": "LIC-450"}
+
 
 def gpu(index: int, uuid: str, **values: object) -> GpuReading:
     return msgspec.convert({"index": index, "uuid": uuid, "name": "H100", "sampled_at": 1.0, **values}, GpuReading)

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
+from textual.binding import BindingType
 from textual.containers import VerticalScroll
 
 from agent.api.errors import ApiError, StokerError
@@ -20,6 +21,7 @@ from tui.keymap import Scope
 from tui.screens.base import BaseScreen, title_with_count
 from tui.screens.jobs import OpenNode
 from tui.session import Session
+from tui.widgets.keys import bindings
 from tui.widgets.panel import Panel
 from tui.widgets.table import Table
 
@@ -34,7 +36,8 @@ _LOG = logging.getLogger(__name__)
 class LicenceScreen(BaseScreen):
     """The licence."""
 
-    SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST,)
+    BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.LICENCE)
+    SCOPES: ClassVar[tuple[Scope, ...]] = (Scope.LIST, Scope.LICENCE)
     TITLE_WORDS = "Licence"
 
     def __init__(self, session: Session) -> None:
@@ -60,7 +63,7 @@ class LicenceScreen(BaseScreen):
         cluster, clock = self.session.cluster, self.session.clock
         box, told = self.query_one("#standing"), self.query_one("#told", Panel)
         box.border_title = "Licence"
-        box.border_subtitle = "A activates a file, or asks the vendor"
+        box.border_subtitle = "I activates a file, or asks the vendor; u usage"
         lines = licence.standing(cluster.licence, self.session.wall(), clock, self.size.width - 5)
         told.show(lines)
         box.styles.height = min(len(lines), max(4, self.query_one("#body").size.height - _LEAST_LISTS - 2)) + 2

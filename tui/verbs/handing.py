@@ -55,6 +55,8 @@ def run(call: Call, words: SubmitWords) -> int:
             f"stoker logs -f {arrays.label(job)}"
         )
     plain.complain(f"{_named(job)} on {job.node}, {units.count(job.gpus, 'GPU')}")
+    if held := _licence_hold(call, job):
+        plain.complain(f"{_named(job)} waits for the licence: {held}")
     watched = running.Running(call.client, reply.job, follow.writer(call.out, json=call.json))
     code = watched.to_end()
     if watched.job.state is not JobState.COMPLETED and watched.job.state.is_final:
@@ -89,6 +91,8 @@ def _request(words: SubmitWords) -> SubmitRequest:
 def _plan(call: Call, request: SubmitRequest) -> int:
     """Print what a submit would do."""
     plan = call.client.plan(request)
+    if plan.job.reason == "License":
+        plain.complain(f"it would wait for the licence: {safe.text(plan.job.detail or 'see: stoker license')}")
     if call.json:
         plain.as_json(plan, call.out)
         return 0
@@ -106,6 +110,8 @@ def _recurring(call: Call, request: SubmitRequest, words: SubmitWords, key: str)
     assert words.cron is not None
     asked = CronRequest(schedule=words.cron, request=request, missed=Missed(words.missed), overlap=words.overlap)
     cron = safe.clean(call.client.add_cron(asked, key))
+    if locked := _locked(call, "recurring"):
+        plain.complain(f"recurring job {cron.id} is stored, and the jobs that it makes wait for the licence: {locked}")
     if call.json:
         plain.as_json(cron, call.out)
         return 0
@@ -119,6 +125,19 @@ def _named(job: Job) -> str:
     if job.array_job_id is None:
         return f"job {job.id}"
     return f"array {job.array_job_id} ({job.array_text})" if job.array_text else f"array {job.array_job_id}"
+
+
+def _locked(call: Call, feature: str) -> str | None:
+    """Which edition has a feature that the licence does not open; `None` where it does, or nobody can tell now."""
+    try:
+        licence = safe.clean(call.client.licence())
+    except StokerError:
+        return None
+    found = next((each for each in licence.locked if each.feature == feature), None)
+    if found is None:
+        return None
+    having = f"edition {found.edition} has it" if found.edition else "no edition of this version has it"
+    return f"{feature} is not part of it, {having}. Run: stoker-license activate FILE"
 
 
 def _licence_hold(call: Call, job: Job) -> str | None:

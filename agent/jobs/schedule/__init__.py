@@ -15,6 +15,7 @@ from agent.jobs.schedule.facts import (
     Start,
     Waiting,
 )
+from agent.jobs.schedule.reasons import lacking
 
 __all__ = [
     "Decision",
@@ -30,4 +31,5 @@ __all__ = [
     "Start",
     "Waiting",
     "decide",
+    "lacking",
 ]

@@ -106,7 +106,7 @@ class _Pass:
             job, group = pair
             if job.id in self._settled:
                 continue
-            told = job.hold is not None or job.begin_at is not None or job.deadline_at is not None
+            told = job.hold is not None or job.begin_at is not None or job.deadline_at is not None or job.needs
             if told and self._stands_aside(job):
                 self._settled.add(job.id)
                 continue
@@ -123,8 +123,9 @@ class _Pass:
                 self._expired.append(job.id)
                 return True
             self._looks.append(last + 1)
-        if job.hold is not None:
-            self._told[job.id] = job.hold
+        held = job.hold or self._reasons.locked(job)
+        if held is not None:
+            self._told[job.id] = held
             return True
         if job.begin_at is not None and job.begin_at > self._now:
             self._told[job.id] = ("BeginTime", f"may start from {moment(job.begin_at)} on")

@@ -56,6 +56,8 @@ class Waiting:
     hold: tuple[str, str] | None = None
     """Slurm's word and the sentence, when no decision of the scheduler's could start it: `JobHeldUser`, `JobHeldAdmin`,
     `Dependency`, `DependencyNeverSatisfied`, …"""
+    needs: tuple[str, ...] = ()
+    """Features of the licence that it needs at its start; most jobs need none."""
     priority: int | None = None
     """Set by hand: stands in place of the factors."""
     nice: int = 0
@@ -220,6 +222,8 @@ class Snapshot:
     policy: Policy = field(default_factory=Policy)
     licence_hold: str | None = None
     """Why no new job may start at all, with the command that helps; `None` while the licence allows it."""
+    locked: Mapping[str, str] = field(default_factory=dict)
+    """Feature → why a job that needs it may not start, with the command that helps."""
     node_drained: str | None = None
     """Why the node takes no new job."""
 

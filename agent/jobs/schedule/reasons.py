@@ -6,7 +6,7 @@ person has mended that. A *shortage* is what ends by itself, as others end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.jobs.schedule.facts import Demand, ReservationFacts, Running, Snapshot, Waiting
 from agent.jobs.schedule.node import Node, places
@@ -43,6 +43,10 @@ class Reasons:
         if self._snapshot.node_drained is not None:
             return "ReqNodeNotAvail", f"the node is drained: {self._snapshot.node_drained}"
         return None
+
+    def locked(self, job: Waiting) -> Reason | None:
+        """Why the licence keeps it from starting, and not others."""
+        return lacking(job.needs, self._snapshot.locked)
 
     def partition(self, name: str) -> Reason | None:
         """Why nothing starts in a partition."""
@@ -239,6 +243,11 @@ class Reasons:
         if demand.exclusive and not demand.gpus and not demand.shards:
             what = "the whole node"
         return f"asks for {what}{f' of type {demand.gpu_type}' if demand.gpu_type else ''}"
+
+
+def lacking(needs: Sequence[str], locked: Mapping[str, str]) -> Reason | None:
+    """What a job is told that needs a feature of the licence which is locked."""
+    return next((("License", locked[each]) for each in needs if each in locked), None)
 
 
 def behind(job_id: int) -> Reason:
