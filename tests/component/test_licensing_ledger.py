@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -341,9 +341,12 @@ def recent(reclaims: list[tuple[int, int]], now: int) -> int:
 
 
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
-"""Without shrinking, which takes minutes: each step is on disk. The steps of a failure are printed as they are."""
+"""Without shrinking, which takes minutes: each step is on disk. The steps of a failure are printed as they are. Health
+checks measure time, which a busy machine has none of."""
 TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(max_examples=25, stateful_step_count=30, deadline=None, phases=PHASES)
+TestLedger.settings = settings(
+    max_examples=25, stateful_step_count=30, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck)
+)
 
 
 NURSERY = """
