@@ -241,13 +241,9 @@ class HubTable(Table, frozen=True, kw_only=True):
     """Empty means: this node's own agent, by its socket."""
 
 
-class File(Table, frozen=True, kw_only=True):
-    node: NodeTable = NodeTable()
-    gpu: GpuTable = GpuTable()
-    jobs: JobsTable = JobsTable()
-    hub: HubTable = HubTable()
-    partitions: tuple[PartitionTable, ...] = ()
-    qos: tuple[QosTable, ...] = ()
+class PlainTables(Table, frozen=True, kw_only=True):
+    """What the parts see just as the file has it."""
+
     accounts: tuple[AccountTable, ...] = ()
     scheduler: SchedulerTable = SchedulerTable()
     limits: LimitsTable = LimitsTable()
@@ -257,3 +253,14 @@ class File(Table, frozen=True, kw_only=True):
     telemetry: TelemetryTable = TelemetryTable()
     health: HealthTable = HealthTable()
     metrics: MetricsTable = MetricsTable()
+
+
+class File(PlainTables, frozen=True, kw_only=True):
+    """The whole file."""
+
+    node: NodeTable = NodeTable()
+    gpu: GpuTable = GpuTable()
+    jobs: JobsTable = JobsTable()
+    hub: HubTable = HubTable()
+    partitions: tuple[PartitionTable, ...] = ()
+    qos: tuple[QosTable, ...] = ()
