@@ -199,9 +199,10 @@ set_up_packages() {
 }
 
 # Neither a cache nor a temporary file outside the checkout. (pip asks rustc for its version; rustup's writes settings.)
+# Compiling all of every package is most of pip's work; here Python compiles what is imported when it is.
 pip_install() {
     export TMPDIR="$PWD/.venv/tmp" RUSTUP_HOME="$PWD/.venv/tmp"
-    exec .venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-input "$@"
+    exec .venv/bin/python -m pip install --no-compile --no-cache-dir --disable-pip-version-check --no-input "$@"
 }
 
 find_python() {
