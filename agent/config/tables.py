@@ -186,6 +186,8 @@ class HealthTable(Table, frozen=True, kw_only=True):
     it, `tell` nothing. Without an entry: `agent.engine.incidents.POLICY`."""
     for_s: dict[str, float] = {}
     """Kind of incident → seconds that it must be so to be one. Without an entry: `agent.telemetry.watch.PATIENCE`."""
+    clear_s: dict[str, float] = {}
+    """Likewise: seconds that it must not be so any more to be over."""
 
 
 class JobsTable(Table, frozen=True, kw_only=True):

@@ -21,7 +21,7 @@ from tests.fakes.shell import stoker
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Box]:
-    with box(tmp_path, gpus=2) as made:
+    with box(tmp_path, gpus=2, more="[health.clear_s]\ngpu_lost = 2\n") as made:
         yield made
 
 
@@ -62,7 +62,7 @@ def test_a_lost_gpu_from_the_incident_to_the_mended_node(lab: Box) -> None:
     assert "gpu_lost" in listed
     assert "critical" in listed
     assert f"stoker-agent simulate gpu {free} ok" in listed
-    assert f"! simulated GPU {free} is lost" in stoker(lab, "nodes")
+    wait_until(lambda: f"! simulated GPU {free} is lost" in stoker(lab, "nodes"), "the hub has heard of it too")
     assert "acknowledged; it stays open" in stoker(lab, "incidents", "acknowledge", str(found.id))
     assert "seen by" in stoker(lab, "incidents")
     wait_until(lambda: "! simulated" not in stoker(lab, "nodes"), "who has seen it is not told again")
