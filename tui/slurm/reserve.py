@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from agent.api import program
 from agent.api.errors import ApiError, StokerError
 from agent.api.hostlist import HostListError, expand
@@ -115,11 +117,17 @@ def _nodes(queue: ask.Queue, given: Mapping[str, str]) -> list[str | None]:
 
 
 def _make(queue: ask.Queue, request: ReservationRequest, nodes: Sequence[str | None], given: Mapping[str, str]) -> str:
-    """Make it on each node; where one refuses, nowhere. Its name."""
+    """Make it on each node; where one refuses, nowhere. Its name.
+
+    The others are asked for the first one's name and times: `now+1day` is another second on each.
+    """
     made: list[tuple[str, str | None]] = []
     for node in nodes:
         try:
-            made.append((safe.clean(queue.client.reserve(request, node)).name, node))
+            one = queue.client.reserve(request, node)
+            made.append((safe.clean(one).name, node))
+            start, end = f"uts{one.start_at}", f"uts{one.end_at}"
+            request = msgspec.structs.replace(request, name=one.name, start=start, end=end, duration=None)
         except ApiError as error:
             for name, where in made:
                 with contextlib.suppress(StokerError):
