@@ -28,7 +28,7 @@ class Client:
         return self.made[node]
 
 
-@pytest.mark.parametrize("end", [{"duration": "60"}, {"endtime": "now+1day+1hour"}, {"endtime": "now+2days"}])
+@pytest.mark.parametrize("end", [{"duration": "60"}, {"endtime": "now+25hours"}, {"endtime": "now+2days"}])
 def test_all_nodes_get_the_first_ones_name_and_times(monkeypatch: pytest.MonkeyPatch, end: dict[str, str]) -> None:
     client = Client()
     nodes = [SimpleNamespace(name="n1"), SimpleNamespace(name="n2")]
