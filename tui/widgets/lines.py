@@ -36,7 +36,7 @@ _INKS: dict[Role, tuple[str, bool]] = {
     Role.MATCH: ("background", False),
 }
 """The theme's colour of each role, and whether it is bold. Not component classes: each costs Textual a DOM node and a
-match against all rules, for every widget and every look at styles; they were a third of what a screen costs."""
+match against all rules, for every widget and every look at styles; they were up to a third of what a screen costs."""
 
 
 class Styled(Widget):
