@@ -30,7 +30,6 @@ from licensing.document import (
 
 MAX_REQUEST_CHARS = 440
 """So that its QR code, version 14 at most, fits an 80-column terminal."""
-MAX_REPORTED_DAYS = 62
 
 
 class Want(StrEnum):

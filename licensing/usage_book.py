@@ -110,7 +110,9 @@ class UsageBook:
         """
         with self._ledger.transaction():
             known = self.branch(node, page.chain) or self._begin(node, page.chain, 0)
-            page = self._without_known(known, page)
+            told, page = page, self._without_known(known, page)
+            if told.rows and not page.rows and page.before == self.head_at(known, page.first - 1):
+                return 0  # asked for before others came: two rounds fetch at once when a report is made
             if page.rows and page.first > known.seq + 1:
                 branch = self._gap(known, page, now)
             elif page.before == known.head and not (page.rows and page.first <= known.seq):

@@ -10,11 +10,15 @@ The tests of a file that shares a fixture run in one worker, one after the other
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it ships no types
+
+_OF_THE_FILE = 'scope="module"'
+_TAKEN_OVER = re.compile(r"^from (tests\.fakes\.\w+) import (\w+) as \2$", re.MULTILINE)
 
 
 class SkipWatch:
@@ -46,12 +50,15 @@ class SharedFixtures(LoadScopeScheduling):  # type: ignore[misc]  # untyped, so 
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, _ = nodeid.partition("::")
-        return file if _shares(self.config.rootpath / file) else nodeid
+        return file if _shares(self.config.rootpath, file) else nodeid
 
 
 @cache
-def _shares(file: Path) -> bool:
-    return 'scope="module"' in file.read_text()
+def _shares(root: Path, file: str) -> bool:
+    """Whether a file has a fixture of the whole file, its own or one taken over: `from … import made as made`."""
+    text = (root / file).read_text()
+    lenders = [root / f"{found[1].replace('.', '/')}.py" for found in _TAKEN_OVER.finditer(text)]
+    return any(_OF_THE_FILE in each for each in (text, *(lender.read_text() for lender in lenders)))
 
 
 @pytest.hookimpl(optionalhook=True)

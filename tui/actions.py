@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
 from tui import arrays, units
+from tui.client import ClusterClient
 from tui.cluster import ArrayKey, Key, job_key
-from tui.links import ClusterClient
 
 Ask = Callable[[ClusterClient, JobRef, str], Job]
 

@@ -28,9 +28,9 @@ from agent.api.refs import JobRef
 from agent.api.types import Job, Licence
 from tui import actions, safe, units
 from tui.actions import ACTIONS, JobAction, Target
+from tui.client import ClusterClient
 from tui.cluster import ArrayKey, job_key
 from tui.keymap import KEYS, Key, Scope
-from tui.links import ClusterClient
 from tui.rows import drain_note
 from tui.screens import questions
 from tui.screens.activation import ActivationForm, Draft

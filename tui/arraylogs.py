@@ -23,7 +23,7 @@ from tui.logtext import LogText
 from tui.outage import Bridge
 
 if TYPE_CHECKING:
-    from tui.links import ClusterClient
+    from tui.client import ClusterClient
 
 PAGE = 1000
 _ROUND_S = 0.5

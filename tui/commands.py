@@ -77,6 +77,7 @@ def read(argv: Sequence[str]) -> argparse.Namespace:
     """Read a command line. One that begins with a command is read by that one's parser alone: all cost 20 ms."""
     first = next((each for each in COMMANDS if argv and argv[0] in (each.name, each.alias)), None)
     if first is None or first.name in cli.VERBS:
+        _refuse_slurms(argv)
         return whole(argv).parse_args(argv)
     said = argparse.Namespace(verb=argv[0], job=None, theme=None, host=None, socket=None, json=False)
     return alone(first).parse_args(argv[1:], said)
@@ -103,6 +104,14 @@ def whole(said: Sequence[str]) -> Parser:
     words.where(made, None)
     _add_all(made, said)
     return made
+
+
+def _refuse_slurms(argv: Sequence[str]) -> None:
+    """Whoever types one of Slurm's commands after `stoker` is told where it is."""
+    from tui.slurm.__main__ import NAMES
+
+    if argv and argv[0] in NAMES:
+        Parser(prog="stoker").error(f"{argv[0]} is one of Slurm's commands; write: stoker slurm {argv[0]}")
 
 
 def _add_all(parser: Parser, said: Sequence[str]) -> None:

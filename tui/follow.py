@@ -20,7 +20,7 @@ from tui.logtext import LogText
 from tui.outage import Bridge
 
 if TYPE_CHECKING:
-    from tui.links import ClusterClient
+    from tui.client import ClusterClient
 
 PIECE_BYTES = 1024 * 1024
 _FIRST_ASK_S, _LAST_ASK_S = 0.1, 2.0

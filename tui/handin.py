@@ -17,7 +17,7 @@ from agent.api.types import SubmitReply, SubmitRequest
 from tui import plain
 
 if TYPE_CHECKING:
-    from tui.links import ClusterClient
+    from tui.client import ClusterClient
 
 TRY_FOR_S = 30.0
 _PAUSE_S = 1.0

@@ -12,7 +12,7 @@ from agent.api.errors import ApiError
 from agent.api.types import Job
 
 if TYPE_CHECKING:
-    from tui.links import ClusterClient
+    from tui.client import ClusterClient
 
 PAGE = 10_000
 """Jobs of one answer, at most: a server's own bound. Where nobody says how many, it tells a thousand."""

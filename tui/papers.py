@@ -46,6 +46,15 @@ def read(path: Path) -> str:
     return text
 
 
+def place(folder: Path, typed: str) -> Path:
+    """Where a typed name is: `~` is the home, any other name is of this folder, also one of nobody's home."""
+    name = typed.strip().replace("\0", "")
+    try:
+        return folder / Path(name).expanduser()
+    except RuntimeError:
+        return folder / name
+
+
 def tidy(pasted: str) -> str:
     """What a terminal made of a pasted file, with the line ends that it should have."""
     lines = "\n".join(line.strip() for line in pasted.splitlines())
@@ -53,22 +62,30 @@ def tidy(pasted: str) -> str:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file that is not there yet; on disk when this returns.
+    """Write a file that is not there yet; on disk when this returns, and none when it does not.
 
     Raises:
         StokerError: there is one, or it cannot be written.
     """
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            _fill(handle, text)
+        except (OSError, ValueError):
+            path.unlink(missing_ok=True)
+            raise
     except FileExistsError as error:
         raise StokerError(f"{path} exists and is not overwritten; name another file") from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise StokerError(f"cannot write {path}: {reason}; name another file") from error
+
+
+def _fill(handle: int, text: str) -> None:
+    with os.fdopen(handle, "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _bounded(handle: int, path: Path) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from agent.api.queue import JobEvent, JobUsage
 from agent.api.types import Gpu, GpuState, Job, JobReport, JobState, Licence, Plan
-from tui import advice, arrays, rows, spans, status, units
+from tui import advice, arrays, jobrows, rows, spans, status, units
 from tui.arrays import Line
 from tui.cluster import Cluster, NodeView, gpu_label
 
@@ -85,12 +85,12 @@ def job_line(line: Line, now: float) -> list[str]:
         job.user,
         job.name,
         job.state.value,
-        rows.job_gpus(job),
-        units.elapsed(rows.run_time_s(job, now)) if len(line.jobs) == 1 else units.UNKNOWN,
+        jobrows.job_gpus(job),
+        units.elapsed(jobrows.run_time_s(job, now)) if len(line.jobs) == 1 else units.UNKNOWN,
         units.elapsed(job.time_limit_s),
         units.UNKNOWN if job.priority is None else str(job.priority),
-        rows.starts_in(job, now),
-        first_sentence(rows.job_note(job, now)),
+        jobrows.starts_in(job, now),
+        first_sentence(jobrows.job_note(job, now)),
     ]
 
 
@@ -114,7 +114,7 @@ def report_facts(report: JobReport) -> list[tuple[str, str]]:
         ("Name", job.name),
         ("User", job.user),
         ("State", job.state.value),
-        ("Reason", rows.job_why(job)),
+        ("Reason", jobrows.job_why(job)),
         ("Waited", units.elapsed(report.wait_s)),
         ("Ran", units.elapsed(report.run_s)),
         ("Attempts", str(job.attempt)),
@@ -137,7 +137,7 @@ def plan_facts(plan: Plan, now: float) -> list[tuple[str, str]]:
         ("Would make", units.count(plan.tasks, "job")),
         ("Name", job.name),
         ("Node", job.node),
-        ("GPUs", f"{rows.job_gpus(job)}{f' #{gpus}' if gpus else ''}"),
+        ("GPUs", f"{jobrows.job_gpus(job)}{f' #{gpus}' if gpus else ''}"),
         ("CPUs", f"{job.tasks} × {job.cpus_per_task}"),
         ("Memory", units.size(job.memory_bytes) if job.memory_bytes else None),
         ("Time limit", _limit(job.time_limit_s)),
@@ -208,16 +208,16 @@ def _who(job: Job) -> list[tuple[str, str | None]]:
         ("QOS", job.qos),
         ("Node", job.node),
         ("State", job.state.value),
-        ("Reason", rows.job_why(job)),
+        ("Reason", jobrows.job_why(job)),
     ]
 
 
 def _why(job: Job, now: float) -> list[tuple[str, str | None]]:
     """What keeps it waiting."""
     starts = None
-    stops = None if job.stops_at is None else f"{units.moment(job.stops_at)}, {rows.stops_in(job, now)}"
+    stops = None if job.stops_at is None else f"{units.moment(job.stops_at)}, {jobrows.stops_in(job, now)}"
     if job.expected_start_at is not None and job.state is JobState.PENDING:
-        starts = f"{units.moment(job.expected_start_at)}, in {rows.starts_in(job, now)} at the latest"
+        starts = f"{units.moment(job.expected_start_at)}, in {jobrows.starts_in(job, now)} at the latest"
     return [
         ("Warning", job.warning),
         ("Stops", stops),
@@ -237,7 +237,7 @@ def _asked(job: Job) -> list[tuple[str, str | None]]:
     """What it was submitted with."""
     held = f" #{arrays.ranges(job.gpu_indexes)}" if job.gpu_indexes else ""
     return [
-        ("GPUs", f"{rows.job_gpus(job)}{held}"),
+        ("GPUs", f"{jobrows.job_gpus(job)}{held}"),
         ("GPU UUIDs", " ".join(job.gpu_uuids)),
         ("Tasks", str(job.tasks) if job.tasks > 1 else None),
         ("CPUs per task", str(job.cpus_per_task)),
@@ -258,7 +258,7 @@ def _ran(job: Job, now: float) -> list[tuple[str, str | None]]:
         ("Submitted", units.moment(job.submitted_at)),
         ("Started", units.moment(job.started_at)),
         ("Ended", units.moment(job.ended_at)),
-        ("Run time", units.elapsed(rows.run_time_s(job, now)) if job.started_at else None),
+        ("Run time", units.elapsed(jobrows.run_time_s(job, now)) if job.started_at else None),
         ("Exit code", None if job.exit_code is None else str(job.exit_code)),
         ("Signal", None if job.signal is None else str(job.signal)),
         ("Attempt", str(job.attempt)),
@@ -274,7 +274,7 @@ def _priority(job: Job) -> str | None:
     """`1520 = age 20 + fairshare 1000 + qos 500`."""
     if job.priority is None or job.state is not JobState.PENDING:
         return None
-    parts = rows.priority_parts(job)
+    parts = jobrows.priority_parts(job)
     return f"{job.priority} = {parts}" if parts else str(job.priority)
 
 

@@ -12,7 +12,7 @@ from html import escape
 
 from agent.api.queue import GpuUsage, UsagePoint, Verdict
 from agent.api.types import Job, JobReport, JobState
-from tui import arrays, reportplot, rows, safe, units
+from tui import arrays, jobrows, reportplot, safe, units
 from tui.palette import DARK, LIGHT, Palette
 from tui.reportplot import Series
 
@@ -187,7 +187,7 @@ def _job_facts(report: JobReport) -> list[tuple[str, str | None]]:
     job = report.job
     held = f" (#{arrays.ranges(job.gpu_indexes)})" if job.gpu_indexes else ""
     return [
-        ("GPUs", f"{rows.job_gpus(job)}{held}" + (f", {units.count(job.shards, 'shard')}" if job.shards else "")),
+        ("GPUs", f"{jobrows.job_gpus(job)}{held}" + (f", {units.count(job.shards, 'shard')}" if job.shards else "")),
         ("Tasks × CPUs", f"{job.tasks} × {job.cpus_per_task}"),
         ("Memory", units.size(job.memory_bytes) if job.memory_bytes else None),
         ("Time limit", units.elapsed(job.time_limit_s) if job.time_limit_s is not None else "unlimited"),

@@ -17,7 +17,7 @@ from tui import arrays, outage, plain, safe, units
 from tui.follow import Following, Write
 
 if TYPE_CHECKING:
-    from tui.links import ClusterClient
+    from tui.client import ClusterClient
 
 INTERRUPTED = 130
 _FIRST_ASK_S, _LAST_ASK_S = 0.05, 2.0

@@ -16,9 +16,10 @@ from agent.api.hostkeys import UnknownHostError, remember
 from agent.api.refs import JobRef
 from agent.api.types import Plan, SubmitReply, SubmitRequest
 from tui import arrays, safe
+from tui.client import ClusterClient
 from tui.cluster import Cluster, JobKey
 from tui.inbox import Inbox, LogInbox
-from tui.links import ClusterClient, Follower, Watcher
+from tui.links import Follower, Watcher
 from tui.traces import Traces
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from agent.api.queue import JobUsage
 from agent.api.types import Job, JobReport, JobState, TaskResult
-from tui import advice, licence, rows, spans, units
+from tui import advice, jobrows, licence, rows, spans, units
 from tui.session import Clock
 from tui.spans import Role, Span
 
@@ -49,7 +49,7 @@ def _warned(job: Job, wall: float, clock: Clock) -> list[_Part]:
         return []
     return [
         ("reason", job.warning, Role.WARN),
-        ("stops", f"{clock.moment(job.stops_at)}, {rows.stops_in(job, wall)}", Role.STRONG),
+        ("stops", f"{clock.moment(job.stops_at)}, {jobrows.stops_in(job, wall)}", Role.STRONG),
         ("what helps", advice.what_helps(job) or "", Role.ACCENT),
     ]
 
@@ -59,11 +59,11 @@ def _waiting(job: Job, wall: float, clock: Clock) -> list[_Part]:
         return []
     starts = None
     if job.expected_start_at is not None:
-        starts = f"{clock.moment(job.expected_start_at)} at the latest, in {rows.starts_in(job, wall)}"
-    parts = rows.priority_parts(job)
+        starts = f"{clock.moment(job.expected_start_at)} at the latest, in {jobrows.starts_in(job, wall)}"
+    parts = jobrows.priority_parts(job)
     held = licence.held_job(job.detail) if job.reason == "License" else []
     values = [
-        *(held or [("reason", rows.job_why(job), Role.WARN)]),
+        *(held or [("reason", jobrows.job_why(job), Role.WARN)]),
         ("ran before", job.again, Role.TEXT),
         (
             "starts",

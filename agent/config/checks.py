@@ -143,11 +143,12 @@ def _health(config: Config) -> Iterator[str]:
             yield f"health.policy: {kind!r} is no kind of incident; use {_or(known)}"
         if action not in ("drain", "hold", "tell"):
             yield f"health.policy.{kind} = {action!r}; use drain, hold or tell"
-    for kind, seconds in config.health.for_s.items():
-        if kind not in known:
-            yield f"health.for_s: {kind!r} is no kind of incident; use {_or(known)}"
-        elif not 0 <= seconds <= 86400:
-            yield f"health.for_s.{kind} = {seconds:g}; use 0 to 86400 seconds"
+    for table, patience in (("for_s", config.health.for_s), ("clear_s", config.health.clear_s)):
+        for kind, seconds in patience.items():
+            if kind not in known:
+                yield f"health.{table}: {kind!r} is no kind of incident; use {_or(known)}"
+            elif not 0 <= seconds <= 86400:
+                yield f"health.{table}.{kind} = {seconds:g}; use 0 to 86400 seconds"
 
 
 def _metrics(metrics: MetricsTable) -> Iterator[str]:

@@ -20,7 +20,7 @@ import msgspec
 from agent.api.decode import convert
 from agent.config.checks import check
 from agent.config.resolved import Config, ConfigError
-from agent.config.tables import File, GpuTable, HubNode, Mode, PartitionTable, QosTable
+from agent.config.tables import File, GpuTable, HubNode, Mode, PartitionTable, PlainTables, QosTable
 
 SYSTEM_CONFIG = Path("/etc/stoker/stoker.toml")
 _CPUS_PER_SIMULATED_GPU = 4
@@ -111,15 +111,7 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
         hub_nodes=file.hub.nodes,
         partitions=_with_default(file.partitions) or (PartitionTable(name="main", default=True),),
         qos=file.qos or (QosTable(name="normal"),),
-        accounts=file.accounts,
-        scheduler=file.scheduler,
-        limits=file.limits,
-        hooks=file.hooks,
-        reaper=file.reaper,
-        history=file.history,
-        telemetry=file.telemetry,
-        health=file.health,
-        metrics=file.metrics,
+        **{name: getattr(file, name) for name in PlainTables.__struct_fields__},
     )
     check(config, origin)
     if not config.hub_nodes:

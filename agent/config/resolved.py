@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
-
 from agent.api.errors import StokerError
 from agent.config.tables import (
-    AccountTable,
     GpuTable,
-    HealthTable,
-    HistoryTable,
-    HooksTable,
     HubNode,
     JobsTable,
-    LimitsTable,
-    MetricsTable,
     Mode,
     PartitionTable,
+    PlainTables,
     QosTable,
-    ReaperTable,
-    SchedulerTable,
-    TelemetryTable,
 )
 
 
@@ -30,7 +20,7 @@ class ConfigError(StokerError):
     """The configuration cannot be used; the message names file, line and key."""
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True):
+class Config(PlainTables, frozen=True, kw_only=True):
     """Everything a daemon needs to know, resolved: no `None` left to interpret, every path absolute."""
 
     path: Path | None
@@ -51,15 +41,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """At least one, and exactly one is the default."""
     qos: tuple[QosTable, ...] = (QosTable(name="normal"),)
     """At least one; the first is the default."""
-    accounts: tuple[AccountTable, ...] = ()
-    scheduler: SchedulerTable = SchedulerTable()
-    limits: LimitsTable = LimitsTable()
-    hooks: HooksTable = HooksTable()
-    reaper: ReaperTable = ReaperTable()
-    history: HistoryTable = HistoryTable()
-    telemetry: TelemetryTable = TelemetryTable()
-    health: HealthTable = HealthTable()
-    metrics: MetricsTable = MetricsTable()
 
     @property
     def agent_socket(self) -> Path:

@@ -186,6 +186,8 @@ class HealthTable(Table, frozen=True, kw_only=True):
     it, `tell` nothing. Without an entry: `agent.engine.incidents.POLICY`."""
     for_s: dict[str, float] = {}
     """Kind of incident → seconds that it must be so to be one. Without an entry: `agent.telemetry.watch.PATIENCE`."""
+    clear_s: dict[str, float] = {}
+    """Likewise: seconds that it must not be so any more to be over."""
 
 
 class JobsTable(Table, frozen=True, kw_only=True):
@@ -241,13 +243,9 @@ class HubTable(Table, frozen=True, kw_only=True):
     """Empty means: this node's own agent, by its socket."""
 
 
-class File(Table, frozen=True, kw_only=True):
-    node: NodeTable = NodeTable()
-    gpu: GpuTable = GpuTable()
-    jobs: JobsTable = JobsTable()
-    hub: HubTable = HubTable()
-    partitions: tuple[PartitionTable, ...] = ()
-    qos: tuple[QosTable, ...] = ()
+class PlainTables(Table, frozen=True, kw_only=True):
+    """What the parts see just as the file has it."""
+
     accounts: tuple[AccountTable, ...] = ()
     scheduler: SchedulerTable = SchedulerTable()
     limits: LimitsTable = LimitsTable()
@@ -257,3 +255,14 @@ class File(Table, frozen=True, kw_only=True):
     telemetry: TelemetryTable = TelemetryTable()
     health: HealthTable = HealthTable()
     metrics: MetricsTable = MetricsTable()
+
+
+class File(PlainTables, frozen=True, kw_only=True):
+    """The whole file."""
+
+    node: NodeTable = NodeTable()
+    gpu: GpuTable = GpuTable()
+    jobs: JobsTable = JobsTable()
+    hub: HubTable = HubTable()
+    partitions: tuple[PartitionTable, ...] = ()
+    qos: tuple[QosTable, ...] = ()

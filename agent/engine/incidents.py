@@ -216,7 +216,8 @@ class Incidents:
         """
         await self._inventory.settle(self._seen.readings())
         scene, told, before = self._scene(monotonic), self._told, self._watch.copy()
-        self._told, self._watch.for_s = [], self._core.config.health.for_s
+        self._told, health = [], self._core.config.health
+        self._watch.for_s, self._watch.clear_s = health.for_s, health.clear_s
         findings = [*self._of_events(told, scene), *rules.look(scene)]
         changes = self._watch.look(findings, monotonic, blind=rules.blind(scene))
         try:

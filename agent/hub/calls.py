@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from agent.api.client import Client, RawAnswer
+from agent.api.call import RawAnswer
+from agent.api.client import Client
 from agent.api.errors import TransportError
 from agent.hub.errors import NodeBusyError, NodeUnreachableError
 from agent.hub.places import Places

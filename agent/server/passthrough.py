@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from agent.api.client import RawAnswer
+from agent.api.call import RawAnswer
 from agent.api.errors import ApiError, TransportError
 from agent.api.types import KEY_HEADER
 from agent.hub.calls import NodeCalls

@@ -108,6 +108,8 @@ class Watch:
     """Of the last look."""
     for_s: Mapping[str, float] = field(default_factory=dict)
     """Kind → how long it must be so, where the site has it otherwise than `PATIENCE`."""
+    clear_s: Mapping[str, float] = field(default_factory=dict)
+    """Kind → how long it must not be so any more, likewise."""
 
     def resume(self, finding: Finding, at: float) -> None:
         """Take up an incident that was open when the agent stopped."""
@@ -115,7 +117,8 @@ class Watch:
 
     def copy(self) -> Watch:
         """As it is now: a look whose changes could not be kept is made again."""
-        return Watch({key: dataclasses.replace(seen) for key, seen in self._seen.items()}, self._at, self.for_s)
+        kept = {key: dataclasses.replace(seen) for key, seen in self._seen.items()}
+        return Watch(kept, self._at, self.for_s, self.clear_s)
 
     def is_so(self, key: Key) -> bool:
         """Whether the last look showed it; an event never lasts."""
@@ -175,7 +178,7 @@ class Watch:
         if not seen.open:
             del self._seen[key]
             return False
-        if now - seen.last < PATIENCE[key[0]].clear_s:
+        if now - seen.last < self.clear_s.get(key[0], PATIENCE[key[0]].clear_s):
             return False
         del self._seen[key]
         return True

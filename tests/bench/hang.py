@@ -10,7 +10,6 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from agent.api.client import Client
 from agent.api.refs import JobRef
 from agent.api.types import GpuState, Job, JobState, SubmitRequest
 from tests.bench.table import Row
-from tests.fakes.daemons import Box, activate_evaluation, wait_until
+from tests.fakes.daemons import Box, box, wait_until
 from tests.fakes.nvml import NvmlStandIn
 
 GPUS, SICK = 8, 3
@@ -61,7 +60,8 @@ def _watch(fault: str) -> Seen:
         standin = NvmlStandIn(Path(folder), patch)
         usual = (f"gpus {GPUS}", "rings", *(f"process gpu={gpu} pid={gpu + 1} memory=1" for gpu in range(GPUS)))
         standin.write(f"gpus {GPUS}", "rings")
-        with _lab(Path(folder) / "box", standin) as lab, lab.agent.client() as client:
+        lives = box(Path(folder) / "box", library=standin.library, history="days")  # as a node's is kept
+        with lives as lab, lab.agent.client() as client:
             jobs = [_start(lab, client, number) for number in range(GPUS)]
             time.sleep(SETTLE_S)
             standin.write(*usual, fault)
@@ -72,20 +72,6 @@ def _watch(fault: str) -> Seen:
             for job in jobs:
                 client.cancel(JobRef(id=job.id))
             return seen
-
-
-@contextmanager
-def _lab(root: Path, standin: NvmlStandIn) -> Iterator[Box]:
-    """A box that keeps a history, as a node does."""
-    lab = Box(root, library=standin.library)
-    lab.config.write_text(lab.config.read_text().replace('history = "off"', 'history = "days"'))
-    try:
-        lab.agent.start()
-        lab.hub.start()
-        activate_evaluation(lab)
-        yield lab
-    finally:
-        lab.close()
 
 
 def _start(lab: Box, client: Client, number: int) -> Job:

@@ -71,8 +71,7 @@ def rows() -> list[Row]:
 def _year() -> Iterator[Row]:
     """A year of all GPUs behind a real agent."""
     with tempfile.TemporaryDirectory(prefix="stoker-bench-") as folder:
-        lab = Box(Path(folder), gpus=GPUS)
-        lab.config.write_text(lab.config.read_text().replace('history = "off"', 'history = "year"'))
+        lab = Box(Path(folder), gpus=GPUS, history="year")
         place = lab.state_dir / "history"
         place.mkdir(parents=True)
         uuids, now, added = [simulated_uuid(lab.name, index) for index in range(GPUS)], int(time.time()), 0

@@ -1,4 +1,4 @@
-"""The rule of `.ci/run` that a skipped test fails the run, shown on a suite of its own."""
+"""What `conftest.py` holds for the whole suite, shown on suites of their own: no skips in CI, and what is dear once."""
 
 from __future__ import annotations
 
@@ -20,11 +20,30 @@ SUITE = {
 }
 
 
-def _run(folder: Path, *words: str, forbid: bool = True) -> tuple[int, list[str]]:
+SHARING = {
+    "tests/__init__.py": "",
+    "tests/fakes/__init__.py": "",
+    "tests/fakes/shell.py": """
+import pathlib, pytest
+@pytest.fixture(scope="module")
+def made():
+    with open("started", "a") as file: file.write("once ")
+""",
+    "test_lends.py": """
+import pytest
+from tests.fakes.shell import made as made
+@pytest.mark.parametrize("number", range(12))
+def test_it(made, number): pass
+""",
+}
+
+
+def _run(folder: Path, *words: str, suite: dict[str, str] = SUITE, forbid: bool = True) -> tuple[int, list[str]]:
     """The exit status, and the lines that name what must not be skipped."""
     (folder / "conftest.py").write_text(CONFTEST.read_text())
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = gpu: needs a GPU\n")
-    for name, text in SUITE.items():
+    (folder / "pytest.ini").write_text("[pytest]\npythonpath = .\nmarkers = gpu: needs a GPU\n")
+    for name, text in suite.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "STOKER_"))}
     env |= {"STOKER_FORBID_SKIPS": "1"} if forbid else {}
@@ -47,3 +66,8 @@ def test_other_outcomes_do_not(tmp_path: Path) -> None:
 
 def test_outside_ci_a_skip_is_only_told(tmp_path: Path) -> None:
     assert _run(tmp_path, "-n", "0", forbid=False) == (0, [])
+
+
+def test_what_a_file_shares_is_started_once_though_it_stands_elsewhere(tmp_path: Path) -> None:
+    assert _run(tmp_path, "-n", "4", suite=SHARING) == (0, [])
+    assert (tmp_path / "started").read_text() == "once "

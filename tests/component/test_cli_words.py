@@ -259,6 +259,14 @@ def test_what_was_probably_meant_is_named(words: str, nowhere: dict[str, str]) -
     assert f"did you mean {MEANT[words]}?" in done.stderr
 
 
+@pytest.mark.parametrize("words", ["squeue", "sbatch --gpus=1 x.sh", "sinfo --help"])
+def test_one_of_slurms_commands_is_told_where_it_is(words: str, nowhere: dict[str, str]) -> None:
+    done = stoker(*words.split(), env=nowhere)
+    name = words.split()[0]
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"stoker: {name} is one of Slurm's commands; write: stoker slurm {name}   (stoker --help)\n"
+
+
 def test_the_daemons_words_are_suggested_too() -> None:
     entry = "import sys; from agent.__main__ import agent_main; sys.exit(agent_main())"
     for words, meant in ((["rnu"], "run"), (["--confg", "x", "run"], "--config"), (["config", "chek"], "check")):

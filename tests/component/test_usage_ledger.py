@@ -304,6 +304,19 @@ def test_months_are_closed_in_order_and_when_they_are_over(site: Site) -> None:
         report(site, month=2, now=BEGINS + 200 * DAY)
 
 
+def test_a_page_that_comes_after_a_later_one_is_no_fork(site: Site, node: Node) -> None:
+    node.run(BEGINS, 60)
+    late = node.store.meter_rows(node.told()[0].chain, 0, 10)
+    node.run(BEGINS + 60, 60)
+    fetch(site, node)
+    assert site.usage_merge(node.name, late.chain, late.first, late.before, late.rows, NOW) == 0
+    assert site._book.events(0, NOW + DAY) == []
+    fetch(site, node)
+    assert site._book.verify() == 2
+    site.usage_merge(node.name, late.chain, late.first, "0" * 64, late.rows, NOW)
+    assert [each.event for each in site._book.events(0, NOW + DAY)] == ["fork"], "the same rows after others are one"
+
+
 def test_two_reports_with_one_parent_are_a_fork(tmp_path: Path, site: Site, node: Node) -> None:
     report(site)
     site.close()

@@ -102,8 +102,14 @@ class Box:
         allow_root_jobs: bool = os.geteuid() == 0,
         launcher: str = "fork",
         library: Path | None = None,
+        history: str = "off",
+        more: str = "",
     ) -> None:
-        """`library`: the stand-in for NVML, where its GPUs take the place of simulated ones."""
+        """`library`: the stand-in for NVML, where its GPUs take the place of simulated ones.
+
+        `history` is off unless asked for: hundreds of nodes a run, of which nobody looks back. `more`: tables of the
+        configuration beside these.
+        """
         self.root = root
         self.name = name
         root.mkdir(parents=True, exist_ok=True)
@@ -122,8 +128,8 @@ class Box:
             f"allow_root_jobs = {str(allow_root_jobs).lower()}\n"
             f"[gpu]\n{gpu}\n"
             f'[jobs]\ngrace_s = 2\nlauncher = "{launcher}"\n'
-            '[telemetry]\nhistory = "off"\n'  # hundreds of nodes a run, of which nobody looks back
-            f'[hub]\ncluster = "{cluster}"\n',
+            f'[telemetry]\nhistory = "{history}"\n'
+            f'[hub]\ncluster = "{cluster}"\n{more}',
             encoding="utf-8",
         )
         self.agent = Daemon("agent", self.config, self.run_dir / "agent.sock", root / "agent.log")

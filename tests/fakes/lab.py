@@ -9,7 +9,8 @@ import msgspec
 from agent.api.health import Incident, IncidentKind, KnownGpu, Severity
 from agent.api.queue import Drain, JobEvent, JobUsage, PriorityParts, Reservation, Verdict
 from agent.api.types import GpuProcess, GpuState, Job, JobReport, JobState, LinkState, NodeStatus
-from tests.fakes.cluster import DAY, GIB, NOW, FakeCluster, evaluation, gpu, job, node, up
+from tests.fakes.cluster import FakeCluster
+from tests.fakes.values import DAY, GIB, NOW, evaluation, gpu, job, node, up
 
 A1 = tuple(f"GPU-gpu-a1-{index}" for index in range(8))
 A2 = tuple(f"GPU-gpu-a2-{index}" for index in range(8))

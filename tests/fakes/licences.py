@@ -7,8 +7,9 @@ import msgspec
 from agent.api.licence import LockedFeature
 from agent.api.types import Licence, LicenceEvent, LicenceStage, SeatHolder
 from agent.api.usage import UsageBy, UsageMonth, UsageSum
-from tests.fakes.cluster import DAY, NOW, FakeCluster
+from tests.fakes.cluster import FakeCluster
 from tests.fakes.lab import lab
+from tests.fakes.values import DAY, NOW
 
 HOUR = 3600
 HOUR_MS = 3_600_000

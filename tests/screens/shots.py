@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable
 
 from agent.api.refs import JobRef
 from agent.api.telemetry import MetricHistory
-from tests.fakes.cluster import NOW, FakeCluster
+from tests.fakes.cluster import FakeCluster
 from tests.fakes.lab import lab
+from tests.fakes.values import NOW
 from tests.screens.stage import Stage
 from tui.cluster import ArrayKey
 from tui.screens.overview import OverviewScreen

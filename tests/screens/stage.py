@@ -15,8 +15,9 @@ from datetime import UTC
 from textual.pilot import Pilot
 
 from agent.api.refs import JobRef
-from tests.fakes.cluster import NOW, FakeCluster
+from tests.fakes.cluster import FakeCluster
 from tests.fakes.lab import lab
+from tests.fakes.values import NOW
 from tui.app import StokerApp
 from tui.session import Clock
 

@@ -12,8 +12,9 @@ from agent.api.errors import ApiError
 from agent.api.hostkeys import HostKey, UnknownHostError
 from agent.api.refs import JobRef
 from agent.api.types import JobUpdate, NodeUpdate
-from tests.fakes.cluster import NOW, FakeCluster, evaluation, gpu, job, no_server, node, up
+from tests.fakes.cluster import FakeCluster, no_server
 from tests.fakes.lab import lab
+from tests.fakes.values import NOW, evaluation, gpu, job, node, up
 from tests.screens.stage import LARGE, SMALL, Stage, play
 from tui.app import StokerApp
 from tui.theme import DARK, LIGHT

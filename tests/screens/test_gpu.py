@@ -8,8 +8,9 @@ import pytest
 from agent.api.queue import DrainRequest
 from agent.api.telemetry import MetricHistory
 from agent.api.types import GpuProcess, LinkState, NodeStatus, NodeUpdate
-from tests.fakes.cluster import GIB, NOW, FakeCluster, evaluation, gpu, node, up
+from tests.fakes.cluster import FakeCluster
 from tests.fakes.lab import A1, A2, health_lab
+from tests.fakes.values import GIB, NOW, evaluation, gpu, node, up
 from tests.screens.stage import LARGE, SMALL, Stage, play
 from tests.screens.test_hostile import EVIL, acting
 from tui.screens.gpu import GpuScreen

@@ -11,7 +11,8 @@ import pytest
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
 from agent.api.types import GpuProcess, JobState, Licence, LicenceStage, LinkState, LogChunk, NodeStatus
-from tests.fakes.cluster import FakeCluster, gpu, job, node, up
+from tests.fakes.cluster import FakeCluster
+from tests.fakes.values import gpu, job, node, up
 from tests.screens.stage import LARGE, SMALL, stage
 from tui.screens.job import JobScreen
 

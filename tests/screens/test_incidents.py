@@ -12,8 +12,9 @@ from agent.api.errors import ApiError
 from agent.api.health import Incident, Severity
 from agent.api.queue import DrainRequest
 from agent.api.types import MAX_INCIDENTS, LinkState, NodeStatus, NodeUpdate
-from tests.fakes.cluster import NOW, FakeClient, FakeCluster, evaluation, gpu, node, up
+from tests.fakes.cluster import FakeClient, FakeCluster
 from tests.fakes.lab import A2, health_lab, incident, lab
+from tests.fakes.values import NOW, evaluation, gpu, node, up
 from tests.screens.stage import LARGE, SMALL, Stage, play
 from tests.screens.test_hostile import EVIL, acting
 from tui.screens.incidents import IncidentsScreen

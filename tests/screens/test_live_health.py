@@ -12,7 +12,7 @@ import pytest
 
 from agent.api.refs import JobRef
 from agent.api.types import SubmitRequest
-from tests.fakes.daemons import Box, activate_evaluation, wait_until
+from tests.fakes.daemons import Box, box, wait_until
 from tests.screens.test_live import before
 from tui.screens.gpu import GpuScreen
 from tui.widgets.past import Past
@@ -21,15 +21,8 @@ from tui.widgets.table import Table
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    made = Box(tmp_path_factory.mktemp("health"), gpus=2)
-    made.config.write_text(made.config.read_text().replace('history = "off"', 'history = "days"'))
-    try:
-        made.agent.start()
-        made.hub.start()
-        activate_evaluation(made)
+    with box(tmp_path_factory.mktemp("health"), gpus=2, history="days") as made:
         yield made
-    finally:
-        made.close()
 
 
 def simulate(lab: Box, gpu: int, fault: str) -> None:

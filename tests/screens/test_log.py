@@ -8,7 +8,7 @@ from textual.events import MouseScrollDown, MouseScrollUp
 from agent.api.errors import DeadlineError
 from agent.api.refs import JobRef
 from agent.api.types import JobState, LogChunk, LogEnd
-from tests.fakes.cluster import job
+from tests.fakes.values import job
 from tests.screens.stage import Stage, play
 from tui.widgets.logview import LogView
 

@@ -6,7 +6,8 @@ import pytest
 
 from agent.api.refs import JobRef
 from agent.api.types import GpuProcess, JobUpdate
-from tests.fakes.cluster import GIB, NOW, FakeCluster, evaluation, gpu, job, node, up
+from tests.fakes.cluster import FakeCluster
+from tests.fakes.values import GIB, NOW, evaluation, gpu, job, node, up
 from tests.screens.stage import LARGE, SMALL, Stage, play
 from tests.screens.test_hostile import EVIL, acting
 from tui.screens.gpu import GpuScreen

@@ -10,8 +10,9 @@ from agent.api.errors import ApiError
 from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, JobUpdate
-from tests.fakes.cluster import NOW, FakeCluster, evaluation, gpu, job, node, up
+from tests.fakes.cluster import FakeCluster
 from tests.fakes.lab import queue_lab
+from tests.fakes.values import NOW, evaluation, gpu, job, node, up
 from tests.screens.stage import LARGE, Stage, play
 from tui.cluster import ArrayKey
 from tui.widgets.machines import MachineTable

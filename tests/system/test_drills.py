@@ -40,9 +40,10 @@ def lab(tmp_path: Path) -> Iterator[Box]:
     hook.write_text(NOTIFY.format(told=tmp_path / "told"))
     hook.chmod(0o755)
     kinds = ("thermal_throttle", "power_throttle", "held_idle", "straggler")
+    over = "[health.clear_s]\ngpu_lost = 2\ngpu_hung = 2\n"
     with made.config.open("a") as config:
         config.write(
-            f'[hooks]\nnotify_command = "{hook}"\n[health.for_s]\n' + "".join(f"{each} = 1\n" for each in kinds)
+            f'[hooks]\nnotify_command = "{hook}"\n[health.for_s]\n' + "".join(f"{each} = 1\n" for each in kinds) + over
         )
     try:
         made.agent.start()

@@ -28,12 +28,21 @@ from tests.fakes.nvml import NvmlStandIn, uuid
 from tests.fakes.sampler import nvml as nvml
 
 GPUS = "gpus 8"
+PATIENCE = """
+[health.for_s]
+gpu_missing = 2
+gpu_exchanged = 2
+[health.clear_s]
+gpu_missing = 2
+gpu_exchanged = 2
+gpu_hung = 2
+"""
 
 
 @pytest.fixture
 def lab(tmp_path: Path, nvml: NvmlStandIn) -> Iterator[Box]:
     nvml.write(GPUS)
-    with box(tmp_path, library=nvml.library) as made:
+    with box(tmp_path, library=nvml.library, more=PATIENCE) as made:
         yield made
 
 

@@ -21,10 +21,7 @@ from tests.fakes.shell import stoker
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    with box(tmp_path_factory.mktemp("past"), gpus=2, voucher=False) as made:
-        made.agent.stop()
-        made.config.write_text(made.config.read_text().replace('history = "off"', 'history = "days"'))
-        made.agent.start()
+    with box(tmp_path_factory.mktemp("past"), gpus=2, history="days", voucher=False) as made:
         yield made
 
 

@@ -21,7 +21,7 @@ from tests.fakes.shell import stoker
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Box]:
-    with box(tmp_path, gpus=2) as made:
+    with box(tmp_path, gpus=2, more="[health.clear_s]\ngpu_lost = 2\n") as made:
         yield made
 
 

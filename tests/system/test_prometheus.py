@@ -52,16 +52,8 @@ def exporter(lab: Box, *words: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     folder = tmp_path_factory.mktemp("scrape")
-    with box(folder, gpus=4) as made:
-        made.agent.stop()
-        made.config.write_text(
-            made.config.read_text().replace(
-                "[hub]", f'[metrics]\ntextfile = "{folder}/stoker.prom"\ninterval_s = 1\n[hub]'
-            )
-        )
-        made.agent.start()
+    with box(folder, gpus=4, more=f'[metrics]\ntextfile = "{folder}/stoker.prom"\ninterval_s = 1\n') as made:
         with made.agent.client() as client:
-            wait_until(lambda: all(gpu.seated for gpu in client.node().gpus), "the node has its seats again")
             script = "#!/bin/sh\n#SBATCH --gres=gpu:2\nsleep 600\n"
             request = SubmitRequest(
                 script=script, script_name="s", flags=(f"--job-name={HOSTILE}",), work_dir=str(made.work_dir)
@@ -214,11 +206,8 @@ def test_a_port_that_is_taken_is_named(lab: Box, address: str) -> None:
 
 def test_the_textfile_follows_and_goes_with_the_agent(tmp_path: Path) -> None:
     file = tmp_path / "stoker.prom"
-    with box(tmp_path / "box", gpus=2, hub=False) as made:
-        made.agent.stop()
-        text = made.config.read_text()
-        made.config.write_text(text + f'[metrics]\ntextfile = "{file}"\ninterval_s = 1\n')
-        made.agent.start()
+    table = f'[metrics]\ntextfile = "{file}"\ninterval_s = 1\n'
+    with box(tmp_path / "box", gpus=2, hub=False, more=table) as made:
         wait_until(file.exists, "it is written")
         first = page_time(file)
         wait_until(lambda: page_time(file) > first, "it is written again")
@@ -226,7 +215,7 @@ def test_the_textfile_follows_and_goes_with_the_agent(tmp_path: Path) -> None:
         assert file.stat().st_mode & 0o777 == 0o644
         made.agent.stop()
         assert not file.exists()
-        made.config.write_text(text + f'[metrics]\ntextfile = "{tmp_path}/none/stoker.prom"\ninterval_s = 1\n')
+        made.config.write_text(made.config.read_text().replace(str(file), f"{tmp_path}/none/stoker.prom"))
         made.agent.start()
         with made.agent.client() as client:
             wait_until(lambda: "stoker_textfile_errors_total 2" in client.metrics(), "it is counted")

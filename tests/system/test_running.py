@@ -92,10 +92,7 @@ def hooked(tmp_path: Path) -> Iterator[Box]:
     """With a prolog that refuses while there is a file `broken`."""
     (prolog := tmp_path / "prolog").write_text(f"#!/bin/sh\n[ ! -e {tmp_path}/broken ] || exit 3\n")
     prolog.chmod(0o755)
-    with box(tmp_path) as made:
-        made.agent.stop()
-        made.config.write_text(made.config.read_text() + f'[hooks]\nprolog = "{prolog}"\n')
-        made.agent.start()
+    with box(tmp_path, more=f'[hooks]\nprolog = "{prolog}"\n') as made:
         yield made
 
 

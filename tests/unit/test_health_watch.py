@@ -39,6 +39,14 @@ def test_what_lasts_opens_once_and_clears_when_it_has_been_well_for_a_while() ->
     assert not watch.look([], 300.0).cleared
 
 
+def test_a_site_may_be_more_or_less_patient() -> None:
+    watch = Watch(for_s={"thermal_throttle": 2.0}, clear_s={"thermal_throttle": 3.0})
+    assert [len(watch.look([finding()], float(second)).opened) for second in range(4)] == [0, 0, 1, 0]
+    watch = watch.copy()
+    assert not watch.look([], 5.9).cleared
+    assert watch.look([], 6.0).cleared == (finding().key,)
+
+
 def test_a_dip_does_not_clear_it() -> None:
     watch = Watch()
     watch.resume(finding(), 0.0)

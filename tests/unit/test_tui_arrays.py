@@ -13,8 +13,9 @@ from agent.api.errors import ApiError, ConnectError, StokerError
 from agent.api.queue import PriorityParts
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, LogEnd, LogMessage
-from tests.fakes.cluster import NOW, FakeClient, FakeCluster, Feed, job
-from tui import advice, arrays, moments, rows, running, sweep
+from tests.fakes.cluster import FakeClient, FakeCluster, Feed
+from tests.fakes.values import NOW, job
+from tui import advice, arrays, jobrows, moments, running, sweep
 from tui.spans import plain
 
 
@@ -77,11 +78,11 @@ def test_no_text_makes_anything_but_a_sentence(text: str) -> None:
 
 def test_an_array_is_one_row_that_counts_its_tasks() -> None:
     jobs = [task(0, JobState.RUNNING), task(1, JobState.FAILED), *(task(n) for n in range(2, 10))]
-    (row,) = rows.job_rows(jobs, NOW)
+    (row,) = jobrows.job_rows(jobs, NOW)
     assert plain(row.cells[0]) == "100_[0-9%2]" and plain(row.cells[3]) == "●1 ○8 x1"
     huge = [task(0, array_text="0,2,4,6,8,10,12,14,16,18,20")]
-    assert len(plain(rows.job_rows(huge, NOW)[0].cells[0])) == 16
-    assert [plain(row.cells[0]) for row in rows.task_rows(jobs[:2], NOW)] == ["100_0", "100_1"]
+    assert len(plain(jobrows.job_rows(huge, NOW)[0].cells[0])) == 16
+    assert [plain(row.cells[0]) for row in jobrows.task_rows(jobs[:2], NOW)] == ["100_0", "100_1"]
 
 
 @pytest.mark.parametrize(
@@ -128,9 +129,9 @@ def test_advice_names_the_command_and_only_for_what_waits() -> None:
 
 def test_priority_is_told_by_its_parts() -> None:
     parts = PriorityParts(age=20, fairshare=1000, nice=-50, total=1070)
-    assert rows.priority_parts(job(1, priority_parts=parts)) == "age 20 + fairshare 1000 + nice 50"
-    assert rows.priority_parts(job(1, priority_parts=PriorityParts(site=9, age=3, total=9))) == "set to 9"
-    assert rows.priority_parts(job(1)) == ""
+    assert jobrows.priority_parts(job(1, priority_parts=parts)) == "age 20 + fairshare 1000 + nice 50"
+    assert jobrows.priority_parts(job(1, priority_parts=PriorityParts(site=9, age=3, total=9))) == "set to 9"
+    assert jobrows.priority_parts(job(1)) == ""
 
 
 # --- a job that somebody waits for ------------------------------------------------------------------------------------

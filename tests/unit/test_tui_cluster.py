@@ -17,7 +17,7 @@ from agent.api.types import (
     NodeStatus,
     NodeUpdate,
 )
-from tests.fakes.cluster import NOW, gpu, job, node, up
+from tests.fakes.values import NOW, gpu, job, node, up
 from tui.cluster import KEEP_ENDED, LOST_S, STALE_S, Cluster, Freshness, LinkDown, gpu_label, natural
 
 HELLO = Hello(api=API_VERSION, version="0", server="hub", cluster="lab")

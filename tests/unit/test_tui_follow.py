@@ -19,7 +19,8 @@ from agent.api.errors import (
 )
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, LinkState, LogChunk, LogEnd, LogMessage, NodeStatus
-from tests.fakes.cluster import FakeClient, FakeCluster, Feed, job
+from tests.fakes.cluster import FakeClient, FakeCluster, Feed
+from tests.fakes.values import job
 from tui import follow, outage, running
 
 REF = JobRef(id=1)

@@ -11,7 +11,7 @@ from agent.api.queue import LinkGrade
 from agent.api.telemetry import MetricHistory
 from agent.api.types import Gpu, GpuErrors, GpuState
 from agent.gpu.simulated_gpu import SimulatedGpu
-from tests.fakes.cluster import NOW, gpu
+from tests.fakes.values import NOW, gpu
 from tui import bandplot, gpufacts, safe, topology
 from tui.session import Clock
 from tui.spans import plain

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.api.types import LogChunk, LogEnd
-from tests.fakes.cluster import job
+from tests.fakes.values import job
 from tui.grep import MOST_BYTES, Matching
 
 

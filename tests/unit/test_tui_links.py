@@ -10,7 +10,8 @@ from agent.api.errors import ApiError, ConnectError, DeadlineError
 from agent.api.hostkeys import HostKey, UnknownHostError
 from agent.api.refs import JobRef
 from agent.api.types import Heartbeat, Hello, JobState, JobUpdate, LogChunk, LogEnd, NodeUpdate
-from tests.fakes.cluster import NOW, FakeCluster, gpu, job, no_server, node, up
+from tests.fakes.cluster import FakeCluster, no_server
+from tests.fakes.values import NOW, gpu, job, node, up
 from tui.cluster import Cluster, LinkDown
 from tui.inbox import Inbox, LogInbox
 from tui.links import TAIL_BYTES, Follower, Watcher, jittered

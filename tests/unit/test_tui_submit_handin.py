@@ -7,7 +7,8 @@ import pytest
 from agent.api.errors import ApiError, AuthError, ConnectError, DeadlineError, ProtocolError, StokerError
 from agent.api.types import JobState, Licence, LicenceStage, SubmitReply, SubmitRequest
 from agent.api.wire import BrokenError
-from tests.fakes.cluster import FakeClient, FakeCluster, job
+from tests.fakes.cluster import FakeClient, FakeCluster
+from tests.fakes.values import job
 from tui import handin
 from tui.handin import UnknownOutcomeError, hand_in
 from tui.submitargs import SubmitWords

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.api.types import LinkState, NodeStatus, NodeUpdate
-from tests.fakes.cluster import gpu, node, up
+from tests.fakes.values import gpu, node, up
 from tui.cluster import Cluster, NodeView
 from tui.traces import CELL_S, CELLS, Traces
 

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.api.types import GpuProcess, GpuState, JobState, Licence, LicenceStage, NodeUpdate
-from tests.fakes.cluster import NOW, evaluation, gpu, job, node, up
 from tests.fakes.lab import lab
-from tui import arrays, printed, rows, safe, status, story, units
+from tests.fakes.values import NOW, evaluation, gpu, job, node, up
+from tui import arrays, jobrows, printed, rows, safe, status, story, units
 from tui.cluster import Cluster, Freshness, LinkView
 from tui.keymap import KEYS, Scope, as_markdown, footer, keys_of
 from tui.session import Clock
@@ -234,19 +234,19 @@ def test_every_line_of_a_simulated_gpu_says_so() -> None:
 
 def test_what_is_said_of_a_job() -> None:
     assert (
-        rows.job_why(job(1, JobState.PENDING, reason="License", detail="run stoker-license"))
+        jobrows.job_why(job(1, JobState.PENDING, reason="License", detail="run stoker-license"))
         == "License: run stoker-license"
     )
     waiting = job(1, JobState.PENDING, reason="License", detail="run stoker-license")
-    assert rows.job_why(waiting) == "License: run stoker-license"
-    assert rows.job_why(job(1, JobState.FAILED, exit_code=3)) == "exit code 3"
-    assert rows.job_why(job(1, JobState.FAILED, exit_code=None, signal=9)) == "signal 9"
-    assert rows.job_why(job(1)) == ""
-    assert rows.job_gpus(job(1, gpus=2)) == "2 simulated"
-    assert rows.job_gpus(job(1, gpus=2, simulated=False)) == "2"
+    assert jobrows.job_why(waiting) == "License: run stoker-license"
+    assert jobrows.job_why(job(1, JobState.FAILED, exit_code=3)) == "exit code 3"
+    assert jobrows.job_why(job(1, JobState.FAILED, exit_code=None, signal=9)) == "signal 9"
+    assert jobrows.job_why(job(1)) == ""
+    assert jobrows.job_gpus(job(1, gpus=2)) == "2 simulated"
+    assert jobrows.job_gpus(job(1, gpus=2, simulated=False)) == "2"
     assert arrays.ranges((0, 1, 2, 5, 7, 8)) == "0-2,5,7-8"
-    assert rows.run_time_s(job(1, started_at=NOW + 5), NOW) == 0
-    assert rows.run_time_s(job(1, JobState.PENDING), NOW) is None
+    assert jobrows.run_time_s(job(1, started_at=NOW + 5), NOW) == 0
+    assert jobrows.run_time_s(job(1, JobState.PENDING), NOW) is None
 
 
 def test_a_list_has_a_sentence_of_why_a_job_waits() -> None:

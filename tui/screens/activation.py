@@ -146,7 +146,7 @@ class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
         elif self._draft.mode == "paste":
             self._take_text(papers.tidy(self._draft.pasted))
         elif typed := self._draft.path.strip():
-            self._take_file(self._folder / typed.replace("\0", ""))
+            self._take_file(papers.place(self._folder, typed))
         else:
             self._say("Type a path, or choose a file in the tree: tab goes there.", Role.WARN)
 
@@ -164,9 +164,8 @@ class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
     def _read(self, path: Path) -> None:
         """Wait for the disk, and then for the hub, off the screen's thread."""
         try:
-            whole = path.expanduser()
-            installed = self._activate(papers.read(whole))
-        except (StokerError, RuntimeError) as error:
+            installed = self._activate(papers.read(path))
+        except StokerError as error:
             self.app.call_from_thread(self._refused, str(error))
         else:
             self.app.call_from_thread(self._taken, installed)
@@ -242,14 +241,14 @@ class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
         if made is None or not name:
             self._say("Type the name of a file.", Role.WARN)
         elif self._begin("writing …"):
-            self._write(self._folder / name, made.document)
+            self._write(papers.place(self._folder, name), made.document)
 
     @work(thread=True, exit_on_error=False)
     def _write(self, path: Path, document: str) -> None:
         """Wait for the disk, off the screen's thread."""
         try:
-            papers.write_new(path.expanduser(), document)
-        except (StokerError, RuntimeError) as error:
+            papers.write_new(path, document)
+        except StokerError as error:
             self.app.call_from_thread(self._refused, str(error))
         else:
             self.app.call_from_thread(self._saved, path)

@@ -7,7 +7,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 
 from agent.api.types import Job
-from tui import actions, rows
+from tui import actions, jobrows
 from tui.cluster import ArrayKey
 from tui.keymap import Scope
 from tui.screens.base import title_with_count
@@ -30,7 +30,7 @@ class ArrayScreen(JobActions):
     def body(self) -> ComposeResult:
         """Facts, tasks."""
         yield Panel(id="facts")
-        yield Table(rows.TASK_COLUMNS, empty="the server does not know this array any more", id="queue")
+        yield Table(jobrows.TASK_COLUMNS, empty="the server does not know this array any more", id="queue")
 
     def on_mount(self) -> None:
         """Keys go to the tasks."""
@@ -49,7 +49,7 @@ class ArrayScreen(JobActions):
         """A line for each task."""
         tasks = self.jobs_shown()
         self.forget_ended(tasks)
-        table.show(rows.task_rows(tasks, self.session.wall(), self.marked, short=self.short))
+        table.show(jobrows.task_rows(tasks, self.session.wall(), self.marked, short=self.short))
 
     def update_body(self, now: float) -> None:
         """Draw both."""

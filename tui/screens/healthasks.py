@@ -9,8 +9,8 @@ from textual.app import App
 
 from agent.api.health import Incident
 from tui import incidents, safe, units
+from tui.client import ClusterClient
 from tui.incidents import Told
-from tui.links import ClusterClient
 from tui.screens.dialogs import Question
 from tui.spans import Role, Span, folded
 

@@ -13,8 +13,8 @@ from textual.binding import BindingType
 from agent.api.errors import StokerError
 from agent.api.health import KnownGpu
 from tui import inventory, units
+from tui.client import ClusterClient
 from tui.keymap import Scope
-from tui.links import ClusterClient
 from tui.screens import healthasks
 from tui.screens.base import BaseScreen, title_with_count
 from tui.screens.jobs import OpenGpu

@@ -12,7 +12,7 @@ from textual.message import Message
 
 from agent.api.queue import Verdict
 from agent.api.types import Job, JobState
-from tui import actions, arrays, rows, status, units
+from tui import actions, arrays, jobrows, status, units
 from tui.cluster import ArrayKey, JobKey, Key, job_key
 from tui.keymap import Scope
 from tui.screens.base import BaseScreen, title_with_count
@@ -94,7 +94,7 @@ class JobActions(BaseScreen):
         """Draw the list; marks of jobs that have ended meanwhile are dropped."""
         jobs = self.jobs_shown()
         self.forget_ended(jobs)
-        table.show(rows.job_rows(jobs, self.session.wall(), self.marked, short=self.short))
+        table.show(jobrows.job_rows(jobs, self.session.wall(), self.marked, short=self.short))
 
     def jobs_shown(self) -> list[Job]:
         """Those that the list is of."""
@@ -168,7 +168,7 @@ class JobsScreen(JobActions):
 
     def body(self) -> ComposeResult:
         """The list over the facts of one job."""
-        yield Table(rows.JOB_COLUMNS, empty="no jobs; S submits one", id="queue")
+        yield Table(jobrows.JOB_COLUMNS, empty="no jobs; S submits one", id="queue")
         yield Panel(id="facts")
 
     def on_mount(self) -> None:
@@ -210,9 +210,9 @@ def job_facts(session: Session, key: JobKey) -> list[list[Span]]:
     held = f" #{arrays.ranges(job.gpu_indexes)}" if job.gpu_indexes else ""
     first: list[Span] = [
         (" ", Role.TEXT),
-        *rows.job_state(job),
+        *jobrows.job_state(job),
         (f"  {job.user} on {job.node}", Role.STRONG),
-        (f"  {units.elapsed(rows.run_time_s(job, wall))}{limit}", Role.TEXT),
+        (f"  {units.elapsed(jobrows.run_time_s(job, wall))}{limit}", Role.TEXT),
         (f"  {gpus}{held}", Role.TEXT),
         (f"  {job.cpus_per_task} CPU", Role.DIM),
         (f" {units.size(job.memory_bytes)}" if job.memory_bytes else "", Role.DIM),
@@ -225,9 +225,9 @@ def job_facts(session: Session, key: JobKey) -> list[list[Span]]:
     times += [f"attempt {job.attempt}"] if job.attempt > 1 else []
     lines: list[list[Span]] = [first, [(" " + "   ".join(times), Role.DIM)]]
     if job.warning is not None and job.stops_at is not None:
-        when = f"{clock.moment(job.stops_at)}, {rows.stops_in(job, wall)}"
+        when = f"{clock.moment(job.stops_at)}, {jobrows.stops_in(job, wall)}"
         lines.append([(" ! ", Role.WARN), (f"stopped {when}: ", Role.STRONG), (job.warning, Role.WARN)])
-    if why := rows.job_why(job):
+    if why := jobrows.job_why(job):
         lines.append([(" " + why, Role.WARN)])
     if job.again is not None and job.again != why:
         lines.append([(f" ran before. {job.again}", Role.TEXT)])
@@ -246,13 +246,13 @@ def array_facts(session: Session, key: ArrayKey) -> list[list[Span]]:
     if not tasks:
         return [[(" the server does not know this array any more", Role.WARN)]]
     told = next((job for job in tasks if job.state is JobState.PENDING), tasks[0])
-    first: list[Span] = [(" ", Role.TEXT), *rows.array_state(tasks)]
+    first: list[Span] = [(" ", Role.TEXT), *jobrows.array_state(tasks)]
     first.append((f"  {units.count(len(tasks), 'task')} of {told.user}'s {told.name} on {told.node}", Role.STRONG))
     limit = arrays.limit_of(told)
     at_once = f"   at most {limit} at a time" if limit else ""
     gpus = units.count(told.gpus, "simulated GPU" if told.simulated else "GPU")
     lines: list[list[Span]] = [first, [(f" {gpus} each{at_once}   tasks {told.array_text or ''}", Role.DIM)]]
-    if why := rows.job_why(told):
+    if why := jobrows.job_why(told):
         lines.append([(" " + why, Role.WARN)])
     if queued := _queue_words(session, told):
         lines.append([(" " + queued, Role.TEXT)])

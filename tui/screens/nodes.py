@@ -12,7 +12,7 @@ from textual.binding import BindingType
 from agent.api.errors import StokerError
 from agent.api.queue import Reservation
 from agent.api.types import Job
-from tui import arrays, rows, units
+from tui import arrays, jobrows, rows, units
 from tui.cluster import Freshness, NodeView
 from tui.keymap import Scope
 from tui.screens.base import BaseScreen, title_with_count
@@ -93,7 +93,7 @@ class NodeScreen(JobActions):
         """Facts, GPUs, jobs."""
         yield Panel(id="facts")
         yield MachineTable(rows.GPU_COLUMNS, empty="no GPUs", id="gpus")
-        yield Table(rows.JOB_COLUMNS, empty="no jobs on this node", id="queue")
+        yield Table(jobrows.JOB_COLUMNS, empty="no jobs on this node", id="queue")
 
     def on_mount(self) -> None:
         """Keys go to the jobs."""

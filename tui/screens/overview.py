@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.containers import Container, Horizontal, Vertical
 
 from agent.api.types import Job, JobState
-from tui import incidents, rows, safe, status, units
+from tui import incidents, jobrows, rows, safe, status, units
 from tui.keymap import Scope
 from tui.screens.base import BaseScreen, title_with_count
 from tui.screens.jobs import JobActions, OpenGpu, OpenNode
@@ -39,7 +39,7 @@ class OverviewScreen(JobActions, BaseScreen):
         with Horizontal():
             with Vertical(id="lists"):
                 yield MachineTable(rows.GPU_COLUMNS, empty="no node has been heard of yet", id="gpus")
-                yield Table(rows.JOB_COLUMNS, empty="no jobs; S submits one", id="queue")
+                yield Table(jobrows.JOB_COLUMNS, empty="no jobs; S submits one", id="queue")
             with Vertical(id="side"):
                 yield Panel(id="alarms")
                 yield Chart(id="load")

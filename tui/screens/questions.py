@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from agent.api.types import Job
-from tui import arrays, rows, safe, units
+from tui import arrays, jobrows, safe, units
 from tui.actions import JobAction, Target, is_waiting
 from tui.screens.dialogs import Choice, Question, Typed
 from tui.spans import Role, Span
@@ -77,12 +77,12 @@ def _named(targets: Sequence[Target], wall: float) -> Lines:
     lines: Lines = []
     for target in targets[:_LISTED]:
         job = target.jobs[0]
-        ran = rows.run_time_s(job, wall)
+        ran = jobrows.run_time_s(job, wall)
         done = f" {units.elapsed(ran)}" if ran is not None else ""
         lines.append([(f"  {target.label:>6} ", Role.STRONG)])
         lines[-1].append((f"{safe.fit(job.name, 20)} {safe.fit(job.user, 10)} ", Role.TEXT))
         if len(target.jobs) > 1:
-            lines[-1] += [*rows.array_state(target.jobs), (f"  tasks on {job.node}", Role.DIM)]
+            lines[-1] += [*jobrows.array_state(target.jobs), (f"  tasks on {job.node}", Role.DIM)]
         else:
             lines[-1].append((f"{job.state.value}{done} on {job.node}", Role.DIM))
     if len(targets) > _LISTED:

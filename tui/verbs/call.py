@@ -14,7 +14,7 @@ from agent.api.types import Job
 from tui import pages, plain, safe
 
 if TYPE_CHECKING:
-    from tui.links import ClusterClient
+    from tui.client import ClusterClient
 
 _T = TypeVar("_T")
 

@@ -60,9 +60,9 @@ def run(call: Call, words: SubmitWords) -> int:
     watched = running.Running(call.client, reply.job, follow.writer(call.out, json=call.json))
     code = watched.to_end()
     if watched.job.state is not JobState.COMPLETED and watched.job.state.is_final:
-        from tui import rows
+        from tui import jobrows
 
-        why = rows.job_why(safe.clean(watched.job))
+        why = jobrows.job_why(safe.clean(watched.job))
         plain.complain(f"job {job.id} {watched.job.state.value}{f': {why}' if why else ''}")
     return code
 

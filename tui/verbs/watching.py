@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from agent.api.commandline import Parser
 from agent.api.refs import JobRef
 from agent.api.types import Job
-from tui import arrays, follow, plain, rows, safe, words
+from tui import arrays, follow, jobrows, plain, safe, words
 from tui.grep import Matching
 from tui.running import batch_code
 from tui.verbs.call import Call
@@ -42,7 +42,7 @@ def wait_for(call: Call, refs: Sequence[JobRef]) -> int:
         job = follow.wait_end(call.client, ref)
         ended.append(job)
         if not call.json:
-            why = rows.job_why(safe.clean(job))
+            why = jobrows.job_why(safe.clean(job))
             print(f"job {ref}: {job.state.value}{f' ({why})' if why else ''}", file=call.out)
     if call.json:
         plain.as_json(ended if len(ended) > 1 else ended[0], call.out)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
@@ -22,33 +21,28 @@ from textual.widget import Widget
 from tui import safe
 from tui.spans import Cell, Role, Span, fit
 
-_CLASSES = {f"line--{role.value}" for role in Role} | {"line--cursor", "line--faded", "line--bar"}
 _DRAWN_MOST = 4096
 """Cells that a widget keeps drawn: some screens full of rows."""
-_STYLES = """
-    & > .line--text { color: $foreground; }
-    & > .line--strong { color: $foreground; text-style: bold; }
-    & > .line--dim { color: $dim; }
-    & > .line--head { color: $secondary; text-style: bold; }
-    & > .line--ok { color: $success; }
-    & > .line--warn { color: $warning; }
-    & > .line--bad { color: $error; text-style: bold; }
-    & > .line--accent { color: $primary; }
-    & > .line--load { color: $load; }
-    & > .line--memory { color: $memory; }
-    & > .line--track { color: $track; }
-    & > .line--match { color: $background; background: $warning; }
-    & > .line--cursor { background: $panel; text-style: bold; }
-    & > .line--faded { color: $dim; text-style: italic; }
-    & > .line--bar { background: $panel; }
-"""
+_INKS: dict[Role, tuple[str, bool]] = {
+    Role.TEXT: ("foreground", False),
+    Role.STRONG: ("foreground", True),
+    Role.DIM: ("dim", False),
+    Role.HEAD: ("secondary", True),
+    Role.OK: ("success", False),
+    Role.WARN: ("warning", False),
+    Role.BAD: ("error", True),
+    Role.ACCENT: ("primary", False),
+    Role.LOAD: ("load", False),
+    Role.MEMORY: ("memory", False),
+    Role.TRACK: ("track", False),
+    Role.MATCH: ("background", False),
+}
+"""The theme's colour of each role, and whether it is bold. Not component classes: each costs Textual a DOM node and a
+match against all rules, for every widget and every look at styles; they were up to a third of what a screen costs."""
 
 
 class Styled(Widget):
     """Gives spans the colours of the theme."""
-
-    COMPONENT_CLASSES: ClassVar[set[str]] = _CLASSES
-    DEFAULT_CSS = "Styled {" + _STYLES + "}"
 
     def strip(self, spans: Iterable[Span], width: int, over: str | None = None) -> Strip:
         """Draw spans exactly `width` wide; `over` names a line style laid over all of them."""
@@ -86,12 +80,24 @@ class Styled(Widget):
     def _style(self, role: Role, over: str | None) -> Style:
         key = role, over
         if key not in self._known_styles:
-            own = self.get_component_rich_style(f"line--{role.value}")
-            upper = self.get_component_rich_style(f"line--{over}", partial=True) if over else Style.null()
+            own = self._ink(role)
+            upper = self._changed_by(over) if over else Style.null()
             # The track of a bar keeps its colour: lit like the text of a faded row it would look like a full bar.
             upper = Style(bgcolor=upper.bgcolor) if role is Role.TRACK else upper
             self._known_styles[key] = own + upper
         return self._known_styles[key]
+
+    def _ink(self, role: Role) -> Style:
+        colours, (name, bold) = self.app.theme_variables, _INKS[role]
+        marked = Style(bgcolor=colours["warning"]) if role is Role.MATCH else Style.null()
+        return self.rich_style + Style(color=colours[name], bold=bold or None) + marked
+
+    def _changed_by(self, over: str) -> Style:
+        """What a line style changes of the roles below it."""
+        colours = self.app.theme_variables
+        if over == "faded":
+            return Style(color=colours["dim"], italic=True)
+        return Style(bgcolor=colours["panel"], bold=True if over == "cursor" else None)
 
     def entitle(self, title: str, subtitle: str = "") -> None:
         """Set the words in the frame. As `Content`, because a plain string would be read as markup.
@@ -116,9 +122,7 @@ class Styled(Widget):
 class Lines(ScrollView, Styled, can_focus=True):
     """A scrolling widget of lines."""
 
-    # Textual inherits component classes and style rules along the first base only, so they are named here again.
-    COMPONENT_CLASSES: ClassVar[set[str]] = _CLASSES
-    DEFAULT_CSS = "Lines {" + _STYLES + "scrollbar-size-vertical: 1; overflow-x: hidden; overflow-y: auto; }"
+    DEFAULT_CSS = "Lines { scrollbar-size-vertical: 1; overflow-x: hidden; overflow-y: auto; }"
 
 
 class Bar(Styled):
