@@ -56,7 +56,7 @@ from agent.engine.prepare import prepare
 from agent.engine.progress import Progress
 from agent.engine.queue import Queue
 from agent.engine.reconcile import reconcile
-from agent.engine.records import AttemptDir, RecordError
+from agent.engine.records import AttemptDir, RecordDiskError, RecordError
 from agent.engine.recovery import Recovery
 from agent.engine.retry import Retry
 from agent.engine.room import Room
@@ -366,6 +366,8 @@ class EmbeddedEngine:
     # --- seeing jobs through ------------------------------------------------------------------------------------------
 
     async def _prepare(self, row: JobRow, attempt: AttemptDir) -> None:
+        if self._core.store.owes(row.folder_id):  # no fault of the job's, and mended by the next transaction
+            raise RecordDiskError(f"the submission of job {row.id} could not be written yet; see the disk of the state")
         await asyncio.to_thread(prepare, self._core.config, row, attempt, self._core.view.resources())
 
     def _run(self, row: JobRow) -> None:

@@ -35,7 +35,7 @@ def reconcile(store: JobStore, state_dir: Path, *, damaged: bool, now: int, boot
         now: Unix seconds.
         boot_id: of this boot; asked for when left out.
     """
-    ledger.keep_promises(store, state_dir)
+    ledger.keep_promises(store, state_dir, mend=not damaged)
     on_disk = _folders(state_dir)
     replay = Replay(store, state_dir, on_disk, now=now, boot_id=boot_id or procs.boot_id())
     with store.transaction():
