@@ -70,6 +70,7 @@ from agent.engine.verbs import Verbs
 from agent.jobs.filters import JobFilter
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
+from agent.jobs.tally import QueueTally, tally
 from agent.step import tools
 
 logger = logging.getLogger(__name__)
@@ -282,6 +283,10 @@ class EmbeddedEngine:
     async def job_counts(self) -> dict[JobState, int]:
         """See `Engine.job_counts`."""
         return await self._core.store.read(JobStore.counts)
+
+    def queue_tally(self) -> QueueTally:
+        """See `Engine.queue_tally`."""
+        return tally(self._core.jobs.pending(), self._core.decision.reasons)
 
     # --- around the queue ---------------------------------------------------------------------------------------------
 
