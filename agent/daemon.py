@@ -1,7 +1,7 @@
 """The two daemons: which parts they have, in which order these start and stop, and what signals do.
 
 Threads and processes of the agent: the event loop (API, timers, scheduling), thread `job-store` (owns the SQLite file),
-thread `telemetry-history` (owns the history's files), the sampler child (owns NVML), and where jobs are no units the
+thread `job-folders` (flushes submissions), thread `telemetry-history` (owns the history's files), the sampler child (owns NVML), and where jobs are no units the
 fork server (starts shims). Of the hub: the event loop, thread `hub-store`, thread `seats` (owns the licence), one
 thread a node link, and a few workers for blocking calls.
 

@@ -45,10 +45,11 @@ def reconcile(store: JobStore, state_dir: Path, *, damaged: bool, now: int, boot
         for row in [*store.pending(), *store.active()] if not damaged else _all(store):
             if row.id not in new:
                 behind += replay.bring_up(row)
-            if damaged and not row.status.state.is_final and row.folder_id not in on_disk:
+            if damaged and not row.status.state.is_final and not (job_dir(state_dir, row.folder_id) / "spec").exists():
                 _give_up(store, row, now)
         for row in taken:
             replay.take_in(row)
+    store.settle()
     if taken:
         logger.error("%d jobs were missing from the job store and were taken in again from their folders", len(taken))
     if behind:

@@ -77,14 +77,12 @@ class Replay:
         return row.revision != before
 
     def _put_back(self, row: JobRow) -> JobRow:
-        """A run that never began and was taken back, as far as the folder tells by what was asked of the job after it.
-
-        One that did begin tells of its own end: the engine sees to that.
-        """
+        """A run that is over, as far as the folder tells by what was asked of the job after it."""
         attempt = attempt_dir(self._state_dir, row.id, row.status.attempt)
-        after = any((note.attempt, note.running) == (row.status.attempt, False) for note in self._wishes_of(row))
-        if not after or self._read(attempt.read_started) is not None or self._read(attempt.read_exit) is not None:
+        if not any((note.attempt, note.running) == (row.status.attempt, False) for note in self._wishes_of(row)):
             return row
+        if self._read(attempt.read_started) is not None or self._read(attempt.read_exit) is not None:
+            return self._finish(row, attempt)
         row = self._happen(row, machine.RequeueAsked(by="stoker", reason="it was taken back before it started"))
         return self._happen(row, machine.NeverRan())
 

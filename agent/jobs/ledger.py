@@ -176,7 +176,9 @@ def keep_promises(store: JobStore, state_dir: Path, *, mend: bool = True) -> Non
 
 def _write(store: JobStore, state_dir: Path, folder_id: int, written: Sequence[Note]) -> None:
     """Notes, which count once the transaction is stored."""
-    places = notes.append(job_dir(state_dir, folder_id), written)
+    where = job_dir(state_dir, folder_id)
+    where.mkdir(mode=0o711, parents=True, exist_ok=True)  # of a job that an older store knows, it may be gone
+    places = notes.append(where, written)
     store.promise(Promise(folder_id=folder_id, notes=places), partial(_keep, state_dir))
 
 
