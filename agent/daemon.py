@@ -1,9 +1,10 @@
 """The two daemons: which parts they have, in which order these start and stop, and what signals do.
 
 Threads and processes of the agent: the event loop (API, timers, scheduling), thread `job-store` (owns the SQLite file),
-thread `telemetry-history` (owns the history's files), the sampler child (owns NVML), and where jobs are no units the
-fork server (starts shims). Of the hub: the event loop, thread `hub-store`, thread `seats` (owns the licence), one
-thread a node link, a few workers for blocking calls, and while the machine is looked at one a group of its marks.
+thread `job-folders` (flushes submissions), thread `telemetry-history` (owns the history's files), the sampler child
+(owns NVML), and where jobs are no units the fork server (starts shims). Of the hub: the event loop, thread `hub-store`,
+thread `seats` (owns the licence), one thread a node link, a few workers for blocking calls, and while the machine is
+looked at one a group of its marks.
 
 SIGTERM and SIGINT stop a daemon in order within 5 s. Running jobs are not ours to stop: their shims go on. SIGHUP reads
 the configuration again: the rules of the queue hold from then on, a file that is wrong changes nothing.

@@ -28,6 +28,7 @@ from agent.api.queue import (
 from agent.api.refs import JobRef
 from agent.api.types import CancelRequest, Job, JobReport, JobState, LogChunk, Plan, SubmitRequest, TaskResult
 from agent.jobs.filters import JobFilter
+from agent.jobs.tally import QueueTally
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +167,10 @@ class Engine(Protocol):
 
     async def job_counts(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
+        ...
+
+    def queue_tally(self) -> QueueTally:
+        """The jobs that wait, counted by reason."""
         ...
 
     # --- what stands around the queue

@@ -56,7 +56,7 @@ from agent.engine.prepare import prepare
 from agent.engine.progress import Progress
 from agent.engine.queue import Queue
 from agent.engine.reconcile import reconcile
-from agent.engine.records import AttemptDir, RecordError
+from agent.engine.records import AttemptDir, RecordDiskError, RecordError
 from agent.engine.recovery import Recovery
 from agent.engine.retry import Retry
 from agent.engine.room import Room
@@ -70,6 +70,7 @@ from agent.engine.verbs import Verbs
 from agent.jobs.filters import JobFilter
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
+from agent.jobs.tally import QueueTally, tally
 from agent.step import tools
 
 logger = logging.getLogger(__name__)
@@ -283,6 +284,10 @@ class EmbeddedEngine:
         """See `Engine.job_counts`."""
         return await self._core.store.read(JobStore.counts)
 
+    def queue_tally(self) -> QueueTally:
+        """See `Engine.queue_tally`."""
+        return tally(self._core.jobs.pending(), self._core.decision.reasons)
+
     # --- around the queue ---------------------------------------------------------------------------------------------
 
     def rules(self) -> QueueRules:
@@ -366,6 +371,8 @@ class EmbeddedEngine:
     # --- seeing jobs through ------------------------------------------------------------------------------------------
 
     async def _prepare(self, row: JobRow, attempt: AttemptDir) -> None:
+        if self._core.store.owes(row.folder_id):  # no fault of the job's, and mended by the next transaction
+            raise RecordDiskError(f"the submission of job {row.id} could not be written yet; see the disk of the state")
         await asyncio.to_thread(prepare, self._core.config, row, attempt, self._core.view.resources())
 
     def _run(self, row: JobRow) -> None:

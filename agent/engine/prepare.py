@@ -47,8 +47,6 @@ def _is_claimed(attempt: AttemptDir) -> bool:
 def _submission(config: Config, row: JobRow, account: JobAccount) -> folder.Submission:
     """What was submitted, its script in place."""
     job_dir = folder.job_dir(config.state_dir, row.folder_id)
-    if folder.is_unconfirmed(job_dir):  # its row is stored: no fault of the job's, and mended by the next transaction
-        raise RecordDiskError(f"the submission in {job_dir} could not be renamed yet; see its disk")
     submission = folder.read_spec(job_dir)
     owner = (account.uid, account.gid) if config.mode is Mode.SYSTEM else None
     try:

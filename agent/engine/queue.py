@@ -2,8 +2,8 @@
 
 Rules kept here: a claim is stored before anything is launched, a wish to preempt before anything is signalled; a pass
 is made when something changed, when the decision said so, and every few seconds (licences and GPUs change without an
-event of ours); one that took long is not made again before as much time has passed, so that a queue of ten thousand
-leaves the loop to others; one that fails is made again.
+event of ours); one that took long is not made again before twice as much time has passed, so that a queue of ten
+thousand leaves the loop to others; one that fails is made again.
 """
 
 from __future__ import annotations
@@ -34,6 +34,12 @@ _SHORTEST_S = 0.05
 _TELL_AGAIN_S = 0.2
 """When the rest of the queue's new words are told."""
 
+_TELL_APART_S = 0.1
+"""How long watchers are left alone with what waiting jobs were told last: in a burst each pass has fifty new times."""
+
+_REST = 2
+"""How many times as long as a pass took the loop is left to others after it."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,6 +56,7 @@ class Queue:
         self._carry_out = carry_out
         self._cost_s = 0.0
         """How long the last pass kept the loop."""
+        self._told_at = float("-inf")
 
     async def serve(self) -> None:
         """Make passes until cancelled."""
@@ -60,7 +67,7 @@ class Queue:
                 wait_s = await self.make_pass()
             except Exception:  # the rim of a loop that must live: the next pass sees the same facts again
                 logger.exception("the queue could not be served; trying again in %s s", TICK_S)
-            await asyncio.sleep(min(TICK_S, self._cost_s))
+            await asyncio.sleep(min(TICK_S, _REST * self._cost_s))
             try:
                 async with asyncio.timeout(wait_s):
                     await self._core.woken.wait()
@@ -77,7 +84,7 @@ class Queue:
         decision = schedule.decide(self._facts.snapshot(at), at)
         self._core.decision = decision
         self._core.awaited, self._core.fulfilled = self._facts.awaited(), self._facts.fulfilled()
-        left = self._telling.tell(decision)
+        left = began - self._told_at < _TELL_APART_S or self._tell(decision, began)
         self._cost_s = time.monotonic() - began
         if self._core.store.read_only is not None:
             return TICK_S  # told why, and no more: nothing could be stored
@@ -97,6 +104,10 @@ class Queue:
         if left:
             return _TELL_AGAIN_S
         return self._rest_s(decision)
+
+    def _tell(self, decision: Decision, at: float) -> bool:
+        self._told_at = at
+        return self._telling.tell(decision)
 
     # --- acting -------------------------------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ def reconcile(store: JobStore, state_dir: Path, *, damaged: bool, now: int, boot
         now: Unix seconds.
         boot_id: of this boot; asked for when left out.
     """
-    ledger.keep_promises(store, state_dir)
+    ledger.keep_promises(store, state_dir, mend=not damaged)
     on_disk = _folders(state_dir)
     replay = Replay(store, state_dir, on_disk, now=now, boot_id=boot_id or procs.boot_id())
     with store.transaction():
@@ -45,10 +45,11 @@ def reconcile(store: JobStore, state_dir: Path, *, damaged: bool, now: int, boot
         for row in [*store.pending(), *store.active()] if not damaged else _all(store):
             if row.id not in new:
                 behind += replay.bring_up(row)
-            if damaged and not row.status.state.is_final and row.folder_id not in on_disk:
+            if damaged and not row.status.state.is_final and not (job_dir(state_dir, row.folder_id) / "spec").exists():
                 _give_up(store, row, now)
         for row in taken:
             replay.take_in(row)
+    store.settle()
     if taken:
         logger.error("%d jobs were missing from the job store and were taken in again from their folders", len(taken))
     if behind:

@@ -71,9 +71,20 @@ class Replay:
                 row = self._finish(row, attempt)
         if row.status.state in _RUNNING:
             row = self._wishes(row, attempt=row.status.attempt, running=True)
-        else:
+            row = self._put_back(row)
+        if row.status.state not in _RUNNING:
             row = self._last_wish(row)
         return row.revision != before
+
+    def _put_back(self, row: JobRow) -> JobRow:
+        """A run that is over, as far as the folder tells by what was asked of the job after it."""
+        attempt = attempt_dir(self._state_dir, row.id, row.status.attempt)
+        if not any((note.attempt, note.running) == (row.status.attempt, False) for note in self._wishes_of(row)):
+            return row
+        if self._read(attempt.read_started) is not None or self._read(attempt.read_exit) is not None:
+            return self._finish(row, attempt)
+        row = self._happen(row, machine.RequeueAsked(by="stoker", reason="it was taken back before it started"))
+        return self._happen(row, machine.NeverRan())
 
     # --- one attempt --------------------------------------------------------------------------------------------------
 

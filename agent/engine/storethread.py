@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from agent.engine.folderflush import FolderFlush
 from agent.jobs import apart
 from agent.jobs.backup import backup_path
 from agent.jobs.errors import (
@@ -75,6 +76,7 @@ class StoreThread:
         self._thread: threading.Thread | None = None
         self._backup: asyncio.Future[int] | None = None
         self._closing = False
+        self._flush = FolderFlush()
 
     async def open(self, path: Path, *, now: int, scratch: Path | None = None) -> bool:
         """Open the store; whether the job folders may know more than it does. Where its disk takes no writes it is
@@ -91,12 +93,14 @@ class StoreThread:
 
         def run() -> bool:
             self._store = _open(path, now=now, scratch=scratch or Path(tempfile.gettempdir()))
+            self._store.put_off = self._flush.put
             return self._store.suspect
 
         self._path = path
         loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._serve, args=(loop,), name="job-store", daemon=True)
         self._thread.start()
+        self._flush.start()
         suspect: bool = await self._ask(run, writes=False)
         return suspect
 
@@ -104,6 +108,10 @@ class StoreThread:
     def read_only(self) -> str | None:
         """Why nothing can be changed, and what to do; `None` while everything can."""
         return None if self._store is None else self._store.read_only
+
+    def owes(self, folder_id: int) -> bool:
+        """Whether a row is stored and its job's folder could not be written yet: its disk refuses."""
+        return self._opened().owes(folder_id)
 
     async def reopen(self, bring_up: Callable[[JobStore], object], *, now: int) -> bool:
         """Open a store that could only be read to be written again, if its disk takes writes by now.
@@ -127,6 +135,7 @@ class StoreThread:
                 before.read_only = refusal(path, why)
                 return False
             store = JobStore.open(path, now=now)
+            store.put_off = self._flush.put
             try:
                 bring_up(store)
             except BaseException:
@@ -178,6 +187,7 @@ class StoreThread:
         self._closing = True
         if self._backup is not None:
             await asyncio.wait([self._backup])
+        await asyncio.to_thread(self._flush.stop)
 
         def run() -> None:
             if self._store is not None:

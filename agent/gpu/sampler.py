@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 _EVENTS_KEPT = 1000
 """Events kept for whoever comes to listen."""
 
+_HELD_GATHER_S = 0.05
+"""After which the child is told what jobs hold: a burst of short ones is not worth a message each."""
+
 CHILD_ARGV = (sys.executable, "-I", "-m", "agent", "sampler")
 """How the child is started; its `ChildSpec` is appended."""
 
@@ -82,7 +85,9 @@ class Sampler:
         )
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
-        self._held = Hold(uuids=())
+        self._held = self._told_held = Hold(uuids=())
+        """What jobs hold, and what the child was told of that."""
+        self._telling: asyncio.TimerHandle | None = None
         self._source = GpuSource.NONE
         self._reason: str | None = "the sampler is starting"
         self._driver_version: str | None = None
@@ -107,6 +112,8 @@ class Sampler:
     async def stop(self) -> None:
         """End the child. Takes at most two seconds."""
         task, self._task = self._task, None
+        if self._telling is not None:
+            self._telling.cancel()
         if task is None:
             return
         task.cancel()
@@ -143,10 +150,15 @@ class Sampler:
 
     def hold(self, uuids: Iterable[str]) -> None:
         """Say which GPUs running jobs hold; simulated ones become busy."""
-        held = Hold(uuids=tuple(sorted(uuids)))
-        if held != self._held:
-            self._held = held
-            self._keeper.hold(held)
+        self._held = Hold(uuids=tuple(sorted(uuids)))
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(_HELD_GATHER_S, self._tell_held)
+
+    def _tell_held(self) -> None:
+        self._telling = None
+        if self._held != self._told_held:
+            self._told_held = self._held
+            self._keeper.hold(self._held)
 
     def listen(self, tell: Callable[[GpuEvent], None]) -> None:
         """Have `tell` called with what the driver tells of by itself, and at once with what it told of before."""

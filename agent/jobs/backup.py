@@ -43,6 +43,9 @@ _BUSY_S = 0.01
 logger = logging.getLogger(__name__)
 
 
+_DOUBTED = b"it may be an older one"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
     """A database that was opened."""
@@ -180,7 +183,9 @@ def open_or_restore(path: Path, schema: Schema, *, now: int) -> Opened:
         StoreLockedError, NewerSchemaError, StoreError: it cannot be used, and was not touched.
     """
     if path.exists():
-        wal_lost = _in_use(path).exists() and not path.with_name(f"{path.name}-wal").exists()
+        wal_lost = _is_doubted(path) or (_in_use(path).exists() and not path.with_name(f"{path.name}-wal").exists())
+        if wal_lost:
+            _note(path, _DOUBTED)  # before it is opened, which makes another -wal
         try:
             connection = open_sound(path, schema, threads=True, whole=not _read_lately(path, now))
         except DamagedError as error:
@@ -189,6 +194,8 @@ def open_or_restore(path: Path, schema: Schema, *, now: int) -> Opened:
             if wal_lost:
                 logger.error("store=%s has lost its -wal, and with it perhaps the last changes", path)
             return _opened(path, Opened(connection=connection, wal_lost=wal_lost))
+    if backup_path(path).exists() or path.exists():
+        _note(path, _DOUBTED)
     try:
         damaged = move_aside(path, now)
         restored = _restore(path, schema)
@@ -209,12 +216,32 @@ def _read_lately(path: Path, now: int) -> bool:
 
 
 def _opened(path: Path, opened: Opened) -> Opened:
-    """Note that it is in use, until `note_closed`. On a full disk without: what is told then is only less."""
+    """Note that it is in use, until `note_closed`, and whether it may be an older one, until `note_settled`: whoever is
+    killed while it is brought up to the folders is followed by one who knows. On a full disk without: what is told then
+    is only less.
+    """
+    doubted = opened.wal_lost or opened.restored or opened.damaged is not None
+    _note(path, _DOUBTED if doubted else b"")
+    return opened
+
+
+def note_settled(path: Path) -> None:
+    """The database was brought up to the folders: it is no older one any more."""
+    _note(path, b"")
+
+
+def _note(path: Path, said: bytes) -> None:
     try:
-        write_durably(_in_use(path), b"", mode=0o600)
+        write_durably(_in_use(path), said, mode=0o600)
     except OSError as error:
         logger.warning("cannot note that %s is in use: %s", path, error)
-    return opened
+
+
+def _is_doubted(path: Path) -> bool:
+    try:
+        return _in_use(path).read_bytes() == _DOUBTED
+    except OSError:
+        return False
 
 
 def note_closed(path: Path) -> None:

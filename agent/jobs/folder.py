@@ -5,20 +5,21 @@
     jobs/ID/spec.new   the same before it is stored: see `promises`
     jobs/ID/cancelled  written by older versions: who cancelled it while it waited (now among the `notes`)
 
-Rules kept here: a file appears whole or not at all (temporary name → fsync → rename → fsync of the folder); `spec`
-comes last, so a folder without it was never stored; names are ids, never text from outside; nothing that stands
-at a name already is followed.
+Rules kept here: whoever reads a file has the whole of it (temporary name → rename); what a power cut tears before
+`flush` is mended from the store (`promises`); `spec` comes last, so a folder without it was never stored; names are
+ids, never text from outside; nothing that stands at a name already is followed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from agent.api.decode import decode
-from agent.jobs.durable import sync_folder, write_durably, write_whole
+from agent.jobs.durable import sync_file, sync_folder, write_whole
 from agent.jobs.errors import FolderError
 from agent.jobs.row import JobRow, new_rows
 from agent.jobs.spec import JobSpec
@@ -63,7 +64,9 @@ def job_dir(state_dir: Path, job_id: int) -> Path:
 
 
 def write_spec(folder: Path, submission: Submission, *, owner: tuple[int, int] | None = None) -> None:
-    """Write a submission durably; it counts once `confirm` was called. Done again, it replaces what a first try left.
+    """Write a submission; it counts once `confirm` was called. Done again, it replaces what a first try left.
+
+    It is not brought to the disk, which is for the store to do, and for `flush`.
 
     Args:
         folder: `job_dir(…)`; made when missing.
@@ -78,8 +81,7 @@ def write_spec(folder: Path, submission: Submission, *, owner: tuple[int, int] |
         each.mkdir(parents=True, exist_ok=True)
         each.chmod(_PASSABLE)  # the umask must not decide
     _write_script(folder, submission, owner)
-    write_durably(folder / "spec.new", msgspec.json.encode(submission), mode=0o600)
-    sync_folder(folder.parent)
+    write_whole(folder / "spec.new", msgspec.json.encode(submission), mode=0o600)
 
 
 def confirm(folder: Path) -> None:
@@ -88,11 +90,31 @@ def confirm(folder: Path) -> None:
     Raises:
         OSError: the disk refuses.
     """
-    try:
+    with suppress(FileNotFoundError):
         (folder / "spec.new").rename(folder / "spec")
-    except FileNotFoundError:
-        return
-    sync_folder(folder)
+
+
+def mend(folder: Path, submission: Submission, *, owner: tuple[int, int] | None = None) -> None:
+    """Write a stored submission again where it is not there whole: a power cut came before `flush`. Then `confirm` it.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    if not _holds(folder / "spec", msgspec.json.encode(submission)):
+        write_spec(folder, submission, owner=owner)
+
+
+def flush(folders: Sequence[Path]) -> None:
+    """Bring submissions to the disk: each file, its folder, and once for all of them what holds the folders.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    for each in folders:
+        sync_file(each / "spec")
+        sync_folder(each)
+    for parent in {each.parent for each in folders}:
+        sync_folder(parent)
 
 
 def is_unconfirmed(folder: Path) -> bool:

@@ -1,14 +1,16 @@
 """Row and folder together: whatever is asked of a job is stored in both, each function one transaction of the store.
 
-Rules kept here: the folder is on disk before its row counts, so a lost database is made again from the folders and
-knows every job that was answered for, every change of it and every wish; what the folder holds counts only once the row
-is committed (`promises`), so nothing comes back that was refused; done again, each function changes nothing more, or
-says why it cannot.
+Rules kept here: the folder is written before its row counts, so a lost database is made again from the folders and
+knows every job that was answered for, every change of it and every wish (wishes and changes are on disk by then, a
+submission is in the store, and on disk a moment later); what the folder holds counts only once the row is committed
+(`promises`), so nothing comes back that was refused; done again, each function changes nothing more, or says why it
+cannot.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -62,7 +64,8 @@ def take_in(
                 cron_id=cron_id,
             )
             folder.write_spec(job_dir(state_dir, row.id), submission, owner=owner)
-            store.promise(Promise(folder_id=row.id), partial(_keep, state_dir))
+            made = Promise(folder_id=row.id, submission=submission, owner=owner)
+            store.promise(made, partial(_keep, state_dir))
     return row, created
 
 
@@ -159,26 +162,41 @@ def amend_each(
     return amended
 
 
-def keep_promises(store: JobStore, state_dir: Path) -> None:
-    """After a restart, before anybody looks into the folders: what was stored and not yet said so there."""
-    store.keep_promises(partial(_keep, state_dir))
+def keep_promises(store: JobStore, state_dir: Path, *, mend: bool = True) -> None:
+    """After a restart, before anybody looks into the folders: what was stored and not yet said so there.
+
+    Args:
+        store: the opened store.
+        state_dir: where the folders are.
+        mend: write anew what a power cut took of a folder. Not for a store that may be older than the folders: one that
+            is not there may belong to a job that was forgotten since, and must not run again.
+    """
+    store.keep_promises(partial(_mend if mend else _keep, state_dir))
 
 
 def _write(store: JobStore, state_dir: Path, folder_id: int, written: Sequence[Note]) -> None:
     """Notes, which count once the transaction is stored."""
-    places = notes.append(job_dir(state_dir, folder_id), written)
+    where = job_dir(state_dir, folder_id)
+    where.mkdir(mode=0o711, parents=True, exist_ok=True)  # of a job that an older store knows, it may be gone
+    places = notes.append(where, written)
     store.promise(Promise(folder_id=folder_id, notes=places), partial(_keep, state_dir))
 
 
-def _keep(state_dir: Path, made: Promise) -> None:
+def _keep(state_dir: Path, made: Promise) -> Path | None:
     where = job_dir(state_dir, made.folder_id)
-    try:
-        if made.notes:
-            notes.confirm(where, made.notes)
-        else:
-            folder.confirm(where)
-    except FileNotFoundError:
-        return  # it was forgotten since
+    if not made.notes:
+        folder.confirm(where)
+        return where if (where / "spec").exists() else None  # else it was forgotten since
+    with suppress(FileNotFoundError):  # it was forgotten since
+        notes.confirm(where, made.notes)
+    return None
+
+
+def _mend(state_dir: Path, made: Promise) -> Path | None:
+    """As `_keep`, at a start: a power cut may have come before the folder was on the disk."""
+    if made.submission is not None:
+        folder.mend(job_dir(state_dir, made.folder_id), made.submission, owner=made.owner)
+    return _keep(state_dir, made)
 
 
 def _note(store: JobStore, state_dir: Path, rows: Sequence[JobRow], event: Event, now: int) -> None:

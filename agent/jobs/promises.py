@@ -5,6 +5,10 @@
 Rules kept here: the promise is committed with the row, so whatever the folder holds marked and no promise names was
 never stored, and nobody may believe it; one that a crash cut short is kept at the next start; a promise that was kept
 is dropped with the next one. So a COMMIT that fails needs nothing undone, on a disk that may refuse that as well.
+
+The promise of a submission holds all of it: the COMMIT is the one flush that a submitter waits for. Its folder is
+brought to the disk a moment later (`put_off`), and what a power cut tears until then is written anew at the next start;
+so it is dropped only when the disk has its folder.
 """
 
 from __future__ import annotations
@@ -12,9 +16,13 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import msgspec
 
+from agent.jobs import folder
+from agent.jobs.folder import Submission
 from agent.jobs.shelf import Shelf
 
 _KIND = "promise"
@@ -28,14 +36,21 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
     folder_id: int
     notes: tuple[int, ...] = ()
     """Where in `notes` the lines begin; none: it is the submission itself."""
+    submission: Submission | None = None
+    """The submission; an older version left it out, and has flushed its folder."""
+    owner: tuple[int, int] | None = None
+    """uid and gid of the submission's script."""
 
 
-Keep = Callable[[Promise], None]
-"""Takes the mark away; done again, it changes nothing.
+Keep = Callable[[Promise], Path | None]
+"""Takes the mark away; done again, it changes nothing. Gives the folder if it is still to be brought to the disk.
 
 Raises:
     OSError: the disk refuses; it is tried again.
 """
+
+PutOff = Callable[[Path, Callable[[], None]], None]
+"""Brings a folder to the disk when it suits, on any thread, and then calls what it was given."""
 
 
 class Promises(Shelf):
@@ -45,6 +60,14 @@ class Promises(Shelf):
         super().__init__(connection)
         self._kept: list[str] = []
         """To be dropped with the next one. What a rollback brings back is kept once more at the next start."""
+        self._owed: set[int] = set()
+        """Folders that could not be written yet."""
+        self.put_off: PutOff = _at_once
+        """Who brings folders to the disk; whoever has a thread for it puts that in place."""
+
+    def owes(self, folder_id: int) -> bool:
+        """Whether a row is stored and its folder does not say so yet: the disk refused. To be asked on any thread."""
+        return folder_id in self._owed
 
     def promise(self, made: Promise, keep: Keep) -> None:
         """Keep a promise as soon as all of this is stored; never, if it is not.
@@ -58,16 +81,33 @@ class Promises(Shelf):
             # A folder is written once, and every note begins elsewhere: no two promises have the same key.
             key = f"{made.folder_id}:{made.notes[0]}" if made.notes else f"{made.folder_id}"
             self.put(_KIND, key, made)
-            self.once_stored(lambda: self._keep(key, made, keep))
+            self.once_stored(partial(self._keep, key, made, keep))
 
     def keep_promises(self, keep: Keep) -> None:
         """After a restart: keep all that a crash cut short. Nothing is stored by it: the disk may be full."""
         for key, made in self.all(_KIND, Promise).items():
+            if not self._is_known(made.folder_id):  # forgotten since: a folder written now would make the job anew
+                self._kept.append(key)
+                continue
             try:
                 self._keep(key, made, keep)
             except OSError as error:
-                logger.error("folder %d of the jobs cannot be written: %s", made.folder_id, error)
+                logger.error("folder %d of the jobs cannot be written: %s; trying again", made.folder_id, error)
+                self.once_stored(partial(self._keep, key, made, keep))
 
     def _keep(self, key: str, made: Promise, keep: Keep) -> None:
-        keep(made)
-        self._kept.append(key)
+        self._owed.add(made.folder_id)
+        written = keep(made)
+        self._owed.discard(made.folder_id)
+        if written is None:
+            self._kept.append(key)
+        else:
+            self.put_off(written, partial(self._kept.append, key))
+
+    def _is_known(self, folder_id: int) -> bool:
+        return bool(self._fetch("SELECT 1 FROM jobs WHERE folder_id = ? LIMIT 1", (folder_id,)))
+
+
+def _at_once(written: Path, done: Callable[[], None]) -> None:
+    folder.flush([written])
+    done()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -153,6 +153,13 @@ def job_columns(row: JobRow, sha256: str) -> dict[str, Any]:
     }
 
 
+def columns_of(rows: Sequence[JobRow], sha256: str) -> Iterator[dict[str, Any]]:
+    """All columns of the rows of one submission, just made, which differ in who they are alone."""
+    common = job_columns(rows[0], sha256)
+    for row in rows:
+        yield {**common, "id": row.id, "key": row.key, "array_task_id": row.array_task_id}
+
+
 def eligible_at(spec: JobSpec, submitted_at: int) -> int | None:
     """From when on a job ages, as far as that is known when it is taken in."""
     return None if spec.dependency is not None else max(submitted_at, spec.begin_at or 0)
@@ -170,24 +177,25 @@ def new_rows(
     cron_id: int | None = None,
 ) -> list[JobRow]:
     """The rows of a submission: one, or one for each task of its array, with ids that follow each other."""
-    first = JobRow(
-        id=first_id,
-        user=user,
-        uid=uid,
-        key=key,
-        digest=digest,
-        submitted_at=submitted_at,
-        spec=spec,
-        status=Status(requeue=spec.requeue),
-        folder_id=first_id,
-        cron_id=cron_id,
-        eligible_at=eligible_at(spec, submitted_at),
-    )
-    if spec.array is None:
-        return [first]
+    tasks: Sequence[int | None] = spec.array.tasks if spec.array else (None,)
+    status, counts_from = Status(requeue=spec.requeue), eligible_at(spec, submitted_at)
     return [
-        replace(first, id=first_id + place, key=None if place else key, array_job_id=first_id, array_task_id=task)
-        for place, task in enumerate(spec.array.tasks)
+        JobRow(
+            id=first_id + place,
+            user=user,
+            uid=uid,
+            key=None if place else key,
+            digest=digest,
+            submitted_at=submitted_at,
+            spec=spec,
+            status=status,
+            folder_id=first_id,
+            array_job_id=first_id if spec.array else None,
+            array_task_id=task,
+            cron_id=cron_id,
+            eligible_at=counts_from,
+        )
+        for place, task in enumerate(tasks)
     ]
 
 

@@ -8,26 +8,23 @@ and never thrown away; what a job becomes is decided by `machine.handle` alone.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from agent.api.types import FINAL_STATES, JobState
+from agent.api.types import JobState
 from agent.jobs import backup, machine
-from agent.jobs.backup import Opened, back_up, backup_path, note_closed, open_or_restore
+from agent.jobs.backup import Opened, back_up, backup_path, note_closed, note_settled, open_or_restore
 from agent.jobs.database import in_groups, marks
 from agent.jobs.errors import (
     GpuHeldError,
     IllegalMoveError,
-    KeyConflictError,
-    NoSuchJobError,
     ReadOnlyStoreError,
     StaleJobError,
 )
-from agent.jobs.filters import JobFilter, query
+from agent.jobs.filters import JobFilter
 from agent.jobs.folder import Submission
+from agent.jobs.lookup import HOLDING, Lookup
 from agent.jobs.machine import Event, Status
 from agent.jobs.meter import Meter
 from agent.jobs.promises import Promises
@@ -35,24 +32,17 @@ from agent.jobs.readonly import open_read_only, refusal
 from agent.jobs.row import (
     SPEC_COLUMNS,
     STATUS_COLUMNS,
-    JobEvent,
     JobRow,
     amended,
-    decode_spec,
+    columns_of,
     encode_spec,
-    job_columns,
     new_rows,
-    read_row,
     spec_columns,
     status_columns,
 )
 from agent.jobs.schema import INSERT_JOB, INSERT_SPEC, JOB_MARK, SCHEMA
 from agent.jobs.spec import JobSpec
 from agent.jobs.usage import Usage
-
-_HOLDING = (JobState.CONFIGURING, JobState.RUNNING, JobState.COMPLETING)
-_SPECS_KEPT = 256
-"""Specs kept decoded: the tasks of an array come and go for hours, and all have the same."""
 
 _ADD_EVENT = "INSERT INTO events (job_id, at, event, state, detail) VALUES (?, ?, ?, ?, ?)"
 
@@ -65,13 +55,12 @@ _MOVE = f"UPDATE jobs SET {_assignments(('revision', 'partition', *STATUS_COLUMN
 _AMEND = f"UPDATE jobs SET {_assignments(('revision', 'eligible_at', *SPEC_COLUMNS))} WHERE id = :id"  # noqa: S608
 
 
-class JobStore(Promises, Usage, Meter):
+class JobStore(Lookup, Promises, Usage, Meter):
     """All jobs of one node. Made by `open`; used and closed by the thread that opened it."""
 
     def __init__(self, path: Path, opened: Opened) -> None:
         super().__init__(opened.connection)
         self._path = path
-        self._specs: OrderedDict[str, JobSpec] = OrderedDict()
         self.damaged = opened.damaged
         """Where an unsound file was moved at open."""
         self.restored = opened.restored
@@ -115,6 +104,11 @@ class JobStore(Promises, Usage, Meter):
         super().close()
         if self.read_only is None:
             note_closed(self._path)
+
+    def settle(self) -> None:
+        """It was brought up to the job folders: the next start need not doubt it."""
+        if self.suspect and self.read_only is None:
+            note_settled(self._path)
 
     def back_up(
         self,
@@ -307,98 +301,6 @@ class JobStore(Promises, Usage, Meter):
             self._drop_specs(digests)
         return len(gone)
 
-    # --- reading ------------------------------------------------------------------------------------------------------
-
-    def get(self, job_id: int) -> JobRow:
-        """One job.
-
-        Raises:
-            NoSuchJobError: no job has this id.
-        """
-        rows = self._select("WHERE id = ?", (job_id,))
-        if not rows:
-            raise NoSuchJobError(job_id)
-        return rows[0]
-
-    def task(self, array_id: int, task_id: int) -> JobRow:
-        """One task of an array: `17_3`.
-
-        Raises:
-            NoSuchJobError: there is no such array, or no such task in it.
-        """
-        rows = self._select("WHERE array_job_id = ? AND array_task_id = ?", (array_id, task_id))
-        if not rows:
-            raise NoSuchJobError(f"{array_id}_{task_id}")
-        return rows[0]
-
-    def tasks_of(self, array_id: int) -> Sequence[JobRow]:
-        """All tasks of an array in the order of their numbers; none for a job that is no array."""
-        return self._select("WHERE array_job_id = ? ORDER BY array_task_id", (array_id,))
-
-    def seen(self, uid: int, key: str | None, digest: str) -> JobRow | None:
-        """The job that a user made with this key before.
-
-        Raises:
-            KeyConflictError: the key came before with another digest.
-        """
-        row = self._by_key(uid, key)
-        if row is not None and row.digest != digest:
-            raise KeyConflictError(key or "", row.id)
-        return row
-
-    def find(self, wanted: JobFilter | None = None) -> list[JobRow]:
-        """The jobs one wants to see, the youngest first."""
-        return self._rows(*query(wanted or JobFilter()))
-
-    def pending(self) -> Sequence[JobRow]:
-        """Waiting jobs in the order in which they came."""
-        return self._select("WHERE state = ? ORDER BY id", (JobState.PENDING,))
-
-    def active(self) -> Sequence[JobRow]:
-        """Jobs that hold what they were given, in the order of their ids."""
-        return self._select(f"WHERE state IN ({marks(_HOLDING)}) ORDER BY id", _HOLDING)
-
-    def ids(self) -> set[int]:
-        """The ids of all jobs that are kept."""
-        return {row[0] for row in self._fetch("SELECT id FROM jobs")}
-
-    def counts(self) -> dict[JobState, int]:
-        """How many jobs are in each state; a state that has none is left out."""
-        rows = self._fetch("SELECT state, count(*) FROM jobs GROUP BY state")
-        return {JobState(state): count for state, count in rows}
-
-    def history(self, job_id: int) -> Sequence[JobEvent]:
-        """What happened to a job, in order."""
-        rows = self._fetch("SELECT at, event, state, detail FROM events WHERE job_id = ? ORDER BY id", (job_id,))
-        return [
-            JobEvent(at=row["at"], event=row["event"], state=JobState(row["state"]), detail=row["detail"])
-            for row in rows
-        ]
-
-    def expired(self, before: int, limit: int) -> dict[int, list[int]]:
-        """Jobs that ended before a time (Unix seconds): folder → the jobs whose submission it holds.
-
-        An array goes as a whole, once its last task has ended so long ago. The youngest submission stays: its folder
-        tells which ids were given out, should the database be lost.
-
-        Args:
-            before: Unix seconds.
-            limit: most folders at a time, the oldest first.
-        """
-        final = sorted(str(state) for state in FINAL_STATES)
-        ended = f"state IN ({marks(final)}) AND ended_at < ?"
-        rows = self._execute(
-            f"SELECT folder_id FROM jobs GROUP BY folder_id HAVING min({ended})"  # noqa: S608 - own words
-            " AND folder_id < (SELECT max(folder_id) FROM jobs) ORDER BY folder_id LIMIT ?",
-            (*final, before, limit),
-        )
-        found: dict[int, list[int]] = {row[0]: [] for row in rows}
-        for group in in_groups(list(found)):
-            sql = f"SELECT folder_id, id FROM jobs WHERE folder_id IN ({marks(group)}) ORDER BY id"  # noqa: S608
-            for folder_id, job_id in self._execute(sql, group):
-                found[folder_id].append(job_id)
-        return found
-
     # --- below: SQL ---------------------------------------------------------------------------------------------------
 
     def _look(self, job_id: int, revision: int | None) -> JobRow:
@@ -419,8 +321,8 @@ class JobStore(Promises, Usage, Meter):
     def _check_free(self, row: JobRow, gpu_uuids: Sequence[str]) -> None:
         """Refuse GPUs that another job holds, unless both ask for shards of them."""
         wanted = set(gpu_uuids)
-        held = f"SELECT id, gpu_uuids FROM jobs WHERE state IN ({marks(_HOLDING)})"  # noqa: S608 - own words
-        for holder_id, uuids in self._fetch(held, _HOLDING):
+        held = f"SELECT id, gpu_uuids FROM jobs WHERE state IN ({marks(HOLDING)})"  # noqa: S608 - own words
+        for holder_id, uuids in self._fetch(held, HOLDING):
             if holder_id == row.id or not any(uuid in uuids for uuid in wanted):  # by the text: few are read whole
                 continue
             holder = self.get(holder_id)
@@ -428,16 +330,12 @@ class JobStore(Promises, Usage, Meter):
             if taken and not (row.spec.shards and holder.spec.shards):
                 raise GpuHeldError(row.id, min(taken), holder.id)
 
-    def _by_key(self, uid: int, key: str | None) -> JobRow | None:
-        rows = self._select("WHERE uid = ? AND key = ?", (uid, key))
-        return rows[0] if rows else None
-
     def _insert(self, rows: Sequence[JobRow]) -> None:
         if not rows:
             return
         first = rows[0]
         sha256 = self._keep_spec(first.spec)
-        self._execute_many(INSERT_JOB, (job_columns(row, sha256) for row in rows))
+        self._execute_many(INSERT_JOB, columns_of(rows, sha256))
         self._execute_many(
             _ADD_EVENT, ((row.id, row.submitted_at, "Submitted", JobState.PENDING, None) for row in rows)
         )
@@ -458,35 +356,8 @@ class JobStore(Promises, Usage, Meter):
         self._execute(INSERT_SPEC, (sha256, body))
         return sha256
 
-    def _digests(self, job_ids: Sequence[int]) -> set[str]:
-        found: set[str] = set()
-        for group in in_groups(job_ids):
-            sql = f"SELECT DISTINCT spec_sha256 FROM jobs WHERE id IN ({marks(group)})"  # noqa: S608 - own words
-            found.update(row[0] for row in self._execute(sql, group))
-        return found
-
     def _drop_specs(self, digests: Iterable[str]) -> None:
         """Drop those that no job has any more."""
         sql = "DELETE FROM specs WHERE sha256 = ? AND NOT EXISTS (SELECT 1 FROM jobs WHERE spec_sha256 = ?)"
         for sha256 in digests:
             self._execute(sql, (sha256, sha256))
-
-    def _select(self, clause: str, values: Sequence[Any]) -> list[JobRow]:
-        return self._rows(f"SELECT * FROM jobs {clause}", values)  # noqa: S608 - own clauses
-
-    def _rows(self, sql: str, values: Sequence[Any]) -> list[JobRow]:
-        rows = self._fetch(sql, values)
-        specs = self._specs_of({row["spec_sha256"] for row in rows})
-        return [read_row(row, specs[row["spec_sha256"]]) for row in rows]
-
-    def _specs_of(self, wanted: set[str]) -> dict[str, JobSpec]:
-        found = {sha256: self._specs[sha256] for sha256 in wanted if sha256 in self._specs}
-        for group in in_groups(sorted(wanted - found.keys())):
-            rows = self._fetch(f"SELECT sha256, body FROM specs WHERE sha256 IN ({marks(group)})", group)  # noqa: S608
-            found.update({sha256: decode_spec(body) for sha256, body in rows})
-        for sha256, spec in found.items():
-            self._specs[sha256] = spec
-            self._specs.move_to_end(sha256)
-        while len(self._specs) > _SPECS_KEPT:
-            self._specs.popitem(last=False)
-        return found

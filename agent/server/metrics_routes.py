@@ -76,9 +76,8 @@ class MetricsRoutes:
 
     async def families(self) -> list[Family]:
         """All metrics now."""
-        unfinished = frozenset(JobState) - FINAL_STATES
-        most = self._config.jobs.max_pending + MAX_HELD
-        jobs = await self._engine.jobs(JobFilter(states=unfinished, limit=most))
+        held = frozenset(JobState) - FINAL_STATES - {JobState.PENDING}  # who waits is counted, not listed
+        jobs = await self._engine.jobs(JobFilter(states=held, limit=MAX_HELD))
         counts = await self._engine.job_counts()
         return list(openmetrics.families(self._view.snapshot(), jobs, counts, self._more()))
 
@@ -87,6 +86,7 @@ class MetricsRoutes:
         self._tally.look(incidents)
         textfile = self._textfile
         return openmetrics.More(
+            queue=self._engine.queue_tally(),
             incidents=incidents,
             tally=self._tally,
             totals=read_totals(),

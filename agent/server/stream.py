@@ -14,7 +14,7 @@ from agent.api.types import Heartbeat, Wire
 from agent.server.feed import Feed
 
 HEARTBEAT_S = 1.0
-_GATHER_S = 0.02
+_GATHER_S = 0.1
 """How long what happens after a message is gathered into the next: a burst is then told in a few writes."""
 
 WRITE_DEADLINE_S = 15.0

@@ -6,12 +6,12 @@ time. Waiting jobs are counted, not listed.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from agent.api.queue import JobUsage
 from agent.api.types import Job, JobState
+from agent.jobs.tally import QueueTally
 from agent.telemetry.metrictext import Family, Value, counter, gauge, info, scaled
 
 _J_PER_KWH = 3.6e6
@@ -56,14 +56,11 @@ def job_families(jobs: Sequence[Job]) -> Iterator[Family]:
             yield write(f"stoker_job_{figure.name}", figure.help, samples, figure.unit)
 
 
-def queue_families(jobs: Sequence[Job], now: float) -> Iterator[Family]:
+def queue_families(queue: QueueTally, now: float) -> Iterator[Family]:
     """What waits: how many for each reason, and for how long the oldest could have started."""
-    waiting = [job for job in jobs if job.state is JobState.PENDING]
-    reasons = sorted(Counter(job.reason or "None" for job in waiting).items())
-    samples = [({"reason": reason}, count) for reason, count in reasons]
+    samples = [({"reason": reason}, count) for reason, count in sorted(queue.reasons.items())]
     yield gauge("stoker_queue_jobs", "Waiting jobs by Slurm's reason.", samples)
-    eligible = [max(job.submitted_at, job.begin_at or 0) for job in waiting if not job.held]
-    oldest = max(0.0, now - min(eligible)) if eligible else 0.0
+    oldest = 0.0 if queue.oldest_at is None else max(0.0, now - queue.oldest_at)
     yield gauge(
         "stoker_queue_oldest_seconds", "Longest wait of a job that is not held.", [({}, round(oldest, 3))], "seconds"
     )

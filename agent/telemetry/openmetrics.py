@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from agent.api.health import Incident
 from agent.api.types import Job, JobState, Node
+from agent.jobs.tally import QueueTally
 from agent.telemetry.gpumetrics import gpu_families
 from agent.telemetry.healthmetrics import Tally, health_families
 from agent.telemetry.host import OwnUse
@@ -23,6 +24,8 @@ from agent.telemetry.metrictext import Family, Samples, Value, counter, gauge, i
 class More:
     """What a page shows beside the node's snapshot; each is left out where it is not known."""
 
+    queue: QueueTally = QueueTally()  # noqa: RUF009 - a frozen value
+    """What waits."""
     incidents: Sequence[Incident] = ()
     """Those that are open and those that were."""
     tally: Tally | None = None
@@ -45,7 +48,7 @@ def families(
 
     Args:
         node: the node now.
-        jobs: its unfinished jobs: their waits, their accounts, and the users that the GPUs they hold are labelled with.
+        jobs: those that hold something: their accounts, and the users that the GPUs they hold are labelled with.
         counts: all jobs of the node by state; a state that is left out has none.
         more: what else there is.
     """
@@ -56,7 +59,7 @@ def families(
     yield from health_families(more.incidents, more.tally or Tally())
     yield _jobs(counts)
     yield from job_families(jobs)
-    yield from queue_families(jobs, node.time)
+    yield from queue_families(more.queue, node.time)
     yield from _agent(more)
 
 

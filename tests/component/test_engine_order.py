@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -91,8 +92,13 @@ def test_a_verb_on_an_array_is_for_all_its_tasks(tmp_path: Path) -> None:
             one = await made.release(JobRef(id=first.id, task=3), who())
             assert (one.array_task_id, one.held) == (3, False)
             assert (await look(made, first.id)).held
+            listed = await made.jobs(JobFilter(array=first.id))
+            counted = made.queue_tally()
+            assert counted.reasons == Counter(job.reason or "None" for job in listed), "counted as they are shown"
+            assert counted.oldest_at == one.submitted_at
             await made.cancel(JobRef(id=first.id), who(), CancelRequest(reason="enough"))
             assert await made.job_counts() == {JobState.CANCELLED: 10}
+            assert not made.queue_tally().reasons
 
     run(test)
 

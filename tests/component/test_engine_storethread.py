@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from agent.engine.folderflush import FolderFlush
 from agent.engine.storethread import StoreThread
+from agent.jobs import folder, ledger
 from agent.jobs.errors import NoSuchJobError, StoreError
+from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
 
 
@@ -38,6 +43,11 @@ def run(test: Callable[[StoreThread], Awaitable[None]], tmp_path: Path) -> None:
 def put(store: JobStore, number: int) -> int:
     store.put("thing", number, Thing(number))
     return number
+
+
+def take_in(store: JobStore, state_dir: Path, key: str) -> None:
+    spec = JobSpec(name="n", script_name="s", submit_dir="/", work_dir="/")
+    ledger.take_in(store, state_dir, spec, user="ada", uid=1, key=key, digest="d", now=5, env={}, script="#!/bin/sh\n")
 
 
 @contextmanager
@@ -129,3 +139,39 @@ def test_a_backup_is_made_beside_the_work_and_given_up_at_the_close(tmp_path: Pa
         assert (tmp_path / "agent.db.backup").exists()
 
     run(test, tmp_path)
+
+
+def test_submissions_are_brought_to_the_disk_beside_and_all_of_them_before_it_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[Path] = []
+    real = folder.flush
+
+    def flush(folders: Sequence[Path]) -> None:
+        assert threading.current_thread().name == "job-folders"
+        flushed.extend(folders)
+        real(folders)
+
+    monkeypatch.setattr(folder, "flush", flush)
+
+    async def test(thread: StoreThread) -> None:
+        await asyncio.gather(*(thread.call(take_in, tmp_path, f"k{number}") for number in range(5)))
+
+    run(test, tmp_path)
+    assert sorted(each.name for each in flushed) == ["1", "2", "3", "4", "5"]
+
+
+def test_a_folder_that_the_disk_refuses_stays_promised_and_takes_no_other_along(tmp_path: Path) -> None:
+    """Refused for real: there is a folder where `spec` should be a file that can be read."""
+    brought: list[str] = []
+    flush = FolderFlush()
+    for name in ("1", "2", "3", "gone"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "spec").write_text("{}")
+        flush.put(tmp_path / name, partial(brought.append, name))
+    (tmp_path / "2" / "spec").unlink()
+    (tmp_path / "2" / "spec").symlink_to("/dev/null")
+    shutil.rmtree(tmp_path / "gone")
+    flush.start()
+    flush.stop()
+    assert brought == ["1", "3", "gone"], "whoever was forgotten since needs no flush"

@@ -403,11 +403,12 @@ def test_a_full_disk_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPat
     row = place.submit()
     before = place.store.find()
 
-    def full(_: int) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
+        patch.setattr(os, "write", full)
         with pytest.raises((OSError, StoreError)):
             place.apply(row.id, CancelAsked(by="ada"))
         with pytest.raises((OSError, StoreError)):

@@ -21,7 +21,8 @@ from agent.jobs import folder, ledger, notes
 from agent.jobs.durable import change_durably
 from agent.jobs.errors import StoreError
 from agent.jobs.folder import is_unconfirmed, job_dir, submissions
-from agent.jobs.machine import CancelAsked, Event
+from agent.jobs.machine import CancelAsked, Event, NeverRan, PreemptAsked
+from agent.jobs.promises import Promise
 from agent.jobs.row import JobRow
 from agent.jobs.spec import ArraySpec, JobSpec
 from agent.jobs.store import JobStore
@@ -58,6 +59,9 @@ class Place:
 
     def ask(self, event: Event) -> JobRow:
         return ledger.apply(self.store, self.state_dir, self.row.id, event, 6)
+
+    def ask_for(self, row: JobRow, event: Event) -> JobRow:
+        return ledger.apply(self.store, self.state_dir, row.id, event, 6)
 
     def ask_all(self, event: Event) -> list[JobRow]:
         return ledger.apply_each(self.store, self.state_dir, [self.array.id, self.array.id + 1], event, 6)
@@ -200,6 +204,86 @@ def test_a_job_is_not_failed_because_its_folder_took_no_mark_away(
             assert (await until(made, job.id, ended)).exit_code == 3
 
     run(test)
+
+
+Flush = tuple[Path, Callable[[], None]]
+
+
+@pytest.mark.parametrize("tear", ["folder", "spec", "script"])
+def test_what_a_power_cut_tore_before_it_was_flushed_is_there_again_after_the_start(place: Place, tear: str) -> None:
+    """Simulated: what was never flushed is taken away or emptied, the database is kept as its COMMIT left it."""
+    late: list[Flush] = []
+    place.store.put_off = lambda written, done: late.append((written, done))
+    row = place.submit(SPEC, "late")
+    where = job_dir(place.state_dir, row.id)
+    assert [written for written, _ in late] == [where]
+    whole = {name: (where / name).read_bytes() for name in ("spec", "script")}
+    if tear == "folder":
+        shutil.rmtree(where)
+    else:
+        (where / tear).chmod(0o600)
+        (where / tear).write_bytes(b"")
+        (where / "spec").unlink(missing_ok=True)
+    place.restart(lost=False)
+    assert {name: (where / name).read_bytes() for name in ("spec", "script")} == whole
+    after = place.rows()
+    assert row.id in after
+    place.restart(lost=True)
+    assert place.rows() == after
+
+
+def test_a_submission_stays_promised_until_the_disk_has_its_folder(place: Place) -> None:
+    late: list[Flush] = []
+    place.store.put_off = lambda written, done: late.append((written, done))
+    first, second = place.submit(SPEC), place.submit(SPEC)
+    place.submit(SPEC)
+    promised = {each.folder_id for each in place.store.all("promise", Promise).values()}
+    assert {first.id, second.id} <= promised
+    late[0][1]()
+    place.submit(SPEC)
+    promised = {each.folder_id for each in place.store.all("promise", Promise).values()}
+    assert first.id not in promised
+    assert second.id in promised
+
+
+def test_a_job_that_was_forgotten_meanwhile_is_not_made_anew_by_its_promise(place: Place) -> None:
+    place.store.put_off = lambda written, done: None
+    row = place.submit(SPEC)
+    place.ask_for(row, CancelAsked(by="ada"))
+    shutil.rmtree(job_dir(place.state_dir, row.id))
+    place.store.forget([row.id])
+    place.restart(lost=False)
+    assert not job_dir(place.state_dir, row.id).exists()
+    assert row.id not in place.rows()
+
+
+def test_an_older_store_makes_no_forgotten_job_anew_by_a_promise_that_it_still_holds(place: Place) -> None:
+    row = place.submit(SPEC)
+    place.store.back_up()
+    place.ask_for(row, CancelAsked(by="ada"))
+    shutil.rmtree(job_dir(place.state_dir, row.id))
+    place.store.forget([row.id])
+    place.store.close()
+    (place.state_dir / "agent.db").unlink()
+    place.store = JobStore.open(place.state_dir / "agent.db", now=9)  # the backup: there it waits, and is promised
+    assert place.rows()[row.id][0] is JobState.PENDING
+    reconcile(place.store, place.state_dir, damaged=place.store.suspect, now=9)
+    assert not job_dir(place.state_dir, row.id).exists()
+    assert place.rows()[row.id][0] is JobState.CANCELLED
+
+
+def test_a_run_that_was_taken_back_before_it_began_and_then_cancelled_stays_so_in_an_older_store(place: Place) -> None:
+    place.store.claim(place.row.id, attempt=1, gpu_uuids=(), now=6)
+    place.store.back_up()
+    place.ask(PreemptAsked(for_job=99))
+    place.store.apply(place.row.id, NeverRan(), 6)
+    place.ask(CancelAsked(by="ada"))
+    place.store.close()
+    (place.state_dir / "agent.db").unlink()
+    place.store = JobStore.open(place.state_dir / "agent.db", now=9)
+    assert place.rows()[place.row.id][0] is JobState.CONFIGURING
+    reconcile(place.store, place.state_dir, damaged=place.store.suspect, now=9)
+    assert place.rows()[place.row.id][0] is JobState.CANCELLED
 
 
 def test_promises_do_not_pile_up_and_those_of_forgotten_jobs_are_no_fault(place: Place) -> None:

@@ -18,6 +18,9 @@ from agent.api.types import (
     JobState,
     Node,
 )
+from agent.jobs.row import JobRow, new_rows
+from agent.jobs.spec import JobSpec
+from agent.jobs.tally import tally
 from agent.telemetry.gpumetrics import THROTTLE_REASONS
 from agent.telemetry.host import OwnUse
 from agent.telemetry.openmetrics import More, render
@@ -178,18 +181,25 @@ def test_a_running_job_of_which_nothing_is_measured_has_no_figures() -> None:
     assert "stoker_job_energy_joules_total" not in names(series)
 
 
+def waiting(job_id: int, submitted_at: int, **spec: Any) -> JobRow:
+    asked = JobSpec(name="n", script_name="s", submit_dir="/", work_dir="/", **spec)
+    return new_rows(job_id, asked, user="ada", uid=1, key=None, digest="d", submitted_at=submitted_at)[0]
+
+
 def test_the_queue_is_counted_by_reason_and_its_oldest_wait_is_told() -> None:
-    waiting = [
-        job(1, JobState.PENDING, reason="Resources", submitted_at=900),
-        job(2, JobState.PENDING, reason="Priority", submitted_at=950),
-        job(3, JobState.PENDING, reason="Priority", submitted_at=960),
-        job(4, JobState.PENDING, reason="JobHeldUser", submitted_at=1, held=True),
-        job(5, JobState.PENDING, submitted_at=2, begin_at=5000),
-        job(6),
+    rows = [
+        waiting(1, 900),
+        waiting(2, 950),
+        waiting(3, 960),
+        waiting(4, 1, held="user"),
+        waiting(5, 2, begin_at=5000),
+        waiting(6, 970),
     ]
-    series = parsed(render(node(), waiting, {}))
-    counts = {reason: value(series, "stoker_queue_jobs", reason=reason) for reason in ("Resources", "Priority", "None")}
-    assert counts == {"Resources": 1, "Priority": 2, "None": 1}
+    words = {1: "Resources", 2: "Priority", 3: "Priority", 4: "JobHeldUser", 5: "BeginTime"}
+    queue = tally(rows, {job_id: (word, "a sentence") for job_id, word in words.items()})
+    series = parsed(render(node(), [], {}, More(queue=queue)))
+    counts = {reason: value(series, "stoker_queue_jobs", reason=reason) for reason in (*words.values(), "None")}
+    assert counts == {"Resources": 1, "Priority": 2, "JobHeldUser": 1, "BeginTime": 1, "None": 1}
     assert value(series, "stoker_queue_oldest_seconds") == 100
     assert value(parsed(render(node(), [], {})), "stoker_queue_oldest_seconds") == 0
 
