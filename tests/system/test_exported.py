@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from agent.api.refs import JobRef
-from agent.api.types import JobState, SubmitRequest
+from agent.api.types import JobState, NodeStatus, SubmitRequest
 from tests.fakes.daemons import Box, box, wait_until
 from tests.system.test_history import measured
 from tests.system.test_prometheus import simulate
@@ -27,6 +27,12 @@ pytestmark = pytest.mark.xdist_group("exported")
 HOSTILE = '=cmd|"calc",x;y'
 MAIN = "import sys; from tui.__main__ import main; sys.exit(main())"
 ENV = {**os.environ, "TZ": "Europe/Berlin"}
+
+
+def shows(status: NodeStatus, job_id: int) -> bool:
+    """Whether what the hub last heard of a node has the job, and the GPU that it holds."""
+    node = status.node
+    return node is not None and node.jobs_running == 1 and any(gpu.job_id == job_id for gpu in node.gpus)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,7 @@ def lab() -> Iterator[Box]:
             wait_until(lambda: client.job(JobRef(id=job.id)).state is JobState.RUNNING, "it runs")
             wait_until(lambda: any(gpu.job_id == job.id for gpu in client.node().gpus), "its GPU is its own")
         with made.hub.client() as client:
-            wait_until(lambda: client.jobs(), "the hub knows of it")
+            wait_until(lambda: shows(client.nodes()[0], job.id), "the hub has heard of it")
         yield made
 
 

@@ -74,7 +74,7 @@ class Trade:
         """A voucher, a request, an answer."""
         (self.root / "desk").mkdir()
         self.take(self.desk("issue", "--voucher", "--customer", "Lab", "--id", "acme", "--seats", "4",
-                            "--days", "300", *terms))  # fmt: skip
+                            "--days", "300", "--vm", *terms))  # fmt: skip
         request = self.paper("request")
         self.licence("export-request", "-o", request)
         self.take(self.desk("activate", request))
@@ -193,7 +193,7 @@ def test_a_revocation_imported_at_the_hub_holds_new_jobs_of_a_node_in_contact(tr
         waiting = trade.submit(hub, "true")
         held(hub, waiting, "LIC-430", "(unpaid)", "stoker-license activate FILE")
         trade.take(trade.desk("issue", "--site", hub.licence().site_key or "", "--customer", "Lab", "--id", "acme-2",
-                              "--seats", "4", "--days", "300", "--plan", "yearly"))  # fmt: skip
+                              "--seats", "4", "--days", "300", "--vm", "--plan", "yearly"))  # fmt: skip
         assert wait_final(hub, waiting.id).state is JobState.COMPLETED
         gate.write_text("\n")
         assert wait_final(hub, long.id).state is JobState.COMPLETED

@@ -9,6 +9,7 @@ from agent.api.health import IncidentKind
 from agent.api.types import Job, JobState, Licence, LicenceStage, LinkState, NodeStatus, SeatHolder
 from agent.config.tables import MetricsTable
 from agent.hub import metrics
+from agent.jobs.tally import QueueTally
 from agent.telemetry.healthmetrics import Tally
 from agent.telemetry.host import OwnUse
 from agent.telemetry.metrictext import Family
@@ -39,6 +40,7 @@ def everything() -> list[Family]:
     tally.look([])
     tally.look([incident(kind=IncidentKind.XID)])
     more = More(
+        queue=QueueTally(reasons={"Resources": 1}, oldest_at=1),
         incidents=[incident()],
         tally=tally,
         totals=dict.fromkeys(("disk_read", "disk_written", "network_received", "network_sent", "swap_used"), 1),
