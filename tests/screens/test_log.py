@@ -28,6 +28,7 @@ def test_a_log_is_followed_as_it_grows_until_the_job_ends() -> None:
         await on.until(lambda: on.sees("left out"), "what the cap left out is noted")
         feed.push(LogEnd(job=job(41, JobState.COMPLETED, node="gpu-a1")))
         await on.until(lambda: on.sees("Log, complete"), "the end")
+        assert not on.sees("following"), "nothing more comes"
 
     play(scene)
 

@@ -120,8 +120,13 @@ class JobScreen(BaseScreen):
         self._entitle(log)
 
     def _entitle(self, log: LogView) -> None:
-        state = "following" if log.following else "paused; G goes to the end"
-        words = [units.count(log.line_count, "line"), state, *([] if log.wrapped else ["not folded"])]
+        words = [units.count(log.line_count, "line")]
+        if not log.following:
+            words.append("paused; G goes to the end")
+        elif not isinstance(self._news, LogEnd):
+            words.append("following")
+        if not log.wrapped:
+            words.append("not folded")
         if log.search_state:
             words.append(f"{log.search_state}, n and N move")
         title = "Log"
