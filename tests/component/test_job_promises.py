@@ -206,6 +206,21 @@ def test_a_job_is_not_failed_because_its_folder_took_no_mark_away(
     run(test)
 
 
+def test_a_task_may_start_while_something_is_noted_of_its_array(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the disk refuses that: what a task needs to start is there."""
+    owed: list[bool] = []
+
+    def refuse(*_: object) -> None:
+        owed.append(place.store.owes(place.array.id))
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(notes, "confirm", refuse)
+        place.ask_all(CancelAsked(by="ada"))
+    assert owed == [False]
+    assert not place.store.owes(place.array.id)
+
+
 Flush = tuple[Path, Callable[[], None]]
 
 
