@@ -66,7 +66,7 @@ class Promises(Shelf):
         """Who brings folders to the disk; whoever has a thread for it puts that in place."""
 
     def owes(self, folder_id: int) -> bool:
-        """Whether a row is stored and its submission does not count yet: the disk refused. To be asked on any thread."""
+        """Whether a row is stored and its submission is not there yet: the disk refused. To be asked on any thread."""
         return folder_id in self._owed
 
     def promise(self, made: Promise, keep: Keep) -> None:

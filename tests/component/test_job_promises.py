@@ -287,6 +287,27 @@ def test_an_older_store_makes_no_forgotten_job_anew_by_a_promise_that_it_still_h
     assert place.rows()[row.id][0] is JobState.CANCELLED
 
 
+def test_an_older_store_gives_no_job_up_whose_folder_only_lacks_the_last_word(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "confirm", refuse)
+        row = place.submit(SPEC)
+        place.store.back_up()
+        place.store.close()
+        (place.state_dir / "agent.db").unlink()
+        place.store = JobStore.open(place.state_dir / "agent.db", now=9)
+        reconcile(place.store, place.state_dir, damaged=place.store.suspect, now=9)
+        assert place.rows()[row.id][0] is JobState.PENDING
+        assert place.store.owes(row.folder_id)
+    place.submit(SPEC)
+    assert not place.store.owes(row.folder_id), "the disk is well again"
+    assert folder.read_spec(job_dir(place.state_dir, row.id)).id == row.id
+
+
 def test_a_run_that_was_taken_back_before_it_began_and_then_cancelled_stays_so_in_an_older_store(place: Place) -> None:
     place.store.claim(place.row.id, attempt=1, gpu_uuids=(), now=6)
     place.store.back_up()
