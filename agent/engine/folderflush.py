@@ -49,7 +49,10 @@ class FolderFlush:
     def _serve(self) -> None:
         while (first := self._waiting.get()) is not None:
             self._stopping.wait(_GATHER_S)
-            _bring([first, *self._rest()])
+            try:
+                _bring([first, *self._rest()])
+            except Exception:  # the rim of a thread that must live, or promises would pile up in the store
+                logger.exception("some submissions stay promised; they are looked at again at the next start")
 
     def _rest(self) -> list[_Written]:
         found: list[_Written] = []

@@ -77,7 +77,7 @@ class Queue:
     async def make_pass(self) -> float:
         """One pass; how long the queue may rest unless something happens, in seconds."""
         if not self._core.jobs.counts()[1]:
-            self._core.decision = Decision()
+            self._core.decision, self._cost_s = Decision(), 0.0  # whoever comes next does not wait for those before
             return TICK_S
         await self._facts.refresh()
         began, at = time.monotonic(), int(self._core.clock())

@@ -16,7 +16,7 @@ from agent.engine.replay import Replay
 from agent.jobs import ledger, machine
 from agent.jobs.errors import FolderError
 from agent.jobs.filters import JobFilter
-from agent.jobs.folder import Submission, job_dir, read_spec
+from agent.jobs.folder import Submission, is_unconfirmed, job_dir, read_spec
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
 
@@ -45,7 +45,7 @@ def reconcile(store: JobStore, state_dir: Path, *, damaged: bool, now: int, boot
         for row in [*store.pending(), *store.active()] if not damaged else _all(store):
             if row.id not in new:
                 behind += replay.bring_up(row)
-            if damaged and not row.status.state.is_final and not (job_dir(state_dir, row.folder_id) / "spec").exists():
+            if damaged and not row.status.state.is_final and _is_gone(job_dir(state_dir, row.folder_id)):
                 _give_up(store, row, now)
         for row in taken:
             replay.take_in(row)
@@ -81,6 +81,11 @@ def _all(store: JobStore) -> Iterator[JobRow]:
     while page := store.find(JobFilter(before=before, limit=_PAGE)):
         yield from page
         before = page[-1].id
+
+
+def _is_gone(folder: Path) -> bool:
+    """Whether a folder holds no submission, not even one that could not be confirmed: its disk refuses that for now."""
+    return not (folder / "spec").exists() and not is_unconfirmed(folder)
 
 
 def _give_up(store: JobStore, row: JobRow, now: int) -> None:

@@ -61,12 +61,12 @@ class Promises(Shelf):
         self._kept: list[str] = []
         """To be dropped with the next one. What a rollback brings back is kept once more at the next start."""
         self._owed: set[int] = set()
-        """Folders that could not be written yet."""
+        """Folders whose submission could not be written yet."""
         self.put_off: PutOff = _at_once
         """Who brings folders to the disk; whoever has a thread for it puts that in place."""
 
     def owes(self, folder_id: int) -> bool:
-        """Whether a row is stored and its folder does not say so yet: the disk refused. To be asked on any thread."""
+        """Whether a row is stored and its submission is not there yet: the disk refused. To be asked on any thread."""
         return folder_id in self._owed
 
     def promise(self, made: Promise, keep: Keep) -> None:
@@ -96,9 +96,14 @@ class Promises(Shelf):
                 self.once_stored(partial(self._keep, key, made, keep))
 
     def _keep(self, key: str, made: Promise, keep: Keep) -> None:
-        self._owed.add(made.folder_id)
-        written = keep(made)
-        self._owed.discard(made.folder_id)
+        try:
+            written = keep(made)
+        except OSError:
+            if not made.notes:  # what is noted keeps no job from running
+                self._owed.add(made.folder_id)
+            raise
+        if not made.notes:
+            self._owed.discard(made.folder_id)
         if written is None:
             self._kept.append(key)
         else:

@@ -67,6 +67,7 @@ class JobStore(Lookup, Promises, Usage, Meter):
         """It is the last verified backup: jobs, reservations, charges as they were then."""
         self.suspect = opened.damaged is not None or opened.restored or opened.wal_lost
         """What the job folders hold may be newer than any row: `reconcile` then looks at all of them."""
+        self._settled = not self.suspect
 
     @classmethod
     def open(cls, path: Path, *, now: int) -> JobStore:
@@ -100,15 +101,18 @@ class JobStore(Lookup, Promises, Usage, Meter):
         return store
 
     def close(self) -> None:
-        """Give the file back, the WAL played in. The store is unusable afterwards."""
+        """Give the file back, the WAL played in. The store is unusable afterwards; whoever opens one next that was not
+        brought up to the job folders is told to doubt it as well.
+        """
         super().close()
-        if self.read_only is None:
+        if self.read_only is None and self._settled:
             note_closed(self._path)
 
     def settle(self) -> None:
         """It was brought up to the job folders: the next start need not doubt it."""
-        if self.suspect and self.read_only is None:
+        if not self._settled and self.read_only is None:
             note_settled(self._path)
+            self._settled = True
 
     def back_up(
         self,

@@ -175,3 +175,20 @@ def test_a_folder_that_the_disk_refuses_stays_promised_and_takes_no_other_along(
     flush.start()
     flush.stop()
     assert brought == ["1", "3", "gone"], "whoever was forgotten since needs no flush"
+
+
+def test_the_thread_of_the_folders_lives_on_whatever_becomes_of_one(tmp_path: Path) -> None:
+    failed, brought = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        failed.set()
+        raise ValueError("a fault of ours")
+
+    flush = FolderFlush()
+    flush.start()
+    for name, done in (("1", fail), ("2", brought.set)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "spec").write_text("{}")
+        flush.put(tmp_path / name, done)
+        assert (failed if done is fail else brought).wait(30), name
+    flush.stop()

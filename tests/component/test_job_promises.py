@@ -206,6 +206,21 @@ def test_a_job_is_not_failed_because_its_folder_took_no_mark_away(
     run(test)
 
 
+def test_a_task_may_start_while_something_is_noted_of_its_array(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the disk refuses that: what a task needs to start is there."""
+    owed: list[bool] = []
+
+    def refuse(*_: object) -> None:
+        owed.append(place.store.owes(place.array.id))
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(notes, "confirm", refuse)
+        place.ask_all(CancelAsked(by="ada"))
+    assert owed == [False]
+    assert not place.store.owes(place.array.id)
+
+
 Flush = tuple[Path, Callable[[], None]]
 
 
@@ -270,6 +285,27 @@ def test_an_older_store_makes_no_forgotten_job_anew_by_a_promise_that_it_still_h
     reconcile(place.store, place.state_dir, damaged=place.store.suspect, now=9)
     assert not job_dir(place.state_dir, row.id).exists()
     assert place.rows()[row.id][0] is JobState.CANCELLED
+
+
+def test_an_older_store_gives_no_job_up_whose_folder_only_lacks_the_last_word(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "confirm", refuse)
+        row = place.submit(SPEC)
+        place.store.back_up()
+        place.store.close()
+        (place.state_dir / "agent.db").unlink()
+        place.store = JobStore.open(place.state_dir / "agent.db", now=9)
+        reconcile(place.store, place.state_dir, damaged=place.store.suspect, now=9)
+        assert place.rows()[row.id][0] is JobState.PENDING
+        assert place.store.owes(row.folder_id)
+    place.submit(SPEC)
+    assert not place.store.owes(row.folder_id), "the disk is well again"
+    assert folder.read_spec(job_dir(place.state_dir, row.id)).id == row.id
 
 
 def test_a_run_that_was_taken_back_before_it_began_and_then_cancelled_stays_so_in_an_older_store(place: Place) -> None:
