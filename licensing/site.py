@@ -106,6 +106,8 @@ class Site:
             gpu_ms_used=gpu_ms_used or (lambda licence_id: self._book.used_of(licence_id)),
         )
         self._time = Timekeeper(self._ledger, self._in_use, uptime)
+        self._waiting: dict[str, Ask] = {}
+        """What nodes said they hold, and is not counted yet."""
 
     def open(self) -> None:
         """Open the ledger and the key, making both on the first start.
@@ -202,9 +204,9 @@ class Site:
     def _take_list(self, text: str, now: int) -> Report:
         (new,) = revocation.lists_in(text, self._roots)
         self._in_use.lists.refuse_older(new)
-        lists = self._in_use.lists.with_list(new)
+        lists, at = self._in_use.lists.with_list(new), self._time.confirmed(now)
         with self._ledger.transaction():
-            self._in_use.keep_lists(lists, self._time.confirmed(now))
+            self._in_use.keep_lists(lists, at)
         self._in_use.lists = lists
         self._in_use.load()
         return self.report(now)
@@ -218,10 +220,10 @@ class Site:
             )
         self._in_use.lists.refuse_receipt(chain)
         self._requests.refuse_receipt(chain, current.chain)
+        at, row = self._time.confirmed(now), {"usage": chain.receipt.usage, "report_by": chain.receipt.report_by}
         with self._ledger.transaction():
             self._ledger.put_report_by(chain.receipt.licence, chain.receipt.report_by)
-            row = {"usage": chain.receipt.usage, "report_by": chain.receipt.report_by}
-            self._ledger.audit(self._time.confirmed(now), "receipt", chain.receipt.licence, **row)
+            self._ledger.audit(at, "receipt", chain.receipt.licence, **row)
         self._in_use.reload()
         return self.report(now)
 
@@ -368,6 +370,8 @@ class Site:
         mark = self._time.look(now)
         terms = self._terms(mark, now)
         named = [_named(each) for each in asks]
+        if terms is not None:
+            self._hear_waiting(terms)
         if terms is not None and not terms.standing.stage.holds:
             return self._leases.answer_all(named, terms)
         standing = terms.standing if terms else self._absent(mark)
@@ -379,9 +383,17 @@ class Site:
         Raises:
             StoreError: the ledger cannot be written.
         """
+        self._waiting[ask.node] = _named(ask)
         terms = self._terms(self._time.look(now), now)
         if terms is not None:
-            self._leases.hear(_named(ask), terms)
+            self._hear_waiting(terms)
+
+    def _hear_waiting(self, terms: Terms) -> None:
+        """Without a licence nothing can be counted: what nodes said then counts before the first lease under one."""
+        while self._waiting:
+            node = next(iter(self._waiting))
+            self._leases.hear(self._waiting[node], terms)
+            del self._waiting[node]
 
     def _terms(self, mark: clock.HighWater, now: int) -> Terms | None:
         """What may be given now, with the moment since when what only a hub knows holds new jobs."""
@@ -416,7 +428,7 @@ class Site:
         terms = self._terms(self._time.look(now), now)
         if terms is None:
             raise UsageError(
-                "no licence is installed, and usage is reported under one; stoker-license activate FILE comes first"
+                f"usage is reported under a licence, and none is in use here. {self._in_use.missing.detail}"
             )
         return self._reports.export(terms.licence, Period(begins=begins, ends=ends), terms.at, rows=rows)
 

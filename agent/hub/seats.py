@@ -218,12 +218,21 @@ class Seats:
     async def _renew_identity(self, node: str) -> Licence:
         """Have a node make itself a key of its own; it is offered a lease once its snapshots show that key."""
         member = self._member(node)
-        if member is None or member.node is None or member.link.state is not LinkState.UP:
-            message = f"{node} does not answer, so it cannot make itself a new key; adopt it when it is up again"
+        if member is not None and (member.node is None or member.link.state is not LinkState.UP):
+            message = (
+                f"{node} does not answer, so it cannot make itself a new key; adopt it when it is up again, or when it "
+                "is gone for good and out of [[hub.nodes]]"
+            )
             raise ApiError(409, "usage", message)
-        if all(each.node != node for each in (await self.licence()).forked):
-            message = f"{node} has an identity of its own, and keeps it; see: stoker-license status"
-            raise ApiError(409, "usage", message)
+        licence = await self.licence()
+        if all(each.node != node for each in licence.forked):
+            what = "has an identity of its own, and keeps it" if member else "is no node of this cluster"
+            raise ApiError(409, "usage", f"{node} {what}; see: stoker-license status")
+        if licence.licence_id is None:  # before the node is told: it would give up the lease that it has
+            message = f"no licence is in use here, so {node} would get no lease under a new identity. {licence.message}"
+            raise ApiError(409, "usage", f"{message} Run: {licence.fix}")
+        if member is None or member.node is None:
+            return await self._do("renew", node)  # it is no node of here any more: what was noted of it goes
         if (offer := self._offers.get(node)) is not None:
             await asyncio.wait([offer])
         old = member.node.key
