@@ -40,6 +40,8 @@ _ORDERS = ("borrow", "adopt", "pin", "unpin", "extend", "promote")
 """What is done as it is ordered. The steps of a release are no orders: each alone would go round what it looks at."""
 LOOK_S = 86_400.0
 """How often the machine is looked at."""
+LOOK_AGAIN_S = 600.0
+"""The same while it is not the one that the licence is bound to: a driver may load late, a file be put back."""
 OFFER_S = 30.0
 """How often leases are offered when nothing happens; they are renewed after hours."""
 HEAR_ALL_S = 5.0
@@ -66,6 +68,8 @@ class Seats:
         self._read_hardware = read_hardware
         self._looking = asyncio.Lock()
         self._looked_at: float | None = None
+        self._is_known = True
+        """Whether it is the machine that the licence is bound to, as far as one is."""
         self._fleet = fleet
         self._publish = publish
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="seats")
@@ -279,12 +283,16 @@ class Seats:
                 pass
             self._due.clear()
             try:
-                if self._looked_at is None or time.monotonic() - self._looked_at >= LOOK_S:
+                if self._is_look_due():
                     await self._look()
                 self._offer_all()
                 await self._tell()
             except Exception:  # noqa: BLE001 — the rim: one bad round must not let every lease run out
                 _log.exception("leases could not be offered; tried again within %.0f s", OFFER_S)
+
+    def _is_look_due(self) -> bool:
+        every = LOOK_S if self._is_known else LOOK_AGAIN_S
+        return self._looked_at is None or time.monotonic() - self._looked_at >= every
 
     async def _look(self) -> None:
         """Look at the machine that we run on, and let the licence hear of it. Never fails."""
@@ -295,6 +303,8 @@ class Seats:
             try:
                 marks = await asyncio.to_thread(self._read_hardware)
                 await self._in_thread(lambda licence: licence.see_hardware(marks, int(time.time())))
+                found = (await self.licence()).hardware
+                self._is_known = found is None or found.verdict == "match"
             except ApiError as error:
                 _log.error("hardware: %s; tried again with the next offer", error)
                 return
