@@ -389,11 +389,13 @@ class Site:
             self._hear_waiting(terms)
 
     def _hear_waiting(self, terms: Terms) -> None:
-        """Without a licence nothing can be counted: what nodes said then counts before the first lease under one."""
+        """Without a licence nothing can be counted: what nodes said then counts before the first lease under one.
+
+        One that cannot be counted is not tried again before that node asks: it must not stand in the others' way.
+        """
         while self._waiting:
-            node = next(iter(self._waiting))
-            self._leases.hear(self._waiting[node], terms)
-            del self._waiting[node]
+            _, ask = self._waiting.popitem()
+            self._leases.hear(ask, terms)
 
     def _terms(self, mark: clock.HighWater, now: int) -> Terms | None:
         """What may be given now, with the moment since when what only a hub knows holds new jobs."""

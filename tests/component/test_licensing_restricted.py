@@ -90,6 +90,7 @@ def test_spent_hours_reach_a_node_in_contact_and_more_of_them_lift_it(place: Pla
         stages.append(place.site.report(place.now).standing.stage)
         place.offer()
         assert (place.refusal() is None) == (used < 110)
+        assert place.nodes["n1"].standing(place.now).gpu_ms_left is None, "it does not know what others used"
     assert stages == [Stage.ACTIVE, Stage.NOTICE, Stage.GRACE, Stage.RESTRICTED]
     said = place.refusal() or ""
     for part in (
