@@ -251,17 +251,17 @@ class Site:
             UsageError: there is none, or it is a voucher.
             LicenceError: `to` is no request of another site.
         """
-        licence = self._releasable()
+        licence = self._last("so there is none to give back")
         sent = self._requests.release(licence, clock.believed(self._time.look(now), now), to)
         self._in_use.load()
         log.info("licence=%s given back", licence.id)
         return sent
 
-    def _releasable(self) -> Licence:
-        """The installed licence, also one that was given back already: the same tombstone is then written again."""
+    def _last(self, why: str) -> Licence:
+        """The installed licence, also one that was given back or revoked: its tombstone and its last usage are owed."""
         installed = self._ledger.installed()
         if installed is None:
-            raise UsageError("no licence is installed, so there is none to give back")
+            raise UsageError(f"no licence is installed, {why}")
         licence = verify.licence_chain(installed.text, self._roots).licence
         self._in_use.refuse_elsewhere(licence)
         return licence
@@ -427,12 +427,9 @@ class Site:
 
     def usage_export(self, begins: int, ends: int, now: int, *, rows: bool) -> tuple[str, str]:
         """The signed report of a time: a name for its file, and the text; see `Reports.export`."""
-        terms = self._terms(self._time.look(now), now)
-        if terms is None:
-            raise UsageError(
-                f"usage is reported under a licence, and none is in use here. {self._in_use.missing.detail}"
-            )
-        return self._reports.export(terms.licence, Period(begins=begins, ends=ends), terms.at, rows=rows)
+        at = clock.believed(self._time.look(now), now)
+        why = "and usage is reported under one; stoker-license activate FILE comes first"
+        return self._reports.export(self._last(why), Period(begins=begins, ends=ends), at, rows=rows)
 
 
 def _named(ask: Ask) -> Ask:

@@ -16,7 +16,7 @@ from licensing.usage_check import Grade
 from licensing.usage_events import REPORTED
 from tests.component.test_usage_ledger import BEGINS, MONTH, make_site, report
 from tests.fakes.head import HEAD, TWIN
-from tests.fakes.vendor import DAY, NOW
+from tests.fakes.vendor import DAY, NOW, ROOTS, Boot
 
 
 @pytest.fixture
@@ -119,7 +119,12 @@ def test_a_copied_node_and_another_machine_under_the_hub_are_told(site: Site, tm
     ] == '{"taken_over": true, "verdict": "other"}'
 
 
-def test_a_report_under_no_licence_is_refused_by_why_there_is_none(site: Site) -> None:
+def test_the_last_month_of_a_licence_that_was_given_back_is_reported_too(site: Site, tmp_path: Path) -> None:
     site.release(NOW)
-    with pytest.raises(UsageError, match=r"none is in use here\. LIC-409: .* was given back"):
-        report(site)
+    usage = report(site).usage
+    assert (usage.licence, [each.event for each in usage.events]) == ("lic-test", ["released"])
+    other = Site(tmp_path / "other", "test", ROOTS, Boot())
+    other.open()
+    with pytest.raises(UsageError, match="no licence is installed, and usage is reported under one"):
+        report(other)
+    other.close()
