@@ -61,6 +61,8 @@ class Binding:
 
     def see(self, marks: Iterable[Mark]) -> None:
         """Note what was read of the machine just now; `judge` comes next."""
+        if not self._is_salt_kept():
+            self._salt = None  # the file was put back, or can be read again
         self._seen, self._standing = fingerprint.salted(marks, self._have_salt()), None
 
     def judge(self, licence: Licence | None, at: int, *, doubted: bool) -> bool:

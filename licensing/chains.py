@@ -83,7 +83,7 @@ def place(ask: Ask, grants: Sequence[Grant]) -> tuple[Place, Grant | None]:
         return Place.AT_END, chain
     if ask.seq >= chain.seq:
         return Place.AHEAD, chain  # with the same number and another content, too: the ledger gave that number again
-    if ask.seq > chain.taken or (ask.seq == chain.taken and head in (chain.taken_head, None)):
+    if ask.seq > chain.taken or (ask.seq == chain.taken and (head in (chain.taken_head, None) or not chain.taken_head)):
         return Place.LOST_REPLY, chain
     return (Place.BACK if _same_machine(ask, chain) else Place.FORKED), chain
 

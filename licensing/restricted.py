@@ -67,23 +67,27 @@ class Restrictions:
         none = NoSeat(code=standing.code or "LIC-404", message=standing.message)
         if standing.code not in CODES or self._ledger.epoch_heard() > self._ledger.epoch():
             return [none for _ in asks]  # a hub that another one took over from has nothing to say
-        return [self._answer(each, standing, at) or none for each in asks]
+        return [self._apart(each, standing, at) or none for each in asks]
 
     # --- underneath ---
+
+    def _apart(self, ask: Ask, standing: Standing, at: int) -> Outcome:
+        try:
+            return self._answer(ask, standing, at)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one node must not cost the others their word
+            return error
 
     def _answer(self, ask: Ask, standing: Standing, at: int) -> Outcome:
         place, last = chains.place(ask, self._ledger.grants(ask.node, ask.key))
         if last is None or place in (Place.RENAMED, Place.FORKED) or ask.node in self._ledger.resting():
             return None
-        lease = decode(Lease, last.content)
+        ahead = chains.shown(ask, self._key) if place is Place.AHEAD else None
+        lease = ahead or decode(Lease, last.content)
         if lease.held is not None and lease.held.code == standing.code and place is not Place.AHEAD:
             return None if place is Place.AT_END else self._chained(lease, last.content)
-        if at > lease.exp + LEASE_TOLERANCE_S:
+        if at > lease.exp + LEASE_TOLERANCE_S or lease.epoch > self._ledger.epoch():
             return None
-        try:
-            return self._give(ask, last, lease, standing, at)
-        except StoreError as error:
-            return error
+        return self._give(ask, last, lease, standing, at, is_news=ahead is not None)
 
     def _note(self, now: tuple[str | None, str | None] | None, at: int) -> None:
         with self._ledger.transaction():
@@ -95,7 +99,8 @@ class Restrictions:
                 self._ledger.run("INSERT INTO meta (name, value) VALUES (?, ?)", (_SINCE, json.dumps([*now, at])))
         self.load()
 
-    def _give(self, ask: Ask, last: Grant, lease: Lease, standing: Standing, at: int) -> str | None:
+    def _give(self, ask: Ask, last: Grant, lease: Lease, standing: Standing, at: int, *, is_news: bool) -> str | None:
+        """`is_news`: this ledger is an older one that was put back, and does not remember the lease."""
         known = self._ledger.known(lease.licence)
         if known is None:
             return None
@@ -104,6 +109,7 @@ class Restrictions:
         word = msgspec.structs.replace(
             lease,
             id=f"lease-{ask.node}-{epoch}-{seq}",
+            node=ask.node,
             iat=max(at, lease.activated_at),
             rev=known.rev,
             epoch=epoch,
@@ -118,10 +124,20 @@ class Restrictions:
             return None
         taken, head = (ask.seq, ask.head or "") if ask.seq > last.taken else (last.taken, last.taken_head)
         with self._ledger.transaction():
-            self._ledger.put_grant(replace(last, seq=seq, content=content, taken=taken, taken_head=head, back=-1))
+            if is_news:
+                self._recall(ask, lease, at)
+            new = replace(last, seq=seq, wanted=ask.gpus, content=content, taken=taken, taken_head=head, back=-1)
+            self._ledger.put_grant(new)
             self._ledger.audit(at, "held", ask.node, lease=word.id, code=held.code, since=held.since)
         log.info("node=%s held seq=%d code=%s", ask.node, seq, held.code)
         return text
+
+    def _recall(self, ask: Ask, lease: Lease, at: int) -> None:
+        """Its seats count, as `Leases.hear` has it: should this word get lost, new jobs start on them to its end."""
+        elsewhere = {each.gpu for each in self._ledger.holds(at) if each.node != ask.node}
+        gpus = [gpu for gpu in lease.gpus if gpu not in elsewhere or gpu in ask.gpus]
+        self._ledger.hold(ask.node, gpus, since=lease.iat, until=lease.exp, gen=lease.seq)
+        self._ledger.audit(at, "recalled", ask.node, lease=lease.id, gpus=gpus, until=lease.exp)
 
     def _chained(self, lease: Lease, content: bytes) -> str | None:
         """The word behind its licence; `None` where that licence proves it no more to this node."""

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
         return done, f"this hub leads with epoch {done['epoch']}; stop the one before it"
     if args.verb == "node":
         done = hub.order("adopt", args.node, force=args.new, config=args.config)
-        return done, f"{args.node} {'made itself a new identity and ' if args.new else ''}gets seats again"
+        return done, f"{args.node} {'is a copy no more, and ' if args.new else ''}gets seats again"
     if args.verb == "pin":
         done = hub.order("unpin" if args.off else "pin", args.gpu, config=args.config)
         return done, f"{args.gpu} is {'as the others again' if args.off else 'first where seats are short'}"

@@ -106,6 +106,8 @@ class Site:
             gpu_ms_used=gpu_ms_used or (lambda licence_id: self._book.used_of(licence_id)),
         )
         self._time = Timekeeper(self._ledger, self._in_use, uptime)
+        self._waiting: dict[str, Ask] = {}
+        """What nodes said they hold, and is not counted yet."""
 
     def open(self) -> None:
         """Open the ledger and the key, making both on the first start.
@@ -202,9 +204,9 @@ class Site:
     def _take_list(self, text: str, now: int) -> Report:
         (new,) = revocation.lists_in(text, self._roots)
         self._in_use.lists.refuse_older(new)
-        lists = self._in_use.lists.with_list(new)
+        lists, at = self._in_use.lists.with_list(new), self._time.confirmed(now)
         with self._ledger.transaction():
-            self._in_use.keep_lists(lists, self._time.confirmed(now))
+            self._in_use.keep_lists(lists, at)
         self._in_use.lists = lists
         self._in_use.load()
         return self.report(now)
@@ -218,10 +220,10 @@ class Site:
             )
         self._in_use.lists.refuse_receipt(chain)
         self._requests.refuse_receipt(chain, current.chain)
+        at, row = self._time.confirmed(now), {"usage": chain.receipt.usage, "report_by": chain.receipt.report_by}
         with self._ledger.transaction():
             self._ledger.put_report_by(chain.receipt.licence, chain.receipt.report_by)
-            row = {"usage": chain.receipt.usage, "report_by": chain.receipt.report_by}
-            self._ledger.audit(self._time.confirmed(now), "receipt", chain.receipt.licence, **row)
+            self._ledger.audit(at, "receipt", chain.receipt.licence, **row)
         self._in_use.reload()
         return self.report(now)
 
@@ -249,17 +251,17 @@ class Site:
             UsageError: there is none, or it is a voucher.
             LicenceError: `to` is no request of another site.
         """
-        licence = self._releasable()
+        licence = self._last("so there is none to give back")
         sent = self._requests.release(licence, clock.believed(self._time.look(now), now), to)
         self._in_use.load()
         log.info("licence=%s given back", licence.id)
         return sent
 
-    def _releasable(self) -> Licence:
-        """The installed licence, also one that was given back already: the same tombstone is then written again."""
+    def _last(self, why: str) -> Licence:
+        """The installed licence, also one that was given back or revoked: its tombstone and its last usage are owed."""
         installed = self._ledger.installed()
         if installed is None:
-            raise UsageError("no licence is installed, so there is none to give back")
+            raise UsageError(f"no licence is installed, {why}")
         licence = verify.licence_chain(installed.text, self._roots).licence
         self._in_use.refuse_elsewhere(licence)
         return licence
@@ -368,6 +370,8 @@ class Site:
         mark = self._time.look(now)
         terms = self._terms(mark, now)
         named = [_named(each) for each in asks]
+        if terms is not None:
+            self._hear_waiting(terms)
         if terms is not None and not terms.standing.stage.holds:
             return self._leases.answer_all(named, terms)
         standing = terms.standing if terms else self._absent(mark)
@@ -379,9 +383,19 @@ class Site:
         Raises:
             StoreError: the ledger cannot be written.
         """
+        self._waiting[ask.node] = _named(ask)
         terms = self._terms(self._time.look(now), now)
         if terms is not None:
-            self._leases.hear(_named(ask), terms)
+            self._hear_waiting(terms)
+
+    def _hear_waiting(self, terms: Terms) -> None:
+        """Without a licence nothing can be counted: what nodes said then counts before the first lease under one.
+
+        One that cannot be counted is not tried again before that node asks: it must not stand in the others' way.
+        """
+        while self._waiting:
+            _, ask = self._waiting.popitem()
+            self._leases.hear(ask, terms)
 
     def _terms(self, mark: clock.HighWater, now: int) -> Terms | None:
         """What may be given now, with the moment since when what only a hub knows holds new jobs."""
@@ -413,12 +427,9 @@ class Site:
 
     def usage_export(self, begins: int, ends: int, now: int, *, rows: bool) -> tuple[str, str]:
         """The signed report of a time: a name for its file, and the text; see `Reports.export`."""
-        terms = self._terms(self._time.look(now), now)
-        if terms is None:
-            raise UsageError(
-                "no licence is installed, and usage is reported under one; stoker-license activate FILE comes first"
-            )
-        return self._reports.export(terms.licence, Period(begins=begins, ends=ends), terms.at, rows=rows)
+        at = clock.believed(self._time.look(now), now)
+        why = "and usage is reported under one; stoker-license activate FILE comes first"
+        return self._reports.export(self._last(why), Period(begins=begins, ends=ends), at, rows=rows)
 
 
 def _named(ask: Ask) -> Ask:

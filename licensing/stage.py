@@ -219,7 +219,7 @@ def of_licence(licence: Licence, activated_at: int, now: int, facts: Facts | Non
 def of_lease(licence: Licence, lease: Lease, activated_at: int, now: int, built_at: int = release.AT) -> Standing:
     """The stage on a node: the licence's own, or worse when the hub has not renewed the lease."""
     facts = Facts(built_at=built_at, report_by=lease.report_by, extended_until=lease.extended_until)
-    standing = of_licence(licence, activated_at, now, facts)
+    standing = replace(of_licence(licence, activated_at, now, facts), gpu_ms_left=None)  # only a hub counts
     until = lease.exp + LEASE_TOLERANCE_S
     if lease.held is not None and not standing.stage.holds:
         return since(_held(lease.held.code, lease.held.why), lease.held.since)

@@ -15,8 +15,9 @@ from licensing.store import Ledger
 from licensing.usage_book import UsageBook
 
 REPORTED = (
-    "epoch", "restored", "drift", "emergency", "overdraft", "released", "reclaimed", "clock_reset", "clock_confirmed",
-    "restricted", "lifted", "borrowed", "returned", "corrected",
+    "epoch", "superseded", "restored", "recalled", "forked", "went_back", "hardware", "drift", "emergency", "overdraft",
+    "released", "reclaimed", "clock_reset", "clock_confirmed", "restricted", "lifted", "borrowed", "returned",
+    "corrected",
 )  # fmt: skip
 """Events of the audit trail that the vendor is told of: to have another one told, name it here."""
 MOST = 64

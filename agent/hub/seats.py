@@ -40,6 +40,8 @@ _ORDERS = ("borrow", "adopt", "pin", "unpin", "extend", "promote")
 """What is done as it is ordered. The steps of a release are no orders: each alone would go round what it looks at."""
 LOOK_S = 86_400.0
 """How often the machine is looked at."""
+LOOK_AGAIN_S = 600.0
+"""The same while it is not the one that the licence is bound to: a driver may load late, a file be put back."""
 OFFER_S = 30.0
 """How often leases are offered when nothing happens; they are renewed after hours."""
 HEAR_ALL_S = 5.0
@@ -66,6 +68,8 @@ class Seats:
         self._read_hardware = read_hardware
         self._looking = asyncio.Lock()
         self._looked_at: float | None = None
+        self._is_known = True
+        """Whether it is the machine that the licence is bound to, as far as one is."""
         self._fleet = fleet
         self._publish = publish
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="seats")
@@ -218,12 +222,21 @@ class Seats:
     async def _renew_identity(self, node: str) -> Licence:
         """Have a node make itself a key of its own; it is offered a lease once its snapshots show that key."""
         member = self._member(node)
-        if member is None or member.node is None or member.link.state is not LinkState.UP:
-            message = f"{node} does not answer, so it cannot make itself a new key; adopt it when it is up again"
+        if member is not None and (member.node is None or member.link.state is not LinkState.UP):
+            message = (
+                f"{node} does not answer, so it cannot make itself a new key; adopt it when it is up again, or when it "
+                "is gone for good and out of [[hub.nodes]]"
+            )
             raise ApiError(409, "usage", message)
-        if all(each.node != node for each in (await self.licence()).forked):
-            message = f"{node} has an identity of its own, and keeps it; see: stoker-license status"
-            raise ApiError(409, "usage", message)
+        licence = await self.licence()
+        if all(each.node != node for each in licence.forked):
+            what = "has an identity of its own, and keeps it" if member else "is no node of this cluster"
+            raise ApiError(409, "usage", f"{node} {what}; see: stoker-license status")
+        if licence.licence_id is None:  # before the node is told: it would give up the lease that it has
+            message = f"no licence is in use here, so {node} would get no lease under a new identity. {licence.message}"
+            raise ApiError(409, "usage", f"{message} Run: {licence.fix}")
+        if member is None or member.node is None:
+            return await self._do("renew", node)  # it is no node of here any more: what was noted of it goes
         if (offer := self._offers.get(node)) is not None:
             await asyncio.wait([offer])
         old = member.node.key
@@ -270,12 +283,16 @@ class Seats:
                 pass
             self._due.clear()
             try:
-                if self._looked_at is None or time.monotonic() - self._looked_at >= LOOK_S:
+                if self._is_look_due():
                     await self._look()
                 self._offer_all()
                 await self._tell()
             except Exception:  # noqa: BLE001 — the rim: one bad round must not let every lease run out
                 _log.exception("leases could not be offered; tried again within %.0f s", OFFER_S)
+
+    def _is_look_due(self) -> bool:
+        every = LOOK_S if self._is_known else LOOK_AGAIN_S
+        return self._looked_at is None or time.monotonic() - self._looked_at >= every
 
     async def _look(self) -> None:
         """Look at the machine that we run on, and let the licence hear of it. Never fails."""
@@ -286,6 +303,8 @@ class Seats:
             try:
                 marks = await asyncio.to_thread(self._read_hardware)
                 await self._in_thread(lambda licence: licence.see_hardware(marks, int(time.time())))
+                found = (await self.licence()).hardware
+                self._is_known = found is None or found.verdict == "match"
             except ApiError as error:
                 _log.error("hardware: %s; tried again with the next offer", error)
                 return

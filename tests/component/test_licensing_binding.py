@@ -496,3 +496,22 @@ def test_a_ledger_of_before_gets_its_tables(tmp_path: Path) -> None:
     hub.start(HEAD)
     assert hub.at(NOW).stage is Stage.ACTIVE
     hub.site.close()
+
+
+def test_a_salt_that_is_put_back_ends_it_at_the_next_look(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    assert hub.bind().stage is Stage.ACTIVE
+    salt = tmp_path / "state" / "fingerprint.salt"
+    kept = salt.read_bytes()
+    for wrong in (b"damaged", None):
+        salt.unlink()
+        if wrong is None:
+            salt.mkdir()
+        else:
+            salt.write_bytes(wrong)
+        hub.move(HEAD)
+        assert hub.site.report(NOW).standing.code == "LIC-442"
+        salt.rmdir() if wrong is None else salt.unlink()
+        salt.write_bytes(kept)
+        hub.look(HEAD)
+        assert hub.site.report(NOW).standing.stage is Stage.ACTIVE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sqlite3
@@ -201,6 +202,15 @@ def test_without_gpus_there_is_no_seat_to_double(town: Town) -> None:
     assert town.offer(town.machine("yesterday"), "n1") == 2
 
 
+def test_an_agent_that_was_upgraded_while_a_reply_was_lost_is_no_copy(town: Town) -> None:
+    """An agent of before shows no lease, so the hub knows only the number of what it had."""
+    n1 = town.machine("n1")
+    town.offer(n1, "n1", "A")
+    town.later(9 * HOUR)
+    town.hub.leases([dataclasses.replace(town.ask(n1, "n1", "A"), held=None)], town.now)
+    assert town.offer(n1, "n1", "B") == 3
+
+
 @pytest.mark.parametrize("times", [1, 2, 5])
 def test_lost_replies_never_look_like_a_copy(town: Town, times: int) -> None:
     n1 = town.machine("n1")
@@ -257,6 +267,24 @@ def test_a_restored_hub_counts_what_nodes_hold_before_it_grants_more(town: Town)
         ("n2", {"node_seq": 1, "ledger_seq": 0}),
     ]
     assert [subject for subject, _ in town.trail("recalled")] == ["n1", "n2"]
+
+
+def test_what_nodes_said_before_there_was_a_licence_counts_under_it(town: Town) -> None:
+    """The hub's ledger was lost; the licence is activated again while the nodes run on."""
+    n1, n2, n3 = (town.machine(name) for name in ("n1", "n2", "n3"))
+    town.offer(n1, "n1", "A", "B", "C")
+    town.offer(n2, "n2", *(f"D{n}" for n in range(5)))
+    town.hub.close()
+    for path in (town.folder / "hub").glob("licence.db*"):
+        path.unlink()
+    town.hub = town.hub_in("hub")
+    for machine, name in ((n1, "n1"), (n2, "n2")):
+        town.hub.hear(town.ask(machine, name), town.now)
+    key = town.hub.status(town.now).site_key
+    town.hub.activate(file(changed(VOUCHER, site=key, seats=8)), town.now)
+    town.offer(n3, "n3", "E", "F", "G")
+    assert len(n3.seated(town.now)) == 1, "eight, and one overdrawn"
+    assert town.hub.status(town.now).seats_used == 9
 
 
 def test_what_was_borrowed_counts_to_its_end_though_the_hub_forgot_it(tmp_path: Path) -> None:

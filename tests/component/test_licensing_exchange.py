@@ -204,7 +204,9 @@ def pay_per_use(site: Site) -> Licence:
     return bound(site, plan="pay-per-use", report_by=NOW + 66 * DAY)
 
 
-def test_a_receipt_moves_the_report_on_and_reaches_the_nodes(site: Site, boot: Boot, tmp_path: Path) -> None:
+def test_a_receipt_moves_the_report_on_and_reaches_the_nodes(
+    site: Site, boot: Boot, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     site.activate(file(pay_per_use(site)), NOW)
     node = NodeLease(tmp_path / "n1", ROOTS, boot, built_at=NOW)
     node.accept(str(site.lease("n1", node.key_hex, ["GPU-0"], 0, NOW)), NOW)
@@ -216,6 +218,8 @@ def test_a_receipt_moves_the_report_on_and_reaches_the_nodes(site: Site, boot: B
     assert node.standing(late).stage is Stage.ACTIVE
     site.activate(receipt(site, report_by=NOW + 80 * DAY), late)
     assert site.report(late).standing.report_by == NOW + 130 * DAY, "an older receipt moves nothing"
+    site.activate(receipt(site, report_by=NOW + 140 * DAY), boot.at(NOW + 71 * DAY))
+    assert "cannot" not in caplog.text
 
 
 def test_a_receipt_for_another_licence_or_site_is_refused(site: Site) -> None:

@@ -35,6 +35,7 @@ from licensing.paseto import split
 from licensing.seats import NoSeat
 from licensing.site import Site
 from licensing.store import Ledger
+from tests.component.test_licensing_restricted import revoking
 from tests.fakes.vendor import DAY, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
 
 SEATS = 20
@@ -98,6 +99,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.reclaims: list[tuple[int, int]] = []
         self.known: list[tuple[int, int]] = []
         """Those that the ledger remembers."""
+        self.lists = 10
+        """The number of the vendor's newest revocation list."""
         self.excess = 0
         """Seats beyond the licence's that are out because of them, when nodes told a restored ledger."""
         self.old: list[tuple[frozenset[str], int]] = []
@@ -129,7 +132,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def take(self, machine: Machine, ask: Ask, answer: Outcome, *, lost: bool) -> None:
         if isinstance(answer, NoSeat):
             report = self.site.report(self.now)
-            if answer.code == "LIC-423":
+            if report.standing.stage.holds:
+                assert answer.code == report.standing.code == "LIC-430"
+            elif answer.code == "LIC-423":
                 assert machine.key in self.copied or self.is_restored, "an honest node never looks like a copy"
                 assert machine.name in {each.node for each in report.forked}
             else:
@@ -139,7 +144,8 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         assert isinstance(answer, str), answer
         lease = verify.lease_chain(answer, ROOTS, machine.key).lease
-        assert set(lease.gpus) <= set(machine.gpus)
+        assert (lease.held is not None) is self.site.report(self.now).standing.stage.holds
+        assert lease.held is not None or set(lease.gpus) <= set(machine.gpus)
         assert lease.seq > ask.seq
         self.follow(machine, lease)
         if not lost:
@@ -150,7 +156,8 @@ class LedgerMachine(RuleBasedStateMachine):
         name, seq, gpus = self.chains.get(machine.key, (machine.name, 0, ()))
         moved = not set(gpus).isdisjoint(machine.gpus) or not (gpus or machine.gpus)
         assert name == machine.name or lease.seq <= seq or moved
-        self.chains[machine.key] = (machine.name, lease.seq, machine.gpus)
+        if lease.seq != seq:
+            self.chains[machine.key] = (machine.name, lease.seq, machine.gpus)
 
     @rule(name=st.sampled_from((*NODES, *TWINS)))
     def ask_again(self, name: str) -> None:
@@ -184,7 +191,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def adopt_new(self, name: str) -> None:
         """A copy makes itself an identity of its own."""
         machine = self.machines[name]
-        if name in {each.node for each in self.site.report(self.now).forked}:
+        report = self.site.report(self.now)
+        if report.licence is not None and name in {each.node for each in report.forked}:
             self.machines[name] = Machine(name, Ed25519PrivateKey.generate(), gpus=machine.gpus)
             assert self.order(Verb.RENEW, name)
 
@@ -288,6 +296,12 @@ class LedgerMachine(RuleBasedStateMachine):
         """Time passes; leases end."""
         self.now = self.boot.at(self.now + hours * 3600)
 
+    @rule(on=st.booleans())
+    def revoke(self, on: bool) -> None:
+        """All new jobs are held by a list of the vendor's, and start again by a newer one."""
+        self.lists += 1
+        self.site.activate(revoking(number=self.lists, **({} if on else {"licences": ()})), self.now)
+
     @rule()
     def crash(self) -> None:
         """The hub is gone and comes back."""
@@ -316,7 +330,10 @@ class LedgerMachine(RuleBasedStateMachine):
         out = {
             gpu
             for machine in self.machines.values()
-            if (lease := machine.lease) is not None and lease.exp > self.now and lease.key == machine.key
+            if (lease := machine.lease) is not None
+            and lease.exp > self.now
+            and lease.key == machine.key
+            and not lease.held
             for gpu in lease.gpus
             if gpu in machine.gpus
         }

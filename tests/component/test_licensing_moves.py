@@ -15,6 +15,7 @@ from agent.api.errors import ApiError
 from agent.api.types import LicenceOrder
 from agent.cli import HubLicenceCalls
 from agent.config import Config
+from agent.hub import seats
 from licensing import armour, cli, verify
 from licensing.armour import Label
 from licensing.exchange import Request
@@ -192,3 +193,17 @@ def test_the_hub_starts_when_a_source_cannot_be_read(office: Office) -> None:
         assert client.licence().code == "LIC-401"
         with pytest.raises(ApiError, match="no licence is in use"):
             client.licence_order(LicenceOrder(order="promote"))
+
+
+def test_a_machine_that_is_itself_again_is_known_without_a_restart(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver loaded late, NICs were seated again: nobody has to ask the vendor, or to wait for the next day."""
+    with office.on(HEAD):
+        assert office.types("import-response", str(office.answered()))[0] == 0
+    with office.on(IN_TWIN_CHASSIS):
+        assert office.types("status")[0] == 3
+        HEAD.build(office.folder / f"tree-{office.trees}")
+        monkeypatch.setattr(seats, "LOOK_AGAIN_S", 0.0)
+        assert office.types("pin", "GPU-0")[0] == 0
+        wait_until(lambda: office.types("status")[1].startswith("ACTIVE"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from licensing import armour, keys, verify
 from licensing.armour import LINK, Label
 from licensing.document import Licence, sign
 from licensing.errors import LicenceError, ReplayError
+from licensing.leases import Ask
 from licensing.node import NodeLease
 from licensing.plans import MS_PER_HOUR
 from licensing.seats import NoSeat
@@ -44,12 +46,17 @@ class Place:
 
     def offer(self, name: str = "n1") -> str | NoSeat | None:
         node = self.nodes.setdefault(name, NodeLease(self.folder / name, ROOTS, self.boot, NOW))
-        seq = node.held.lease.seq if node.held else 0
-        gpus = [f"{gpu}-{name}" for gpu in GPUS]
-        token = self.site.lease(name, node.key_hex, gpus, seq, self.now)
+        token = self.site.leases([self.ask(name)], self.now)[0]
+        assert not isinstance(token, Exception)
         if isinstance(token, str):
             node.accept(token, self.now)
         return token
+
+    def ask(self, name: str) -> Ask:
+        held = self.nodes[name].held
+        gpus = tuple(f"{gpu}-{name}" for gpu in GPUS)
+        seq, token = (held.lease.seq, held.token) if held else (0, None)
+        return Ask(node=name, key=self.nodes[name].key_hex, gpus=gpus, seq=seq, held=token)
 
     def refusal(self, name: str = "n1") -> str | None:
         found = self.nodes[name].refusal(frozenset({f"GPU-0-{name}"}), self.now)
@@ -83,6 +90,7 @@ def test_spent_hours_reach_a_node_in_contact_and_more_of_them_lift_it(place: Pla
         stages.append(place.site.report(place.now).standing.stage)
         place.offer()
         assert (place.refusal() is None) == (used < 110)
+        assert place.nodes["n1"].standing(place.now).gpu_ms_left is None, "it does not know what others used"
     assert stages == [Stage.ACTIVE, Stage.NOTICE, Stage.GRACE, Stage.RESTRICTED]
     said = place.refusal() or ""
     for part in (
@@ -275,3 +283,51 @@ def test_a_trail_that_cannot_be_written_holds_all_the_same(place: Place) -> None
     conn.close()
     place.open()
     assert place.site.report(place.now).standing.code == "LIC-434"
+
+
+def test_what_the_ledger_has_wrong_of_one_node_costs_no_other_the_word(place: Place) -> None:
+    place.site.activate(file(place.licence(**PREPAID)), NOW)
+    place.offer("n1"), place.offer("n2")
+    place.used_hours = 111
+    place.site._ledger.run("UPDATE \"grant\" SET wanted = 'no list' WHERE node = 'n1'")
+    wrong, word = place.site.leases([place.ask("n1"), place.ask("n2")], place.now)
+    assert isinstance(wrong, Exception)
+    assert isinstance(word, str)
+    place.nodes["n2"].accept(word, place.now)
+    assert "LIC-434" in (place.refusal("n2") or "")
+
+
+def test_a_restored_hub_tells_a_node_whose_lease_it_forgot_and_counts_it(place: Place) -> None:
+    """The word may get lost: the node goes on with the lease it has, and nobody else gets those seats meanwhile."""
+    place.site.activate(file(place.licence(seats=2)), NOW)
+    place.offer()
+    place.site.close()
+    shutil.copytree(place.folder / "hub", place.folder / "backup")
+    place.open()
+    place.later(5 * DAY)
+    place.offer()
+    place.site.close()
+    shutil.rmtree(place.folder / "hub")
+    (place.folder / "backup").rename(place.folder / "hub")
+    place.open()
+    place.site.activate(revoking(), place.now)
+    word = place.site.leases([place.ask("n1")], place.now)[0]
+    assert isinstance(word, str), "though the last lease that it knows of ended long ago"
+    assert len(place.site.report(place.now).holds) == 2
+    place.site.activate(revoking(number=8, licences=()), place.now)
+    place.offer("n2")
+    assert len(place.nodes["n2"].seated(place.now)) == 1, "one is overdrawn"
+    place.nodes["n1"].accept(word, place.now)
+    assert "LIC-430" in (place.refusal() or "")
+    place.offer()
+    assert place.refusal() is None
+    place.site._ledger.verify_audit()
+
+
+def test_a_list_and_the_time_that_passed_are_written_one_after_the_other(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.site.activate(file(place.licence()), NOW)
+    place.later(HOUR)
+    place.site.activate(revoking(licences=()), place.now)
+    assert "cannot" not in caplog.text

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from licensing import keys, usage_events, usage_verify
+from licensing.errors import UsageError
+from licensing.hardware import Reader
 from licensing.orders import Order, Verb
 from licensing.site import Site
 from licensing.usage_check import Grade
 from licensing.usage_events import REPORTED
 from tests.component.test_usage_ledger import BEGINS, MONTH, make_site, report
-from tests.fakes.vendor import DAY, NOW
+from tests.fakes.head import HEAD, TWIN
+from tests.fakes.vendor import DAY, NOW, ROOTS, Boot
 
 
 @pytest.fixture
@@ -100,3 +103,28 @@ def test_a_report_full_of_totals_leaves_events_out_before_it_fails(site: Site) -
     assert len(usage.totals) == 440
     assert 1 <= len(usage.events) < 60
     assert usage.events[-1].event == "more"
+
+
+def test_a_copied_node_and_another_machine_under_the_hub_are_told(site: Site, tmp_path: Path) -> None:
+    key = keys.public_hex(keys.create(tmp_path / "n1.key"))
+    assert isinstance(site.lease("n1", key, ["GPU-x0"], 0, NOW), str)
+    site.lease("n2", key, ["GPU-x1"], 0, NOW)
+    site.see(Reader(HEAD.build(tmp_path / "head")).read(), NOW)
+    site.see(Reader(TWIN.build(tmp_path / "twin")).read(), NOW)
+    site.order(Order(verb=Verb.PROMOTE), NOW)
+    told = [(each.event, each.subject, each.detail) for each in report(site).usage.events]
+    assert ("forked", "n2") in [(event, subject) for event, subject, _ in told]
+    assert [detail for event, _, detail in told if event == "hardware"][
+        -1
+    ] == '{"taken_over": true, "verdict": "other"}'
+
+
+def test_the_last_month_of_a_licence_that_was_given_back_is_reported_too(site: Site, tmp_path: Path) -> None:
+    site.release(NOW)
+    usage = report(site).usage
+    assert (usage.licence, [each.event for each in usage.events]) == ("lic-test", ["released"])
+    other = Site(tmp_path / "other", "test", ROOTS, Boot())
+    other.open()
+    with pytest.raises(UsageError, match="no licence is installed, and usage is reported under one"):
+        report(other)
+    other.close()

@@ -65,7 +65,7 @@ def test_a_copied_node_is_told_of_on_both_sides_and_helped_with_one_command(mach
             assert (honest.returncode, "has an identity of its own" in honest.stderr) == (EXIT_USAGE, True)
 
             adopted = license_program(first, "node", "adopt", "--new", "n2")
-            assert (adopted.returncode, adopted.stdout) == (0, "n2 made itself a new identity and gets seats again\n")
+            assert (adopted.returncode, adopted.stdout) == (0, "n2 is a copy no more, and gets seats again\n")
             wait_until(lambda: hub.licence().seats_used == 4, "both have seats")
             assert hub.licence().forked == ()
             assert agent.licence().code is None

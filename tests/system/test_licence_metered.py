@@ -71,7 +71,7 @@ class Trade:
         assert self.licence("import-response", file, code=None).returncode in (0, 3, 4)
 
     def bind(self, *terms: str) -> None:
-        """A voucher, a request, an answer."""
+        """A voucher, a request, an answer; for a machine that shows no marks, as a container does."""
         (self.root / "desk").mkdir()
         self.take(self.desk("issue", "--voucher", "--customer", "Lab", "--id", "acme", "--seats", "4",
                             "--days", "300", "--vm", *terms))  # fmt: skip
