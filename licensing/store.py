@@ -355,8 +355,9 @@ class Ledger(SeatRows):
         if "full" in str(error):
             return f"{self.path} cannot be written: the disk is full; running jobs and given leases are not touched"
         return (
-            f"{self.path} cannot be used ({error}); given leases go on for up to 96 h. Stop the hub, move the "
-            "file away, start the hub and activate the licence file again"
+            f"{self.path} cannot be used ({error}); given leases go on for up to 96 h. Stop the hub, put the file back "
+            "from the backup, or without one move it away; start the hub, and then: stoker-license activate FILE, or "
+            "for a licence that answered a request: stoker-license export-request --want activate"
         )
 
 

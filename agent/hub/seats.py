@@ -89,6 +89,7 @@ class Seats:
         self._old_keys: dict[str, str] = {}
         """The key that a node was told to replace: nothing is offered while its snapshots still have that one."""
         self._said: dict[str, str] = {}
+        """What was last said of each node's lease."""
         self._offers: dict[str, asyncio.Task[None]] = {}
         self.renewed: Callable[[str], None] = lambda node: None
         """Told of each lease that a node took, and with which it said where its usage ledger stands."""
@@ -323,19 +324,22 @@ class Seats:
             outcome = await self._lease(member, node)
         except ApiError as error:
             self._held.pop(member.name, None)
-            outcome = str(error)
+            outcome = error.code, str(error)
         except Exception:  # noqa: BLE001 — the rim: a fault with one node must not end the offers to all
             _log.exception("node=%s: its lease failed", member.name)
             outcome = None
         finally:
             del self._offers[member.name]
-        if outcome is not None and self._said.get(member.name) != outcome:
-            self._said[member.name] = outcome
-            _log.info("node=%s lease: %s", member.name, outcome)
+        if outcome is not None and self._said.get(member.name) != outcome[0]:
+            self._said[member.name], text = outcome
+            _log.info("node=%s lease: %s", member.name, text)
             await self._tell()
 
-    async def _lease(self, member: Member, node: Node) -> str | None:
-        """Bring one node's lease up to date; what is to be said about it."""
+    async def _lease(self, member: Member, node: Node) -> tuple[str, str] | None:
+        """Bring one node's lease up to date; what is to be said about it, behind what tells it from the last one.
+
+        Of a refusal that is its code: its words count the hours, and would be news with each offer.
+        """
         name, uuids = member.name, _uuids(node)
         held = self._held.get(name) or await self._heard(member, node)
         ask = Ask(node=name, key=node.key, gpus=uuids, seq=held.seq, held=held.lease)
@@ -344,12 +348,13 @@ class Seats:
             return None
         if isinstance(token, NoSeat):
             await self._tell_node(member, token)
-            return f"none, {token.code}: {token.message}"
+            return token.code, f"none, {token.code}: {token.message}"
         held = self._held[name] = await member.calls.call(lambda client: client.put_lease(token))
         self._told.discard(name)
         if held.usage is not None:
             self.renewed(name)
-        return f"number {held.seq} until {held.expires_at}, stage {held.stage}"
+        text = f"number {held.seq} until {held.expires_at}, stage {held.stage}"
+        return text, text
 
     async def _heard(self, member: Member, node: Node) -> LeaseReply:
         """What a node holds. It counts before anybody is granted more: this ledger may be older than its leases."""

@@ -320,7 +320,7 @@ def test_a_second_hub_on_the_same_state_is_told(site: Site, tmp_path: Path) -> N
 
 def test_a_damaged_ledger_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "licence.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
-    with pytest.raises(StoreError, match="move the file away"):
+    with pytest.raises(StoreError, match="put the file back from the backup, or without one move it away"):
         Site(tmp_path, "test", ROOTS, Boot()).open()
 
 
