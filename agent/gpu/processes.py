@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 class _Process:
     comm_fd: int
     comm: bytes
-    """The kernel's short name; changes when the process executes another program."""
+    """The kernel's short name; changes when the process executes another program. Empty: to be looked up again."""
     user: str | None
     command: str | None
     started_at: int | None
@@ -152,7 +152,9 @@ def _open(pid: int) -> _Process | None:
     finally:
         os.close(folder)
     comm = _comm(comm_fd)
-    return _Process(comm_fd=comm_fd, comm=comm, user=user, command=_text(command or comm), started_at=started_at)
+    # Without arguments it is just being executed: they come, and its short name stays what it is.
+    kept = comm if command else b""
+    return _Process(comm_fd=comm_fd, comm=kept, user=user, command=_text(command or comm), started_at=started_at)
 
 
 def _started_at(stat: bytes) -> int | None:

@@ -22,11 +22,19 @@ from agent.gpu.processes import CHECK_S, ProcessNames
 def process() -> Iterator[subprocess.Popen[bytes]]:
     """Executes the line it is sent, as `exec` of a shell would."""
     child = subprocess.Popen(
-        [sys.executable, "-I", "-c", "import os; os.execvp('sh', ['sh', '-c', input()])", "a b", "\udcff\x1b"],
+        [
+            sys.executable,
+            "-I",
+            "-c",
+            "import os; print('up', flush=True); os.execvp('sh', ['sh', '-c', input()])",
+            "a b",
+            "\udcff\x1b",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     try:
+        said(child, "up")
         yield child
     finally:
         child.kill()

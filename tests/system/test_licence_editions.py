@@ -70,12 +70,13 @@ def submit(lab: Box, *words: str) -> tuple[Job, str]:
 
 def test_a_locked_feature_holds_the_jobs_that_need_it_until_it_is_bought(lab: Box) -> None:
     sold(lab, "standard", 1)
-    gate, order = lab.root / "go", lab.root / "order"
-    os.mkfifo(gate)
+    gates, order = [lab.root / f"go.{task}" for task in (0, 1)], lab.root / "order"
+    for gate in gates:
+        os.mkfifo(gate)
     with lab.hub.client() as hub, lab.agent.client() as agent:
         wait_until(lambda: all(gpu.seated for gpu in agent.node().gpus), "seats")
         plain, said = submit(lab, "--gpus=1", "--account=x", "--partition=main", "--array=0-1",
-                             "--wrap", f"read x < {gate}")  # fmt: skip
+                             "--wrap", f"read x < {lab.root}/go.$SLURM_ARRAY_TASK_ID")  # fmt: skip
         assert said == ""
         wait_until(lambda: hub.job(JobRef(id=plain.id)).state is JobState.RUNNING, "an ordinary array runs")
 
@@ -114,7 +115,7 @@ def test_a_locked_feature_holds_the_jobs_that_need_it_until_it_is_bought(lab: Bo
         sold(lab, "team", 2)
         assert [wait_final(hub, each.id).state for each in (high, reserved)] == [JobState.COMPLETED] * 2
         assert hub.job(JobRef(id=plain.id)).state is JobState.RUNNING, "never touched"
-        for _ in range(2):
+        for gate in gates:
             gate.write_text("\n")
         assert wait_final(hub, plain.id).state is JobState.COMPLETED
 
