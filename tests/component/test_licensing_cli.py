@@ -181,6 +181,9 @@ def test_files_that_are_none(hub: LocalHub, tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "binary").write_bytes(b"\x7fELF\xff")
     assert cli.main(["activate", str(tmp_path / "binary")], hub) == 5
     assert "is not text" in capsys.readouterr().err
+    (tmp_path / "image").write_bytes(bytes(300_000))
+    assert cli.main(["import-response", str(tmp_path / "image")], hub) == 5
+    assert "image is larger than 262144 bytes, which no licence file is; name a" in capsys.readouterr().err
     assert cli.main(["activate", str(tmp_path / "missing")], hub) == 5
     assert "No such file" in capsys.readouterr().err
     assert cli.main(["activate", str(tmp_path)], hub) == 5
