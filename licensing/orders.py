@@ -100,8 +100,8 @@ class Orders:
         if seats > allowed:
             raise UsageError(
                 f"{node} holds {seats} seats, and of the licence's {terms.licence.seats} at most {allowed} "
-                f"({plans.BORROW_PERCENT} %) may be borrowed at a time; borrow for a node that holds no more than that, "
-                "or ask the vendor for more seats"
+                f"({plans.BORROW_PERCENT} %) may be borrowed at a time; borrow for a node that holds no more "
+                "than that, or ask the vendor for more seats"
             )
         others = self._borrowed_beside(node, terms)
         if others + seats > allowed:
