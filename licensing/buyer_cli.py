@@ -18,6 +18,9 @@ WANTS = ("activate", "renew", "transfer", "usage")
 VERBS = ("export-request", "release", "transfer", "doctor")
 _OLD_REQUEST_S = 14 * DAY_S
 _SEND = "Send it to your vendor; the answer is taken until {until}, once: stoker-license import-response FILE"
+_MOVE = "Take it to the site that has the licence, and there: stoker-license transfer FILE --yes. " + _SEND.replace(
+    "it to your vendor", "what that writes to your vendor"
+)
 
 
 class Hub(Protocol):
@@ -82,7 +85,8 @@ def _export_request(args: argparse.Namespace, hub: Hub) -> int:
         _write(args.out, asked["document"])
     elif not args.qr:
         sys.stdout.write(asked["document"])
-    print(f"request {asked['id']} to {want}. {_SEND.format(until=when(asked['until']))}", file=sys.stderr)
+    then = (_MOVE if want == "transfer" else _SEND).format(until=when(asked["until"]))
+    print(f"request {asked['id']} to {want}. {then}", file=sys.stderr)
     return 0
 
 

@@ -84,6 +84,11 @@ def read_text(name: str) -> str:
         else:
             with Path(name).open("rb") as file:
                 data = file.read(MAX_FILE_CHARS + 1)
+        if len(data) > MAX_FILE_CHARS:
+            raise FormatError(
+                f"{origin} is larger than {MAX_FILE_CHARS} bytes, which no licence file is; "
+                "name a voucher or licence file"
+            )
         return data.decode("utf-8")
     except OSError as error:
         raise FormatError(f"cannot read {origin}: {error.strerror}; name a voucher or licence file") from error

@@ -97,6 +97,12 @@ class Orders:
             raise UsageError(f"{node} cannot borrow while the licence is in {terms.standing.stage}; renew it first")
         seats = self._seats_of(node, terms)
         allowed = plans.part(terms.licence.seats, plans.BORROW_PERCENT)
+        if seats > allowed:
+            raise UsageError(
+                f"{node} holds {seats} seats, and of the licence's {terms.licence.seats} at most {allowed} "
+                f"({plans.BORROW_PERCENT} %) may be borrowed at a time; borrow for a node that holds no more "
+                "than that, or ask the vendor for more seats"
+            )
         others = self._borrowed_beside(node, terms)
         if others + seats > allowed:
             raise UsageError(

@@ -353,7 +353,15 @@ class Ledger(SeatRows):
         if "locked" in str(error):
             return f"{self.path} is in use by another process; is a second hub running on this state folder?"
         if "full" in str(error):
-            return f"{self.path} cannot be written: the disk is full; running jobs and given leases are not touched"
+            return (
+                f"{self.path} cannot be written: the disk is full; make room there and try again; running jobs and "
+                "given leases are not touched"
+            )
+        if "readonly" in str(error) or "I/O" in str(error) or "unable to open" in str(error):
+            return (
+                f"{self.path} cannot be written ({error}): see whether its disk is read-only or failing, mend that and "
+                "start the hub again, with the file as it is; running jobs and given leases are not touched"
+            )
         return (
             f"{self.path} cannot be used ({error}); given leases go on for up to 96 h. Stop the hub, put the file back "
             "from the backup, or without one move it away; start the hub, and then: stoker-license activate FILE, or "

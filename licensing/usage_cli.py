@@ -112,17 +112,17 @@ def text_of(name: str) -> str:
     Raises:
         FormatError: it cannot be read.
     """
-    if name == "-":
-        return sys.stdin.read(MAX_BYTES)
-    path = Path(name)
+    path, origin = Path(name), "standard input" if name == "-" else name
     try:
+        if name == "-":
+            return sys.stdin.buffer.read(MAX_BYTES).decode("utf-8")
         if path.stat().st_size > MAX_BYTES:
             raise FormatError(f"{name} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read")
         return path.read_bytes().decode("utf-8")
     except OSError as error:
         raise FormatError(f"cannot read {name}: {error.strerror}; name a usage report") from error
     except UnicodeDecodeError as error:
-        raise FormatError(f"{name} is not text; a usage report begins with -----BEGIN STOKER USAGE-----") from error
+        raise FormatError(f"{origin} is not text; a usage report begins with -----BEGIN STOKER USAGE-----") from error
 
 
 def _write(name: str, text: str) -> int:

@@ -174,6 +174,15 @@ def test_a_licence_is_given_back_only_on_purpose(
     assert again.read_text() == out.read_text()
 
 
+def test_a_request_to_transfer_goes_to_the_site_that_has_the_licence(
+    hub: LocalHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export-request", "--want", "transfer"], hub) == 0
+    told = capsys.readouterr().err
+    assert "Take it to the site that has the licence, and there: stoker-license transfer FILE --yes. Send what" in told
+    assert "Send it to your vendor" not in told
+
+
 def test_a_transfer_holds_tombstone_and_request(hub: LocalHub, tmp_path: Path) -> None:
     bind(hub)
     (tmp_path / "other").write_text(papers.request(changed(papers.REQUEST, want=Want.TRANSFER)))

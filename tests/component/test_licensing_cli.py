@@ -137,6 +137,14 @@ def test_activate_from_a_paste(
     assert "ACTIVE" in capsys.readouterr().out
 
 
+def test_a_pasted_report_that_is_no_text_is_refused_by_name(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\x7fELF\xff"), encoding="utf-8", errors="strict"))
+    assert cli.main(["usage", "verify", "-"], hub) == 5
+    assert "standard input is not text; a usage report begins with" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("days", "code"), [(0, 0), (7, 3), (13, 3), (14, 4)])
 def test_the_exit_code_follows_the_stage(hub: LocalHub, tmp_path: Path, days: int, code: int) -> None:
     hub.activate(file())
@@ -181,6 +189,9 @@ def test_files_that_are_none(hub: LocalHub, tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "binary").write_bytes(b"\x7fELF\xff")
     assert cli.main(["activate", str(tmp_path / "binary")], hub) == 5
     assert "is not text" in capsys.readouterr().err
+    (tmp_path / "image").write_bytes(bytes(300_000))
+    assert cli.main(["import-response", str(tmp_path / "image")], hub) == 5
+    assert "image is larger than 262144 bytes, which no licence file is; name a" in capsys.readouterr().err
     assert cli.main(["activate", str(tmp_path / "missing")], hub) == 5
     assert "No such file" in capsys.readouterr().err
     assert cli.main(["activate", str(tmp_path)], hub) == 5

@@ -143,6 +143,9 @@ def test_what_is_away_is_bounded(tmp_path: Path) -> None:
         ApiError, match="n2 holds 2 seats, and 3 are borrowed already: 20 % of the licence's 20 seats, 4"
     ):
         house.hub.order("borrow", "n2", NOW, days=3)
+    house.offer("n3", *gpus("n3", 8))
+    with pytest.raises(ApiError, match=r"n3 holds 8 seats, and of the licence's 20 at most 4 \(20 %\) may be borrowed"):
+        house.hub.order("borrow", "n3", NOW, days=3)
     assert house.offer("n1", *gpus("n1", 9)) == set(gpus("n1", 3)), "it does not grow while it is away"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from licensing.seats import NoSeat
 from licensing.site import Report, Site
 from licensing.stage import Stage
 from tests.fakes import vendor
+from tests.fakes.disk import fill, tmpfs
 from tests.fakes.vendor import DAY, EVALUATION_FILE, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
 
 KEYS = {node: public_hex(vendor.seeded(node)) for node in ("n1", "n2", "n3", "n9")}
@@ -322,6 +325,27 @@ def test_a_damaged_ledger_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "licence.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
     with pytest.raises(StoreError, match="put the file back from the backup, or without one move it away"):
         Site(tmp_path, "test", ROOTS, Boot()).open()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
+def test_a_disk_without_room_or_read_only_is_named_and_the_ledger_is_not_to_be_moved(tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "disk") as disk:
+        kept = Site(disk, "test", ROOTS, Boot())
+        kept.open()
+        ballast = fill(disk)
+        with pytest.raises(StoreError, match="the disk is full; make room there and try again"):
+            kept.activate(file(), NOW)
+        ballast.unlink()
+        kept.activate(file(), NOW)
+        kept.close()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        with pytest.raises(StoreError, match=r"see whether its disk is read-only or failing.* with the file as it is"):
+            Site(disk, "test", ROOTS, Boot()).open()
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        again = Site(disk, "test", ROOTS, Boot())
+        again.open()
+        assert again.report(NOW).standing.stage is Stage.ACTIVE
+        again.close()
 
 
 def test_a_licence_of_other_roots_is_not_trusted_after_an_upgrade(site: Site, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -234,3 +235,12 @@ def test_a_gpu_with_bad_memory_counts_it_and_works_on(tmp_path: Path) -> None:
     assert (gpu.errors.ecc_uncorrected, gpu.errors.remap_pending) == (2, True)
     assert any("uncorrectable memory errors" in each for each in gpu.ill)
     assert (gpu.utilization_percent or 0) > 80
+
+
+def test_the_fault_that_the_readme_tries_is_one(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    tried = re.findall(r"^    stoker-agent simulate gpu (\d) (\w+) .*`(\w+)` instead of `(\w+)`", readme, re.MULTILINE)
+    assert [(index, word) for index, word, *_ in tried] == [("3", "hung")]
+    for index, *words in tried:
+        for word in words:
+            assert inject(tmp_path, index, word, count=8) == f"simulated GPU 3 is now {word}"
