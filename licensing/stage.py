@@ -333,22 +333,23 @@ def _by_hardware(licence: Licence, hardware: Hardware | None, now: int) -> Stand
         return None
     until = hardware.grace_until
     code, over, what = _OF_HARDWARE[hardware.verdict]
+    fix = FIX if hardware.verdict is Verdict.UNMARKED else FIX_HARDWARE
     what = f"{what} {_how_other(licence, hardware)}"
     if hardware.is_salt_lost:
         what += ". What was enrolled is under another fingerprint.salt; put that file back from the backup"
     if until is not None and now < until:
         message = f"{what}. New jobs start until {when(until)}; no further GPUs or nodes get a seat."
-        return Standing(stage=Stage.GRACE, code=code, message=message, fix=FIX_HARDWARE, restricted_at=until)
+        return Standing(stage=Stage.GRACE, code=code, message=message, fix=fix, restricted_at=until)
     began = until or hardware.since or now
     message = f"{what}. New jobs are held in the queue since {when(began)}. {STILL_WORKS}."
-    return Standing(stage=Stage.RESTRICTED, code=over, message=message, fix=FIX_HARDWARE, restricted_at=began)
+    return Standing(stage=Stage.RESTRICTED, code=over, message=message, fix=fix, restricted_at=began)
 
 
 def _how_other(licence: Licence, hardware: Hardware) -> str:
     if hardware.verdict is Verdict.UNMARKED:
         return (
             f"({len(hardware.seen)} of {len(Group)} groups, {LEAST} are needed), and the licence {licence.id} is not "
-            "for such machines. Ask your vendor for one that is (vm)"
+            f"for such machines. Have your vendor allow it (vendor amend {licence.id} --vm), and import what comes"
         )
     names = f" ({', '.join(hardware.matching)})" if hardware.matching else ""
     return (
