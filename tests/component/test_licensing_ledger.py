@@ -243,9 +243,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def reclaim(self, node: str, gpus: list[str]) -> None:
         """A node is given up, and may run on all the same; a small one, so that the allowance lets it be."""
         self.checkout([node], list(dict.fromkeys(gpus)), lost=False)
-        held = sum(1 for hold in self.site.report(self.now).holds if hold.node == node)
+        report = self.site.report(self.now)
+        held = sum(1 for hold in report.holds if hold.node == node)
         done = self.order(Verb.RECLAIM, node)
-        assert done is (0 < held <= RECLAIM - recent(self.known, self.now))
+        assert done is (report.licence is not None and 0 < held <= RECLAIM - recent(self.known, self.now))
         if done:
             self.reclaims.append((self.now, held))
             self.known.append((self.now, held))
