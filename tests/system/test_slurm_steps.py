@@ -94,7 +94,7 @@ def test_a_step_ends_with_its_job_and_with_its_caller(shell: Shell, job: str) ->
     _, said = stays.communicate(timeout=60)
     assert stays.returncode == 137
     assert f"srun: error: Job step aborted: job {job} has ended" in said
-    assert not Path(f"/proc/{pids[0]}").exists()
+    wait_until(lambda: not Path(f"/proc/{pids[0]}").exists(), "nothing of the other is left")
 
 
 def test_scancel_ends_one_step_and_leaves_the_job(shell: Shell, job: str) -> None:
