@@ -154,6 +154,7 @@ def _looks(licence: Mapping[str, Any], now: int) -> Iterator[tuple[str, str, str
     yield _clock(licence, now)
     yield from _chains(licence)
     yield from _seats(licence)
+    yield from _units(licence)
     yield from _requests(licence, now)
     if licence.get("development_roots"):
         yield _WARN, "roots", "DEVELOPMENT: anybody can sign licences for this build; install a build of your vendor"
@@ -227,6 +228,12 @@ def _seats(licence: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield _WARN if full else _OK, "seats", f"{used} of {total} GPUs are held{full}"
     for node in licence.get("resting") or ():
         yield _WARN, "seats", f"{node} gave its seats back; seats again: stoker-license node adopt {node}"
+
+
+def _units(licence: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for each in licence.get("units") or ():
+        if each.get("told"):
+            yield _WARN, f"{each['unit']}s", each["told"]
 
 
 def _requests(licence: Mapping[str, Any], now: int) -> Iterator[tuple[str, str, str]]:

@@ -223,10 +223,24 @@ def _seat_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for holder in licence.get("holders", ()):
         how = "borrowed until" if holder.get("borrowed") else "until"
         yield "", f"{holder['node']}: {len(holder['gpu_uuids'])}, {how} {when(holder['until'])}"
+    for unit in licence.get("units") or ():
+        yield from _unit_lines(unit)
     for each in licence.get("forked") or ():
         yield "", f"{buyer_cli.forked(each)}; for an own one: stoker-license node adopt --new {each['node']}"
     for node in licence.get("resting") or ():
         yield "", f"{node}: gave its seats back; seats again: stoker-license node adopt {node}"
+
+
+def _unit_lines(unit: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Machines and admins: how many, of how many, and what there is to say of it."""
+    if not unit["used"] and unit.get("limit") is None:
+        return
+    of = f" of {unit['limit']}" if unit.get("limit") is not None else ""
+    who = f": {', '.join(unit['names'])}" if unit["unit"] == "admin" and unit.get("names") else ""
+    what = {"node": "with an agent", "admin": "in the last 30 days"}.get(unit["unit"], "")
+    yield f"{unit['unit']}s", f"{unit['used']}{of} {what}{who}".rstrip()
+    if unit.get("told"):
+        yield "", f"! {unit['told']}"
 
 
 def _machine_lines(hardware: dict[str, Any]) -> Iterator[tuple[str, str]]:

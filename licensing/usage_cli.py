@@ -17,7 +17,7 @@ from licensing.document import Licence
 from licensing.errors import FormatError, HubError, LicenceError, UsageError
 from licensing.roots import pinned
 from licensing.stage import when
-from licensing.usage_check import Finding, Grade
+from licensing.usage_check import Finding, Grade, units_told
 from licensing.usage_file import MAX_BYTES, UsageFile
 
 EXIT_WRONG = 5
@@ -143,6 +143,7 @@ def _write(name: str, text: str) -> int:
 def _line(report: UsageFile) -> str:
     usage = report.usage
     peak = f", {usage.peak.seats} seats at most ({when(usage.peak.at)})" if usage.peak else ""
+    peak += f", {units_told(usage.units)} at most" if usage.units else ""
     rows = f", {len(report.rows)} rows" if report.rows is not None else ""
     return (
         f"report {usage.number}  {when(usage.begins)} to {when(usage.ends)}  {_hours(usage.gpu_ms)} GPU-hours"
@@ -162,6 +163,7 @@ def _told(report: UsageFile) -> dict[str, object]:
         "gpu_ms": usage.gpu_ms,
         "cumulative_gpu_ms": usage.cumulative_gpu_ms,
         "rows": None if report.rows is None else len(report.rows),
+        "units": {each.unit: each.count for each in usage.units},
     }
 
 

@@ -97,6 +97,10 @@ def _add_terms(parser: argparse.ArgumentParser, *, seats_required: bool = False)
     parser.add_argument(
         "--seats", required=seats_required, type=_positive, metavar="N", help="physical GPUs for the whole site"
     )
+    for unit, what in (("nodes", "machines with an agent"), ("admins", "persons who use admin verbs in 30 days")):
+        parser.add_argument(
+            f"--max-{unit}", type=_limit, metavar="N", help=f"{what}: told beyond it, never refused (none: any number)"
+        )
     parser.add_argument(
         "--edition", type=_edition, metavar="NAME", help=f"the features it opens: {', '.join(_names())}"
     )
@@ -170,6 +174,11 @@ def _positive(text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,11}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _limit(text: str) -> int:
+    """0 stands for none, which no licence needs as a number."""
+    return 0 if text == "none" else _positive(text)
 
 
 def _name(text: str) -> str:

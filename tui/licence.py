@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from agent.api.types import Gpu, Licence, LicenceEvent, LicenceStage, SeatHolder
+from agent.api.types import Gpu, Licence, LicenceEvent, LicenceStage, LicenceUnit, SeatHolder
 from tui import safe, spans, units
 from tui.cluster import Cluster, Freshness, NodeView
 from tui.session import Clock
@@ -68,6 +68,9 @@ def _notices(licence: Licence, clock: Clock) -> Iterable[_Part]:
         of = "another machine" if each.of == each.node else each.of
         yield "copy", f"{each.node} has the identity of {of} since {clock.moment(each.since)}; no new lease", Role.WARN
         yield "run", f"stoker-license node adopt --new {each.node}", Role.ACCENT
+    for unit in licence.units:
+        if unit.told:
+            yield f"{unit.unit}s", unit.told, Role.WARN
 
 
 def held_job(detail: str | None) -> list[_Part]:
@@ -115,6 +118,7 @@ def _bought(licence: Licence, wall: float, clock: Clock) -> list[_Part]:
     values = [
         ("licence", _identity(licence)),
         ("seats", seats),
+        *((f"{each.unit}s", _unit(each)) for each in licence.units),
         ("machine", _machine(licence, wall)),
         ("ends", _ends(licence, wall, clock)),
         ("prepaid", hours_left(licence)),
@@ -127,6 +131,15 @@ def _bought(licence: Licence, wall: float, clock: Clock) -> list[_Part]:
     if licence.development_roots:
         parts.append(("roots", "DEVELOPMENT: anybody can sign licences for this build", Role.WARN))
     return parts
+
+
+def _unit(each: LicenceUnit) -> str:
+    """`3 of 5 with an agent`; one that is beyond has a line of its own."""
+    if each.told or (not each.used and each.limit is None):
+        return ""
+    of = f" of {each.limit}" if each.limit is not None else ""
+    what = {"node": "with an agent", "admin": f"in the last 30 days: {', '.join(each.names)}" if each.names else ""}
+    return f"{each.used}{of} {what.get(each.unit, '')}".rstrip()
 
 
 def _locked(licence: Licence) -> str:

@@ -126,7 +126,12 @@ def licence_line(cluster: Cluster, wall: float, width: int | None = None) -> tup
         code = f" {licence.code}" if licence.code else ""
         fix = f" · run: {licence.fix}" if licence.fix else ""
         left.append((f"  {licence.stage.value}{code}: {licence.message}{fix}", role))
-    seats: list[Span] = [("  seats ", Role.DIM), (f"{licence.seats_used}/{licence.seats_total} ", Role.STRONG)]
+    beyond = [
+        (f"  ! {each.unit}s {each.used} of {each.limit}", Role.WARN)  # its sentence is on the licence screen
+        for each in licence.units
+        if each.told
+    ]
+    seats: list[Span] = [*beyond, ("  seats ", Role.DIM), (f"{licence.seats_used}/{licence.seats_total} ", Role.STRONG)]
     if width is not None and _cells(left) + _cells(seats) > width:
         code = f" {licence.code}" if licence.code else ""
         left = [(f" {glyph} {licence.stage.value}{code}", role), (f" {_short(licence, wall)} ", Role.TEXT)]

@@ -87,6 +87,20 @@ class LicenceHardware(Wire, frozen=True, kw_only=True):
     """What is reported of all this, and never refused."""
 
 
+class LicenceUnit(Wire, frozen=True, kw_only=True):
+    """What is counted beside GPUs: machines with an agent, and persons who used an admin verb in the last 30 days."""
+
+    unit: str
+    """node or admin."""
+    used: int
+    limit: int | None = None
+    """`None`: any number. Beyond it nothing is refused."""
+    names: tuple[str, ...] = ()
+    """What was counted: names of nodes, or accounts."""
+    told: str | None = None
+    """What is said while there are more than the limit."""
+
+
 class Licence(Wire, frozen=True, kw_only=True):
     """The licence as the hub sees it; what the licence line and `stoker-license status` print."""
 
@@ -154,6 +168,8 @@ class Licence(Wire, frozen=True, kw_only=True):
     """The same without what the hub's clock says beyond what uptime explains."""
     clock_rollbacks: int = 0
     """How often since its start the hub saw its clock behind what was signed and seen."""
+    units: tuple[LicenceUnit, ...] = ()
+    """Nodes and admins; empty on a node, and with an older hub."""
     development_roots: bool = False
     """This build trusts development keys, under which anybody can sign; shown so that nobody ships it."""
 

@@ -13,6 +13,7 @@ from agent.api.types import (
     LicenceFile,
     LicenceHardware,
     LicenceStage,
+    LicenceUnit,
     LockedFeature,
     PendingRequest,
     SeatHolder,
@@ -25,8 +26,8 @@ from licensing.plans import OVERDRAFT_S
 from licensing.stage import EVALUATION, Standing
 
 if TYPE_CHECKING:
+    from licensing.report import Report
     from licensing.requests import Outgoing
-    from licensing.site import Report
 
 
 def as_licence(report: Report) -> Licence:
@@ -57,6 +58,10 @@ def as_licence(report: Report) -> Licence:
         forked=tuple(ForkedNode(node=each.node, of=each.of, seq=each.seq, since=each.since) for each in report.forked),
         epoch_heard=report.epoch_heard,
         clock_rollbacks=report.rollbacks,
+        units=tuple(
+            LicenceUnit(unit=each.unit, used=each.used, limit=each.limit, names=each.names, told=each.told)
+            for each in report.units
+        ),
         development_roots=report.development,
     )
 

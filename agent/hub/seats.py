@@ -11,6 +11,7 @@ activation; a part that hangs is absent after 3 s.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -287,6 +288,7 @@ class Seats:
                 if self._is_look_due():
                     await self._look()
                 self._offer_all()
+                await self._note_nodes()
                 await self._tell()
             except Exception:  # noqa: BLE001 — the rim: one bad round must not let every lease run out
                 _log.exception("leases could not be offered; tried again within %.0f s", OFFER_S)
@@ -310,6 +312,21 @@ class Seats:
                 _log.error("hardware: %s; tried again with the next offer", error)
                 return
             self._looked_at = time.monotonic()
+
+    async def _note_nodes(self) -> None:
+        members = self._fleet.members()
+        known = {member.name for member in members}
+        heard = {member.name for member in members if member.link.state is LinkState.UP and member.node is not None}
+        with contextlib.suppress(ApiError):  # `_tell` says it, and the next round notes them
+            await self._in_thread(lambda licence: licence.note_nodes(heard, known, int(time.time())))
+
+    async def note_admin(self, user: str) -> None:
+        """Count somebody who used an admin verb. Never fails: what was done is done."""
+        try:
+            if await self._in_thread(lambda licence: licence.note_admin(user, int(time.time()))):
+                await self._tell()
+        except ApiError as error:
+            _log.warning("user=%s used an admin verb and is not counted: %s", user, error)
 
     def _offer_all(self) -> None:
         for member in self._fleet.members():

@@ -158,7 +158,9 @@ def _terms(args: argparse.Namespace) -> dict[str, object]:
     if edition is not None or args.features is not None:
         both = (*(edition.features if edition else ()), *(args.features or ()))
         terms["features"] = tuple(dict.fromkeys(both))
-    return {name: value for name, value in terms.items() if value is not None}
+    said = {name: value for name, value in terms.items() if value is not None}
+    limits = {"max_nodes": args.max_nodes, "max_admins": args.max_admins}
+    return said | {name: limit or None for name, limit in limits.items() if limit is not None}
 
 
 def _renew(args: argparse.Namespace, now: int) -> int:

@@ -396,6 +396,26 @@ def test_seats_are_borrowed_released_pinned_and_shown(hub: LocalHub, capsys: pyt
     assert "warn seats     11 of 10 GPUs are held; the overdraft is until 2027-02-14" in capsys.readouterr().out
 
 
+def test_nodes_and_admins_are_shown_and_told_beyond_the_licence(
+    hub: LocalHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What there is more of than the licence says is told, and the exit code of `status` stays the stage's."""
+    hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"], max_admins=1)))
+    assert cli.main(["status"], hub) == 0
+    assert "admins     0 of 1 in the last 30 days\n" in (out := capsys.readouterr().out)
+    assert "\nnodes " not in out
+    for user in ("ada", "bob"):
+        hub.state.note_admin(user, hub.now)
+    hub.state.note_nodes({"n1"}, {"n1"}, hub.now)
+    assert cli.main(["status"], hub) == 0
+    out = capsys.readouterr().out
+    assert "nodes      1 with an agent\nadmins     2 of 1 in the last 30 days: ada, bob\n" in out
+    told = "2 persons used an admin verb in 30 days, and the licence is for 1; nothing is refused, ask your vendor"
+    assert f"! {told}" in " ".join(out.split())
+    assert cli.main(["doctor"], hub) == 3
+    assert f"warn admins    {told}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [

@@ -117,6 +117,19 @@ def places(tmp_path: Path, vendor: Vendor) -> Iterator[list[Place]]:
         place.site.close()
 
 
+# --- limits of nodes and admins ---
+
+
+def test_limits_of_nodes_and_admins_are_issued_amended_lifted_and_told(vendor: Vendor) -> None:
+    made = vendor.voucher("--max-nodes", 4, "--max-admins", 2)
+    assert (vendor.licence(made).max_nodes, vendor.licence(made).max_admins) == (4, 2)
+    assert "for       4 nodes, 2 admins; told beyond it, never refused" in vendor.run(
+        "inspect", made, "--roots", vendor.folder / "ACME-roots.json"
+    )
+    again = vendor.licence(vendor.file("amend", "lic-1", "--max-admins", "none"))
+    assert (again.rev, again.max_nodes, again.max_admins) == (2, 4, None)
+
+
 # --- keys ---
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api.types import GpuProcess, GpuState, JobState, Licence, LicenceStage, NodeUpdate
+from agent.api.types import GpuProcess, GpuState, JobState, Licence, LicenceStage, LicenceUnit, NodeUpdate
 from tests.fakes.lab import lab
 from tests.fakes.values import NOW, evaluation, gpu, job, node, up
 from tui import arrays, jobrows, printed, rows, safe, status, story, units
@@ -190,6 +190,9 @@ def test_the_licence_line() -> None:
     assert line_of(none, NOW).startswith(words)
     full = Licence(stage=LicenceStage.ACTIVE, message="", licence_id="l", customer="Acme", expires_at=NOW + 86400 * 90)
     assert "Acme, 90 d 0 h left" in line_of(full, NOW)
+    admins = LicenceUnit(unit="admin", used=3, limit=2, told="3 persons, licence for 2")
+    over = Licence(stage=LicenceStage.ACTIVE, message="", licence_id="l", customer="Acme", units=(admins,))
+    assert "  ! admins 3 of 2  seats 0/0" in line_of(over, NOW)
 
 
 def test_the_top_line_gives_up_counts_before_it_is_cut() -> None:
