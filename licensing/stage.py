@@ -234,12 +234,13 @@ def of_lease(licence: Licence, lease: Lease, activated_at: int, now: int, built_
     return _standing(bounds, stage=Stage.GRACE, code="LIC-411", message=message, fix="stoker-license status")
 
 
-def refused(standing: Standing, code: str, message: str) -> Standing:
+def refused(standing: Standing, code: str, message: str, fix: str | None = None) -> Standing:
     """The same with the hub's own word why it gives no further lease. Only shown: what may start stays as it was."""
     if standing.stage.holds:
-        return replace(standing, code=code, message=f"{message} {STILL_WORKS}.", fix=None)
+        held = f" New jobs are {_QUEUED}." if fix else ""  # a message with its own command says it itself
+        return replace(standing, code=code, message=f"{message}{held} {STILL_WORKS}.", fix=fix)
     worst = standing.stage if standing.stage is not Stage.ACTIVE else Stage.NOTICE
-    return replace(standing, stage=worst, code=code, message=f"{message} {standing.message}", fix=None)
+    return replace(standing, stage=worst, code=code, message=f"{message} {standing.message}", fix=fix)
 
 
 def since(standing: Standing, at: int) -> Standing:

@@ -250,13 +250,18 @@ class LeaseReply(Wire, frozen=True, kw_only=True):
     """The token of that lease, which proves what the node holds to the hub that signed it."""
     usage: UsageHead | None = None
     """Where the node's usage ledger stands; `None` where it cannot be read."""
+    refused: str = ""
+    """The code of what a hub said last of why it gives no further lease; empty where that is over."""
 
 
 class LeaseRefusal(Wire, frozen=True, kw_only=True):
     """Why the hub gives a node no further lease; shown there, and changes nothing that the node may start."""
 
     code: str
+    """Empty: it gives leases again, and what was said before is over."""
     message: str
+    fix: str | None = None
+    """The command that helps, where the message does not have it."""
 
 
 class NodeIdentity(Wire, frozen=True, kw_only=True):

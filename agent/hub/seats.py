@@ -47,8 +47,8 @@ OFFER_S = 30.0
 """How often leases are offered when nothing happens; they are renewed after hours."""
 HEAR_ALL_S = 5.0
 """How long the first leases of a hub wait for the other nodes to say what they hold; those that are down do not."""
-_TOLD = ("LIC-423",)
-"""What the node hears as well: here its operator must do something about it."""
+_TOLD = ("LIC-421", "LIC-423", "LIC-441", "LIC-442", "LIC-444")
+"""What the node hears as well: what its jobs wait for is said by no lease, and an operator must do something about."""
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -85,8 +85,8 @@ class Seats:
         self._unheard = {member.name for member in fleet.members()}
         """Nodes of which it is not known yet, since this hub began, what they hold."""
         self._all_heard = asyncio.Event()
-        self._told: set[str] = set()
-        """Nodes that heard why they get no lease."""
+        self._told: dict[str, str] = {}
+        """By which code each node heard why it gets no lease; empty where that is over."""
         self._old_keys: dict[str, str] = {}
         """The key that a node was told to replace: nothing is offered while its snapshots still have that one."""
         self._said: dict[str, str] = {}
@@ -250,7 +250,7 @@ class Seats:
     def _forget(self, node: str) -> None:
         """It is asked again what it holds."""
         self._held.pop(node, None)
-        self._told.discard(node)
+        self._told.pop(node, None)
 
     async def _do(self, verb: str, subject: str, *, days: int = 0, release: str = "") -> Licence:
         return await self._in_thread(
@@ -362,12 +362,13 @@ class Seats:
         ask = Ask(node=name, key=node.key, gpus=uuids, seq=held.seq, held=held.lease)
         token = await self._checkouts.lease(ask)
         if token is None:
+            await self._tell_node(member, None)
             return None
         if isinstance(token, NoSeat):
             await self._tell_node(member, token)
             return token.code, f"none, {token.code}: {token.message}"
         held = self._held[name] = await member.calls.call(lambda client: client.put_lease(token))
-        self._told.discard(name)
+        self._told.pop(name, None)
         if held.usage is not None:
             self.renewed(name)
         text = f"number {held.seq} until {held.expires_at}, stage {held.stage}"
@@ -379,6 +380,7 @@ class Seats:
         held = self._held[name] = await member.calls.call(lambda client: client.lease())
         ask = Ask(node=name, key=node.key, gpus=_uuids(node), seq=held.seq, held=held.lease)
         await self._in_thread(lambda licence: licence.hear(ask, int(time.time())))
+        self._told[name] = held.refused  # by the hub of before, which may have been restarted since
         self._unheard.discard(name)
         if not self._unheard:
             self._all_heard.set()
@@ -388,12 +390,15 @@ class Seats:
     async def _answer(self, asks: Sequence[Ask], now: int) -> Sequence[str | NoSeat | Exception | None]:
         return await self._in_thread(lambda licence: licence.leases(asks, now))
 
-    async def _tell_node(self, member: Member, why: NoSeat) -> None:
-        """Let a node know why it gets no lease; an agent of before has no ear for it."""
-        if why.code not in _TOLD or member.name in self._told:
+    async def _tell_node(self, member: Member, why: NoSeat | None) -> None:
+        """Let a node know why it gets no lease, or that it does again; an agent of before has no ear for it."""
+        if why is None or why.code not in _TOLD:
+            refusal = LeaseRefusal(code="", message="")
+        else:
+            refusal = LeaseRefusal(code=why.code, message=why.message, fix=why.fix)
+        if self._told.get(member.name, "") == refusal.code:
             return
-        self._told.add(member.name)
-        refusal = LeaseRefusal(code=why.code, message=why.message)
+        self._told[member.name] = refusal.code
         try:
             await member.calls.call(lambda client: client.refuse_lease(refusal))
         except ApiError as error:
