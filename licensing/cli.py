@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from licensing import audit_cli, buyer_cli, seats_cli, usage_cli, vendor_cli
+from licensing import audit_cli, buyer_cli, doctor, seats_cli, usage_cli, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
 from licensing.errors import FormatError, LicenceError, UsageError
 from licensing.plans import EDITIONS
@@ -27,7 +27,7 @@ from licensing.stage import Stage, when
 _EXIT = {Stage.ACTIVE: 0, Stage.NOTICE: 3, Stage.GRACE: 3, Stage.PERPETUAL: 4, Stage.RESTRICTED: 4}
 
 
-class Hub(buyer_cli.Hub, seats_cli.Hub, Protocol):
+class Hub(buyer_cli.Hub, doctor.Hub, seats_cli.Hub, Protocol):
     """The hub, as far as a licence goes. What it answers are the wire's values as plain JSON.
 
     `config` is the configuration that says where the hub is; `None` when the command line names none.
@@ -63,6 +63,8 @@ def main(
             return usage_cli.run(args, export, now=int(time.time()))
         if args.verb in seats_cli.VERBS or (args.verb == "release" and args.node is not None):
             return _ordered(*seats_cli.run(args, hub), as_json=args.json)
+        if args.verb == "doctor":
+            return doctor.run(args, hub)
         if args.verb in buyer_cli.VERBS:
             return buyer_cli.run(args, hub, read_text)
         return vendor_cli.run(args, now=int(time.time()))
@@ -141,7 +143,7 @@ def _parser(version: str) -> argparse.ArgumentParser:
     audit = audit_cli.add_verbs(verbs.add_parser("audit", help="check the trail of what was done with the licence"))
     usage = verbs.add_parser("usage", help="report the GPU time used, signed, to yourself and your vendor")
     usage_cli.add_verbs(usage)
-    more = (*buyer_cli.add_verbs(verbs), *seats_cli.add_verbs(verbs))
+    more = (*buyer_cli.add_verbs(verbs), doctor.add_verb(verbs), *seats_cli.add_verbs(verbs))
     for verb in (status, activate, answer, audit, usage, *more):
         _add_config(verb, argparse.SUPPRESS)
     vendor_cli.add_verbs(verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)"))
@@ -226,7 +228,7 @@ def _seat_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for unit in licence.get("units") or ():
         yield from _unit_lines(unit)
     for each in licence.get("forked") or ():
-        yield "", f"{buyer_cli.forked(each)}; for an own one: stoker-license node adopt --new {each['node']}"
+        yield "", f"{doctor.forked(each)}; for an own one: stoker-license node adopt --new {each['node']}"
     for node in licence.get("resting") or ():
         yield "", f"{node}: gave its seats back; seats again: stoker-license node adopt {node}"
 

@@ -205,7 +205,8 @@ class LicenceOrder(Wire, frozen=True, kw_only=True):
     """For how long a node borrows."""
     force: bool = False
     """For a release: the node can say nothing any more. For the clock: it is certainly right. For adopt: the node makes
-    itself a new identity, because it shows that of another machine."""
+    itself a new identity, because it shows that of another machine. For pin: the GPU is
+    pinned though no node shows it."""
 
 
 class LicenceFile(Wire, frozen=True, kw_only=True):

@@ -36,6 +36,7 @@ from agent.gate import Ask, HubLicence, Mark, NoSeat
 from agent.gpu.frames import UNKNOWN_UUID
 from agent.hub.checkouts import Checkouts
 from agent.hub.fleet import Fleet, Member
+from agent.hub.pinning import refuse_unknown
 
 _ORDERS = ("borrow", "adopt", "pin", "unpin", "extend", "promote")
 """What is done as it is ordered. The steps of a release are no orders: each alone would go round what it looks at."""
@@ -185,6 +186,9 @@ class Seats:
         elif order.order == "adopt" and order.force:
             done = await self._renew_identity(order.subject)
         elif order.order in _ORDERS:
+            if order.order == "pin" and not order.force:
+                nodes = [member.node for member in self._fleet.members() if member.node is not None]
+                refuse_unknown(order.subject, {node.name: _uuids(node) for node in nodes})
             done = await self._do(order.order, order.subject, days=order.days)
         else:
             known = ", ".join(("release", "clock-confirm", *_ORDERS))

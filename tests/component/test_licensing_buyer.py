@@ -37,7 +37,7 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("licensing.buyer_cli.time.time", lambda: NOW)
+    monkeypatch.setattr("licensing.doctor.time.time", lambda: NOW)
 
 
 def families(text: str) -> list[Any]:
@@ -238,7 +238,7 @@ def test_the_doctor_says_what_to_do(
     bind(hub)
     assert cli.main(["doctor"], hub) == 0
     asked = hub.request("renew")
-    monkeypatch.setattr("licensing.buyer_cli.time.time", lambda: NOW + 15 * DAY)
+    monkeypatch.setattr("licensing.doctor.time.time", lambda: NOW + 15 * DAY)
     assert cli.main(["doctor"], hub) == 3
     told = capsys.readouterr().out
     assert "warn clock     says 2027-01-30 08:00 UTC, and licences go by 2027-01-15 08:00 UTC" in told

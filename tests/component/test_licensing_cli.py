@@ -451,7 +451,7 @@ def test_doctor_tells_of_a_clock_that_jumped_and_it_is_confirmed(
 ) -> None:
     hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"])))
     hub.now = NOW + 60 * DAY
-    monkeypatch.setattr("licensing.buyer_cli.time.time", lambda: hub.now)
+    monkeypatch.setattr("licensing.doctor.time.time", lambda: hub.now)
     hub.boot.boot_id, hub.boot.seconds = "boot-2", 5
     assert cli.main(["doctor"], hub) == 3
     said = capsys.readouterr().out

@@ -259,5 +259,5 @@ def test_a_machine_that_is_itself_again_is_known_without_a_restart(
         assert office.types("status")[0] == 3
         HEAD.build(office.folder / f"tree-{office.trees}")
         monkeypatch.setattr(seats, "LOOK_AGAIN_S", 0.0)
-        assert office.types("pin", "GPU-0")[0] == 0
+        assert office.types("pin", "GPU-0", "--force")[0] == 0
         wait_until(lambda: office.types("status")[1].startswith("ACTIVE"))

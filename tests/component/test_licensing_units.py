@@ -92,6 +92,25 @@ def test_a_report_tells_how_many_and_never_who(tmp_path: Path) -> None:
     site.close()
 
 
+def test_a_gpu_that_no_node_shows_is_pinned_only_by_force(tmp_path: Path) -> None:
+    now = int(time.time())
+    issuer = changed(vendor.ISSUER_TERMS, iat=now - 9, nbf=now - 9, exp=now + 500 * DAY)
+    terms = changed(VOUCHER, iat=now - 5, nbf=now - 5, exp=now + 300 * DAY)
+    config = hub_config(tmp_path, nodes_of({"n1": tmp_path / "s"}))
+    with fake_agent(tmp_path / "s", "n1"), running_hub(config, ROOTS) as client:
+        wait_until(lambda: client.nodes()[0].link is LinkState.UP)
+        client.activate(file(terms, issuer=issuer))
+        with pytest.raises(ApiError) as caught:
+            client.licence_order(LicenceOrder(order="pin", subject="GPU-n1-33"))
+        assert (caught.value.status, caught.value.code) == (422, "usage")
+        assert "no node shows a GPU 'GPU-n1-33'; nodes show GPU-n1-3 (n1), " in str(caught.value)
+        assert "stoker-license pin UUID --force" in str(caught.value)
+        assert client.licence().pinned == ()
+        assert client.licence_order(LicenceOrder(order="pin", subject="GPU-n1-3")).pinned == ("GPU-n1-3",)
+        forced = LicenceOrder(order="pin", subject="GPU-n1-33", force=True)
+        assert client.licence_order(forced).pinned == ("GPU-n1-3", "GPU-n1-33")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "is_one"),
     [
