@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from licensing import audit_cli, buyer_cli, doctor, seats_cli, usage_cli, vendor_cli
+from licensing import audit_cli, buyer_cli, doctor, files, seats_cli, usage_cli, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
 from licensing.errors import FormatError, LicenceError, UsageError
 from licensing.plans import EDITIONS
@@ -79,13 +79,9 @@ def read_text(name: str) -> str:
     Raises:
         FormatError: it cannot be read or is no text.
     """
-    origin = "standard input" if name == "-" else name
+    origin = files.origin(name)
     try:
-        if name == "-":
-            data = sys.stdin.buffer.read(MAX_FILE_CHARS + 1)
-        else:
-            with Path(name).open("rb") as file:
-                data = file.read(MAX_FILE_CHARS + 1)
+        data = files.read_given_or_stdin(name, MAX_FILE_CHARS)
         if len(data) > MAX_FILE_CHARS:
             raise FormatError(
                 f"{origin} is larger than {MAX_FILE_CHARS} bytes, which no licence file is; "

@@ -112,15 +112,14 @@ def text_of(name: str) -> str:
     Raises:
         FormatError: it cannot be read.
     """
-    path, origin = Path(name), "standard input" if name == "-" else name
+    origin = files.origin(name)
     try:
-        if name == "-":
-            return sys.stdin.buffer.read(MAX_BYTES).decode("utf-8")
-        if path.stat().st_size > MAX_BYTES:
-            raise FormatError(f"{name} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read")
-        return path.read_bytes().decode("utf-8")
+        data = files.read_given_or_stdin(name, MAX_BYTES)
+        if len(data) > MAX_BYTES:
+            raise FormatError(f"{origin} is larger than {MAX_BYTES} bytes, which no usage report is; name a report")
+        return data.decode("utf-8")
     except OSError as error:
-        raise FormatError(f"cannot read {name}: {error.strerror}; name a usage report") from error
+        raise FormatError(f"cannot read {origin}: {error.strerror}; name a usage report") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"{origin} is not text; a usage report begins with -----BEGIN STOKER USAGE-----") from error
 

@@ -35,7 +35,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     look.add_argument("--csv", metavar="FILE", help="write a table there, or - to print it")
     _add_desk(look)
     inspect = verbs.add_parser("inspect", help="verify a file of any kind and say what is in it")
-    inspect.add_argument("file", type=Path, metavar="FILE")
+    inspect.add_argument("file", type=Path, metavar="FILE", help="the file, or - to paste it on standard input")
     inspect.add_argument("--roots", type=Path, help="roots file to verify against (default: those of this build)")
 
 
@@ -119,12 +119,14 @@ def _add_answers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     activate = verbs.add_parser(
         "activate", help="answer a request: bind the licence to the site that asks, or renew it"
     )
-    activate.add_argument("request", type=Path, metavar="REQ", help="what export-request wrote, or the text of its QR")
+    activate.add_argument(
+        "request", type=Path, metavar="REQ", help="what export-request wrote, or its QR's text; - pastes it"
+    )
     activate.add_argument("--licence", metavar="ID", help="which one, where the request names none")
     _add_end(activate, required=False)
     _add_signing(activate, desk=True)
     transfer = verbs.add_parser("transfer", help="move a licence to another site; twice a year")
-    transfer.add_argument("release", type=Path, metavar="RELEASE", help="what the old site wrote: release or transfer")
+    transfer.add_argument("release", type=Path, metavar="RELEASE", help="what the old site wrote; - pastes it")
     transfer.add_argument("--request", type=Path, metavar="REQ", help="the new site's request, if it is not in RELEASE")
     transfer.add_argument("--beyond", metavar="REASON", help="why it may move a third time in a year; kept")
     _add_signing(transfer, desk=True)
