@@ -21,7 +21,6 @@ from typing import Any, NoReturn, Protocol
 from licensing import audit_cli, buyer_cli, doctor, files, seats_cli, usage_cli, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
 from licensing.errors import FormatError, LicenceError, UsageError
-from licensing.plans import EDITIONS
 from licensing.stage import Stage, when
 
 _EXIT = {Stage.ACTIVE: 0, Stage.NOTICE: 3, Stage.GRACE: 3, Stage.PERPETUAL: 4, Stage.RESTRICTED: 4}
@@ -190,15 +189,22 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
         lines.extend(_seat_lines(licence))
         lines.extend(_machine_lines(licence.get("hardware") or {}))
         lines.extend(_edition_lines(licence))
-    lines.extend(
-        ("request", f"{each['id']} to {each['want']}, answered until {when(each['until'])}")
-        for each in licence.get("pending") or ()
-    )
+    lines.extend(_request_lines(licence.get("pending") or ()))
     if licence.get("site_key"):
         lines.append(("site key", licence["site_key"]))
     if licence.get("development_roots"):
         lines.append(("roots", "DEVELOPMENT: anybody can sign licences for this build; not for customers"))
     return lines
+
+
+def _request_lines(pending: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """What waits for the vendor; what was superseded is history, whose answers would still be taken."""
+    for each in pending:
+        if not each.get("superseded"):
+            yield "request", f"{each['id']} to {each['want']}, answered until {when(each['until'])}"
+    if old := [each for each in pending if each.get("superseded")]:
+        what = "an earlier request" if len(old) == 1 else f"{len(old)} earlier requests"
+        yield "history", f"{what}, the last of {when(old[0]['made_at'])}, superseded since"
 
 
 def _edition_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -208,9 +214,10 @@ def _edition_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
     by_edition: dict[str, list[str]] = {}
     for each in licence.get("locked") or ():
         later = " (keeps no job from starting yet)" if each.get("planned") else ""
-        by_edition.setdefault(each.get("edition") or "none", []).append(f"{each['feature']}{later}")
-    for edition, locked in by_edition.items():
-        yield "locked", f"{', '.join(locked)}: edition {edition}{'' if edition == EDITIONS[-1].name else ' and above'}"
+        sold = each.get("sold_with") or f"edition {each.get('edition') or 'none'}"
+        by_edition.setdefault(sold, []).append(f"{each['feature']}{later}")
+    for sold, locked in by_edition.items():
+        yield "locked", f"{', '.join(locked)}: {sold}"
 
 
 def _seat_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:

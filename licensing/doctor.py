@@ -207,6 +207,8 @@ def _units(licence: Mapping[str, Any]) -> Iterator[Look]:
 
 def _requests(licence: Mapping[str, Any], now: int) -> Iterator[Look]:
     for each in licence.get("pending") or ():
+        if each.get("superseded"):
+            continue
         old = now - each["made_at"] > _OLD_REQUEST_S
         words = f"{each['id']} to {each['want']} waits since {when(each['made_at'])}, until {when(each['until'])}"
         yield _WARN if old else _OK, "request", words + ("; ask your vendor for it" if old else "")

@@ -26,6 +26,8 @@ class Report:
     """The roots of this build are development keys."""
     pending: tuple[Asked, ...] = ()
     """Requests that the vendor may still answer, newest first."""
+    superseded: frozenset[str] = frozenset()
+    """Those of them that nobody waits for any more."""
     crl: int = 0
     """The highest number of a revocation list that is known."""
     issuer: str | None = None

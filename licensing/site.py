@@ -260,6 +260,7 @@ class Site:
         """What holds at `now` (the wall clock, Unix seconds)."""
         mark = self._time.look(now)
         terms = self._terms(mark, now)
+        pending = tuple(self._ledger.pending(mark.time))
         return Report(
             standing=terms.standing if terms else self._absent(mark),
             licence=terms.licence if terms else None,
@@ -267,7 +268,8 @@ class Site:
             site_key=self.key_hex,
             holds=tuple(self._ledger.holds(mark.time)),
             development=self._roots.development,
-            pending=tuple(self._ledger.pending(mark.time)),
+            pending=pending,
+            superseded=self._requests.superseded(pending, terms.licence if terms else None),
             crl=self._in_use.lists.number,
             issuer=terms.chain.issuer.name if terms else None,
             at=terms.at if terms else mark.time,

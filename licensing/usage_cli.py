@@ -100,10 +100,11 @@ def _exit(found: Sequence[Finding]) -> int:
 
 
 def _read(name: str) -> UsageFile:
+    text = text_of(name)  # which names it
     try:
-        return usage_file.read(text_of(name))
+        return usage_file.read(text)
     except LicenceError as error:
-        raise type(error)(f"{name}: {error.message}") from error
+        raise type(error)(f"{files.origin(name)}: {error.message}") from error
 
 
 def text_of(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from agent.api.types import Gpu, Licence, LicenceEvent, LicenceStage, LicenceUnit, SeatHolder
+from agent.api.types import Gpu, Licence, LicenceEvent, LicenceStage, LicenceUnit, LockedFeature, SeatHolder
 from tui import safe, spans, units
 from tui.cluster import Cluster, Freshness, NodeView
 from tui.session import Clock
@@ -125,12 +125,18 @@ def _bought(licence: Licence, wall: float, clock: Clock) -> list[_Part]:
         ("report", None if licence.report_by is None else f"usage report due by {clock.date(licence.report_by)}"),
         ("opens", ", ".join(licence.features)),
         ("locked", _locked(licence)),
-        ("asked", "; ".join(f"{p.want}, answer taken until {clock.moment(p.until)}" for p in licence.pending[:2])),
+        ("asked", _asked(licence, clock)),
     ]
     parts = [(name, value, Role.TEXT) for name, value in values if value]
     if licence.development_roots:
         parts.append(("roots", "DEVELOPMENT: anybody can sign licences for this build", Role.WARN))
     return parts
+
+
+def _asked(licence: Licence, clock: Clock) -> str:
+    """What waits for the vendor; what was superseded is in the history below."""
+    waiting = [each for each in licence.pending if not each.superseded][:2]
+    return "; ".join(f"{each.want}, answer taken until {clock.moment(each.until)}" for each in waiting)
 
 
 def _unit(each: LicenceUnit) -> str:
@@ -145,10 +151,12 @@ def _unit(each: LicenceUnit) -> str:
 def _locked(licence: Licence) -> str:
     """What a job would wait for, and the edition that has it."""
     return ", ".join(
-        f"{each.feature}{f' (edition {each.edition})' if each.edition else ''}"
-        for each in licence.locked
-        if not each.planned
+        f"{each.feature}{f' ({_sold(each)})' if each.edition else ''}" for each in licence.locked if not each.planned
     )
+
+
+def _sold(each: LockedFeature) -> str:
+    return each.sold_with or f"edition {each.edition}"
 
 
 def _identity(licence: Licence) -> str:

@@ -37,7 +37,10 @@ def read(path: Path) -> str:
     except OSError as error:
         raise StokerError(f"cannot read {path}: {error.strerror}; choose a voucher or licence file") from error
     if len(data) > LIMIT:
-        raise StokerError(f"{path} has over {LIMIT} bytes, and no vendor's file has; choose a voucher or licence file")
+        raise StokerError(
+            f"{path} has {path.stat().st_size} bytes, and no vendor's file has over {LIMIT}; choose a voucher or "
+            "licence file"
+        )
     if not data.strip():
         raise StokerError(f"{path} is empty; fetch the vendor's file again")
     try:

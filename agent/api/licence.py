@@ -46,6 +46,8 @@ class LockedFeature(Wire, frozen=True, kw_only=True):
     feature: str
     edition: str | None = None
     """The lowest edition that has it."""
+    sold_with: str = ""
+    """The same in words: `edition team and above`."""
     planned: bool = False
     """It keeps nothing from starting yet, because what it stands for is not built."""
 
@@ -58,6 +60,8 @@ class PendingRequest(Wire, frozen=True, kw_only=True):
     made_at: int
     until: int
     """Unix seconds until which its answer is taken."""
+    superseded: bool = False
+    """A newer one asks for the same, or a licence was signed since: nobody waits for its answer any more."""
 
 
 class LicenceHardware(Wire, frozen=True, kw_only=True):

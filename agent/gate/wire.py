@@ -43,7 +43,13 @@ def as_licence(report: Report) -> Licence:
         site_key=report.site_key,
         issuer=report.issuer,
         pending=tuple(
-            PendingRequest(id=each.id, want=each.want, made_at=each.made_at, until=each.until)
+            PendingRequest(
+                id=each.id,
+                want=each.want,
+                made_at=each.made_at,
+                until=each.until,
+                superseded=each.id in report.superseded,
+            )
             for each in report.pending
         ),
         crl=report.crl,
@@ -125,7 +131,12 @@ def as_told(standing: Standing, terms: Terms | None, *, used: int, features: tup
 
 def _locked(opened: Collection[str]) -> tuple[LockedFeature, ...]:
     return tuple(
-        LockedFeature(feature=each, edition=plans.first_with(each), planned=each in plans.PLANNED)
+        LockedFeature(
+            feature=each,
+            edition=plans.first_with(each),
+            sold_with=plans.sold_with(each),
+            planned=each in plans.PLANNED,
+        )
         for each in plans.FEATURES
         if each not in opened
     )
