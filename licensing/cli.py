@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -169,11 +171,21 @@ def _show(licence: dict[str, Any], *, as_json: bool) -> int:
         print(json.dumps(licence, indent=2))
     else:
         for label, text in _lines(licence):
-            print(f"{label:<11}{_plain(text)}")
+            print(_folded(f"{label:<11}{_plain(text)}", label))
     try:
         return _EXIT[Stage(licence["stage"])]
     except ValueError:
         return 3  # a newer hub's stage: it is shown above as it came, and it is not certain that all is well
+
+
+def _folded(line: str, label: str) -> str:
+    """On a terminal in lines of its width, but for a command and a key, which are there to be copied."""
+    if not sys.stdout.isatty() or label in ("run", "site key"):
+        return line
+    width = max(40, shutil.get_terminal_size().columns)
+    if len(line) <= width:
+        return line
+    return textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
 
 
 def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:

@@ -488,3 +488,16 @@ def test_the_command_loads_no_database_tools() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert "licensing.store" in loaded.stdout.split()
     assert not {"sqlite_utils", "numpy", "aiohttp"} & set(loaded.stdout.split())
+
+
+def test_on_a_terminal_a_status_is_folded_but_for_the_command_and_the_key(
+    hub: LocalHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.activate(file(changed(VOUCHER, customer="A " * 60 + "Z")))
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    cli.main(["status"], hub)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 60 for line in lines if not line.startswith(("run", "site key")))
+    assert any(line.startswith(" " * 11 + "A A") for line in lines)
+    assert any(line.startswith("site key   ") and len(line) == 75 for line in lines)
