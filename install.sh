@@ -174,7 +174,7 @@ prepare() {
     find_python
     stamp=$({ echo "$PWD" "$version_id" "${STOKER_TORCH:-}"; cat pyproject.toml requirements*.lock; } | cksum)
     if [ -x .venv/bin/stoker ] && [ "$(cat ".venv/stoker-$1" 2>/dev/null)" = "$stamp" ]; then return; fi
-    echo "Setting up .venv with Python $version_id (the packages' own messages: .venv/install.log)"
+    echo "Setting up .venv with Python $version_id (packages' messages: .venv/install.log)"
     if ! is_recent .venv/bin/python; then
         "$python" -m venv --clear .venv || die 69 "cannot make .venv with $python; the lines above say why"
     fi

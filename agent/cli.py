@@ -189,10 +189,14 @@ def _main(parser: argparse.ArgumentParser, argv: Sequence[str], act: Callable[[A
 
 def _agent_verb(args: Any, config: Config, run: Run) -> int:
     if args.verb == "simulate":
-        from agent.gpu.simulated import inject
+        from agent.gpu.simulated import WordError, inject
 
         count = config.gpu.simulated_count if config.gpu.source == "simulated" else 0
-        print(inject(config.state_dir, args.index, args.fault, count=count))
+        try:
+            print(inject(config.state_dir, args.index, args.fault, count=count))
+        except WordError as error:
+            print(f"stoker-agent: {error}", file=sys.stderr)
+            return EX_USAGE
         return 0
     if args.verb == "selftest":
         from agent.selftest import command

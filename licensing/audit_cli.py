@@ -58,6 +58,8 @@ def _copied(path: Path, folder: Path) -> Path:
             after = path.stat()
             if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
                 return copy
+    except shutil.SpecialFileError as error:
+        raise StoreError(f"cannot read {path}: it is a pipe, and not a plain file; name the ledger's file") from error
     except OSError as error:
         hint = "run it as root, or name a copy" if isinstance(error, PermissionError) else "name the ledger's file"
         raise StoreError(f"cannot read {path}: {error.strerror}; {hint}") from error

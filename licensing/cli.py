@@ -12,22 +12,23 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from licensing import audit_cli, buyer_cli, seats_cli, usage_cli, vendor_cli
+from licensing import audit_cli, buyer_cli, doctor, files, seats_cli, usage_cli, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
 from licensing.errors import FormatError, LicenceError, UsageError
-from licensing.plans import EDITIONS
 from licensing.stage import Stage, when
 
 _EXIT = {Stage.ACTIVE: 0, Stage.NOTICE: 3, Stage.GRACE: 3, Stage.PERPETUAL: 4, Stage.RESTRICTED: 4}
 
 
-class Hub(buyer_cli.Hub, seats_cli.Hub, Protocol):
+class Hub(buyer_cli.Hub, doctor.Hub, seats_cli.Hub, Protocol):
     """The hub, as far as a licence goes. What it answers are the wire's values as plain JSON.
 
     `config` is the configuration that says where the hub is; `None` when the command line names none.
@@ -63,6 +64,8 @@ def main(
             return usage_cli.run(args, export, now=int(time.time()))
         if args.verb in seats_cli.VERBS or (args.verb == "release" and args.node is not None):
             return _ordered(*seats_cli.run(args, hub), as_json=args.json)
+        if args.verb == "doctor":
+            return doctor.run(args, hub)
         if args.verb in buyer_cli.VERBS:
             return buyer_cli.run(args, hub, read_text)
         return vendor_cli.run(args, now=int(time.time()))
@@ -77,13 +80,9 @@ def read_text(name: str) -> str:
     Raises:
         FormatError: it cannot be read or is no text.
     """
-    origin = "standard input" if name == "-" else name
+    origin = files.origin(name)
     try:
-        if name == "-":
-            data = sys.stdin.buffer.read(MAX_FILE_CHARS + 1)
-        else:
-            with Path(name).open("rb") as file:
-                data = file.read(MAX_FILE_CHARS + 1)
+        data = files.read_given_or_stdin(name, MAX_FILE_CHARS)
         if len(data) > MAX_FILE_CHARS:
             raise FormatError(
                 f"{origin} is larger than {MAX_FILE_CHARS} bytes, which no licence file is; "
@@ -141,7 +140,7 @@ def _parser(version: str) -> argparse.ArgumentParser:
     audit = audit_cli.add_verbs(verbs.add_parser("audit", help="check the trail of what was done with the licence"))
     usage = verbs.add_parser("usage", help="report the GPU time used, signed, to yourself and your vendor")
     usage_cli.add_verbs(usage)
-    more = (*buyer_cli.add_verbs(verbs), *seats_cli.add_verbs(verbs))
+    more = (*buyer_cli.add_verbs(verbs), doctor.add_verb(verbs), *seats_cli.add_verbs(verbs))
     for verb in (status, activate, answer, audit, usage, *more):
         _add_config(verb, argparse.SUPPRESS)
     vendor_cli.add_verbs(verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)"))
@@ -172,11 +171,21 @@ def _show(licence: dict[str, Any], *, as_json: bool) -> int:
         print(json.dumps(licence, indent=2))
     else:
         for label, text in _lines(licence):
-            print(f"{label:<11}{_plain(text)}")
+            print(_folded(f"{label:<11}{_plain(text)}", label))
     try:
         return _EXIT[Stage(licence["stage"])]
     except ValueError:
         return 3  # a newer hub's stage: it is shown above as it came, and it is not certain that all is well
+
+
+def _folded(line: str, label: str) -> str:
+    """On a terminal in lines of its width, but for a command and a key, which are there to be copied."""
+    if not sys.stdout.isatty() or label in ("run", "site key"):
+        return line
+    width = max(40, shutil.get_terminal_size().columns)
+    if len(line) <= width:
+        return line
+    return textwrap.fill(line, width, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
 
 
 def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
@@ -192,15 +201,22 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
         lines.extend(_seat_lines(licence))
         lines.extend(_machine_lines(licence.get("hardware") or {}))
         lines.extend(_edition_lines(licence))
-    lines.extend(
-        ("request", f"{each['id']} to {each['want']}, answered until {when(each['until'])}")
-        for each in licence.get("pending") or ()
-    )
+    lines.extend(_request_lines(licence.get("pending") or ()))
     if licence.get("site_key"):
         lines.append(("site key", licence["site_key"]))
     if licence.get("development_roots"):
         lines.append(("roots", "DEVELOPMENT: anybody can sign licences for this build; not for customers"))
     return lines
+
+
+def _request_lines(pending: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """What waits for the vendor; what was superseded is history, whose answers would still be taken."""
+    for each in pending:
+        if not each.get("superseded"):
+            yield "request", f"{each['id']} to {each['want']}, answered until {when(each['until'])}"
+    if old := [each for each in pending if each.get("superseded")]:
+        what = "an earlier request" if len(old) == 1 else f"{len(old)} earlier requests"
+        yield "history", f"{what}, the last of {when(old[0]['made_at'])}, superseded since"
 
 
 def _edition_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -210,9 +226,10 @@ def _edition_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
     by_edition: dict[str, list[str]] = {}
     for each in licence.get("locked") or ():
         later = " (keeps no job from starting yet)" if each.get("planned") else ""
-        by_edition.setdefault(each.get("edition") or "none", []).append(f"{each['feature']}{later}")
-    for edition, locked in by_edition.items():
-        yield "locked", f"{', '.join(locked)}: edition {edition}{'' if edition == EDITIONS[-1].name else ' and above'}"
+        sold = each.get("sold_with") or f"edition {each.get('edition') or 'none'}"
+        by_edition.setdefault(sold, []).append(f"{each['feature']}{later}")
+    for sold, locked in by_edition.items():
+        yield "locked", f"{', '.join(locked)}: {sold}"
 
 
 def _seat_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -223,10 +240,24 @@ def _seat_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for holder in licence.get("holders", ()):
         how = "borrowed until" if holder.get("borrowed") else "until"
         yield "", f"{holder['node']}: {len(holder['gpu_uuids'])}, {how} {when(holder['until'])}"
+    for unit in licence.get("units") or ():
+        yield from _unit_lines(unit)
     for each in licence.get("forked") or ():
-        yield "", f"{buyer_cli.forked(each)}; for an own one: stoker-license node adopt --new {each['node']}"
+        yield "", f"{doctor.forked(each)}; for an own one: stoker-license node adopt --new {each['node']}"
     for node in licence.get("resting") or ():
         yield "", f"{node}: gave its seats back; seats again: stoker-license node adopt {node}"
+
+
+def _unit_lines(unit: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Machines and admins: how many, of how many, and what there is to say of it."""
+    if not unit["used"] and unit.get("limit") is None:
+        return
+    of = f" of {unit['limit']}" if unit.get("limit") is not None else ""
+    who = f": {', '.join(unit['names'])}" if unit["unit"] == "admin" and unit.get("names") else ""
+    what = {"node": "with an agent", "admin": "in the last 30 days"}.get(unit["unit"], "")
+    yield f"{unit['unit']}s", f"{unit['used']}{of} {what}{who}".rstrip()
+    if unit.get("told"):
+        yield "", f"! {unit['told']}"
 
 
 def _machine_lines(hardware: dict[str, Any]) -> Iterator[tuple[str, str]]:

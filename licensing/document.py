@@ -118,6 +118,10 @@ class Licence(Document, frozen=True, kw_only=True, omit_defaults=True):
     term_s: Duration | None = None
     """Counted from activation, where that ends before `exp`."""
     lease_s: Annotated[int, Meta(ge=3600, le=MAX_LEASE_S)] = 86400
+    max_nodes: Count | None = None
+    """How many machines with an agent it is for; counted and told, never refused. `None`: any number."""
+    max_admins: Count | None = None
+    """How many persons may use admin verbs in 30 days; the same."""
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):

@@ -103,6 +103,14 @@ class SeatPeak(msgspec.Struct, frozen=True, kw_only=True):
     at: Time
 
 
+class UnitPeak(msgspec.Struct, frozen=True, kw_only=True):
+    """The most nodes with an agent, or persons who used admin verbs, and when. How many, and never who."""
+
+    unit: Name
+    count: Count
+    at: Time
+
+
 class UsageEvent(msgspec.Struct, frozen=True, kw_only=True):
     """Something that the vendor is told, and that changes no total."""
 
@@ -143,6 +151,8 @@ class Usage(Document, frozen=True, kw_only=True, omit_defaults=True):
     """SHA-256 of the part that names each node's first and last row with their heads."""
     rows: Digest = ""
     """SHA-256 of the part with all rows, where it was exported."""
+    units: Annotated[tuple[UnitPeak, ...], Meta(max_length=8)] = ()
+    """The other units that are counted: node and admin."""
 
 
 class Receipt(Document, frozen=True, kw_only=True, omit_defaults=True):

@@ -1,10 +1,58 @@
-"""Writing a file so that after a crash it is either the old one or the new one, whole."""
+"""Writing a file so that after a crash it is either the old one or the new one, whole; reading one that was named.
+
+Rules kept here: what a command is given to read is a plain file, or standard input for `-` where the command takes it;
+it is read to a bound and never waited for: a pipe without a writer would make us wait for ever.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import sys
 import tempfile
 from pathlib import Path
+
+STDIN = "-"
+
+
+def read_given(name: str | Path, most: int) -> bytes:
+    """The bytes of a file, `most` of them, and one more where there are more, for the caller to refuse.
+
+    Raises:
+        OSError: it cannot be read; `strerror` says why, also that it is no plain file.
+    """
+    try:
+        handle = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except ValueError as error:  # a NUL in the name
+        raise OSError(errno.EINVAL, str(error)) from error
+    with os.fdopen(handle, "rb") as file:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, and not a plain file")
+        return file.read(most + 1)
+
+
+def read_given_or_stdin(name: str | Path, most: int) -> bytes:
+    """The same; `-` is standard input, which somebody may be about to paste into.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if str(name) != STDIN:
+        return read_given(name, most)
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "it is closed")
+    if sys.stdin.isatty():
+        print("paste it, then press Ctrl-D on a line of its own", file=sys.stderr)
+    return sys.stdin.buffer.read(most + 1)
+
+
+def origin(name: str | Path) -> str:
+    """What a refusal calls it."""
+    return "standard input" if str(name) == STDIN else str(name)
 
 
 def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:

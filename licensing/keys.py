@@ -19,13 +19,14 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from licensing.errors import KeyFileError, WeakKeyError
-from licensing.files import create_new
+from licensing.files import create_new, read_given
 
 Passphrase = Callable[[Path], str]
 """Asks for the passphrase of a key file."""
 
 _PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
 """What stands before the 32 bytes of an Ed25519 key in PKCS#8 without attributes (RFC 8410, section 7)."""
+_MOST_BYTES = 64 * 1024
 _PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n")
 
 _P = 2**255 - 19
@@ -111,7 +112,7 @@ def load(path: Path, passphrase: Passphrase | None = None) -> Ed25519PrivateKey:
         KeyFileError: missing, unreadable, not an Ed25519 key in PEM, or the passphrase is not its own.
     """
     try:
-        data = path.read_bytes()
+        data = read_given(path, _MOST_BYTES)
     except OSError as error:
         raise KeyFileError(f"cannot read the key {path}: {error.strerror}") from error
     return _as_we_write(data) or _as_others_write(data, path, passphrase)

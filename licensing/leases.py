@@ -121,7 +121,7 @@ class Leases:
         if chain is None:
             if terms.standing.stage is Stage.GRACE and all(each.node != ask.node for each in grants):
                 message = f"{terms.standing.message} {ask.node} had no lease before, so it gets none now."
-                return NoSeat(code="LIC-421", message=message)
+                return NoSeat(code="LIC-421", message=message, fix=terms.standing.fix)
             keys.public_key(ask.key)
         if chain is not None and place is Place.BACK:
             chain = self._note_back(ask, chain, terms, seating)

@@ -46,6 +46,8 @@ class Refusal:
 
     code: str
     detail: str
+    fix: str | None = None
+    """The command that helps; in `detail` where it is not said apart."""
 
 
 class NodeLease:
@@ -118,9 +120,14 @@ class NodeLease:
             self._held, self._problem = None, None
             return token
 
-    def hear(self, refusal: Refusal) -> None:
-        """The hub says why it gives no further lease. It is shown, and changes nothing that may start here."""
+    def hear(self, refusal: Refusal | None) -> None:
+        """The hub says why it gives no further lease, or that it does again. Shown, and changes nothing else."""
         self._refused = refusal
+
+    @property
+    def refused(self) -> str:
+        """The code of that, empty while nothing is said."""
+        return self._refused.code if self._refused is not None else ""
 
     def renew_identity(self, now: int) -> str:
         """Make a key of this node's own, where another machine has the same; gives its public half.
@@ -168,7 +175,10 @@ class NodeLease:
         """The stage as this node sees it."""
         at = self._memory.look(now)
         standing = self._standing(self._held, at) if self._held else self._no_lease()
-        return standing if self._refused is None else stage.refused(standing, self._refused.code, self._refused.detail)
+        refused = self._refused
+        if refused is None:
+            return standing
+        return stage.refused(standing, refused.code, refused.detail, refused.fix)
 
     def seated(self, now: int) -> frozenset[str]:
         """GPUs on which new jobs may start now."""

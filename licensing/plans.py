@@ -109,17 +109,24 @@ def first_with(feature: str) -> str | None:
     return next((each.name for each in EDITIONS if feature in each.features), None)
 
 
+def sold_with(feature: str) -> str:
+    """Which editions have a feature; the one home of these words: `edition team and above`."""
+    having = first_with(feature)
+    if having is None:
+        return "no edition of this version"
+    return f"edition {having}" + ("" if having == EDITIONS[-1].name else " and above")
+
+
 def locked(licence: Licence | None, feature: str, *, development: bool = False) -> str | None:
     """Why a feature cannot be used, and which edition has it; `None` when it can."""
     if feature in opened(licence, development=development):
         return None
-    having = first_with(feature)
-    if having is None:
+    if first_with(feature) is None:
         return f"{feature} is in no edition of this version; upgrade Stoker, or ask your vendor"
     where = f"the licence {licence.id} ({licence.edition or EDITIONS[0].name})" if licence else "this site, unlicensed,"
-    names = having if having == EDITIONS[-1].name else f"{having} and above"
     return (
-        f"{feature} is not part of {where}; edition {names} has it. Ask your vendor, then: stoker-license activate FILE"
+        f"{feature} is not part of {where}; {sold_with(feature)} has it. Ask your vendor, then: stoker-license "
+        "activate FILE"
     )
 
 

@@ -7,7 +7,7 @@ back comes back only with a higher generation; a tombstone asked for twice is th
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -79,6 +79,20 @@ class Requests:
                 file = armour.wrap(armour.Label.REQUEST, asked.text)
                 return Outgoing(id=asked.id, token=asked.text, file=file, until=asked.until)
         return None
+
+    @staticmethod
+    def superseded(pending: Sequence[Asked], licence: Licence | None) -> frozenset[str]:
+        """Those of them (newest first) that nobody waits for any more, though an answer would still be taken.
+
+        A newer one asks for the same, or a licence of this site was signed after they were made.
+        """
+        signed = licence.iat if licence is not None and licence.site is not None else 0
+        found, wants = set(), set[str]()
+        for each in pending:
+            if each.want in wants or (each.want != Want.USAGE and each.made_at < signed):
+                found.add(each.id)
+            wants.add(each.want)
+        return frozenset(found)
 
     def release(self, licence: Licence, at: int, to: str | None = None) -> Outgoing:
         """Give the licence back; with `to`, the text of another site's request, ask for it to go there.

@@ -64,7 +64,9 @@ class Restrictions:
 
     def answer_all(self, asks: Sequence[Ask], standing: Standing, at: int) -> list[Outcome]:
         """The word for each node that may hold a lease; `NoSeat` where it has it, or holds new jobs by itself."""
-        none = NoSeat(code=standing.code or "LIC-404", message=standing.message)
+        # What a node is told beside its lease is the reason alone: it starts new jobs while that lease runs.
+        words = standing.message if standing.code in CODES else f"{stage.why(standing).rstrip('.')}."
+        none = NoSeat(code=standing.code or "LIC-404", message=words, fix=standing.fix)
         if standing.code not in CODES or self._ledger.epoch_heard() > self._ledger.epoch():
             return [none for _ in asks]  # a hub that another one took over from has nothing to say
         return [self._apart(each, standing, at) or none for each in asks]

@@ -31,6 +31,8 @@ class NoSeat:
 
     code: str
     message: str
+    fix: str | None = None
+    """The command that helps, on the hub."""
 
 
 def has_uuid(gpu: str) -> bool:

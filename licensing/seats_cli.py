@@ -36,6 +36,7 @@ def add_verbs(verbs: Any) -> list[argparse.ArgumentParser]:
     )
     pin = verbs.add_parser("pin", help="a GPU that gets a seat before the others of its node where seats are short")
     pin.add_argument("gpu", metavar="UUID")
+    pin.add_argument("--force", action="store_true", help="though no node shows it: it is still to come")
     pin.add_argument("--off", action="store_true", help="as the others again")
     confirm = (
         verbs.add_parser("clock", help="the hub's clock")
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
         done = hub.order("adopt", args.node, force=args.new, config=args.config)
         return done, f"{args.node} {'is a copy no more, and ' if args.new else ''}gets seats again"
     if args.verb == "pin":
-        done = hub.order("unpin" if args.off else "pin", args.gpu, config=args.config)
+        done = hub.order("unpin" if args.off else "pin", args.gpu, force=args.force, config=args.config)
         return done, f"{args.gpu} is {'as the others again' if args.off else 'first where seats are short'}"
     return _release(args, hub)
 

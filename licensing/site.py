@@ -8,8 +8,8 @@ licence itself is in `inuse`, the time in `timekeeper`, what goes to the vendor 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from licensing import armour, clock, keys, release, revocation, verify
@@ -18,61 +18,26 @@ from licensing.binding import Binding
 from licensing.document import Licence
 from licensing.errors import ArmourError, OtherSiteError, UsageError
 from licensing.exchange import Want
-from licensing.fingerprint import Hardware, Mark
+from licensing.fingerprint import Mark
 from licensing.inuse import InUse
-from licensing.leases import Ask, Leases, Outcome, Overdraft, Terms
+from licensing.leases import Ask, Leases, Outcome, Terms
 from licensing.orders import Order, Orders, Verb
+from licensing.report import Report as Report
 from licensing.requests import Outgoing, Requests
 from licensing.restricted import Restrictions
 from licensing.revocation import Revocations
 from licensing.roots import Roots, pinned
-from licensing.seats import Hold, NoSeat, has_uuid
+from licensing.seats import NoSeat, has_uuid
 from licensing.stage import Standing
-from licensing.store import Asked, Entry, Forked, Installed, Ledger
+from licensing.store import Entry, Installed, Ledger
 from licensing.timekeeper import Timekeeper
+from licensing.units import Units
 from licensing.usage_book import UsageBook
 from licensing.usage_events import Period
 from licensing.usage_report import Reports
 from licensing.usage_rows import Page, Told
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """Licence and seats at a moment."""
-
-    standing: Standing
-    licence: Licence | None
-    activated_at: int | None
-    site_key: str
-    holds: tuple[Hold, ...]
-    development: bool
-    """The roots of this build are development keys."""
-    pending: tuple[Asked, ...] = ()
-    """Requests that the vendor may still answer, newest first."""
-    crl: int = 0
-    """The highest number of a revocation list that is known."""
-    issuer: str | None = None
-    at: int = 0
-    """The time that all of it is told by."""
-    epoch: int = 1
-    confirmed_at: int = 0
-    """The time without what the clock says beyond it."""
-    overdraft: Overdraft | None = None
-    borrowed: frozenset[str] = frozenset()
-    """Nodes that borrowed their seats."""
-    resting: frozenset[str] = frozenset()
-    """Nodes that gave theirs back and get none until they are adopted."""
-    pinned: frozenset[str] = frozenset()
-    forked: tuple[Forked, ...] = ()
-    """Nodes that show the identity of another, and get nothing new."""
-    epoch_heard: int = 0
-    """The highest epoch that a node told of; above `epoch`, another hub took over."""
-    rollbacks: int = 0
-    """How often since the hub's start its clock was seen behind."""
-    hardware: Hardware | None = None
-    """How this machine stands to the licence; `None` where it was never looked at."""
 
 
 class Site:
@@ -106,6 +71,7 @@ class Site:
             gpu_ms_used=gpu_ms_used or (lambda licence_id: self._book.used_of(licence_id)),
         )
         self._time = Timekeeper(self._ledger, self._in_use, uptime)
+        self._units = Units(self._ledger)
         self._waiting: dict[str, Ask] = {}
         """What nodes said they hold, and is not counted yet."""
 
@@ -123,7 +89,7 @@ class Site:
         self._restrictions = Restrictions(self._ledger, key, self._roots)
         self._restrictions.load()
         self._book = UsageBook(self._ledger)
-        self._reports = Reports(self._ledger, self._book, key)
+        self._reports = Reports(self._ledger, self._book, self._units, key)
         self._requests = Requests(self._ledger, key, self._binding.commitment)
         self._orders = Orders(self._ledger, self.key_hex)
         self._binding.open(key)
@@ -294,6 +260,7 @@ class Site:
         """What holds at `now` (the wall clock, Unix seconds)."""
         mark = self._time.look(now)
         terms = self._terms(mark, now)
+        pending = tuple(self._ledger.pending(mark.time))
         return Report(
             standing=terms.standing if terms else self._absent(mark),
             licence=terms.licence if terms else None,
@@ -301,7 +268,8 @@ class Site:
             site_key=self.key_hex,
             holds=tuple(self._ledger.holds(mark.time)),
             development=self._roots.development,
-            pending=tuple(self._ledger.pending(mark.time)),
+            pending=pending,
+            superseded=self._requests.superseded(pending, terms.licence if terms else None),
             crl=self._in_use.lists.number,
             issuer=terms.chain.issuer.name if terms else None,
             at=terms.at if terms else mark.time,
@@ -315,6 +283,7 @@ class Site:
             epoch_heard=self._ledger.epoch_heard(),
             rollbacks=self._time.rollbacks,
             hardware=self._binding.hardware(terms.licence if terms else None, mark, terms.at if terms else mark.time),
+            units=self._units.counts(terms.licence if terms else None, mark.time),
         )
 
     def history(self, limit: int) -> list[Entry]:
@@ -424,6 +393,24 @@ class Site:
         """Note who holds a seat now."""
         at = self._time.look(now).time
         self._book.note_seats([(each.node, each.gpu) for each in self._ledger.holds(at)], at)
+        self._settle_units(at)
+
+    def note_nodes(self, heard: Collection[str], known: Collection[str], now: int) -> None:
+        """Note which nodes' agents are heard; see `Units`."""
+        at = self._time.look(now).time
+        self._units.note_nodes(heard, known, at)
+        self._settle_units(at)
+
+    def note_admin(self, user: str, now: int) -> bool:
+        """Note that somebody used an admin verb; whether that was news."""
+        at = self._time.look(now).time
+        if news := self._units.note_admin(user, at):
+            self._settle_units(at)
+        return news
+
+    def _settle_units(self, at: int) -> None:
+        current = self._in_use.current
+        self._units.settle(current.licence if current else None, at)
 
     def usage_export(self, begins: int, ends: int, now: int, *, rows: bool) -> tuple[str, str]:
         """The signed report of a time: a name for its file, and the text; see `Reports.export`."""

@@ -27,12 +27,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from licensing import plans, release
 from licensing.document import Lease, Licence
 from licensing.fingerprint import LEAST, Group, Hardware, Verdict
+from licensing.moments import day, hours, span
+from licensing.moments import when as when
 from licensing.plans import DAY_S, NEVER, Plan
 
 NOTICE_DAYS = (30, 14, 7, 1)
@@ -234,12 +235,13 @@ def of_lease(licence: Licence, lease: Lease, activated_at: int, now: int, built_
     return _standing(bounds, stage=Stage.GRACE, code="LIC-411", message=message, fix="stoker-license status")
 
 
-def refused(standing: Standing, code: str, message: str) -> Standing:
+def refused(standing: Standing, code: str, message: str, fix: str | None = None) -> Standing:
     """The same with the hub's own word why it gives no further lease. Only shown: what may start stays as it was."""
     if standing.stage.holds:
-        return replace(standing, code=code, message=f"{message} {STILL_WORKS}.", fix=None)
+        held = f" New jobs are {_QUEUED}." if fix else ""  # a message with its own command says it itself
+        return replace(standing, code=code, message=f"{message}{held} {STILL_WORKS}.", fix=fix)
     worst = standing.stage if standing.stage is not Stage.ACTIVE else Stage.NOTICE
-    return replace(standing, stage=worst, code=code, message=f"{message} {standing.message}", fix=None)
+    return replace(standing, stage=worst, code=code, message=f"{message} {standing.message}", fix=fix)
 
 
 def since(standing: Standing, at: int) -> Standing:
@@ -255,11 +257,6 @@ def why(standing: Standing) -> str:
     return text[: cut.start()] if cut else text
 
 
-def when(time: int) -> str:
-    """A moment for people, in UTC because hub, node and laptop may be in three time zones."""
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
 # --- what a licence can end by ---
 
 
@@ -271,9 +268,9 @@ def _by_date(licence: Licence, activated_at: int, now: int, facts: Facts) -> Sta
     if now >= end.expires_at:
         return _grace(licence, end, now)
     if end.expires_at >= NEVER:
-        until = _day(licence.updates_until or facts.built_at)
+        until = day(licence.updates_until or facts.built_at)
         return Standing(stage=Stage.ACTIVE, message=f"{_what(licence)}: for ever, with builds up to {until}.")
-    left = f"{_what(licence)}: {_left(end.expires_at - now)} left, until {when(end.expires_at)}."
+    left = f"{_what(licence)}: {span(end.expires_at - now)} left, until {when(end.expires_at)}."
     if now >= notice_at:
         days = -((now - end.expires_at) // DAY_S)
         passed = min((each for each in NOTICE_DAYS if each >= days), default=NOTICE_DAYS[0])
@@ -311,19 +308,19 @@ def _by_hours(licence: Licence, facts: Facts) -> Standing | None:
     total = licence.gpu_hours * plans.MS_PER_HOUR
     grace = total * plans.PREPAID_GRACE_PERCENT // 100
     left = total - facts.gpu_ms_used
-    used = f"{_hours(facts.gpu_ms_used)} of the {licence.gpu_hours} prepaid GPU-hours of the licence {licence.id}"
+    used = f"{hours(facts.gpu_ms_used)} of the {licence.gpu_hours} prepaid GPU-hours of the licence {licence.id}"
     if left > grace:
         return None
     if left > 0:
-        message = f"{used} are used, {_hours(left)} are left; buy more."
+        message = f"{used} are used, {hours(left)} are left; buy more."
         return Standing(stage=Stage.NOTICE, code="LIC-402", message=message, fix=FIX)
     if left > -grace:
         message = (
-            f"{used} are used. New jobs start for another {_hours(left + grace)} GPU-hours; no further GPUs or nodes "
+            f"{used} are used. New jobs start for another {hours(left + grace)} GPU-hours; no further GPUs or nodes "
             "get a seat. Buy more."
         )
         return Standing(stage=Stage.GRACE, code="LIC-433", message=message, fix=FIX)
-    message = f"{used} are used, and {_hours(grace)} beyond them; new jobs are held in the queue. {STILL_WORKS}."
+    message = f"{used} are used, and {hours(grace)} beyond them; new jobs are held in the queue. {STILL_WORKS}."
     return Standing(stage=Stage.RESTRICTED, code="LIC-434", message=message, fix=FIX)
 
 
@@ -381,8 +378,8 @@ def _by_build(licence: Licence, facts: Facts) -> Standing | None:
     if licence.updates_until is None or licence.updates_until >= facts.built_at:
         return None
     message = (
-        f"The licence {licence.id} covers builds up to {_day(licence.updates_until)}, and this one is of "
-        f"{_day(facts.built_at)}; this version holds new jobs in the queue, and any build up to that day starts them "
+        f"The licence {licence.id} covers builds up to {day(licence.updates_until)}, and this one is of "
+        f"{day(facts.built_at)}; this version holds new jobs in the queue, and any build up to that day starts them "
         f"for ever. {STILL_WORKS}. Install an older build, or buy updates."
     )
     return Standing(stage=Stage.PERPETUAL, code="LIC-408", message=message, fix=FIX)
@@ -415,7 +412,7 @@ def _restricted(licence: Licence, end: Ends) -> Standing:
 def _grace(licence: Licence, end: Ends, now: int) -> Standing:
     message = (
         f"The licence {licence.id} ended {when(end.expires_at)}. New jobs start for another "
-        f"{_left(end.restricted_at - now)}, until {when(end.restricted_at)}; no further GPUs or nodes get a seat."
+        f"{span(end.restricted_at - now)}, until {when(end.restricted_at)}; no further GPUs or nodes get a seat."
     )
     return _standing(end, stage=Stage.GRACE, code="LIC-403", message=message, fix=FIX)
 
@@ -437,20 +434,3 @@ def _what(licence: Licence) -> str:
     kind = "Licence" if licence.site else "Voucher"
     brand = f" ({licence.brand})" if licence.brand else ""
     return f"{kind} {licence.id} of {licence.customer}{brand}, {licence.plan}, {licence.seats} GPU seats"
-
-
-def _hours(gpu_ms: int) -> str:
-    return f"{gpu_ms / plans.MS_PER_HOUR:.1f}"
-
-
-def _day(time: int) -> str:
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")
-
-
-def _left(seconds: int) -> str:
-    """Rounded down, as a countdown is read: 13 days, 5 hours, 40 minutes, 12 seconds."""
-    for unit, length in (("day", DAY_S), ("hour", 3600), ("minute", 60)):
-        if seconds >= length:
-            count = seconds // length
-            return f"{count} {unit}{'s' if count != 1 else ''}"
-    return f"{seconds} second{'s' if seconds != 1 else ''}"

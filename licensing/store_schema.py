@@ -71,3 +71,11 @@ def m004_chains(db: Database) -> None:
         pk="node",
         not_null={"key", "of", "seq", "since"},
     )
+
+
+@migrations()
+def m005_units(db: Database) -> None:
+    """The most nodes and admins of each day; who they are is in `hold`, under their unit."""
+    db.table("unit_peak").create(
+        {"unit": str, "day": int, "count": int, "at": int}, pk=("unit", "day"), not_null={"count", "at"}
+    )

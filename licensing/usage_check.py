@@ -16,7 +16,7 @@ from enum import StrEnum
 from licensing import armour, paseto, verify
 from licensing.clock import SKEW_S
 from licensing.document import Licence
-from licensing.exchange import Usage
+from licensing.exchange import UnitPeak, Usage
 from licensing.plans import DAY_S
 from licensing.stage import when
 from licensing.verify import SiteToken
@@ -115,7 +115,18 @@ def _against(usage: Usage, licence: Licence) -> list[Finding]:
     if usage.peak is not None and usage.peak.seats > licence.seats:
         words = f"held {usage.peak.seats} seats {when(usage.peak.at)}, the licence has {licence.seats}"
         found.append(_finding(Grade.NOTE, usage, words))
+    limits = {"node": licence.max_nodes, "admin": licence.max_admins}
+    for each in usage.units:
+        limit = limits.get(each.unit)
+        if limit is not None and each.count > limit:
+            words = f"counted {units_told([each])} {when(each.at)}, the licence is for {limit}"
+            found.append(_finding(Grade.NOTE, usage, words))
     return found
+
+
+def units_told(peaks: Sequence[UnitPeak]) -> str:
+    """`3 nodes, 1 admin`; a unit of a newer site goes by its own word."""
+    return ", ".join(f"{each.count} {each.unit}{'' if each.count == 1 else 's'}" for each in peaks)
 
 
 def _chained(usage: Usage, before: dict[str, SiteToken[Usage]] | None) -> list[Finding]:

@@ -17,7 +17,7 @@ from licensing.document import Licence
 from licensing.errors import FormatError, HubError, LicenceError, UsageError
 from licensing.roots import pinned
 from licensing.stage import when
-from licensing.usage_check import Finding, Grade
+from licensing.usage_check import Finding, Grade, units_told
 from licensing.usage_file import MAX_BYTES, UsageFile
 
 EXIT_WRONG = 5
@@ -100,10 +100,11 @@ def _exit(found: Sequence[Finding]) -> int:
 
 
 def _read(name: str) -> UsageFile:
+    text = text_of(name)  # which names it
     try:
-        return usage_file.read(text_of(name))
+        return usage_file.read(text)
     except LicenceError as error:
-        raise type(error)(f"{name}: {error.message}") from error
+        raise type(error)(f"{files.origin(name)}: {error.message}") from error
 
 
 def text_of(name: str) -> str:
@@ -112,15 +113,14 @@ def text_of(name: str) -> str:
     Raises:
         FormatError: it cannot be read.
     """
-    path, origin = Path(name), "standard input" if name == "-" else name
+    origin = files.origin(name)
     try:
-        if name == "-":
-            return sys.stdin.buffer.read(MAX_BYTES).decode("utf-8")
-        if path.stat().st_size > MAX_BYTES:
-            raise FormatError(f"{name} has {path.stat().st_size} bytes, at most {MAX_BYTES} are read")
-        return path.read_bytes().decode("utf-8")
+        data = files.read_given_or_stdin(name, MAX_BYTES)
+        if len(data) > MAX_BYTES:
+            raise FormatError(f"{origin} is larger than {MAX_BYTES} bytes, which no usage report is; name a report")
+        return data.decode("utf-8")
     except OSError as error:
-        raise FormatError(f"cannot read {name}: {error.strerror}; name a usage report") from error
+        raise FormatError(f"cannot read {origin}: {error.strerror}; name a usage report") from error
     except UnicodeDecodeError as error:
         raise FormatError(f"{origin} is not text; a usage report begins with -----BEGIN STOKER USAGE-----") from error
 
@@ -143,6 +143,7 @@ def _write(name: str, text: str) -> int:
 def _line(report: UsageFile) -> str:
     usage = report.usage
     peak = f", {usage.peak.seats} seats at most ({when(usage.peak.at)})" if usage.peak else ""
+    peak += f", {units_told(usage.units)} at most" if usage.units else ""
     rows = f", {len(report.rows)} rows" if report.rows is not None else ""
     return (
         f"report {usage.number}  {when(usage.begins)} to {when(usage.ends)}  {_hours(usage.gpu_ms)} GPU-hours"
@@ -162,6 +163,7 @@ def _told(report: UsageFile) -> dict[str, object]:
         "gpu_ms": usage.gpu_ms,
         "cumulative_gpu_ms": usage.cumulative_gpu_ms,
         "rows": None if report.rows is None else len(report.rows),
+        "units": {each.unit: each.count for each in usage.units},
     }
 
 

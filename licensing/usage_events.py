@@ -17,7 +17,7 @@ from licensing.usage_book import UsageBook
 REPORTED = (
     "epoch", "superseded", "restored", "recalled", "forked", "went_back", "hardware", "drift", "emergency", "overdraft",
     "released", "reclaimed", "clock_reset", "clock_confirmed", "restricted", "lifted", "borrowed", "returned",
-    "corrected",
+    "corrected", "beyond",
 )  # fmt: skip
 """Events of the audit trail that the vendor is told of: to have another one told, name it here."""
 MOST = 64

@@ -20,6 +20,7 @@ from licensing.errors import UsageError
 from licensing.exchange import SeatPeak, Usage, UsageTotal
 from licensing.stage import LEASE_TOLERANCE_S
 from licensing.store import Ledger
+from licensing.units import Units
 from licensing.usage_book import Branch, UsageBook, digest
 from licensing.usage_events import Period
 from licensing.usage_file import GpuUse, NodeLine
@@ -47,9 +48,10 @@ class _Sums:
 class Reports:
     """The reports of one site. Used from the thread that owns the ledger."""
 
-    def __init__(self, ledger: Ledger, book: UsageBook, key: Ed25519PrivateKey) -> None:
+    def __init__(self, ledger: Ledger, book: UsageBook, units: Units, key: Ed25519PrivateKey) -> None:
         self._ledger = ledger
         self._book = book
+        self._units = units
         self._key = key
 
     def export(self, licence: Licence, month: Period, now: int, *, rows: bool) -> tuple[str, str]:
@@ -177,6 +179,7 @@ class Reports:
             head=self._book.head,
             nodes=digest(sums.lines),
             rows=digest(sums.rows),
+            units=self._units.peaks(period.begins, period.ends),
         )
 
     def _file(self, number: int, *, rows: bool) -> tuple[str, str]:

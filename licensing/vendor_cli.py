@@ -35,7 +35,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     look.add_argument("--csv", metavar="FILE", help="write a table there, or - to print it")
     _add_desk(look)
     inspect = verbs.add_parser("inspect", help="verify a file of any kind and say what is in it")
-    inspect.add_argument("file", type=Path, metavar="FILE")
+    inspect.add_argument("file", type=Path, metavar="FILE", help="the file, or - to paste it on standard input")
     inspect.add_argument("--roots", type=Path, help="roots file to verify against (default: those of this build)")
 
 
@@ -72,7 +72,7 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_issue(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--customer", required=True)
+    parser.add_argument("--customer", required=True, type=_words, metavar="NAME")
     parser.add_argument("--plan", required=True, choices=PLANS)
     _add_end(parser, required=True)
     _add_terms(parser, seats_required=True)
@@ -97,6 +97,10 @@ def _add_terms(parser: argparse.ArgumentParser, *, seats_required: bool = False)
     parser.add_argument(
         "--seats", required=seats_required, type=_positive, metavar="N", help="physical GPUs for the whole site"
     )
+    for unit, what in (("nodes", "machines with an agent"), ("admins", "persons who use admin verbs in 30 days")):
+        parser.add_argument(
+            f"--max-{unit}", type=_limit, metavar="N", help=f"{what}: told beyond it, never refused (none: any number)"
+        )
     parser.add_argument(
         "--edition", type=_edition, metavar="NAME", help=f"the features it opens: {', '.join(_names())}"
     )
@@ -107,7 +111,7 @@ def _add_terms(parser: argparse.ArgumentParser, *, seats_required: bool = False)
     parser.add_argument("--gpu-hours", type=_positive, metavar="N", help="prepaid: how many are paid")
     parser.add_argument("--report-by", metavar="YYYY-MM-DD", help="pay-per-use: when the first report is due")
     parser.add_argument("--reseller", type=_id, metavar="ID", help="who sells it")
-    parser.add_argument("--brand", metavar="NAME", help="the name under which they sell it")
+    parser.add_argument("--brand", type=_words, metavar="NAME", help="the name under which they sell it")
     parser.add_argument("--vm", action="store_true", default=None, help="may be bound to a site key without hardware")
 
 
@@ -115,21 +119,25 @@ def _add_answers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     activate = verbs.add_parser(
         "activate", help="answer a request: bind the licence to the site that asks, or renew it"
     )
-    activate.add_argument("request", type=Path, metavar="REQ", help="what export-request wrote, or the text of its QR")
+    activate.add_argument(
+        "request", type=Path, metavar="REQ", help="what export-request wrote, or its QR's text; - pastes it"
+    )
     activate.add_argument("--licence", metavar="ID", help="which one, where the request names none")
     _add_end(activate, required=False)
     _add_signing(activate, desk=True)
     transfer = verbs.add_parser("transfer", help="move a licence to another site; twice a year")
-    transfer.add_argument("release", type=Path, metavar="RELEASE", help="what the old site wrote: release or transfer")
+    transfer.add_argument("release", type=Path, metavar="RELEASE", help="what the old site wrote; - pastes it")
     transfer.add_argument("--request", type=Path, metavar="REQ", help="the new site's request, if it is not in RELEASE")
-    transfer.add_argument("--beyond", metavar="REASON", help="why it may move a third time in a year; kept")
+    transfer.add_argument(
+        "--beyond", type=_words, metavar="REASON", help="why it may move a third time in a year; kept"
+    )
     _add_signing(transfer, desk=True)
 
 
 def _add_revocation(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     revoke = verbs.add_parser("revoke", help="take back a licence, or an issuer's key; then write the list with crl")
     revoke.add_argument("subject", metavar="ID|KEY")
-    revoke.add_argument("--reason", default="", help="shown to the buyer")
+    revoke.add_argument("--reason", default="", type=_words, help="shown to the buyer")
     _add_desk(revoke)
     crl = verbs.add_parser("crl", help="write the newest revocation list; every later file carries it too")
     crl.add_argument("--root-key", type=Path, metavar="FILE", help="sign it as a root (an issuer's key needs that)")
@@ -170,6 +178,21 @@ def _positive(text: str) -> int:
     if not re.fullmatch(r"[1-9][0-9]{0,11}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _words(text: str) -> str:
+    """What is signed and shown: one line of at most 200 characters, nothing that acts on a terminal."""
+    strange = next((char for char in text if not char.isprintable()), None)
+    if strange is not None:
+        raise argparse.ArgumentTypeError(f"{text[:60]!a} has the character U+{ord(strange):04X}; use what can be seen")
+    if len(text) > 200 or not text.strip():
+        raise argparse.ArgumentTypeError(f"{len(text)} characters are no name or reason; use 1 to 200")
+    return text
+
+
+def _limit(text: str) -> int:
+    """0 stands for none, which no licence needs as a number."""
+    return 0 if text == "none" else _positive(text)
 
 
 def _name(text: str) -> str:

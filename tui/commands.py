@@ -69,7 +69,7 @@ COMMANDS = (
     Command("shares", "site", "list who has used how much of the due share"),
     Command("usage", "usage", "sum the GPU time of a month by user, account or model"),
     Command("notices", "site", "list notices that could not be delivered, or send them again"),
-    Command("license", "looks", "print the licence in a line", alias="licence"),
+    Command("license", "looks", "print how the licence stands", alias="licence"),
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from agent.api.types import Gpu, Licence, LicenceEvent, LicenceStage, SeatHolder
+from agent.api.types import Gpu, Licence, LicenceEvent, LicenceStage, LicenceUnit, LockedFeature, SeatHolder
 from tui import safe, spans, units
 from tui.cluster import Cluster, Freshness, NodeView
 from tui.session import Clock
@@ -68,6 +68,9 @@ def _notices(licence: Licence, clock: Clock) -> Iterable[_Part]:
         of = "another machine" if each.of == each.node else each.of
         yield "copy", f"{each.node} has the identity of {of} since {clock.moment(each.since)}; no new lease", Role.WARN
         yield "run", f"stoker-license node adopt --new {each.node}", Role.ACCENT
+    for unit in licence.units:
+        if unit.told:
+            yield f"{unit.unit}s", unit.told, Role.WARN
 
 
 def held_job(detail: str | None) -> list[_Part]:
@@ -115,13 +118,14 @@ def _bought(licence: Licence, wall: float, clock: Clock) -> list[_Part]:
     values = [
         ("licence", _identity(licence)),
         ("seats", seats),
+        *((f"{each.unit}s", _unit(each)) for each in licence.units),
         ("machine", _machine(licence, wall)),
         ("ends", _ends(licence, wall, clock)),
         ("prepaid", hours_left(licence)),
         ("report", None if licence.report_by is None else f"usage report due by {clock.date(licence.report_by)}"),
         ("opens", ", ".join(licence.features)),
         ("locked", _locked(licence)),
-        ("asked", "; ".join(f"{p.want}, answer taken until {clock.moment(p.until)}" for p in licence.pending[:2])),
+        ("asked", _asked(licence, clock)),
     ]
     parts = [(name, value, Role.TEXT) for name, value in values if value]
     if licence.development_roots:
@@ -129,13 +133,30 @@ def _bought(licence: Licence, wall: float, clock: Clock) -> list[_Part]:
     return parts
 
 
+def _asked(licence: Licence, clock: Clock) -> str:
+    """What waits for the vendor; what was superseded is in the history below."""
+    waiting = [each for each in licence.pending if not each.superseded][:2]
+    return "; ".join(f"{each.want}, answer taken until {clock.moment(each.until)}" for each in waiting)
+
+
+def _unit(each: LicenceUnit) -> str:
+    """`3 of 5 with an agent`; one that is beyond has a line of its own."""
+    if each.told or (not each.used and each.limit is None):
+        return ""
+    of = f" of {each.limit}" if each.limit is not None else ""
+    what = {"node": "with an agent", "admin": f"in the last 30 days: {', '.join(each.names)}" if each.names else ""}
+    return f"{each.used}{of} {what.get(each.unit, '')}".rstrip()
+
+
 def _locked(licence: Licence) -> str:
     """What a job would wait for, and the edition that has it."""
     return ", ".join(
-        f"{each.feature}{f' (edition {each.edition})' if each.edition else ''}"
-        for each in licence.locked
-        if not each.planned
+        f"{each.feature}{f' ({_sold(each)})' if each.edition else ''}" for each in licence.locked if not each.planned
     )
+
+
+def _sold(each: LockedFeature) -> str:
+    return each.sold_with or f"edition {each.edition}"
 
 
 def _identity(licence: Licence) -> str:

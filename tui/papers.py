@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from pathlib import Path
 
 from agent.api.errors import StokerError
+from agent.api.givenfile import NotPlainError, read_given
 
 LIMIT = 256 * 1024
 """Bytes of a vendor's file; the hub reads no longer one."""
@@ -27,14 +27,20 @@ def read(path: Path) -> str:
         StokerError: it cannot be read, or is certainly none; says what to do.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise StokerError(f"cannot read {path}: {reason}; choose a voucher or licence file") from error
-    try:
-        data = _bounded(handle, path)
-    finally:
-        os.close(handle)
+        data = read_given(path, LIMIT)
+    except IsADirectoryError as error:
+        raise StokerError(f"{path} is a folder; choose a file in it") from error
+    except NotPlainError as error:
+        raise StokerError(
+            f"{path} is no plain file but a pipe, a socket or a device; choose a voucher or licence file"
+        ) from error
+    except OSError as error:
+        raise StokerError(f"cannot read {path}: {error.strerror}; choose a voucher or licence file") from error
+    if len(data) > LIMIT:
+        raise StokerError(
+            f"{path} has {path.stat().st_size} bytes, and no vendor's file has over {LIMIT}; choose a voucher or "
+            "licence file"
+        )
     if not data.strip():
         raise StokerError(f"{path} is empty; fetch the vendor's file again")
     try:
@@ -86,27 +92,6 @@ def _fill(handle: int, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _bounded(handle: int, path: Path) -> bytes:
-    about = os.fstat(handle)
-    if stat.S_ISDIR(about.st_mode):
-        raise StokerError(f"{path} is a folder; choose a file in it")
-    if not stat.S_ISREG(about.st_mode):
-        raise StokerError(f"{path} is no plain file but a pipe, a socket or a device; choose a voucher or licence file")
-    if about.st_size > LIMIT:
-        raise StokerError(
-            f"{path} has {about.st_size} bytes, and no vendor's file has over {LIMIT}; choose a voucher or licence file"
-        )
-    data = b""
-    try:
-        while len(data) <= LIMIT and (piece := os.read(handle, LIMIT + 1 - len(data))):
-            data += piece
-    except OSError as error:
-        raise StokerError(f"cannot read {path}: {error.strerror}; choose another copy of it") from error
-    if len(data) > LIMIT:
-        raise StokerError(f"{path} grows while it is read; choose a voucher or licence file")
-    return data
 
 
 def _no_text(path: Path) -> StokerError:

@@ -14,13 +14,18 @@ import msgspec
 
 from agent.api import program
 from agent.api.errors import StokerError, TransportError
-from tui import safe
+from tui import safe, spans
 
 _GAP = "  "
+_INDENT = 6
+"""How far in a note is told that has no room on its row."""
 
 
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO) -> None:
-    """Print rows under titles; a title that begins with `>` is set to the right."""
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO, *, fold: bool = False) -> None:
+    """Print rows under titles; a title that begins with `>` is set to the right.
+
+    With `fold` a last cell that a terminal has no room for is told below its row, whole; else it is cut there.
+    """
     right = [title.startswith(">") for title in titles]
     lines = [[title.lstrip(">") for title in titles], *rows]
     widths = [max(safe.width(line[column]) for line in lines) for column in range(len(titles))]
@@ -28,6 +33,11 @@ def table(titles: Sequence[str], rows: Sequence[Sequence[str]], out: TextIO) -> 
     for line in lines:
         cells = [safe.fit(text, width, right=to) for text, width, to in zip(line, widths, right, strict=True)]
         joined = _GAP.join([*cells[:-1], line[-1]])
+        if fold and room and safe.width(joined) > room and line[-1]:
+            print(safe.truncate(_GAP.join(cells[:-1]), room).rstrip(), file=out)
+            for piece in spans.folded(line[-1], max(20, room - _INDENT)):
+                print(" " * _INDENT + piece, file=out)
+            continue
         print((safe.truncate(joined, room) if room else joined).rstrip(), file=out)
 
 

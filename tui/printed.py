@@ -6,10 +6,10 @@ import re
 from collections.abc import Sequence
 
 from agent.api.queue import JobEvent, JobUsage
-from agent.api.types import Gpu, GpuState, Job, JobReport, JobState, Licence, Plan
+from agent.api.types import Gpu, GpuState, Job, JobReport, JobState, Licence, LicenceStage, Plan
 from tui import advice, arrays, jobrows, rows, spans, status, units
 from tui.arrays import Line
-from tui.cluster import Cluster, NodeView, gpu_label
+from tui.cluster import NodeView, gpu_label
 
 NODE_TITLES = ("NODE", "STATE", ">AGE", ">GPUS", ">BUSY", ">UTIL", ">MEMORY", ">POWER", ">RUN", ">PEND", "NOTE")
 GPU_TITLES = ("NODE", ">GPU", "MODEL", "STATE", ">UTIL", ">MEMORY", ">TEMP", ">POWER", ">AGE", ">JOB", "USER", "NOTE")
@@ -282,12 +282,25 @@ def _limit(seconds: int | None) -> str:
     return "unlimited" if seconds is None else units.elapsed(seconds)
 
 
-def licence_line(licence: Licence, now: float) -> str:
-    """The licence with its countdown; `now` in Unix seconds."""
-    cluster = Cluster()
-    cluster.licence = licence
-    left, right = status.licence_line(cluster, now)
-    return f"{_plain(left)}   {_plain(right)}"
+def licence_lines(licence: Licence, now: float, width: int) -> list[str]:
+    """The licence with its countdown and the seats; what is wrong, and the command that helps, on lines of their own.
+
+    Args:
+        licence: as the server tells it.
+        now: Unix seconds.
+        width: cells of a line; a command is never folded, so that it can be copied.
+    """
+    glyph, _ = status.SIGNS.get(licence.stage, ("!", None))
+    seats = f"seats {licence.seats_used}/{licence.seats_total}"
+    lines = [f"{glyph} Licence {status.terms(licence, now)}   {seats}"]
+    told = [each.told for each in licence.units if each.told]
+    if licence.stage is not LicenceStage.ACTIVE:
+        code = f" {licence.code}" if licence.code else ""
+        told.insert(0, f"{licence.stage.value}{code}: {licence.message}")
+    lines += [f"  {piece}" for each in told for piece in spans.folded(each, max(20, width - 2))]
+    if licence.stage is not LicenceStage.ACTIVE and licence.fix:
+        lines.append(f"  run: {licence.fix}")
+    return lines
 
 
 def _health(gpu: Gpu) -> list[str]:
@@ -296,7 +309,3 @@ def _health(gpu: Gpu) -> list[str]:
 
 def _is_too_hot(gpu: Gpu) -> bool:
     return gpu.temperature_c is not None and gpu.temperature_c >= rows.TOO_HOT_C
-
-
-def _plain(spans: Sequence[tuple[str, object]]) -> str:
-    return "".join(text for text, _ in spans).strip()

@@ -121,12 +121,17 @@ def licence_line(cluster: Cluster, wall: float, width: int | None = None) -> tup
     if licence is None:
         return [(" … Licence not known yet", Role.DIM)], []
     glyph, role = SIGNS.get(licence.stage, ("!", Role.WARN))
-    left: list[Span] = [(f" {glyph} ", role), ("Licence ", Role.DIM), (_terms(licence, wall), Role.TEXT)]
+    left: list[Span] = [(f" {glyph} ", role), ("Licence ", Role.DIM), (terms(licence, wall), Role.TEXT)]
     if licence.stage is not LicenceStage.ACTIVE:
         code = f" {licence.code}" if licence.code else ""
         fix = f" · run: {licence.fix}" if licence.fix else ""
         left.append((f"  {licence.stage.value}{code}: {licence.message}{fix}", role))
-    seats: list[Span] = [("  seats ", Role.DIM), (f"{licence.seats_used}/{licence.seats_total} ", Role.STRONG)]
+    beyond = [
+        (f"  ! {each.unit}s {each.used} of {each.limit}", Role.WARN)  # its sentence is on the licence screen
+        for each in licence.units
+        if each.told
+    ]
+    seats: list[Span] = [*beyond, ("  seats ", Role.DIM), (f"{licence.seats_used}/{licence.seats_total} ", Role.STRONG)]
     if width is not None and _cells(left) + _cells(seats) > width:
         code = f" {licence.code}" if licence.code else ""
         left = [(f" {glyph} {licence.stage.value}{code}", role), (f" {_short(licence, wall)} ", Role.TEXT)]
@@ -164,7 +169,7 @@ def hours_left(licence: Licence) -> str | None:
     return f"{abs(left) / 3600:.1f} GPU-hours {'left' if left >= 0 else 'beyond what was paid'}"
 
 
-def _terms(licence: Licence, wall: float) -> str:
+def terms(licence: Licence, wall: float) -> str:
     """`evaluation, 13 d 23 h left`."""
     who = "evaluation" if licence.evaluation else licence.customer or licence.plan or ""
     if licence.licence_id is None and not who:

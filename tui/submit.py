@@ -8,12 +8,12 @@ folder, no permission, over 512 KiB, a NUL or bytes that are not UTF-8. What sba
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.api.errors import StokerError
+from agent.api.givenfile import NotPlainError, read_given
 from agent.api.options import SplitArgv, split_argv, wrapped
 from agent.api.types import MAX_SCRIPT_BYTES, SubmitRequest
 
@@ -95,16 +95,11 @@ def read_script(path: Path) -> str:
         StokerError: it cannot be read, or cannot be a script.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a named pipe would make us wait for ever
-        try:
-            mode = os.fstat(fd).st_mode
-            if not stat.S_ISREG(mode):
-                what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-                raise StokerError(f"{path} is {what}; name the job script itself")
-            with open(fd, "rb", closefd=False) as file:
-                return check(file.read(MAX_SCRIPT_BYTES + 1), str(path))
-        finally:
-            os.close(fd)
+        return check(read_given(path, MAX_SCRIPT_BYTES), str(path))
+    except NotPlainError as error:
+        raise StokerError(f"{path} is not a regular file; name the job script itself") from error
+    except IsADirectoryError as error:
+        raise StokerError(f"{path} is a folder; name the job script itself") from error
     except FileNotFoundError as error:
         raise StokerError(f"there is no job script {path}; check the path, it is seen from this machine") from error
     except (OSError, ValueError) as error:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.api.errors import HostKeyError, StokerError
+from agent.api.givenfile import read_given
 
 _FILE_MAX_BYTES = 16 * 1024 * 1024
 
@@ -198,8 +199,7 @@ _MARKS = {"@revoked": _Mark.REVOKED, "@cert-authority": _Mark.CA}
 
 def _read(file: Path) -> Iterable[_Entry]:
     try:
-        with file.open("rb") as opened:
-            text = opened.read(_FILE_MAX_BYTES).decode("utf-8", "replace")
+        text = read_given(file, _FILE_MAX_BYTES)[:_FILE_MAX_BYTES].decode("utf-8", "replace")
     except OSError:
         return  # a file that is not there knows no host
     for number, line in enumerate(text.splitlines(), start=1):

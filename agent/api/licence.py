@@ -46,6 +46,8 @@ class LockedFeature(Wire, frozen=True, kw_only=True):
     feature: str
     edition: str | None = None
     """The lowest edition that has it."""
+    sold_with: str = ""
+    """The same in words: `edition team and above`."""
     planned: bool = False
     """It keeps nothing from starting yet, because what it stands for is not built."""
 
@@ -58,6 +60,8 @@ class PendingRequest(Wire, frozen=True, kw_only=True):
     made_at: int
     until: int
     """Unix seconds until which its answer is taken."""
+    superseded: bool = False
+    """A newer one asks for the same, or a licence was signed since: nobody waits for its answer any more."""
 
 
 class LicenceHardware(Wire, frozen=True, kw_only=True):
@@ -85,6 +89,20 @@ class LicenceHardware(Wire, frozen=True, kw_only=True):
     """How often its platform did in the last 90 days."""
     remarks: tuple[str, ...] = ()
     """What is reported of all this, and never refused."""
+
+
+class LicenceUnit(Wire, frozen=True, kw_only=True):
+    """What is counted beside GPUs: machines with an agent, and persons who used an admin verb in the last 30 days."""
+
+    unit: str
+    """node or admin."""
+    used: int
+    limit: int | None = None
+    """`None`: any number. Beyond it nothing is refused."""
+    names: tuple[str, ...] = ()
+    """What was counted: names of nodes, or accounts."""
+    told: str | None = None
+    """What is said while there are more than the limit."""
 
 
 class Licence(Wire, frozen=True, kw_only=True):
@@ -154,6 +172,8 @@ class Licence(Wire, frozen=True, kw_only=True):
     """The same without what the hub's clock says beyond what uptime explains."""
     clock_rollbacks: int = 0
     """How often since its start the hub saw its clock behind what was signed and seen."""
+    units: tuple[LicenceUnit, ...] = ()
+    """Nodes and admins; empty on a node, and with an older hub."""
     development_roots: bool = False
     """This build trusts development keys, under which anybody can sign; shown so that nobody ships it."""
 
@@ -189,7 +209,8 @@ class LicenceOrder(Wire, frozen=True, kw_only=True):
     """For how long a node borrows."""
     force: bool = False
     """For a release: the node can say nothing any more. For the clock: it is certainly right. For adopt: the node makes
-    itself a new identity, because it shows that of another machine."""
+    itself a new identity, because it shows that of another machine. For pin: the GPU is
+    pinned though no node shows it."""
 
 
 class LicenceFile(Wire, frozen=True, kw_only=True):
@@ -234,13 +255,18 @@ class LeaseReply(Wire, frozen=True, kw_only=True):
     """The token of that lease, which proves what the node holds to the hub that signed it."""
     usage: UsageHead | None = None
     """Where the node's usage ledger stands; `None` where it cannot be read."""
+    refused: str = ""
+    """The code of what a hub said last of why it gives no further lease; empty where that is over."""
 
 
 class LeaseRefusal(Wire, frozen=True, kw_only=True):
     """Why the hub gives a node no further lease; shown there, and changes nothing that the node may start."""
 
     code: str
+    """Empty: it gives leases again, and what was said before is over."""
     message: str
+    fix: str | None = None
+    """The command that helps, where the message does not have it."""
 
 
 class NodeIdentity(Wire, frozen=True, kw_only=True):

@@ -17,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.api.errors import StokerError
+from agent.api.givenfile import read_given
 
 Fallback = Callable[[str, str], Mapping[str, list[str]]]
 """Looks a host up in ssh_config text: (text, host) -> keyword in lower case -> values."""
 
+_FILE_MAX_BYTES = 4 * 1024 * 1024
 _ASK_TIMEOUT_S = 5.0
 _MATCH_WORDS = {"all", "host", "originalhost", "user", "localuser", "exec", "canonical", "final"}
 
@@ -114,7 +116,7 @@ def _ask_files(target: Target, home: Path, fallback: Fallback) -> dict[str, list
     """Read the user's own file. The system's belongs to the ssh client, and where that is missing it says nothing."""
     file = home / ".ssh" / "config"
     try:
-        text = file.read_text(encoding="utf-8", errors="replace")
+        text = read_given(file, _FILE_MAX_BYTES).decode("utf-8", "replace")
     except OSError:
         text = ""
     refuse_unreadable(text, str(file))

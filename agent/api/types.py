@@ -31,6 +31,7 @@ from agent.api.licence import LicenceHardware as LicenceHardware
 from agent.api.licence import LicenceOrder as LicenceOrder
 from agent.api.licence import LicenceRelease as LicenceRelease
 from agent.api.licence import LicenceStage as LicenceStage
+from agent.api.licence import LicenceUnit as LicenceUnit
 from agent.api.licence import LockedFeature as LockedFeature
 from agent.api.licence import NodeIdentity as NodeIdentity
 from agent.api.licence import PendingRequest as PendingRequest

@@ -18,10 +18,12 @@ from typing import Any, get_args
 import msgspec
 
 from agent.api.decode import convert
+from agent.api.givenfile import read_given
 from agent.config.checks import check
 from agent.config.resolved import Config, ConfigError
 from agent.config.tables import File, GpuTable, HubNode, Mode, PartitionTable, PlainTables, QosTable
 
+_MOST_BYTES = 1024 * 1024
 SYSTEM_CONFIG = Path("/etc/stoker/stoker.toml")
 _CPUS_PER_SIMULATED_GPU = 4
 LIVE = ("jobs", "partitions", "qos", "accounts", "scheduler", "limits", "hooks", "reaper", "history", "health")
@@ -39,8 +41,10 @@ def load(path: Path | None = None, environ: dict[str, str] | None = None) -> Con
     if found is None:
         return _resolve(File(), None, env)
     try:
-        text = found.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = _text(found)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {found}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read the configuration {found}: {error}") from error
     return _resolve(parse(text, str(found)), found, env)
 
@@ -79,6 +83,13 @@ def _decode(kind: type[Any], value: Any) -> Any:
     if kind is Path and isinstance(value, str) and value:
         return Path(value).expanduser()
     raise ValueError(f"Expected a path, got {value!r}")  # msgspec adds where it stands
+
+
+def _text(path: Path) -> str:
+    data = read_given(path, _MOST_BYTES)
+    if len(data) > _MOST_BYTES:
+        raise ConfigError(f"the configuration {path} is larger than {_MOST_BYTES // 1024} KiB, which none is")
+    return data.decode("utf-8")
 
 
 def _find(path: Path | None, env: dict[str, str]) -> Path | None:

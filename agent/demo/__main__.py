@@ -21,6 +21,7 @@ from agent.api.types import JobState
 from agent.demo import children, job
 from agent.demo.place import Place
 from agent.demo.source import choose_source
+from agent.demo.told import say
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -58,12 +59,12 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _demo(place: Place, plain: bool) -> int:
     print(f"Stoker's demo, in {place.root}")
     if os.geteuid() == 0:
-        print("You are root, so here root may own jobs (allow_root_jobs); an installed node refuses that.")
+        print("You are root, so root may own jobs here (allow_root_jobs); not on a real node.")
     source = choose_source()
-    print(source.sentence)
+    say(source.sentence)
     place.write_config(source.name)
     place.write_entry()
-    print(f"Another terminal has its commands, while it runs, after:  . {shlex.quote(str(place.entry))}")
+    print(f"Another terminal has its commands after:  . {shlex.quote(str(place.entry))}")
     with children.service(place, "agent"), children.service(place, "hub"), job.client(place) as hub:
         job.activate(place)
         ended = job.run(place, hub, plain)

@@ -15,6 +15,7 @@ from agent.api.types import Job, LinkState, LogChunk, LogEnd, NodeStatus, NodeUp
 from agent.api.unix import UnixTransport
 from agent.demo import children
 from agent.demo.place import Place
+from agent.demo.told import say
 
 _HOUSE = Path(__file__).parents[2]
 _VOUCHER = "licensing/data/evaluation.voucher"
@@ -37,7 +38,8 @@ def activate(place: Place) -> None:
         StokerError: the hub refused it.
     """
     print(f"$ stoker-license activate {_VOUCHER}")
-    print(children.command(place, "stoker-license", "activate", str(_HOUSE / _VOUCHER)), end="")
+    for line in children.command(place, "stoker-license", "activate", str(_HOUSE / _VOUCHER)).splitlines():
+        say(line, indent=11)
 
 
 def run(place: Place, hub: Client, plain: bool) -> Job:
@@ -71,7 +73,7 @@ def print_summary(hub: Client, job: Job) -> None:
     }
     print()
     for name, fact in facts.items():
-        print(f"{name:<16}{fact}")
+        say(f"{name:<16}{fact}", indent=16)
 
 
 def _await_seats(hub: Client) -> None:

@@ -42,14 +42,21 @@ class Planner:
         waiting = self._facts.waiting_of(replace(row, id=_NOT_YET), hold)
         decision = schedule.decide(self._facts.snapshot(at, more=waiting), at)
         gpu_uuids = next((each.gpu_uuids for each in decision.starts if each.job_id == _NOT_YET), ())
-        known = indexes(core.view.resources())
+        resources = core.view.resources()
+        known = indexes(resources)
         standing = Standing(
             why=decision.reasons.get(_NOT_YET),
             priority=decision.priorities.get(_NOT_YET),
             expected_start_at=decision.expected.get(_NOT_YET),
         )
         return Plan(
-            job=to_wire(row, core.config.name, standing=standing, gpu_indexes=known),
+            job=to_wire(
+                row,
+                core.config.name,
+                standing=standing,
+                gpu_indexes=known,
+                simulated=bool(row.spec.gpus or row.spec.shards) and resources.simulated,
+            ),
             tasks=judged.tasks,
             starts_at=_starts_at(decision, at),
             gpu_uuids=gpu_uuids,

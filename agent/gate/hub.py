@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -196,6 +196,24 @@ class HubLicence:
         """
         with translated():
             self._site.usage_seats(now)
+
+    def note_nodes(self, heard: Collection[str], known: Collection[str], now: int) -> None:
+        """Note which nodes' agents are heard, of those that are the hub's: machines are counted beside GPUs.
+
+        Raises:
+            ApiError: the ledger cannot be used.
+        """
+        with translated():
+            self._site.note_nodes(heard, known, now)
+
+    def note_admin(self, user: str, now: int) -> bool:
+        """Note that somebody used an admin verb; whether that was news.
+
+        Raises:
+            ApiError: the ledger cannot be used.
+        """
+        with translated():
+            return self._site.note_admin(user, now)
 
     def usage_export(self, begins: int, ends: int, now: int, *, rows: bool) -> tuple[str, str]:
         """The signed report of a time: a name for its file, and the text.

@@ -81,11 +81,12 @@ class NodeGate:
             expires_at=held.lease.exp if held else None,
             stage=self.stage(now),
             lease=held.token if held else None,
+            refused=self._lease.refused,
         )
 
-    def hear(self, code: str, message: str) -> None:
-        """The hub says why it gives this node no further lease; shown, and nothing else."""
-        self._lease.hear(Refusal(code=code, detail=message))
+    def hear(self, code: str, message: str, fix: str | None = None) -> None:
+        """The hub says why it gives this node no further lease; shown, and nothing else. Without a code it is over."""
+        self._lease.hear(Refusal(code=code, detail=message, fix=fix) if code else None)
 
     def renew_identity(self, now: int) -> str:
         """Make this node a key of its own, where another machine has the same; gives its public half.

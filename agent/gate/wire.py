@@ -13,6 +13,7 @@ from agent.api.types import (
     LicenceFile,
     LicenceHardware,
     LicenceStage,
+    LicenceUnit,
     LockedFeature,
     PendingRequest,
     SeatHolder,
@@ -25,8 +26,8 @@ from licensing.plans import OVERDRAFT_S
 from licensing.stage import EVALUATION, Standing
 
 if TYPE_CHECKING:
+    from licensing.report import Report
     from licensing.requests import Outgoing
-    from licensing.site import Report
 
 
 def as_licence(report: Report) -> Licence:
@@ -42,7 +43,13 @@ def as_licence(report: Report) -> Licence:
         site_key=report.site_key,
         issuer=report.issuer,
         pending=tuple(
-            PendingRequest(id=each.id, want=each.want, made_at=each.made_at, until=each.until)
+            PendingRequest(
+                id=each.id,
+                want=each.want,
+                made_at=each.made_at,
+                until=each.until,
+                superseded=each.id in report.superseded,
+            )
             for each in report.pending
         ),
         crl=report.crl,
@@ -57,6 +64,10 @@ def as_licence(report: Report) -> Licence:
         forked=tuple(ForkedNode(node=each.node, of=each.of, seq=each.seq, since=each.since) for each in report.forked),
         epoch_heard=report.epoch_heard,
         clock_rollbacks=report.rollbacks,
+        units=tuple(
+            LicenceUnit(unit=each.unit, used=each.used, limit=each.limit, names=each.names, told=each.told)
+            for each in report.units
+        ),
         development_roots=report.development,
     )
 
@@ -120,7 +131,12 @@ def as_told(standing: Standing, terms: Terms | None, *, used: int, features: tup
 
 def _locked(opened: Collection[str]) -> tuple[LockedFeature, ...]:
     return tuple(
-        LockedFeature(feature=each, edition=plans.first_with(each), planned=each in plans.PLANNED)
+        LockedFeature(
+            feature=each,
+            edition=plans.first_with(each),
+            sold_with=plans.sold_with(each),
+            planned=each in plans.PLANNED,
+        )
         for each in plans.FEATURES
         if each not in opened
     )

@@ -146,6 +146,10 @@ class FaultFile:
             return {}
 
 
+class WordError(StokerError):
+    """A word that was typed means nothing here."""
+
+
 def inject(state_dir: Path, index: str, word: str, *, count: int) -> str:
     """The verb `stoker-agent simulate gpu INDEX FAULT|ok`: inject or lift a fault.
 
@@ -159,12 +163,13 @@ def inject(state_dir: Path, index: str, word: str, *, count: int) -> str:
         A sentence that says what now holds.
 
     Raises:
-        StokerError: no such GPU, no such fault, or the file cannot be written.
+        WordError: no such GPU, or no such fault.
+        StokerError: the file cannot be written.
     """
     number = _check_index(index, count)
     words = [*(fault.value for fault in Fault), _OK]
     if word not in words:
-        raise StokerError(f"{word!r} is no simulated fault; use one of: {', '.join(words)}")
+        raise WordError(f"{word!r} is no simulated fault; use one of: {', '.join(words)}")
     path = state_dir / FAULTS_FILE
     try:
         _store(path, _changed(path, number, word))
@@ -175,9 +180,9 @@ def inject(state_dir: Path, index: str, word: str, *, count: int) -> str:
 
 def _check_index(index: str, count: int) -> int:
     if count == 0:
-        raise StokerError('this node has no simulated GPUs; they come with gpu.source = "simulated"')
+        raise WordError('this node has no simulated GPUs; they come with gpu.source = "simulated"')
     if not (index.isascii() and index.isdigit() and len(index) <= 4) or int(index) >= count:
-        raise StokerError(f"there is no simulated GPU {index!r}; this node's are 0 to {count - 1}")
+        raise WordError(f"there is no simulated GPU {index!r}; this node's are 0 to {count - 1}")
     return int(index)
 
 

@@ -14,6 +14,10 @@ from agent.api.types import GpuState, Licence, LicenceStage, LinkState, Node, No
 from agent.hub.placement import free_gpus
 from agent.telemetry.metrictext import Family, counter, gauge, info, openmetrics
 
+_SEATS = (
+    "Seats of the licence, by unit: gpu, and how many of node and admin are used; their total where it limits them."
+)
+
 _Up = Sequence[tuple[Mapping[str, str], Node]]
 
 
@@ -88,7 +92,11 @@ def _licence(licence: Licence | None) -> Iterator[Family]:
         counts = {"total": licence.seats_total, "used": licence.seats_used}
         counts |= {"borrowed": licence.seats_borrowed, "overdraft": licence.seats_overdraft}
     seats = [({"unit": "gpu", "state": state}, count) for state, count in counts.items()]
-    yield gauge("lic_seats", "Seats of the licence.", seats)
+    for each in licence.units if licence is not None else ():
+        seats.append(({"unit": each.unit, "state": "used"}, each.used))
+        if each.limit is not None:
+            seats.append(({"unit": each.unit, "state": "total"}, each.limit))
+    yield gauge("lic_seats", _SEATS, seats)
     stages = [] if licence is None else [({"stage": each.value}, int(licence.stage is each)) for each in LicenceStage]
     yield gauge("lic_stage", "1 for the stage the licence is in, 0 for the others.", stages)
     held = [] if licence is None else [({"node": each.node}, len(each.gpu_uuids)) for each in licence.holders]

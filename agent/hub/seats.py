@@ -11,6 +11,7 @@ activation; a part that hangs is absent after 3 s.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -35,6 +36,7 @@ from agent.gate import Ask, HubLicence, Mark, NoSeat
 from agent.gpu.frames import UNKNOWN_UUID
 from agent.hub.checkouts import Checkouts
 from agent.hub.fleet import Fleet, Member
+from agent.hub.pinning import refuse_unknown
 
 _ORDERS = ("borrow", "adopt", "pin", "unpin", "extend", "promote")
 """What is done as it is ordered. The steps of a release are no orders: each alone would go round what it looks at."""
@@ -46,8 +48,8 @@ OFFER_S = 30.0
 """How often leases are offered when nothing happens; they are renewed after hours."""
 HEAR_ALL_S = 5.0
 """How long the first leases of a hub wait for the other nodes to say what they hold; those that are down do not."""
-_TOLD = ("LIC-423",)
-"""What the node hears as well: here its operator must do something about it."""
+_TOLD = ("LIC-421", "LIC-423", "LIC-441", "LIC-442", "LIC-444")
+"""What the node hears as well: what its jobs wait for is said by no lease, and an operator must do something about."""
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -84,8 +86,8 @@ class Seats:
         self._unheard = {member.name for member in fleet.members()}
         """Nodes of which it is not known yet, since this hub began, what they hold."""
         self._all_heard = asyncio.Event()
-        self._told: set[str] = set()
-        """Nodes that heard why they get no lease."""
+        self._told: dict[str, str] = {}
+        """By which code each node heard why it gets no lease; empty where that is over."""
         self._old_keys: dict[str, str] = {}
         """The key that a node was told to replace: nothing is offered while its snapshots still have that one."""
         self._said: dict[str, str] = {}
@@ -184,6 +186,9 @@ class Seats:
         elif order.order == "adopt" and order.force:
             done = await self._renew_identity(order.subject)
         elif order.order in _ORDERS:
+            if order.order == "pin" and not order.force:
+                nodes = [member.node for member in self._fleet.members() if member.node is not None]
+                refuse_unknown(order.subject, {node.name: _uuids(node) for node in nodes})
             done = await self._do(order.order, order.subject, days=order.days)
         else:
             known = ", ".join(("release", "clock-confirm", *_ORDERS))
@@ -249,7 +254,7 @@ class Seats:
     def _forget(self, node: str) -> None:
         """It is asked again what it holds."""
         self._held.pop(node, None)
-        self._told.discard(node)
+        self._told.pop(node, None)
 
     async def _do(self, verb: str, subject: str, *, days: int = 0, release: str = "") -> Licence:
         return await self._in_thread(
@@ -287,6 +292,7 @@ class Seats:
                 if self._is_look_due():
                     await self._look()
                 self._offer_all()
+                await self._note_nodes()
                 await self._tell()
             except Exception:  # noqa: BLE001 — the rim: one bad round must not let every lease run out
                 _log.exception("leases could not be offered; tried again within %.0f s", OFFER_S)
@@ -310,6 +316,21 @@ class Seats:
                 _log.error("hardware: %s; tried again with the next offer", error)
                 return
             self._looked_at = time.monotonic()
+
+    async def _note_nodes(self) -> None:
+        members = self._fleet.members()
+        known = {member.name for member in members}
+        heard = {member.name for member in members if member.link.state is LinkState.UP and member.node is not None}
+        with contextlib.suppress(ApiError):  # `_tell` says it, and the next round notes them
+            await self._in_thread(lambda licence: licence.note_nodes(heard, known, int(time.time())))
+
+    async def note_admin(self, user: str) -> None:
+        """Count somebody who used an admin verb. Never fails: what was done is done."""
+        try:
+            if await self._in_thread(lambda licence: licence.note_admin(user, int(time.time()))):
+                await self._tell()
+        except ApiError as error:
+            _log.warning("user=%s used an admin verb and is not counted: %s", user, error)
 
     def _offer_all(self) -> None:
         for member in self._fleet.members():
@@ -345,12 +366,13 @@ class Seats:
         ask = Ask(node=name, key=node.key, gpus=uuids, seq=held.seq, held=held.lease)
         token = await self._checkouts.lease(ask)
         if token is None:
+            await self._tell_node(member, None)
             return None
         if isinstance(token, NoSeat):
             await self._tell_node(member, token)
             return token.code, f"none, {token.code}: {token.message}"
         held = self._held[name] = await member.calls.call(lambda client: client.put_lease(token))
-        self._told.discard(name)
+        self._told.pop(name, None)
         if held.usage is not None:
             self.renewed(name)
         text = f"number {held.seq} until {held.expires_at}, stage {held.stage}"
@@ -362,6 +384,7 @@ class Seats:
         held = self._held[name] = await member.calls.call(lambda client: client.lease())
         ask = Ask(node=name, key=node.key, gpus=_uuids(node), seq=held.seq, held=held.lease)
         await self._in_thread(lambda licence: licence.hear(ask, int(time.time())))
+        self._told[name] = held.refused  # by the hub of before, which may have been restarted since
         self._unheard.discard(name)
         if not self._unheard:
             self._all_heard.set()
@@ -371,12 +394,15 @@ class Seats:
     async def _answer(self, asks: Sequence[Ask], now: int) -> Sequence[str | NoSeat | Exception | None]:
         return await self._in_thread(lambda licence: licence.leases(asks, now))
 
-    async def _tell_node(self, member: Member, why: NoSeat) -> None:
-        """Let a node know why it gets no lease; an agent of before has no ear for it."""
-        if why.code not in _TOLD or member.name in self._told:
+    async def _tell_node(self, member: Member, why: NoSeat | None) -> None:
+        """Let a node know why it gets no lease, or that it does again; an agent of before has no ear for it."""
+        if why is None or why.code not in _TOLD:
+            refusal = LeaseRefusal(code="", message="")
+        else:
+            refusal = LeaseRefusal(code=why.code, message=why.message, fix=why.fix)
+        if self._told.get(member.name, "") == refusal.code:
             return
-        self._told.add(member.name)
-        refusal = LeaseRefusal(code=why.code, message=why.message)
+        self._told[member.name] = refusal.code
         try:
             await member.calls.call(lambda client: client.refuse_lease(refusal))
         except ApiError as error:

@@ -115,6 +115,11 @@ def _check_header(path: Path) -> None:
     try:
         with path.open("rb") as file:
             header = file.read(len(_MAGIC))
+        if os.statvfs(path).f_flag & os.ST_RDONLY:  # which os.access calls a matter of rights
+            raise StoreError(
+                f"cannot use {path}: its disk is read-only; see why (dmesg), make it writable again (mount -o "
+                "remount,rw) and start anew, with the file as it is"
+            )
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:

@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Meta
 
 from agent.api.decode import convert
+from agent.api.givenfile import read_given
 from agent.api.program import meant, printable
 from agent.gpu.inspection import GpuInspection
 from agent.selftest.checks import NODE, Check, Verdict, compared, gpu, untold
@@ -53,8 +54,7 @@ def read(path: Path) -> Order:
         OrderError: it cannot be read, or says something we do not understand; nothing in it is ignored.
     """
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = read_given(path, MAX_BYTES)
         text = raw.decode("utf-8")
     except OSError as error:
         raise OrderError(f"cannot read the order {path}: {error.strerror}; name the order's TOML file") from error

@@ -14,6 +14,7 @@ import msgspec
 
 from agent.api.decode import convert
 from agent.api.errors import ApiError
+from agent.api.givenfile import read_given
 from agent.api.program import printable
 from agent.gate import NodeSignature
 from agent.gpu.inspection import GpuInspection
@@ -163,8 +164,7 @@ def verify(path: Path) -> Genuine:
         SelftestError: it cannot be read, is no such report, or was changed; says which.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = read_given(path, MAX_BYTES)
         signed = NodeSignature.verify(SUBJECT, data)
         report = convert(signed.fields, Report)
     except OSError as error:

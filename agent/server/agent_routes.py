@@ -216,7 +216,7 @@ class AgentService:
     async def _put_refusal(self, request: web.Request) -> web.Response:
         self._require_hub(request)
         refusal = await read_body(request, LeaseRefusal)
-        self._gate.hear(refusal.code, refusal.message)
+        self._gate.hear(refusal.code, refusal.message, refusal.fix)
         return json_response(self._gate.lease_reply(_now()))
 
     async def _renew_identity(self, request: web.Request) -> web.Response:

@@ -61,6 +61,11 @@ def _licence(licence: Licence) -> Iterator[str]:
         yield f"term      {licence.term_s // plans.DAY_S} days from activation"
     if licence.gpu_hours is not None:
         yield f"prepaid   {licence.gpu_hours} GPU-hours"
+    limits = [
+        f"{limit} {unit}" for limit, unit in ((licence.max_nodes, "nodes"), (licence.max_admins, "admins")) if limit
+    ]
+    if limits:
+        yield f"for       {', '.join(limits)}; told beyond it, never refused"
     if licence.report_by is not None:
         yield f"report    first due {when(licence.report_by)}"
     yield from _features(licence)

@@ -24,7 +24,16 @@ from licensing.plans import DAY_S, TRIAL_S, Plan
 from licensing.stage import when
 from licensing.vendor import inspect
 from licensing.vendor.desk import Answer, Desk
-from licensing.vendor.sign import Signer, end_of_day, load_signer, make_issuer, make_roots, read_text, write_new
+from licensing.vendor.sign import (
+    Signer,
+    end_of_day,
+    load_signer,
+    make_issuer,
+    make_roots,
+    read_paper,
+    read_text,
+    write_new,
+)
 from licensing.vendor_cli import DESK_VARIABLE, MONTHS_MAX
 
 _MONTH_S = 31 * DAY_S
@@ -158,7 +167,9 @@ def _terms(args: argparse.Namespace) -> dict[str, object]:
     if edition is not None or args.features is not None:
         both = (*(edition.features if edition else ()), *(args.features or ()))
         terms["features"] = tuple(dict.fromkeys(both))
-    return {name: value for name, value in terms.items() if value is not None}
+    said = {name: value for name, value in terms.items() if value is not None}
+    limits = {"max_nodes": args.max_nodes, "max_admins": args.max_admins}
+    return said | {name: limit or None for name, limit in limits.items() if limit is not None}
 
 
 def _renew(args: argparse.Namespace, now: int) -> int:
@@ -180,14 +191,14 @@ def _amend(args: argparse.Namespace, now: int) -> int:
 
 def _activate(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
-        text = read_text(args.request)
+        text = read_paper(args.request)
         return _hand_out(args, desk.activate(_signer(args), text, now, licence_id=args.licence, exp=_end(args, now)))
 
 
 def _transfer(args: argparse.Namespace, now: int) -> int:
-    request = read_text(args.request) if args.request else None
+    request = read_paper(args.request) if args.request else None
     with _desk(args) as desk:
-        signer, text = _signer(args), read_text(args.release)
+        signer, text = _signer(args), read_paper(args.release)
         return _hand_out(args, desk.transfer(signer, text, now, request=request, beyond=args.beyond))
 
 
@@ -252,7 +263,7 @@ def _list(args: argparse.Namespace, now: int) -> int:
 
 
 def _inspect(args: argparse.Namespace, now: int) -> int:
-    for line in inspect.lines(read_text(args.file), args.roots):
+    for line in inspect.lines(read_paper(args.file), args.roots):
         print(line)
     return 0
 

@@ -190,15 +190,34 @@ def read_text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        KeyFileError: it cannot be read, or is no text.
+        KeyFileError: it cannot be read, is far too large, or is no text.
     """
     try:
-        with path.open("rb") as file:
-            return file.read(armour.MAX_FILE_CHARS + 1).decode("utf-8")
+        return _text(files.read_given(path, armour.MAX_FILE_CHARS), str(path))
     except OSError as error:
         raise KeyFileError(f"cannot read {path}: {error.strerror}") from error
+
+
+def read_paper(path: Path) -> str:
+    """What a site or another desk sent: a file, or pasted on standard input for `-`.
+
+    Raises:
+        KeyFileError: it cannot be read, is far too large, or is no text.
+    """
+    origin = files.origin(path)
+    try:
+        return _text(files.read_given_or_stdin(path, armour.MAX_FILE_CHARS), origin)
+    except OSError as error:
+        raise KeyFileError(f"cannot read {origin}: {error.strerror}; name the file, or - to paste it") from error
+
+
+def _text(data: bytes, origin: str) -> str:
+    if len(data) > armour.MAX_FILE_CHARS:
+        raise KeyFileError(f"{origin} is larger than {armour.MAX_FILE_CHARS} bytes, which no such file is")
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise KeyFileError(f"{path} is not text; such a file begins with -----BEGIN STOKER …-----") from error
+        raise KeyFileError(f"{origin} is not text; such a file begins with -----BEGIN STOKER …-----") from error
 
 
 def _cert(key: Ed25519PrivateKey, above: str | None, terms: Issuer) -> str:

@@ -49,3 +49,13 @@ def test_a_full_disk(config: str) -> None:
     with open("/dev/full", "wb") as full:
         code, said = told(full.fileno(), "--config", config, "config", "check")
     assert (code, said) == (1, "stoker-agent: cannot write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize(("words", "said"), [(("3", "hungg"), "no simulated fault"), (("99", "hung"), "are 0 to 3")])
+def test_a_word_that_simulate_does_not_know_is_a_matter_of_usage(
+    tmp_path: Path, words: tuple[str, str], said: str
+) -> None:
+    config = tmp_path / "stoker.toml"
+    config.write_text(f'[node]\nstate_dir = "{tmp_path}"\n[gpu]\nsource = "simulated"\nsimulated_count = 4\n')
+    code, error = told(subprocess.DEVNULL, "--config", str(config), "simulate", "gpu", *words)
+    assert (code, said in error) == (64, True), error

@@ -62,6 +62,8 @@ def test_a_dry_run_then_a_sweep_with_its_results(desk: Desk) -> None:
     name = desk.script('echo "{\\"loss\\": $lr}" > "$JOB_DIR/metrics.jsonl"; echo "$lr $bs"')
     plan = desk.json("submit", "--json", "--dry-run", *words, name)
     assert (plan["tasks"], plan["job"]["id"]) == (4, 0)
+    said = desk.run("submit", "--dry-run", "--gpus=1", "--wrap", "true").stdout
+    assert "GPUs         1 simulated #" in said
     array = str(desk.json("submit", "--json", *words, name)["id"])
     assert desk.run("wait", array).stdout.count("COMPLETED") == 4
     lines = desk.run("sweep", array, "--sort", "loss", check=True).stdout.splitlines()

@@ -37,7 +37,7 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("licensing.buyer_cli.time.time", lambda: NOW)
+    monkeypatch.setattr("licensing.doctor.time.time", lambda: NOW)
 
 
 def families(text: str) -> list[Any]:
@@ -238,7 +238,7 @@ def test_the_doctor_says_what_to_do(
     bind(hub)
     assert cli.main(["doctor"], hub) == 0
     asked = hub.request("renew")
-    monkeypatch.setattr("licensing.buyer_cli.time.time", lambda: NOW + 15 * DAY)
+    monkeypatch.setattr("licensing.doctor.time.time", lambda: NOW + 15 * DAY)
     assert cli.main(["doctor"], hub) == 3
     told = capsys.readouterr().out
     assert "warn clock     says 2027-01-30 08:00 UTC, and licences go by 2027-01-15 08:00 UTC" in told
@@ -277,3 +277,27 @@ def test_a_step_of_a_release_cannot_be_ordered_by_itself(tmp_path: Path, step: s
         with pytest.raises(ApiError, match="is nothing to order; order release, clock-confirm, borrow") as error:
             client.licence_order(LicenceOrder(order=step, subject="n1"))
         assert (error.value.status, error.value.code) == (422, "usage")
+
+
+# --- requests that nobody waits for ---
+
+
+def test_a_superseded_request_is_history_and_its_answer_is_still_taken(
+    hub: LocalHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.activate(file())
+    first, second = hub.request("activate"), hub.request("activate")
+    cli.main(["status"], hub)
+    out = capsys.readouterr().out
+    assert f"request    {second['id']} to activate" in out
+    assert first["id"] not in out
+    assert "history    an earlier request, the last of 2027-01-15 08:00 UTC, superseded since\n" in out
+    site = hub.licence()["site_key"]
+    hub.activate(file(changed(VOUCHER, iat=NOW + 1, site=site, rev=2, request=second["id"])))
+    cli.main(["status"], hub)
+    assert "\nrequest " not in capsys.readouterr().out
+    cli.main(["doctor"], hub)
+    assert " request   " not in capsys.readouterr().out
+    assert [each["superseded"] for each in hub.licence()["pending"]] == [True]
+    hub.activate(file(changed(VOUCHER, site=site, rev=3, request=first["id"])))
+    assert hub.licence()["pending"] == ()

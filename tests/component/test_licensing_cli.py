@@ -396,6 +396,26 @@ def test_seats_are_borrowed_released_pinned_and_shown(hub: LocalHub, capsys: pyt
     assert "warn seats     11 of 10 GPUs are held; the overdraft is until 2027-02-14" in capsys.readouterr().out
 
 
+def test_nodes_and_admins_are_shown_and_told_beyond_the_licence(
+    hub: LocalHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What there is more of than the licence says is told, and the exit code of `status` stays the stage's."""
+    hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"], max_admins=1)))
+    assert cli.main(["status"], hub) == 0
+    assert "admins     0 of 1 in the last 30 days\n" in (out := capsys.readouterr().out)
+    assert "\nnodes " not in out
+    for user in ("ada", "bob"):
+        hub.state.note_admin(user, hub.now)
+    hub.state.note_nodes({"n1"}, {"n1"}, hub.now)
+    assert cli.main(["status"], hub) == 0
+    out = capsys.readouterr().out
+    assert "nodes      1 with an agent\nadmins     2 of 1 in the last 30 days: ada, bob\n" in out
+    told = "2 persons used an admin verb in 30 days, and the licence is for 1; nothing is refused, ask your vendor"
+    assert f"! {told}" in " ".join(out.split())
+    assert cli.main(["doctor"], hub) == 3
+    assert f"warn admins    {told}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "words"),
     [
@@ -431,7 +451,7 @@ def test_doctor_tells_of_a_clock_that_jumped_and_it_is_confirmed(
 ) -> None:
     hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"])))
     hub.now = NOW + 60 * DAY
-    monkeypatch.setattr("licensing.buyer_cli.time.time", lambda: hub.now)
+    monkeypatch.setattr("licensing.doctor.time.time", lambda: hub.now)
     hub.boot.boot_id, hub.boot.seconds = "boot-2", 5
     assert cli.main(["doctor"], hub) == 3
     said = capsys.readouterr().out
@@ -468,3 +488,16 @@ def test_the_command_loads_no_database_tools() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert "licensing.store" in loaded.stdout.split()
     assert not {"sqlite_utils", "numpy", "aiohttp"} & set(loaded.stdout.split())
+
+
+def test_on_a_terminal_a_status_is_folded_but_for_the_command_and_the_key(
+    hub: LocalHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.activate(file(changed(VOUCHER, customer="A " * 60 + "Z")))
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    cli.main(["status"], hub)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 60 for line in lines if not line.startswith(("run", "site key")))
+    assert any(line.startswith(" " * 11 + "A A") for line in lines)
+    assert any(line.startswith("site key   ") and len(line) == 75 for line in lines)

@@ -117,6 +117,19 @@ def places(tmp_path: Path, vendor: Vendor) -> Iterator[list[Place]]:
         place.site.close()
 
 
+# --- limits of nodes and admins ---
+
+
+def test_limits_of_nodes_and_admins_are_issued_amended_lifted_and_told(vendor: Vendor) -> None:
+    made = vendor.voucher("--max-nodes", 4, "--max-admins", 2)
+    assert (vendor.licence(made).max_nodes, vendor.licence(made).max_admins) == (4, 2)
+    assert "for       4 nodes, 2 admins; told beyond it, never refused" in vendor.run(
+        "inspect", made, "--roots", vendor.folder / "ACME-roots.json"
+    )
+    again = vendor.licence(vendor.file("amend", "lic-1", "--max-admins", "none"))
+    assert (again.rev, again.max_nodes, again.max_admins) == (2, 4, None)
+
+
 # --- keys ---
 
 
@@ -599,3 +612,34 @@ def test_every_kind_can_be_inspected(vendor: Vendor, tmp_path: Path, places: lis
     vendor.run("inspect", tmp_path / "crl", code=5)
     token = places[0].site.request(Want.ACTIVATE, NOW).token
     assert json.loads(json.dumps(verify.site_paper(Request, token).key)) == places[0].site.key_hex
+
+
+# --- words that are signed ---
+
+
+@pytest.mark.parametrize(
+    ("option", "word", "told"),
+    [
+        ("--customer", "a\tb", "argument --customer: 'a\\tb' has the character U+0009"),
+        ("--customer", "", "argument --customer: 0 characters"),
+        ("--customer", "x" * 201, "argument --customer: 201 characters"),
+        ("--brand", "a\x1b[2J", "argument --brand: 'a\\x1b[2J' has the character U+001B"),
+    ],
+)
+def test_a_word_that_cannot_be_signed_is_refused_by_its_options_name(
+    vendor: Vendor, option: str, word: str, told: str
+) -> None:
+    vendor.run(
+        "issue", "--voucher", "--customer", "X", option, word, "--plan", "yearly", "--seats", 8, "--days", 3,
+        "-o", vendor.folder / "never", code=64, desk=True,
+    )  # fmt: skip
+    assert told in vendor.err
+    assert not (vendor.folder / "never").exists()
+
+
+def test_a_report_that_cannot_be_read_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_text("x")
+    for path in (tmp_path / "missing", damaged):
+        assert cli.main(["usage", "verify", str(path)], NoHub()) == 5
+        assert capsys.readouterr().err.count(str(path)) == 1

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from agent.api.client import Client
 from agent.api.errors import ApiError
 from agent.api.types import LicenceOrder
+from agent.api.unix import UnixTransport
 from agent.cli import HubLicenceCalls
 from agent.config import Config
+from agent.gate import Hold, NodeGate
 from agent.hub import seats
 from licensing import armour, cli, verify
 from licensing.armour import Label
@@ -136,6 +139,57 @@ def test_a_copy_of_the_disk_in_another_machine(
         assert other.types("status")[0] == 3
 
 
+def test_what_holds_leases_back_is_said_at_the_node_and_taken_back_with_the_answer(
+    office: Office, tmp_path: Path
+) -> None:
+    """A real node's gate behind the hub: without a lease its job says the hub's own code and command, not LIC-410."""
+    gate, socket = NodeGate(tmp_path / "node", ROOTS), tmp_path / "n1.sock"
+    with fake_agent(socket, "n1"):
+        with office.on(HEAD):
+            office.types("import-response", str(office.answered()))
+        with office.on(TWIN):
+            (told,) = wait_until(lambda: refusals(socket))
+            gate.hear(told["code"], told["message"], told["fix"])
+            held = gate.admit(["GPU-n1-0"], int(time.time()))
+            assert isinstance(held, Hold)
+            assert held.code == "LIC-442"
+            assert held.detail.startswith(
+                "LIC-442: This is another machine than the licence lic-test is bound to: 0 of"
+            )
+            assert "New jobs are held in the queue. Running jobs go on to their end" in held.detail
+            assert held.detail.endswith(" Run: stoker-license export-request")
+            assert gate.lease_reply(int(time.time())).refused == "LIC-442"
+        with office.on(TWIN):  # a hub that was restarted knows what the node was told
+            assert office.types("import-response", str(office.answered("anew")))[0] == 0
+            wait_until(lambda: len(refusals(socket)) == 1 and office.types("status")[1].find("8 of 8 GPUs") > 0)
+    gate.hear("", "")
+    assert gate.lease_reply(int(time.time())).refused == ""
+    still = gate.admit([], int(time.time()))
+    assert isinstance(still, Hold)
+    assert still.code == "LIC-410"
+
+
+def test_a_node_with_a_lease_hears_it_too_and_that_it_is_over_from_a_restarted_hub(
+    office: Office, tmp_path: Path
+) -> None:
+    socket = tmp_path / "n1.sock"
+    with fake_agent(socket, "n1"):
+        with office.on(HEAD):
+            office.types("import-response", str(office.answered()))
+            wait_until(lambda: "8 of 8 GPUs" in office.types("status")[1])
+        with office.on(TWIN):
+            wait_until(lambda: [each["code"] for each in refusals(socket)] == ["LIC-442"])
+        with office.on(HEAD):
+            wait_until(lambda: [each["code"] for each in refusals(socket)] == ["LIC-442", ""])
+
+
+def refusals(path: Path) -> list[dict[str, str]]:
+    with Client(UnixTransport(path)) as direct:
+        answer = direct.request_raw("GET", "/v1/seen", headers={})
+        told: list[dict[str, str]] = json.loads(b"".join(iter(answer.read, b"")))["refusals"]
+    return told
+
+
 def test_a_licence_of_other_hardware_is_refused_with_6_and_what_to_do(office: Office) -> None:
     with office.on(HEAD):
         before = office.types("status", "--json")
@@ -205,5 +259,5 @@ def test_a_machine_that_is_itself_again_is_known_without_a_restart(
         assert office.types("status")[0] == 3
         HEAD.build(office.folder / f"tree-{office.trees}")
         monkeypatch.setattr(seats, "LOOK_AGAIN_S", 0.0)
-        assert office.types("pin", "GPU-0")[0] == 0
+        assert office.types("pin", "GPU-0", "--force")[0] == 0
         wait_until(lambda: office.types("status")[1].startswith("ACTIVE"))

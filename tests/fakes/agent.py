@@ -22,6 +22,7 @@ import msgspec
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agent.api.decode import decode
 from agent.api.types import (
     API_VERSION,
     Gpu,
@@ -30,6 +31,7 @@ from agent.api.types import (
     Job,
     JobState,
     JobUpdate,
+    LeaseRefusal,
     LeaseReply,
     LicenceStage,
     LinkState,
@@ -98,6 +100,7 @@ class FakeAgent:
         self.keys: dict[str, int] = {}
         self.log = bytes(range(256)) * (traits.log_bytes // 256)
         self.lease_seq = 0
+        self.refusals: list[LeaseRefusal] = []
         self.seen: list[dict[str, str]] = []
         self.streams = 0
 
@@ -127,6 +130,7 @@ class FakeAgent:
         self.queue.add_routes(add)
         add("GET", "/v1/lease", self.get_lease)
         add("PUT", "/v1/lease", self.put_lease)
+        add("PUT", "/v1/lease/refusal", self.put_refusal)
         add("GET", "/metrics", self.get_metrics)
         return app
 
@@ -135,7 +139,7 @@ class FakeAgent:
         return Hello(api=API_VERSION, version="0", server="agent", cluster=self.name)
 
     async def get_seen(self, _: web.Request) -> web.Response:
-        return answer({"seen": self.seen, "streams": self.streams})
+        return answer({"seen": self.seen, "streams": self.streams, "refusals": self.refusals})
 
     async def get_hello(self, _: web.Request) -> web.Response:
         return answer(self.hello)
@@ -210,7 +214,15 @@ class FakeAgent:
             self.streams -= 1
 
     async def get_lease(self, _: web.Request) -> web.Response:
-        return answer(LeaseReply(seq=self.lease_seq, expires_at=None, stage=LicenceStage.ACTIVE))
+        return answer(self.lease())
+
+    def lease(self) -> LeaseReply:
+        refused = self.refusals[-1].code if self.refusals else ""
+        return LeaseReply(seq=self.lease_seq, expires_at=None, stage=LicenceStage.ACTIVE, refused=refused)
+
+    async def put_refusal(self, request: web.Request) -> web.Response:
+        self.refusals.append(decode(await request.read(), LeaseRefusal))
+        return answer(self.lease())
 
     async def put_lease(self, request: web.Request) -> web.Response:
         self.lease_seq += 1

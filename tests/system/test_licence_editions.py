@@ -102,7 +102,7 @@ def test_a_locked_feature_holds_the_jobs_that_need_it_until_it_is_bought(lab: Bo
         assert (planned["job"]["reason"], "LIC-450" in planned["job"]["detail"]) == ("License", True)
         cron = run(lab, "stoker", "submit", "--cron", "@yearly", "--wrap", "true")
         assert cron.returncode == 0
-        assert "recurring is not part of it, edition team has it" in cron.stderr
+        assert "recurring is not part of it; edition team and above has it" in cron.stderr
         ordinary = submit(lab, "--gpus=1", "--qos=normal", "--wrap", "true")[0]
         assert wait_final(hub, ordinary.id).state is JobState.COMPLETED, "others go by"
         told = run(lab, "stoker-license", "status")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC
 
-from agent.api.types import ForkedNode, Licence, LicenceStage
+from agent.api.types import ForkedNode, Licence, LicenceStage, LicenceUnit
 from tui import licence
 from tui.session import Clock
 
@@ -32,3 +32,14 @@ def test_a_hub_that_does_not_lead_says_so() -> None:
     assert "epoch 2 took over; this hub speaks with 1 and gives no leases" in said
     assert "stoker-license standby promote" in said
     assert "took over" not in text(Licence(stage=LicenceStage.ACTIVE, message="", epoch=2, epoch_heard=2))
+
+
+def test_nodes_and_admins_are_counted_and_told_beyond_the_licence() -> None:
+    nodes = LicenceUnit(unit="node", used=3, limit=5)
+    admins = LicenceUnit(unit="admin", used=2, names=("ada", "bob"))
+    said = text(Licence(stage=LicenceStage.ACTIVE, message="", licence_id="l", units=(nodes, admins)))
+    assert "nodes    3 of 5 with an agent" in said
+    assert "admins   2 in the last 30 days: ada, bob" in said
+    over = LicenceUnit(unit="admin", used=2, limit=1, names=("ada", "bob"), told="2 persons, licence for 1; ask")
+    said = text(Licence(stage=LicenceStage.ACTIVE, message="", licence_id="l", units=(over,)))
+    assert "admins   2 persons, licence for 1; ask" in said

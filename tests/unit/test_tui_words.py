@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.api.types import GpuProcess, GpuState, JobState, Licence, LicenceStage, NodeUpdate
+from agent.api.types import GpuProcess, GpuState, JobState, Licence, LicenceStage, LicenceUnit, NodeUpdate
 from tests.fakes.lab import lab
 from tests.fakes.values import NOW, evaluation, gpu, job, node, up
 from tui import arrays, jobrows, printed, rows, safe, status, story, units
+from tui import plain as printing
 from tui.cluster import Cluster, Freshness, LinkView
 from tui.keymap import KEYS, Scope, as_markdown, footer, keys_of
 from tui.session import Clock
@@ -190,6 +192,9 @@ def test_the_licence_line() -> None:
     assert line_of(none, NOW).startswith(words)
     full = Licence(stage=LicenceStage.ACTIVE, message="", licence_id="l", customer="Acme", expires_at=NOW + 86400 * 90)
     assert "Acme, 90 d 0 h left" in line_of(full, NOW)
+    admins = LicenceUnit(unit="admin", used=3, limit=2, told="3 persons, licence for 2")
+    over = Licence(stage=LicenceStage.ACTIVE, message="", licence_id="l", customer="Acme", units=(admins,))
+    assert "  ! admins 3 of 2  seats 0/0" in line_of(over, NOW)
 
 
 def test_the_top_line_gives_up_counts_before_it_is_cut() -> None:
@@ -323,3 +328,37 @@ def test_a_job_that_waits_for_the_licence_tells_code_since_what_works_and_the_co
     assert "works         Running jobs go on to their end; login, logs and every licence command work" in words
     assert "run           stoker-license activate FILE" in words
     assert "starts        once the licence lets it" in words
+
+
+def test_the_licence_command_fits_80_columns_and_never_folds_the_command() -> None:
+    held = Licence(
+        stage=LicenceStage.RESTRICTED, code="LIC-401", message="No licence is installed, so new jobs are held. " * 3,
+        fix="stoker-license activate " + "F" * 80,
+    )  # fmt: skip
+    lines = printed.licence_lines(held, NOW, 80)
+    assert lines[0] == "x Licence none   seats 0/0"
+    assert lines[1].startswith("  RESTRICTED LIC-401: No licence is installed")
+    assert lines[-1] == "  run: stoker-license activate " + "F" * 80
+    assert len(lines) > 3 and all(len(line) <= 80 for line in lines[:-1])
+    assert printed.licence_lines(evaluation(), NOW, 80) == ["● Licence evaluation, 13 d 23 h left   seats 24/64"]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_note_without_room_is_told_below_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    titles, row = ("NODE", "STATE", "NOTE"), ["n1", "lost", "no route to host; see ssh n1; next try in 20 s"]
+    terminal, pipe = _Terminal(), io.StringIO()
+    printing.table(titles, [row, ["n2", "up", "fine"]], terminal, fold=True)
+    lines = terminal.getvalue().splitlines()
+    assert lines[1:] == [
+        "n1    lost",
+        "      no route to host; see ssh n1; next",
+        "      try in 20 s",
+        "n2    up     fine",
+    ]
+    printing.table(titles, [row], pipe, fold=True)
+    assert pipe.getvalue().splitlines()[1].endswith("next try in 20 s"), "a program gets a row a line"

@@ -136,8 +136,8 @@ def _locked(call: Call, feature: str) -> str | None:
     found = next((each for each in licence.locked if each.feature == feature), None)
     if found is None:
         return None
-    having = f"edition {found.edition} has it" if found.edition else "no edition of this version has it"
-    return f"{feature} is not part of it, {having}. Run: stoker-license activate FILE"
+    having = found.sold_with or f"edition {found.edition}"  # an older hub has no words for it
+    return f"{feature} is not part of it; {having} has it. Run: stoker-license activate FILE"
 
 
 def _licence_hold(call: Call, job: Job) -> str | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from agent.api import program
 from agent.api.commandline import Parser
 from agent.api.decode import convert
 from agent.api.errors import StokerError
@@ -62,7 +63,7 @@ def nodes(call: Call, args: argparse.Namespace | None = None) -> int:
     if call.json:
         plain.as_json(found, call.out)
         return 0
-    plain.table(printed.NODE_TITLES, [printed.node_line(view) for view in _views(found)], call.out)
+    plain.table(printed.NODE_TITLES, [printed.node_line(view) for view in _views(found)], call.out, fold=True)
     return 0
 
 
@@ -83,17 +84,18 @@ def gpus(call: Call, args: argparse.Namespace | None = None) -> int:
         return 0
     held = {(job.node, job.id): job for job in safe.clean(call.jobs(state=_ACTIVE))}
     lines = [printed.gpu_line(view, gpu, held) for view in _views(found) for gpu in view.gpus]
-    plain.table(printed.GPU_TITLES, lines, call.out)
+    plain.table(printed.GPU_TITLES, lines, call.out, fold=True)
     return 0
 
 
 def licence(call: Call, _: argparse.Namespace | None = None) -> int:
-    """Print the licence in a line."""
+    """Print how the licence stands: a line while all is well."""
     held = call.client.licence()
     if call.json:
         plain.as_json(held, call.out)
     else:
-        print(printed.licence_line(safe.clean(held), time.time()), file=call.out)
+        for line in printed.licence_lines(safe.clean(held), time.time(), program.columns(call.out)):
+            print(line, file=call.out)
     return 0
 
 

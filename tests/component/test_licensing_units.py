@@ -1,0 +1,150 @@
+"""Machines and admins: counted at the hub, told beyond what the licence says, and never a reason to refuse."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.api.errors import ApiError
+from agent.api.types import LicenceOrder, LinkState
+from agent.server.hub_admins import is_admin_verb
+from licensing import usage_verify
+from licensing.usage_check import Grade
+from tests.component.test_licensing_orders import House
+from tests.component.test_usage_ledger import BEGINS, MONTH, make_site, report
+from tests.fakes import vendor
+from tests.fakes.agent import fake_agent
+from tests.fakes.hub import hub_config, nodes_of, running_hub
+from tests.fakes.hub_cluster import wait_until
+from tests.fakes.vendor import DAY, NOW, ROOTS, VOUCHER, changed, file
+
+
+def counted(house: House) -> dict[str, tuple[int, int | None]]:
+    return {each.unit: (each.used, each.limit) for each in house.hub.status(house.now).units}
+
+
+def test_who_used_an_admin_verb_counts_for_30_days_and_once(tmp_path: Path) -> None:
+    house = House(tmp_path, 8)
+    assert [house.hub.note_admin(user, house.now) for user in ("ada", "ada", "bob")] == [True, False, True]
+    assert counted(house)["admin"] == (2, None)
+    house.later(20 * DAY)
+    assert house.hub.note_admin("ada", house.now)
+    house.later(11 * DAY)
+    (admins,) = (each for each in house.hub.status(house.now).units if each.unit == "admin")
+    assert admins.names == ("ada",)
+    assert [subject for _, subject, _ in house.trail("admin")] == ["ada", "bob"]
+
+
+def test_a_node_counts_while_it_is_the_hubs_and_was_heard_within_30_days(tmp_path: Path) -> None:
+    house = House(tmp_path, 8)
+    house.hub.note_nodes({"n1", "n2"}, {"n1", "n2", "n3"}, house.now)
+    assert counted(house)["node"] == (2, None)
+    house.later(29 * DAY)
+    house.hub.note_nodes({"n1"}, {"n1", "n2", "n3"}, house.now)
+    assert counted(house)["node"] == (2, None)
+    house.later(2 * DAY)
+    assert counted(house)["node"] == (1, None)
+    house.hub.note_nodes(set(), {"n3"}, house.now)
+    assert counted(house)["node"] == (0, None)
+
+
+def test_beyond_the_licence_is_told_and_in_the_trail_once_and_refuses_nothing(tmp_path: Path) -> None:
+    house = House(tmp_path, 8, max_nodes=1, max_admins=2)
+    for user in ("ada", "bob"):
+        house.hub.note_admin(user, house.now)
+    house.hub.note_nodes({"n1"}, {"n1", "n2"}, house.now)
+    assert all(each.told is None for each in house.hub.status(house.now).units)
+    for _ in range(2):
+        house.hub.note_admin("cy", house.now)
+        house.hub.note_nodes({"n1", "n2"}, {"n1", "n2"}, house.now)
+        house.hub.usage_seats(house.now)
+    told = {each.unit: each.told for each in house.hub.status(house.now).units}
+    assert told == {
+        "node": "2 nodes have an agent, and the licence is for 1; nothing is refused, ask your vendor for more",
+        "admin": "3 persons used an admin verb in 30 days, and the licence is for 2; nothing is refused, ask your "
+        "vendor for more",
+    }
+    assert house.hub.status(house.now).stage == "ACTIVE"
+    assert house.offer("n2", "GPU-a") == {"GPU-a"}
+    rows = [(subject, detail) for _, subject, detail in house.trail("beyond")]
+    assert sorted(rows) == [("admin", {"used": 3, "of": 2}), ("node", {"used": 2, "of": 1})]
+
+
+def test_a_report_tells_how_many_and_never_who(tmp_path: Path) -> None:
+    site = make_site(tmp_path)
+    licence = changed(VOUCHER, rev=2, max_admins=1)
+    site.activate(file(licence), NOW)
+    for user in ("ada-lovelace", "bob"):
+        site.note_admin(user, NOW)
+    site.note_nodes({"n1"}, {"n1"}, NOW)
+    made = report(site)
+    assert {each.unit: (each.count, each.at) for each in made.usage.units} == {"node": (1, NOW), "admin": (2, NOW)}
+    assert [(each.event, each.subject) for each in made.usage.events] == [("beyond", "admin")]
+    assert b"ada-lovelace" not in site._ledger.one("SELECT content FROM usage_report")[0]  # type: ignore[index]
+    found = usage_verify.check([made], licence, BEGINS + 2 * MONTH)
+    assert any(
+        each.grade is Grade.NOTE and each.words.startswith("counted 2 admins ") and each.words.endswith("is for 1")
+        for each in found
+    )
+    assert report(site, month=1, now=BEGINS + 3 * MONTH).usage.units == ()
+    site.close()
+
+
+def test_a_gpu_that_no_node_shows_is_pinned_only_by_force(tmp_path: Path) -> None:
+    now = int(time.time())
+    issuer = changed(vendor.ISSUER_TERMS, iat=now - 9, nbf=now - 9, exp=now + 500 * DAY)
+    terms = changed(VOUCHER, iat=now - 5, nbf=now - 5, exp=now + 300 * DAY)
+    config = hub_config(tmp_path, nodes_of({"n1": tmp_path / "s"}))
+    with fake_agent(tmp_path / "s", "n1"), running_hub(config, ROOTS) as client:
+        wait_until(lambda: client.nodes()[0].link is LinkState.UP)
+        client.activate(file(terms, issuer=issuer))
+        with pytest.raises(ApiError) as caught:
+            client.licence_order(LicenceOrder(order="pin", subject="GPU-n1-33"))
+        assert (caught.value.status, caught.value.code) == (422, "usage")
+        assert "no node shows a GPU 'GPU-n1-33'; nodes show GPU-n1-3 (n1), " in str(caught.value)
+        assert "stoker-license pin UUID --force" in str(caught.value)
+        assert client.licence().pinned == ()
+        assert client.licence_order(LicenceOrder(order="pin", subject="GPU-n1-3")).pinned == ("GPU-n1-3",)
+        forced = LicenceOrder(order="pin", subject="GPU-n1-33", force=True)
+        assert client.licence_order(forced).pinned == ("GPU-n1-3", "GPU-n1-33")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "is_one"),
+    [
+        ("POST", "/v1/licence", True),
+        ("POST", "/v1/licence/order", True),
+        ("POST", "/v1/drain", True),
+        ("POST", "/v1/nodes/n1/drain", True),
+        ("POST", "/v1/nodes/n1/incidents/7/acknowledge", True),
+        ("DELETE", "/v1/nodes/n1/reservations/course", True),
+        ("GET", "/v1/licence", False),
+        ("GET", "/v1/nodes/n1/reservations", False),
+        ("POST", "/v1/jobs", False),
+        ("DELETE", "/v1/nodes/n1/jobs/3", False),
+        ("POST", "/v1/nodes/n1/cron", False),
+    ],
+)
+def test_which_verbs_are_an_admins(method: str, path: str, is_one: bool) -> None:
+    assert is_admin_verb(method, path) is is_one
+
+
+def test_a_hub_counts_its_nodes_and_who_was_allowed_an_admin_verb(tmp_path: Path) -> None:
+    """An order that is refused counts nobody; the metrics tell both units."""
+    now = int(time.time())
+    issuer = changed(vendor.ISSUER_TERMS, iat=now - 9, nbf=now - 9, exp=now + 500 * DAY)
+    terms = changed(VOUCHER, iat=now - 5, nbf=now - 5, exp=now + 300 * DAY, max_admins=3)
+    config = hub_config(tmp_path, nodes_of({"n1": tmp_path / "s"}))
+    with fake_agent(tmp_path / "s", "n1"), running_hub(config, ROOTS) as client:
+        wait_until(lambda: client.nodes()[0].link is LinkState.UP)
+        with pytest.raises(ApiError):
+            client.licence_order(LicenceOrder(order="borrow", subject="n1", days=99))
+        client.activate(file(terms, issuer=issuer))
+        wait_until(lambda: {each.unit: each.used for each in client.licence().units} == {"node": 1, "admin": 1})
+        metrics = client.metrics()
+        assert 'lic_seats{unit="node",state="used"} 1\n' in metrics
+        assert 'lic_seats{unit="node",state="total"}' not in metrics
+        assert 'lic_seats{unit="admin",state="used"} 1\n' in metrics
+        assert 'lic_seats{unit="admin",state="total"} 3\n' in metrics
