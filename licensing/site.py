@@ -433,4 +433,6 @@ class Site:
 
 
 def _named(ask: Ask) -> Ask:
+    if all(has_uuid(gpu) for gpu in ask.gpus):
+        return ask
     return replace(ask, gpus=tuple(gpu for gpu in ask.gpus if has_uuid(gpu)))
