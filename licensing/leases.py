@@ -101,9 +101,7 @@ class Leases:
             try:
                 with self._ledger.part():
                     seating.look(asks)
-                    found: list[Grant | NoSeat | Exception | None] = [
-                        self._decide(ask, terms, seating) for ask in asks
-                    ]
+                    found: list[Grant | NoSeat | Exception | None] = [self._decide(ask, terms, seating) for ask in asks]
                     seating.write()
                     return found
             except LostTransactionError:

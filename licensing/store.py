@@ -411,4 +411,3 @@ def _licence(row: tuple[Any, ...] | None) -> Installed | None:
 
 def _asked(row: tuple[Any, ...]) -> Asked:
     return Asked(id=row[0], want=row[1], made_at=row[2], until=row[3], text=row[4], answer=row[5])
-
