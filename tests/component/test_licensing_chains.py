@@ -388,6 +388,16 @@ def test_a_batch_is_answered_as_its_askers_are_apart(town: Town) -> None:
     town.hub = town.hub_in("hub")
 
 
+def test_cards_that_change_hands_within_a_batch_leave_no_seat_behind(tmp_path: Path) -> None:
+    town = Town(tmp_path, seats=4)
+    n1, n2 = (Ask(node=name, key=public_hex(seeded(name)), gpus=(), seq=0) for name in ("n1", "n2"))
+    cards, others = ("A", "B", "C", "D"), ("E", "F", "G", "H")
+    town.hub.leases([dataclasses.replace(n1, gpus=cards)], town.now)
+    town.hub.leases([dataclasses.replace(n2, gpus=cards), dataclasses.replace(n1, gpus=others, seq=1)], town.now)
+    assert town.hub.status(town.now).seats_used == 5, "four, and one that is overdrawn"
+    town.hub.close()
+
+
 def test_a_batch_on_a_ledger_that_cannot_be_written_grants_nothing(town: Town) -> None:
     asks = [Ask(node=f"n{n}", key=public_hex(seeded(f"n{n}")), gpus=(f"G{n}",), seq=0) for n in range(3)]
     town.hub._site._ledger._run("PRAGMA query_only=ON")
