@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from licensing.clock import SKEW_S
 from licensing.errors import KeyFileError, UsageError
 from licensing.plans import DAY_S
-from licensing.stage import FIX, FIX_HARDWARE, when
+from licensing.words import FIX, FIX_HARDWARE, when
 
 WANTS = ("activate", "renew", "transfer", "usage")
 VERBS = ("export-request", "release", "transfer", "doctor")

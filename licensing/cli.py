@@ -18,11 +18,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from licensing import audit_cli, buyer_cli, seats_cli, usage_cli, vendor_cli
+from licensing import audit_cli, buyer_cli, seats_cli, usage_words, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
 from licensing.errors import FormatError, LicenceError, UsageError
 from licensing.plans import EDITIONS
-from licensing.stage import Stage, when
+from licensing.words import Stage, when
 
 _EXIT = {Stage.ACTIVE: 0, Stage.NOTICE: 3, Stage.GRACE: 3, Stage.PERPETUAL: 4, Stage.RESTRICTED: 4}
 
@@ -48,11 +48,11 @@ class Hub(buyer_cli.Hub, seats_cli.Hub, Protocol):
 
 
 def main(
-    argv: Sequence[str], hub: Hub, *, version: str = "unknown", export: usage_cli.Export = usage_cli.nowhere
+    argv: Sequence[str], hub: Hub, *, version: str = "unknown", export: usage_words.Export = usage_words.nowhere
 ) -> int:
     """Run one command; gives the exit code. `export` has the hub make a usage report."""
     try:
-        args = _parser(version).parse_args(argv)
+        args = _parser(version, vendor="vendor" in argv).parse_args(argv)
         if args.verb == "status":
             return _status(args, hub)
         if args.verb in ("activate", "import-response"):
@@ -60,6 +60,8 @@ def main(
         if args.verb == "audit":
             return audit_cli.verify(args.file or hub.state_dir(args.config) / audit_cli.LEDGER)
         if args.verb == "usage":
+            from licensing import usage_cli
+
             return usage_cli.run(args, export, now=int(time.time()))
         if args.verb in seats_cli.VERBS or (args.verb == "release" and args.node is not None):
             return _ordered(*seats_cli.run(args, hub), as_json=args.json)
@@ -119,7 +121,8 @@ def _meant(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _parser(version: str) -> argparse.ArgumentParser:
+def _parser(version: str, *, vendor: bool) -> argparse.ArgumentParser:
+    """`vendor`: whether those verbs are wanted, whose hundred options are a seventh of the start of all others."""
     parser = _Parser(
         prog="stoker-license",
         description="Install and inspect the licence of this cluster.",
@@ -140,11 +143,13 @@ def _parser(version: str) -> argparse.ArgumentParser:
         each.add_argument("file", metavar="FILE", help="the file, or - to paste it on standard input")
     audit = audit_cli.add_verbs(verbs.add_parser("audit", help="check the trail of what was done with the licence"))
     usage = verbs.add_parser("usage", help="report the GPU time used, signed, to yourself and your vendor")
-    usage_cli.add_verbs(usage)
+    usage_words.add_verbs(usage)
     more = (*buyer_cli.add_verbs(verbs), *seats_cli.add_verbs(verbs))
     for verb in (status, activate, answer, audit, usage, *more):
         _add_config(verb, argparse.SUPPRESS)
-    vendor_cli.add_verbs(verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)"))
+    desk = verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)")
+    if vendor:
+        vendor_cli.add_verbs(desk)
     return parser
 
 
