@@ -178,10 +178,17 @@ def _show(licence: dict[str, Any], *, as_json: bool) -> int:
     else:
         for label, text in _lines(licence):
             print(f"{label:<11}{_plain(text)}")
+    if _is_superseded(licence):
+        return _EXIT[Stage.RESTRICTED]
     try:
         return _EXIT[Stage(licence["stage"])]
     except ValueError:
         return 3  # a newer hub's stage: it is shown above as it came, and it is not certain that all is well
+
+
+def _is_superseded(licence: dict[str, Any]) -> bool:
+    """Another hub leads, so new jobs wait for this one's leases in vain, whatever stage the licence is in."""
+    return (licence.get("epoch_heard") or 0) > (licence.get("epoch") or 1)
 
 
 def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
@@ -189,8 +196,9 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [(licence["stage"], head + licence["message"])]
     if licence.get("fix"):
         lines.append(("run", licence["fix"]))
-    if (licence.get("epoch_heard") or 0) > (licence.get("epoch") or 1):
-        lines.append(("hub", f"a hub of epoch {licence['epoch_heard']} took over; this one gives no leases"))
+    if _is_superseded(licence):
+        lines.append(("hub", f"LIC-424: a hub of epoch {licence['epoch_heard']} took over; this one gives no leases"))
+        lines.append(("", "stop it; if it is the one to lead: stoker-license standby promote"))
     if licence.get("licence_id"):
         sold = f", sold by {licence['brand']}" if licence.get("brand") else ""
         lines.append(("licence", f"{licence['licence_id']}, {licence['plan']}, for {licence['customer']}{sold}"))

@@ -21,7 +21,7 @@ from licensing.exchange import Want
 from licensing.fingerprint import Hardware, Mark
 from licensing.inuse import InUse
 from licensing.leases import Ask, Leases, Outcome, Overdraft, Terms
-from licensing.orders import Order, Orders, Verb
+from licensing.orders import Order, Orders
 from licensing.requests import Outgoing, Requests
 from licensing.restricted import Restrictions
 from licensing.revocation import Revocations
@@ -125,7 +125,7 @@ class Site:
         self._book = UsageBook(self._ledger)
         self._reports = Reports(self._ledger, self._book, key)
         self._requests = Requests(self._ledger, key, self._binding.commitment)
-        self._orders = Orders(self._ledger, self.key_hex)
+        self._orders = Orders(self._ledger, self.key_hex, self._binding)
         self._binding.open(key)
         self._in_use.open(self.key_hex)
         self._time.open()
@@ -332,8 +332,6 @@ class Site:
         if terms is None:
             raise UsageError(f"no licence is in use here, so no seats can be ordered. {self._in_use.missing.detail}")
         self._orders.do(order, terms)
-        if order.verb is Verb.PROMOTE:
-            self._binding.take_over(terms.licence, terms.at)
         return self.report(now)
 
     def confirm_clock(self, now: int, *, sure: bool) -> Report:
