@@ -327,7 +327,8 @@ def fork_message(node: str, of: str) -> str:
     return (
         f"{node} shows an old lease and the identity (node.key) {whose}: it is a copy, or its disk was put back on "
         "other GPUs. It gets no new lease; what runs there goes on, and new jobs start until the lease it has is over. "
-        f"Give it an identity of its own: stoker-license node adopt --new {node}"
+        f"Give it an identity of its own: stoker-license node adopt --new {node}. Nodes that were made from one image: "
+        "take node.key out of the image, and do so for each but one"
     )
 
 

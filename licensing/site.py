@@ -32,6 +32,7 @@ from licensing.store import Asked, Entry, Forked, Installed, Ledger
 from licensing.timekeeper import Timekeeper
 from licensing.usage_book import UsageBook
 from licensing.usage_events import Period
+from licensing.usage_prune import Pruning
 from licensing.usage_report import Reports
 from licensing.usage_rows import Page, Told
 
@@ -123,6 +124,7 @@ class Site:
         self._restrictions = Restrictions(self._ledger, key, self._roots)
         self._restrictions.load()
         self._book = UsageBook(self._ledger)
+        self._pruning = Pruning(self._ledger, self._book)
         self._reports = Reports(self._ledger, self._book, key)
         self._requests = Requests(self._ledger, key, self._binding.commitment)
         self._orders = Orders(self._ledger, self.key_hex, self._binding)
@@ -223,6 +225,7 @@ class Site:
         at, row = self._time.confirmed(now), {"usage": chain.receipt.usage, "report_by": chain.receipt.report_by}
         with self._ledger.transaction():
             self._ledger.put_report_by(chain.receipt.licence, chain.receipt.report_by)
+            self._pruning.acknowledge(chain.receipt)
             self._ledger.audit(at, "receipt", chain.receipt.licence, **row)
         self._in_use.reload()
         return self.report(now)
@@ -422,6 +425,10 @@ class Site:
         """Note who holds a seat now."""
         at = self._time.look(now).time
         self._book.note_seats([(each.node, each.gpu) for each in self._ledger.holds(at)], at)
+
+    def usage_prune(self, now: int, kept_s: int) -> int:
+        """Forget some rows that the vendor acknowledged and that are older than this; see `Pruning.prune`."""
+        return self._pruning.prune(self._time.look(now).time, kept_s)
 
     def usage_export(self, begins: int, ends: int, now: int, *, rows: bool) -> tuple[str, str]:
         """The signed report of a time: a name for its file, and the text; see `Reports.export`."""

@@ -185,15 +185,25 @@ class Reports:
         content, nodes = row
         usage = decode(Usage, content)
         lines = nodes.split("\n") if nodes else []
-        texts = self._rows(lines) if rows else None
+        texts = self._rows(usage, lines) if rows else None
         name = f"usage-{_month(usage.ends - 1)}-{number}.usage"
         return name, usage_file.write(sign_content(self._key, Usage, content), lines, texts)
 
-    def _rows(self, lines: Sequence[str]) -> list[str]:
+    def _rows(self, usage: Usage, lines: Sequence[str]) -> list[str]:
+        """Every row that it tells of.
+
+        Raises:
+            UsageError: some are not kept any more.
+        """
         branches = {(each.node, each.chain, each.branch): each for each in self._book.branches()}
         texts: list[str] = []
         for line in usage_file.decode_lines(lines):
             branch = branches[line.node, line.chain, line.branch]
+            if line.first <= min(line.last, branch.pruned):
+                raise UsageError(
+                    f"the rows of {_month(usage.begins)} are not kept any more: your vendor acknowledged them, and "
+                    "they are older than [hub] usage_days. The report itself is the same without --rows"
+                )
             texts += [kept.text for kept in self._book.kept(branch, line.first - 1, line.last)]
         return texts
 
