@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 MAX_BATCH = 64
 """How many nodes are answered with one flush of the hub's disk, at most."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """One seat that is taken."""
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """One seat that is taken. A Struct, because each batch makes one for every seat of the site."""
 
     gpu: str
     node: str
@@ -63,6 +64,8 @@ def share(
     mine = [gpu for gpu in asked if gpu in holder and holder[gpu].node == node]
     moved = [gpu for gpu in asked if gpu in holder and holder[gpu].node != node]  # changes hands, costs no seat
     fresh = [gpu for gpu in asked if gpu not in holder] if may_grow else []
+    if len(moved) + len(mine) + len(fresh) == len(asked) and elsewhere + len(mine) + len(fresh) <= seats:
+        return asked  # there are enough, as there mostly are
     kept = sorted(mine, key=lambda gpu: (gpu not in pinned, holder[gpu].since))
     paid = [*kept, *sorted(fresh, key=lambda gpu: gpu not in pinned)][: max(0, seats - elsewhere)]
     chosen = set([*moved, *paid][:seats])

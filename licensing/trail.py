@@ -26,7 +26,12 @@ def detail(values: Mapping[str, object]) -> str:
 
 def digest(prev: str, row: Row) -> str:
     """SHA-256 of the digest before it and of the row as `json.dumps` gives it."""
-    return hashlib.sha256((prev + _text(row)).encode()).hexdigest()
+    number, at, event, subject, text = row
+    try:
+        line = f"{prev}[{number}, {at}, {_quoted(event)}, {_quoted(subject)}, {_quoted(text)}]"
+    except TypeError:  # a row that was edited into something else
+        line = f"{prev}{row}"
+    return hashlib.sha256(line.encode()).hexdigest()
 
 
 def _text(value: Any) -> str:
@@ -36,5 +41,8 @@ def _text(value: Any) -> str:
     if kind is int:
         return str(value)
     if kind is tuple or kind is list:
-        return "[" + ", ".join([_text(each) for each in value]) + "]"
+        try:
+            return "[" + ", ".join(map(_quoted, value)) + "]"
+        except TypeError:  # other things than texts
+            pass
     return json.dumps(value, sort_keys=True)
