@@ -166,6 +166,16 @@ def test_a_node_says_why_it_gets_no_lease_and_holds_nothing_for_it(town: Town) -
     assert n1.licence(town.now).code is None
 
 
+def test_nodes_of_one_image_are_told_what_to_do_about_it(town: Town) -> None:
+    n1 = town.machine("n1")
+    town.offer(n1, "n1", "A")
+    town.copy("n1", "n2")
+    (refused,) = town.hub.leases([town.ask(town.machine("n2"), "n2", "B")], town.now)
+    assert isinstance(refused, NoSeat)
+    for part in ("stoker-license node adopt --new n2", "made from one image: take node.key out of the image"):
+        assert part in refused.message
+
+
 def test_a_disk_of_yesterday_gets_on_where_its_gpus_are_the_same(town: Town) -> None:
     n1 = town.machine("n1")
     town.offer(n1, "n1", "A", "B")
