@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,14 @@ class HubLicenceCalls:
         """What `GET /v1/licence` says."""
         import msgspec
 
-        from agent.gate import as_licence_errors
-
-        with as_licence_errors(), _hub_client(config) as client:
+        with _as_licensing(), _hub_client(config) as client:
             return dict(msgspec.to_builtins(client.licence()))
 
     def activate(self, document: str, config: Path | None = None) -> dict[str, Any]:
         """Hand a voucher or licence to the hub; its answer is the licence that holds from now on."""
         import msgspec
 
-        from agent.gate import as_licence_errors
-
-        with as_licence_errors(), _hub_client(config) as client:
+        with _as_licensing(), _hub_client(config) as client:
             return dict(msgspec.to_builtins(client.activate(document)))
 
     def state_dir(self, config: Path | None = None) -> Path:
@@ -84,9 +81,7 @@ class HubLicenceCalls:
 
     def export_usage(self, month: str | None, *, rows: bool, config: Path | None = None) -> tuple[str, str]:
         """Have the hub close and sign a month's usage; the name of the file, and its text."""
-        from agent.gate import as_licence_errors
-
-        with as_licence_errors(), _hub_client(config) as client:
+        with _as_licensing(), _hub_client(config) as client:
             made = client.export_usage(month, rows=rows)
             return made.name, made.text
 
@@ -94,18 +89,14 @@ class HubLicenceCalls:
         """Have the hub make a request to the vendor."""
         import msgspec
 
-        from agent.gate import as_licence_errors
-
-        with as_licence_errors(), _hub_client(config) as client:
+        with _as_licensing(), _hub_client(config) as client:
             return dict(msgspec.to_builtins(client.licence_request(want)))
 
     def release(self, to: str | None, config: Path | None = None) -> dict[str, Any]:
         """Have the hub give its licence back; `to` is another site's request."""
         import msgspec
 
-        from agent.gate import as_licence_errors
-
-        with as_licence_errors(), _hub_client(config) as client:
+        with _as_licensing(), _hub_client(config) as client:
             return dict(msgspec.to_builtins(client.licence_release(to)))
 
     def order(
@@ -115,19 +106,29 @@ class HubLicenceCalls:
         import msgspec
 
         from agent.api.types import LicenceOrder
-        from agent.gate import as_licence_errors
 
-        with as_licence_errors(), _hub_client(config) as client:
+        with _as_licensing(), _hub_client(config) as client:
             order = LicenceOrder(order=verb, subject=subject, days=days, force=force)
             return dict(msgspec.to_builtins(client.licence_order(order)))
 
     def metrics(self, config: Path | None = None) -> str:
         """The licence's part of the hub's OpenMetrics page."""
-        from agent.gate import as_licence_errors
         from agent.hub.metrics import of_licence
 
-        with as_licence_errors(), _hub_client(config) as client:
+        with _as_licensing(), _hub_client(config) as client:
             return of_licence(client.licence())
+
+
+@contextmanager
+def _as_licensing() -> Iterator[None]:
+    """What the hub's client raises, as `stoker-license` understands it; the gate is imported only then."""
+    try:
+        yield
+    except StokerError:
+        from agent.gate import as_licence_errors
+
+        with as_licence_errors():
+            raise
 
 
 def _hub_client(config: Path | None) -> Any:

@@ -140,7 +140,7 @@ async def _start_hub(config: Config, stack: AsyncExitStack, _: ReadAgain) -> _Re
     seats = Seats(HubLicence(config.hub_state_dir, config.cluster), fleet, feed.publish, reader.read)
     await seats.start()
     stack.push_async_callback(seats.stop)
-    metering = Metering(fleet, seats)
+    metering = Metering(fleet, seats, kept_s=config.hub_usage_days * 86_400)
     metering.start()
     stack.push_async_callback(metering.stop)
     service = HubService(config, fleet=fleet, seats=seats, feed=feed)

@@ -7,12 +7,9 @@ copy is taken again where the hub wrote the main file meanwhile: the two files o
 from __future__ import annotations
 
 import argparse
-import shutil
-import tempfile
 from pathlib import Path
 
 from licensing.errors import StoreError
-from licensing.store import Ledger
 
 LEDGER = "licence.db"
 _TRIES = 20
@@ -34,6 +31,10 @@ def verify(path: Path) -> int:
     Raises:
         StoreError: it is broken, or cannot be read; says where and what to do.
     """
+    import tempfile  # here, as the ledger: every other command has this module too, for its words
+
+    from licensing.store import Ledger
+
     with tempfile.TemporaryDirectory(prefix="stoker-audit-") as folder:
         ledger = Ledger(_copied(path, Path(folder)))
         try:
@@ -48,6 +49,8 @@ def verify(path: Path) -> int:
 
 
 def _copied(path: Path, folder: Path) -> Path:
+    import shutil
+
     wal, copy = path.with_name(f"{path.name}-wal"), folder / path.name
     try:
         for _ in range(_TRIES):

@@ -125,19 +125,28 @@ class Binding:
         before = self._doubt if self._doubt is not None and self._doubt.bound == _bound(licence) else None
         if before is not None and before.verdict == verdict:
             return False
-        has_grace = verdict is not Verdict.OTHER
+        taken = self._rows.taken_since(_bound(licence))
         new = Doubt(
             bound=_bound(licence),
             verdict=verdict,
             since=before.since if before else at,
-            grace_since=before.grace_since if before and before.grace_since is not None else at if has_grace else None,
+            grace_since=self._grace_since(verdict, before, taken, at),
             doubted=before.doubted if before else doubted,
-            taken=before.taken if before else False,
+            taken=taken is not None,
         )
         matching = [group.value for group in in_order(self._match.matching)] if self._match else []
         self._put(new, licence, at, matching=matching, seen=[group.value for group in in_order(self._seen or {})])
         log.warning("licence=%s hardware: %s, matching: %s", licence.id, verdict, ", ".join(matching) or "nothing")
         return before is None
+
+    @staticmethod
+    def _grace_since(verdict: Verdict, before: Doubt | None, taken: int | None, at: int) -> int | None:
+        """A standby's days on wholly other hardware are given once, also where all was well in between."""
+        if verdict is Verdict.OTHER and taken is not None:
+            return taken
+        if before is not None and before.grace_since is not None:
+            return before.grace_since
+        return at if verdict is not Verdict.OTHER else None
 
     def _clear(self, licence: Licence, at: int) -> None:
         """All is well: nothing is noted any more."""
@@ -202,7 +211,9 @@ class Binding:
             )
 
     def take_over(self, licence: Licence, at: int) -> None:
-        """A standby took over on another machine than the licence is bound to: it has 14 days, once.
+        """A standby takes over on another machine than the licence is bound to: it has 14 days, once.
+
+        Belongs inside the transaction in which it takes over, `reload` after it.
 
         Raises:
             StoreError: it could not be written.
@@ -210,7 +221,9 @@ class Binding:
         doubt = self._doubt
         if doubt is None or doubt.bound != _bound(licence) or doubt.verdict != Verdict.OTHER or doubt.taken:
             return
-        self._put(replace(doubt, taken=True, grace_since=at), licence, at, taken_over=True)
+        self._rows.put_taken(doubt.bound, at, doubted=doubt.doubted)
+        self._rows.put_doubt(replace(doubt, taken=True, grace_since=at))
+        self._ledger.audit(at, "hardware", licence.id, verdict=doubt.verdict, taken_over=True)
 
     # --- how it stands ---
 

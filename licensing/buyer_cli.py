@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from licensing.errors import KeyFileError, UsageError
-from licensing.stage import when
+from licensing.moments import when
 
 WANTS = ("activate", "renew", "transfer", "usage")
 VERBS = ("export-request", "release", "transfer")

@@ -20,10 +20,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from licensing import audit_cli, buyer_cli, doctor, files, seats_cli, usage_cli, vendor_cli
+from licensing import audit_cli, buyer_cli, doctor, files, seats_cli, usage_words, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
 from licensing.errors import FormatError, LicenceError, UsageError
-from licensing.stage import Stage, when
+from licensing.moments import when
+from licensing.words import Stage
 
 _EXIT = {Stage.ACTIVE: 0, Stage.NOTICE: 3, Stage.GRACE: 3, Stage.PERPETUAL: 4, Stage.RESTRICTED: 4}
 
@@ -49,11 +50,11 @@ class Hub(buyer_cli.Hub, doctor.Hub, seats_cli.Hub, Protocol):
 
 
 def main(
-    argv: Sequence[str], hub: Hub, *, version: str = "unknown", export: usage_cli.Export = usage_cli.nowhere
+    argv: Sequence[str], hub: Hub, *, version: str = "unknown", export: usage_words.Export = usage_words.nowhere
 ) -> int:
     """Run one command; gives the exit code. `export` has the hub make a usage report."""
     try:
-        args = _parser(version).parse_args(argv)
+        args = _parser(version, vendor="vendor" in argv).parse_args(argv)
         if args.verb == "status":
             return _status(args, hub)
         if args.verb in ("activate", "import-response"):
@@ -61,6 +62,8 @@ def main(
         if args.verb == "audit":
             return audit_cli.verify(args.file or hub.state_dir(args.config) / audit_cli.LEDGER)
         if args.verb == "usage":
+            from licensing import usage_cli
+
             return usage_cli.run(args, export, now=int(time.time()))
         if args.verb in seats_cli.VERBS or (args.verb == "release" and args.node is not None):
             return _ordered(*seats_cli.run(args, hub), as_json=args.json)
@@ -118,7 +121,8 @@ def _meant(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _parser(version: str) -> argparse.ArgumentParser:
+def _parser(version: str, *, vendor: bool) -> argparse.ArgumentParser:
+    """`vendor`: whether those verbs are wanted, whose hundred options are a seventh of the start of all others."""
     parser = _Parser(
         prog="stoker-license",
         description="Install and inspect the licence of this cluster.",
@@ -139,11 +143,13 @@ def _parser(version: str) -> argparse.ArgumentParser:
         each.add_argument("file", metavar="FILE", help="the file, or - to paste it on standard input")
     audit = audit_cli.add_verbs(verbs.add_parser("audit", help="check the trail of what was done with the licence"))
     usage = verbs.add_parser("usage", help="report the GPU time used, signed, to yourself and your vendor")
-    usage_cli.add_verbs(usage)
+    usage_words.add_verbs(usage)
     more = (*buyer_cli.add_verbs(verbs), doctor.add_verb(verbs), *seats_cli.add_verbs(verbs))
     for verb in (status, activate, answer, audit, usage, *more):
         _add_config(verb, argparse.SUPPRESS)
-    vendor_cli.add_verbs(verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)"))
+    desk = verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)")
+    if vendor:
+        vendor_cli.add_verbs(desk)
     return parser
 
 
@@ -172,10 +178,17 @@ def _show(licence: dict[str, Any], *, as_json: bool) -> int:
     else:
         for label, text in _lines(licence):
             print(_folded(f"{label:<11}{_plain(text)}", label))
+    if _is_superseded(licence):
+        return _EXIT[Stage.RESTRICTED]
     try:
         return _EXIT[Stage(licence["stage"])]
     except ValueError:
         return 3  # a newer hub's stage: it is shown above as it came, and it is not certain that all is well
+
+
+def _is_superseded(licence: dict[str, Any]) -> bool:
+    """Another hub leads, so new jobs wait for this one's leases in vain, whatever stage the licence is in."""
+    return (licence.get("epoch_heard") or 0) > (licence.get("epoch") or 1)
 
 
 def _folded(line: str, label: str) -> str:
@@ -193,8 +206,9 @@ def _lines(licence: dict[str, Any]) -> list[tuple[str, str]]:
     lines = [(licence["stage"], head + licence["message"])]
     if licence.get("fix"):
         lines.append(("run", licence["fix"]))
-    if (licence.get("epoch_heard") or 0) > (licence.get("epoch") or 1):
-        lines.append(("hub", f"a hub of epoch {licence['epoch_heard']} took over; this one gives no leases"))
+    if _is_superseded(licence):
+        lines.append(("hub", f"LIC-424: a hub of epoch {licence['epoch_heard']} took over; this one gives no leases"))
+        lines.append(("", "stop it; if it is the one to lead: stoker-license standby promote"))
     if licence.get("licence_id"):
         sold = f", sold by {licence['brand']}" if licence.get("brand") else ""
         lines.append(("licence", f"{licence['licence_id']}, {licence['plan']}, for {licence['customer']}{sold}"))

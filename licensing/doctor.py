@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 from licensing.clock import SKEW_S
 from licensing.errors import LicenceError
+from licensing.moments import when
 from licensing.plans import DAY_S
-from licensing.stage import FIX, FIX_HARDWARE, when
+from licensing.words import FIX, FIX_HARDWARE
 
 _OLD_REQUEST_S = 14 * DAY_S
 _OK, _WARN, _BAD = "ok", "warn", "bad"

@@ -194,10 +194,18 @@ def sign(key: Ed25519PrivateKey, document: Document) -> str:
     return sign_content(key, type(document), encode(document))
 
 
-def sign_content(key: Ed25519PrivateKey, kind: type[Document], content: bytes) -> str:
-    """Make the token of content that was encoded before, as a grant is: stored first, signed afterwards."""
+def sign_content(key: Ed25519PrivateKey, kind: type[Document], content: bytes, named: bytes | None = None) -> str:
+    """Make the token of content that was encoded before, as a grant is: stored first, signed afterwards.
+
+    `named` is the footer of that key and kind, from who signs so many that working it out each time is felt.
+    """
+    return paseto.sign(key, content, footer=named or footer(key, kind), implicit=kind.kind.encode())
+
+
+def footer(key: Ed25519PrivateKey, kind: type[Document]) -> bytes:
+    """What names the key of a token."""
     named = _b64(key.public_key().public_bytes_raw()) if kind.compact else keys.public_hex(key)
-    return paseto.sign(key, content, footer=f'{{"kid":"{named}"}}'.encode(), implicit=kind.kind.encode())
+    return f'{{"kid":"{named}"}}'.encode()
 
 
 def encode(document: Document) -> bytes:

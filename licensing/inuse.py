@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from licensing import clock, revocation, stage, verify
+from licensing import clock, moments, revocation, stage, verify
 from licensing.binding import Binding
 from licensing.document import Licence
 from licensing.errors import ClockError, ExpiredError, LicenceError, OtherSiteError, ReplayError, RevokedError
@@ -154,7 +154,7 @@ class InUse:
         """
         if licence.nbf > at:
             raise ClockError(
-                f"the licence {licence.id} begins {stage.when(licence.nbf)}, and here it is {stage.when(at)}; "
+                f"the licence {licence.id} begins {moments.when(licence.nbf)}, and here it is {moments.when(at)}; "
                 "install it then, or correct the clock: timedatectl set-ntp true"
             )
 
@@ -174,10 +174,10 @@ class InUse:
         standing = stage.of_licence(licence, activated_at, at, self._facts(licence.id, known))
         if standing.stage is not Stage.RESTRICTED or standing.code not in ("LIC-404", "LIC-405", "LIC-406"):
             return  # hours and reports can be made good later; a date that is over cannot
-        ended = stage.when(standing.expires_at or at)
+        ended = moments.when(standing.expires_at or at)
         if known is not None and at < licence.exp:
             raise ReplayError(
-                f"the voucher {licence.id} was used here from {stage.when(known.activated_at)} and ended {ended}; "
+                f"the voucher {licence.id} was used here from {moments.when(known.activated_at)} and ended {ended}; "
                 f"it works once. Ask the vendor for a licence bound to {self._site_key}"
             )
         raise ExpiredError(f"the licence {licence.id} ended {ended}; ask for a renewal")

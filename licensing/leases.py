@@ -13,11 +13,11 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from licensing import armour, chains, keys, plans, stage
+from licensing import armour, chains, keys, moments, plans
 from licensing.chains import Ask as Ask
 from licensing.chains import Place
 from licensing.clock import SKEW_S
-from licensing.document import MAX_LEASE_S, Lease, decode, encode, sign_content
+from licensing.document import MAX_LEASE_S, Lease, decode, encode, footer, sign_content
 from licensing.errors import StoreError
 from licensing.seating import Overdraft, Seating, Terms, overdraft, term_of
 from licensing.seats import NoSeat
@@ -41,6 +41,7 @@ class Leases:
         self._key = key
         self._site = keys.public_hex(key)
         self._cluster = cluster
+        self._footer = footer(key, Lease)
 
     def answer(self, ask: Ask, terms: Terms) -> str | NoSeat | None:
         """The lease to hand over now; `None` when the one the node has will do.
@@ -66,11 +67,12 @@ class Leases:
         try:
             with self._ledger.transaction():
                 seating = Seating(self._ledger, terms)
-                found = [self._apart(ask, terms, seating) for ask in asks]
+                found = self._together(asks, terms, seating)
                 if seating.is_changed:
                     self._ledger.put_clock(terms.mark)
         except StoreError as error:
             return [error for _ in asks]
+        _log(seating)
         return [self._signed(each, terms) if isinstance(each, Grant) else each for each in found]
 
     def hear(self, ask: Ask, terms: Terms) -> None:
@@ -82,7 +84,10 @@ class Leases:
         _, chain = chains.place(ask, self._ledger.grants(ask.node, ask.key))
         if _is_unknown(ask, chain):
             with self._ledger.transaction():
-                self._learn(ask, chain, terms, Seating(self._ledger, terms))
+                seating = Seating(self._ledger, terms)
+                self._learn(ask, chain, terms, seating)
+                seating.write()
+            _log(seating)
 
     def overdraft(self, terms: Terms) -> Overdraft | None:
         """What may be, or was, given beyond the licence's seats in this term; `None` where it has no overdraft."""
@@ -90,16 +95,32 @@ class Leases:
 
     # --- one of a batch ---
 
+    def _together(self, asks: Sequence[Ask], terms: Terms, seating: Seating) -> list[Grant | NoSeat | Exception | None]:
+        """As if none could fail, and where one does, each apart: to stand for oneself costs as much as the answer."""
+        if len(asks) > 1:
+            try:
+                with self._ledger.part():
+                    seating.look(asks)
+                    found: list[Grant | NoSeat | Exception | None] = [self._decide(ask, terms, seating) for ask in asks]
+                    seating.write()
+                    return found
+            except LostTransactionError:
+                raise
+            except Exception:  # noqa: BLE001 - whose it is, is found below
+                seating.undo(is_changed=False, said=0)
+        return [self._apart(ask, terms, seating) for ask in asks]
+
     def _apart(self, ask: Ask, terms: Terms, seating: Seating) -> Grant | NoSeat | Exception | None:
+        was_changed, said = seating.is_changed, len(seating.said)
         try:
             with self._ledger.part():
-                return self._decide(ask, terms, seating)
+                found = self._decide(ask, terms, seating)
+                seating.write()
+                return found
         except LostTransactionError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one node must not cost the others theirs
-            was_changed = seating.is_changed
-            seating.read()
-            seating.is_changed = was_changed
+            seating.undo(is_changed=was_changed, said=said)
             return error
 
     def _decide(self, ask: Ask, terms: Terms, seating: Seating) -> Grant | NoSeat | None:
@@ -107,7 +128,7 @@ class Leases:
         resting = seating.resting.get(ask.node)
         if resting is not None:
             return _resting(ask.node, resting)
-        grants = self._ledger.grants(ask.node, ask.key)
+        grants = seating.grants(ask)
         place, chain = chains.place(ask, grants)
         if _is_unknown(ask, chain):
             self._learn(ask, chain, terms, seating)
@@ -130,8 +151,7 @@ class Leases:
         if place is not Place.AT_END:
             return chain
         if chain.taken != chain.seq:
-            self._ledger.put_grant(replace(chain, taken=chain.seq, taken_head=chain.head, back=-1))
-            seating.is_changed = True
+            seating.put_grant(replace(chain, taken=chain.seq, taken_head=chain.head, back=-1))
         return None
 
     def _is_due(self, ask: Ask, last: Grant, terms: Terms, seating: Seating) -> bool:
@@ -162,8 +182,9 @@ class Leases:
         A node ahead of the ledger means that the ledger was restored from a backup.
         """
         if not seating.is_expired:
-            self._expire(terms)
-            seating.read()
+            seating.write()
+            if self._expire(terms):
+                seating.freed()
             seating.is_expired = True
         known = last.seq if last else 0
         if ask.seq > known:
@@ -179,11 +200,12 @@ class Leases:
             taken=taken, taken_head=head,
         )  # fmt: skip
         seating.hold(ask.node, lease.gpus, since=terms.at, until=lease.exp, gen=lease.seq)
-        self._ledger.put_grant(grant)
+        seating.put_grant(grant)
         self._draw(terms, seating)
         row = {"lease": lease.id, "gpus": lease.gpus, "asked": len(ask.gpus), "until": lease.exp}
         self._ledger.audit(terms.at, "granted", ask.node, **row)
-        log.info("node=%s leased seq=%d gpus=%d/%d", ask.node, lease.seq, len(lease.gpus), len(ask.gpus))
+        text = "node=%s leased seq=%d gpus=%d/%d"
+        seating.say(logging.INFO, text, ask.node, lease.seq, len(lease.gpus), len(ask.gpus))
         return grant
 
     def _draw(self, terms: Terms, seating: Seating) -> None:
@@ -197,17 +219,25 @@ class Leases:
         self._ledger.audit(
             terms.at, "overdraft", terms.licence.id, seats=held, of=terms.licence.seats, since=at, until=until
         )
-        log.warning("licence=%s overdraft seats=%d/%d until=%d", terms.licence.id, held, terms.licence.seats, until)
+        text = "licence=%s overdraft seats=%d/%d until=%d"
+        seating.say(logging.WARNING, text, terms.licence.id, held, terms.licence.seats, until)
 
-    def _expire(self, terms: Terms) -> None:
-        """Free what is over. A seat that ends later than any lease can was taken under a wrong clock: it ends soon."""
-        for freed in self._ledger.expire(terms.mark.time):
+    def _expire(self, terms: Terms) -> bool:
+        """Free what is over; gives whether anything was.
+
+        A seat that ends later than any lease can was taken under a wrong clock: it ends soon.
+        """
+        expired = self._ledger.expire(terms.mark.time)
+        for freed in expired:
             self._ledger.audit(terms.at, "expired", freed.gpu, node=freed.node, until=freed.until)
-        for node in self._ledger.end_borrows(terms.mark.time, terms.at + plans.BORROW_S + SKEW_S):
+        ended = self._ledger.end_borrows(terms.mark.time, terms.at + plans.BORROW_S + SKEW_S)
+        for node in ended:
             self._ledger.audit(terms.at, "borrow_ended", node)
         until = terms.at + terms.licence.lease_s
-        for held in self._ledger.pull_in(terms.at + MAX_LEASE_S + SKEW_S, until):
+        corrected = self._ledger.pull_in(terms.at + MAX_LEASE_S + SKEW_S, until)
+        for held in corrected:
             self._ledger.audit(terms.at, "corrected", held.gpu, node=held.node, until=held.until)
+        return bool(expired or ended or corrected)
 
     def _make_lease(self, ask: Ask, last: Grant | None, terms: Terms, seating: Seating) -> Lease:
         """Numbered one above both sides."""
@@ -244,7 +274,7 @@ class Leases:
         if lease.epoch > max(seating.epoch, seating.epoch_heard):
             self._ledger.put_epoch_heard(lease.epoch)
             self._ledger.audit(terms.at, "superseded", ask.node, epoch=lease.epoch, own=seating.epoch)
-            log.error("%s", superseded(lease.epoch, seating.epoch).message)
+            seating.say(logging.ERROR, "%s", superseded(lease.epoch, seating.epoch).message)
             seating.epoch_heard, seating.is_changed = lease.epoch, True
         newer = lease.seq > (chain.seq if chain else 0) and lease.exp > terms.mark.time
         holds = seating.holds
@@ -254,9 +284,11 @@ class Leases:
         if newer and mine != dict.fromkeys(gpus, lease.exp):
             if lease.borrowed:
                 self._ledger.put_borrowed(ask.node, lease.iat, lease.exp)
+                seating.borrowed[ask.node] = lease.exp
             seating.hold(ask.node, gpus, since=lease.iat, until=lease.exp, gen=lease.seq)
             self._ledger.audit(terms.at, "recalled", ask.node, lease=lease.id, gpus=gpus, until=lease.exp)
-            log.warning("node=%s has %s, which this ledger does not remember: it was restored", ask.node, lease.id)
+            text = "node=%s has %s, which this ledger does not remember: it was restored"
+            seating.say(logging.WARNING, text, ask.node, lease.id)
 
     def _refuse_fork(self, ask: Ask, chain: Grant, terms: Terms, seating: Seating) -> NoSeat:
         if ask.node not in seating.forked:
@@ -266,7 +298,8 @@ class Leases:
             self._ledger.audit(terms.at, "forked", ask.node, **row)
             seating.forked.add(ask.node)
             seating.is_changed = True
-            log.warning("node=%s shows lease %d of %s, which is at %d", ask.node, ask.seq, chain.node, chain.taken)
+            text = "node=%s shows lease %d of %s, which is at %d"
+            seating.say(logging.WARNING, text, ask.node, ask.seq, chain.node, chain.taken)
         return NoSeat(code=FORK_CODE, message=fork_message(ask.node, chain.node))
 
     def _note_back(self, ask: Ask, chain: Grant, terms: Terms, seating: Seating) -> Grant:
@@ -275,14 +308,14 @@ class Leases:
             return chain
         self._ledger.audit(terms.at, "went_back", ask.node, shown=ask.seq, known=chain.taken)
         noted = replace(chain, back=ask.seq)
-        self._ledger.put_grant(noted)
-        seating.is_changed = True
-        log.warning("node=%s shows lease %d, and had %d: its disk was restored", ask.node, ask.seq, chain.taken)
+        seating.put_grant(noted)
+        text = "node=%s shows lease %d, and had %d: its disk was restored"
+        seating.say(logging.WARNING, text, ask.node, ask.seq, chain.taken)
         return noted
 
     def _signed(self, grant: Grant, terms: Terms) -> str:
         """The token of a committed grant, behind the chain that proves it. Signing twice gives the same text."""
-        return armour.LINK.join((terms.chain.text, sign_content(self._key, Lease, grant.content)))
+        return armour.LINK.join((terms.chain.text, sign_content(self._key, Lease, grant.content, self._footer)))
 
 
 FORK_CODE = "LIC-423"
@@ -294,7 +327,8 @@ def fork_message(node: str, of: str) -> str:
     return (
         f"{node} shows an old lease and the identity (node.key) {whose}: it is a copy, or its disk was put back on "
         "other GPUs. It gets no new lease; what runs there goes on, and new jobs start until the lease it has is over. "
-        f"Give it an identity of its own: stoker-license node adopt --new {node}"
+        f"Give it an identity of its own: stoker-license node adopt --new {node}. Nodes that were made from one image: "
+        "take node.key out of the image, and do so for each but one"
     )
 
 
@@ -314,9 +348,14 @@ def _is_unknown(ask: Ask, chain: Grant | None) -> bool:
     return head is not None and (chain is None or head not in (chain.head, chain.taken_head))
 
 
+def _log(seating: Seating) -> None:
+    for level, text, values in seating.said:
+        log.log(level, text, *values)
+
+
 def _resting(node: str, since: int) -> NoSeat:
     message = (
-        f"{node} gave its seats back {stage.when(since)}, and gets none until it is adopted. Run: stoker-license node "
-        f"adopt {node}"
+        f"{node} gave its seats back {moments.when(since)}, and gets none until it is adopted. "
+        f"Run: stoker-license node adopt {node}"
     )
     return NoSeat(code="LIC-422", message=message)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from licensing import clock, files, plans, release, stage, verify
+from licensing import clock, files, moments, plans, release, stage, verify
 from licensing.clock import JUMP_S
 from licensing.document import sign
 from licensing.errors import (
@@ -212,7 +212,7 @@ class NodeLease:
 
     def _no_lease(self) -> Standing:
         started = self._memory.first_start
-        since = f"since its first start, {stage.when(started)}" if started else "yet"
+        since = f"since its first start, {moments.when(started)}" if started else "yet"
         cannot_write = self._key.problem or (self._problem.message if isinstance(self._problem, StoreError) else None)
         if cannot_write is not None:
             return _unwritable(cannot_write, self._dir)
@@ -269,12 +269,12 @@ class NodeLease:
         at = max(self._memory.look(now), chain.licence.iat)
         if lease.iat > at + JUMP_S:
             raise ClockError(
-                f"the lease {lease.id} was signed {stage.when(lease.iat)}, and here it is {stage.when(at)}; "
+                f"the lease {lease.id} was signed {moments.when(lease.iat)}, and here it is {moments.when(at)}; "
                 "correct this node's clock: timedatectl set-ntp true"
             )
         if at > lease.exp + LEASE_TOLERANCE_S:
             raise ExpiredError(
-                f"the lease {lease.id} ended {stage.when(lease.exp)}, and here it is {stage.when(at)}; "
+                f"the lease {lease.id} ended {moments.when(lease.exp)}, and here it is {moments.when(at)}; "
                 "compare this node's clock with the hub's"
             )
 
@@ -320,7 +320,7 @@ def _no_seat(missing: list[str], held: verify.LeaseChain | None) -> Refusal:
     lease = held.lease
     detail = (
         f"LIC-420: no seat for {', '.join(missing)}. The lease of this node covers {len(lease.gpus)} GPUs since "
-        f"{stage.when(lease.iat)}, and the licence {lease.licence} has {held.licence.seats} seats for the whole site. "
-        f"The job starts when a seat is free. {STILL_WORKS}. For more seats run: {FIX}"
+        f"{moments.when(lease.iat)}, and the licence {lease.licence} has {held.licence.seats} seats for the whole "
+        f"site. The job starts when a seat is free. {STILL_WORKS}. For more seats run: {FIX}"
     )
     return Refusal(code="LIC-420", detail=detail)

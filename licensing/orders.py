@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from licensing import plans, verify
+from licensing.binding import Binding
 from licensing.document import Lease, decode
 from licensing.errors import OtherSiteError, ReplayError, UsageError
 from licensing.exchange import Release
 from licensing.leases import Terms, term_of
+from licensing.moments import when
 from licensing.plans import DAY_S
 from licensing.seats import has_uuid
-from licensing.stage import Stage, when
+from licensing.stage import Stage
 from licensing.store import Ledger
 
 log = logging.getLogger(__name__)
@@ -55,9 +57,10 @@ class Order:
 class Orders:
     """The orders of one site. Used from the thread that owns the ledger."""
 
-    def __init__(self, ledger: Ledger, site_key: str) -> None:
+    def __init__(self, ledger: Ledger, site_key: str, binding: Binding) -> None:
         self._ledger = ledger
         self._site_key = site_key
+        self._binding = binding
 
     def do(self, order: Order, terms: Terms) -> None:
         """Do what is ordered.
@@ -225,11 +228,16 @@ class Orders:
         log.warning("licence=%s emergency hours until=%d", licence.id, until)
 
     def promote(self, terms: Terms) -> None:
-        """Speak with a higher epoch than the hub whose state this was: nodes take nothing of that one any more."""
+        """Speak with a higher epoch than the hub whose state this was: nodes take nothing of that one any more.
+
+        With it begin the days on another machine: a hub that leads and gives no leases would help nobody.
+        """
         epoch = max(self._ledger.epoch(), self._ledger.epoch_heard()) + 1
         with self._ledger.transaction():
             self._ledger.put_epoch(epoch)
             self._ledger.audit(terms.at, "epoch", self._site_key[:16], epoch=epoch)
+            self._binding.take_over(terms.licence, terms.at)
+        self._binding.reload()
         log.warning("this hub speaks with epoch %d from now on", epoch)
 
     def pin(self, gpu: str, terms: Terms, *, on: bool) -> None:

@@ -78,11 +78,10 @@ def split(token: str) -> Parts:
 
 def pae(*pieces: bytes) -> bytes:
     """Pre-authentication encoding: the count, then each piece behind its length, as 64-bit little-endian numbers."""
-    return b"".join([_le64(len(pieces)), *(part for piece in pieces for part in (_le64(len(piece)), piece))])
-
-
-def _le64(number: int) -> bytes:
-    return number.to_bytes(8, "little")
+    parts = [len(pieces).to_bytes(8, "little")]
+    for piece in pieces:
+        parts += (len(piece).to_bytes(8, "little"), piece)
+    return b"".join(parts)
 
 
 def _encode(data: bytes) -> str:

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
-from licensing.document import Licence
+if TYPE_CHECKING:
+    from licensing.document import Licence
 
 DAY_S = 86400
 MS_PER_HOUR = 3_600_000

@@ -8,4 +8,4 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 DATE = "2026-11-22"
-AT = int(datetime.strptime(DATE, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+AT = int(datetime.fromisoformat(DATE).replace(tzinfo=UTC).timestamp())

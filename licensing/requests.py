@@ -16,8 +16,8 @@ from licensing import armour, keys, verify
 from licensing.document import Licence, short, sign
 from licensing.errors import OtherSiteError, ReplayError, UsageError
 from licensing.exchange import Receipt, Release, Request, Want
+from licensing.moments import when
 from licensing.plans import DAY_S
-from licensing.stage import when
 from licensing.store import Asked, Installed, Ledger, Tombstone
 from licensing.verify import LicenceChain, ReceiptChain
 

@@ -81,11 +81,11 @@ class Restrictions:
 
     def _answer(self, ask: Ask, standing: Standing, at: int) -> Outcome:
         place, last = chains.place(ask, self._ledger.grants(ask.node, ask.key))
-        if last is None or place in (Place.RENAMED, Place.FORKED) or ask.node in self._ledger.resting():
+        if last is None or place is Place.FORKED or ask.node in self._ledger.resting():
             return None
         ahead = chains.shown(ask, self._key) if place is Place.AHEAD else None
         lease = ahead or decode(Lease, last.content)
-        if lease.held is not None and lease.held.code == standing.code and place is not Place.AHEAD:
+        if lease.held is not None and lease.held.code == standing.code and place not in (Place.AHEAD, Place.RENAMED):
             return None if place is Place.AT_END else self._chained(lease, last.content)
         if at > lease.exp + LEASE_TOLERANCE_S or lease.epoch > self._ledger.epoch():
             return None
@@ -128,11 +128,22 @@ class Restrictions:
         with self._ledger.transaction():
             if is_news:
                 self._recall(ask, lease, at)
-            new = replace(last, seq=seq, wanted=ask.gpus, content=content, taken=taken, taken_head=head, back=-1)
+            if last.node != ask.node:
+                self._rename(last.node, word, at)
+            new = replace(
+                last, node=ask.node, seq=seq, wanted=ask.gpus, content=content, taken=taken, taken_head=head, back=-1
+            )
             self._ledger.put_grant(new)
             self._ledger.audit(at, "held", ask.node, lease=word.id, code=held.code, since=held.since)
         log.info("node=%s held seq=%d code=%s", ask.node, seq, held.code)
         return text
+
+    def _rename(self, was: str, word: Lease, at: int) -> None:
+        """The seats of its old name come along, as they do with a lease: the word covers the same GPUs."""
+        moving = [each.gpu for each in self._ledger.holds(at) if each.node == was and each.gpu in word.gpus]
+        if moving:
+            self._ledger.hold(word.node, moving, since=word.iat, until=word.exp, gen=word.seq)
+        self._ledger.audit(at, "renamed", word.node, was=was, key=word.key[:16])
 
     def _recall(self, ask: Ask, lease: Lease, at: int) -> None:
         """Its seats count, as `Leases.hear` has it: should this word get lost, new jobs start on them to its end."""

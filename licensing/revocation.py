@@ -14,8 +14,8 @@ from licensing import armour, verify
 from licensing.document import Issuer
 from licensing.errors import LicenceError, ReplayError, RevokedError
 from licensing.exchange import RevokedKey, RevokedLicence
+from licensing.moments import when
 from licensing.roots import Roots
-from licensing.stage import when
 from licensing.verify import CrlChain, LicenceChain, ReceiptChain
 
 

@@ -7,16 +7,17 @@ GPUs first, then those it has held longest; an empty part is still a lease, so j
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 MAX_BATCH = 64
 """How many nodes are answered with one flush of the hub's disk, at most."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """One seat that is taken."""
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """One seat that is taken. A Struct, because each batch makes one for every seat of the site."""
 
     gpu: str
     node: str
@@ -42,9 +43,10 @@ def has_uuid(gpu: str) -> bool:
 
 def share(
     wanted: Sequence[str],
-    holds: Iterable[Hold],
+    holder: Mapping[str, Hold],
     *,
     node: str,
+    elsewhere: int,
     seats: int,
     may_grow: bool,
     pinned: Collection[str] = (),
@@ -53,18 +55,19 @@ def share(
 
     Args:
         wanted: every schedulable GPU of the node.
-        holds: all unexpired holds of the site, this node's among them.
+        holder: who holds what at the site, by GPU: all unexpired holds, this node's among them.
         node: who asks.
+        elsewhere: how many of the holds are not this node's.
         seats: what the licence allows for the whole site.
         may_grow: whether GPUs without a seat may get one; not in GRACE.
         pinned: GPUs that come before the others of their node: to keep their seat, and to get one; they take none away.
     """
-    holder = {hold.gpu: hold for hold in holds}
     asked = tuple(dict.fromkeys(wanted))
-    elsewhere = sum(1 for hold in holder.values() if hold.node != node)
     mine = [gpu for gpu in asked if gpu in holder and holder[gpu].node == node]
     moved = [gpu for gpu in asked if gpu in holder and holder[gpu].node != node]  # changes hands, costs no seat
     fresh = [gpu for gpu in asked if gpu not in holder] if may_grow else []
+    if len(moved) + len(mine) + len(fresh) == len(asked) and elsewhere + len(mine) + len(fresh) <= seats:
+        return asked  # there are enough, as there mostly are
     kept = sorted(mine, key=lambda gpu: (gpu not in pinned, holder[gpu].since))
     paid = [*kept, *sorted(fresh, key=lambda gpu: gpu not in pinned)][: max(0, seats - elsewhere)]
     chosen = set([*moved, *paid][:seats])

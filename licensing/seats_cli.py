@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from licensing.errors import UsageError
-from licensing.stage import when
+from licensing.moments import when
 
 VERBS = ("borrow", "clock", "extend", "node", "pin", "standby")
 

@@ -21,7 +21,7 @@ from licensing.exchange import Want
 from licensing.fingerprint import Mark
 from licensing.inuse import InUse
 from licensing.leases import Ask, Leases, Outcome, Terms
-from licensing.orders import Order, Orders, Verb
+from licensing.orders import Order, Orders
 from licensing.report import Report as Report
 from licensing.requests import Outgoing, Requests
 from licensing.restricted import Restrictions
@@ -34,6 +34,7 @@ from licensing.timekeeper import Timekeeper
 from licensing.units import Units
 from licensing.usage_book import UsageBook
 from licensing.usage_events import Period
+from licensing.usage_prune import Pruning
 from licensing.usage_report import Reports
 from licensing.usage_rows import Page, Told
 
@@ -89,9 +90,10 @@ class Site:
         self._restrictions = Restrictions(self._ledger, key, self._roots)
         self._restrictions.load()
         self._book = UsageBook(self._ledger)
+        self._pruning = Pruning(self._ledger, self._book)
         self._reports = Reports(self._ledger, self._book, self._units, key)
         self._requests = Requests(self._ledger, key, self._binding.commitment)
-        self._orders = Orders(self._ledger, self.key_hex)
+        self._orders = Orders(self._ledger, self.key_hex, self._binding)
         self._binding.open(key)
         self._in_use.open(self.key_hex)
         self._time.open()
@@ -189,6 +191,7 @@ class Site:
         at, row = self._time.confirmed(now), {"usage": chain.receipt.usage, "report_by": chain.receipt.report_by}
         with self._ledger.transaction():
             self._ledger.put_report_by(chain.receipt.licence, chain.receipt.report_by)
+            self._pruning.acknowledge(chain.receipt)
             self._ledger.audit(at, "receipt", chain.receipt.licence, **row)
         self._in_use.reload()
         return self.report(now)
@@ -301,8 +304,6 @@ class Site:
         if terms is None:
             raise UsageError(f"no licence is in use here, so no seats can be ordered. {self._in_use.missing.detail}")
         self._orders.do(order, terms)
-        if order.verb is Verb.PROMOTE:
-            self._binding.take_over(terms.licence, terms.at)
         return self.report(now)
 
     def confirm_clock(self, now: int, *, sure: bool) -> Report:
@@ -412,6 +413,10 @@ class Site:
         current = self._in_use.current
         self._units.settle(current.licence if current else None, at)
 
+    def usage_prune(self, now: int, kept_s: int) -> int:
+        """Forget some rows that the vendor acknowledged and that are older than this; see `Pruning.prune`."""
+        return self._pruning.prune(self._time.look(now).time, kept_s)
+
     def usage_export(self, begins: int, ends: int, now: int, *, rows: bool) -> tuple[str, str]:
         """The signed report of a time: a name for its file, and the text; see `Reports.export`."""
         at = clock.believed(self._time.look(now), now)
@@ -420,4 +425,6 @@ class Site:
 
 
 def _named(ask: Ask) -> Ask:
+    if all(has_uuid(gpu) for gpu in ask.gpus):
+        return ask
     return replace(ask, gpus=tuple(gpu for gpu in ask.gpus if has_uuid(gpu)))

@@ -27,14 +27,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from enum import StrEnum
 
 from licensing import plans, release
 from licensing.document import Lease, Licence
 from licensing.fingerprint import LEAST, Group, Hardware, Verdict
-from licensing.moments import day, hours, span
-from licensing.moments import when as when
+from licensing.moments import day, hours, span, when
 from licensing.plans import DAY_S, NEVER, Plan
+from licensing.words import FIX as FIX
+from licensing.words import FIX_HARDWARE as FIX_HARDWARE
+from licensing.words import FIX_REPORT as FIX_REPORT
+from licensing.words import Stage as Stage
 
 NOTICE_DAYS = (30, 14, 7, 1)
 """Days before the end at which it is said again."""
@@ -46,31 +48,12 @@ LEASE_TOLERANCE_S = 72 * 3600
 """How long new jobs still start after a lease ended, because the hub may be down: with the lease a long weekend."""
 EVALUATION = Plan.EVALUATION.value
 
-FIX = "stoker-license activate FILE"
 EMERGENCY_CODE = "LIC-435"
 LOCKED_CODE = "LIC-450"
-FIX_REPORT = "stoker-license usage export"
-FIX_HARDWARE = "stoker-license export-request"
 _QUEUED = "held in the queue"
 STILL_WORKS = (
     "Running jobs go on to their end; login, monitoring, logs, export, drain, stop and every licence command work"
 )
-
-
-class Stage(StrEnum):
-    """What new jobs may do; each is worse than the one before it."""
-
-    ACTIVE = "ACTIVE"
-    NOTICE = "NOTICE"
-    GRACE = "GRACE"
-    PERPETUAL = "PERPETUAL"
-    """Held by this build, which is newer than the licence covers; any older build runs for ever."""
-    RESTRICTED = "RESTRICTED"
-
-    @property
-    def holds(self) -> bool:
-        """Whether new jobs wait in the queue."""
-        return self in (Stage.PERPETUAL, Stage.RESTRICTED)
 
 
 _SEVERITY = {stage: rank for rank, stage in enumerate(Stage)}

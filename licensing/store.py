@@ -2,12 +2,12 @@
 
 One SQLite file with one writer: WAL, synchronous=FULL, locking_mode=EXCLUSIVE, so a second hub on the same state is
 told so at once. Every change runs inside `transaction()` (BEGIN IMMEDIATE) together with the audit row that records it,
-and each audit row carries the SHA-256 of the row before it. Used from the one thread that called `open()`.
+and each audit row carries the SHA-256 of the row before it; the rows of a transaction are written together, as the last
+of it. Used from the one thread that called `open()`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from licensing import trail
 from licensing.clock import HighWater
 from licensing.errors import StoreError
 from licensing.store_seats import Forked as Forked
@@ -25,8 +26,6 @@ from licensing.store_seats import Grant as Grant
 from licensing.store_seats import SeatRows
 
 _high_water = msgspec.json.Decoder(HighWater)
-
-_GENESIS = "0" * 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +88,8 @@ class Ledger(SeatRows):
     def __init__(self, path: Path) -> None:
         self.path = path
         self._conn: sqlite3.Connection | None = None
+        self._unwritten: list[tuple[Any, ...]] = []
+        """Audit rows of the open transaction, each with the digest before it and its own."""
 
     def open(self) -> None:
         """Open or create the file, check it, bring its tables up to date.
@@ -120,8 +121,10 @@ class Ledger(SeatRows):
         self._run("BEGIN IMMEDIATE")
         try:
             yield
+            self._write_trail()
             self._run("COMMIT")
         except BaseException:
+            self._unwritten.clear()
             if self._open.in_transaction:
                 self._open.execute("ROLLBACK")
             raise
@@ -134,10 +137,13 @@ class Ledger(SeatRows):
             StoreError: SQLite gave up the whole transaction; nothing of it is kept.
         """
         self._require_transaction()
+        self._write_trail()  # what waits is of the parts before this one
         self._run("SAVEPOINT part")
         try:
             yield
+            self._write_trail()
         except BaseException:
+            self._unwritten.clear()
             self._require_transaction()
             self._run("ROLLBACK TO part")
             self._run("RELEASE part")
@@ -276,22 +282,32 @@ class Ledger(SeatRows):
         self._run("INSERT OR REPLACE INTO meta (name, value) VALUES ('clock_resets', ?)", (count,))
 
     def audit(self, at: int, event: str, subject: str, **detail: object) -> None:
-        """Record what this transaction does; belongs inside `transaction()`."""
-        last = self._one("SELECT n, hash FROM audit ORDER BY n DESC LIMIT 1") or (0, _GENESIS)
-        row = (last[0] + 1, at, event, subject, json.dumps(detail, sort_keys=True))
-        self._run(
-            "INSERT INTO audit (n, at, event, subject, detail, prev, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (*row, last[1], _digest(last[1], row)),
-        )
+        """Record what this transaction does.
+
+        Raises:
+            StoreError: there is no `transaction()`, or SQLite gave it up.
+        """
+        self._require_transaction()
+        number, prev = self.audit_head()
+        row = (number + 1, at, event, subject, trail.detail(detail))
+        self._unwritten.append((*row, prev, trail.digest(prev, row)))
+
+    def _write_trail(self) -> None:
+        if self._unwritten:
+            self._require_transaction()
+            rows, self._unwritten = self._unwritten, []
+            self.run_many(_ADD_AUDIT, rows)
 
     def audit_head(self) -> tuple[int, str]:
-        """How many rows the trail has, and the digest of the last."""
+        """How many rows the trail has, and the digest of the last; those of the open transaction too."""
+        if self._unwritten:
+            return self._unwritten[-1][0], self._unwritten[-1][-1]
         row = self._one("SELECT n, hash FROM audit ORDER BY n DESC LIMIT 1")
-        return (row[0], row[1]) if row else (0, _GENESIS)
+        return (row[0], row[1]) if row else (0, trail.GENESIS)
 
     def trail(self, limit: int) -> list[Entry]:
         """The newest rows of the trail, newest first."""
-        rows = self._run("SELECT n, at, event, subject, detail FROM audit ORDER BY n DESC LIMIT ?", (limit,))
+        rows = self.run("SELECT n, at, event, subject, detail FROM audit ORDER BY n DESC LIMIT ?", (limit,))
         return [
             Entry(number=number, at=at, event=event, subject=subject, detail=json.loads(detail))
             for number, at, event, subject, detail in rows
@@ -303,11 +319,11 @@ class Ledger(SeatRows):
         Raises:
             StoreError: a row is missing or was changed.
         """
-        prev, count = _GENESIS, 0
-        for *row, stored_prev, stored in self._run(
+        prev, count = trail.GENESIS, 0
+        for *row, stored_prev, stored in self.run(
             "SELECT n, at, event, subject, detail, prev, hash FROM audit ORDER BY n"
         ):
-            if row[0] != count + 1 or stored_prev != prev or stored != _digest(prev, tuple(row)):
+            if row[0] != count + 1 or stored_prev != prev or stored != trail.digest(prev, tuple(row)):
                 raise StoreError(
                     f"{self.path}: audit row {count + 1} is missing or was changed; keep the file, tell the vendor"
                 )
@@ -318,6 +334,7 @@ class Ledger(SeatRows):
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """A statement of `store_seats`, `usage_book` or `usage_report`."""
+        self._write_trail()  # which it may be about
         return self._run(sql, values)
 
     def run_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
@@ -329,7 +346,8 @@ class Ledger(SeatRows):
 
     def one(self, sql: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
         """Its first row."""
-        return self._one(sql, values)
+        rows = self.run(sql, values)
+        return rows[0] if rows else None
 
     # --- underneath ---
 
@@ -381,6 +399,7 @@ def _bring_up_to_date(conn: sqlite3.Connection) -> None:
         each.apply(Database(conn))
 
 
+_ADD_AUDIT = "INSERT INTO audit (n, at, event, subject, detail, prev, hash) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _LICENCE = "SELECT id, rev, text, activated_at, doubted, report_by FROM licence"
 
 
@@ -392,7 +411,3 @@ def _licence(row: tuple[Any, ...] | None) -> Installed | None:
 
 def _asked(row: tuple[Any, ...]) -> Asked:
     return Asked(id=row[0], want=row[1], made_at=row[2], until=row[3], text=row[4], answer=row[5])
-
-
-def _digest(prev: str, row: tuple[Any, ...]) -> str:
-    return hashlib.sha256((prev + json.dumps(row)).encode()).hexdigest()

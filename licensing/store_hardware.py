@@ -103,6 +103,19 @@ class HardwareRows:
             "UPDATE hardware_doubt SET since = since + ?, grace_since = grace_since + ?, doubted = ? WHERE doubted = 1",
             (shift_s, shift_s, int(not right)),
         )
+        self._ledger.run(
+            "UPDATE hardware_taken SET since = since + ?, doubted = ? WHERE doubted = 1", (shift_s, int(not right))
+        )
+
+    def taken_since(self, bound: str) -> int | None:
+        """When a standby took over under this binding; `None` if none ever did."""
+        row = self._ledger.one("SELECT since FROM hardware_taken WHERE bound = ?", (bound,))
+        return int(row[0]) if row else None
+
+    def put_taken(self, bound: str, since: int, *, doubted: bool) -> None:
+        """It does now; once."""
+        sql = "INSERT OR IGNORE INTO hardware_taken (bound, since, doubted) VALUES (?, ?, ?)"
+        self._ledger.run(sql, (bound, since, int(doubted)))
 
     def put_drift(self, at: int, *, platform: bool) -> None:
         """A part changed."""

@@ -9,13 +9,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from licensing.errors import StoreError
 from licensing.seats import Hold, has_uuid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Grant:
     """The last lease made out to a node, as content: signing it again gives the same token."""
 
@@ -31,7 +32,7 @@ class Grant:
     back: int = -1
     """The older number that was shown since and is in the trail, -1 for none."""
 
-    @property
+    @cached_property
     def head(self) -> str:
         """The digest of this lease: what the next one names as the one before it."""
         return hashlib.sha256(self.content).hexdigest()
@@ -78,17 +79,27 @@ class SeatRows:
         Raises:
             StoreError: one of them is no GPU with a UUID of its own, so it could not be counted once.
         """
-        nameless = [gpu for gpu in gpus if not has_uuid(gpu)]
-        if nameless:
-            raise StoreError(f"{', '.join(nameless)} of {node} has no UUID and gets no seat; see nvidia-smi -L there")
-        marks = ", ".join("?" * len(gpus))
-        self.run(f"DELETE FROM hold WHERE unit = 'gpu' AND node = ? AND subject NOT IN ({marks})", (node, *gpus))  # noqa: S608
+        refuse_nameless(node, gpus)
+        held = f"DELETE FROM hold WHERE unit = 'gpu' AND node = ? AND subject NOT IN ({_marks(gpus)})"  # noqa: S608
+        self.run(held, (node, *gpus))
         self.run_many(
             "INSERT INTO hold (unit, subject, node, since, \"until\", gen) VALUES ('gpu', ?, ?, ?, ?, ?) "
             "ON CONFLICT (unit, subject) DO UPDATE SET since = iif(node = excluded.node, since, excluded.since), "
             'node = excluded.node, "until" = excluded."until", gen = excluded.gen',
             [(gpu, node, since, until, gen) for gpu in gpus],
         )
+
+    def put_holds(self: Runs, holds: Sequence[tuple[Hold, int]], freed: Sequence[str]) -> None:
+        """Make these the holders of their GPUs, each under its generation, and free others."""
+        if freed:
+            self.run_many("DELETE FROM hold WHERE unit = 'gpu' AND subject = ?", [(gpu,) for gpu in freed])
+        if holds:
+            self.run_many(
+                "INSERT INTO hold (unit, subject, node, since, \"until\", gen) VALUES ('gpu', ?, ?, ?, ?, ?) "
+                "ON CONFLICT (unit, subject) DO UPDATE SET since = excluded.since, node = excluded.node, "
+                '"until" = excluded."until", gen = excluded.gen',
+                [(each.gpu, each.node, each.since, each.until, gen) for each, gen in holds],
+            )
 
     def expire(self: Runs, now: int) -> list[Hold]:
         """Free the seats whose time is over; gives what was freed."""
@@ -115,16 +126,19 @@ class SeatRows:
         """The last grant of this node, and those that other nodes had under the same key; the newest first."""
         return [_grant(row) for row in self.run(f"{_GRANT} WHERE node = ? OR key = ? ORDER BY seq DESC", (node, key))]
 
+    def grants_of(self: Runs, nodes: Sequence[str], keys: Sequence[str]) -> list[Grant]:
+        """The last grant of each of these nodes, and those that other nodes had under one of these keys."""
+        places = f"node IN ({_marks(nodes)}) OR key IN ({_marks(keys)})"
+        return [_grant(row) for row in self.run(f"{_GRANT} WHERE {places}", (*nodes, *keys))]
+
     def put_grant(self: Runs, grant: Grant) -> None:
         """Remember the last grant of a node."""
-        self.run(
-            'INSERT OR REPLACE INTO "grant" (node, key, seq, wanted, content, taken, taken_head, back) '
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                grant.node, grant.key, grant.seq, json.dumps(grant.wanted), grant.content,
-                grant.taken, grant.taken_head, grant.back,
-            ),
-        )  # fmt: skip
+        self.run_many(_PUT_GRANT, [_row(grant)])
+
+    def put_grants(self: Runs, grants: Sequence[Grant]) -> None:
+        """The same for several nodes."""
+        if grants:
+            self.run_many(_PUT_GRANT, [_row(each) for each in grants])
 
     def forked(self: Runs) -> list[Forked]:
         """Nodes that show the identity of another, and get nothing new."""
@@ -215,6 +229,34 @@ class SeatRows:
 
 
 _GRANT = 'SELECT node, key, seq, wanted, content, taken, taken_head, back FROM "grant"'
+
+_PUT_GRANT = (
+    'INSERT INTO "grant" (node, key, seq, wanted, content, taken, taken_head, back) VALUES (?, ?, ?, ?, ?, ?, ?, ?) '
+    "ON CONFLICT (node) DO UPDATE SET key = excluded.key, seq = excluded.seq, wanted = excluded.wanted, "
+    "content = excluded.content, taken = excluded.taken, taken_head = excluded.taken_head, back = excluded.back"
+)
+
+
+def refuse_nameless(node: str, gpus: Sequence[str]) -> None:
+    """Let only GPUs pass that can be counted once.
+
+    Raises:
+        StoreError: one has no UUID of its own.
+    """
+    nameless = [gpu for gpu in gpus if not has_uuid(gpu)]
+    if nameless:
+        raise StoreError(f"{', '.join(nameless)} of {node} has no UUID and gets no seat; see nvidia-smi -L there")
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _row(grant: Grant) -> tuple[Any, ...]:
+    return (
+        grant.node, grant.key, grant.seq, json.dumps(grant.wanted), grant.content,
+        grant.taken, grant.taken_head, grant.back,
+    )  # fmt: skip
 
 
 def _grant(row: tuple[Any, ...]) -> Grant:

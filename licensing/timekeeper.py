@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 
-from licensing import clock, stage
+from licensing import clock, moments
 from licensing.document import Licence
 from licensing.errors import StoreError, UsageError
 from licensing.inuse import InUse
@@ -93,13 +93,13 @@ class Timekeeper:
             raise UsageError("without a licence no time is kept, so there is none to confirm")
         if before.time - now > clock.SKEW_S:
             raise UsageError(
-                f"the clock says {stage.when(now)}, and it is at least {stage.when(before.time)} by what was signed "
-                "and seen; time does not run back. Set the clock; if it is right, the answer to a request made now "
-                "sets time back: stoker-license export-request"
+                f"the clock says {moments.when(now)}, and it is at least {moments.when(before.time)} by what was "
+                "signed and seen; time does not run back. Set the clock; if it is right, the answer to a request "
+                "made now sets time back: stoker-license export-request"
             )
         if not sure:
             raise UsageError(
-                f"the clock says {stage.when(now)}, and by the uptime it is {stage.when(before.time)}; only the "
+                f"the clock says {moments.when(now)}, and by the uptime it is {moments.when(before.time)}; only the "
                 "vendor's answer leads back from a later time. If it is right: stoker-license clock confirm --yes"
             )
         mark = clock.confirm(before, now)

@@ -2,7 +2,8 @@
 
 Rules kept here: a row is known by node, chain and number, so merging twice is merging once; what is missing or does not
 continue is noted and reported, and never refused; the same run told by two chains (a node's store went back in time) is
-counted once; rows only come to the end, so what a report closed never changes, and what comes late is in the next one.
+counted once; rows only come to the end, so what a report closed never changes, and what comes late is in the next one;
+only rows that the vendor acknowledged long ago go, from the front (`usage_prune`).
 Used from the thread that owns the ledger.
 """
 
@@ -12,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from licensing import usage_rows
 from licensing.store import Ledger
@@ -34,6 +36,21 @@ class Branch:
     gpu_ms: int
     began: str
     """The head before its first row here."""
+    pruned: int = 0
+    """Its last row that is not kept any more, 0 for none."""
+    pruned_head: str = ""
+    """The head after that one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What stands for the rows that are not kept any more (`usage_prune`)."""
+
+    rows: int
+    head: str
+    """The hub's head after the last of them."""
+    before: int
+    """Of runs that began earlier it is not known any more which ones were counted, Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +214,14 @@ class UsageBook:
             self._event(now, "unsound", known.node, f"{unsound} rows cannot be read and count nothing")
 
     def _counted(self, known: Branch, row: usage_rows.Row) -> int:
-        """What is counted already of the same run, told by another chain of the node."""
+        """What is counted already of the same run, told by another chain of the node.
+
+        All of it where that is not known any more: such runs were reported, and nothing is billed twice.
+        """
         if not self._has_several(known):
             return 0
+        if row.start < self.checkpoint().before:
+            return row.gpu_ms
         sql = (
             "SELECT coalesce(sum(counted), 0) FROM usage_row JOIN usage_chain ON usage_chain.n = chain_n"
             " WHERE job = ? AND gpu = ? AND start = ? AND node = ? AND chain_n != ?"
@@ -298,7 +320,9 @@ class UsageBook:
     def head_at(self, branch: Branch, seq: int) -> str:
         """The head of a branch after a row."""
         found = self._ledger.one("SELECT head FROM usage_row WHERE chain_n = ? AND seq = ?", (branch.n, seq))
-        return found[0].hex() if found else branch.began
+        if found:
+            return str(found[0].hex())
+        return branch.pruned_head if branch.pruned and branch.pruned == seq else branch.began
 
     def sent(self, branch: Branch) -> int:
         """The last row of a branch that a report has told of."""
@@ -310,13 +334,16 @@ class UsageBook:
         self._ledger.run("UPDATE usage_chain SET sent = ? WHERE n = ?", (seq, branch.n))
 
     def verify(self) -> int:
-        """Walk all rows, by each node's chain and by the hub's; how many there are.
+        """Walk all rows that are kept, by each node's chain and by the hub's; how many there ever were.
 
         Raises:
-            ValueError: one is missing or was changed.
+            ValueError: one is missing or was changed, or the trail knows of other rows that are not kept.
         """
-        heads = {each.n: bytes.fromhex(each.began) for each in self.branches()}
-        hub, count = bytes(32), 0
+        heads = {each.n: bytes.fromhex(each.pruned_head or each.began) for each in self.branches()}
+        gone = self.checkpoint()
+        if (gone.rows, gone.head) != self._pruned_by_trail():
+            raise ValueError("what is said of the rows that are not kept any more is not what the trail has")
+        hub, count = bytes.fromhex(gone.head), gone.rows
         for chain_n, seq, text, head in self._ledger.run("SELECT chain_n, seq, line, head FROM usage_row ORDER BY n"):
             heads[chain_n] = usage_rows.link(heads[chain_n], text.encode())
             if heads[chain_n] != head:
@@ -325,6 +352,17 @@ class UsageBook:
         if hub.hex() != self.head or any(heads[each.n].hex() != each.head for each in self.branches()):
             raise ValueError("rows are missing or were changed")
         return count
+
+    def checkpoint(self) -> Checkpoint:
+        """Where the rows that are kept begin."""
+        found = self._ledger.one("SELECT pruned, pruned_head, pruned_before FROM usage_state")
+        assert found is not None, "made with the table"
+        return Checkpoint(rows=found[0], head=found[1], before=found[2])
+
+    def _pruned_by_trail(self) -> tuple[int, str]:
+        rows = self._ledger.run("SELECT detail FROM audit WHERE event = 'usage-pruned' ORDER BY n")
+        told = [json.loads(row[0]) for row in rows]
+        return sum(each["rows"] for each in told), told[-1]["head"] if told else bytes(32).hex()
 
     def _event(self, at: int, event: str, subject: str, detail: str) -> None:
         """Note something, with an audit row of it; the same thing once."""
@@ -351,13 +389,16 @@ def compact(values: object) -> str:
     return json.dumps(values, ensure_ascii=False, separators=(",", ":"))
 
 
-_BRANCH = "SELECT n, node, chain, branch, seq, head, gpu_ms, began FROM usage_chain"
+_BRANCH = "SELECT n, node, chain, branch, seq, head, gpu_ms, began, pruned, pruned_head FROM usage_chain"
 _ADD = (
     "INSERT INTO usage_row (chain_n, seq, line, head, job, gpu, sku, start, gpu_ms, counted)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
-def _branch(row: tuple[int, str, str, int, int, str, int, str]) -> Branch:
-    n, node, chain, branch, seq, head, gpu_ms, began = row
-    return Branch(n=n, node=node, chain=chain, branch=branch, seq=seq, head=head, gpu_ms=gpu_ms, began=began)
+def _branch(row: tuple[Any, ...]) -> Branch:
+    n, node, chain, branch, seq, head, gpu_ms, began, pruned, pruned_head = row
+    return Branch(
+        n=n, node=node, chain=chain, branch=branch, seq=seq, head=head, gpu_ms=gpu_ms, began=began,
+        pruned=pruned, pruned_head=pruned_head,
+    )  # fmt: skip

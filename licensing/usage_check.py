@@ -17,8 +17,8 @@ from licensing import armour, paseto, verify
 from licensing.clock import SKEW_S
 from licensing.document import Licence
 from licensing.exchange import UnitPeak, Usage
+from licensing.moments import when
 from licensing.plans import DAY_S
-from licensing.stage import when
 from licensing.verify import SiteToken
 
 OVERDRAFT_PERCENT = 10

@@ -1,6 +1,7 @@
 """`stoker-license usage export | verify`: a month's usage as a signed file, and the check of such files.
 
-`verify` needs no hub and no licence: who has the files can check them, the vendor runs the same (`check_files`).
+`verify` needs no hub and no licence: who has the files can check them, the vendor runs the same (`check_files`). The
+words of the command line are in `usage_words`; this is loaded when one of them is typed.
 """
 
 from __future__ import annotations
@@ -10,47 +11,18 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from licensing import files, usage_file, usage_verify, verify
 from licensing.document import Licence
-from licensing.errors import FormatError, HubError, LicenceError, UsageError
+from licensing.errors import FormatError, LicenceError, UsageError
+from licensing.moments import when
 from licensing.roots import pinned
-from licensing.stage import when
 from licensing.usage_check import Finding, Grade, units_told
 from licensing.usage_file import MAX_BYTES, UsageFile
+from licensing.usage_words import Export
 
 EXIT_WRONG = 5
 EXIT_FORK = 7
-
-
-class Export(Protocol):
-    """Has the hub make a report of a month (the last whole one): gives a name for its file, and the text.
-
-    Raises:
-        LicenceError: the hub's refusal, or `HubError` when it does not answer.
-    """
-
-    def __call__(self, month: str | None, *, rows: bool, config: Path | None = None) -> tuple[str, str]:
-        """See above."""
-
-
-def nowhere(month: str | None, *, rows: bool, config: Path | None = None) -> tuple[str, str]:
-    """An `Export` of a program that has no hub."""
-    raise HubError("this program reaches no hub; run it where stoker-hub runs")
-
-
-def add_verbs(parser: argparse.ArgumentParser) -> None:
-    """Put the verbs of `usage` on its parser."""
-    verbs = parser.add_subparsers(dest="what", required=True, metavar="VERB")
-    export = verbs.add_parser("export", help="close a month and write its signed report; again, and it is the same")
-    export.add_argument("--month", metavar="YYYY-MM", help="in UTC; else the last whole month")
-    export.add_argument("--rows", action="store_true", help="with every row: node, GPU, salted job, start, end")
-    export.add_argument("-o", "--output", metavar="FILE", help="else a name by month and number; - is standard output")
-    check = verbs.add_parser("verify", help="check reports to the last row; needs no hub and no network")
-    check.add_argument("files", nargs="+", metavar="FILE", help="best all there are: each names the one before it")
-    check.add_argument("--licence", metavar="FILE", help="check also that they are of this licence and its site")
-    check.add_argument("--json", action="store_true", help="print what was found as one JSON object")
 
 
 def run(args: argparse.Namespace, export: Export, *, now: int) -> int:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from licensing import keys, stage, usage_events, usage_file
+from licensing import keys, moments, usage_events, usage_file
 from licensing.document import MAX_LEASE_S, Licence, decode, encode, sign_content
 from licensing.errors import UsageError
 from licensing.exchange import SeatPeak, Usage, UsageTotal
@@ -77,7 +77,7 @@ class Reports:
             UsageError: it is not.
         """
         if now < month.ends:
-            name, over = _month(month.begins), stage.when(month.ends)
+            name, over = _month(month.begins), moments.when(month.ends)
             raise UsageError(f"{name} is not over, and a month is closed once; its report can be made from {over} on")
         last = self._ledger.one("SELECT ends FROM usage_report ORDER BY number DESC LIMIT 1")
         if last is not None and last[0] < month.begins:
@@ -188,15 +188,25 @@ class Reports:
         content, nodes = row
         usage = decode(Usage, content)
         lines = nodes.split("\n") if nodes else []
-        texts = self._rows(lines) if rows else None
+        texts = self._rows(usage, lines) if rows else None
         name = f"usage-{_month(usage.ends - 1)}-{number}.usage"
         return name, usage_file.write(sign_content(self._key, Usage, content), lines, texts)
 
-    def _rows(self, lines: Sequence[str]) -> list[str]:
+    def _rows(self, usage: Usage, lines: Sequence[str]) -> list[str]:
+        """Every row that it tells of.
+
+        Raises:
+            UsageError: some are not kept any more.
+        """
         branches = {(each.node, each.chain, each.branch): each for each in self._book.branches()}
         texts: list[str] = []
         for line in usage_file.decode_lines(lines):
             branch = branches[line.node, line.chain, line.branch]
+            if line.first <= min(line.last, branch.pruned):
+                raise UsageError(
+                    f"the rows of {_month(usage.begins)} are not kept any more: your vendor acknowledged them, and "
+                    "they are older than [hub] usage_days. The report itself is the same without --rows"
+                )
             texts += [kept.text for kept in self._book.kept(branch, line.first - 1, line.last)]
         return texts
 

@@ -28,3 +28,14 @@ def m001_first(db: Database) -> None:
     db.table("usage_report").create(report, pk="number", not_null=set(report) - {"number"})
     db.table("usage_state").create({"id": int, "head": str, "used": int}, pk="id", not_null={"head", "used"})
     db.table("usage_state").insert({"id": 1, "head": "0" * 64, "used": 0})
+
+
+@migrations()
+def m002_pruned(db: Database) -> None:
+    """Which reports the vendor has; from where each chain and the hub's go on, and how many rows before it are gone."""
+    db.table("usage_report").add_column("acknowledged", int, not_null_default=0)
+    db.table("usage_chain").add_column("pruned", int, not_null_default=0)
+    db.table("usage_chain").add_column("pruned_head", str, not_null_default="")
+    db.table("usage_state").add_column("pruned", int, not_null_default=0)
+    db.table("usage_state").add_column("pruned_head", str, not_null_default="0" * 64)
+    db.table("usage_state").add_column("pruned_before", int, not_null_default=0)

@@ -21,7 +21,7 @@ from licensing.clock import JUMP_S
 from licensing.document import Licence
 from licensing.errors import LicenceError
 from licensing.exchange import Usage
-from licensing.stage import when
+from licensing.moments import when
 from licensing.usage_check import Finding, Grade
 from licensing.usage_file import NodeLine, UsageFile, chained, rows_of
 from licensing.usage_rows import DAY_S, WHOLE, Row

@@ -137,7 +137,7 @@ def _add_answers(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_revocation(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     revoke = verbs.add_parser("revoke", help="take back a licence, or an issuer's key; then write the list with crl")
     revoke.add_argument("subject", metavar="ID|KEY")
-    revoke.add_argument("--reason", default="", type=_words, help="shown to the buyer")
+    revoke.add_argument("--reason", type=_words, help="shown to the buyer")
     _add_desk(revoke)
     crl = verbs.add_parser("crl", help="write the newest revocation list; every later file carries it too")
     crl.add_argument("--root-key", type=Path, metavar="FILE", help="sign it as a root (an issuer's key needs that)")

@@ -63,6 +63,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "history.keep_days": (1, 10**5),
     "history.backup_s": (60, 7 * 86400),
     "metrics.interval_s": (1, 3600),
+    "hub.usage_days": (400, 10**5),
 }
 
 
@@ -119,6 +120,8 @@ def _value(config: Config, key: str) -> object:
     table, _, name = key.partition(".")
     if table == "node":
         return getattr(config, name)
+    if table == "hub":
+        return getattr(config, f"hub_{name}")
     return getattr(getattr(config, table), name)
 
 

@@ -120,6 +120,7 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
         jobs=file.jobs,
         cluster=file.hub.cluster,
         hub_nodes=file.hub.nodes,
+        hub_usage_days=file.hub.usage_days,
         partitions=_with_default(file.partitions) or (PartitionTable(name="main", default=True),),
         qos=file.qos or (QosTable(name="normal"),),
         **{name: getattr(file, name) for name in PlainTables.__struct_fields__},

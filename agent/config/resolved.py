@@ -35,6 +35,8 @@ class Config(PlainTables, frozen=True, kw_only=True):
     jobs: JobsTable
     cluster: str
     hub_nodes: tuple[HubNode, ...]
+    hub_usage_days: int = 800
+    """How long rows of the usage ledger stay whose report the vendor acknowledged."""
     cpus: int = 1
     """CPUs that jobs may have at a time."""
     partitions: tuple[PartitionTable, ...] = (PartitionTable(name="main", default=True),)

@@ -241,6 +241,8 @@ class HubTable(Table, frozen=True, kw_only=True):
     cluster: str = "stoker"
     nodes: tuple[HubNode, ...] = ()
     """Empty means: this node's own agent, by its socket."""
+    usage_days: int = 800
+    """How long rows of the usage ledger stay whose report the vendor acknowledged."""
 
 
 class PlainTables(Table, frozen=True, kw_only=True):

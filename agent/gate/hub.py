@@ -215,6 +215,15 @@ class HubLicence:
         with translated():
             return self._site.note_admin(user, now)
 
+    def usage_prune(self, now: int, kept_s: int) -> int:
+        """Forget some rows that the vendor acknowledged and that are older than this; how many were.
+
+        Raises:
+            ApiError: the ledger cannot be used.
+        """
+        with translated():
+            return self._site.usage_prune(now, kept_s)
+
     def usage_export(self, begins: int, ends: int, now: int, *, rows: bool) -> tuple[str, str]:
         """The signed report of a time: a name for its file, and the text.
 

@@ -26,8 +26,10 @@ _log = logging.getLogger(__name__)
 class Metering:
     """Keeps the hub's usage ledger; used from the event loop."""
 
-    def __init__(self, fleet: Fleet, seats: Seats, *, fetch_s: float = FETCH_S) -> None:
+    def __init__(self, fleet: Fleet, seats: Seats, *, kept_s: int | None = None, fetch_s: float = FETCH_S) -> None:
+        """`kept_s` is for how long rows that the vendor acknowledged stay; `None` keeps them."""
         self._fleet = fleet
+        self._kept_s = kept_s
         self._seats = seats
         self._fetch_s = fetch_s
         self._due = asyncio.Event()
@@ -68,10 +70,20 @@ class Metering:
                 if clock() >= next_round:  # by the clock: in a large cluster some node always takes a lease
                     next_round = clock() + self._fetch_s
                     await self.fetch_all()
+                    await self._prune()
                 else:
                     await self._fetch_renewed()
             except Exception:  # noqa: BLE001 - the rim: the next round shall come whatever became of this one
                 _log.exception("a round of fetching usage failed")
+
+    async def _prune(self) -> None:
+        kept_s = self._kept_s
+        if kept_s is None:
+            return
+        try:
+            await self._seats.with_licence(lambda each: each.usage_prune(_now(), kept_s))
+        except ApiError as error:
+            _log.warning("usage that is no longer to be kept stays: %s", error)
 
     async def _fetch_renewed(self) -> None:
         self._due.clear()

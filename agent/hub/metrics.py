@@ -114,5 +114,10 @@ def _licence(licence: Licence | None) -> Iterator[Family]:
     left = None if licence is None else licence.prepaid_gpu_seconds_left
     text = "Prepaid GPU-seconds not used yet; below 0 in grace."
     yield gauge("lic_prepaid_gpu_seconds_left", text, [({}, left)])
+    superseded = None if licence is None else int(licence.epoch_heard > licence.epoch)
+    text = "1 if another hub of this site took over and this one gives no leases (LIC-424)."
+    yield gauge("lic_hub_superseded", text, [({}, superseded)])
+    text = "Nodes that show the identity of another machine and get no further lease (LIC-423)."
+    yield gauge("lic_nodes_forked", text, [({}, None if licence is None else len(licence.forked))])
     text = "Times since the hub's start that its clock was seen behind what was signed and seen."
     yield counter("lic_clock_rollback", text, [({}, None if licence is None else licence.clock_rollbacks)])

@@ -22,8 +22,8 @@ from licensing.armour import Label
 from licensing.document import Licence, open_token, short
 from licensing.errors import ChainError, OtherSiteError, ReplayError, RevokedError, UsageError
 from licensing.exchange import Crl, Receipt, Release, Request, RevokedKey, RevokedLicence, Usage, Want
+from licensing.moments import when
 from licensing.plans import DAY_S, REPORT_DUE_S
-from licensing.stage import when
 from licensing.usage_check import Finding, Grade
 from licensing.vendor.sign import Signer, own_root, sign_root_list
 from licensing.vendor.store import COLUMNS, Answered, DeskStore, Issued

@@ -9,7 +9,7 @@ from licensing import armour, plans, revocation, roots, usage_check, verify
 from licensing.armour import Label
 from licensing.document import Issuer, Licence
 from licensing.exchange import Crl, Release, Request
-from licensing.stage import when
+from licensing.moments import when
 from licensing.vendor.sign import read_text
 
 

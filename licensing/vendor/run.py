@@ -20,8 +20,8 @@ import msgspec
 from licensing import keys, plans, usage_cli
 from licensing.document import PRODUCT, Issuer, Licence
 from licensing.errors import KeyFileError, UsageError
+from licensing.moments import when
 from licensing.plans import DAY_S, TRIAL_S, Plan
-from licensing.stage import when
 from licensing.vendor import inspect
 from licensing.vendor.desk import Answer, Desk
 from licensing.vendor.sign import (
@@ -207,7 +207,7 @@ def _transfer(args: argparse.Namespace, now: int) -> int:
 
 def _revoke(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
-        what = desk.revoke(args.subject, args.reason, now)
+        what = desk.revoke(args.subject, args.reason or "", now)
     by = " --root-key FILE" if what == "key" else ""
     print(f"{what} {args.subject} is revoked at this desk; now write the list: stoker-license vendor crl{by} -o FILE")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,8 @@ from tests.fakes.vendor import FOLDER, LEASE, NODE, ROOTS, SITE, VOUCHER
 REPEATS = 7
 STARTS = 9
 SPAN_S = 0.2
+DESIGN_BARE = 11_900
+"""Bare verifications a CPU-second where the aims were set; they are also told scaled by what they are here."""
 NODE_KEY = keys.public_hex(NODE)
 
 _READ: dict[str, Callable[[str], object]] = {
@@ -61,14 +64,16 @@ def _rates() -> Iterator[Row]:
     chain = LINK.join((papers.reseller_chain(VOUCHER), token))
     parts = paseto.split(token)
     signed = paseto.pae(paseto.HEADER.encode(), parts.payload, parts.footer, b"lease")
+    bare = _per_cpu_s(lambda: key.verify(parts.signature, signed))
+    yield row_of("bare Ed25519 verification, for comparison", bare, "/CPU-s")
     for what, aim, work in (
-        ("bare Ed25519 verification, for comparison", "", lambda: key.verify(parts.signature, signed)),
-        ("token made", "", lambda: sign(SITE, LEASE)),
-        ("token verified and read", "≥ 8000", lambda: open_token(Lease, token, key)),
-        ("chain of four verified, its keys known", "≥ 2000", lambda: verify.lease_chain(chain, ROOTS, NODE_KEY)),
-        ("chain of four verified, all keys new", "≥ 2000", lambda: _cold(chain)),
+        ("token made", 0, lambda: sign(SITE, LEASE)),
+        ("token verified and read", 8000, lambda: open_token(Lease, token, key)),
+        ("chain of four verified, its keys known", 2000, lambda: verify.lease_chain(chain, ROOTS, NODE_KEY)),
+        ("chain of four verified, all keys new", 2000, lambda: _cold(chain)),
     ):
-        yield row_of(what, _per_cpu_s(work), "/CPU-s", aim)
+        here = aim * statistics.median(bare) / DESIGN_BARE
+        yield row_of(what, _per_cpu_s(work), "/CPU-s", f"≥ {aim}; scaled ≥ {here:.0f}" if aim else "")
 
 
 def _status() -> Iterator[Row]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,3 +110,24 @@ def test_a_ledger_that_cannot_be_used_is_everybodys_error(hub: tuple[HubLicence,
 
     play(hub, scene)
     thread.submit(licence.open).result()
+
+
+def test_a_large_batch_asks_the_ledger_no_more_than_a_small_one(hub: tuple[HubLicence, ThreadPoolExecutor]) -> None:
+    licence, thread = hub
+    connection = licence._site._ledger._open
+    asked: list[Counter[str]] = []
+
+    def answer(first: int, count: int) -> None:
+        words: list[str] = []
+        connection.set_trace_callback(lambda statement: words.append(statement.split()[0]))
+        found = licence.leases([ask(number, f"GPU-{number}") for number in range(first, first + count)], NOW)
+        connection.set_trace_callback(None)
+        assert all(isinstance(each, str) for each in found)
+        asked.append(Counter(words))
+
+    for first, count in ((0, 2), (2, 60)):
+        thread.submit(answer, first, count).result()
+    small, large = asked
+    assert small["SELECT"] == large["SELECT"]
+    assert (large["BEGIN"], large["SAVEPOINT"], large["COMMIT"]) == (1, 1, 1)
+    assert large["INSERT"] == 3 * 60 + 1, "seat, grant and audit row of each, and the time"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +30,7 @@ from tests.fakes.head import HEAD, TWIN, Machine
 from tests.fakes.vendor import DAY, NOW, ROOTS, VOUCHER, Boot, changed, file
 
 KEY = public_hex(vendor.NODE)
+PROJECT = Path(__file__).parent.parent.parent
 BOARD_RMA = HEAD.but(uuid=TWIN.uuid, board=TWIN.board, macs=(*TWIN.macs[:2], HEAD.macs[2]))
 """Another board, with other onboard NICs: the chassis and the plugged NIC stay."""
 IN_TWIN_CHASSIS = TWIN.but(disk=HEAD.disk, machine_id=HEAD.machine_id)
@@ -453,6 +457,58 @@ def test_a_standby_that_takes_over_has_14_days_once(hub: Hub, tmp_path: Path) ->
     standby.site.close()
 
 
+def test_its_14_days_are_not_given_again_where_all_was_well_in_between(hub: Hub, tmp_path: Path) -> None:
+    hub.bind()
+    standby = hub.copy(tmp_path / "b", TWIN)
+    standby.site.order(Order(verb=Verb.PROMOTE), NOW)
+    standby.move(HEAD, standby.boot.at(NOW + 5 * DAY))
+    assert standby.at(NOW + 5 * DAY).stage is Stage.ACTIVE
+    standby.move(TWIN, standby.boot.at(NOW + 9 * DAY))
+    standing = standby.at(NOW + 9 * DAY)
+    assert (standing.code, standing.restricted_at) == ("LIC-440", NOW + 14 * DAY), "what is left of them"
+    standby.move(HEAD, standby.boot.at(NOW + 20 * DAY))
+    standby.move(TWIN, standby.boot.at(NOW + 30 * DAY))
+    assert standby.at(NOW + 30 * DAY).code == "LIC-442"
+    later = standby.boot.at(NOW + 30 * DAY)
+    assert standby.site.order(Order(verb=Verb.PROMOTE), later).standing.code == "LIC-442"
+    standby.site.close()
+
+
+PROMOTION = """
+import os, signal, sys
+from pathlib import Path
+from licensing.orders import Order, Verb
+from licensing.site import Site
+from tests.fakes.vendor import NOW, ROOTS, Boot
+
+site = Site(Path(sys.argv[1]), "test", ROOTS, Boot())
+site.open()
+
+def die_at(statement):
+    if sys.argv[2] in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+site._ledger._conn.set_trace_callback(die_at)
+site.order(Order(verb=Verb.PROMOTE), NOW)
+"""
+
+
+@pytest.mark.parametrize("at", ["'epoch'", "INTO hardware_taken", "INTO hardware_doubt", "INTO audit", "COMMIT"])
+def test_a_standby_that_dies_while_it_takes_over_did_not(hub: Hub, tmp_path: Path, at: str) -> None:
+    hub.bind()
+    standby = hub.copy(tmp_path / "b", TWIN)
+    standby.site.close()
+    killed = subprocess.run([sys.executable, "-c", PROMOTION, str(tmp_path / "b/state"), at], cwd=PROJECT, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    standby.start(TWIN)
+    report = standby.site.report(NOW)
+    assert (report.epoch, report.standing.code, standby.events("epoch")) == (1, "LIC-442", [])
+    done = standby.site.order(Order(verb=Verb.PROMOTE), NOW)
+    assert (done.epoch, done.standing.code, done.standing.restricted_at) == (2, "LIC-440", NOW + 14 * DAY)
+    standby.site._ledger.verify_audit()
+    standby.site.close()
+
+
 def test_promoting_the_same_machine_changes_nothing_about_it(hub: Hub) -> None:
     hub.bind()
     assert hub.site.order(Order(verb=Verb.PROMOTE), NOW).standing.stage is Stage.ACTIVE
@@ -485,7 +541,7 @@ def test_the_vendor_is_told_of_drifts_without_marks(hub: Hub) -> None:
 def test_a_ledger_of_before_gets_its_tables(tmp_path: Path) -> None:
     hub = Hub(tmp_path)
     hub.install()
-    for table in ("enrolled", "doubt", "drift"):
+    for table in ("enrolled", "doubt", "drift", "taken"):
         hub.site._ledger.run(f"DROP TABLE hardware_{table}")
     hub.site._ledger.run("DELETE FROM _sqlite_migrations WHERE migration_set = 'hardware'")
     hub.site.close()

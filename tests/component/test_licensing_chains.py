@@ -166,6 +166,16 @@ def test_a_node_says_why_it_gets_no_lease_and_holds_nothing_for_it(town: Town) -
     assert n1.licence(town.now).code is None
 
 
+def test_nodes_of_one_image_are_told_what_to_do_about_it(town: Town) -> None:
+    n1 = town.machine("n1")
+    town.offer(n1, "n1", "A")
+    town.copy("n1", "n2")
+    (refused,) = town.hub.leases([town.ask(town.machine("n2"), "n2", "B")], town.now)
+    assert isinstance(refused, NoSeat)
+    for part in ("stoker-license node adopt --new n2", "made from one image: take node.key out of the image"):
+        assert part in refused.message
+
+
 def test_a_disk_of_yesterday_gets_on_where_its_gpus_are_the_same(town: Town) -> None:
     n1 = town.machine("n1")
     town.offer(n1, "n1", "A", "B")
@@ -349,6 +359,53 @@ def test_one_that_fails_costs_no_other_of_its_batch_anything(town: Town) -> None
     assert all(isinstance(each, str) for each in (first, *rest))
     assert town.hub.status(NOW).seats_used == 3
     assert [subject for subject, _ in town.trail("granted")] == ["n0", "n1", "n2"]
+
+
+def dumped(folder: Path) -> list[str]:
+    """All that the ledger holds, read past its own code."""
+    conn = sqlite3.connect(folder / "licence.db")
+    lines = sorted(conn.iterdump())
+    conn.close()
+    return lines
+
+
+def test_a_batch_is_answered_as_its_askers_are_apart(town: Town) -> None:
+    """Also where its nodes take each other's cards and names; one that fails has the batch answered one by one."""
+    first = [Ask(node=f"n{n}", key=public_hex(seeded(f"k{n}")), gpus=(f"G{n}", f"H{n}"), seq=0) for n in range(6)]
+    town.hub.leases(first, town.now)
+    town.later(9 * 3600)
+    asks = [
+        Ask(node="n0", key=first[0].key, gpus=("G0", "G1"), seq=1),  # another's card
+        Ask(node="n1", key=first[1].key, gpus=("G1", "H1"), seq=1),  # and he shows it too
+        Ask(node="n9", key=first[2].key, gpus=("G2",), seq=1),  # renamed
+        Ask(node="n2", key=first[2].key, gpus=("X",), seq=1),  # and a copy that kept the name
+        Ask(node="n3", key=first[3].key, gpus=(), seq=1),
+        Ask(node="n3", key=public_hex(seeded("new")), gpus=("H3",), seq=0),  # twice in one batch, under another key
+        Ask(node="n4", key=first[4].key, gpus=first[4].gpus, seq=0),  # lost
+        Ask(node="n5", key=first[5].key, gpus=first[5].gpus, seq=7),  # ahead
+    ]
+    weak = Ask(node="weak", key="01" + "00" * 31, gpus=("W",), seq=0)
+    town.hub.close()
+    shutil.copytree(town.folder / "hub", town.folder / "twin")
+    town.hub, twin = town.hub_in("hub"), town.hub_in("twin")
+    *apart, refused = twin.leases([*asks, weak], town.now)
+    assert isinstance(refused, ApiError)
+    assert town.hub.leases(asks, town.now) == apart
+    assert len({each for each in apart if isinstance(each, str)}) >= 6
+    twin.close()
+    town.hub.close()
+    assert dumped(town.folder / "hub") == dumped(town.folder / "twin")
+    town.hub = town.hub_in("hub")
+
+
+def test_cards_that_change_hands_within_a_batch_leave_no_seat_behind(tmp_path: Path) -> None:
+    town = Town(tmp_path, seats=4)
+    n1, n2 = (Ask(node=name, key=public_hex(seeded(name)), gpus=(), seq=0) for name in ("n1", "n2"))
+    cards, others = ("A", "B", "C", "D"), ("E", "F", "G", "H")
+    town.hub.leases([dataclasses.replace(n1, gpus=cards)], town.now)
+    town.hub.leases([dataclasses.replace(n2, gpus=cards), dataclasses.replace(n1, gpus=others, seq=1)], town.now)
+    assert town.hub.status(town.now).seats_used == 5, "four, and one that is overdrawn"
+    town.hub.close()
 
 
 def test_a_batch_on_a_ledger_that_cannot_be_written_grants_nothing(town: Town) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -20,13 +21,13 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from licensing import verify
+from licensing import trail, verify
 from licensing.document import Lease, decode, sign
-from licensing.errors import LicenceError, StoreError
+from licensing.errors import LicenceError, StoreError, WeakKeyError
 from licensing.exchange import Release
 from licensing.keys import public_hex
 from licensing.leases import Ask, Outcome
@@ -48,6 +49,7 @@ GPUS = [f"GPU-{n}" for n in range(30)]
 CROWD = tuple(f"c{n}" for n in range(8))
 """Nodes that ask in one batch."""
 KEYS = {node: public_hex(seeded(node)) for node in (*NODES, *CROWD)}
+WEAK = Ask(node="weak", key="01" + "00" * 31, gpus=("GPU-0",), seq=0)
 PROJECT = Path(__file__).parent.parent.parent
 
 
@@ -118,16 +120,29 @@ class LedgerMachine(RuleBasedStateMachine):
         names=st.lists(st.sampled_from((*NODES, *TWINS)), min_size=1, max_size=4, unique=True),
         gpus=st.lists(st.sampled_from(GPUS), unique=True, max_size=12),
         lost=st.booleans(),
+        weak=st.none() | st.integers(0, 4),
     )
-    def checkout(self, names: list[str], gpus: list[str], lost: bool) -> None:
-        """Some ask at once, the first with the GPUs it has now; the answers may get lost."""
+    def checkout(self, names: list[str], gpus: list[str], lost: bool, weak: int | None = None) -> None:
+        """Some ask at once, the first with the GPUs it has now, maybe with one among them that cannot be answered.
+
+        The answers may get lost.
+        """
         asking = [self.machines[name] for name in names]
         for other in self.machines.values():  # a card is in one machine
             other.gpus = tuple(gpu for gpu in other.gpus if gpu not in gpus)
         asking[0].gpus = tuple(gpus)
         asks = [each.ask() for each in asking]
-        for machine, ask, answer in zip(asking, asks, self.site.leases(asks, self.now), strict=True):
+        for machine, ask, answer in zip(asking, asks, self.leases(asks, weak), strict=True):
             self.take(machine, ask, answer, lost=lost)
+
+    def leases(self, asks: list[Ask], weak: int | None) -> list[Outcome]:
+        """The answers, though there is one between the asks whose key is none: it alone gets nothing."""
+        if weak is None:
+            return self.site.leases(asks, self.now)
+        place = min(weak, len(asks))
+        found = self.site.leases([*asks[:place], WEAK, *asks[place:]], self.now)
+        assert isinstance(found.pop(place), WeakKeyError | NoSeat)
+        return found
 
     def take(self, machine: Machine, ask: Ask, answer: Outcome, *, lost: bool) -> None:
         if isinstance(answer, NoSeat):
@@ -486,6 +501,36 @@ def test_an_edited_trail_is_noticed(tmp_path: Path, edit: str) -> None:
     ledger.open()
     with pytest.raises(StoreError, match="missing or was changed"):
         ledger.verify_audit()
+    ledger.close()
+
+
+@given(
+    detail=st.dictionaries(
+        st.text(),
+        st.recursive(
+            st.text() | st.integers() | st.booleans() | st.none() | st.sampled_from(Verb),
+            lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(), inner),
+            max_leaves=8,
+        ),
+    ),
+    row=st.tuples(st.integers(), st.integers(), st.text(), st.text()),
+)
+def test_a_trail_of_before_is_read_the_same(detail: dict[str, object], row: tuple[int, int, str, str]) -> None:
+    text = json.dumps(detail, sort_keys=True)
+    assert trail.detail(detail) == text
+    whole = (*row, text)
+    assert trail.digest("ab" * 32, whole) == hashlib.sha256(("ab" * 32 + json.dumps(whole)).encode()).hexdigest()
+
+
+def test_no_row_of_the_trail_stands_without_a_transaction(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "licence.db")
+    ledger.open()
+    with pytest.raises(StoreError, match="given up"):
+        ledger.audit(NOW, "granted", "n1")
+    with pytest.raises(StoreError, match="given up"), ledger.transaction():
+        ledger.audit(NOW, "granted", "n1")
+        ledger._run("ROLLBACK")  # as SQLite does by itself when the disk is full
+    assert ledger.verify_audit() == 0
     ledger.close()
 
 

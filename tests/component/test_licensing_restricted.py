@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sqlite3
@@ -234,6 +235,34 @@ def test_a_licence_given_back_holds_new_jobs_on_nodes_in_contact(place: Place) -
     place.site.release(place.now)
     place.offer()
     assert "LIC-409" in (place.refusal() or "")
+
+
+def test_a_node_that_was_renamed_is_told_too(place: Place) -> None:
+    place.site.activate(file(place.licence(**PREPAID)), NOW)
+    place.offer("n1")
+    place.later(HOUR)
+    place.used_hours = 111
+    ask = dataclasses.replace(place.ask("n1"), node="rack7")
+    (word,) = place.site.leases([ask], place.now)
+    assert isinstance(word, str), word
+    place.nodes["n1"].accept(word, place.now)
+    assert "LIC-434" in (place.refusal("n1") or "")
+    assert place.trail("renamed") == [("rack7", {"was": "n1", "key": ask.key[:16]})]
+    assert [(each.node, each.gpu) for each in place.site.report(place.now).holds] == [
+        ("rack7", "GPU-0-n1"),
+        ("rack7", "GPU-1-n1"),
+    ]
+    again = dataclasses.replace(place.ask("n1"), node="rack7")
+    assert isinstance(place.site.leases([again], place.now)[0], NoSeat), "once"
+    old = place.site.leases([place.ask("n1")], place.now)[0]
+    assert isinstance(old, NoSeat), "its old name is told nothing more"
+    place.used_hours = 1
+    (lease,) = place.site.leases([again], place.now)
+    assert isinstance(lease, str)
+    place.nodes["n1"].accept(lease, place.now)
+    assert place.refusal("n1") is None
+    assert len(place.site.report(place.now).holds) == 2
+    place.site._ledger.verify_audit()
 
 
 def test_a_node_without_a_lease_of_here_is_given_none(place: Place) -> None:

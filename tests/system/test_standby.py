@@ -98,8 +98,9 @@ def test_a_standby_takes_over_and_the_hub_before_it_is_not_heard(lab: Lab) -> No
         wait_until(lambda: hub.licence().epoch_heard == 2, "the hub before it hears that it does not lead")
         looked = license_program(lab.a, "doctor")
         assert (looked.returncode, "standby promote" in looked.stdout) == (EXIT_HELD, True), looked.stdout
-        said = license_program(lab.a, "status").stdout
-        assert "a hub of epoch 2 took over" in said, said
+        status = license_program(lab.a, "status")
+        assert status.returncode == EXIT_HELD, status.stdout
+        assert "LIC-424: a hub of epoch 2 took over" in status.stdout, status.stdout
         wait_until(lambda: "LIC-424" in lab.a.hub.log.read_text(), "it says so in its log")
         assert lab.epochs() == [2, 2]
         assert (standby.licence().epoch, standby.licence().seats_used) == (2, 4)

@@ -7,7 +7,7 @@ import pytest
 
 from agent import __version__
 from agent.api.health import Incident, IncidentKind, Severity
-from agent.api.types import GpuState, Licence, LicenceStage, LinkState, NodeStatus
+from agent.api.types import ForkedNode, GpuState, Licence, LicenceStage, LinkState, NodeStatus
 from agent.hub.metrics import families
 from agent.telemetry.metrictext import openmetrics
 from tests.fakes.agent import node
@@ -59,6 +59,7 @@ def test_every_metric_that_the_design_lists_is_there_for_a_licence_that_has_it()
     licence = Licence(
         stage=LicenceStage.ACTIVE, message="m", licence_id="L1", seats_total=8, seats_used=9, seats_borrowed=2,
         seats_overdraft=1, expires_at=1, restricted_at=2, report_by=3, prepaid_gpu_seconds_left=-4, clock_rollbacks=5,
+        epoch=1, epoch_heard=2, forked=(ForkedNode(node="n2", of="n1", seq=3, since=4),),
     )  # fmt: skip
     series = parsed(render(NODES, licence))
     states = ("total", "used", "borrowed", "overdraft")
@@ -72,9 +73,11 @@ def test_every_metric_that_the_design_lists_is_there_for_a_licence_that_has_it()
             "lic_report_by_timestamp",
             "lic_prepaid_gpu_seconds_left",
             "lic_clock_rollback_total",
+            "lic_hub_superseded",
+            "lic_nodes_forked",
         )
     ]
-    assert told == [1, 2, 3, -4, 5]
+    assert told == [1, 2, 3, -4, 5, 1, 1]
 
 
 @pytest.mark.parametrize("licence", [None, Licence(stage=LicenceStage.RESTRICTED, message="no licence")])

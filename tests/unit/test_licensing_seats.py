@@ -5,7 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from licensing.seats import Hold, share
+from licensing.seats import Hold
+from licensing.seats import share as share_of
 from tests.fakes.vendor import DAY, NOW
 
 GPUS = [f"GPU-{n}" for n in range(6)]
@@ -13,6 +14,12 @@ GPUS = [f"GPU-{n}" for n in range(6)]
 
 def held(gpu: str, node: str = "n1", since: int = NOW) -> Hold:
     return Hold(gpu=gpu, node=node, since=since, until=NOW + DAY)
+
+
+def share(wanted: list[str], holds: list[Hold], *, node: str, seats: int, may_grow: bool) -> tuple[str, ...]:
+    elsewhere = sum(each.node != node for each in holds)
+    holder = {each.gpu: each for each in holds}
+    return share_of(wanted, holder, node=node, elsewhere=elsewhere, seats=seats, may_grow=may_grow)
 
 
 def test_all_when_there_are_enough() -> None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from licensing import stage
+from licensing import moments, stage
 from licensing.document import Licence
 from licensing.stage import Stage
 from licensing.vendor import end_of_day
@@ -48,7 +48,7 @@ def test_the_table(licence: Licence, at: int, expected: Stage, code: str | None)
 def test_a_held_job_is_told_everything() -> None:
     detail = stage.of_licence(YEARLY, NOW, END + 20 * DAY).detail
     assert detail.startswith("LIC-404: ")
-    assert f"held in the queue since {stage.when(END + 14 * DAY)}" in detail
+    assert f"held in the queue since {moments.when(END + 14 * DAY)}" in detail
     assert "Running jobs go on to their end" in detail
     assert detail.endswith("Run: stoker-license activate FILE")
 
@@ -92,4 +92,4 @@ def test_the_end_of_the_licence_ends_the_72_hours_too() -> None:
 
 def test_a_last_day_ends_nowhere_early() -> None:
     """2027-01-15 is over at UTC-12 when it is 12:00 UTC on the 16th."""
-    assert stage.when(end_of_day("2027-01-15")) == "2027-01-16 12:00 UTC"
+    assert moments.when(end_of_day("2027-01-15")) == "2027-01-16 12:00 UTC"

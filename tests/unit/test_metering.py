@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from agent.api.types import LinkState
 from agent.hub.linkstate import Link
 from agent.hub.metering import Metering
@@ -75,3 +77,47 @@ def test_all_are_asked_though_one_takes_leases_all_the_time() -> None:
 
 def test_an_unforeseen_fault_is_logged_and_the_next_round_comes() -> None:
     asyncio.run(_run(lambda seats, _: seats.failed >= 3, None))
+
+
+class Licence:
+    """Takes what it is told to forget."""
+
+    def __init__(self) -> None:
+        self.pruned: list[int] = []
+
+    def usage_prune(self, now: int, kept_s: int) -> int:
+        self.pruned.append(kept_s)
+        return 0
+
+    def __getattr__(self, _: str) -> Callable[..., list[object]]:
+        return lambda *_: []
+
+
+class Ready(Seats):
+    """Hands the licence out."""
+
+    def __init__(self) -> None:
+        self.licence = Licence()
+
+    async def with_licence(self, work: Callable[[Any], Any]) -> Any:
+        return work(self.licence)
+
+    def offer(self) -> None:
+        """Nothing is offered here."""
+
+
+@pytest.mark.parametrize(("kept_s", "wanted"), [(800 * 86_400, {800 * 86_400}), (None, set())])
+def test_old_rows_are_forgotten_each_round_where_it_is_said_how_old(kept_s: int | None, wanted: set[int]) -> None:
+    async def scene() -> set[int]:
+        nodes, seats = [Member("n1")], Ready()
+        metering = Metering(Fleet(nodes), seats, kept_s=kept_s, fetch_s=0.01)  # type: ignore[arg-type]
+        metering.start()
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while nodes[0].calls.asked < 3:
+                    await asyncio.sleep(0.001)
+        finally:
+            await metering.stop()
+        return set(seats.licence.pruned)
+
+    assert asyncio.run(scene()) == wanted
