@@ -273,7 +273,12 @@ def test_what_the_disk_refused_is_written_anew_at_the_next_start_though_it_reads
     keep.hardlink_to(spec)  # or its number might be the new one's
     flushed: list[int] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (flushed.append(os.fstat(fd).st_ino), real(fd)))
+
+    def fsync(fd: int) -> None:
+        flushed.append(os.fstat(fd).st_ino)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     place.restart(lost=False)
     assert spec.read_bytes() == whole
     assert spec.stat().st_ino != refused
@@ -286,7 +291,12 @@ def test_a_mark_that_the_disk_refused_is_written_again_though_it_reads_well(
     (tmp_path / "notes").write_bytes(b"?one\nxtwo\n")
     written: list[int] = []
     real = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: (written.append(at), real(fd, data, at))[1])
+
+    def pwrite(fd: int, data: bytes, at: int) -> int:
+        written.append(at)
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
     for _ in range(2):
         change_durably(tmp_path / "notes", b"?", b" ", [0, 5])
     assert written == [0, 0], "where neither stands, nothing is changed"
