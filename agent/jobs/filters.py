@@ -52,7 +52,8 @@ def query(wanted: JobFilter) -> tuple[str, list[Any]]:
 
 def _conditions(wanted: JobFilter) -> tuple[str, list[Any]]:
     """SQLite asks them of each entry in this order: numbers first, which are compared sooner than texts."""
-    where, values = ["id > 0"], []
+    where: list[str] = ["id > 0"]
+    values: list[Any] = []
     for condition, value in (
         ("id < ?", wanted.before),
         ("(ended_at >= ? OR ended_at IS NULL)", wanted.since),
