@@ -1,8 +1,8 @@
 """The terminal UI: one application over one session.
 
 Rules kept here: the first frame comes before any link is opened; one timer drains the link's inbox and has the screen
-draw, threads never touch widgets; nothing waits for the server on this thread; SIGTERM and SIGHUP end it like `q`, so
-the terminal is left as it was found.
+draw, threads never touch widgets; a screen that few open is imported when it is opened; nothing waits for the server on
+this thread; SIGTERM and SIGHUP end it like `q`, so the terminal is left as it was found.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import App, SystemCommand
@@ -29,30 +29,25 @@ from agent.api.types import Job, Licence
 from tui import actions, safe, units
 from tui.actions import ACTIONS, JobAction, Target
 from tui.client import ClusterClient
-from tui.cluster import ArrayKey, job_key
+from tui.cluster import ArrayKey, JobKey, job_key
 from tui.keymap import KEYS, Key, Scope
 from tui.rows import drain_note
 from tui.screens import questions
-from tui.screens.activation import ActivationForm, Draft
-from tui.screens.array import ArrayScreen
 from tui.screens.base import BaseScreen
 from tui.screens.dialogs import Help, ask_host_key
 from tui.screens.faults import TellsFaults
-from tui.screens.gpu import GpuScreen
-from tui.screens.host import HostScreen
 from tui.screens.incidents import IncidentsScreen
-from tui.screens.inventory import InventoryScreen
-from tui.screens.job import JobScreen
 from tui.screens.jobs import AskOfJobs, JobsScreen, OpenArray, OpenGpu, OpenHost, OpenInventory, OpenJob, OpenNode
 from tui.screens.licence import LicenceScreen
 from tui.screens.nodes import NodeScreen, NodesScreen
 from tui.screens.overview import OverviewScreen
 from tui.screens.processes import ProcessesScreen
-from tui.screens.submit import SubmitForm
-from tui.screens.usage import UsageScreen
 from tui.session import Clock, Session
 from tui.theme import DARK, THEMES
 from tui.widgets.machines import MachineTable
+
+if TYPE_CHECKING:
+    from tui.screens.activation import Draft
 
 _FAREWELL_S = 5.0
 """How long the end may take; the terminal is put back in some milliseconds."""
@@ -86,7 +81,7 @@ class StokerApp(TellsFaults, App[None]):
         self.theme = THEMES[theme].name
         self.session = Session(opener, where, clock or Clock())
         self._job_wanted = job
-        self._draft = Draft()
+        self._draft: Draft | None = None
         self._mains: dict[str, BaseScreen] = {}
         self._asked: UnknownHostError | None = None
         self._drawn_at = -1
@@ -185,15 +180,22 @@ class StokerApp(TellsFaults, App[None]):
 
     def action_submit(self) -> None:
         """The form; the job it made is opened."""
+        from tui.screens.submit import SubmitForm
+
         self.push_screen(SubmitForm(self.session, Path.cwd()), self._submitted)
 
     def action_usage(self) -> None:
         """The GPU time of a month."""
+        from tui.screens.usage import UsageScreen
+
         if isinstance(self.screen, BaseScreen) and not isinstance(self.screen, UsageScreen):
             self.push_screen(UsageScreen(self.session))
 
     def action_activate(self) -> None:
         """The form for the vendor's files and for requests."""
+        from tui.screens.activation import ActivationForm, Draft
+
+        self._draft = self._draft or Draft()
         self.push_screen(ActivationForm(self.session, Path.cwd(), self._draft), self._activated)
 
     # --- what screens ask for -----------------------------------------------------------------------------------------
@@ -201,7 +203,7 @@ class StokerApp(TellsFaults, App[None]):
     @on(OpenJob)
     def open_job(self, message: OpenJob) -> None:
         """A job's screen."""
-        self.push_screen(JobScreen(self.session, message.key))
+        self._show_job(message.key)
 
     @on(OpenNode)
     def open_node(self, message: OpenNode) -> None:
@@ -211,22 +213,28 @@ class StokerApp(TellsFaults, App[None]):
     @on(OpenGpu)
     def open_gpu(self, message: OpenGpu) -> None:
         """A GPU's screen."""
+        from tui.screens.gpu import GpuScreen
+
         self.push_screen(GpuScreen(self.session, message.node, message.uuid))
 
     @on(OpenHost)
     def open_host(self, message: OpenHost) -> None:
         """A node beside its GPUs."""
+        from tui.screens.host import HostScreen
+
         self.push_screen(HostScreen(self.session, message.node))
 
     @on(OpenInventory)
     def open_inventory(self, message: OpenInventory) -> None:
         """What a node is known to have."""
+        from tui.screens.inventory import InventoryScreen
+
         self.push_screen(InventoryScreen(self.session, message.node))
 
     @on(OpenArray)
     def open_array(self, message: OpenArray) -> None:
         """An array's screen."""
-        self.push_screen(ArrayScreen(self.session, message.key))
+        self._show_array(message.key)
 
     @on(AskOfJobs)
     def ask_of_jobs(self, message: AskOfJobs) -> None:
@@ -318,6 +326,16 @@ class StokerApp(TellsFaults, App[None]):
         """A notice of something that failed."""
         self.notify(safe.text(sentence), severity="error", timeout=10, markup=False)
 
+    def _show_job(self, key: JobKey) -> None:
+        from tui.screens.job import JobScreen
+
+        self.push_screen(JobScreen(self.session, key))
+
+    def _show_array(self, key: ArrayKey) -> None:
+        from tui.screens.array import ArrayScreen
+
+        self.push_screen(ArrayScreen(self.session, key))
+
     def _activated(self, licence: Licence | None) -> None:
         if licence is not None:
             self._tell(f"Taken. {licence.stage.value}: {licence.message}")
@@ -327,9 +345,9 @@ class StokerApp(TellsFaults, App[None]):
             return
         self._tell(f"Job {job.id} is stored on {job.node}, {units.count(job.gpus, 'GPU')}.")
         if job.array_job_id is None:
-            self.push_screen(JobScreen(self.session, job_key(job)))
+            self._show_job(job_key(job))
         else:
-            self.push_screen(ArrayScreen(self.session, ArrayKey(job.node, job.array_job_id)))
+            self._show_array(ArrayKey(job.node, job.array_job_id))
 
     def _open_wanted_job(self) -> None:
         """`--job`: open it as soon as it is heard of."""
@@ -338,7 +356,7 @@ class StokerApp(TellsFaults, App[None]):
         job = self.session.cluster.find_job(self._job_wanted.id, self._job_wanted.node, self._job_wanted.task)
         if job is not None:
             self._job_wanted = None
-            self.push_screen(JobScreen(self.session, job_key(job)))
+            self._show_job(job_key(job))
 
     def _ask_about_host_key(self) -> None:
         question = self.session.question

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import time
 
-from agent.engine import procs
 from agent.engine.lean import fork_into, read_file, signal, write_file
 
 _PREFIX = "stoker-job-"
@@ -150,18 +149,19 @@ def find() -> Home | None:
     return Home(own, sure=False)
 
 
-def make(attempt: str, home: Home) -> JobCgroup | None:
+def make(attempt: str, home: Home, start: int) -> JobCgroup | None:
     """A new one for the attempt of this path; `None` where it is refused and nobody relies on it.
 
     Args:
         attempt: the attempt's folder, `…/ID/ATTEMPT`.
         home: where.
+        start: our own start time.
 
     Raises:
         OSError: it is refused where one relies on it.
     """
     job = "-".join(attempt.split("/")[-2:])
-    path = f"{home.path}/{_PREFIX}{job}.{os.getpid()}-{procs.start_ticks(os.getpid())}"
+    path = f"{home.path}/{_PREFIX}{job}.{os.getpid()}-{start}"
     try:
         os.mkdir(path)  # noqa: PTH102
     except OSError:

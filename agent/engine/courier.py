@@ -11,11 +11,12 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 import msgspec
@@ -174,13 +175,12 @@ def _run(command: Path, body: bytes, each: Notice, timeout_s: int) -> None:
 
 async def _post(url: str, body: bytes, timeout_s: int) -> None:
     where = urlsplit(url)
-    connector = aiohttp.UnixConnector(where.path) if where.scheme == "unix" else None
-    target = "http://localhost/" if connector else url
+    target = "http://localhost/" if where.scheme == "unix" else url
     limit = aiohttp.ClientTimeout(total=timeout_s)
     headers = {"Content-Type": "application/json"}
     try:
         async with (
-            aiohttp.ClientSession(connector=connector, timeout=limit) as session,
+            aiohttp.ClientSession(connector=await _connector(where), timeout=limit) as session,
             session.post(target, data=body, headers=headers, allow_redirects=False) as answer,
         ):
             if answer.status >= 300:
@@ -190,6 +190,14 @@ async def _post(url: str, body: bytes, timeout_s: int) -> None:
         raise DeliveryError(f"{url} did not answer within {timeout_s} s") from error
     except (aiohttp.ClientError, OSError) as error:
         raise DeliveryError(f"{url}: {error}") from error
+
+
+async def _connector(where: SplitResult) -> aiohttp.BaseConnector | None:
+    if where.scheme == "unix":
+        return aiohttp.UnixConnector(where.path)
+    if where.scheme == "https":  # read now: aiohttp was imported without the machine's certificates (`daemon`)
+        return aiohttp.TCPConnector(ssl=await asyncio.to_thread(ssl.create_default_context))
+    return None
 
 
 def _letter(number: int, each: Notice) -> DeadLetter:

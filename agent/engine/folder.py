@@ -134,7 +134,11 @@ class Folder:
 
     def _publish(self, fd: int, name: str) -> None:
         os.fsync(fd)
-        os.rename(f"{name}.tmp", name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        try:
+            os.rename(f"{name}.tmp", name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except FileNotFoundError:
+            if not self.exists(name):  # else it has its name since a try that failed later
+                raise
         os.fsync(self.fd)
 
 

@@ -2,7 +2,7 @@
 
 Rules kept here: nobody who submits waits for it, because what it brings to the disk stands in the store until then
 (`agent.jobs.promises`); it is behind by `_GATHER_S` and what the disk takes; a folder that the disk refuses stays
-promised, and is written anew at the next start.
+promised, and is written anew at the next start: it is not tried again, a second fsync would say that all is well.
 """
 
 from __future__ import annotations
@@ -66,15 +66,9 @@ class FolderFlush:
 
 
 def _bring(written: Sequence[_Written]) -> None:
-    try:
-        folder.flush([path for path, _ in written])
-    except OSError as error:
-        if len(written) > 1:
-            for each in written:
-                _bring([each])
-            return
-        if not isinstance(error, FileNotFoundError):  # else it was forgotten since
-            logger.error("%s is not on the disk yet: %s; it is written again at the next start", written[0][0], error)
-            return
-    for _, done in written:
-        done()
+    refused = folder.flush([path for path, _ in written])
+    for path, done in written:
+        if path in refused:
+            logger.error("%s is not on the disk yet: %s; it is written again at the next start", path, refused[path])
+        else:
+            done()

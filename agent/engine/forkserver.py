@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import os
 
+from agent.engine import procs
 from agent.engine.cgroup import Home, find
 from agent.engine.folder import Refused
 from agent.engine.lean import load_all, signal
@@ -40,6 +41,7 @@ def warm_up() -> None:
     """Have what every shim needs before the first is made."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     load_all()
+    procs.boot_id()
     gc.freeze()  # else a collection in a shim writes to, and so copies, every page that it shares with us
 
 

@@ -41,7 +41,7 @@ class OomCounter:
 
     def happened(self, *, died_of_kill: bool) -> bool:
         """Whether a process of the job was killed for memory."""
-        return self._count() > self._before and (self._own or died_of_kill)
+        return (self._own or died_of_kill) and self._count() > self._before
 
     def _count(self) -> int:
         for line in read_file(self._file).splitlines() if self._file else ():

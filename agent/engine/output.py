@@ -38,11 +38,14 @@ class BoundedLog:
         self._segments: list[tuple[str, int]] = []
         """Name and reserved length of the tail's files, oldest first."""
         self._times = LogTimes(dir_fd)
-        self._fd = self._create("log")
-        self._room = head_bytes if self._fd is not None else 0
+        self._fd: int | None = None
+        self._room = 0
+        self._head_bytes: int | None = head_bytes
+        """Until something is written: a job that says nothing has no log."""
 
     def write(self, data: bytes) -> None:
         """Take in what the job wrote. Never raises for a disk that is full or broken."""
+        self._begin()
         self._times.mark(self.size)
         rest = memoryview(data)
         while rest:
@@ -60,6 +63,12 @@ class BoundedLog:
                 self._room = 0
                 self.size += len(rest)
                 return
+
+    def _begin(self) -> None:
+        if self._head_bytes is None:
+            return
+        self._fd = self._create("log")
+        self._room, self._head_bytes = self._head_bytes if self._fd is not None else 0, None
 
     def _skip(self, rest: memoryview) -> memoryview:
         """Drop what would rotate out again within this write."""

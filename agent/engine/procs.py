@@ -54,9 +54,15 @@ def start_ticks(pid: int) -> int:
     return stat.start
 
 
+_boot_id: list[str] = []
+"""Once it was read: no process sees two boots."""
+
+
 def boot_id() -> str:
     """This boot's id: a start time means something only together with it."""
-    return _read("/proc/sys/kernel/random/boot_id").decode().strip()
+    if not _boot_id:
+        _boot_id.append(_read("/proc/sys/kernel/random/boot_id").decode().strip())
+    return _boot_id[0]
 
 
 def open_exact(pid: int, start: int) -> int | None:

@@ -78,6 +78,7 @@ class Supervisor:
         """The gate was opened."""
         self._alone = False
         """Nothing is left below us."""
+        self._start = procs.start_ticks(os.getpid())
         self._gate_at = self._ended_at = time.monotonic()
         self._swept: set[tuple[int, int]] = set()
 
@@ -166,7 +167,8 @@ class Supervisor:
     def _set_up(self) -> None:
         """What the job finds: its folders, and the file that covers devices."""
         order = self._order
-        self._job_folder.clean()
+        if not self._folder.path.endswith("/1"):  # a first attempt's folder is new
+            self._job_folder.clean()
         try:
             if order.surroundings.hidden:
                 from agent.engine.confine import make_cover
@@ -187,7 +189,7 @@ class Supervisor:
         if self._home is None:
             return
         try:
-            self._cgroup = order.surroundings.cgroup = cgroup.make(self._folder.path, self._home)
+            self._cgroup = order.surroundings.cgroup = cgroup.make(self._folder.path, self._home, self._start)
             if self._cgroup is None:
                 return
             self._cgroup.limit(order.memory_bytes, order.surroundings.tasks_max, order.cpus)
@@ -214,7 +216,7 @@ class Supervisor:
     def _write_started(self) -> None:
         record: dict[str, Scalar] = {
             "shim_pid": os.getpid(),
-            "shim_start": procs.start_ticks(os.getpid()),
+            "shim_start": self._start,
             "job_pid": self._job.pid,
             "job_start": procs.start_ticks(self._job.pid),
             "boot_id": procs.boot_id(),

@@ -34,8 +34,11 @@ def make(path: str, uid: int | None, gid: int | None) -> None:
     Raises:
         OSError: the disk refuses.
     """
-    remove(path)
-    os.mkdir(path, 0o700)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        remove(path)
+        os.mkdir(path, 0o700)
     os.chmod(path, 0o700)  # noqa: PTH101  (the umask must not decide)
     if uid is not None and gid is not None:
         os.chown(path, uid, gid, follow_symlinks=False)
@@ -50,8 +53,10 @@ def remove(path: str, timeout_s: float = REMOVE_S) -> str | None:
         return None
     except OSError as error:
         return _left(path, error)
+    name = os.path.basename(path)
     try:
-        _remove(parent, os.path.basename(path), give_up_at)
+        if not _was_empty(parent, name):
+            _remove(parent, name, give_up_at)
         return None
     except FileNotFoundError:
         return None
@@ -89,6 +94,17 @@ def set_aside(jobs_dir: str, running: set[int]) -> list[str]:
 
 def _left(path: str, error: OSError) -> str:
     return f"its temporary folder {path} is not removed whole: {error.strerror or error}"
+
+
+def _was_empty(parent: int, name: str) -> bool:
+    """Whether it was, and is removed by that: most jobs leave nothing in it. A mount, or a link, is none."""
+    try:
+        os.rmdir(name, dir_fd=parent)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return False
+    return True
 
 
 def _remove(parent: int, name: str, give_up_at: float) -> None:

@@ -97,7 +97,8 @@ def append_durably(path: Path, lines: bytes, *, mode: int) -> int:
 def change_durably(path: Path, before: bytes, after: bytes, places: Iterable[int]) -> None:
     """Put one byte in place of another in a file that is there; where neither stands, nothing is changed.
 
-    Needs no room on a disk that is full.
+    Needs no room on a disk that is full. It is written also where it stands already: a first try that the disk refused
+    reads well, and is not there after a power cut.
 
     Raises:
         OSError: it could not be written; some places may be changed.
@@ -105,7 +106,7 @@ def change_durably(path: Path, before: bytes, after: bytes, places: Iterable[int
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         for place in places:
-            if os.pread(descriptor, 1, place) == before:
+            if os.pread(descriptor, 1, place) in (before, after):
                 os.pwrite(descriptor, after, place)
         os.fsync(descriptor)
     finally:

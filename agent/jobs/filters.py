@@ -51,7 +51,19 @@ def query(wanted: JobFilter) -> tuple[str, list[Any]]:
 
 
 def _conditions(wanted: JobFilter) -> tuple[str, list[Any]]:
-    where, values = ["id > 0"], []
+    """SQLite asks them of each entry in this order: numbers first, which are compared sooner than texts."""
+    where: list[str] = ["id > 0"]
+    values: list[Any] = []
+    for condition, value in (
+        ("id < ?", wanted.before),
+        ("(ended_at >= ? OR ended_at IS NULL)", wanted.since),
+        ("submitted_at <= ?", wanted.until),
+        ("array_job_id = ?", wanted.array),
+        ("cron_id = ?", wanted.cron),
+    ):
+        if value is not None:
+            where.append(condition)
+            values.append(value)
     for column, among in (
         ("state", [str(state) for state in wanted.states]),
         ("user", wanted.users),
@@ -61,20 +73,10 @@ def _conditions(wanted: JobFilter) -> tuple[str, list[Any]]:
         ("id", wanted.ids),
     ):
         if among:
-            where.append(f"{column} IN ({', '.join('?' * len(among))})")
+            where.append(f"{column} = ?" if len(among) == 1 else f"{column} IN ({', '.join('?' * len(among))})")
             values += list(among)
     if wanted.partitions:  # a waiting job may name several: it is in each of them
         inside = "instr(',' || partition || ',', ?) > 0"
         where.append(f"({' OR '.join([inside] * len(wanted.partitions))})")
         values += [f",{name}," for name in wanted.partitions]
-    for condition, value in (
-        ("array_job_id = ?", wanted.array),
-        ("cron_id = ?", wanted.cron),
-        ("(ended_at IS NULL OR ended_at >= ?)", wanted.since),
-        ("submitted_at <= ?", wanted.until),
-        ("id < ?", wanted.before),
-    ):
-        if value is not None:
-            where.append(condition)
-            values.append(value)
     return " AND ".join(where), values

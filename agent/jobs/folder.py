@@ -94,27 +94,29 @@ def confirm(folder: Path) -> None:
         (folder / "spec.new").rename(folder / "spec")
 
 
-def mend(folder: Path, submission: Submission, *, owner: tuple[int, int] | None = None) -> None:
-    """Write a stored submission again where it is not there whole: a power cut came before `flush`. Then `confirm` it.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-    if not _holds(folder / "spec", msgspec.json.encode(submission)):
-        write_spec(folder, submission, owner=owner)
-
-
-def flush(folders: Sequence[Path]) -> None:
+def flush(folders: Sequence[Path]) -> dict[Path, OSError]:
     """Bring submissions to the disk: each file, its folder, and once for all of them what holds the folders.
 
-    Raises:
-        OSError: the disk refuses.
+    Nothing is tried twice: after a refusal the kernel takes the pages for written, and a second fsync tells nothing.
+
+    Returns:
+        Those that the disk refused, and why. One that is gone was forgotten since, and is none of them.
     """
+    refused: dict[Path, OSError] = {}
     for each in folders:
-        sync_file(each / "spec")
-        sync_folder(each)
+        try:
+            sync_file(each / "spec")
+            sync_folder(each)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            refused[each] = error
     for parent in {each.parent for each in folders}:
-        sync_folder(parent)
+        try:
+            sync_folder(parent)
+        except OSError as error:
+            refused |= {each: error for each in folders if each.parent == parent}
+    return refused
 
 
 def is_unconfirmed(folder: Path) -> bool:

@@ -193,9 +193,13 @@ def _keep(state_dir: Path, made: Promise) -> Path | None:
 
 
 def _mend(state_dir: Path, made: Promise) -> Path | None:
-    """As `_keep`, at a start: a power cut may have come before the folder was on the disk."""
+    """As `_keep`, at a start: a power cut may have come before the folder was on the disk.
+
+    Written anew also where it reads well: what the disk has refused stays in the kernel's memory, marked as written,
+    until the next boot.
+    """
     if made.submission is not None:
-        folder.mend(job_dir(state_dir, made.folder_id), made.submission, owner=made.owner)
+        folder.write_spec(job_dir(state_dir, made.folder_id), made.submission, owner=made.owner)
     return _keep(state_dir, made)
 
 

@@ -114,5 +114,6 @@ class Promises(Shelf):
 
 
 def _at_once(written: Path, done: Callable[[], None]) -> None:
-    folder.flush([written])
+    for refused in folder.flush([written]).values():
+        raise refused
     done()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -175,6 +176,34 @@ def test_a_folder_that_the_disk_refuses_stays_promised_and_takes_no_other_along(
     flush.start()
     flush.stop()
     assert brought == ["1", "3", "gone"], "whoever was forgotten since needs no flush"
+
+
+@pytest.mark.parametrize(("what", "told"), [("2/spec", ["1", "3"]), ("2", ["1", "3"]), (".", [])])
+def test_a_flush_that_failed_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, told: list[str]
+) -> None:
+    """As Linux does it: the disk's fault is told once, and the next fsync says that all is well."""
+    brought: list[str] = []
+    faulty, real = (tmp_path / what).resolve(), os.fsync
+    told_of: list[Path] = []
+
+    def fsync(fd: int) -> None:
+        path = Path(f"/proc/self/fd/{fd}").readlink()
+        if path == faulty and not told_of:
+            told_of.append(path)
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    flush = FolderFlush()
+    for name in ("1", "2", "3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "spec").write_text("{}")
+        flush.put(tmp_path / name, partial(brought.append, name))
+    flush.start()
+    flush.stop()
+    assert told_of == [faulty]
+    assert brought == told
 
 
 def test_the_thread_of_the_folders_lives_on_whatever_becomes_of_one(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The COMMIT fails for real: the process may write no file beyond the size that th
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -259,6 +260,47 @@ def test_a_submission_stays_promised_until_the_disk_has_its_folder(place: Place)
     promised = {each.folder_id for each in place.store.all("promise", Promise).values()}
     assert first.id not in promised
     assert second.id in promised
+
+
+def test_what_the_disk_refused_is_written_anew_at_the_next_start_though_it_reads_well(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page whose writing failed stays in memory and counts as written: a new file is needed, and its own flush."""
+    place.store.put_off = lambda _written, _done: None
+    spec = job_dir(place.state_dir, place.submit(SPEC).id) / "spec"
+    refused, whole = spec.stat().st_ino, spec.read_bytes()
+    keep = spec.with_name("kept")
+    keep.hardlink_to(spec)  # or its number might be the new one's
+    flushed: list[int] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        flushed.append(os.fstat(fd).st_ino)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    place.restart(lost=False)
+    assert spec.read_bytes() == whole
+    assert spec.stat().st_ino != refused
+    assert spec.stat().st_ino in flushed
+
+
+def test_a_mark_that_the_disk_refused_is_written_again_though_it_reads_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes").write_bytes(b"?one\nxtwo\n")
+    written: list[int] = []
+    real = os.pwrite
+
+    def pwrite(fd: int, data: bytes, at: int) -> int:
+        written.append(at)
+        return real(fd, data, at)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    for _ in range(2):
+        change_durably(tmp_path / "notes", b"?", b" ", [0, 5])
+    assert written == [0, 0], "where neither stands, nothing is changed"
+    assert (tmp_path / "notes").read_bytes() == b" one\nxtwo\n"
 
 
 def test_a_job_that_was_forgotten_meanwhile_is_not_made_anew_by_its_promise(place: Place) -> None:

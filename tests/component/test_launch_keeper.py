@@ -346,7 +346,7 @@ from agent.engine import cgroup
 own = "/sys/fs/cgroup" + open("/proc/self/cgroup").read().rpartition("0::")[2].strip()
 cgroup.CONTROLLERS = tuple(open(own + "/cgroup.controllers").read().split())
 home = cgroup.settle()
-made = cgroup.make("/x/jobs/17/1", home)
+made = cgroup.make("/x/jobs/17/1", home, 1)
 print(home.path == own, home.controllers == cgroup.CONTROLLERS, *open(made.path + "/cgroup.controllers").read().split())
 """
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import ipaddress
 import json
 import os
+import ssl
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
@@ -14,6 +19,9 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.api.queue import RequeueRequest
 from agent.api.refs import JobRef
@@ -486,6 +494,72 @@ def test_the_url_is_posted_to(tmp_path: Path, scheme: str) -> None:
 
     asyncio.run(act())
     assert [each["event"] for each in got] == ["END"] * 3
+
+
+def _certificate(folder: Path) -> ssl.SSLContext:
+    """A server's of 127.0.0.1, which vouches for itself: in `folder / "cert.pem"`."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+    (folder / "cert.pem").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+_POST = """
+import asyncio, sys
+from agent.daemon import _import_web
+_import_web()
+from agent.config import HooksTable
+from agent.engine import courier, message
+from tests.component.test_notices import job
+made = message.of_job(job(1), "END", 0)
+try:
+    asyncio.run(courier.send(HooksTable(notify_url=sys.argv[1], timeout_s=20), made.body("lab"), made))
+except courier.DeliveryError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_an_https_url_is_posted_to_where_the_machine_trusts_it_and_else_not(tmp_path: Path) -> None:
+    """In a process that imported aiohttp as the agent does: without the machine's certificates."""
+    got: list[str] = []
+
+    async def take(request: web.Request) -> web.Response:
+        got.append((await request.json())["event"])
+        return web.Response()
+
+    async def post(url: str, **trusted: str) -> tuple[int | None, str]:
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", _POST, url, stderr=subprocess.PIPE, env={**os.environ, **trusted}
+        )
+        _, said = await child.communicate()
+        return child.returncode, said.decode()
+
+    async def act() -> None:
+        app = web.Application()
+        app.router.add_post("/", take)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=_certificate(tmp_path)).start()
+        try:
+            url = f"https://127.0.0.1:{runner.addresses[0][1]}/"
+            status, said = await post(url)
+            assert status == 1
+            assert "certificate" in said.lower()
+            assert await post(url, SSL_CERT_FILE=str(tmp_path / "cert.pem")) == (0, "")
+        finally:
+            await runner.cleanup()
+
+    asyncio.run(act())
+    assert got == ["END"]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "unix:///no/such.sock", "http://no-such-host.invalid/"])

@@ -113,6 +113,7 @@ def test_a_job_that_does_not_speak_it_is_signalled_at_once_and_finds_the_file(be
 def test_a_second_attempt_finds_no_old_stop_and_old_progress_does_not_count(bench: Bench, job_dir: Path) -> None:
     (job_dir / "stop").write_text("{}")
     (job_dir / "progress.json").write_text('{"step": 5, "step_s": 1, "save_s": 1000}')
+    bench.number = 2
     attempt = bench.running(f"ls {job_dir}; echo READY; exec sleep 60", job_dir=str(job_dir), grace_s=20.0)
     asked = time.monotonic()
     stop(attempt)

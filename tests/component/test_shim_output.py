@@ -306,3 +306,11 @@ def _cpu_s(pid: int) -> float:
     except OSError:
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_job_that_says_nothing_has_no_log_and_reads_as_one_that_is_empty(bench: Bench) -> None:
+    assert bench.run("exit 0").code == 0
+    attempt = bench.last
+    assert not (attempt.path / "log").exists()
+    assert (logread.read(attempt, 0, 100), logread.size(attempt), logread.offset_since(attempt, 0.0)) == ([], 0, 0)
+    assert logread.grep(attempt, b"x", 0, 100, ended=True).lines == []

@@ -293,3 +293,25 @@ def test_the_way_to_started_is_on_disk_with_it(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "fsync", lambda fd: flushed.append(os.readlink(f"/proc/self/fd/{fd}")))
     Folder(os.fspath(attempt)).write_started({"shim_pid": 1})
     assert flushed == [f"{attempt}/started.tmp", f"{attempt}", f"{attempt.parent}"]
+
+
+@pytest.mark.parametrize("refused", [1, 2])
+def test_an_outcome_whose_flush_failed_is_written_again_and_the_shim_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int
+) -> None:
+    """The first flush is the file's; at the second, the folder's, it has its name already."""
+    tries: list[str] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        tries.append(os.readlink(f"/proc/self/fd/{fd}"))
+        if len(tries) == refused:
+            raise OSError(5, "Input/output error")
+        real(fd)
+
+    mine = Folder(os.fspath(tmp_path))
+    monkeypatch.setattr("agent.engine.folder._RETRY_S", 0.0)
+    monkeypatch.setattr(os, "fsync", fsync)
+    mine.write_exit({"code": 3, "detail": ""})
+    assert mine.read("exit") == {"code": 3, "detail": ""}
+    assert tries[refused:] == [f"{tmp_path}/exit{'.tmp' if refused == 1 else ''}", f"{tmp_path}"]

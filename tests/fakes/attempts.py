@@ -36,11 +36,13 @@ class Bench:
         self._jobs = first_job - 1
         self.last = AttemptDir(path)
         """The attempt made last."""
+        self.number = 1
+        """Of the attempts of each job that are made."""
 
     def attempt(self, script: str | list[str], **claim: Any) -> AttemptDir:
         """A stored claim: for bash text, or an argv."""
         self._jobs += 1
-        attempt = self.last = AttemptDir(self.path / "jobs" / str(self._jobs) / "1")
+        attempt = self.last = AttemptDir(self.path / "jobs" / str(self._jobs) / str(self.number))
         argv = ("/bin/bash", "-c", script) if isinstance(script, str) else tuple(script)
         fields: dict[str, Any] = {
             "argv": argv,

@@ -282,6 +282,7 @@ def test_a_request_is_made_saved_shown_as_code_and_its_answer_taken_once(cluster
         assert "No request was made yet" in said(on)
         await on.press("f4", "f5")
         await on.until(lambda: on.sees("to activate"), "the request is made")
+        assert on.app._draft is not None
         made.append(cast("LicenceFile", on.app._draft.request))
         line = on.app.screen.query_one("#save", Input)
         taken = in_a_folder / "taken"
