@@ -388,7 +388,7 @@ class Ledger(SeatRows):
         )
 
 
-SCHEMA = 6
+SCHEMA = 9
 """Migrations there are. A file that has them all says so in its header, and is opened without the database tools."""
 
 
