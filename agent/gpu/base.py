@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from agent.api.errors import StokerError
 from agent.api.types import GpuReading, GpuSource
-from agent.gpu.frames import GpuEvent
+from agent.gpu.frames import GpuEvent, Renewal
 
 
 class GpuLostError(StokerError):
@@ -66,6 +66,11 @@ class GpuReader(Protocol):
         Raises:
             GpuLostError: this GPU cannot be read.
             DriverGoneError: none can.
+        """
+
+    def renew(self, index: int, now: float, monotonic: float) -> Renewal | None:
+        """What is new about a GPU since `read` of it; `None` where it is to be read, which is no worse. May block for
+        ever; raises as `read`.
         """
 
     def glance(self, index: int, monotonic: float) -> None:

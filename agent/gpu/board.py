@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from agent.api.types import GpuReading, GpuState
-from agent.gpu.frames import UNKNOWN_UUID, Stamped
+from agent.gpu.frames import UNKNOWN_UUID, Renewal, Stamped
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +31,9 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(slots=True)
 class _Gpu:
     stamped: Stamped
-    """The last reading, wearing the present state."""
+    """The last reading, wearing the present state; that before `renewal` where there is one."""
+    renewal: Renewal | None = None
+    """What is new since: of a GPU that is well."""
     instances: tuple[Stamped, ...] = ()
     """Its MIG instances; ill when it is."""
     asked_at: float | None = None
@@ -39,6 +41,8 @@ class _Gpu:
 
     def mark(self, state: GpuState, reason: str | None, now: float) -> None:
         """It is in another state, and its instances with it."""
+        if self.renewal is not None:
+            self.stamped, self.renewal = self.renewal.stamped(), None
         self.stamped = _with_state(self.stamped, state, reason, now)
         self.instances = tuple(_with_state(each, state, reason, now) for each in self.instances)
 
@@ -63,18 +67,21 @@ class Board:
         gpu = self._gpus[answer.index]
         before, asked_at, gpu.asked_at = gpu.stamped.reading.state, gpu.asked_at, None
         if answer.reading is not None:
-            gpu.stamped = Stamped(reading=answer.reading, at=asked_at)
+            gpu.stamped, gpu.renewal = Stamped(reading=answer.reading, at=asked_at), None
             gpu.instances = tuple([Stamped(reading=each, at=asked_at) for each in answer.instances])
         else:
             gpu.mark(answer.state, answer.reason, now)
         return before, gpu.stamped.reading.state
 
-    def was_read(self, index: int, reading: GpuReading, instances: tuple[GpuReading, ...]) -> bool:
+    def was_read(self, index: int, reading: GpuReading | Renewal, instances: tuple[GpuReading, ...]) -> bool:
         """As `answer`, of a GPU that was well and is; `False` where it was not, and nothing is done."""
         gpu = self._gpus[index]
         if gpu.stamped.reading.state is not GpuState.OK:
             return False
-        gpu.stamped = Stamped(reading=reading, at=gpu.asked_at)
+        if isinstance(reading, Renewal):
+            gpu.renewal = reading
+        else:
+            gpu.stamped, gpu.renewal = Stamped(reading=reading, at=gpu.asked_at), None
         if instances or gpu.instances:
             gpu.instances = tuple([Stamped(reading=each, at=gpu.asked_at) for each in instances])
         gpu.asked_at = None
@@ -97,10 +104,10 @@ class Board:
         asked = [gpu.asked_at for gpu in self._gpus if gpu.asked_at is not None and not _is_hung(gpu)]
         return min(asked) + self._deadline_s if asked else None
 
-    def gpus(self) -> tuple[Stamped, ...]:
+    def gpus(self) -> tuple[Stamped | Renewal, ...]:
         """All of them by index, then their MIG instances."""
         return (
-            *[gpu.stamped for gpu in self._gpus],
+            *[gpu.renewal or gpu.stamped for gpu in self._gpus],
             *[each for gpu in self._gpus if gpu.instances for each in gpu.instances],
         )
 

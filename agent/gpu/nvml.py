@@ -15,8 +15,9 @@ import pynvml
 
 from agent.api.types import GpuReading, GpuSource
 from agent.gpu.base import DriverGoneError, GpuLostError, Inventory, NoGpusError
-from agent.gpu.frames import GpuEvent
+from agent.gpu.frames import GpuEvent, Renewal
 from agent.gpu.nvml_call import raise_if_fatal, text_of
+from agent.gpu.nvml_desk import Desks
 from agent.gpu.nvml_device import Device
 from agent.gpu.nvml_events import EventEar
 from agent.gpu.nvml_facts import read_facts
@@ -38,6 +39,7 @@ class NvmlReader:
         self._devices: dict[int, Device] = {}
         self._survey: LinkSurvey | None = None
         self._tell: Callable[[GpuEvent], None] | None = None
+        self._desks: Desks | None = None
 
     def open(self) -> Inventory:
         """See `GpuReader`. NVML `nvmlInitWithFlags`, `nvmlDeviceGetCount_v2`, `nvmlSystemGetDriverVersion`."""
@@ -53,6 +55,7 @@ class NvmlReader:
             pynvml.nvmlShutdown()  # so that the next attempt counts again
             raise NoGpusError(f"NVIDIA driver {version} runs but shows no GPU; see lspci -d 10de: and dmesg")
         self._survey = LinkSurvey(count)
+        self._desks = Desks(ctypes.CDLL(SONAME))
         return Inventory(count=count, driver_version=version)
 
     def read(self, index: int, now: float, monotonic: float) -> GpuReading:
@@ -61,6 +64,11 @@ class NvmlReader:
         if device is None:
             device = self._devices[index] = self._open_device(index)
         return device.read(now, monotonic)
+
+    def renew(self, index: int, now: float, monotonic: float) -> Renewal | None:
+        """See `GpuReader`."""
+        device = self._devices.get(index)
+        return None if device is None else device.renew(now, monotonic)
 
     def glance(self, index: int, monotonic: float) -> None:
         """See `GpuReader`; one that was never read is not looked at."""
@@ -85,7 +93,7 @@ class NvmlReader:
             self._survey.wait(timeout_s)
 
     def _open_device(self, index: int) -> Device:
-        assert self._survey is not None, "open() comes first"
+        assert self._survey is not None and self._desks is not None, "open() comes first"
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         except pynvml.NVMLError as error:
@@ -96,7 +104,7 @@ class NvmlReader:
         self._survey.add(index, facts, handle)
         if self._tell is not None:
             EventEar(index, facts.uuid, handle, library, self._tell).start()
-        return Device(index, facts, handle, library, self._survey)
+        return Device(index, facts, handle, library, self._survey, self._desks)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -18,22 +18,25 @@ from typing import Any
 import msgspec
 import pynvml
 
-from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuProcess, GpuReading
+from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuReading
 from agent.gpu import nvml_fields as fields
 from agent.gpu import sieve
 from agent.gpu.base import GpuLostError, mig_index, mig_reading
+from agent.gpu.frames import Renewal
 from agent.gpu.health import CHECK_S, hints
 from agent.gpu.nvml_batch import Batch
+from agent.gpu.nvml_brief import SPREAD_NAMES, Brief, Parts, Second
 from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, MemoryCall, function_of, text_of, words
+from agent.gpu.nvml_desk import RINGS, Desks
 from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_limits
 from agent.gpu.nvml_fields import FieldCall
-from agent.gpu.nvml_glance import Glances, fold, held_down_percent
-from agent.gpu.nvml_gpm import GPM_NAMES, GpmCall, Shares
+from agent.gpu.nvml_glance import Glances, fold, throttled_percent
+from agent.gpu.nvml_gpm import GPM_NAMES, GpmCall
 from agent.gpu.nvml_links import LinkSurvey
 from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
 from agent.gpu.nvml_rings import RingCall, Spread
-from agent.gpu.nvml_words import FIELD_NAMES, HELD_DOWN, HELD_DOWN_BITS, bus_of, errors_of, throttle_of
+from agent.gpu.nvml_words import FIELD_NAMES, bus_of, errors_of, throttle_of
 from agent.gpu.sieve import Rates, Sieve
 
 SECOND_S = 0.9
@@ -64,23 +67,12 @@ _MEMORY_CELSIUS = _NAMES.index("memory_temperature_c")
 """0 is said for memory that has no sensor."""
 
 
-class _Second(msgspec.Struct):
-    """What was read at one moment of what is read once a second."""
-
-    at: float
-    fields: Sequence[int | None]
-    """As `fields.OFTEN`."""
-    rates: Sequence[int | None]
-    """Of the counters among them."""
-    spreads: dict[str, Spread]
-    shares: Shares
-    processes: tuple[GpuProcess, ...]
-
-
 class Device:
     """One GPU. Used by one thread at a time."""
 
-    def __init__(self, index: int, facts: Facts, handle: Any, library: ctypes.CDLL, survey: LinkSurvey) -> None:
+    def __init__(
+        self, index: int, facts: Facts, handle: Any, library: ctypes.CDLL, survey: LinkSurvey, desks: Desks
+    ) -> None:
         def call(name: str, *selector: int, layout: struct.Struct = NUMBER) -> Call:
             return Call(index, function_of(library, name), handle, *selector, layout=layout)
 
@@ -100,12 +92,22 @@ class Device:
         self._glances = Glances(index, library, handle)
         self._fields = FieldCall(index, library, handle)
         self._gpm = GpmCall(index, library, handle)
-        self._power_ring = RingCall(index, library, handle, pynvml.NVML_TOTAL_POWER_SAMPLES)
-        self._load_ring = RingCall(index, library, handle, pynvml.NVML_GPU_UTILIZATION_SAMPLES)
-        self._memory_ring = RingCall(index, library, handle, pynvml.NVML_MEMORY_UTILIZATION_SAMPLES)
+        power, load, memory = (RingCall(index, library, handle, ring) for ring in RINGS)
+        self._rings = (power, load, memory)
         self._processes = ProcessCall(index, library, handle)
         self._rates = Rates(_RATE_MOST, _RATE_UNITS)
         self._energy = sieve.Counter()
+        parts = Parts(
+            fields=self._fields,
+            gpm=self._gpm,
+            rings=self._rings,
+            processes=self._processes,
+            rates=self._rates,
+            energy=self._energy,
+            sieve=self._sieve,
+        )
+        self._brief = Brief(handle, parts, desks)
+        self._brief_until = 0.0
         self._pcie_generation = call("nvmlDeviceGetCurrPcieLinkGeneration")
         self._pcie_width = call("nvmlDeviceGetCurrPcieLinkWidth")
         # The buffer takes the mode after the next reset, which does not concern us.
@@ -139,7 +141,7 @@ class Device:
         self._ill: tuple[str, ...] = ()
         self._judge_at = 0.0
         self._last: GpuReading | None = None
-        self._second: _Second | None = None
+        self._second: Second | None = None
 
     def read(self, now: float, monotonic: float) -> GpuReading:
         """All values; raises as `GpuReader.read`."""
@@ -197,7 +199,7 @@ class Device:
             performance_state=self._p_state,
             throttle=throttle,
             throttled_us=self._throttled_us,
-            throttled_percent=_throttled(power_ns, heat_ns, power_rate, heat_rate, throttle, seen),
+            throttled_percent=throttled_percent(power_ns, heat_ns, power_rate, heat_rate, throttle, seen),
             pcie_rx_bytes_per_s=pcie_rx_rate,
             pcie_tx_bytes_per_s=pcie_tx_rate,
             nvlink_rx_bytes_per_s=nvlink_rx_rate,
@@ -231,12 +233,33 @@ class Device:
         if cannot_be or self._seldom_failed or failing or dropped != sieve_.dropped:
             reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
         self._last = reading
+        unusual = failing or cannot_be or None in plain or seen or self._divided or self._coding != _NO_CODING
+        self._brief_until = 0.0 if unusual else min(self._seldom_at, self._judge_at)
+        if unusual:
+            self._brief.forget()
+        else:
+            self._brief.learn(reading, most_mw, monotonic)
         return reading
 
-    def _each_second(self, now: float, monotonic: float) -> _Second:
+    def renew(self, now: float, monotonic: float) -> Renewal | None:
+        """See `GpuReader.renew`."""
+        last, second = self._last, self._second
+        if last is None or second is None or not second.at <= monotonic < self._brief_until or self._glances:
+            return None
+        if self._survey.of(self._facts.uuid) is not last.links:
+            return None
+        if monotonic - second.at < SECOND_S:
+            return self._brief.plain(now, monotonic, second)
+        found = self._brief.whole(now, monotonic)
+        if found is None:
+            return None
+        renewal, self._second = found
+        return renewal
+
+    def _each_second(self, now: float, monotonic: float) -> Second:
         """What is read once a second, however often the rest is."""
         found = self._look(monotonic)
-        return _Second(
+        return Second(
             at=monotonic,
             fields=found,
             rates=self._rates.of(found[1:], monotonic, self._sieve),
@@ -319,12 +342,9 @@ class Device:
     def _spreads(self, monotonic: float, most_mw: float) -> dict[str, Spread]:
         """What the driver noted since the last reading."""
         found = {}
-        if power := self._power_ring.get(monotonic, self._sieve, most_mw):
-            found["power_mw"] = power
-        if load := self._load_ring.get(monotonic, self._sieve, sieve.PERCENT):
-            found["utilization_percent"] = load
-        if memory := self._memory_ring.get(monotonic, self._sieve, sieve.PERCENT):
-            found["memory_utilization_percent"] = memory
+        for name, ring, most in zip(SPREAD_NAMES, self._rings, (most_mw, *_PERCENTS), strict=True):
+            if spread := ring.get(monotonic, self._sieve, most):
+                found[name] = spread
         return found
 
     def _refuse_empty(self) -> None:
@@ -390,22 +410,6 @@ class _Instance:
 def _is_usual(values: tuple[Any, ...], most: tuple[float, ...]) -> bool:
     """Whether all values are there and can be; nearly always they are, and to look at each costs ten times as much."""
     return None not in values and all(map(le, values, most)) and values[_MEMORY_CELSIUS] > 0
-
-
-def _throttled(
-    power_ns: int | None,
-    heat_ns: int | None,
-    power_rate: int | None,
-    heat_rate: int | None,
-    throttle: tuple[str, ...] | None,
-    seen: list[list[int | None]],
-) -> float | None:
-    """See `GpuReading.throttled_percent`; where power and heat do it at the same time, the longer counts."""
-    if power_rate is not None or heat_rate is not None:
-        return min(round(max(power_rate or 0, heat_rate or 0) / 1e7, 1), 100.0)
-    if throttle is None or power_ns is not None or heat_ns is not None:
-        return None
-    return held_down_percent(seen, HELD_DOWN_BITS) if seen else 100.0 if HELD_DOWN.intersection(throttle) else 0.0
 
 
 def _is_absent(reading: GpuReading, name: str) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import and_
@@ -22,8 +23,8 @@ import pynvml
 from agent.gpu.nvml_call import FORGET_S, UNSUPPORTED, Call, function_of, raise_if_fatal
 
 _FIELD = struct.Struct("I20xIiQ")  # nvmlFieldValue_t: field, type, return code, value; not scope, times
-_ANSWER = "24x8sQ"  # the same without the field's number, type and return code as they lie there
-_ASKED = struct.Struct("II32x")  # the same, as it is handed in: field, scope
+ANSWER = "24xQQ"  # the same without the field's number, type and return code as one number
+ASKED = struct.Struct("II32x")  # the same, as it is handed in: field, scope
 _SIGNED = struct.Struct("q")
 _DOUBLE = struct.Struct("d")
 _RAW = struct.Struct("Q")
@@ -109,6 +110,15 @@ class Fields:
     """Field → its value on each NVLink that has one."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsualFields:
+    """Those of each second that a GPU has, and what its answers look like while nothing is wrong."""
+
+    asked: tuple[Asked, ...]
+    heads: tuple[int, ...]
+    masks: tuple[int, ...]
+
+
 class FieldCall:
     """The fields of one GPU."""
 
@@ -134,6 +144,13 @@ class FieldCall:
             return values
         one = self._sort(row).one if values is None else dict(zip(row.numbers, values, strict=True))
         return [one.get(number) for number in OFTEN]
+
+    def usual(self) -> UsualFields | None:
+        """What is asked each second and how the answers come; `None` where something is not as it should be."""
+        row = self._often
+        if self.failed or len(row.heads) != len(row.asked):
+            return None
+        return UsualFields(asked=row.asked, heads=row.heads, masks=row.masks)
 
     def all(self, monotonic: float) -> Fields:
         """All fields; raises as `Call.ask`."""
@@ -205,24 +222,26 @@ class _Row:
             number: slice(self.numbers.index(number), self.numbers.index(number) + self.numbers.count(number))
             for number in self.numbers[self.singles :]
         }
-        start = b"".join(_ASKED.pack(*each) for each in asked)
+        start = b"".join(ASKED.pack(*each) for each in asked)
         count = ctypes.c_int32(len(asked))
         self.call = Call(index, function, handle, count, layout=_FIELD, start=start, rows=len(asked))
-        self._layout = struct.Struct("=" + _ANSWER * len(asked))
-        self._heads: tuple[bytes, ...] = ()
-        self._masks: tuple[int, ...] = ()
+        self._layout = struct.Struct("=" + ANSWER * len(asked))
+        self.heads: tuple[int, ...] = ()
+        """Types and return codes of the answers that were learnt from; empty before."""
+        self.masks: tuple[int, ...] = ()
+        """What is wanted of the room of each of their values."""
 
     def as_before(self) -> list[int] | None:
         """The values, if they came as those that were learnt from: then nobody has to look at each."""
         flat = self._layout.unpack_from(self.call.buffer)
-        return list(map(and_, flat[1::2], self._masks)) if flat[0::2] == self._heads else None
+        return list(map(and_, flat[1::2], self.masks)) if flat[0::2] == self.heads else None
 
     def learn(self) -> None:
         """Remember of what types the values are, if all are numbers without a sign and none failed."""
         heads = self._layout.unpack_from(self.call.buffer)[0::2]
         masks = [_MASKS.get(head) for head in heads]
         if None not in masks:
-            self._heads, self._masks = heads, tuple(mask or 0 for mask in masks)
+            self.heads, self.masks = heads, tuple(mask or 0 for mask in masks)
 
 
 def _value(kind: int, raw: int) -> int:
@@ -244,7 +263,7 @@ def _value(kind: int, raw: int) -> int:
 
 _LONG_LONG = pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
 _MASKS = {
-    struct.pack("=Ii", kind, pynvml.NVML_SUCCESS): mask
+    int.from_bytes(struct.pack("=Ii", kind, pynvml.NVML_SUCCESS), sys.byteorder): mask
     for kind, mask in {
         pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: 0xFFFF,
         pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: 0xFFFF_FFFF,

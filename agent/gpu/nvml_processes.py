@@ -18,7 +18,7 @@ from agent.api.types import GpuProcess
 from agent.gpu.nvml_call import Asked, function_of
 from agent.gpu.sieve import PERCENT, Sieve
 
-_PROCESS = struct.Struct("I4xQ8x")  # nvmlProcessInfo_t: pid, memory; not MIG instances
+PROCESS = struct.Struct("I4xQ8x")  # nvmlProcessInfo_t: pid, memory; not MIG instances
 _USE = struct.Struct("I4xQI12x")  # nvmlProcessUtilizationSample_t: pid, time, SM; not memory, encoder, decoder
 _NOT_AVAILABLE = 2**64 - 1
 """`NVML_VALUE_NOT_AVAILABLE` in a field of 64 bits."""
@@ -29,6 +29,7 @@ _WINDOW_US = 2_000_000
 its turn is late."""
 _ASK_S = 1.5
 
+COMPUTE_FUNCTIONS = ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2")
 COMPUTE, BOTH = "compute", f"compute+{GRAPHICS}"
 
 
@@ -48,7 +49,7 @@ class _List(Asked):
         self._grow(_ROOM)
 
     def _grow(self, capacity: int) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         room = ctypes.create_string_buffer(capacity * self._layout.size)
         self._question = partial(self._function, *self._args, ctypes.byref(self._count), room)
         self._view = memoryview(room).cast("B")
@@ -57,17 +58,23 @@ class _List(Asked):
         """The rows; `None` where the driver does not say. See `Call.ask`."""
         if monotonic < self._quiet_until:
             return None
-        self._count.value = self._capacity
+        self._count.value = self.capacity
         if code := self._question():
             if code == pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
                 self._grow(2 * self._count.value)
-                self._count.value = self._capacity
+                self._count.value = self.capacity
                 code = self._question()
             if not self.judge(code, monotonic):
                 return None
-        if not (count := self._count.value):
-            return []
-        raw = self._view[: min(count, self._capacity) * self._layout.size].tobytes()
+        return self.take(self._view[: min(self._count.value, self.capacity) * self._layout.size].tobytes())
+
+    def is_offered(self, monotonic: float) -> bool:
+        """Whether it is worth a question."""
+        return self.error is None and monotonic >= self._quiet_until
+
+    def take(self, raw: bytes) -> list[tuple[int, int]]:
+        """The rows in such an answer, whoever asked."""
+        self.error = None
         if raw != self._raw:
             self._raw, self._rows = raw, list(self._layout.iter_unpack(raw))
         return self._rows
@@ -77,10 +84,9 @@ class ProcessCall:
     """The processes of one GPU or MIG instance."""
 
     def __init__(self, index: int, library: ctypes.CDLL, handle: Any) -> None:
-        names = ("nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetComputeRunningProcesses_v2")
-        self._compute = _List(index, function_of(library, *names), _PROCESS, handle)
+        self.compute = _List(index, function_of(library, *COMPUTE_FUNCTIONS), PROCESS, handle)
         names = ("nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v2")
-        self._graphics = _List(index, function_of(library, *names), _PROCESS, handle)
+        self._graphics = _List(index, function_of(library, *names), PROCESS, handle)
         self._draws = False
         self._graphics_at = 0.0
         self._use = UseCall(index, library, handle)
@@ -93,7 +99,15 @@ class ProcessCall:
 
         NVML `nvmlDeviceGetComputeRunningProcesses`, `…GraphicsRunningProcesses`, `…GetProcessUtilization`.
         """
-        compute = self._compute.get(monotonic) or ()
+        return self._join(self.compute.get(monotonic) or (), now, monotonic, sieve)
+
+    def renew(self, compute: bytes, now: float, monotonic: float, sieve: Sieve) -> tuple[GpuProcess, ...]:
+        """As `get`, where the driver's list of processes that compute has been asked for."""
+        return self._join(self.compute.take(compute), now, monotonic, sieve)
+
+    def _join(
+        self, compute: Sequence[tuple[int, int]], now: float, monotonic: float, sieve: Sieve
+    ) -> tuple[GpuProcess, ...]:
         graphics = self._drawing(monotonic) if self._draws or monotonic >= self._graphics_at else ()
         if not compute and not graphics:
             return ()

@@ -35,9 +35,9 @@ _CASTS = {
     pynvml.NVML_VALUE_TYPE_SIGNED_INT: "i4x",
     pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: "H6x",
 }
-_SAMPLE = 16
+SAMPLE = 16
 """Bytes of an nvmlSample_t: time, then value."""
-_WORD = 4
+WORD = 4
 _TIME = struct.Struct("=Q")
 
 Spread = tuple[float, float, float]
@@ -53,9 +53,13 @@ class RingCall(Asked):
         self._last = ctypes.c_ulonglong()
         # The values' type, then their number: two words in one, to be read and to be set at once.
         self._told = ctypes.c_ulonglong()
-        references = (ctypes.byref(self._told), ctypes.byref(self._told, _WORD))
+        references = (ctypes.byref(self._told), ctypes.byref(self._told, WORD))
         self._args = (handle, ctypes.c_uint(ring), self._last, *references)
-        self._room = 0
+        self.ring = ring
+        self.room = 0
+        """Samples that an answer may have; 0 before the first."""
+        self.since = 0
+        """The newest sample seen, in microseconds: what the driver is asked to begin after."""
         self._buffer: Any = None
         self._question: Callable[[], int] = self._make_room
         self._newest: int | None = None
@@ -71,9 +75,20 @@ class RingCall(Asked):
         """
         if monotonic < self._quiet_until:
             return None
-        self._told.value = self._room << 32
+        self._told.value = self.room << 32
+        self._last.value = self.since
         code = self._question()
-        if (code and not self.judge(code, monotonic)) or not (values := self._new(monotonic)):
+        return self.fold(code, self._told.value, self._buffer, monotonic, sieve, most)
+
+    def is_offered(self, monotonic: float) -> bool:
+        """Whether it is worth a question."""
+        return self.room > 0 and monotonic >= self._quiet_until
+
+    def fold(
+        self, code: int, told: int, buffer: Any, monotonic: float, sieve: Sieve, most: float
+    ) -> Spread | None:
+        """What such an answer says, whoever asked; see `get`. `told` has the values' type, above it their number."""
+        if (code and not self.judge(code, monotonic)) or not (values := self._new(told, buffer, monotonic)):
             self._listen(monotonic)
             return None
         ordered = sorted(values)  # faster than to look twice
@@ -89,25 +104,25 @@ class RingCall(Asked):
         """The first question: for how many samples to make room; then as those after it."""
         code = self._function(*self._args, None)
         told = self._told.value >> 32 if code == pynvml.NVML_SUCCESS else 0
-        self._room = min(max(told, _ROOM), _ROOM_MOST)
-        self._buffer = ctypes.create_string_buffer(_SAMPLE * self._room)
+        self.room = min(max(told, _ROOM), _ROOM_MOST)
+        self._buffer = ctypes.create_string_buffer(SAMPLE * self.room)
         self._question = partial(self._function, *self._args, self._buffer)
-        self._told.value = self._room << 32
+        self._told.value = self.room << 32
         return self._question()
 
-    def _new(self, monotonic: float) -> Sequence[float]:
+    def _new(self, told: int, buffer: Any, monotonic: float) -> Sequence[float]:
         """The values that were not seen before."""
-        unpack = _unpackers(self._told.value, self._room)
+        unpack = _unpackers(told, self.room)
         if unpack is None:
             return ()
-        values, since = unpack[0](self._buffer), self._newest
-        first, last = unpack[1](self._buffer)
+        values, since = unpack[0](buffer), self._newest
+        first, last = unpack[1](buffer)
         if since is not None and since < first <= last:
             # As it should be: in order, and nothing old. To look at each time costs as much as all the rest.
-            self._newest = self._last.value = last
+            self._newest = self.since = last
             self._heard_at = monotonic
             return values
-        times = _times(len(values)).unpack_from(self._buffer)
+        times = _times(len(values)).unpack_from(buffer)
         newest = max(times)
         if newest == since:
             return ()
@@ -115,14 +130,14 @@ class RingCall(Asked):
             since = newest - FIRST_US
         elif newest < since:
             since = newest  # the clock was set back: begin again from here
-        self._newest = self._last.value = newest
+        self._newest = self.since = newest
         self._heard_at = monotonic
         return tuple({at: value for at, value in zip(times, values, strict=True) if at > since}.values())
 
     def _listen(self, monotonic: float) -> None:
         """Nothing new came: now and then look at the ring from its beginning."""
         if self._newest is not None and monotonic - self._heard_at > SILENT_S:
-            self._last.value = 0
+            self.since = 0
 
 
 _Unpack = Callable[[Any], tuple[Any, ...]]
@@ -137,7 +152,7 @@ def _unpackers(told: int, room: int) -> tuple[_Unpack, _Unpack] | None:
     values = struct.Struct("=" + f"8x{_CASTS[kind]}" * count)
     if count == 1:
         return values.unpack_from, lambda buffer: 2 * _TIME.unpack_from(buffer)
-    ends = struct.Struct(f"=Q{_SAMPLE * (count - 1) - _TIME.size}xQ")
+    ends = struct.Struct(f"=Q{SAMPLE * (count - 1) - _TIME.size}xQ")
     return values.unpack_from, ends.unpack_from
 
 

@@ -21,7 +21,7 @@ from agent.api.types import GpuReading, GpuState
 from agent.gpu.base import DriverGoneError, GpuLostError, GpuReader
 from agent.gpu.bell import Bell
 from agent.gpu.board import Answer, Board
-from agent.gpu.frames import Stamped
+from agent.gpu.frames import Renewal, Stamped
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ STEP_S = 0.05
 """How long one GPU may keep the others waiting, or a quarter of the period; a healthy driver takes a few ms for all."""
 
 
-_Good = tuple[int, GpuReading, tuple[GpuReading, ...]]
+_Good = tuple[int, GpuReading | Renewal, tuple[GpuReading, ...]]
 """A GPU that was read, and its MIG instances; `Answer` is made only of what is not usual."""
 
 
@@ -52,7 +52,7 @@ class Rounds:
         count: int,
         *,
         period_s: float,
-        send: Callable[[tuple[Stamped, ...]], None],
+        send: Callable[[tuple[Stamped | Renewal, ...]], None],
         fast_s: float = math.inf,
     ) -> None:
         """`fast_s`: how often a GPU is glanced at between two reads, see `GpuReader.glance`."""
@@ -126,6 +126,8 @@ class Rounds:
     def _put(self, answer: _Good | Answer | DriverGoneError) -> None:
         if isinstance(answer, tuple):
             index, reading, instances = answer
+            if isinstance(reading, Renewal):
+                reading = reading.stamped().reading
             answer = Answer(index=index, reading=reading, instances=instances)
         if isinstance(answer, DriverGoneError):
             raise answer
@@ -226,6 +228,9 @@ def _read(reader: GpuReader, index: int) -> _Good | Answer | DriverGoneError:
     """One GPU's answer, whatever becomes of it: the rim of the reader threads."""
     try:
         now, monotonic = time.time(), time.monotonic()
+        renewal = reader.renew(index, now, monotonic)
+        if renewal is not None:
+            return index, renewal, ()
         reading = reader.read(index, now, monotonic)
         return index, reading, reader.instances(index, now, monotonic)
     except DriverGoneError as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from agent.api.errors import StokerError
 from agent.api.types import GpuReading, GpuSource
 from agent.gpu.base import GpuLostError, Inventory, NoGpusError, mig_index
-from agent.gpu.frames import EventKind, GpuEvent
+from agent.gpu.frames import EventKind, GpuEvent, Renewal
 from agent.gpu.simulated_gpu import GIB, Fault, Instance, SimulatedGpu
 from agent.gpu.simulated_layout import MIG_PROFILES, Layout, links, numa_node, nvlinks
 
@@ -74,6 +74,10 @@ class SimulatedReader:
         if fault is Fault.LOST:
             raise GpuLostError(f"simulated GPU {index} is lost; lift it with: stoker-agent simulate gpu {index} ok")
         return gpu.read(now, monotonic, held=self._held, fault=fault)
+
+    def renew(self, index: int, now: float, monotonic: float) -> Renewal | None:
+        """See `GpuReader`; these are always read."""
+        return None
 
     def glance(self, index: int, monotonic: float) -> None:
         """See `GpuReader`; simulated GPUs tell of their peaks anyway."""

@@ -77,7 +77,7 @@ def _acts(device: Device, index: int) -> dict[str, _Act]:
     ):
         found[f"nvmlDeviceGetSamples, {name}"] = lambda ring=ring: ring.get(later, sieve, 1e9)  # type: ignore[misc]
     found["nvmlGpmSampleGet and nvmlGpmMetricsGet"] = _gpm(device, sieve)
-    found["nvmlDeviceGetComputeRunningProcesses"] = lambda: device._processes._compute.get(later)
+    found["nvmlDeviceGetComputeRunningProcesses"] = lambda: device._processes.compute.get(later)
     found["nvmlDeviceGetGraphicsRunningProcesses"] = lambda: device._processes._graphics.get(later)
     found["nvmlDeviceGetProcessUtilization"] = lambda: device._processes._use._tell(time.time(), later, sieve)
     for name, call in device._seldom.items():

@@ -40,6 +40,9 @@ class Scripted:
         self.acts.get(index, lambda: None)()
         return GpuReading(index=index, uuid=f"GPU-{index}", name="x", sampled_at=now)
 
+    def renew(self, index: int, now: float, monotonic: float) -> None:
+        return None
+
     def glance(self, index: int, monotonic: float) -> None:
         self.glances.append(index)
         self.acts.get(-1 - index, lambda: None)()
