@@ -68,9 +68,14 @@ class GpuReader(Protocol):
             DriverGoneError: none can.
         """
 
-    def renew(self, index: int, now: float, monotonic: float) -> Renewal | None:
-        """What is new about a GPU since `read` of it; `None` where it is to be read, which is no worse. May block for
-        ever; raises as `read`.
+    def ask(self, index: int, now: float, monotonic: float) -> Any | None:
+        """Ask a GPU what is new since `read` of it, for `fold`; `None` where it is to be read. May block for ever;
+        raises as `read`.
+        """
+
+    def fold(self, asked: list[Any]) -> list[Renewal | None]:
+        """What is new about each of the GPUs that were asked, all together and in one thread; `None` where one is to
+        be read. Never blocks. A GPU that is read meanwhile is none of these.
         """
 
     def glance(self, index: int, monotonic: float) -> None:

@@ -58,6 +58,10 @@ class Board:
         """GPUs that may be asked; one whose read is still under way is not asked twice."""
         return [index for index, gpu in enumerate(self._gpus) if gpu.asked_at is None]
 
+    def ill(self) -> list[int]:
+        """GPUs that hang or are lost."""
+        return [index for index, gpu in enumerate(self._gpus) if gpu.stamped.reading.state is not GpuState.OK]
+
     def ask(self, index: int, monotonic: float) -> None:
         """A read begins."""
         self._gpus[index].asked_at = monotonic

@@ -16,11 +16,13 @@ import pynvml
 from agent.api.types import GpuReading, GpuSource
 from agent.gpu.base import DriverGoneError, GpuLostError, Inventory, NoGpusError
 from agent.gpu.frames import GpuEvent, Renewal
+from agent.gpu.nvml_brief import Asked
 from agent.gpu.nvml_call import raise_if_fatal, text_of
 from agent.gpu.nvml_desk import Desks
-from agent.gpu.nvml_device import Device
+from agent.gpu.nvml_device import RATE_MOST, RATE_UNITS, Device
 from agent.gpu.nvml_events import EventEar
 from agent.gpu.nvml_facts import read_facts
+from agent.gpu.nvml_herd import Herd
 from agent.gpu.nvml_links import LinkSurvey
 
 SONAME = "libnvidia-ml.so.1"
@@ -40,6 +42,7 @@ class NvmlReader:
         self._survey: LinkSurvey | None = None
         self._tell: Callable[[GpuEvent], None] | None = None
         self._desks: Desks | None = None
+        self._herd = Herd(RATE_UNITS, RATE_MOST)
 
     def open(self) -> Inventory:
         """See `GpuReader`. NVML `nvmlInitWithFlags`, `nvmlDeviceGetCount_v2`, `nvmlSystemGetDriverVersion`."""
@@ -65,10 +68,14 @@ class NvmlReader:
             device = self._devices[index] = self._open_device(index)
         return device.read(now, monotonic)
 
-    def renew(self, index: int, now: float, monotonic: float) -> Renewal | None:
+    def ask(self, index: int, now: float, monotonic: float) -> Asked | None:
         """See `GpuReader`."""
         device = self._devices.get(index)
-        return None if device is None else device.renew(now, monotonic)
+        return None if device is None else device.ask(now, monotonic)
+
+    def fold(self, asked: list[Asked]) -> list[Renewal | None]:
+        """See `GpuReader`."""
+        return self._herd.fold(asked)
 
     def glance(self, index: int, monotonic: float) -> None:
         """See `GpuReader`; one that was never read is not looked at."""
@@ -104,7 +111,7 @@ class NvmlReader:
         self._survey.add(index, facts, handle)
         if self._tell is not None:
             EventEar(index, facts.uuid, handle, library, self._tell).start()
-        return Device(index, facts, handle, library, self._survey, self._desks)
+        return Device(index, facts, handle, library, self._survey, self._desks, self._herd)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -1,34 +1,40 @@
-"""A GPU read in brief: what a second brings while all is as it was and as it should be. A part of the door to `pynvml`.
+"""GPUs read in brief: what a second brings while all is as it was and as it should be. A part of the door to `pynvml`.
+
+    Brief.ask     one GPU's calls, in the thread that reads it, and its answers as numbers
+    nvml_herd     the answers of all GPUs side by side: each value of eight GPUs is one tuple, looked at once
 
 Whatever is out of the ordinary (a call that fails, a value that cannot be, a counter that fell, another driver's types)
-ends it before anything was remembered; `nvml_device` then asks the long way, and says what each value is worth.
+sends that GPU back to the long way, `nvml_device`, with what was remembered of it untouched; there it is asked again,
+and told what each of its values is worth.
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import and_, call, le
+from operator import call
 from typing import Any
 
 import msgspec
+import pynvml
 
 from agent.api.types import GpuProcess, GpuReading
 from agent.gpu import sieve
-from agent.gpu.frames import Renewal
 from agent.gpu.nvml_desk import Desk, Desks, Kind
-from agent.gpu.nvml_fields import OFTEN, FieldCall
-from agent.gpu.nvml_glance import throttled_percent
-from agent.gpu.nvml_gpm import NO_SHARES, GpmCall, Shares, usual_shares
-from agent.gpu.nvml_plain import PLAIN_VALUES
+from agent.gpu.nvml_fields import FieldCall
+from agent.gpu.nvml_gpm import GpmCall, Shares
 from agent.gpu.nvml_processes import PROCESS, ProcessCall
-from agent.gpu.nvml_rings import RingCall, Spread
-from agent.gpu.nvml_words import throttle_of
+from agent.gpu.nvml_rings import SILENT_S, RingCall, Spread, news_of, spread_of
 from agent.gpu.sieve import Counter, Rates, Sieve
 
+SECOND_S = 0.9
+"""How often counters, rings, GPM and processes are read where `gpu.period_s` is less: each second, with some play."""
+REST_S = 10.0
+"""After something out of the ordinary a GPU is read the long way for so long."""
 SPREAD_NAMES = ("power_mw", "utilization_percent", "memory_utilization_percent")
 """Of the rings, in the order of `nvml_desk.RINGS`."""
-_MOST = (sieve.PERCENT, sieve.PERCENT, sieve.TEMPERATURE_C, sieve.CLOCK_MHZ, sieve.CLOCK_MHZ)
+_QUIET = (0, pynvml.NVML_ERROR_NOT_FOUND)
 _NO_NEWS: dict[str, Spread] = {}
 
 
@@ -36,9 +42,9 @@ class Second(msgspec.Struct):
     """What was read at one moment of what is read once a second."""
 
     at: float
-    fields: Any
+    fields: Sequence[int | None]
     """As `nvml_fields.OFTEN`."""
-    rates: Any
+    rates: Sequence[int | None]
     """Of the counters among them."""
     spreads: dict[str, Spread]
     shares: Shares
@@ -47,7 +53,7 @@ class Second(msgspec.Struct):
 
 @dataclass(slots=True, kw_only=True)
 class Parts:
-    """What remembers something of one GPU from second to second; shared with the long way."""
+    """What remembers something of one GPU from second to second in the long way."""
 
     fields: FieldCall
     gpm: GpmCall
@@ -58,24 +64,43 @@ class Parts:
     sieve: Sieve
 
 
+class Asked:
+    """What one GPU answered, not yet looked at."""
+
+    __slots__ = ("at", "brief", "flat", "now", "processes", "spreads", "whole")
+
+    def __init__(self, brief: Brief, now: float, at: float, flat: tuple[Any, ...], *, whole: bool) -> None:
+        """`whole`: with what is read once a second."""
+        self.brief, self.now, self.at, self.flat, self.whole = brief, now, at, flat, whole
+        self.spreads = _NO_NEWS
+        self.processes: tuple[GpuProcess, ...] = ()
+
+
 class Brief:
-    """One GPU's way in brief."""
+    """One GPU's way in brief. Used by one thread at a time."""
 
     def __init__(self, handle: Any, parts: Parts, desks: Desks) -> None:
         self._handle = ctypes.cast(handle, ctypes.c_void_p).value or 0
-        self._parts = parts
         self._desks = desks
-        self._kind: Kind | None = None
-        self._most_mw = 0.0
-        self._most: tuple[float, ...] = ()
-        self._base: GpuReading | None = None
+        self.parts = parts
+        self.base: GpuReading | None = None
+        """What is in brief differs from it only in what is new; `None` where the long way is to be gone."""
+        self.kind: Kind | None = None
+        self.most_mw = 0.0
+        self.second: Second | None = None
+        """The last one that was read the long way, or that a herd gave back."""
+        self.second_at = 0.0
+        """Of the last one at all."""
+        self._rest_until = 0.0
+        self._since = self._since_before = [0, 0, 0]
+        """The newest sample seen of each ring, and that before the last question."""
+        self._heard_at = [0.0, 0.0, 0.0]
 
     def learn(self, base: GpuReading, most_mw: float, monotonic: float) -> None:
-        """The long way found nothing wrong, and said `base`: what is in brief differs from that only in what is new."""
-        parts = self._parts
+        """The long way found nothing wrong, and said `base`."""
+        parts, self.base = self.parts, None
         fields = parts.fields.usual()
-        if fields is None or base.memory_total_bytes is None or base.memory_reserved_bytes is None:
-            self.forget()
+        if fields is None or monotonic < self._rest_until or self.second is None:
             return
         first, second, third = (ring.room if ring.is_offered(monotonic) else 0 for ring in parts.rings)
         compute = parts.processes.compute
@@ -85,137 +110,82 @@ class Brief:
             gpm=parts.gpm.is_offered(monotonic),
             processes=compute.capacity if compute.is_offered(monotonic) else 0,
         )
-        self._kind = self._kind if self._kind == kind else kind
-        self._base, self._most_mw = base, most_mw
-        self._most = (base.memory_total_bytes, most_mw, *_MOST)
+        self.kind = self._desks.known(kind)
+        self.base, self.most_mw, self.second_at = base, most_mw, self.second.at
+        self._since = self._since_before = [ring.since for ring in parts.rings]
+        self._heard_at = [ring.heard_at for ring in parts.rings]
 
     def forget(self) -> None:
-        """Something is not as it should be."""
-        self._base = None
+        """The long way found something wrong."""
+        self.base = None
 
-    def plain(self, now: float, monotonic: float, second: Second) -> Renewal | None:
-        """What is read more often than each second; `None`: read it the long way."""
-        if self._base is None or self._kind is None:
-            return None
-        desk = self._desks.of(self._kind)
-        desk.handle.value = self._handle
-        if any(map(call, desk.plain_row)):
-            return None
-        plain = desk.plain_values(desk.buffer)
-        if not self._can_be(plain, monotonic):
-            return None
-        return self._renewal(now, monotonic, plain, second, _NO_NEWS)
+    def ask(self, now: float, monotonic: float) -> Asked | None:
+        """Make the calls; `None`: it is to be read the long way.
 
-    def whole(self, now: float, monotonic: float) -> tuple[Renewal, Second] | None:
-        """All that a second brings; `None`: read it the long way."""
-        kind, parts = self._kind, self._parts
-        if self._base is None or kind is None:
-            return None
-        samples = None
-        if kind.gpm and (samples := parts.gpm.pair(monotonic)) is None:
+        Raises:
+            GpuLostError: the GPU cannot be asked who uses it.
+            DriverGoneError: none can.
+        """
+        kind = self.kind
+        if self.base is None or kind is None or monotonic < self.second_at:
             return None
         desk = self._desks.of(kind)
-        power, load, memory = parts.rings
-        desk.lay_out(self._handle, (power.since, load.since, memory.since), samples)
+        if monotonic - self.second_at < SECOND_S:
+            desk.handle.value = self._handle
+            if any(map(call, desk.plain_row)):
+                return None
+            return Asked(self, now, monotonic, desk.plain_values(desk.buffer), whole=False)
+        gpm, samples = self.parts.gpm, None
+        if kind.gpm and (samples := gpm.pair(monotonic)) is None:
+            return None
+        desk.lay_out(self._handle, self._since, samples)
         codes = list(map(call, desk.row))
         if any(codes[: desk.musts]):
             return None
-        flat = desk.values(desk.buffer)
-        found = _fields(kind, flat)
-        if found is None or not self._can_be(flat, monotonic):
+        asked = Asked(self, now, monotonic, desk.values(desk.buffer), whole=True)
+        if desk.rings and not self._take_rings(desk, codes, asked):
             return None
-        rates = parts.rates.peek(found[1:], monotonic)
-        shares = usual_shares(flat[-8:]) if kind.gpm else NO_SHARES
-        if rates is None or shares is None:
-            return None
-        parts.rates.remember(found[1:], monotonic)
         if kind.gpm:
-            parts.gpm.took(monotonic)
-        told_at = PLAIN_VALUES + 2 * len(kind.fields.asked)
-        second = Second(
-            at=monotonic,
-            fields=found,
-            rates=rates,
-            spreads=self._spreads(desk, codes, flat[told_at : told_at + 3], monotonic),
-            shares=shares,
-            processes=self._processes(desk, flat[told_at + 3], now, monotonic),
-        )
-        return self._renewal(now, monotonic, flat, second, second.spreads), second
+            gpm.took(monotonic)
+        rows = desk.processes[: asked.flat[desk.count_place] * PROCESS.size].tobytes() if kind.processes else b""
+        asked.processes = self.parts.processes.renew(rows, now, monotonic, self.parts.sieve)
+        return asked
 
-    def _can_be(self, flat: tuple[Any, ...], monotonic: float) -> bool:
-        """Whether the plain values can be, and those that seldom change did not."""
-        total, reserved, _, used, energy_mj, _, busy, memory_busy, power_mw, celsius, sm_mhz, memory_mhz = flat[
-            :PLAIN_VALUES
-        ]
-        base = self._base
-        assert base is not None
-        return (
-            total == base.memory_total_bytes
-            and reserved == base.memory_reserved_bytes
-            and all(map(le, (used, power_mw, busy, memory_busy, celsius, sm_mhz, memory_mhz), self._most))
-            and self._parts.energy.can_be(energy_mj, monotonic, self._most_mw)
-        )
+    def send_back(self, asked: Asked) -> None:
+        """Its answer is not as it should be: nothing is remembered of it, and the long way is gone for a while."""
+        if asked.whole:
+            self._since = self._since_before
+            if asked.brief.kind is not None and asked.brief.kind.gpm:
+                self.parts.gpm.undo(self.second_at)
+        self.base = None
+        self._rest_until = asked.at + REST_S
 
-    def _spreads(self, desk: Desk, codes: list[int], told: tuple[int, ...], monotonic: float) -> dict[str, Spread]:
-        found = {}
+    def settle(self, energy_mj: int, energy_at: float, second: Second) -> None:
+        """It leaves a herd: the long way goes on from there."""
+        parts = self.parts
+        parts.rates.remember(second.fields[1:], second.at)
+        parts.energy.remember(energy_mj, energy_at)
+        for ring, since, heard_at in zip(parts.rings, self._since, self._heard_at, strict=True):
+            ring.resume(since, heard_at)
+        self.second = second
+
+    def _take_rings(self, desk: Desk, codes: list[int], asked: Asked) -> bool:
+        """Fold what is new in the driver's rings; `False` if one is not as it should be."""
+        spreads, since = {}, self._since.copy()
         for code, (place, _, samples) in zip(codes[desk.musts :], desk.rings, strict=True):
-            most = self._most[place + 1]  # of power, load, load of memory
-            ring = self._parts.rings[place]
-            if spread := ring.fold(code, told[place], samples, monotonic, self._parts.sieve, most):
-                found[SPREAD_NAMES[place]] = spread
-        return found
-
-    def _processes(self, desk: Desk, count: int, now: float, monotonic: float) -> tuple[GpuProcess, ...]:
-        rows = desk.processes[: count * PROCESS.size].tobytes() if desk.kind.processes else b""
-        return self._parts.processes.renew(rows, now, monotonic, self._parts.sieve)
-
-    def _renewal(
-        self, now: float, monotonic: float, flat: tuple[Any, ...], second: Second, spreads: dict[str, Spread]
-    ) -> Renewal:
-        _, _, free, used, energy_mj, reasons, busy, memory_busy, power_mw, celsius, sm_mhz, memory_mhz = flat[
-            :PLAIN_VALUES
-        ]
-        base = self._base
-        assert base is not None
-        self._parts.energy.remember(energy_mj, monotonic)
-        throttle = throttle_of(reasons)
-        pcie_rx, pcie_tx, nvlink_rx, nvlink_tx, power_rate, heat_rate = second.rates
-        fields = second.fields
-        values = (
-            now,
-            used,
-            free,
-            busy,
-            power_mw,
-            celsius,
-            fields[0] or None,
-            sm_mhz,
-            memory_mhz,
-            memory_busy,
-            base.encoder_percent,
-            base.decoder_percent,
-            throttle,
-            throttled_percent(fields[5], fields[6], power_rate, heat_rate, throttle),
-            pcie_rx,
-            pcie_tx,
-            nvlink_rx,
-            nvlink_tx,
-            *second.shares,
-            spreads,
-            energy_mj,
-            self._parts.sieve.dropped,
-        )
-        return Renewal(base, monotonic, second.processes, values)
-
-
-def _fields(kind: Kind, flat: tuple[Any, ...]) -> list[int | None] | None:
-    """The fields as `OFTEN`; `None` if one did not come as it uses to, or its memory is too hot to be true."""
-    usual = kind.fields
-    end = PLAIN_VALUES + 2 * len(usual.asked)
-    if flat[PLAIN_VALUES:end:2] != usual.heads:
-        return None
-    values: list[int | None] = list(map(and_, flat[PLAIN_VALUES + 1 : end : 2], usual.masks))
-    if len(values) < len(OFTEN):
-        one = dict(zip((number for number, _ in usual.asked), values, strict=True))
-        values = [one.get(number) for number in OFTEN]
-    return values if (values[0] or 0) <= sieve.TEMPERATURE_C else None
+            values: Sequence[float] = ()
+            if code == 0:
+                told = asked.flat[desk.told_place + place]
+                values, newest = news_of(told, desk.kind.rooms[place], samples, since[place] or None)
+                since[place] = newest or 0
+            elif code not in _QUIET:
+                return False
+            if values:
+                self._heard_at[place] = asked.at
+                most = sieve.PERCENT if place else self.most_mw
+                if spread := spread_of(values, self.parts.sieve, most):
+                    spreads[SPREAD_NAMES[place]] = spread
+            elif asked.at - self._heard_at[place] > SILENT_S or since[place] != self._since[place]:
+                return False
+        self._since_before, self._since, asked.spreads = self._since, since, spreads
+        return True

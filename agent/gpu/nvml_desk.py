@@ -22,7 +22,7 @@ from agent.gpu.nvml_batch import calls_into, side_by_side
 from agent.gpu.nvml_call import function_of
 from agent.gpu.nvml_fields import ANSWER, ASKED, UsualFields
 from agent.gpu.nvml_gpm import RESULTS, SAMPLES, SAMPLES_AT, compare_buffer
-from agent.gpu.nvml_plain import plain_questions
+from agent.gpu.nvml_plain import PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import COMPUTE_FUNCTIONS, PROCESS
 from agent.gpu.nvml_rings import SAMPLE
 
@@ -47,23 +47,22 @@ class Desks:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
         self._mine = threading.local()
+        self._kinds: dict[Kind, Kind] = {}
+        """Few: what a board does not offer it does not offer for an hour."""
 
     def of(self, kind: Kind) -> Desk:
         """The calling thread's, for such GPUs."""
         desks: dict[int, Desk] | None = getattr(self._mine, "desks", None)
         if desks is None:
             desks = self._mine.desks = {}
-        desk = desks.get(id(kind))
-        if desk is None:  # or one that is equal: the GPUs' own are many, the desks few
-            desk = next((each for each in desks.values() if each.kind == kind), None) or Desk(self._library, kind)
-            if len(desks) >= _DESKS_MOST:
-                desks.clear()
-            desks[id(kind)] = desk
-            desk.meant.append(kind)
+        desk = desks.get(id(kind))  # each is known once, and for good
+        if desk is None:
+            desk = desks[id(kind)] = Desk(self._library, kind)
         return desk
 
-
-_DESKS_MOST = 64
+    def known(self, kind: Kind) -> Kind:
+        """The one that all GPUs have that are alike."""
+        return self._kinds.setdefault(kind, kind)
 
 
 class Desk:
@@ -71,8 +70,6 @@ class Desk:
 
     def __init__(self, library: ctypes.CDLL, kind: Kind) -> None:
         self.kind = kind
-        self.meant = [kind]
-        """Kept, because a desk is found by their identity."""
         self.handle = ctypes.c_void_p()
         """The GPU that is asked; set before `row` is called."""
         layout, plain = side_by_side(plain_questions(library, self.handle))
@@ -95,6 +92,9 @@ class Desk:
         for place, room in enumerate(kind.rooms):
             if room:
                 self._add_ring(library, place, room, told_at + 8 * place)
+        self.told_place = PLAIN_VALUES + 2 * len(fields)
+        """In `values`: of each ring the samples' type, above it their number; then how many processes there are."""
+        self.count_place = self.told_place + len(RINGS)
         self.plain_values = self.plain_layout.unpack_from
         self.values = self.layout.unpack_from
 
@@ -103,7 +103,7 @@ class Desk:
         """Where all but the lists are answered, see `layout`."""
         return self._buffer
 
-    def lay_out(self, handle: int, since: tuple[int, ...], samples: tuple[int, int] | None) -> None:
+    def lay_out(self, handle: int, since: list[int], samples: tuple[int, int] | None) -> None:
         """Make ready for a GPU: after which sample of each ring is asked, and GPM's next sample and the one before."""
         self.handle.value = handle
         self._told[:] = self._counts

@@ -22,16 +22,16 @@ from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuReading
 from agent.gpu import nvml_fields as fields
 from agent.gpu import sieve
 from agent.gpu.base import GpuLostError, mig_index, mig_reading
-from agent.gpu.frames import Renewal
 from agent.gpu.health import CHECK_S, hints
 from agent.gpu.nvml_batch import Batch
-from agent.gpu.nvml_brief import SPREAD_NAMES, Brief, Parts, Second
+from agent.gpu.nvml_brief import SECOND_S, SPREAD_NAMES, Asked, Brief, Parts, Second
 from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, MemoryCall, function_of, text_of, words
 from agent.gpu.nvml_desk import RINGS, Desks
 from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_limits
 from agent.gpu.nvml_fields import FieldCall
 from agent.gpu.nvml_glance import Glances, fold, throttled_percent
 from agent.gpu.nvml_gpm import GPM_NAMES, GpmCall
+from agent.gpu.nvml_herd import Herd
 from agent.gpu.nvml_links import LinkSurvey
 from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
@@ -39,8 +39,6 @@ from agent.gpu.nvml_rings import RingCall, Spread
 from agent.gpu.nvml_words import FIELD_NAMES, bus_of, errors_of, throttle_of
 from agent.gpu.sieve import Rates, Sieve
 
-SECOND_S = 0.9
-"""How often counters, rings, GPM and processes are read where `gpu.period_s` is less: each second, with some play."""
 SELDOM_S = 10.0
 """How often a GPU is asked for its errors and links, whether it is divided, and into what."""
 _NO_CODING = (0, 0)
@@ -51,8 +49,8 @@ _PERCENTS = (sieve.PERCENT, sieve.PERCENT)
 _MOST_ELSE = (sieve.TEMPERATURE_C, sieve.TEMPERATURE_C, sieve.CLOCK_MHZ, sieve.CLOCK_MHZ)
 """The most that values can be, in the order of `_NAMES`; how much memory and power, each GPU knows."""
 _RATES = ("pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s", "nvlink_rx_bytes_per_s", "nvlink_tx_bytes_per_s")
-_RATE_MOST = (*[sieve.PCIE_BYTES_PER_S] * 2, *[sieve.NVLINK_BYTES_PER_S] * 2, *[_THROTTLED_NS] * 2)
-_RATE_UNITS = (1, 1, 1024, 1024, 1, 1)
+RATE_MOST = (*[sieve.PCIE_BYTES_PER_S] * 2, *[sieve.NVLINK_BYTES_PER_S] * 2, *[_THROTTLED_NS] * 2)
+RATE_UNITS = (1, 1, 1024, 1024, 1, 1)
 _NAMES = (
     "memory_used_bytes",
     "utilization_percent",
@@ -71,7 +69,7 @@ class Device:
     """One GPU. Used by one thread at a time."""
 
     def __init__(
-        self, index: int, facts: Facts, handle: Any, library: ctypes.CDLL, survey: LinkSurvey, desks: Desks
+        self, index: int, facts: Facts, handle: Any, library: ctypes.CDLL, survey: LinkSurvey, desks: Desks, herd: Herd
     ) -> None:
         def call(name: str, *selector: int, layout: struct.Struct = NUMBER) -> Call:
             return Call(index, function_of(library, name), handle, *selector, layout=layout)
@@ -95,7 +93,7 @@ class Device:
         power, load, memory = (RingCall(index, library, handle, ring) for ring in RINGS)
         self._rings = (power, load, memory)
         self._processes = ProcessCall(index, library, handle)
-        self._rates = Rates(_RATE_MOST, _RATE_UNITS)
+        self._rates = Rates(RATE_MOST, RATE_UNITS)
         self._energy = sieve.Counter()
         parts = Parts(
             fields=self._fields,
@@ -106,7 +104,7 @@ class Device:
             energy=self._energy,
             sieve=self._sieve,
         )
-        self._brief = Brief(handle, parts, desks)
+        self._brief, self._herd = Brief(handle, parts, desks), herd
         self._brief_until = 0.0
         self._pcie_generation = call("nvmlDeviceGetCurrPcieLinkGeneration")
         self._pcie_width = call("nvmlDeviceGetCurrPcieLinkWidth")
@@ -141,10 +139,10 @@ class Device:
         self._ill: tuple[str, ...] = ()
         self._judge_at = 0.0
         self._last: GpuReading | None = None
-        self._second: Second | None = None
 
     def read(self, now: float, monotonic: float) -> GpuReading:
         """All values; raises as `GpuReader.read`."""
+        self._herd.give_back(self._brief)
         plain = self._plain.ask(monotonic)
         if len(plain) < PLAIN_VALUES:
             plain = (plain[0], None, *plain[1:])  # an old driver does not tell what it reserves
@@ -153,9 +151,9 @@ class Device:
         )
         sieve_ = self._sieve
         dropped = sieve_.dropped
-        second, spreads = self._second, _NO_SPREADS
+        second, spreads = self._brief.second, _NO_SPREADS
         if second is None or not 0 <= monotonic - second.at < SECOND_S:
-            second = self._second = self._each_second(now, monotonic)
+            second = self._brief.second = self._each_second(now, monotonic)
             spreads = second.spreads
         most_mw = self._most_mw
         memory_celsius, *counts = second.fields
@@ -233,7 +231,7 @@ class Device:
         if cannot_be or self._seldom_failed or failing or dropped != sieve_.dropped:
             reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
         self._last = reading
-        unusual = failing or cannot_be or None in plain or seen or self._divided or self._coding != _NO_CODING
+        unusual = failing or cannot_be or None in plain or seen or self._divided or any(self._coding)
         self._brief_until = 0.0 if unusual else min(self._seldom_at, self._judge_at)
         if unusual:
             self._brief.forget()
@@ -241,20 +239,14 @@ class Device:
             self._brief.learn(reading, most_mw, monotonic)
         return reading
 
-    def renew(self, now: float, monotonic: float) -> Renewal | None:
-        """See `GpuReader.renew`."""
-        last, second = self._last, self._second
-        if last is None or second is None or not second.at <= monotonic < self._brief_until or self._glances:
+    def ask(self, now: float, monotonic: float) -> Asked | None:
+        """See `GpuReader.ask`."""
+        last = self._last
+        if last is None or monotonic >= self._brief_until or self._glances:
             return None
         if self._survey.of(self._facts.uuid) is not last.links:
             return None
-        if monotonic - second.at < SECOND_S:
-            return self._brief.plain(now, monotonic, second)
-        found = self._brief.whole(now, monotonic)
-        if found is None:
-            return None
-        renewal, self._second = found
-        return renewal
+        return self._brief.ask(now, monotonic)
 
     def _each_second(self, now: float, monotonic: float) -> Second:
         """What is read once a second, however often the rest is."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -102,6 +102,11 @@ class GpmCall(Asked):
         self._at = monotonic
         self.error = None
 
+    def undo(self, monotonic: float) -> None:
+        """It is as if that sample had not been taken: the one before is of that time."""
+        self._turns.reverse()
+        self._at = monotonic
+
     def _begin(self, monotonic: float) -> bool:
         """Find out whether the board can, and make room."""
         if not self._support.number(monotonic):
@@ -120,28 +125,20 @@ class GpmCall(Asked):
         if (code := turn.compare()) and not self.judge(code, monotonic):
             return NO_SHARES
         codes = _RESULTS.unpack_from(turn.buffer)
-        usual = usual_shares(codes)
-        if usual is not None:
-            return usual
-        values = codes[1::2]
+        sm, occupancy, tensor, dram = values = codes[1::2]
+        # To one place; `round` writes the number as text and reads that, which takes ten times as long.
+        if not any(codes[0::2]) and min(values) >= 0 and max(values) <= PERCENT and sum(values) <= _MOST:
+            # As `Sieve.share`; `round` would write each number as text and read that.
+            return (
+                int(10 * sm + 0.5) / 10,
+                int(10 * occupancy + 0.5) / 10,
+                int(10 * tensor + 0.5) / 10,
+                int(10 * dram + 0.5) / 10,
+            )
         sm, occupancy, tensor, dram = (
             None if code else sieve.share(value) for code, value in zip(codes[0::2], values, strict=True)
         )
         return sm, occupancy, tensor, dram
-
-
-def usual_shares(codes: Sequence[Any]) -> Shares | None:
-    """The shares in codes and values that came in turn; `None` where one failed or is none."""
-    sm, occupancy, tensor, dram = values = codes[1::2]
-    if any(codes[0::2]) or not (min(values) >= 0 and max(values) <= PERCENT and sum(values) <= _MOST):
-        return None
-    # As `Sieve.share`; `round` would write each number as text and read that.
-    return (
-        int(10 * sm + 0.5) / 10,
-        int(10 * occupancy + 0.5) / 10,
-        int(10 * tensor + 0.5) / 10,
-        int(10 * dram + 0.5) / 10,
-    )
 
 
 def compare_buffer() -> Any:

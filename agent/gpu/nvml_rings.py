@@ -64,7 +64,8 @@ class RingCall(Asked):
         self._question: Callable[[], int] = self._make_room
         self._newest: int | None = None
         """Microseconds of the newest sample seen."""
-        self._heard_at = 0.0
+        self.heard_at = 0.0
+        """When there was news last."""
 
     def get(self, monotonic: float, sieve: Sieve, most: float) -> Spread | None:
         """Least, mean and most of the new samples; `None` where there are none. What is over `most` is dropped.
@@ -78,27 +79,20 @@ class RingCall(Asked):
         self._told.value = self.room << 32
         self._last.value = self.since
         code = self._question()
-        return self.fold(code, self._told.value, self._buffer, monotonic, sieve, most)
+        if (code and not self.judge(code, monotonic)) or not (values := self._new(monotonic)):
+            self._listen(monotonic)
+            return None
+        return spread_of(values, sieve, most)
 
     def is_offered(self, monotonic: float) -> bool:
         """Whether it is worth a question."""
         return self.room > 0 and monotonic >= self._quiet_until
 
-    def fold(
-        self, code: int, told: int, buffer: Any, monotonic: float, sieve: Sieve, most: float
-    ) -> Spread | None:
-        """What such an answer says, whoever asked; see `get`. `told` has the values' type, above it their number."""
-        if (code and not self.judge(code, monotonic)) or not (values := self._new(told, buffer, monotonic)):
-            self._listen(monotonic)
-            return None
-        ordered = sorted(values)  # faster than to look twice
-        low, high = ordered[0], ordered[-1]
-        if high > most or low < 0:
-            sane = [each for each in values if 0 <= each <= most]
-            sieve.dropped += len(values) - len(sane)
-            return (min(sane), sum(sane) / len(sane), max(sane)) if sane else None
-        # Whole numbers stay whole: one with a fraction takes the frame ten times as long to write.
-        return low, low if low == high else sum(values) / len(values), high
+    def resume(self, since: int, heard_at: float) -> None:
+        """Others asked meanwhile, and saw the samples up to there."""
+        if since != self.since:
+            self.since = self._newest = since
+            self.heard_at = heard_at
 
     def _make_room(self) -> int:
         """The first question: for how many samples to make room; then as those after it."""
@@ -110,34 +104,54 @@ class RingCall(Asked):
         self._told.value = self.room << 32
         return self._question()
 
-    def _new(self, told: int, buffer: Any, monotonic: float) -> Sequence[float]:
+    def _new(self, monotonic: float) -> Sequence[float]:
         """The values that were not seen before."""
-        unpack = _unpackers(told, self.room)
-        if unpack is None:
-            return ()
-        values, since = unpack[0](buffer), self._newest
-        first, last = unpack[1](buffer)
-        if since is not None and since < first <= last:
-            # As it should be: in order, and nothing old. To look at each time costs as much as all the rest.
-            self._newest = self.since = last
-            self._heard_at = monotonic
-            return values
-        times = _times(len(values)).unpack_from(buffer)
-        newest = max(times)
-        if newest == since:
-            return ()
-        if since is None:
-            since = newest - FIRST_US
-        elif newest < since:
-            since = newest  # the clock was set back: begin again from here
-        self._newest = self.since = newest
-        self._heard_at = monotonic
-        return tuple({at: value for at, value in zip(times, values, strict=True) if at > since}.values())
+        values, newest = news_of(self._told.value, self.room, self._buffer, self._newest)
+        if newest is not None and newest != self._newest:
+            self._newest = self.since = newest
+            self.heard_at = monotonic
+        return values
 
     def _listen(self, monotonic: float) -> None:
         """Nothing new came: now and then look at the ring from its beginning."""
-        if self._newest is not None and monotonic - self._heard_at > SILENT_S:
+        if self._newest is not None and monotonic - self.heard_at > SILENT_S:
             self.since = 0
+
+
+def news_of(told: int, room: int, buffer: Any, since: int | None) -> tuple[Sequence[float], int | None]:
+    """The values of an answer that were not seen before, and the newest time; `since` is the newest before.
+
+    `told` has the values' type, above it their number; `room` is how many fit into the buffer.
+    """
+    unpack = _unpackers(told, room)
+    if unpack is None:
+        return (), since
+    values = unpack[0](buffer)
+    first, last = unpack[1](buffer)
+    if since is not None and since < first <= last:
+        # As it should be: in order, and nothing old. To look at each time costs as much as all the rest.
+        return values, last
+    times = _times(len(values)).unpack_from(buffer)
+    newest = max(times)
+    if newest == since:
+        return (), since
+    if since is None:
+        since = newest - FIRST_US
+    elif newest < since:
+        since = newest  # the clock was set back: begin again from here
+    return tuple({at: value for at, value in zip(times, values, strict=True) if at > since}.values()), newest
+
+
+def spread_of(values: Sequence[float], sieve: Sieve, most: float) -> Spread | None:
+    """Least, mean and most; what is over `most` is dropped."""
+    ordered = sorted(values)  # faster than to look twice
+    low, high = ordered[0], ordered[-1]
+    if high > most or low < 0:
+        sane = [each for each in values if 0 <= each <= most]
+        sieve.dropped += len(values) - len(sane)
+        return (min(sane), sum(sane) / len(sane), max(sane)) if sane else None
+    # Whole numbers stay whole: one with a fraction takes the frame ten times as long to write.
+    return low, low if low == high else sum(values) / len(values), high
 
 
 _Unpack = Callable[[Any], tuple[Any, ...]]

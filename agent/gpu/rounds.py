@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from agent.api.types import GpuReading, GpuState
 from agent.gpu.base import DriverGoneError, GpuLostError, GpuReader
@@ -29,8 +30,18 @@ STEP_S = 0.05
 """How long one GPU may keep the others waiting, or a quarter of the period; a healthy driver takes a few ms for all."""
 
 
-_Good = tuple[int, GpuReading | Renewal, tuple[GpuReading, ...]]
+_Good = tuple[int, GpuReading, tuple[GpuReading, ...]]
 """A GPU that was read, and its MIG instances; `Answer` is made only of what is not usual."""
+
+
+class _Asked(NamedTuple):
+    """A GPU that was asked what is new, to be folded with the others."""
+
+    gpu: int
+    said: Any
+
+
+_Said = _Good | _Asked | Answer | DriverGoneError
 
 
 def deadline_s(period_s: float) -> float:
@@ -70,6 +81,10 @@ class Rounds:
         self._asking_since: float | None = None
         """When the leader asked the GPU that has not answered yet."""
         self._due: deque[int] = deque()
+        self._asked: list[_Asked] = []
+        """Who said in this round what is new."""
+        self._in_full: set[int] = set()
+        """GPUs of which it is not enough in this round to hear what is new."""
         self._under_way = False
         """A round was begun and is not over."""
         self._begin = time.monotonic()
@@ -123,11 +138,17 @@ class Rounds:
             begun = now if self._under_way else max(now, min(self._begin, now + self._fast_s))
         self._bell.set(min(begun + self._step_s, self._board.next_deadline() or math.inf))
 
-    def _put(self, answer: _Good | Answer | DriverGoneError) -> None:
+    def _put(self, answer: _Said) -> None:
+        if isinstance(answer, _Asked):
+            if self._under_way:
+                self._asked.append(answer)
+            else:  # it was long in coming, and is read in the next round
+                self._board.glanced(answer.gpu)
+            return
         if isinstance(answer, tuple):
+            if self._board.was_read(*answer):
+                return
             index, reading, instances = answer
-            if isinstance(reading, Renewal):
-                reading = reading.stamped().reading
             answer = Answer(index=index, reading=reading, instances=instances)
         if isinstance(answer, DriverGoneError):
             raise answer
@@ -136,7 +157,16 @@ class Rounds:
             what = answer.reason or "it answers again"
             log.warning("gpu=%d %s -> %s: %s", answer.index, before, after, what, exc_info=answer.error)
 
+    def _fold(self) -> None:
+        """What is new about all that said so; of whom that is not clear is read in full."""
+        asked, self._asked = self._asked, []
+        for (index, _), renewal in zip(asked, self._reader.fold([each.said for each in asked]), strict=True):
+            if renewal is None or not self._board.was_read(index, renewal, ()):
+                self._in_full.add(index)
+                self._due.append(index)
+
     def _end_round(self) -> None:
+        self._in_full.clear()
         self._asking_since = None
         self._under_way = False
         now = time.monotonic()
@@ -179,25 +209,30 @@ class Rounds:
             if self._leader is me and not self._under_way:
                 self._under_way = True
                 self._due.extend(self._board.idle())
+                self._in_full.update(self._board.ill())
             return self._leader is me
 
     def _read_due(self, me: threading.Thread) -> bool:
         """Read what is due and send it; whether still in the lead."""
-        answer: _Good | Answer | DriverGoneError | None = None
+        answer: _Said | None = None
         while (index := self._next(me, answer)) is not None:
-            answer = _read(self._reader, index)
+            answer = _read(self._reader, index, in_full=index in self._in_full)
+            if isinstance(answer, _Asked) and self._leader is not me:
+                answer = _read(self._reader, index, in_full=True)  # it comes too late for the others
         return self._leader is me
 
-    def _next(self, me: threading.Thread, answer: _Good | Answer | DriverGoneError | None) -> int | None:
+    def _next(self, me: threading.Thread, answer: _Said | None) -> int | None:
         """Take what a GPU answered, and say which is asked now; `None` at the end of the round, or of the lead."""
         with self._lock:
-            if answer is not None and not (isinstance(answer, tuple) and self._board.was_read(*answer)):
+            if answer is not None:
                 self._put(answer)
             if self._leader is not me:
                 # Left behind with that GPU: it is told at once where the others have been told of already.
                 if answer is not None and self._leader is not None and not self._under_way:
                     self._send(self._board.gpus())
                 return None
+            if not self._due and self._asked:
+                self._fold()
             if not self._due:
                 self._end_round()
                 return None
@@ -224,13 +259,12 @@ class Rounds:
             return True
 
 
-def _read(reader: GpuReader, index: int) -> _Good | Answer | DriverGoneError:
+def _read(reader: GpuReader, index: int, *, in_full: bool) -> _Said:
     """One GPU's answer, whatever becomes of it: the rim of the reader threads."""
     try:
         now, monotonic = time.time(), time.monotonic()
-        renewal = reader.renew(index, now, monotonic)
-        if renewal is not None:
-            return index, renewal, ()
+        if not in_full and (said := reader.ask(index, now, monotonic)) is not None:
+            return _Asked(index, said)
         reading = reader.read(index, now, monotonic)
         return index, reading, reader.instances(index, now, monotonic)
     except DriverGoneError as error:

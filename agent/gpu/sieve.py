@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import le, mul, sub
-from typing import Any
 
 PERCENT = 100
 FAN_PERCENT = 200
@@ -79,53 +78,26 @@ class Rates:
         self._counts, self._at = counts, monotonic
         if passed <= 0:
             return [None] * len(before)
-        usual = self._usual(counts, before, passed)
-        if usual is not None:
-            return usual
-        rates = self._each(counts, before, passed)
+        if None not in counts and None not in before:
+            # Nearly always, and without a look at each: none fell, none leapt.
+            rises = list(map(sub, counts, before))
+            if min(rises) >= 0:
+                usual: list[int | None] = [int(rise / passed + 0.5) for rise in map(mul, rises, self._units)]
+                if all(map(le, usual, self._most)):  # type: ignore[arg-type]  # none is None
+                    return usual
+        rates = [
+            None if then is None or now is None or now < then else int((now - then) * unit / passed + 0.5)
+            for now, then, unit in zip(counts, before, self._units, strict=True)
+        ]
         for place, (rate, most) in enumerate(zip(rates, self._most, strict=True)):
             if rate is not None and rate > most:
                 rates[place] = None
                 sieve.dropped += 1
         return rates
 
-
-    def peek(self, counts: Sequence[int | None], monotonic: float) -> list[int | None] | None:
-        """As `of`, where each counter that is told has risen by what can be; else `None`. Nothing is remembered."""
-        before, passed = self._counts, monotonic - self._at
-        if passed <= 0:
-            return None
-        usual = self._usual(counts, before, passed)
-        if usual is not None:
-            return usual
-        rates = self._each(counts, before, passed)
-        good = all(
-            count is None if rate is None else rate <= most
-            for count, rate, most in zip(counts, rates, self._most, strict=True)
-        )
-        return rates if good else None
-
     def remember(self, counts: Sequence[int | None], monotonic: float) -> None:
-        """What `peek` was shown."""
+        """What came last."""
         self._counts, self._at = counts, monotonic
-
-    def _usual(self, counts: Any, before: Any, passed: float) -> list[int | None] | None:
-        """Nearly always, and without a look at each: none fell, none leapt."""
-        if None in counts or None in before:
-            return None
-        rises = list(map(sub, counts, before))
-        if min(rises) < 0:
-            return None
-        rates: list[Any] = [int(rise / passed + 0.5) for rise in map(mul, rises, self._units)]
-        return rates if all(map(le, rates, self._most)) else None
-
-    def _each(
-        self, counts: Sequence[int | None], before: Sequence[int | None], passed: float
-    ) -> list[int | None]:
-        return [
-            None if then is None or now is None or now < then else int((now - then) * unit / passed + 0.5)
-            for now, then, unit in zip(counts, before, self._units, strict=True)
-        ]
 
 
 class Counter:
@@ -137,17 +109,16 @@ class Counter:
 
     def of(self, count: int | None, monotonic: float, most_per_s: float, sieve: Sieve) -> int | None:
         """The count itself, but `None` where it leapt. One that fell began anew."""
-        can_be = self.can_be(count, monotonic, most_per_s)
+        before, passed = self._count, monotonic - self._at
         self.remember(count, monotonic)
-        if can_be:
+        if count is None or before is None or passed <= 0 or count - before <= most_per_s * passed:
             return count
         sieve.dropped += 1
         return None
 
-    def can_be(self, count: int | None, monotonic: float, most_per_s: float) -> bool:
-        """Whether it did not leap. Nothing is remembered."""
-        before, passed = self._count, monotonic - self._at
-        return count is None or before is None or passed <= 0 or count - before <= most_per_s * passed
+    def last(self) -> tuple[int | None, float]:
+        """The last count, and when it was."""
+        return self._count, self._at
 
     def remember(self, count: int | None, monotonic: float) -> None:
         """What came last."""

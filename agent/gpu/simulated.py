@@ -75,9 +75,12 @@ class SimulatedReader:
             raise GpuLostError(f"simulated GPU {index} is lost; lift it with: stoker-agent simulate gpu {index} ok")
         return gpu.read(now, monotonic, held=self._held, fault=fault)
 
-    def renew(self, index: int, now: float, monotonic: float) -> Renewal | None:
+    def ask(self, index: int, now: float, monotonic: float) -> None:
         """See `GpuReader`; these are always read."""
-        return None
+
+    def fold(self, asked: list[None]) -> list[Renewal | None]:
+        """See `GpuReader`."""
+        return [None for _ in asked]
 
     def glance(self, index: int, monotonic: float) -> None:
         """See `GpuReader`; simulated GPUs tell of their peaks anyway."""

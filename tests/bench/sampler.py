@@ -56,9 +56,11 @@ def _read_ms(reader: GpuReader) -> list[float]:
     def batch() -> float:
         begun = time.process_time()
         for now in map(float, itertools.islice(clock, SAMPLES_A_BATCH)):
-            for index in range(inventory.count):
-                if reader.renew(index, now, now) is None:
-                    reader.read(index, now, now)
+            asked = [reader.ask(index, now, now) for index in range(inventory.count)]
+            said = [each for each in asked if each is not None]
+            assert None not in reader.fold(said)
+            for index in (index for index, each in enumerate(asked) if each is None):
+                reader.read(index, now, now)
         return (time.process_time() - begun) * 1000 / SAMPLES_A_BATCH
 
     batch()  # the first finds out what is supported

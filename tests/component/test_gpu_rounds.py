@@ -14,7 +14,7 @@ import pytest
 
 from agent.api.types import GpuReading, GpuSource, GpuState
 from agent.gpu.base import DriverGoneError, GpuLostError, Inventory
-from agent.gpu.frames import GpuEvent, Stamped
+from agent.gpu.frames import GpuEvent, Renewal, Stamped
 from agent.gpu.rounds import Rounds
 
 
@@ -40,8 +40,11 @@ class Scripted:
         self.acts.get(index, lambda: None)()
         return GpuReading(index=index, uuid=f"GPU-{index}", name="x", sampled_at=now)
 
-    def renew(self, index: int, now: float, monotonic: float) -> None:
+    def ask(self, index: int, now: float, monotonic: float) -> None:
         return None
+
+    def fold(self, asked: list[None]) -> list[Renewal | None]:
+        return [None for _ in asked]
 
     def glance(self, index: int, monotonic: float) -> None:
         self.glances.append(index)
@@ -64,10 +67,10 @@ def running(reader: Scripted, count: int, period_s: float, fast_s: float = math.
     frames: Frames = queue.Queue()
     ended = threading.Event()
 
-    def send(gpus: tuple[Stamped, ...]) -> None:
+    def send(gpus: tuple[Stamped | Renewal, ...]) -> None:
         if ended.is_set():
             raise StopError
-        frames.put(gpus)
+        frames.put(tuple(each.stamped() if isinstance(each, Renewal) else each for each in gpus))
 
     def run() -> None:
         with pytest.raises(StopError):
