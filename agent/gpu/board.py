@@ -36,8 +36,6 @@ class _Gpu:
     """What is new since: of a GPU that is well."""
     instances: tuple[Stamped, ...] = ()
     """Its MIG instances; ill when it is."""
-    asked_at: float | None = None
-    """Monotonic seconds of the read under way; `None` while there is none."""
 
     def mark(self, state: GpuState, reason: str | None, now: float) -> None:
         """It is in another state, and its instances with it."""
@@ -53,10 +51,12 @@ class Board:
     def __init__(self, count: int, *, deadline_s: float, now: float) -> None:
         self._deadline_s = deadline_s
         self._gpus = [_Gpu(Stamped(reading=_never_read(index, now), at=None)) for index in range(count)]
+        self._asked: dict[int, float] = {}
+        """GPUs of which a read is under way, and since when (monotonic)."""
 
     def idle(self) -> list[int]:
         """GPUs that may be asked; one whose read is still under way is not asked twice."""
-        return [index for index, gpu in enumerate(self._gpus) if gpu.asked_at is None]
+        return [index for index in range(len(self._gpus)) if index not in self._asked]
 
     def ill(self) -> list[int]:
         """GPUs that hang or are lost."""
@@ -64,12 +64,12 @@ class Board:
 
     def ask(self, index: int, monotonic: float) -> None:
         """A read begins."""
-        self._gpus[index].asked_at = monotonic
+        self._asked[index] = monotonic
 
     def answer(self, answer: Answer, now: float) -> tuple[GpuState, GpuState]:
         """A read ended, well or badly. Returns the state before and after."""
         gpu = self._gpus[answer.index]
-        before, asked_at, gpu.asked_at = gpu.stamped.reading.state, gpu.asked_at, None
+        before, asked_at = gpu.stamped.reading.state, self._asked.pop(answer.index, None)
         if answer.reading is not None:
             gpu.stamped, gpu.renewal = Stamped(reading=answer.reading, at=asked_at), None
             gpu.instances = tuple([Stamped(reading=each, at=asked_at) for each in answer.instances])
@@ -82,22 +82,24 @@ class Board:
         gpu = self._gpus[index]
         if gpu.stamped.reading.state is not GpuState.OK:
             return False
+        asked_at = self._asked.pop(index, None)
         if isinstance(reading, Renewal):
             gpu.renewal = reading
         else:
-            gpu.stamped, gpu.renewal = Stamped(reading=reading, at=gpu.asked_at), None
+            gpu.stamped, gpu.renewal = Stamped(reading=reading, at=asked_at), None
         if instances or gpu.instances:
-            gpu.instances = tuple([Stamped(reading=each, at=gpu.asked_at) for each in instances])
-        gpu.asked_at = None
+            gpu.instances = tuple([Stamped(reading=each, at=asked_at) for each in instances])
         return True
 
     def glanced(self, index: int) -> None:
         """A GPU answered, and was not asked for a reading."""
-        self._gpus[index].asked_at = None
+        self._asked.pop(index, None)
 
     def judge(self, monotonic: float, now: float) -> list[int]:
         """Mark the GPUs that are past their deadline; returns those that newly are."""
-        late = [index for index, gpu in enumerate(self._gpus) if self._is_late(gpu, monotonic)]
+        if not self._asked:
+            return []
+        late = [index for index, at in self._waited_for().items() if monotonic - at >= self._deadline_s]
         for index in late:
             reason = f"the driver has not answered for GPU {index} within {self._deadline_s:g} s; see dmesg for its Xid"
             self._gpus[index].mark(GpuState.HUNG, reason, now)
@@ -105,7 +107,9 @@ class Board:
 
     def next_deadline(self) -> float | None:
         """Monotonic seconds at which `judge` may have something to say."""
-        asked = [gpu.asked_at for gpu in self._gpus if gpu.asked_at is not None and not _is_hung(gpu)]
+        if not self._asked:
+            return None
+        asked = self._waited_for().values()
         return min(asked) + self._deadline_s if asked else None
 
     def gpus(self) -> tuple[Stamped | Renewal, ...]:
@@ -115,8 +119,9 @@ class Board:
             *[each for gpu in self._gpus if gpu.instances for each in gpu.instances],
         )
 
-    def _is_late(self, gpu: _Gpu, monotonic: float) -> bool:
-        return gpu.asked_at is not None and not _is_hung(gpu) and monotonic - gpu.asked_at >= self._deadline_s
+    def _waited_for(self) -> dict[int, float]:
+        """Who was asked, has not answered, and is not known to hang."""
+        return {index: at for index, at in self._asked.items() if not _is_hung(self._gpus[index])}
 
 
 def _is_hung(gpu: _Gpu) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import attrgetter
+from typing import Any
 
 import msgspec
 
@@ -120,18 +121,16 @@ class Fresh(msgspec.Struct, frozen=True, array_like=True):
 class Renewal:
     """What a reading brings beyond one before it, as it goes into a frame: a whole reading is rarely wanted of it."""
 
-    __slots__ = ("at", "base", "processes", "values")
+    __slots__ = ("base", "processes", "row")
 
-    def __init__(
-        self, base: GpuReading, at: float, processes: tuple[GpuProcess, ...], values: tuple[object, ...]
-    ) -> None:
-        """`base` is the reading before, `values` are in the order of `FRESH_NAMES`; `at`: see `Stamped.at`."""
-        self.base, self.at, self.processes, self.values = base, at, processes, values
+    def __init__(self, base: GpuReading, processes: tuple[GpuProcess, ...], row: tuple[Any, ...]) -> None:
+        """`base` is the reading before, `row` is as `Fresh`, as if the processes were as before."""
+        self.base, self.processes, self.row = base, processes, row
 
     def stamped(self) -> Stamped:
         """The whole reading."""
-        values = dict(zip(FRESH_NAMES, self.values, strict=True))
-        return Stamped(reading=msgspec.structs.replace(self.base, processes=self.processes, **values), at=self.at)
+        values = dict(zip(FRESH_NAMES, self.row[_BEFORE_NAMES:], strict=True))
+        return Stamped(reading=msgspec.structs.replace(self.base, processes=self.processes, **values), at=self.row[1])
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +152,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """What was heard since the frame before."""
 
 
-FRESH_NAMES = Fresh.__struct_fields__[3:]
+_BEFORE_NAMES = 3
+FRESH_NAMES = Fresh.__struct_fields__[_BEFORE_NAMES:]
 """Of the values that `Fresh` brings."""
 _STEADY_NAMES = tuple(name for name in GpuReading.__struct_fields__ if name not in FRESH_NAMES and name != "processes")
 _fresh = attrgetter(*FRESH_NAMES)
@@ -213,13 +213,15 @@ class FrameWriter:
             frame["events"] = events
         return self._encode(frame) + b"\n"
 
-    def _renewed(self, before: _Told, renewal: Renewal) -> tuple[object, ...]:
+    def _renewed(self, before: _Told, renewal: Renewal) -> tuple[Any, ...]:
         """A renewal as `Fresh`."""
-        processes, news = self._name(renewal.processes) if renewal.processes else (), None
-        if processes is not before.processes and processes != before.processes:
-            before.processes = news = processes
-        before.last = renewal
-        return (renewal.base.index, renewal.at, news, *renewal.values)
+        processes, before.last = renewal.processes, renewal
+        named = self._name(processes) if processes else ()
+        if named is before.processes or named == before.processes:
+            return renewal.row
+        before.processes = named
+        index, at, _, *values = renewal.row
+        return (index, at, named, *values)
 
     def _frame(self, full: list[Stamped], fresh: list[tuple[object, ...]], shown: tuple[int, ...]) -> dict[str, object]:
         frame: dict[str, object] = {"source": self._source, "driver_version": self._driver_version}

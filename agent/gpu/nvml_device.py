@@ -106,6 +106,8 @@ class Device:
         )
         self._brief, self._herd = Brief(handle, parts, desks), herd
         self._brief_until = 0.0
+        """Till then it may be read in brief."""
+        self._surveyed = 0
         self._pcie_generation = call("nvmlDeviceGetCurrPcieLinkGeneration")
         self._pcie_width = call("nvmlDeviceGetCurrPcieLinkWidth")
         # The buffer takes the mode after the next reset, which does not concern us.
@@ -129,6 +131,18 @@ class Device:
             "bus.pcie_generation": self._pcie_generation,
             "bus.pcie_width": self._pcie_width,
         }
+        self._seldom_calls = (
+            self._power_limit_mw,
+            self._fan,
+            self._performance_state,
+            self._pcie_generation,
+            self._pcie_width,
+            self._mig_mode,
+            self._encoder,
+            self._decoder,
+        )
+        self._said: tuple[int | None, ...] = ()
+        """By those."""
         self._seldom_failed: frozenset[str] = frozenset()
         """Of what is not asked for each second."""
         self._limits_failed: frozenset[str] = frozenset()
@@ -143,6 +157,7 @@ class Device:
     def read(self, now: float, monotonic: float) -> GpuReading:
         """All values; raises as `GpuReader.read`."""
         self._herd.give_back(self._brief)
+        surveyed = self._survey.changes
         plain = self._plain.ask(monotonic)
         if len(plain) < PLAIN_VALUES:
             plain = (plain[0], None, *plain[1:])  # an old driver does not tell what it reserves
@@ -232,7 +247,8 @@ class Device:
             reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
         self._last = reading
         unusual = failing or cannot_be or None in plain or seen or self._divided or any(self._coding)
-        self._brief_until = 0.0 if unusual else min(self._seldom_at, self._judge_at)
+        self._brief_until = 0.0 if unusual else self._judge_at
+        self._surveyed = surveyed
         if unusual:
             self._brief.forget()
         else:
@@ -242,10 +258,17 @@ class Device:
     def ask(self, now: float, monotonic: float) -> Asked | None:
         """See `GpuReader.ask`."""
         last = self._last
-        if last is None or monotonic >= self._brief_until or self._glances:
+        if (
+            last is None
+            or monotonic >= self._brief_until
+            or self._glances.seen
+            or self._survey.changes != self._surveyed
+        ):
             return None
-        if self._survey.of(self._facts.uuid) is not last.links:
-            return None
+        if monotonic >= self._seldom_at:
+            if not self._is_as_before(monotonic):
+                return None
+            self._seldom_at = monotonic + SELDOM_S
         return self._brief.ask(now, monotonic)
 
     def _each_second(self, now: float, monotonic: float) -> Second:
@@ -288,21 +311,22 @@ class Device:
         """The fields of each second, and what else is due."""
         if monotonic < self._seldom_at and monotonic < self._judge_at:
             if self._coding != _NO_CODING:
-                self._look_at_coding(monotonic)
+                self._take_coding(self._encoder.number(monotonic), self._decoder.number(monotonic))
             return self._fields.often(monotonic)
         self._seldom_at = monotonic + SELDOM_S
-        self._check_mig(monotonic)
-        self._limit_mw = self._power_limit_mw.number(monotonic)
+        said = self._said = self._ask_seldom(monotonic)
+        self._limit_mw, fan, p_state, generation, width, mig, encoder, decoder = said
+        self._check_mig(mig)
         self._most_mw = float(sieve.POWER_MW) if self._limit_mw is None else sieve.POWER_LIMITS * float(self._limit_mw)
-        self._fan_percent = self._sieve.whole(self._fan.number(monotonic), sieve.FAN_PERCENT)
-        self._p_state = _p_state(self._performance_state.number(monotonic))
-        self._look_at_coding(monotonic)
+        self._fan_percent = self._sieve.whole(fan, sieve.FAN_PERCENT)
+        self._p_state = _p_state(p_state)
+        self._take_coding(encoder, decoder)
         found = self._fields.all(monotonic)
         names = fields.THROTTLED_NS.items()
         self._throttled_us = {name: found.one[number] // 1000 for number, name in names if number in found.one}
         failed = {FIELD_NAMES[number] for number in self._fields.failed if number in FIELD_NAMES}
         self._errors = errors_of(found)
-        self._bus = bus_of(found, self._pcie_generation.number(monotonic), self._pcie_width.number(monotonic))
+        self._bus = bus_of(found, generation, width)
         if monotonic >= self._judge_at:
             self._judge_at = monotonic + CHECK_S
             self._ill, self._judged = hints(self._judged, self._errors), self._errors
@@ -313,17 +337,21 @@ class Device:
         self._seldom_failed = frozenset(failed) | self._limits_failed
         return [found.one.get(number) for number in fields.OFTEN]
 
-    def _look_at_coding(self, monotonic: float) -> None:
-        """Encoder and decoder, which most nodes never use: each second only while they are."""
-        keep = self._sieve.whole
-        self._coding = (
-            keep(self._encoder.number(monotonic), sieve.PERCENT),
-            keep(self._decoder.number(monotonic), sieve.PERCENT),
-        )
+    def _ask_seldom(self, monotonic: float) -> tuple[int | None, ...]:
+        """What has a call of its own, every 10 s."""
+        return tuple([call.number(monotonic) for call in self._seldom_calls])
 
-    def _check_mig(self, monotonic: float) -> None:
+    def _is_as_before(self, monotonic: float) -> bool:
+        """Whether all that is read every 10 s is as it was: it nearly always is, and need not be told again."""
+        return self._ask_seldom(monotonic) == self._said and self._fields.still(monotonic)
+
+    def _take_coding(self, encoder: int | None, decoder: int | None) -> None:
+        """Encoder and decoder, which most nodes never use: each second only while they are."""
+        self._coding = (self._sieve.whole(encoder, sieve.PERCENT), self._sieve.whole(decoder, sieve.PERCENT))
+
+    def _check_mig(self, mode: int | None) -> None:
         """See whether the GPU is divided; an instance that is still there keeps its prepared calls."""
-        self._divided = self._mig_mode.number(monotonic) == pynvml.NVML_DEVICE_MIG_ENABLE
+        self._divided = mode == pynvml.NVML_DEVICE_MIG_ENABLE
         self._instances = dict(self._find_instances()) if self._divided else {}
 
     def _find_instances(self) -> Iterator[tuple[str, _Instance]]:

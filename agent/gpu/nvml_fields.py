@@ -91,6 +91,8 @@ _SELDOM = tuple(
         LINK_COUNT,
     )
 )
+_RESTLESS = frozenset({MEMORY_TEMPERATURE, RECEIVED_PCIE, SENT_PCIE, RECEIVED_NVLINK_KIB, SENT_NVLINK_KIB})
+"""The first ones of `_OFTEN`."""
 _EACH_LINK = frozenset({LINK_STATE, LINK_CRC, LINK_REPLAYS, LINK_RECOVERIES})
 
 _UNKNOWN = UNSUPPORTED | {pynvml.NVML_ERROR_INVALID_ARGUMENT}
@@ -129,6 +131,8 @@ class FieldCall:
         self._links = 0
         self._refused: set[Asked] = set()
         self._refused_until = 0.0
+        self._steady: list[int] | None = None
+        """What `all` told of the fields that seldom change; `None` where that is not sure."""
         self.failed: frozenset[int] = frozenset()
         """Fields that were not told just now, though they are offered."""
         self._prepare()
@@ -152,6 +156,15 @@ class FieldCall:
             return None
         return UsualFields(asked=row.asked, heads=row.heads, masks=row.masks)
 
+    def still(self, monotonic: float) -> bool:
+        """Ask for all fields: whether they are what they were at `all`, but for those that always change. Raises as
+        `Call.ask`.
+        """
+        row = self._all
+        if self._steady is None or monotonic >= self._refused_until or not row.asked or not row.call.ask(monotonic):
+            return False
+        return row.steady() == self._steady
+
     def all(self, monotonic: float) -> Fields:
         """All fields; raises as `Call.ask`."""
         if monotonic >= self._refused_until:
@@ -164,6 +177,7 @@ class FieldCall:
             self._links = links
             self._prepare()
             found = self._ask(self._all, monotonic)
+        self._steady = self._all.steady() if found.one else None
         return found
 
     def _prepare(self) -> None:
@@ -217,6 +231,7 @@ class _Row:
     def __init__(self, index: int, function: Callable[..., int], handle: Any, asked: tuple[Asked, ...]) -> None:
         self.asked = asked
         self.numbers = tuple(number for number, _ in asked)
+        self._restless = sum(number in _RESTLESS for number in self.numbers)
         self.singles = sum(number not in _EACH_LINK for number in self.numbers)
         self.each_link = {
             number: slice(self.numbers.index(number), self.numbers.index(number) + self.numbers.count(number))
@@ -235,6 +250,11 @@ class _Row:
         """The values, if they came as those that were learnt from: then nobody has to look at each."""
         flat = self._layout.unpack_from(self.call.buffer)
         return list(map(and_, flat[1::2], self.masks)) if flat[0::2] == self.heads else None
+
+    def steady(self) -> list[int] | None:
+        """As `as_before`, without the counters of traffic and what is hot, which change all the time."""
+        values = self.as_before()
+        return None if values is None else values[self._restless :]
 
     def learn(self) -> None:
         """Remember of what types the values are, if all are numbers without a sign and none failed."""

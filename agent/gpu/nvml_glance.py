@@ -26,22 +26,18 @@ class Glances:
 
     def __init__(self, index: int, library: ctypes.CDLL, handle: Any) -> None:
         self._batch = Batch(index, glance_questions(library, handle))
-        self._seen: list[list[int | None]] = []
-
-    def __bool__(self) -> bool:
-        """Whether there is something to take."""
-        return bool(self._seen)
+        self.seen: list[list[int | None]] = []
 
     def look(self, monotonic: float) -> None:
         """See once; raises as `Batch.ask`."""
-        if len(self._seen) < KEPT_MOST:
-            self._seen.append(list(self._batch.ask(monotonic)))
+        if len(self.seen) < KEPT_MOST:
+            self.seen.append(list(self._batch.ask(monotonic)))
 
     def take(self, power_mw: int | None, busy: int | None, reasons: int | None) -> list[list[int | None]]:
         """All that was seen, with what the reading itself says as the last; empty where nobody looks."""
-        if not self._seen:
-            return self._seen
-        seen, self._seen = [*self._seen, [power_mw, busy, reasons]], []
+        if not self.seen:
+            return self.seen
+        seen, self.seen = [*self.seen, [power_mw, busy, reasons]], []
         return seen
 
 

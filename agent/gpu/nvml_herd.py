@@ -51,6 +51,7 @@ class Herd:
         self._lock = threading.Lock()
         self._members: list[Brief] = []
         self._bases: _Values = ()
+        self._indexes: _Values = ()
         self._totals: _Values = ()
         self._reserved: _Values = ()
         self._most_mw: _Values = ()
@@ -106,8 +107,8 @@ class Herd:
             for each in asked:
                 each.brief.second_at = each.at
         self._energy, self._energy_ats = columns[4], ats
-        rows = zip(*self._told(columns, asked, seconds), strict=True)
-        return list(map(Renewal, self._bases, ats, seconds.processes, rows))
+        rows = zip(*self._told(columns, asked, ats, seconds), strict=True)
+        return list(map(Renewal, self._bases, seconds.processes, rows))
 
     def _can_be(self, columns: Sequence[_Values], ats: _Values) -> bool:
         """Whether the plain values can be, and those that seldom change did not."""
@@ -207,8 +208,10 @@ class Herd:
             found.append(shares if most <= sieve.PERCENT else [min(share, 100.0) for share in shares])
         return found
 
-    def _told(self, columns: Sequence[_Values], asked: list[Asked], seconds: _Seconds) -> Sequence[_Values]:
-        """As `FRESH_NAMES`, a column for each."""
+    def _told(
+        self, columns: Sequence[_Values], asked: list[Asked], ats: _Values, seconds: _Seconds
+    ) -> Sequence[_Values]:
+        """As `Fresh`, a column for each."""
         _, _, free, used, energy, reasons, busy, memory_busy, power, celsius, sm, memory = columns[:PLAIN_VALUES]
         throttle = list(map(throttle_of, reasons))
         *moved, power_rate, heat_rate = seconds.rates
@@ -218,6 +221,9 @@ class Herd:
             *_, power_ns, heat_ns = seconds.counts
             throttled = list(map(throttled_percent, power_ns, heat_ns, power_rate, heat_rate, throttle))
         return (
+            self._indexes,
+            ats,
+            self._nothing,
             [each.now for each in asked],
             used,
             free,
@@ -246,6 +252,7 @@ class Herd:
             return
         self._members, self._bases, count = members, bases, len(members)
         self._nothing, self._zeros = (None,) * count, (0,) * count
+        self._indexes = [base.index for base in bases if base]
         self._totals = tuple([base.memory_total_bytes for base in bases if base])
         self._reserved = tuple([base.memory_reserved_bytes for base in bases if base])
         self._most_mw = [each.most_mw for each in members]

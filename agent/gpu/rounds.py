@@ -41,7 +41,8 @@ class _Asked(NamedTuple):
     said: Any
 
 
-_Said = _Good | _Asked | Answer | DriverGoneError
+_Answer = _Good | Answer | DriverGoneError
+_Said = _Asked | _Answer
 
 
 def deadline_s(period_s: float) -> float:
@@ -138,13 +139,7 @@ class Rounds:
             begun = now if self._under_way else max(now, min(self._begin, now + self._fast_s))
         self._bell.set(min(begun + self._step_s, self._board.next_deadline() or math.inf))
 
-    def _put(self, answer: _Said) -> None:
-        if isinstance(answer, _Asked):
-            if self._under_way:
-                self._asked.append(answer)
-            else:  # it was long in coming, and is read in the next round
-                self._board.glanced(answer.gpu)
-            return
+    def _put(self, answer: _Answer) -> None:
         if isinstance(answer, tuple):
             if self._board.was_read(*answer):
                 return
@@ -224,7 +219,12 @@ class Rounds:
     def _next(self, me: threading.Thread, answer: _Said | None) -> int | None:
         """Take what a GPU answered, and say which is asked now; `None` at the end of the round, or of the lead."""
         with self._lock:
-            if answer is not None:
+            if isinstance(answer, _Asked):
+                if self._under_way:
+                    self._asked.append(answer)
+                else:  # it was long in coming, and is read in the next round
+                    self._board.glanced(answer.gpu)
+            elif answer is not None:
                 self._put(answer)
             if self._leader is not me:
                 # Left behind with that GPU: it is told at once where the others have been told of already.
