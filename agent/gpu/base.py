@@ -11,7 +11,7 @@ at the same time, never two for the same GPU. Nothing outside the sampler proces
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +41,25 @@ class Inventory:
     driver_version: str | None
 
 
+class Sweep(Protocol):
+    """What is new about several GPUs, asked by one thread in one go. A GPU of it is not read meanwhile."""
+
+    indexes: list[int]
+    """Those that are asked, in this order."""
+
+    def ask(self) -> None:
+        """Ask. May block for ever."""
+
+    def asking(self) -> int | None:
+        """Which is being asked now; `None` once all were. For any thread, as is `abandon`."""
+
+    def abandon(self) -> None:
+        """Have none asked after the one that is. Each may then be read, that one by the thread that asks it."""
+
+    def fold(self) -> list[Renewal] | None:
+        """What is new about each, once all were asked; `None`: read them."""
+
+
 class GpuReader(Protocol):
     """A source of readings."""
 
@@ -68,15 +87,16 @@ class GpuReader(Protocol):
             DriverGoneError: none can.
         """
 
-    def ask(self, index: int, now: float, monotonic: float) -> Any | None:
-        """Ask a GPU what is new since `read` of it, for `fold`; `None` where it is to be read. May block for ever;
-        raises as `read`.
+    def ready(self, indexes: Sequence[int], monotonic: float) -> list[int]:
+        """Those of which it is enough to hear what is new, in a `sweep`. Never blocks."""
+
+    def check(self, index: int, monotonic: float) -> bool:
+        """Ask one that is not ready what keeps it from being so; whether it is now. May block for ever; raises as
+        `read`.
         """
 
-    def fold(self, asked: list[Any]) -> list[Renewal | None]:
-        """What is new about each of the GPUs that were asked, all together and in one thread; `None` where one is to
-        be read. Never blocks. A GPU that is read meanwhile is none of these.
-        """
+    def sweep(self, indexes: Sequence[int], now: float, monotonic: float) -> Sweep | None:
+        """Make ready to ask those that are ready what is new since they were read; `None`: read them. Never blocks."""
 
     def glance(self, index: int, monotonic: float) -> None:
         """Look at what changes fastest, between two reads and by the same rules: the next `read` tells the least, the

@@ -53,14 +53,15 @@ class Board:
         self._gpus = [_Gpu(Stamped(reading=_never_read(index, now), at=None)) for index in range(count)]
         self._asked: dict[int, float] = {}
         """GPUs of which a read is under way, and since when (monotonic)."""
+        self._ill: set[int] = set()
 
     def idle(self) -> list[int]:
         """GPUs that may be asked; one whose read is still under way is not asked twice."""
         return [index for index in range(len(self._gpus)) if index not in self._asked]
 
-    def ill(self) -> list[int]:
+    def ill(self) -> set[int]:
         """GPUs that hang or are lost."""
-        return [index for index, gpu in enumerate(self._gpus) if gpu.stamped.reading.state is not GpuState.OK]
+        return self._ill
 
     def ask(self, index: int, monotonic: float) -> None:
         """A read begins."""
@@ -73,8 +74,10 @@ class Board:
         if answer.reading is not None:
             gpu.stamped, gpu.renewal = Stamped(reading=answer.reading, at=asked_at), None
             gpu.instances = tuple([Stamped(reading=each, at=asked_at) for each in answer.instances])
+            self._ill.discard(answer.index)
         else:
             gpu.mark(answer.state, answer.reason, now)
+            self._ill.add(answer.index)
         return before, gpu.stamped.reading.state
 
     def was_read(self, index: int, reading: GpuReading | Renewal, instances: tuple[GpuReading, ...]) -> bool:
@@ -103,6 +106,7 @@ class Board:
         for index in late:
             reason = f"the driver has not answered for GPU {index} within {self._deadline_s:g} s; see dmesg for its Xid"
             self._gpus[index].mark(GpuState.HUNG, reason, now)
+            self._ill.add(index)
         return late
 
     def next_deadline(self) -> float | None:

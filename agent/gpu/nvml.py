@@ -7,7 +7,7 @@ goes past its wrappers, see `nvml_call`. A GPU in MIG mode is read as one, and e
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,12 @@ import pynvml
 
 from agent.api.types import GpuReading, GpuSource
 from agent.gpu.base import DriverGoneError, GpuLostError, Inventory, NoGpusError
-from agent.gpu.frames import GpuEvent, Renewal
-from agent.gpu.nvml_brief import Asked
+from agent.gpu.frames import GpuEvent
 from agent.gpu.nvml_call import raise_if_fatal, text_of
-from agent.gpu.nvml_desk import Desks
 from agent.gpu.nvml_device import RATE_MOST, RATE_UNITS, Device
 from agent.gpu.nvml_events import EventEar
 from agent.gpu.nvml_facts import read_facts
-from agent.gpu.nvml_herd import Herd
+from agent.gpu.nvml_herd import Herd, alike
 from agent.gpu.nvml_links import LinkSurvey
 
 SONAME = "libnvidia-ml.so.1"
@@ -41,8 +39,7 @@ class NvmlReader:
         self._devices: dict[int, Device] = {}
         self._survey: LinkSurvey | None = None
         self._tell: Callable[[GpuEvent], None] | None = None
-        self._desks: Desks | None = None
-        self._herd = Herd(RATE_UNITS, RATE_MOST)
+        self._herd: Herd | None = None
 
     def open(self) -> Inventory:
         """See `GpuReader`. NVML `nvmlInitWithFlags`, `nvmlDeviceGetCount_v2`, `nvmlSystemGetDriverVersion`."""
@@ -58,7 +55,6 @@ class NvmlReader:
             pynvml.nvmlShutdown()  # so that the next attempt counts again
             raise NoGpusError(f"NVIDIA driver {version} runs but shows no GPU; see lspci -d 10de: and dmesg")
         self._survey = LinkSurvey(count)
-        self._desks = Desks(ctypes.CDLL(SONAME))
         return Inventory(count=count, driver_version=version)
 
     def read(self, index: int, now: float, monotonic: float) -> GpuReading:
@@ -68,14 +64,25 @@ class NvmlReader:
             device = self._devices[index] = self._open_device(index)
         return device.read(now, monotonic)
 
-    def ask(self, index: int, now: float, monotonic: float) -> Asked | None:
+    def ready(self, indexes: Sequence[int], monotonic: float) -> list[int]:
+        """See `GpuReader`."""
+        devices = self._devices
+        return [index for index in indexes if index in devices and devices[index].is_ready(monotonic)]
+
+    def check(self, index: int, monotonic: float) -> bool:
         """See `GpuReader`."""
         device = self._devices.get(index)
-        return None if device is None else device.ask(now, monotonic)
+        return device is not None and device.check(monotonic)
 
-    def fold(self, asked: list[Asked]) -> list[Renewal | None]:
+    def sweep(self, indexes: Sequence[int], now: float, monotonic: float) -> Herd | None:
         """See `GpuReader`."""
-        return self._herd.fold(asked)
+        briefs = alike([self._devices[index].brief for index in indexes])
+        herd = self._herd
+        if herd is None or not herd.is_of(briefs):
+            if herd is not None:
+                herd.dissolve()
+            herd = self._herd = Herd(ctypes.CDLL(SONAME), briefs, RATE_UNITS, RATE_MOST)
+        return herd if herd.start(now, monotonic) else None
 
     def glance(self, index: int, monotonic: float) -> None:
         """See `GpuReader`; one that was never read is not looked at."""
@@ -100,7 +107,7 @@ class NvmlReader:
             self._survey.wait(timeout_s)
 
     def _open_device(self, index: int) -> Device:
-        assert self._survey is not None and self._desks is not None, "open() comes first"
+        assert self._survey is not None, "open() comes first"
         try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         except pynvml.NVMLError as error:
@@ -111,7 +118,7 @@ class NvmlReader:
         self._survey.add(index, facts, handle)
         if self._tell is not None:
             EventEar(index, facts.uuid, handle, library, self._tell).start()
-        return Device(index, facts, handle, library, self._survey, self._desks, self._herd)
+        return Device(index, facts, handle, library, self._survey)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -24,18 +24,17 @@ from agent.gpu import sieve
 from agent.gpu.base import GpuLostError, mig_index, mig_reading
 from agent.gpu.health import CHECK_S, hints
 from agent.gpu.nvml_batch import Batch
-from agent.gpu.nvml_brief import SECOND_S, SPREAD_NAMES, Asked, Brief, Parts, Second
+from agent.gpu.nvml_brief import SECOND_S, Brief, Parts, Second
 from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, MemoryCall, function_of, text_of, words
-from agent.gpu.nvml_desk import RINGS, Desks
 from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_limits
 from agent.gpu.nvml_fields import FieldCall
 from agent.gpu.nvml_glance import Glances, fold, throttled_percent
 from agent.gpu.nvml_gpm import GPM_NAMES, GpmCall
-from agent.gpu.nvml_herd import Herd
 from agent.gpu.nvml_links import LinkSurvey
 from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
-from agent.gpu.nvml_rings import RingCall, Spread
+from agent.gpu.nvml_rings import SPREAD_NAMES, RingCall, Spread
+from agent.gpu.nvml_sweep import RINGS
 from agent.gpu.nvml_words import FIELD_NAMES, bus_of, errors_of, throttle_of
 from agent.gpu.sieve import Rates, Sieve
 
@@ -68,9 +67,7 @@ _MEMORY_CELSIUS = _NAMES.index("memory_temperature_c")
 class Device:
     """One GPU. Used by one thread at a time."""
 
-    def __init__(
-        self, index: int, facts: Facts, handle: Any, library: ctypes.CDLL, survey: LinkSurvey, desks: Desks, herd: Herd
-    ) -> None:
+    def __init__(self, index: int, facts: Facts, handle: Any, library: ctypes.CDLL, survey: LinkSurvey) -> None:
         def call(name: str, *selector: int, layout: struct.Struct = NUMBER) -> Call:
             return Call(index, function_of(library, name), handle, *selector, layout=layout)
 
@@ -104,7 +101,7 @@ class Device:
             energy=self._energy,
             sieve=self._sieve,
         )
-        self._brief, self._herd = Brief(handle, parts, desks), herd
+        self.brief = Brief(index, handle, parts)
         self._brief_until = 0.0
         """Till then it may be read in brief."""
         self._surveyed = 0
@@ -156,7 +153,7 @@ class Device:
 
     def read(self, now: float, monotonic: float) -> GpuReading:
         """All values; raises as `GpuReader.read`."""
-        self._herd.give_back(self._brief)
+        self.brief.give_back()
         surveyed = self._survey.changes
         plain = self._plain.ask(monotonic)
         if len(plain) < PLAIN_VALUES:
@@ -166,9 +163,9 @@ class Device:
         )
         sieve_ = self._sieve
         dropped = sieve_.dropped
-        second, spreads = self._brief.second, _NO_SPREADS
+        second, spreads = self.brief.second, _NO_SPREADS
         if second is None or not 0 <= monotonic - second.at < SECOND_S:
-            second = self._brief.second = self._each_second(now, monotonic)
+            second = self.brief.second = self._each_second(now, monotonic)
             spreads = second.spreads
         most_mw = self._most_mw
         memory_celsius, *counts = second.fields
@@ -246,30 +243,44 @@ class Device:
         if cannot_be or self._seldom_failed or failing or dropped != sieve_.dropped:
             reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
         self._last = reading
-        unusual = failing or cannot_be or None in plain or seen or self._divided or any(self._coding)
+        unusual = (
+            failing
+            or cannot_be
+            or dropped != sieve_.dropped
+            or None in plain
+            or seen
+            or self._divided
+            or any(self._coding)
+        )
         self._brief_until = 0.0 if unusual else self._judge_at
         self._surveyed = surveyed
         if unusual:
-            self._brief.forget()
+            self.brief.forget()
         else:
-            self._brief.learn(reading, most_mw, monotonic)
+            self.brief.learn(reading, most_mw, monotonic)
         return reading
 
-    def ask(self, now: float, monotonic: float) -> Asked | None:
-        """See `GpuReader.ask`."""
-        last = self._last
-        if (
-            last is None
-            or monotonic >= self._brief_until
-            or self._glances.seen
-            or self._survey.changes != self._surveyed
-        ):
-            return None
+    def is_ready(self, monotonic: float) -> bool:
+        """Whether it may be read in brief now, with no other question before."""
+        return (
+            self.brief.base is not None
+            and monotonic < self._brief_until
+            and monotonic < self._seldom_at
+            and self._survey.changes == self._surveyed
+            and not self._glances.seen
+        )
+
+    def check(self, monotonic: float) -> bool:
+        """See `GpuReader.check`."""
+        if self.brief.base is None or monotonic >= self._brief_until or self._glances.seen:
+            return False
+        if self._survey.changes != self._surveyed:
+            return False
         if monotonic >= self._seldom_at:
-            if not self._is_as_before(monotonic):
-                return None
+            if not (self._is_as_before(monotonic) and self._processes.nobody_draws(monotonic)):
+                return False
             self._seldom_at = monotonic + SELDOM_S
-        return self._brief.ask(now, monotonic)
+        return True
 
     def _each_second(self, now: float, monotonic: float) -> Second:
         """What is read once a second, however often the rest is."""

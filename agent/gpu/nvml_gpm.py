@@ -85,27 +85,21 @@ class GpmCall(Asked):
         self._at = monotonic
         return NO_SHARES if before is None else self._compared(turn, monotonic, sieve)
 
-    def is_offered(self, monotonic: float) -> bool:
-        """Whether it is worth a question."""
-        return bool(self._turns) and monotonic >= self._quiet_until
+    def is_ready(self, monotonic: float) -> bool:
+        """Whether a sample was taken that the next one can be compared with."""
+        return bool(self._turns) and monotonic >= self._quiet_until and self._at is not None
 
-    def pair(self, monotonic: float) -> tuple[int, int] | None:
-        """Where the next sample goes and the one before it; `None` where there is none, or too fresh a one."""
-        if self._at is None or not monotonic - self._at >= LEAST_S:
-            return None
+    def pair(self) -> tuple[int, int]:
+        """The sample that is taken next, and the one before."""
         turn = self._turns[0]
         return turn.sample, turn.older
 
-    def took(self, monotonic: float) -> None:
-        """The next sample of `pair` was taken, by another's call."""
-        self._turns.reverse()
+    def resume(self, taken: int, monotonic: float) -> None:
+        """Others took so many samples meanwhile, in turn; the last one at that time."""
+        if taken % 2:
+            self._turns.reverse()
         self._at = monotonic
         self.error = None
-
-    def undo(self, monotonic: float) -> None:
-        """It is as if that sample had not been taken: the one before is of that time."""
-        self._turns.reverse()
-        self._at = monotonic
 
     def _begin(self, monotonic: float) -> bool:
         """Find out whether the board can, and make room."""

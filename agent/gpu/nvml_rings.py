@@ -40,6 +40,8 @@ SAMPLE = 16
 WORD = 4
 _TIME = struct.Struct("=Q")
 
+SPREAD_NAMES = ("power_mw", "utilization_percent", "memory_utilization_percent")
+"""What a reading calls the spread of each ring, in the order of `nvml_sweep.RINGS`."""
 Spread = tuple[float, float, float]
 """Least, mean, most."""
 
@@ -118,20 +120,21 @@ class RingCall(Asked):
             self.since = 0
 
 
-def news_of(told: int, room: int, buffer: Any, since: int | None) -> tuple[Sequence[float], int | None]:
+def news_of(told: int, room: int, buffer: Any, since: int | None, start: int = 0) -> tuple[Sequence[float], int | None]:
     """The values of an answer that were not seen before, and the newest time; `since` is the newest before.
 
-    `told` has the values' type, above it their number; `room` is how many fit into the buffer.
+    `told` has the values' type, above it their number; `room` is how many fit into the buffer, where
+    they begin at `start`.
     """
     unpack = _unpackers(told, room)
     if unpack is None:
         return (), since
-    values = unpack[0](buffer)
-    first, last = unpack[1](buffer)
+    values = unpack[0](buffer, start)
+    first, last = unpack[1](buffer, start)
     if since is not None and since < first <= last:
         # As it should be: in order, and nothing old. To look at each time costs as much as all the rest.
         return values, last
-    times = _times(len(values)).unpack_from(buffer)
+    times = _times(len(values)).unpack_from(buffer, start)
     newest = max(times)
     if newest == since:
         return (), since
@@ -154,7 +157,7 @@ def spread_of(values: Sequence[float], sieve: Sieve, most: float) -> Spread | No
     return low, low if low == high else sum(values) / len(values), high
 
 
-_Unpack = Callable[[Any], tuple[Any, ...]]
+_Unpack = Callable[[Any, int], tuple[Any, ...]]
 
 
 @lru_cache(maxsize=256)
@@ -165,7 +168,7 @@ def _unpackers(told: int, room: int) -> tuple[_Unpack, _Unpack] | None:
         return None
     values = struct.Struct("=" + f"8x{_CASTS[kind]}" * count)
     if count == 1:
-        return values.unpack_from, lambda buffer: 2 * _TIME.unpack_from(buffer)
+        return values.unpack_from, lambda buffer, start: 2 * _TIME.unpack_from(buffer, start)
     ends = struct.Struct(f"=Q{SAMPLE * (count - 1) - _TIME.size}xQ")
     return values.unpack_from, ends.unpack_from
 

@@ -12,13 +12,13 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.api.errors import StokerError
 from agent.api.types import GpuReading, GpuSource
 from agent.gpu.base import GpuLostError, Inventory, NoGpusError, mig_index
-from agent.gpu.frames import EventKind, GpuEvent, Renewal
+from agent.gpu.frames import EventKind, GpuEvent
 from agent.gpu.simulated_gpu import GIB, Fault, Instance, SimulatedGpu
 from agent.gpu.simulated_layout import MIG_PROFILES, Layout, links, numa_node, nvlinks
 
@@ -75,12 +75,16 @@ class SimulatedReader:
             raise GpuLostError(f"simulated GPU {index} is lost; lift it with: stoker-agent simulate gpu {index} ok")
         return gpu.read(now, monotonic, held=self._held, fault=fault)
 
-    def ask(self, index: int, now: float, monotonic: float) -> None:
+    def ready(self, indexes: Sequence[int], monotonic: float) -> list[int]:
         """See `GpuReader`; these are always read."""
+        return []
 
-    def fold(self, asked: list[None]) -> list[Renewal | None]:
+    def check(self, index: int, monotonic: float) -> bool:
         """See `GpuReader`."""
-        return [None for _ in asked]
+        return False
+
+    def sweep(self, indexes: Sequence[int], now: float, monotonic: float) -> None:
+        """See `GpuReader`."""
 
     def glance(self, index: int, monotonic: float) -> None:
         """See `GpuReader`; simulated GPUs tell of their peaks anyway."""

@@ -7,7 +7,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -40,11 +40,14 @@ class Scripted:
         self.acts.get(index, lambda: None)()
         return GpuReading(index=index, uuid=f"GPU-{index}", name="x", sampled_at=now)
 
-    def ask(self, index: int, now: float, monotonic: float) -> None:
-        return None
+    def ready(self, indexes: Sequence[int], monotonic: float) -> list[int]:
+        return []
 
-    def fold(self, asked: list[None]) -> list[Renewal | None]:
-        return [None for _ in asked]
+    def check(self, index: int, monotonic: float) -> bool:
+        return False
+
+    def sweep(self, indexes: Sequence[int], now: float, monotonic: float) -> None:
+        return None
 
     def glance(self, index: int, monotonic: float) -> None:
         self.glances.append(index)
