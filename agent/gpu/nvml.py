@@ -40,6 +40,9 @@ class NvmlReader:
         self._survey: LinkSurvey | None = None
         self._tell: Callable[[GpuEvent], None] | None = None
         self._herd: Herd | None = None
+        self._glances = 0
+        self._quiet = (0, 0)
+        """Links found and glances made, when it was last looked at each GPU whether it is ready."""
 
     def open(self) -> Inventory:
         """See `GpuReader`. NVML `nvmlInitWithFlags`, `nvmlDeviceGetCount_v2`, `nvmlSystemGetDriverVersion`."""
@@ -66,8 +69,14 @@ class NvmlReader:
 
     def ready(self, indexes: Sequence[int], monotonic: float) -> list[int]:
         """See `GpuReader`."""
-        devices = self._devices
-        return [index for index in indexes if index in devices and devices[index].is_ready(monotonic)]
+        herd, devices, survey = self._herd, self._devices, self._survey
+        quiet = (0 if survey is None else survey.changes, self._glances)
+        if herd is not None and herd.is_one and monotonic < herd.ready_until and quiet == self._quiet:
+            return herd.indexes if herd.indexes == indexes else [index for index in indexes if index in herd.indexes]
+        found = [index for index in indexes if index in devices and devices[index].is_ready(monotonic)]
+        if herd is not None and found == herd.indexes:
+            herd.ready_until, self._quiet = min(devices[index].ready_until for index in found), quiet
+        return found
 
     def check(self, index: int, monotonic: float) -> bool:
         """See `GpuReader`."""
@@ -76,8 +85,11 @@ class NvmlReader:
 
     def sweep(self, indexes: Sequence[int], now: float, monotonic: float) -> Herd | None:
         """See `GpuReader`."""
-        briefs = alike([self._devices[index].brief for index in indexes])
         herd = self._herd
+        if herd is not None and herd.is_one and indexes is herd.indexes:
+            return herd if herd.start(now, monotonic) else None
+        indexes = sorted(indexes)
+        briefs = alike([self._devices[index].brief for index in indexes])
         if herd is None or not herd.is_of(briefs):
             if herd is not None:
                 herd.dissolve()
@@ -88,6 +100,7 @@ class NvmlReader:
         """See `GpuReader`; one that was never read is not looked at."""
         device = self._devices.get(index)
         if device is not None:
+            self._glances += 1
             device.glance(monotonic)
 
     def instances(self, index: int, now: float, monotonic: float) -> tuple[GpuReading, ...]:

@@ -270,6 +270,11 @@ class Device:
             and not self._glances.seen
         )
 
+    @property
+    def ready_until(self) -> float:
+        """When it will not be ready any more, if nothing else comes."""
+        return min(self._brief_until, self._seldom_at)
+
     def check(self, monotonic: float) -> bool:
         """See `GpuReader.check`."""
         if self.brief.base is None or monotonic >= self._brief_until or self._glances.seen:

@@ -1,5 +1,5 @@
-"""GPUs that are read in brief, all together: what a second brings while all is as it was and as it should be. A part of
-the door to `pynvml`.
+"""GPUs that are read in brief, all together: what a second brings while all is as it was and as it should be. A part
+of the door to `pynvml`.
 
 A value of eight GPUs is one tuple, and one comparison says of all of them that it can be; GPU by GPU the same costs
 the interpreter five times as much. Whatever is out of the ordinary (a call that fails, a value that cannot be, a counter
@@ -101,8 +101,12 @@ class Herd:
             shares=list(zip(*(each.shares for each in seconds), strict=True)),
             processes=[each.processes for each in seconds],
         )
-        self._since = [[ring.since for ring in brief.parts.rings] for brief in briefs]
-        self._heard_at = [[ring.heard_at for ring in brief.parts.rings] for brief in briefs]
+        rings = list(zip(*(brief.parts.rings for brief in briefs), strict=True))
+        self._since = [[each.since for each in ring] for ring in rings]
+        self._heard_at = [[each.heard_at for each in ring] for ring in rings]
+        """Of each ring, GPU by GPU."""
+        self.ready_until = 0.0
+        """Till then its GPUs are ready without a look at each; set by who looks."""
         self._taken = 0
         """GPM's samples, each GPU's."""
         self._whole = False
@@ -117,6 +121,11 @@ class Herd:
         """Whether these are its GPUs, and it is still one."""
         return briefs == self._members
 
+    @property
+    def is_one(self) -> bool:
+        """Whether it was not dissolved."""
+        return bool(self._members)
+
     def start(self, now: float, monotonic: float) -> bool:
         """Make ready to ask; whether that can be."""
         passed = monotonic - self._seconds.at
@@ -125,7 +134,7 @@ class Herd:
         self._now, self._at, self._whole = now, monotonic, passed >= SECOND_S
         if self._whole:
             use_since = max(0, int(now * 1e6) - WINDOW_US)
-            since = [each for rings in self._since for each in (*rings, use_since)]
+            since = [each for rings in zip(*self._since, strict=True) for each in (*rings, use_since)]
             self._sweep.start(turn=self._taken % 2, since=since)
         else:
             self._sweep.start(turn=None)
@@ -168,8 +177,8 @@ class Herd:
             parts, brief.herd = brief.parts, None
             parts.rates.remember(fields[1:], seconds.at)
             parts.energy.remember(self._energy[place], self._energy_at)
-            for ring, since, heard_at in zip(parts.rings, self._since[place], self._heard_at[place], strict=True):
-                ring.resume(since, heard_at)
+            for ring, since, heard_at in zip(parts.rings, self._since, self._heard_at, strict=True):
+                ring.resume(since[place], heard_at[place])
             if self._kind.gpm:
                 parts.gpm.resume(self._taken, seconds.at)
             brief.second = Second(
@@ -258,34 +267,40 @@ class Herd:
         return found
 
     def _rings(self, counts: Sequence[int]) -> Any:
-        """Of each GPU what is new in the driver's rings, up to which sample, and when there was news; `None` if one is
-        not as it should be.
+        """Of each GPU what is new in the driver's rings; of each ring up to which sample, and when there was news.
+        `None` if one is not as it should be.
         """
-        spreads, sinces, heard = [], [], []
-        rooms, buffers = self._kind.rooms, self._sweep.samples
-        for place, brief in enumerate(self._members):
-            spread: dict[str, Spread] = {}
-            since, heard_at = self._since[place].copy(), self._heard_at[place].copy()
-            for ring, room in enumerate(rooms):
-                if not room:
-                    continue
-                values, newest = news_of(
-                    counts[_COUNTS * place + ring], room, buffers[ring], since[ring] or None, place * room * SAMPLE
-                )
-                if newest is not None and newest < since[ring]:
-                    return None  # the clock was set back
-                if not values:
-                    if self._at - heard_at[ring] > SILENT_S:
-                        return None
-                    continue
-                since[ring], heard_at[ring] = newest or 0, self._at
-                most = sieve.PERCENT if ring else brief.most_mw
-                if told := spread_of(values, brief.parts.sieve, most):
-                    spread[SPREAD_NAMES[ring]] = told
-            spreads.append(spread)
+        spreads: list[dict[str, Spread]] = [{} for _ in self._members]
+        sinces, heard = [], []
+        for ring, room in enumerate(self._kind.rooms):
+            since, heard_at = self._since[ring], self._heard_at[ring]
+            if room:
+                newest = self._ring(ring, room, counts[ring::_COUNTS], spreads)
+                if newest is None:
+                    return None
+                heard_at = [
+                    self._at if then != now else at for then, now, at in zip(since, newest, heard_at, strict=True)
+                ]
+                if self._at - min(heard_at) > SILENT_S:
+                    return None
+                since = newest
             sinces.append(since)
             heard.append(heard_at)
         return spreads, sinces, heard
+
+    def _ring(self, ring: int, room: int, tolds: Sequence[int], spreads: list[dict[str, Spread]]) -> list[int] | None:
+        """Put what is new in one ring of each GPU to its spreads; the newest samples, `None` if a clock was set back."""
+        buffer, name, newest = self._sweep.samples[ring], SPREAD_NAMES[ring], []
+        for place, (told, since) in enumerate(zip(tolds, self._since[ring], strict=True)):
+            values, last = news_of(told, room, buffer, since or None, place * room * SAMPLE)
+            newest.append(last := last or 0)
+            if last < since:
+                return None
+            if values:
+                brief = self._members[place]
+                if spread := spread_of(values, brief.parts.sieve, sieve.PERCENT if ring else brief.most_mw):
+                    spreads[place][name] = spread
+        return newest
 
     def _fields(self, columns: Sequence[_Values]) -> list[_Values] | None:
         """A column for each of `OFTEN`; `None` if one did not come as it uses to."""

@@ -267,7 +267,7 @@ class Rounds:
             if isinstance(answer, _Ready):
                 self._board.glanced(answer.gpu)
                 if leads:
-                    self._ready.append(answer.gpu)
+                    self._ready = [*self._ready, answer.gpu]
             elif isinstance(answer, (tuple, Answer, DriverGoneError)):
                 self._put(answer)
             elif answer is not None:
