@@ -39,6 +39,9 @@ class NvmlReader:
         self._devices: dict[int, Device] = {}
         self._survey: LinkSurvey | None = None
         self._tell: Callable[[GpuEvent], None] | None = None
+        self._ears: dict[int, EventEar] = {}
+        self._lost: set[int] = set()
+        """GPUs that were, when they were read last: of their event sets nothing may come any more."""
         self._herd: Herd | None = None
         self._glances = 0
         self._quiet = (0, 0)
@@ -65,7 +68,15 @@ class NvmlReader:
         device = self._devices.get(index)
         if device is None:
             device = self._devices[index] = self._open_device(index)
-        return device.read(now, monotonic)
+        try:
+            reading = device.read(now, monotonic)
+        except GpuLostError:
+            self._lost.add(index)
+            raise
+        if index in self._lost:
+            self._lost.discard(index)
+            self._listen_to(index, device.facts.uuid, device.handle)
+        return reading
 
     def ready(self, indexes: Sequence[int], monotonic: float) -> list[int]:
         """See `GpuReader`."""
@@ -129,9 +140,17 @@ class NvmlReader:
         library = ctypes.CDLL(SONAME)
         facts = read_facts(index, handle, library, self._sysfs)
         self._survey.add(index, facts, handle)
-        if self._tell is not None:
-            EventEar(index, facts.uuid, handle, library, self._tell).start()
+        self._listen_to(index, facts.uuid, handle)
         return Device(index, facts, handle, library, self._survey)
+
+    def _listen_to(self, index: int, uuid: str, handle: Any) -> None:
+        """Hear what a GPU tells of, from a fresh event set."""
+        if self._tell is None:
+            return
+        if (before := self._ears.get(index)) is not None:
+            before.retire()
+        ear = self._ears[index] = EventEar(index, uuid, handle, ctypes.CDLL(SONAME), self._tell)
+        ear.start()
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

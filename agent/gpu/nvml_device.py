@@ -72,7 +72,7 @@ class Device:
             return Call(index, function_of(library, name), handle, *selector, layout=layout)
 
         self.index = index
-        self._facts = facts
+        self.facts = facts
         self._pci = None if facts.pci is None else "{:04x}:{:02x}:{:02x}".format(*facts.pci)
         self.handle = handle
         self.library = library
@@ -188,8 +188,8 @@ class Device:
             }
         reading = GpuReading(
             index=self.index,
-            uuid=self._facts.uuid,
-            name=self._facts.name,
+            uuid=self.facts.uuid,
+            name=self.facts.name,
             sampled_at=now,
             memory_total_bytes=total,
             memory_used_bytes=used,
@@ -223,12 +223,12 @@ class Device:
             errors=self._errors,
             bus=self._bus,
             limits=self._limits,
-            numa_node=self._facts.numa_node,
-            minor=self._facts.minor,
+            numa_node=self.facts.numa_node,
+            minor=self.facts.minor,
             pci=self._pci,
             divided=self._divided,
             ill=self._ill,
-            links=self._survey.of(self._facts.uuid),
+            links=self._survey.of(self.facts.uuid),
             processes=second.processes,
             dropped=sieve_.dropped,
         )

@@ -144,8 +144,10 @@ class FieldCall:
             self.failed = _NUMBERS_OFTEN if row.call.error is not None else frozenset()
             return _NOTHING
         values = row.as_before()
-        if values is not None and len(values) == len(_OFTEN):
-            return values
+        if values is not None:
+            self.failed = frozenset()
+            if len(values) == len(_OFTEN):
+                return values
         one = self._sort(row).one if values is None else dict(zip(row.numbers, values, strict=True))
         return [one.get(number) for number in OFTEN]
 

@@ -2,9 +2,9 @@
 of the door to `pynvml`.
 
 A value of eight GPUs is one tuple, and one comparison says of all of them that it can be; GPU by GPU the same costs
-the interpreter five times as much. Whatever is out of the ordinary (a call that fails, a value that cannot be, a counter
-that fell, another driver's types) ends the herd before anything of that round was remembered: its GPUs are read in
-full, where each is told what its values are worth, and those that are well are a herd again.
+the interpreter five times as much. Whatever is out of the ordinary (a call that fails, a value that cannot be, a
+counter that fell, another driver's types) ends the herd before anything of that round was remembered: its GPUs are read
+in full, where each is told what its values are worth, and those that are well are a herd again.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Herd:
 
     def is_of(self, briefs: list[Brief]) -> bool:
         """Whether these are its GPUs, and it is still one."""
-        return briefs == self._members
+        return bool(briefs) and briefs == self._members
 
     @property
     def is_one(self) -> bool:
@@ -289,7 +289,7 @@ class Herd:
         return spreads, sinces, heard
 
     def _ring(self, ring: int, room: int, tolds: Sequence[int], spreads: list[dict[str, Spread]]) -> list[int] | None:
-        """Put what is new in one ring of each GPU to its spreads; the newest samples, `None` if a clock was set back."""
+        """Put what is new in one ring of each GPU to its spreads; the newest samples, `None` if a clock went back."""
         buffer, name, newest = self._sweep.samples[ring], SPREAD_NAMES[ring], []
         for place, (told, since) in enumerate(zip(tolds, self._since[ring], strict=True)):
             values, last = news_of(told, room, buffer, since or None, place * room * SAMPLE)

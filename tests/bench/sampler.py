@@ -51,15 +51,19 @@ def rows() -> list[Row]:
 
 def _read_ms(reader: GpuReader) -> list[float]:
     """CPU ms of one sample of all GPUs, one figure a batch."""
-    inventory, clock = reader.open(), itertools.count()
+    every, clock = [*range(reader.open().count)], itertools.count()
 
     def batch() -> float:
         begun = time.process_time()
         for now in map(float, itertools.islice(clock, SAMPLES_A_BATCH)):
-            asked = [reader.ask(index, now, now) for index in range(inventory.count)]
-            said = [each for each in asked if each is not None]
-            assert None not in reader.fold(said)
-            for index in (index for index, each in enumerate(asked) if each is None):
+            ready = [*reader.ready(every, now)]
+            ready += [index for index in every if index not in ready and reader.check(index, now)]
+            sweep = reader.sweep(ready, now, now) if ready else None
+            swept = [] if sweep is None else sweep.indexes
+            if sweep is not None:
+                sweep.ask()
+                assert sweep.fold() is not None
+            for index in (index for index in every if index not in swept):
                 reader.read(index, now, now)
         return (time.process_time() - begun) * 1000 / SAMPLES_A_BATCH
 
