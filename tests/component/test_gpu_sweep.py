@@ -133,6 +133,7 @@ def test_a_gpu_that_hangs_in_a_sweep_is_named_and_holds_its_own_thread_only(nvml
     nvml.write(*USUAL)
     thread.join(10)
     assert not thread.is_alive()
+    assert not herd._sweep.is_whole  # it asked none of those behind
     assert reader.read(1, NOW + AT + 2, AT + 2).sampled_at == NOW + AT + 2
     assert herd.fold() is None
 
