@@ -11,13 +11,13 @@ at the same time, never two for the same GPU. Nothing outside the sampler proces
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agent.api.errors import StokerError
 from agent.api.types import GpuReading, GpuSource
-from agent.gpu.frames import GpuEvent
+from agent.gpu.frames import GpuEvent, Renewal
 
 
 class GpuLostError(StokerError):
@@ -39,6 +39,25 @@ class Inventory:
     count: int
     """GPUs, indexes 0 to `count - 1`; at least 1."""
     driver_version: str | None
+
+
+class Sweep(Protocol):
+    """What is new about several GPUs, asked by one thread in one go. A GPU of it is not read meanwhile."""
+
+    indexes: list[int]
+    """Those that are asked, in this order."""
+
+    def ask(self) -> None:
+        """Ask. May block for ever."""
+
+    def asking(self) -> int | None:
+        """Which is being asked now; `None` once all were. For any thread, as is `abandon`."""
+
+    def abandon(self) -> None:
+        """Have none asked after the one that is. Each may then be read, that one by the thread that asks it."""
+
+    def fold(self) -> list[Renewal] | None:
+        """What is new about each, once all were asked; `None`: read them."""
 
 
 class GpuReader(Protocol):
@@ -67,6 +86,17 @@ class GpuReader(Protocol):
             GpuLostError: this GPU cannot be read.
             DriverGoneError: none can.
         """
+
+    def ready(self, indexes: Sequence[int], monotonic: float) -> list[int]:
+        """Those of which it is enough to hear what is new, in a `sweep`. Never blocks."""
+
+    def check(self, index: int, monotonic: float) -> bool:
+        """Ask one that is not ready what keeps it from being so; whether it is now. May block for ever; raises as
+        `read`.
+        """
+
+    def sweep(self, indexes: Sequence[int], now: float, monotonic: float) -> Sweep | None:
+        """Make ready to ask those that are ready what is new since they were read; `None`: read them. Never blocks."""
 
     def glance(self, index: int, monotonic: float) -> None:
         """Look at what changes fastest, between two reads and by the same rules: the next `read` tells the least, the

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from agent.api.types import GpuReading, GpuState
-from agent.gpu.frames import UNKNOWN_UUID, Stamped
+from agent.gpu.frames import UNKNOWN_UUID, Renewal, Stamped
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,14 +31,16 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 @dataclass(slots=True)
 class _Gpu:
     stamped: Stamped
-    """The last reading, wearing the present state."""
+    """The last reading, wearing the present state; that before `renewal` where there is one."""
+    renewal: Renewal | None = None
+    """What is new since: of a GPU that is well."""
     instances: tuple[Stamped, ...] = ()
     """Its MIG instances; ill when it is."""
-    asked_at: float | None = None
-    """Monotonic seconds of the read under way; `None` while there is none."""
 
     def mark(self, state: GpuState, reason: str | None, now: float) -> None:
         """It is in another state, and its instances with it."""
+        if self.renewal is not None:
+            self.stamped, self.renewal = self.renewal.stamped(), None
         self.stamped = _with_state(self.stamped, state, reason, now)
         self.instances = tuple(_with_state(each, state, reason, now) for each in self.instances)
 
@@ -49,63 +51,81 @@ class Board:
     def __init__(self, count: int, *, deadline_s: float, now: float) -> None:
         self._deadline_s = deadline_s
         self._gpus = [_Gpu(Stamped(reading=_never_read(index, now), at=None)) for index in range(count)]
+        self._asked: dict[int, float] = {}
+        """GPUs of which a read is under way, and since when (monotonic)."""
+        self._ill: set[int] = set()
 
     def idle(self) -> list[int]:
         """GPUs that may be asked; one whose read is still under way is not asked twice."""
-        return [index for index, gpu in enumerate(self._gpus) if gpu.asked_at is None]
+        return [index for index in range(len(self._gpus)) if index not in self._asked]
+
+    def ill(self) -> set[int]:
+        """GPUs that hang or are lost."""
+        return self._ill
 
     def ask(self, index: int, monotonic: float) -> None:
         """A read begins."""
-        self._gpus[index].asked_at = monotonic
+        self._asked[index] = monotonic
 
     def answer(self, answer: Answer, now: float) -> tuple[GpuState, GpuState]:
         """A read ended, well or badly. Returns the state before and after."""
         gpu = self._gpus[answer.index]
-        before, asked_at, gpu.asked_at = gpu.stamped.reading.state, gpu.asked_at, None
+        before, asked_at = gpu.stamped.reading.state, self._asked.pop(answer.index, None)
         if answer.reading is not None:
-            gpu.stamped = Stamped(reading=answer.reading, at=asked_at)
+            gpu.stamped, gpu.renewal = Stamped(reading=answer.reading, at=asked_at), None
             gpu.instances = tuple([Stamped(reading=each, at=asked_at) for each in answer.instances])
+            self._ill.discard(answer.index)
         else:
             gpu.mark(answer.state, answer.reason, now)
+            self._ill.add(answer.index)
         return before, gpu.stamped.reading.state
 
-    def was_read(self, index: int, reading: GpuReading, instances: tuple[GpuReading, ...]) -> bool:
+    def was_read(self, index: int, reading: GpuReading | Renewal, instances: tuple[GpuReading, ...]) -> bool:
         """As `answer`, of a GPU that was well and is; `False` where it was not, and nothing is done."""
         gpu = self._gpus[index]
         if gpu.stamped.reading.state is not GpuState.OK:
             return False
-        gpu.stamped = Stamped(reading=reading, at=gpu.asked_at)
+        asked_at = self._asked.pop(index, None)
+        if isinstance(reading, Renewal):
+            gpu.renewal = reading
+        else:
+            gpu.stamped, gpu.renewal = Stamped(reading=reading, at=asked_at), None
         if instances or gpu.instances:
-            gpu.instances = tuple([Stamped(reading=each, at=gpu.asked_at) for each in instances])
-        gpu.asked_at = None
+            gpu.instances = tuple([Stamped(reading=each, at=asked_at) for each in instances])
         return True
 
     def glanced(self, index: int) -> None:
         """A GPU answered, and was not asked for a reading."""
-        self._gpus[index].asked_at = None
+        self._asked.pop(index, None)
 
     def judge(self, monotonic: float, now: float) -> list[int]:
         """Mark the GPUs that are past their deadline; returns those that newly are."""
-        late = [index for index, gpu in enumerate(self._gpus) if self._is_late(gpu, monotonic)]
+        if not self._asked:
+            return []
+        late = [index for index, at in self._waited_for().items() if monotonic - at >= self._deadline_s]
         for index in late:
             reason = f"the driver has not answered for GPU {index} within {self._deadline_s:g} s; see dmesg for its Xid"
             self._gpus[index].mark(GpuState.HUNG, reason, now)
+            self._ill.add(index)
         return late
 
     def next_deadline(self) -> float | None:
         """Monotonic seconds at which `judge` may have something to say."""
-        asked = [gpu.asked_at for gpu in self._gpus if gpu.asked_at is not None and not _is_hung(gpu)]
+        if not self._asked:
+            return None
+        asked = self._waited_for().values()
         return min(asked) + self._deadline_s if asked else None
 
-    def gpus(self) -> tuple[Stamped, ...]:
+    def gpus(self) -> tuple[Stamped | Renewal, ...]:
         """All of them by index, then their MIG instances."""
         return (
-            *[gpu.stamped for gpu in self._gpus],
+            *[gpu.renewal or gpu.stamped for gpu in self._gpus],
             *[each for gpu in self._gpus if gpu.instances for each in gpu.instances],
         )
 
-    def _is_late(self, gpu: _Gpu, monotonic: float) -> bool:
-        return gpu.asked_at is not None and not _is_hung(gpu) and monotonic - gpu.asked_at >= self._deadline_s
+    def _waited_for(self) -> dict[int, float]:
+        """Who was asked, has not answered, and is not known to hang."""
+        return {index: at for index, at in self._asked.items() if not _is_hung(self._gpus[index])}
 
 
 def _is_hung(gpu: _Gpu) -> bool:

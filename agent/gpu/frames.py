@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import attrgetter
+from typing import Any
 
 import msgspec
 
@@ -117,6 +118,21 @@ class Fresh(msgspec.Struct, frozen=True, array_like=True):
     dropped: int
 
 
+class Renewal:
+    """What a reading brings beyond one before it, as it goes into a frame: a whole reading is rarely wanted of it."""
+
+    __slots__ = ("base", "processes", "row")
+
+    def __init__(self, base: GpuReading, processes: tuple[GpuProcess, ...], row: tuple[Any, ...]) -> None:
+        """`base` is the reading before, `row` is as `Fresh`, as if the processes were as before."""
+        self.base, self.processes, self.row = base, processes, row
+
+    def stamped(self) -> Stamped:
+        """The whole reading."""
+        values = dict(zip(FRESH_NAMES, self.row[_BEFORE_NAMES:], strict=True))
+        return Stamped(reading=msgspec.structs.replace(self.base, processes=self.processes, **values), at=self.row[1])
+
+
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """A line on the child's standard output, at least one each period."""
 
@@ -136,7 +152,8 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """What was heard since the frame before."""
 
 
-FRESH_NAMES = Fresh.__struct_fields__[3:]
+_BEFORE_NAMES = 3
+FRESH_NAMES = Fresh.__struct_fields__[_BEFORE_NAMES:]
 """Of the values that `Fresh` brings."""
 _STEADY_NAMES = tuple(name for name in GpuReading.__struct_fields__ if name not in FRESH_NAMES and name != "processes")
 _fresh = attrgetter(*FRESH_NAMES)
@@ -147,7 +164,9 @@ Name = Callable[[tuple[GpuProcess, ...]], tuple[GpuProcess, ...]]
 
 @dataclass(slots=True)
 class _Told:
-    stamped: Stamped
+    last: Stamped | Renewal
+    base: GpuReading
+    """Of what is told in full; a renewal of it is told in short."""
     steady: tuple[object, ...]
     processes: tuple[GpuProcess, ...]
 
@@ -161,26 +180,48 @@ class FrameWriter:
         self._shown: tuple[int, ...] = ()
         self._encode = msgspec.json.Encoder().encode
 
-    def write(self, gpus: tuple[Stamped, ...], events: tuple[GpuEvent, ...] = ()) -> bytes:
+    def write(self, gpus: tuple[Stamped | Renewal, ...], events: tuple[GpuEvent, ...] = ()) -> bytes:
         """The line that tells what is new about all GPUs there are, and what was heard since the line before."""
-        full, fresh, told = [], [], self._told
-        for stamped in gpus:
-            reading, before = stamped.reading, told.get(stamped.reading.index)
+        full, fresh, told, shown = [], [], self._told, []
+        for new in gpus:
+            if isinstance(new, Renewal):
+                shown.append(index := new.base.index)
+                before = told.get(index)
+                if before is not None and before.base is new.base:
+                    if before.last is not new:
+                        fresh.append(self._renewed(before, new))
+                    continue
+                stamped = new.stamped()
+            else:
+                stamped = new
+                shown.append(index := new.reading.index)
+                before = told.get(index)
+            reading = stamped.reading
             processes = self._name(reading.processes) if reading.processes else ()
-            if before is not None and before.stamped is stamped and before.processes == processes:
+            if before is not None and before.last is new and before.processes == processes:
                 continue
             steady = _steady(reading)
             if before is not None and before.steady == steady and stamped.at is not None:
                 news = None if before.processes == processes else processes
-                fresh.append((reading.index, stamped.at, news, *_fresh(reading)))
-                before.stamped, before.processes = stamped, processes
+                fresh.append((index, stamped.at, news, *_fresh(reading)))
+                before.last, before.base, before.processes = new, reading, processes
             else:
                 full.append(Stamped(reading=msgspec.structs.replace(reading, processes=processes), at=stamped.at))
-                told[reading.index] = _Told(stamped, steady, processes)
-        frame = self._frame(full, fresh, tuple(stamped.reading.index for stamped in gpus))
+                told[index] = _Told(new, reading, steady, processes)
+        frame = self._frame(full, fresh, tuple(shown))
         if events:
             frame["events"] = events
         return self._encode(frame) + b"\n"
+
+    def _renewed(self, before: _Told, renewal: Renewal) -> tuple[Any, ...]:
+        """A renewal as `Fresh`."""
+        processes, before.last = renewal.processes, renewal
+        named = self._name(processes) if processes else ()
+        if named is before.processes or named == before.processes:
+            return renewal.row
+        before.processes = named
+        index, at, _, *values = renewal.row
+        return (index, at, named, *values)
 
     def _frame(self, full: list[Stamped], fresh: list[tuple[object, ...]], shown: tuple[int, ...]) -> dict[str, object]:
         frame: dict[str, object] = {"source": self._source, "driver_version": self._driver_version}

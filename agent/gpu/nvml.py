@@ -7,7 +7,7 @@ goes past its wrappers, see `nvml_call`. A GPU in MIG mode is read as one, and e
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from agent.api.types import GpuReading, GpuSource
 from agent.gpu.base import DriverGoneError, GpuLostError, Inventory, NoGpusError
 from agent.gpu.frames import GpuEvent
 from agent.gpu.nvml_call import raise_if_fatal, text_of
-from agent.gpu.nvml_device import Device
+from agent.gpu.nvml_device import RATE_MOST, RATE_UNITS, Device
 from agent.gpu.nvml_events import EventEar
 from agent.gpu.nvml_facts import read_facts
+from agent.gpu.nvml_herd import Herd, alike
 from agent.gpu.nvml_links import LinkSurvey
 
 SONAME = "libnvidia-ml.so.1"
@@ -38,6 +39,13 @@ class NvmlReader:
         self._devices: dict[int, Device] = {}
         self._survey: LinkSurvey | None = None
         self._tell: Callable[[GpuEvent], None] | None = None
+        self._ears: dict[int, EventEar] = {}
+        self._lost: set[int] = set()
+        """GPUs that were, when they were read last: of their event sets nothing may come any more."""
+        self._herd: Herd | None = None
+        self._glances = 0
+        self._quiet = (0, 0)
+        """Links found and glances made, when it was last looked at each GPU whether it is ready."""
 
     def open(self) -> Inventory:
         """See `GpuReader`. NVML `nvmlInitWithFlags`, `nvmlDeviceGetCount_v2`, `nvmlSystemGetDriverVersion`."""
@@ -60,12 +68,50 @@ class NvmlReader:
         device = self._devices.get(index)
         if device is None:
             device = self._devices[index] = self._open_device(index)
-        return device.read(now, monotonic)
+        try:
+            reading = device.read(now, monotonic)
+        except GpuLostError:
+            self._lost.add(index)
+            raise
+        if index in self._lost:
+            self._lost.discard(index)
+            self._listen_to(index, device.facts.uuid, device.handle)
+        return reading
+
+    def ready(self, indexes: Sequence[int], monotonic: float) -> list[int]:
+        """See `GpuReader`."""
+        herd, devices, survey = self._herd, self._devices, self._survey
+        quiet = (0 if survey is None else survey.changes, self._glances)
+        if herd is not None and herd.is_one and monotonic < herd.ready_until and quiet == self._quiet:
+            return herd.indexes if herd.indexes == indexes else [index for index in indexes if index in herd.indexes]
+        found = [index for index in indexes if index in devices and devices[index].is_ready(monotonic)]
+        if herd is not None and found == herd.indexes:
+            herd.ready_until, self._quiet = min(devices[index].ready_until for index in found), quiet
+        return found
+
+    def check(self, index: int, monotonic: float) -> bool:
+        """See `GpuReader`."""
+        device = self._devices.get(index)
+        return device is not None and device.check(monotonic)
+
+    def sweep(self, indexes: Sequence[int], now: float, monotonic: float) -> Herd | None:
+        """See `GpuReader`."""
+        herd = self._herd
+        if herd is not None and herd.is_one and indexes is herd.indexes:
+            return herd if herd.start(now, monotonic) else None
+        indexes = sorted(indexes)
+        briefs = alike([self._devices[index].brief for index in indexes])
+        if herd is None or not herd.is_of(briefs):
+            if herd is not None:
+                herd.dissolve()
+            herd = self._herd = Herd(ctypes.CDLL(SONAME), briefs, RATE_UNITS, RATE_MOST)
+        return herd if herd.start(now, monotonic) else None
 
     def glance(self, index: int, monotonic: float) -> None:
         """See `GpuReader`; one that was never read is not looked at."""
         device = self._devices.get(index)
         if device is not None:
+            self._glances += 1
             device.glance(monotonic)
 
     def instances(self, index: int, now: float, monotonic: float) -> tuple[GpuReading, ...]:
@@ -94,9 +140,17 @@ class NvmlReader:
         library = ctypes.CDLL(SONAME)
         facts = read_facts(index, handle, library, self._sysfs)
         self._survey.add(index, facts, handle)
-        if self._tell is not None:
-            EventEar(index, facts.uuid, handle, library, self._tell).start()
+        self._listen_to(index, facts.uuid, handle)
         return Device(index, facts, handle, library, self._survey)
+
+    def _listen_to(self, index: int, uuid: str, handle: Any) -> None:
+        """Hear what a GPU tells of, from a fresh event set."""
+        if self._tell is None:
+            return
+        if (before := self._ears.get(index)) is not None:
+            before.retire()
+        ear = self._ears[index] = EventEar(index, uuid, handle, ctypes.CDLL(SONAME), self._tell)
+        ear.start()
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -35,26 +35,43 @@ class Question:
     """One for each value: what a reading calls it."""
 
 
+def side_by_side(questions: Sequence[Question]) -> tuple[str, bytes]:
+    """The layout of one buffer for all answers, each aligned, and what it holds at first."""
+    layout, start = "", b""
+    for question in questions:
+        size, room = struct.calcsize(f"={question.layout}"), _room(question)
+        layout += f"{question.layout}{room - size}x"
+        start += question.start.ljust(room, b"\0")
+    return layout, start
+
+
+def calls_into(buffer: Any, questions: Sequence[Question]) -> list[partial[int]]:
+    """The questions, prepared to be answered into such a buffer."""
+    calls, offset = [], 0
+    for question in questions:
+        calls.append(partial(question.function, *question.args, ctypes.byref(buffer, offset)))
+        offset += _room(question)
+    return calls
+
+
+def _room(question: Question) -> int:
+    return -(-struct.calcsize(f"={question.layout}") // _ALIGNMENT) * _ALIGNMENT
+
+
 class Batch:
     """Questions to one GPU. Values are in the order of the questions; one that is not known is `None`."""
 
     def __init__(self, index: int, questions: Sequence[Question]) -> None:
         self._index = index
-        layouts, start = [], b""
-        self._calls: list[partial[int]] = []
-        for question in questions:
-            size = struct.calcsize(f"={question.layout}")
-            room = -(-size // _ALIGNMENT) * _ALIGNMENT
-            layouts.append(f"{question.layout}{room - size}x")
-            start += question.start.ljust(room, b"\0")
-        self._layout = struct.Struct("=" + "".join(layouts))
+        layout, start = side_by_side(questions)
+        self._layout = struct.Struct("=" + layout)
         self._buffer = ctypes.create_string_buffer(start, len(start))
-        offset, place = 0, 0
+        self._calls = calls_into(self._buffer, questions)
+        place = 0
         self._places: list[range] = []
-        for question, layout in zip(questions, layouts, strict=True):
-            self._calls.append(partial(question.function, *question.args, ctypes.byref(self._buffer, offset)))
+        for question in questions:
             self._places.append(range(place, place + len(question.names)))
-            offset, place = offset + struct.calcsize(f"={layout}"), place + len(question.names)
+            place += len(question.names)
         self.names = tuple(name for question in questions for name in question.names)
         self._asked = list(range(len(questions)))
         self._row = list(self._calls)

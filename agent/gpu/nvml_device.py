@@ -18,26 +18,26 @@ from typing import Any
 import msgspec
 import pynvml
 
-from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuProcess, GpuReading
+from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuReading
 from agent.gpu import nvml_fields as fields
 from agent.gpu import sieve
 from agent.gpu.base import GpuLostError, mig_index, mig_reading
 from agent.gpu.health import CHECK_S, hints
 from agent.gpu.nvml_batch import Batch
+from agent.gpu.nvml_brief import SECOND_S, Brief, Parts, Second
 from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, MemoryCall, function_of, text_of, words
 from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_limits
 from agent.gpu.nvml_fields import FieldCall
-from agent.gpu.nvml_glance import Glances, fold, held_down_percent
-from agent.gpu.nvml_gpm import GPM_NAMES, GpmCall, Shares
+from agent.gpu.nvml_glance import Glances, fold, throttled_percent
+from agent.gpu.nvml_gpm import GPM_NAMES, GpmCall
 from agent.gpu.nvml_links import LinkSurvey
 from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
-from agent.gpu.nvml_rings import RingCall, Spread
-from agent.gpu.nvml_words import FIELD_NAMES, HELD_DOWN, HELD_DOWN_BITS, bus_of, errors_of, throttle_of
+from agent.gpu.nvml_rings import SPREAD_NAMES, RingCall, Spread
+from agent.gpu.nvml_sweep import RINGS
+from agent.gpu.nvml_words import FIELD_NAMES, bus_of, errors_of, throttle_of
 from agent.gpu.sieve import Rates, Sieve
 
-SECOND_S = 0.9
-"""How often counters, rings, GPM and processes are read where `gpu.period_s` is less: each second, with some play."""
 SELDOM_S = 10.0
 """How often a GPU is asked for its errors and links, whether it is divided, and into what."""
 _NO_CODING = (0, 0)
@@ -48,8 +48,8 @@ _PERCENTS = (sieve.PERCENT, sieve.PERCENT)
 _MOST_ELSE = (sieve.TEMPERATURE_C, sieve.TEMPERATURE_C, sieve.CLOCK_MHZ, sieve.CLOCK_MHZ)
 """The most that values can be, in the order of `_NAMES`; how much memory and power, each GPU knows."""
 _RATES = ("pcie_rx_bytes_per_s", "pcie_tx_bytes_per_s", "nvlink_rx_bytes_per_s", "nvlink_tx_bytes_per_s")
-_RATE_MOST = (*[sieve.PCIE_BYTES_PER_S] * 2, *[sieve.NVLINK_BYTES_PER_S] * 2, *[_THROTTLED_NS] * 2)
-_RATE_UNITS = (1, 1, 1024, 1024, 1, 1)
+RATE_MOST = (*[sieve.PCIE_BYTES_PER_S] * 2, *[sieve.NVLINK_BYTES_PER_S] * 2, *[_THROTTLED_NS] * 2)
+RATE_UNITS = (1, 1, 1024, 1024, 1, 1)
 _NAMES = (
     "memory_used_bytes",
     "utilization_percent",
@@ -64,19 +64,6 @@ _MEMORY_CELSIUS = _NAMES.index("memory_temperature_c")
 """0 is said for memory that has no sensor."""
 
 
-class _Second(msgspec.Struct):
-    """What was read at one moment of what is read once a second."""
-
-    at: float
-    fields: Sequence[int | None]
-    """As `fields.OFTEN`."""
-    rates: Sequence[int | None]
-    """Of the counters among them."""
-    spreads: dict[str, Spread]
-    shares: Shares
-    processes: tuple[GpuProcess, ...]
-
-
 class Device:
     """One GPU. Used by one thread at a time."""
 
@@ -85,7 +72,7 @@ class Device:
             return Call(index, function_of(library, name), handle, *selector, layout=layout)
 
         self.index = index
-        self._facts = facts
+        self.facts = facts
         self._pci = None if facts.pci is None else "{:04x}:{:02x}:{:02x}".format(*facts.pci)
         self.handle = handle
         self.library = library
@@ -100,12 +87,24 @@ class Device:
         self._glances = Glances(index, library, handle)
         self._fields = FieldCall(index, library, handle)
         self._gpm = GpmCall(index, library, handle)
-        self._power_ring = RingCall(index, library, handle, pynvml.NVML_TOTAL_POWER_SAMPLES)
-        self._load_ring = RingCall(index, library, handle, pynvml.NVML_GPU_UTILIZATION_SAMPLES)
-        self._memory_ring = RingCall(index, library, handle, pynvml.NVML_MEMORY_UTILIZATION_SAMPLES)
+        power, load, memory = (RingCall(index, library, handle, ring) for ring in RINGS)
+        self._rings = (power, load, memory)
         self._processes = ProcessCall(index, library, handle)
-        self._rates = Rates(_RATE_MOST, _RATE_UNITS)
+        self._rates = Rates(RATE_MOST, RATE_UNITS)
         self._energy = sieve.Counter()
+        parts = Parts(
+            fields=self._fields,
+            gpm=self._gpm,
+            rings=self._rings,
+            processes=self._processes,
+            rates=self._rates,
+            energy=self._energy,
+            sieve=self._sieve,
+        )
+        self.brief = Brief(index, handle, parts)
+        self._brief_until = 0.0
+        """Till then it may be read in brief."""
+        self._surveyed = 0
         self._pcie_generation = call("nvmlDeviceGetCurrPcieLinkGeneration")
         self._pcie_width = call("nvmlDeviceGetCurrPcieLinkWidth")
         # The buffer takes the mode after the next reset, which does not concern us.
@@ -129,6 +128,18 @@ class Device:
             "bus.pcie_generation": self._pcie_generation,
             "bus.pcie_width": self._pcie_width,
         }
+        self._seldom_calls = (
+            self._power_limit_mw,
+            self._fan,
+            self._performance_state,
+            self._pcie_generation,
+            self._pcie_width,
+            self._mig_mode,
+            self._encoder,
+            self._decoder,
+        )
+        self._said: tuple[int | None, ...] = ()
+        """By those."""
         self._seldom_failed: frozenset[str] = frozenset()
         """Of what is not asked for each second."""
         self._limits_failed: frozenset[str] = frozenset()
@@ -139,10 +150,11 @@ class Device:
         self._ill: tuple[str, ...] = ()
         self._judge_at = 0.0
         self._last: GpuReading | None = None
-        self._second: _Second | None = None
 
     def read(self, now: float, monotonic: float) -> GpuReading:
         """All values; raises as `GpuReader.read`."""
+        self.brief.give_back()
+        surveyed = self._survey.changes
         plain = self._plain.ask(monotonic)
         if len(plain) < PLAIN_VALUES:
             plain = (plain[0], None, *plain[1:])  # an old driver does not tell what it reserves
@@ -151,9 +163,9 @@ class Device:
         )
         sieve_ = self._sieve
         dropped = sieve_.dropped
-        second, spreads = self._second, _NO_SPREADS
+        second, spreads = self.brief.second, _NO_SPREADS
         if second is None or not 0 <= monotonic - second.at < SECOND_S:
-            second = self._second = self._each_second(now, monotonic)
+            second = self.brief.second = self._each_second(now, monotonic)
             spreads = second.spreads
         most_mw = self._most_mw
         memory_celsius, *counts = second.fields
@@ -176,8 +188,8 @@ class Device:
             }
         reading = GpuReading(
             index=self.index,
-            uuid=self._facts.uuid,
-            name=self._facts.name,
+            uuid=self.facts.uuid,
+            name=self.facts.name,
             sampled_at=now,
             memory_total_bytes=total,
             memory_used_bytes=used,
@@ -197,7 +209,7 @@ class Device:
             performance_state=self._p_state,
             throttle=throttle,
             throttled_us=self._throttled_us,
-            throttled_percent=_throttled(power_ns, heat_ns, power_rate, heat_rate, throttle, seen),
+            throttled_percent=throttled_percent(power_ns, heat_ns, power_rate, heat_rate, throttle, seen),
             pcie_rx_bytes_per_s=pcie_rx_rate,
             pcie_tx_bytes_per_s=pcie_tx_rate,
             nvlink_rx_bytes_per_s=nvlink_rx_rate,
@@ -211,12 +223,12 @@ class Device:
             errors=self._errors,
             bus=self._bus,
             limits=self._limits,
-            numa_node=self._facts.numa_node,
-            minor=self._facts.minor,
+            numa_node=self.facts.numa_node,
+            minor=self.facts.minor,
             pci=self._pci,
             divided=self._divided,
             ill=self._ill,
-            links=self._survey.of(self._facts.uuid),
+            links=self._survey.of(self.facts.uuid),
             processes=second.processes,
             dropped=sieve_.dropped,
         )
@@ -231,12 +243,54 @@ class Device:
         if cannot_be or self._seldom_failed or failing or dropped != sieve_.dropped:
             reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
         self._last = reading
+        unusual = (
+            failing
+            or cannot_be
+            or dropped != sieve_.dropped
+            or None in plain
+            or seen
+            or self._divided
+            or any(self._coding)
+        )
+        self._brief_until = 0.0 if unusual else self._judge_at
+        self._surveyed = surveyed
+        if unusual:
+            self.brief.forget()
+        else:
+            self.brief.learn(reading, most_mw, monotonic)
         return reading
 
-    def _each_second(self, now: float, monotonic: float) -> _Second:
+    def is_ready(self, monotonic: float) -> bool:
+        """Whether it may be read in brief now, with no other question before."""
+        return (
+            self.brief.base is not None
+            and monotonic < self._brief_until
+            and monotonic < self._seldom_at
+            and self._survey.changes == self._surveyed
+            and not self._glances.seen
+        )
+
+    @property
+    def ready_until(self) -> float:
+        """When it will not be ready any more, if nothing else comes."""
+        return min(self._brief_until, self._seldom_at)
+
+    def check(self, monotonic: float) -> bool:
+        """See `GpuReader.check`."""
+        if self.brief.base is None or monotonic >= self._brief_until or self._glances.seen:
+            return False
+        if self._survey.changes != self._surveyed:
+            return False
+        if monotonic >= self._seldom_at:
+            if not (self._is_as_before(monotonic) and self._processes.nobody_draws(monotonic)):
+                return False
+            self._seldom_at = monotonic + SELDOM_S
+        return True
+
+    def _each_second(self, now: float, monotonic: float) -> Second:
         """What is read once a second, however often the rest is."""
         found = self._look(monotonic)
-        return _Second(
+        return Second(
             at=monotonic,
             fields=found,
             rates=self._rates.of(found[1:], monotonic, self._sieve),
@@ -273,21 +327,22 @@ class Device:
         """The fields of each second, and what else is due."""
         if monotonic < self._seldom_at and monotonic < self._judge_at:
             if self._coding != _NO_CODING:
-                self._look_at_coding(monotonic)
+                self._take_coding(self._encoder.number(monotonic), self._decoder.number(monotonic))
             return self._fields.often(monotonic)
         self._seldom_at = monotonic + SELDOM_S
-        self._check_mig(monotonic)
-        self._limit_mw = self._power_limit_mw.number(monotonic)
+        said = self._said = self._ask_seldom(monotonic)
+        self._limit_mw, fan, p_state, generation, width, mig, encoder, decoder = said
+        self._check_mig(mig)
         self._most_mw = float(sieve.POWER_MW) if self._limit_mw is None else sieve.POWER_LIMITS * float(self._limit_mw)
-        self._fan_percent = self._sieve.whole(self._fan.number(monotonic), sieve.FAN_PERCENT)
-        self._p_state = _p_state(self._performance_state.number(monotonic))
-        self._look_at_coding(monotonic)
+        self._fan_percent = self._sieve.whole(fan, sieve.FAN_PERCENT)
+        self._p_state = _p_state(p_state)
+        self._take_coding(encoder, decoder)
         found = self._fields.all(monotonic)
         names = fields.THROTTLED_NS.items()
         self._throttled_us = {name: found.one[number] // 1000 for number, name in names if number in found.one}
         failed = {FIELD_NAMES[number] for number in self._fields.failed if number in FIELD_NAMES}
         self._errors = errors_of(found)
-        self._bus = bus_of(found, self._pcie_generation.number(monotonic), self._pcie_width.number(monotonic))
+        self._bus = bus_of(found, generation, width)
         if monotonic >= self._judge_at:
             self._judge_at = monotonic + CHECK_S
             self._ill, self._judged = hints(self._judged, self._errors), self._errors
@@ -298,17 +353,21 @@ class Device:
         self._seldom_failed = frozenset(failed) | self._limits_failed
         return [found.one.get(number) for number in fields.OFTEN]
 
-    def _look_at_coding(self, monotonic: float) -> None:
-        """Encoder and decoder, which most nodes never use: each second only while they are."""
-        keep = self._sieve.whole
-        self._coding = (
-            keep(self._encoder.number(monotonic), sieve.PERCENT),
-            keep(self._decoder.number(monotonic), sieve.PERCENT),
-        )
+    def _ask_seldom(self, monotonic: float) -> tuple[int | None, ...]:
+        """What has a call of its own, every 10 s."""
+        return tuple([call.number(monotonic) for call in self._seldom_calls])
 
-    def _check_mig(self, monotonic: float) -> None:
+    def _is_as_before(self, monotonic: float) -> bool:
+        """Whether all that is read every 10 s is as it was: it nearly always is, and need not be told again."""
+        return self._ask_seldom(monotonic) == self._said and self._fields.still(monotonic)
+
+    def _take_coding(self, encoder: int | None, decoder: int | None) -> None:
+        """Encoder and decoder, which most nodes never use: each second only while they are."""
+        self._coding = (self._sieve.whole(encoder, sieve.PERCENT), self._sieve.whole(decoder, sieve.PERCENT))
+
+    def _check_mig(self, mode: int | None) -> None:
         """See whether the GPU is divided; an instance that is still there keeps its prepared calls."""
-        self._divided = self._mig_mode.number(monotonic) == pynvml.NVML_DEVICE_MIG_ENABLE
+        self._divided = mode == pynvml.NVML_DEVICE_MIG_ENABLE
         self._instances = dict(self._find_instances()) if self._divided else {}
 
     def _find_instances(self) -> Iterator[tuple[str, _Instance]]:
@@ -319,12 +378,9 @@ class Device:
     def _spreads(self, monotonic: float, most_mw: float) -> dict[str, Spread]:
         """What the driver noted since the last reading."""
         found = {}
-        if power := self._power_ring.get(monotonic, self._sieve, most_mw):
-            found["power_mw"] = power
-        if load := self._load_ring.get(monotonic, self._sieve, sieve.PERCENT):
-            found["utilization_percent"] = load
-        if memory := self._memory_ring.get(monotonic, self._sieve, sieve.PERCENT):
-            found["memory_utilization_percent"] = memory
+        for name, ring, most in zip(SPREAD_NAMES, self._rings, (most_mw, *_PERCENTS), strict=True):
+            if spread := ring.get(monotonic, self._sieve, most):
+                found[name] = spread
         return found
 
     def _refuse_empty(self) -> None:
@@ -390,22 +446,6 @@ class _Instance:
 def _is_usual(values: tuple[Any, ...], most: tuple[float, ...]) -> bool:
     """Whether all values are there and can be; nearly always they are, and to look at each costs ten times as much."""
     return None not in values and all(map(le, values, most)) and values[_MEMORY_CELSIUS] > 0
-
-
-def _throttled(
-    power_ns: int | None,
-    heat_ns: int | None,
-    power_rate: int | None,
-    heat_rate: int | None,
-    throttle: tuple[str, ...] | None,
-    seen: list[list[int | None]],
-) -> float | None:
-    """See `GpuReading.throttled_percent`; where power and heat do it at the same time, the longer counts."""
-    if power_rate is not None or heat_rate is not None:
-        return min(round(max(power_rate or 0, heat_rate or 0) / 1e7, 1), 100.0)
-    if throttle is None or power_ns is not None or heat_ns is not None:
-        return None
-    return held_down_percent(seen, HELD_DOWN_BITS) if seen else 100.0 if HELD_DOWN.intersection(throttle) else 0.0
 
 
 def _is_absent(reading: GpuReading, name: str) -> bool:

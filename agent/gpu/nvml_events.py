@@ -60,15 +60,20 @@ class EventEar:
         self._register = function_of(library, "nvmlDeviceRegisterEvents")
         self._wait = function_of(library, "nvmlEventSetWait_v2", "nvmlEventSetWait")
         self._data = ctypes.create_string_buffer(_DATA.size)
+        self._retired = False
 
     def start(self) -> None:
         """Begin to listen."""
         threading.Thread(target=self._listen, name=f"gpu-events-{self._index}", daemon=True).start()
 
+    def retire(self) -> None:
+        """Another one listens from now on; a wait in the driver cannot be ended, but nothing is told of it."""
+        self._retired = True
+
     def _listen(self) -> None:
         """The thread's life."""
         before = _SUCCESS
-        while True:
+        while not self._retired:
             code = self._hear()
             if code in UNSUPPORTED or is_gone(code):
                 log.info("gpu=%d tells of no events: %s", self._index, words(code))
@@ -86,7 +91,7 @@ class EventEar:
             return code
         try:
             code = self._register(self._handle, ctypes.c_ulonglong(self._wanted()), events)
-            while code in (_SUCCESS, _TIMEOUT):
+            while code in (_SUCCESS, _TIMEOUT) and not self._retired:
                 code = self._wait(events, self._data, ctypes.c_uint(WAIT_MS))
                 if code == _SUCCESS:
                     self._take()
@@ -103,7 +108,7 @@ class EventEar:
 
     def _take(self) -> None:
         _, kind, data, instance, _ = _DATA.unpack(self._data.raw)
-        if kind in _KINDS:
+        if kind in _KINDS and not self._retired:
             what = _KINDS[kind]
             code = data if what is EventKind.XID else None
             gi = None if instance == _NO_INSTANCE else instance

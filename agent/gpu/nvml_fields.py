@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import and_
@@ -22,8 +23,8 @@ import pynvml
 from agent.gpu.nvml_call import FORGET_S, UNSUPPORTED, Call, function_of, raise_if_fatal
 
 _FIELD = struct.Struct("I20xIiQ")  # nvmlFieldValue_t: field, type, return code, value; not scope, times
-_ANSWER = "24x8sQ"  # the same without the field's number, type and return code as they lie there
-_ASKED = struct.Struct("II32x")  # the same, as it is handed in: field, scope
+ANSWER = "24xQQ"  # the same without the field's number, type and return code as one number
+ASKED = struct.Struct("II32x")  # the same, as it is handed in: field, scope
 _SIGNED = struct.Struct("q")
 _DOUBLE = struct.Struct("d")
 _RAW = struct.Struct("Q")
@@ -90,6 +91,8 @@ _SELDOM = tuple(
         LINK_COUNT,
     )
 )
+_RESTLESS = frozenset({MEMORY_TEMPERATURE, RECEIVED_PCIE, SENT_PCIE, RECEIVED_NVLINK_KIB, SENT_NVLINK_KIB})
+"""The first ones of `_OFTEN`."""
 _EACH_LINK = frozenset({LINK_STATE, LINK_CRC, LINK_REPLAYS, LINK_RECOVERIES})
 
 _UNKNOWN = UNSUPPORTED | {pynvml.NVML_ERROR_INVALID_ARGUMENT}
@@ -109,6 +112,15 @@ class Fields:
     """Field → its value on each NVLink that has one."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsualFields:
+    """Those of each second that a GPU has, and what its answers look like while nothing is wrong."""
+
+    asked: tuple[Asked, ...]
+    heads: tuple[int, ...]
+    masks: tuple[int, ...]
+
+
 class FieldCall:
     """The fields of one GPU."""
 
@@ -119,6 +131,8 @@ class FieldCall:
         self._links = 0
         self._refused: set[Asked] = set()
         self._refused_until = 0.0
+        self._steady: list[int] | None = None
+        """What `all` told of the fields that seldom change; `None` where that is not sure."""
         self.failed: frozenset[int] = frozenset()
         """Fields that were not told just now, though they are offered."""
         self._prepare()
@@ -130,10 +144,28 @@ class FieldCall:
             self.failed = _NUMBERS_OFTEN if row.call.error is not None else frozenset()
             return _NOTHING
         values = row.as_before()
-        if values is not None and len(values) == len(_OFTEN):
-            return values
+        if values is not None:
+            self.failed = frozenset()
+            if len(values) == len(_OFTEN):
+                return values
         one = self._sort(row).one if values is None else dict(zip(row.numbers, values, strict=True))
         return [one.get(number) for number in OFTEN]
+
+    def usual(self) -> UsualFields | None:
+        """What is asked each second and how the answers come; `None` where something is not as it should be."""
+        row = self._often
+        if self.failed or len(row.heads) != len(row.asked):
+            return None
+        return UsualFields(asked=row.asked, heads=row.heads, masks=row.masks)
+
+    def still(self, monotonic: float) -> bool:
+        """Ask for all fields: whether they are what they were at `all`, but for those that always change. Raises as
+        `Call.ask`.
+        """
+        row = self._all
+        if self._steady is None or monotonic >= self._refused_until or not row.asked or not row.call.ask(monotonic):
+            return False
+        return row.steady() == self._steady
 
     def all(self, monotonic: float) -> Fields:
         """All fields; raises as `Call.ask`."""
@@ -147,6 +179,7 @@ class FieldCall:
             self._links = links
             self._prepare()
             found = self._ask(self._all, monotonic)
+        self._steady = self._all.steady() if found.one else None
         return found
 
     def _prepare(self) -> None:
@@ -200,29 +233,37 @@ class _Row:
     def __init__(self, index: int, function: Callable[..., int], handle: Any, asked: tuple[Asked, ...]) -> None:
         self.asked = asked
         self.numbers = tuple(number for number, _ in asked)
+        self._restless = sum(number in _RESTLESS for number in self.numbers)
         self.singles = sum(number not in _EACH_LINK for number in self.numbers)
         self.each_link = {
             number: slice(self.numbers.index(number), self.numbers.index(number) + self.numbers.count(number))
             for number in self.numbers[self.singles :]
         }
-        start = b"".join(_ASKED.pack(*each) for each in asked)
+        start = b"".join(ASKED.pack(*each) for each in asked)
         count = ctypes.c_int32(len(asked))
         self.call = Call(index, function, handle, count, layout=_FIELD, start=start, rows=len(asked))
-        self._layout = struct.Struct("=" + _ANSWER * len(asked))
-        self._heads: tuple[bytes, ...] = ()
-        self._masks: tuple[int, ...] = ()
+        self._layout = struct.Struct("=" + ANSWER * len(asked))
+        self.heads: tuple[int, ...] = ()
+        """Types and return codes of the answers that were learnt from; empty before."""
+        self.masks: tuple[int, ...] = ()
+        """What is wanted of the room of each of their values."""
 
     def as_before(self) -> list[int] | None:
         """The values, if they came as those that were learnt from: then nobody has to look at each."""
         flat = self._layout.unpack_from(self.call.buffer)
-        return list(map(and_, flat[1::2], self._masks)) if flat[0::2] == self._heads else None
+        return list(map(and_, flat[1::2], self.masks)) if flat[0::2] == self.heads else None
+
+    def steady(self) -> list[int] | None:
+        """As `as_before`, without the counters of traffic and what is hot, which change all the time."""
+        values = self.as_before()
+        return None if values is None else values[self._restless :]
 
     def learn(self) -> None:
         """Remember of what types the values are, if all are numbers without a sign and none failed."""
         heads = self._layout.unpack_from(self.call.buffer)[0::2]
         masks = [_MASKS.get(head) for head in heads]
         if None not in masks:
-            self._heads, self._masks = heads, tuple(mask or 0 for mask in masks)
+            self.heads, self.masks = heads, tuple(mask or 0 for mask in masks)
 
 
 def _value(kind: int, raw: int) -> int:
@@ -244,7 +285,7 @@ def _value(kind: int, raw: int) -> int:
 
 _LONG_LONG = pynvml.NVML_VALUE_TYPE_UNSIGNED_LONG_LONG
 _MASKS = {
-    struct.pack("=Ii", kind, pynvml.NVML_SUCCESS): mask
+    int.from_bytes(struct.pack("=Ii", kind, pynvml.NVML_SUCCESS), sys.byteorder): mask
     for kind, mask in {
         pynvml.NVML_VALUE_TYPE_UNSIGNED_SHORT: 0xFFFF,
         pynvml.NVML_VALUE_TYPE_UNSIGNED_INT: 0xFFFF_FFFF,

@@ -8,11 +8,13 @@ those without counters of throttling the share of the time in which it was so.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 from agent.gpu.nvml_batch import Batch
 from agent.gpu.nvml_plain import glance_questions
 from agent.gpu.nvml_rings import Spread
+from agent.gpu.nvml_words import HELD_DOWN, HELD_DOWN_BITS
 from agent.gpu.sieve import PERCENT, Sieve
 
 KEPT_MOST = 1000
@@ -24,18 +26,18 @@ class Glances:
 
     def __init__(self, index: int, library: ctypes.CDLL, handle: Any) -> None:
         self._batch = Batch(index, glance_questions(library, handle))
-        self._seen: list[list[int | None]] = []
+        self.seen: list[list[int | None]] = []
 
     def look(self, monotonic: float) -> None:
         """See once; raises as `Batch.ask`."""
-        if len(self._seen) < KEPT_MOST:
-            self._seen.append(list(self._batch.ask(monotonic)))
+        if len(self.seen) < KEPT_MOST:
+            self.seen.append(list(self._batch.ask(monotonic)))
 
     def take(self, power_mw: int | None, busy: int | None, reasons: int | None) -> list[list[int | None]]:
         """All that was seen, with what the reading itself says as the last; empty where nobody looks."""
-        if not self._seen:
-            return self._seen
-        seen, self._seen = [*self._seen, [power_mw, busy, reasons]], []
+        if not self.seen:
+            return self.seen
+        seen, self.seen = [*self.seen, [power_mw, busy, reasons]], []
         return seen
 
 
@@ -52,7 +54,25 @@ def fold(spreads: dict[str, Spread], seen: list[list[int | None]], most_mw: floa
     return spreads
 
 
-def held_down_percent(seen: list[list[int | None]], bits: int) -> float | None:
+def throttled_percent(
+    power_ns: int | None,
+    heat_ns: int | None,
+    power_rate: int | None,
+    heat_rate: int | None,
+    throttle: tuple[str, ...] | None,
+    seen: Sequence[Sequence[int | None]] = (),
+) -> float | None:
+    """See `GpuReading.throttled_percent`; where power and heat do it at the same time, the longer counts."""
+    if power_rate == 0 == heat_rate:
+        return 0.0
+    if power_rate is not None or heat_rate is not None:
+        return min(round(max(power_rate or 0, heat_rate or 0) / 1e7, 1), 100.0)
+    if throttle is None or power_ns is not None or heat_ns is not None:
+        return None
+    return held_down_percent(seen, HELD_DOWN_BITS) if seen else 100.0 if HELD_DOWN.intersection(throttle) else 0.0
+
+
+def held_down_percent(seen: Sequence[Sequence[int | None]], bits: int) -> float | None:
     """Share of the looks at which one of `bits` held the clocks down; `None` where that is not told."""
     known = [reasons for _, _, reasons in seen if reasons is not None]
     return round(100 * sum(bool(each & bits) for each in known) / len(known), 1) if known else None

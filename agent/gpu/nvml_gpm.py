@@ -24,6 +24,9 @@ LEAST_S = 0.1
 
 _SUPPORT = struct.Struct("4xI")  # nvmlGpmSupport_t: whether; not version
 _HEAD = struct.Struct("IIPP")  # nvmlGpmMetricsGet_t: version, number of metrics, the two samples
+SAMPLES = struct.Struct("PP")
+SAMPLES_AT = 8
+"""Where the two samples are in it."""
 _METRIC = struct.Struct("IId24x")  # nvmlGpmMetric_t: number, return code, value; not names
 _METRICS = (
     pynvml.NVML_GPM_METRIC_SM_UTIL,
@@ -34,13 +37,14 @@ _METRICS = (
 
 _MOST = len(_METRICS) * PERCENT
 """All together; a sum with no number in it is not below it, whatever `min` and `max` made of that."""
-_RESULTS = struct.Struct("=" + len(_METRICS) * "4xId24x")  # the same without the number
+RESULTS = f"{_HEAD.size}x" + len(_METRICS) * "4xId24x"  # the whole, of each metric without the number
+_RESULTS = struct.Struct("=" + RESULTS)
 
 GPM_NAMES = ("sm_active_percent", "sm_occupancy_percent", "tensor_active_percent", "dram_active_percent")
 """What a reading calls them."""
 Shares = tuple[float | None, float | None, float | None, float | None]
 """SMs active, warps on them, tensor cores, memory bandwidth, in percent."""
-_NOTHING: Shares = (None, None, None, None)
+NO_SHARES: Shares = (None, None, None, None)
 
 
 class GpmCall(Asked):
@@ -69,17 +73,33 @@ class GpmCall(Asked):
             DriverGoneError: the driver cannot.
         """
         if monotonic < self._quiet_until or (not self._turns and not self._begin(monotonic)):
-            return _NOTHING
+            return NO_SHARES
         if self._at is not None and monotonic - self._at < LEAST_S:
-            return _NOTHING
-        turn, other = self._turns
-        self._turns = [other, turn]
+            return NO_SHARES
+        turn = self._turns[0]
+        self._turns.reverse()
         before, self._at = self._at, None
         if (code := turn.take()) and not self.judge(code, monotonic):
-            return _NOTHING
+            return NO_SHARES
         self.error = None
         self._at = monotonic
-        return _NOTHING if before is None else self._compared(turn, monotonic, sieve)
+        return NO_SHARES if before is None else self._compared(turn, monotonic, sieve)
+
+    def is_ready(self, monotonic: float) -> bool:
+        """Whether a sample was taken that the next one can be compared with."""
+        return bool(self._turns) and monotonic >= self._quiet_until and self._at is not None
+
+    def pair(self) -> tuple[int, int]:
+        """The sample that is taken next, and the one before."""
+        turn = self._turns[0]
+        return turn.sample, turn.older
+
+    def resume(self, taken: int, monotonic: float) -> None:
+        """Others took so many samples meanwhile, in turn; the last one at that time."""
+        if taken % 2:
+            self._turns.reverse()
+        self._at = monotonic
+        self.error = None
 
     def _begin(self, monotonic: float) -> bool:
         """Find out whether the board can, and make room."""
@@ -97,8 +117,8 @@ class GpmCall(Asked):
 
     def _compared(self, turn: _Turn, monotonic: float, sieve: Sieve) -> Shares:
         if (code := turn.compare()) and not self.judge(code, monotonic):
-            return _NOTHING
-        codes = _RESULTS.unpack_from(turn.buffer, _HEAD.size)
+            return NO_SHARES
+        codes = _RESULTS.unpack_from(turn.buffer)
         sm, occupancy, tensor, dram = values = codes[1::2]
         # To one place; `round` writes the number as text and reads that, which takes ten times as long.
         if not any(codes[0::2]) and min(values) >= 0 and max(values) <= PERCENT and sum(values) <= _MOST:
@@ -115,6 +135,16 @@ class GpmCall(Asked):
         return sm, occupancy, tensor, dram
 
 
+def compare_buffer() -> Any:
+    """What `nvmlGpmMetricsGet` is asked with, but for the two samples."""
+    # Of the whole structure's length: no driver writes beyond it, whatever it clears.
+    buffer = ctypes.create_string_buffer(ctypes.sizeof(pynvml.c_nvmlGpmMetricsGet_t))
+    _HEAD.pack_into(buffer, 0, pynvml.NVML_GPM_METRICS_GET_VERSION, len(_METRICS), 0, 0)
+    for place, number in enumerate(_METRICS):
+        _METRIC.pack_into(buffer, _HEAD.size + place * _METRIC.size, number, 0, 0.0)
+    return buffer
+
+
 class _Turn:
     """A sample, and the prepared question what happened between another one and it."""
 
@@ -126,10 +156,7 @@ class _Turn:
         older: ctypes.c_void_p,
     ) -> None:
         self.take: Callable[[], int] = partial(take, sample)
-        # Of the whole structure's length: no driver writes beyond it, whatever it clears.
-        self.buffer = ctypes.create_string_buffer(ctypes.sizeof(pynvml.c_nvmlGpmMetricsGet_t))
-        version = pynvml.NVML_GPM_METRICS_GET_VERSION
-        _HEAD.pack_into(self.buffer, 0, version, len(_METRICS), older.value, sample.value)
-        for place, number in enumerate(_METRICS):
-            _METRIC.pack_into(self.buffer, _HEAD.size + place * _METRIC.size, number, 0, 0.0)
+        self.sample, self.older = sample.value or 0, older.value or 0
+        self.buffer = compare_buffer()
+        SAMPLES.pack_into(self.buffer, SAMPLES_AT, self.older, self.sample)
         self.compare: Callable[[], int] = partial(compare, self.buffer)

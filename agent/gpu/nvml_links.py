@@ -64,6 +64,8 @@ class LinkSurvey:
         self._count = count
         self._queue: SimpleQueue[tuple[int, Facts, Any]] = SimpleQueue()
         self._grades: dict[str, dict[str, int]] = {}
+        self.changes = 0
+        """Goes up with each way that is found."""
         self._thread = threading.Thread(target=self._run, name="gpu-links", daemon=True)
         self._thread.start()
 
@@ -101,6 +103,7 @@ class LinkSurvey:
         for this, that in ((one, other), (other, one)):
             uuid = this.facts.uuid
             self._grades[uuid] = {**self._grades.get(uuid, _NONE), that.facts.uuid: int(grade)}
+        self.changes += 1
 
 
 _NONE: dict[str, int] = {}

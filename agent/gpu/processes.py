@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from agent.api.types import GpuProcess
-from agent.gpu.frames import Stamped
+from agent.gpu.frames import Renewal, Stamped
 
 CHECK_S = 5.0
 """How often known names are proved; processes that come and go are looked up at once."""
@@ -52,14 +52,21 @@ class ProcessNames:
         self._done.set()
         self._asked: frozenset[int] = frozenset()
         self._asked_at = 0.0
+        self._lists: list[tuple[GpuProcess, ...]] = []
+        """Of the last call."""
         self._made: dict[int, tuple[tuple[GpuProcess, ...], dict[int, _Process], tuple[GpuProcess, ...]]] = {}
         """By the identity of what it was made of, which is kept beside it."""
 
-    def look(self, gpus: tuple[Stamped, ...], monotonic: float) -> None:
+    def look(self, gpus: tuple[Stamped | Renewal, ...], monotonic: float) -> None:
         """Have the processes looked up that are on the GPUs now, where that is due. Never blocks."""
-        pids = frozenset([process.pid for gpu in gpus for process in gpu.reading.processes])
+        lists = [gpu.processes if isinstance(gpu, Renewal) else gpu.reading.processes for gpu in gpus]
+        if lists == self._lists and monotonic < self._asked_at + CHECK_S:
+            return
+        pids = frozenset([process.pid for processes in lists for process in processes])
         if pids != self._asked or (pids and monotonic >= self._asked_at + CHECK_S):
             self._ask(pids, monotonic)
+        if pids == self._asked:
+            self._lists = lists
 
     def name(self, processes: tuple[GpuProcess, ...]) -> tuple[GpuProcess, ...]:
         """The same with users and commands, as of the last look-up."""

@@ -16,12 +16,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from agent.api.types import GpuReading, GpuState
-from agent.gpu.base import DriverGoneError, GpuLostError, GpuReader
+from agent.gpu.base import DriverGoneError, GpuLostError, GpuReader, Sweep
 from agent.gpu.bell import Bell
 from agent.gpu.board import Answer, Board
-from agent.gpu.frames import Stamped
+from agent.gpu.frames import Renewal, Stamped
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,17 @@ STEP_S = 0.05
 
 _Good = tuple[int, GpuReading, tuple[GpuReading, ...]]
 """A GPU that was read, and its MIG instances; `Answer` is made only of what is not usual."""
+
+
+class _Ready(NamedTuple):
+    """A GPU of which it is enough to hear what is new."""
+
+    gpu: int
+
+
+_Answer = _Good | Answer | DriverGoneError
+_ALL = -1
+"""In place of a GPU: all that are ready."""
 
 
 def deadline_s(period_s: float) -> float:
@@ -52,7 +64,7 @@ class Rounds:
         count: int,
         *,
         period_s: float,
-        send: Callable[[tuple[Stamped, ...]], None],
+        send: Callable[[tuple[Stamped | Renewal, ...]], None],
         fast_s: float = math.inf,
     ) -> None:
         """`fast_s`: how often a GPU is glanced at between two reads, see `GpuReader.glance`."""
@@ -70,6 +82,17 @@ class Rounds:
         self._asking_since: float | None = None
         """When the leader asked the GPU that has not answered yet."""
         self._due: deque[int] = deque()
+        self._in_full: set[int] = set()
+        """GPUs of which it is not enough in this round to hear what is new."""
+        self._ready: list[int] = []
+        """Those of which it is enough; they are asked last, all together."""
+        self._sweep: Sweep | None = None
+        """While they are."""
+        self._sweep_at = 0.0
+        self._left_with: dict[threading.Thread, int] = {}
+        """Threads that are stuck in one, and the GPU that they are stuck with."""
+        self._swept: int | None = None
+        """Which of them was being asked when the main thread looked last."""
         self._under_way = False
         """A round was begun and is not over."""
         self._begin = time.monotonic()
@@ -93,12 +116,28 @@ class Rounds:
                     raise self._failed
                 now = time.monotonic()
                 if self._asking_since is not None and now - self._asking_since >= self._step_s:
-                    self._hand_on(now)
+                    self._look_after(now)
                 if self._judge(now):
                     self._send(self._board.gpus())
                 self._wind(now)
 
     # --- with the lock held -------------------------------------------------------------------------------------------
+
+    def _look_after(self, now: float) -> None:
+        """The leader has asked for long: another takes over, unless it is with another GPU than it was."""
+        if self._sweep is not None:
+            asking = self._sweep.asking()
+            if asking is None or asking != self._swept:
+                self._swept, self._asking_since = asking, now
+                return
+            self._sweep.abandon()
+            self._board.ask(asking, self._sweep_at)
+            if self._leader is not None:
+                self._left_with[self._leader] = asking
+            self._due.extend(index for index in self._sweep.indexes if index != asking)
+            self._in_full.update(self._due)
+            self._sweep = None
+        self._hand_on(now)
 
     def _hand_on(self, now: float) -> None:
         """Another thread leads; the one that did so far stays with its GPU."""
@@ -123,8 +162,10 @@ class Rounds:
             begun = now if self._under_way else max(now, min(self._begin, now + self._fast_s))
         self._bell.set(min(begun + self._step_s, self._board.next_deadline() or math.inf))
 
-    def _put(self, answer: _Good | Answer | DriverGoneError) -> None:
+    def _put(self, answer: _Answer) -> None:
         if isinstance(answer, tuple):
+            if self._board.was_read(*answer):
+                return
             index, reading, instances = answer
             answer = Answer(index=index, reading=reading, instances=instances)
         if isinstance(answer, DriverGoneError):
@@ -134,7 +175,31 @@ class Rounds:
             what = answer.reason or "it answers again"
             log.warning("gpu=%d %s -> %s: %s", answer.index, before, after, what, exc_info=answer.error)
 
+    def _start_sweep(self) -> bool:
+        """Make ready to ask all that are ready; whether there are any."""
+        ready, self._ready = self._ready, []
+        if not ready:
+            return False
+        self._sweep_at = self._asking_since = time.monotonic()
+        self._sweep = self._reader.sweep(ready, time.time(), self._sweep_at)
+        self._swept = None
+        left = ready if self._sweep is None else [index for index in ready if index not in self._sweep.indexes]
+        self._due.extend(left)
+        self._in_full.update(left)
+        return self._sweep is not None
+
+    def _end_sweep(self, sweep: Sweep) -> None:
+        """Take what came of it; what is not clear is read in full."""
+        self._sweep = None
+        renewals = sweep.fold()
+        for index, renewal in zip(sweep.indexes, renewals or (), strict=False):
+            self._board.was_read(index, renewal, ())
+        if renewals is None:
+            self._due.extend(sweep.indexes)
+            self._in_full.update(sweep.indexes)
+
     def _end_round(self) -> None:
+        self._in_full.clear()
         self._asking_since = None
         self._under_way = False
         now = time.monotonic()
@@ -176,29 +241,50 @@ class Rounds:
         with self._lock:
             if self._leader is me and not self._under_way:
                 self._under_way = True
-                self._due.extend(self._board.idle())
+                idle, ill = self._board.idle(), self._board.ill()
+                well = [index for index in idle if index not in ill] if ill else idle
+                self._ready = ready = self._reader.ready(well, time.monotonic())
+                if len(ready) < len(idle):
+                    self._due.extend(index for index in idle if index not in ready)
+                    self._in_full.update(ill)
             return self._leader is me
 
     def _read_due(self, me: threading.Thread) -> bool:
         """Read what is due and send it; whether still in the lead."""
-        answer: _Good | Answer | DriverGoneError | None = None
+        answer: _Answer | _Ready | Sweep | None = None
         while (index := self._next(me, answer)) is not None:
-            answer = _read(self._reader, index)
+            if index != _ALL:
+                answer = _read(self._reader, index, in_full=self._leader is not me or index in self._in_full)
+            elif (sweep := self._sweep) is not None:
+                sweep.ask()
+                answer = sweep
         return self._leader is me
 
-    def _next(self, me: threading.Thread, answer: _Good | Answer | DriverGoneError | None) -> int | None:
+    def _next(self, me: threading.Thread, answer: _Answer | _Ready | Sweep | None) -> int | None:
         """Take what a GPU answered, and say which is asked now; `None` at the end of the round, or of the lead."""
         with self._lock:
-            if answer is not None and not (isinstance(answer, tuple) and self._board.was_read(*answer)):
+            leads = self._leader is me
+            if isinstance(answer, _Ready):
+                self._board.glanced(answer.gpu)
+                if leads:
+                    self._ready = [*self._ready, answer.gpu]
+            elif isinstance(answer, (tuple, Answer, DriverGoneError)):
                 self._put(answer)
-            if self._leader is not me:
+            elif answer is not None:
+                if not leads:  # its GPU came back: that one is read, and then told
+                    return self._left_with.pop(me, None)
+                self._end_sweep(answer)
+            if not leads:
                 # Left behind with that GPU: it is told at once where the others have been told of already.
                 if answer is not None and self._leader is not None and not self._under_way:
                     self._send(self._board.gpus())
                 return None
             if not self._due:
-                self._end_round()
-                return None
+                if self._start_sweep():
+                    return _ALL
+                if not self._due:
+                    self._end_round()
+                    return None
             index = self._due.popleft()
             self._asking_since = time.monotonic()
             self._board.ask(index, self._asking_since)
@@ -222,10 +308,12 @@ class Rounds:
             return True
 
 
-def _read(reader: GpuReader, index: int) -> _Good | Answer | DriverGoneError:
+def _read(reader: GpuReader, index: int, *, in_full: bool) -> _Answer | _Ready:
     """One GPU's answer, whatever becomes of it: the rim of the reader threads."""
     try:
         now, monotonic = time.time(), time.monotonic()
+        if not in_full and reader.check(index, monotonic):
+            return _Ready(index)
         reading = reader.read(index, now, monotonic)
         return index, reading, reader.instances(index, now, monotonic)
     except DriverGoneError as error:

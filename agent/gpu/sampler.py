@@ -114,6 +114,7 @@ class Sampler:
         task, self._task = self._task, None
         if self._telling is not None:
             self._telling.cancel()
+            self._tell_held()
         if task is None:
             return
         task.cancel()
@@ -151,7 +152,9 @@ class Sampler:
     def hold(self, uuids: Iterable[str]) -> None:
         """Say which GPUs running jobs hold; simulated ones become busy."""
         self._held = Hold(uuids=tuple(sorted(uuids)))
-        if self._telling is None:
+        if self._task is None:
+            self._tell_held()  # the next child begins with it
+        elif self._telling is None:
             self._telling = asyncio.get_running_loop().call_later(_HELD_GATHER_S, self._tell_held)
 
     def _tell_held(self) -> None:

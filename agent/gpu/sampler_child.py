@@ -29,7 +29,7 @@ import msgspec
 from agent.api.decode import decode, decoder
 from agent.api.types import GpuSource
 from agent.gpu.base import DriverGoneError, GpuReader, Inventory, NoGpusError
-from agent.gpu.frames import EXIT_FRESH, ChildSpec, Frame, FrameWriter, GpuEvent, Hold, Stamped
+from agent.gpu.frames import EXIT_FRESH, ChildSpec, Frame, FrameWriter, GpuEvent, Hold, Renewal, Stamped
 from agent.gpu.processes import ProcessNames
 from agent.gpu.rounds import Rounds, deadline_s
 from agent.gpu.simulated import SimulatedReader
@@ -137,7 +137,7 @@ class Sampling:
         names = ProcessNames()
         writer = FrameWriter(self._reader.source, inventory.driver_version, names.name)
 
-        def send(gpus: tuple[Stamped, ...]) -> None:
+        def send(gpus: tuple[Stamped | Renewal, ...]) -> None:
             names.look(gpus, time.monotonic())
             _write(writer.write(gpus, self._events()))
             if not self._settled:

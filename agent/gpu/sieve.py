@@ -95,6 +95,10 @@ class Rates:
                 sieve.dropped += 1
         return rates
 
+    def remember(self, counts: Sequence[int | None], monotonic: float) -> None:
+        """What came last."""
+        self._counts, self._at = counts, monotonic
+
 
 class Counter:
     """One counter that may leap: a rise of more a second than can be is left out and counted."""
@@ -106,8 +110,16 @@ class Counter:
     def of(self, count: int | None, monotonic: float, most_per_s: float, sieve: Sieve) -> int | None:
         """The count itself, but `None` where it leapt. One that fell began anew."""
         before, passed = self._count, monotonic - self._at
-        self._count, self._at = count, monotonic
+        self.remember(count, monotonic)
         if count is None or before is None or passed <= 0 or count - before <= most_per_s * passed:
             return count
         sieve.dropped += 1
         return None
+
+    def last(self) -> tuple[int | None, float]:
+        """The last count, and when it was."""
+        return self._count, self._at
+
+    def remember(self, count: int | None, monotonic: float) -> None:
+        """What came last."""
+        self._count, self._at = count, monotonic

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.api.errors import StokerError
@@ -74,6 +74,17 @@ class SimulatedReader:
         if fault is Fault.LOST:
             raise GpuLostError(f"simulated GPU {index} is lost; lift it with: stoker-agent simulate gpu {index} ok")
         return gpu.read(now, monotonic, held=self._held, fault=fault)
+
+    def ready(self, indexes: Sequence[int], monotonic: float) -> list[int]:
+        """See `GpuReader`; these are always read."""
+        return []
+
+    def check(self, index: int, monotonic: float) -> bool:
+        """See `GpuReader`."""
+        return False
+
+    def sweep(self, indexes: Sequence[int], now: float, monotonic: float) -> None:
+        """See `GpuReader`."""
 
     def glance(self, index: int, monotonic: float) -> None:
         """See `GpuReader`; simulated GPUs tell of their peaks anyway."""

@@ -71,15 +71,15 @@ def _acts(device: Device, index: int) -> dict[str, _Act]:
     found["nvmlDeviceGetFieldValues, those of each second"] = lambda: device._fields.often(later)
     found["nvmlDeviceGetFieldValues, all"] = lambda: device._fields.all(later)
     for name, ring in (
-        ("power", device._power_ring),
-        ("load", device._load_ring),
-        ("memory load", device._memory_ring),
+        ("power", device._rings[0]),
+        ("load", device._rings[1]),
+        ("memory load", device._rings[2]),
     ):
         found[f"nvmlDeviceGetSamples, {name}"] = lambda ring=ring: ring.get(later, sieve, 1e9)  # type: ignore[misc]
     found["nvmlGpmSampleGet and nvmlGpmMetricsGet"] = _gpm(device, sieve)
-    found["nvmlDeviceGetComputeRunningProcesses"] = lambda: device._processes._compute.get(later)
+    found["nvmlDeviceGetComputeRunningProcesses"] = lambda: device._processes.compute.get(later)
     found["nvmlDeviceGetGraphicsRunningProcesses"] = lambda: device._processes._graphics.get(later)
-    found["nvmlDeviceGetProcessUtilization"] = lambda: device._processes._use._tell(time.time(), later, sieve)
+    found["nvmlDeviceGetProcessUtilization"] = lambda: device._processes.use._tell(time.time(), later, sieve)
     for name, call in device._seldom.items():
         found[f"every 10 s: {name}"] = lambda call=call: call.number(later)  # type: ignore[misc]
     found["every 10 s: nvmlDeviceGetMigMode"] = lambda: device._mig_mode.number(later)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import statistics
 import tempfile
 import time
@@ -50,13 +51,20 @@ def rows() -> list[Row]:
 
 def _read_ms(reader: GpuReader) -> list[float]:
     """CPU ms of one sample of all GPUs, one figure a batch."""
-    inventory = reader.open()
+    every, clock = [*range(reader.open().count)], itertools.count()
 
     def batch() -> float:
         begun = time.process_time()
-        for number in range(SAMPLES_A_BATCH):
-            for index in range(inventory.count):
-                reader.read(index, float(number), float(number))
+        for now in map(float, itertools.islice(clock, SAMPLES_A_BATCH)):
+            ready = [*reader.ready(every, now)]
+            ready += [index for index in every if index not in ready and reader.check(index, now)]
+            sweep = reader.sweep(ready, now, now) if ready else None
+            swept = [] if sweep is None else sweep.indexes
+            if sweep is not None:
+                sweep.ask()
+                assert sweep.fold() is not None
+            for index in (index for index in every if index not in swept):
+                reader.read(index, now, now)
         return (time.process_time() - begun) * 1000 / SAMPLES_A_BATCH
 
     batch()  # the first finds out what is supported

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -11,6 +12,7 @@ import pytest
 
 from agent.api.types import GpuState
 from agent.gpu import nvml_events
+from agent.gpu.base import GpuLostError
 from agent.gpu.frames import EventKind, GpuEvent
 from agent.gpu.nvml import NvmlReader
 from agent.gpu.simulated import SIMULATED_XID, inject
@@ -122,3 +124,25 @@ def test_what_was_told_before_anybody_listened_is_not_lost(tmp_path: Path) -> No
             ]
 
     asyncio.run(scenario())
+
+
+def test_a_gpu_that_was_lost_is_listened_to_anew_as_soon_as_it_is_read(nvml: NvmlStandIn) -> None:
+    """Not after the wait on the old event set, or the pause after its failure."""
+    nvml.write("gpus 1")
+    heard: SimpleQueue[GpuEvent] = SimpleQueue()
+    reader = NvmlReader(str(nvml.library))
+    reader.open()
+    reader.listen(heard.put)
+    reader.read(0, 1.0, 1.0)
+    nvml.write("gpus 1", "fail * gpu=0 code=15")
+    with pytest.raises(GpuLostError):
+        reader.read(0, 2.0, 2.0)
+    nvml.write("gpus 1")
+    reader.read(0, 3.0, 3.0)
+    number, until = 0, time.monotonic() + nvml_events.AGAIN_S / 2
+    while heard.empty():  # what was before the set is not told
+        assert time.monotonic() < until, "nobody listens"
+        number += 1
+        nvml.write("gpus 1", event(number, 0))
+        time.sleep(0.05)
+    assert told(heard.get()) == ("xid", uuid(0), 79, None)

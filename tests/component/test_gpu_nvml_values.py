@@ -434,6 +434,17 @@ def test_a_value_is_unsupported_failed_or_there(nvml: NvmlStandIn) -> None:
     assert reader.read(0, NOW, 12.0).failed == ("limits.pcie_width_max",)  # asked again in an hour
 
 
+def test_a_field_that_is_told_again_is_no_longer_failed(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml)
+    reader.read(0, NOW, 0.0)
+    reader.read(0, NOW, 1.0)
+    nvml.write(field(82, 0, code=999))
+    assert reader.read(0, NOW, 2.0).failed == ("memory_temperature_c",)
+    nvml.write()
+    assert reader.read(0, NOW, 3.0).failed == ()
+    assert not reader._devices[0]._fields.failed
+
+
 # --- general performance monitoring -----------------------------------------------------------------------------------
 
 

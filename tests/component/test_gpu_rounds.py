@@ -7,14 +7,14 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
 
 from agent.api.types import GpuReading, GpuSource, GpuState
 from agent.gpu.base import DriverGoneError, GpuLostError, Inventory
-from agent.gpu.frames import GpuEvent, Stamped
+from agent.gpu.frames import GpuEvent, Renewal, Stamped
 from agent.gpu.rounds import Rounds
 
 
@@ -40,6 +40,15 @@ class Scripted:
         self.acts.get(index, lambda: None)()
         return GpuReading(index=index, uuid=f"GPU-{index}", name="x", sampled_at=now)
 
+    def ready(self, indexes: Sequence[int], monotonic: float) -> list[int]:
+        return []
+
+    def check(self, index: int, monotonic: float) -> bool:
+        return False
+
+    def sweep(self, indexes: Sequence[int], now: float, monotonic: float) -> None:
+        return None
+
     def glance(self, index: int, monotonic: float) -> None:
         self.glances.append(index)
         self.acts.get(-1 - index, lambda: None)()
@@ -61,10 +70,10 @@ def running(reader: Scripted, count: int, period_s: float, fast_s: float = math.
     frames: Frames = queue.Queue()
     ended = threading.Event()
 
-    def send(gpus: tuple[Stamped, ...]) -> None:
+    def send(gpus: tuple[Stamped | Renewal, ...]) -> None:
         if ended.is_set():
             raise StopError
-        frames.put(gpus)
+        frames.put(tuple(each.stamped() if isinstance(each, Renewal) else each for each in gpus))
 
     def run() -> None:
         with pytest.raises(StopError):

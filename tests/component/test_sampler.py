@@ -54,6 +54,21 @@ def test_held_gpus_become_busy_and_still_are_in_the_next_child(tmp_path: Path) -
     asyncio.run(scenario())
 
 
+def test_what_jobs_hold_is_told_after_a_stop_in_the_middle_of_telling(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with sampling(FAST, tmp_path) as sampler:
+            view = await view_when(sampler, lambda view: len(view.gpus) == 8)
+            sampler.hold([gpu(view, 5)[0].uuid])
+            await sampler.stop()
+            sampler.hold([gpu(view, 6)[0].uuid])
+            await sampler.start()
+            await view_when(sampler, lambda view: (gpu(view, 6)[0].utilization_percent or 0) > 0)
+            sampler.hold([gpu(view, 7)[0].uuid])
+            await view_when(sampler, lambda view: (gpu(view, 7)[0].utilization_percent or 0) > 0)
+
+    asyncio.run(scenario())
+
+
 def test_faults_of_the_simulated_source_are_states_of_the_view(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with sampling(FAST, tmp_path) as sampler:

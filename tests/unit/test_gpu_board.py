@@ -7,11 +7,22 @@ from hypothesis import strategies as st
 
 from agent.api.types import GpuReading, GpuState
 from agent.gpu.board import Answer, Board
+from agent.gpu.frames import FRESH_NAMES, Renewal, Stamped
 from agent.gpu.rounds import deadline_s
 
 
 def reading(index: int = 0, power_mw: int = 100) -> GpuReading:
     return GpuReading(index=index, uuid=f"GPU-{index}", name="x", sampled_at=1000.0, power_mw=power_mw)
+
+
+def shown(b: Board) -> tuple[Stamped, ...]:
+    return tuple(each.stamped() if isinstance(each, Renewal) else each for each in b.gpus())
+
+
+def renewal(base: GpuReading, at: float, power_mw: int) -> Renewal:
+    """As a sweep makes it: all that a reading brings, of which only the power is new."""
+    values = {name: getattr(base, name) for name in FRESH_NAMES} | {"power_mw": power_mw}
+    return Renewal(base, (), (base.index, at, None, *values.values()))
 
 
 def board(count: int = 1) -> Board:
@@ -22,8 +33,8 @@ def test_a_reading_is_stamped_with_the_moment_it_was_asked_for_not_answered() ->
     b = board()
     b.ask(0, 10.0)
     b.answer(Answer(index=0, reading=reading()), 1000.0)
-    assert b.gpus()[0].at == 10.0
-    assert b.gpus()[0].reading == reading()
+    assert shown(b)[0].at == 10.0
+    assert shown(b)[0].reading == reading()
 
 
 def test_a_gpu_under_way_is_not_asked_again() -> None:
@@ -42,7 +53,7 @@ def test_past_its_deadline_a_gpu_is_hung_with_its_last_values_and_their_moment()
     assert b.judge(12.4, 1002.4) == []
     assert b.next_deadline() == 12.5
     assert b.judge(12.5, 1002.5) == [0]
-    gpu = b.gpus()[0]
+    gpu = shown(b)[0]
     assert (gpu.reading.state, gpu.reading.state_since, gpu.reading.power_mw, gpu.at) == (
         GpuState.HUNG,
         1002,
@@ -59,7 +70,7 @@ def test_a_hung_gpu_that_answers_is_ok_again() -> None:
     b.ask(0, 10.0)
     b.judge(12.0, 1002.0)
     b.answer(Answer(index=0, reading=reading()), 1003.0)
-    gpu = b.gpus()[0].reading
+    gpu = shown(b)[0].reading
     assert (gpu.state, gpu.state_since, gpu.reason) == (GpuState.OK, None, None)
 
 
@@ -70,7 +81,7 @@ def test_a_lost_gpu_keeps_its_values_and_the_moment_it_was_lost() -> None:
     for second in (1, 2):
         b.ask(0, 10.0 + second)
         b.answer(Answer(index=0, reading=None, state=GpuState.LOST, reason="gone"), 1000.0 + second)
-    gpu = b.gpus()[0]
+    gpu = shown(b)[0]
     assert (gpu.reading.state, gpu.reading.state_since, gpu.reading.reason) == (GpuState.LOST, 1001, "gone")
     assert (gpu.reading.power_mw, gpu.at) == (777, 10.0)
 
@@ -79,7 +90,7 @@ def test_a_gpu_never_read_says_so_and_has_no_values() -> None:
     b = board(2)
     b.ask(1, 10.0)
     b.judge(20.0, 1010.0)
-    gpu = b.gpus()[1]
+    gpu = shown(b)[1]
     assert gpu.at is None
     assert gpu.reading.uuid == "unknown:1"
     assert gpu.reading.state is GpuState.HUNG
@@ -91,14 +102,14 @@ def test_mig_instances_are_as_ill_as_their_gpu_and_keep_their_values() -> None:
     b.ask(0, 10.0)
     parts = (reading(100, power_mw=5), reading(101))
     b.answer(Answer(index=0, reading=reading(), instances=parts), 1000.0)
-    assert [each.reading.index for each in b.gpus()] == [0, 1, 100, 101]
-    assert {each.at for each in b.gpus() if each.reading.index != 1} == {10.0}
+    assert [each.reading.index for each in shown(b)] == [0, 1, 100, 101]
+    assert {each.at for each in shown(b) if each.reading.index != 1} == {10.0}
     b.ask(0, 11.0)
     b.judge(13.0, 1003.0)
-    part = b.gpus()[2]
+    part = shown(b)[2]
     assert (part.reading.state, part.reading.state_since, part.reading.power_mw, part.at) == ("hung", 1003, 5, 10.0)
     b.answer(Answer(index=0, reading=reading(), instances=parts[1:]), 1004.0)
-    assert [(each.reading.index, each.reading.state) for each in b.gpus()[2:]] == [(101, "ok")]
+    assert [(each.reading.index, each.reading.state) for each in shown(b)[2:]] == [(101, "ok")]
 
 
 @given(st.floats(0.05, 60))
@@ -118,7 +129,7 @@ def test_no_history_makes_an_old_value_look_new(steps: list[tuple[int, str, floa
     now = 100.0
     for index, what, passed in steps:
         now += passed
-        before = b.gpus()[index].at
+        before = shown(b)[index].at
         if what == "ask" and index in b.idle():
             b.ask(index, now)
             asked[index] = now
@@ -128,6 +139,19 @@ def test_no_history_makes_an_old_value_look_new(steps: list[tuple[int, str, floa
             good = what == "ok"
             state = GpuState.OK if good else GpuState.LOST
             b.answer(Answer(index=index, reading=reading(index) if good else None, state=state), now)
-        after = b.gpus()[index].at
+        after = shown(b)[index].at
         assert after in (before, asked.get(index))
         assert before is None or (after is not None and after >= before)
+
+
+def test_a_gpu_that_hangs_keeps_what_was_new_last() -> None:
+    b, base = board(), reading(power_mw=100)
+    b.ask(0, 10.0)
+    b.answer(Answer(index=0, reading=base), 1000.0)
+    assert b.was_read(0, renewal(base, 11.0, 777), ())
+    b.ask(0, 12.0)
+    assert b.judge(13.5, 1003.5) == [0]
+    (gpu,) = shown(b)
+    assert (gpu.reading.state, gpu.reading.power_mw, gpu.at) == (GpuState.HUNG, 777, 11.0)
+    assert b.ill() == {0}
+    assert not b.was_read(0, renewal(base, 14.0, 888), ())

@@ -1,0 +1,392 @@
+"""GPUs that are read in brief, all together: what a second brings while all is as it was and as it should be. A part
+of the door to `pynvml`.
+
+A value of eight GPUs is one tuple, and one comparison says of all of them that it can be; GPU by GPU the same costs
+the interpreter five times as much. Whatever is out of the ordinary (a call that fails, a value that cannot be, a
+counter that fell, another driver's types) ends the herd before anything of that round was remembered: its GPUs are read
+in full, where each is told what its values are worth, and those that are well are a herd again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import le, sub
+from typing import Any
+
+import pynvml
+
+from agent.api.types import GpuProcess
+from agent.gpu import sieve
+from agent.gpu.frames import Renewal
+from agent.gpu.nvml_brief import SECOND_S, Brief, Second
+from agent.gpu.nvml_fields import OFTEN
+from agent.gpu.nvml_glance import throttled_percent
+from agent.gpu.nvml_gpm import NO_SHARES
+from agent.gpu.nvml_plain import PLAIN_VALUES
+from agent.gpu.nvml_processes import WINDOW_US
+from agent.gpu.nvml_rings import SAMPLE, SILENT_S, SPREAD_NAMES, Spread, news_of, spread_of
+from agent.gpu.nvml_sweep import Asked, Sweep
+from agent.gpu.nvml_words import throttle_of
+
+_Values = Sequence[Any]
+"""One value of each GPU."""
+_COUNTS = 5
+"""Of each GPU in `Sweep.counts`."""
+_GPM_VALUES = 2 * len(NO_SHARES)
+_HAIR = 1
+"""By which a share may be over 100, see `Sieve.share`."""
+_QUIET = (0, pynvml.NVML_ERROR_NOT_FOUND)
+"""What rings and use may answer, which have no news at times."""
+_NO_NEWS: dict[str, Spread] = {}
+_ALL_BITS = 2**64 - 1
+
+
+@dataclass(slots=True, kw_only=True)
+class _Seconds:
+    """What was read at one moment of what is read once a second, of each GPU."""
+
+    at: float
+    memory_celsius: _Values
+    counts: Sequence[_Values]
+    rates: Sequence[_Values]
+    shares: Sequence[_Values]
+    processes: Sequence[tuple[GpuProcess, ...]]
+
+
+def alike(briefs: Sequence[Brief]) -> list[Brief]:
+    """Those that can be in one herd with the first."""
+    kind = briefs[0].kind
+    for brief in briefs:
+        if brief.kind == kind:
+            brief.kind = kind  # from now on found to be the same at once
+    return [brief for brief in briefs if brief.kind is kind]
+
+
+class Herd:
+    """Some GPUs that are alike, from the moment they are well until one is not."""
+
+    def __init__(
+        self, library: ctypes.CDLL, briefs: list[Brief], units: Sequence[int], most_per_s: Sequence[float]
+    ) -> None:
+        """`units` and `most_per_s` are those of the counters, see `Rates`."""
+        self._units, self._most_per_s = units, most_per_s
+        self._members, count = briefs, len(briefs)
+        self.indexes = [brief.index for brief in briefs]
+        self._nothing: _Values = (None,) * count
+        self._zeros: _Values = (0,) * count
+        bases = [brief.base for brief in briefs if brief.base is not None]
+        seconds = [brief.second for brief in briefs if brief.second is not None]
+        kind = briefs[0].kind
+        assert kind is not None and len(bases) == len(seconds) == count, "those that are ready have learnt"
+        self._kind, self._bases = kind, bases
+        self._totals = tuple([base.memory_total_bytes for base in bases])
+        self._reserved = tuple([base.memory_reserved_bytes for base in bases])
+        self._most_mw = [brief.most_mw for brief in briefs]
+        self._coding = ([base.encoder_percent for base in bases], [base.decoder_percent for base in bases])
+        self._heads = [(head,) * count for head in kind.fields.heads]
+        last = [brief.parts.energy.last() for brief in briefs]
+        self._energy: _Values = [energy for energy, _ in last]
+        self._energy_at = max(at for _, at in last)
+        columns = [
+            self._nothing if set(column) == {None} else column
+            for column in zip(*(each.fields for each in seconds), strict=True)
+        ]
+        self._seconds = _Seconds(
+            at=max(each.at for each in seconds),
+            memory_celsius=columns[0],
+            counts=columns[1:],
+            rates=list(zip(*(each.rates for each in seconds), strict=True)),
+            shares=list(zip(*(each.shares for each in seconds), strict=True)),
+            processes=[each.processes for each in seconds],
+        )
+        rings = list(zip(*(brief.parts.rings for brief in briefs), strict=True))
+        self._since = [[each.since for each in ring] for ring in rings]
+        self._heard_at = [[each.heard_at for each in ring] for ring in rings]
+        """Of each ring, GPU by GPU."""
+        self.ready_until = 0.0
+        """Till then its GPUs are ready without a look at each; set by who looks."""
+        self._taken = 0
+        """GPM's samples, each GPU's."""
+        self._whole = False
+        """What is asked now is what is read once a second."""
+        self._now = self._at = 0.0
+        gpus = [Asked(handle=brief.handle, samples=brief.parts.gpm.pair() if kind.gpm else (0, 0)) for brief in briefs]
+        self._sweep = Sweep(library, kind, gpus)
+        for brief in briefs:
+            brief.herd = self
+
+    def is_of(self, briefs: list[Brief]) -> bool:
+        """Whether these are its GPUs, and it is still one."""
+        return bool(briefs) and briefs == self._members
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it was not dissolved."""
+        return bool(self._members)
+
+    def start(self, now: float, monotonic: float) -> bool:
+        """Make ready to ask; whether that can be."""
+        passed = monotonic - self._seconds.at
+        if passed <= 0:
+            return False
+        self._now, self._at, self._whole = now, monotonic, passed >= SECOND_S
+        if self._whole:
+            use_since = max(0, int(now * 1e6) - WINDOW_US)
+            since = [each for rings in zip(*self._since, strict=True) for each in (*rings, use_since)]
+            self._sweep.start(turn=self._taken % 2, since=since)
+        else:
+            self._sweep.start(turn=None)
+        return True
+
+    def ask(self) -> None:
+        """Make the calls. May block for ever."""
+        self._sweep.ask()
+
+    def asking(self) -> int | None:
+        """The GPU that is being asked, as any thread may see; `None` once all were."""
+        place = self._sweep.asking()
+        return None if place is None else self.indexes[place]
+
+    def abandon(self) -> None:
+        """No GPU is asked after the one that is, and the herd is no more: by another thread than the one that asks."""
+        self._sweep.abandon()
+        self.dissolve()
+
+    def fold(self) -> list[Renewal] | None:
+        """What is new about each; `None` if one of them is not as it should be, and all are to be read in full."""
+        found = self._look() if self._sweep.is_whole and self._members else None
+        if found is None:
+            self.dissolve()
+        return found
+
+    def dissolve(self) -> None:
+        """Each GPU gets back what is its own."""
+        members, self._members = self._members, []
+        seconds = self._seconds
+        own = zip(
+            members,
+            zip(seconds.memory_celsius, *seconds.counts, strict=True),
+            zip(*seconds.rates, strict=True),
+            zip(*seconds.shares, strict=True),
+            seconds.processes,
+            strict=False,  # of no members once it was
+        )
+        for place, (brief, fields, rates, shares, processes) in enumerate(own):
+            parts, brief.herd = brief.parts, None
+            parts.rates.remember(fields[1:], seconds.at)
+            parts.energy.remember(self._energy[place], self._energy_at)
+            for ring, since, heard_at in zip(parts.rings, self._since, self._heard_at, strict=True):
+                ring.resume(since[place], heard_at[place])
+            if self._kind.gpm:
+                parts.gpm.resume(self._taken, seconds.at)
+            brief.second = Second(
+                at=seconds.at, fields=fields, rates=rates, spreads={}, shares=shares, processes=processes
+            )
+
+    def _look(self) -> list[Renewal] | None:
+        if any(self._sweep.codes) and not self._is_quiet():
+            return None
+        flat, width = self._sweep.answers(), self._sweep.width
+        columns = [flat[place::width] for place in range(width)]
+        if not self._can_be(columns):
+            return None
+        spreads: Sequence[dict[str, Spread]] = [_NO_NEWS] * len(self._members)
+        if self._whole:
+            counts = self._sweep.counts()
+            rings = self._rings(counts)
+            seconds = self._read_seconds(columns, counts)
+            if seconds is None or rings is None:
+                return None
+            self._seconds, (spreads, self._since, self._heard_at) = seconds, rings
+            self._taken += 1
+        self._energy, self._energy_at = columns[4], self._at
+        rows = zip(*self._told(columns, spreads), strict=True)
+        return list(map(Renewal, self._bases, self._seconds.processes, rows))
+
+    def _is_quiet(self) -> bool:
+        """Whether only those calls failed that have no news at times."""
+        return all(
+            code == 0 or (code in _QUIET and place in self._sweep.may_be_quiet)
+            for codes in self._sweep.codes_of_each()
+            for place, code in enumerate(codes)
+        )
+
+    def _can_be(self, columns: Sequence[_Values]) -> bool:
+        """Whether the plain values can be, and those that seldom change did not."""
+        total, reserved, _, used, energy, _, busy, memory_busy, power, celsius, sm, memory = columns[:PLAIN_VALUES]
+        passed = self._at - self._energy_at
+        return (
+            total == self._totals
+            and reserved == self._reserved
+            and max(busy) <= sieve.PERCENT
+            and max(memory_busy) <= sieve.PERCENT
+            and max(celsius) <= sieve.TEMPERATURE_C
+            and max(sm) <= sieve.CLOCK_MHZ
+            and max(memory) <= sieve.CLOCK_MHZ
+            and all(map(le, used, total))
+            and all(map(le, power, self._most_mw))
+            # As `Counter`: none leapt.
+            and all(map(le, map(sub, energy, self._energy), [most * passed for most in self._most_mw]))
+        )
+
+    def _read_seconds(self, columns: Sequence[_Values], counts: Sequence[int]) -> _Seconds | None:
+        found = self._fields(columns)
+        if found is None:
+            return None
+        rates, shares = self._rates(found[1:]), self._shares()
+        if rates is None or shares is None:
+            return None
+        celsius, *counters = found
+        if celsius is not self._nothing:
+            if max(celsius) > sieve.TEMPERATURE_C:
+                return None
+            if 0 in celsius:  # no sensor
+                celsius = [each or None for each in celsius]
+        return _Seconds(
+            at=self._at,
+            memory_celsius=celsius,
+            counts=counters,
+            rates=rates,
+            shares=shares,
+            processes=self._processes(counts),
+        )
+
+    def _processes(self, counts: Sequence[int]) -> list[tuple[GpuProcess, ...]]:
+        sweep, found = self._sweep, []
+        codes = [each[-1] for each in sweep.codes_of_each()] if self._kind.use and self._taken % 2 else None
+        for place, brief in enumerate(self._members):
+            listed, used = counts[_COUNTS * place + 3 : _COUNTS * (place + 1)]
+            uses = None if codes is None else sweep.uses(place, 0 if codes[place] else used)
+            found.append(
+                brief.parts.processes.put(
+                    sweep.processes(place, listed) if self._kind.processes else b"", uses, self._at, brief.parts.sieve
+                )
+            )
+        return found
+
+    def _rings(self, counts: Sequence[int]) -> Any:
+        """Of each GPU what is new in the driver's rings; of each ring up to which sample, and when there was news.
+        `None` if one is not as it should be.
+        """
+        spreads: list[dict[str, Spread]] = [{} for _ in self._members]
+        sinces, heard = [], []
+        for ring, room in enumerate(self._kind.rooms):
+            since, heard_at = self._since[ring], self._heard_at[ring]
+            if room:
+                newest = self._ring(ring, room, counts[ring::_COUNTS], spreads)
+                if newest is None:
+                    return None
+                heard_at = [
+                    self._at if then != now else at for then, now, at in zip(since, newest, heard_at, strict=True)
+                ]
+                if self._at - min(heard_at) > SILENT_S:
+                    return None
+                since = newest
+            sinces.append(since)
+            heard.append(heard_at)
+        return spreads, sinces, heard
+
+    def _ring(self, ring: int, room: int, tolds: Sequence[int], spreads: list[dict[str, Spread]]) -> list[int] | None:
+        """Put what is new in one ring of each GPU to its spreads; the newest samples, `None` if a clock went back."""
+        buffer, name, newest = self._sweep.samples[ring], SPREAD_NAMES[ring], []
+        for place, (told, since) in enumerate(zip(tolds, self._since[ring], strict=True)):
+            values, last = news_of(told, room, buffer, since or None, place * room * SAMPLE)
+            newest.append(last := last or 0)
+            if last < since:
+                return None
+            if values:
+                brief = self._members[place]
+                if spread := spread_of(values, brief.parts.sieve, sieve.PERCENT if ring else brief.most_mw):
+                    spreads[place][name] = spread
+        return newest
+
+    def _fields(self, columns: Sequence[_Values]) -> list[_Values] | None:
+        """A column for each of `OFTEN`; `None` if one did not come as it uses to."""
+        usual = self._kind.fields
+        end = PLAIN_VALUES + 2 * len(usual.asked)
+        if columns[PLAIN_VALUES:end:2] != self._heads:
+            return None
+        found = [
+            values if mask == _ALL_BITS else [value & mask for value in values]
+            for values, mask in zip(columns[PLAIN_VALUES + 1 : end : 2], usual.masks, strict=True)
+        ]
+        if len(found) == len(OFTEN):
+            return found
+        told = dict(zip((number for number, _ in usual.asked), found, strict=True))
+        return [told.get(number, self._nothing) for number in OFTEN]
+
+    def _rates(self, counts: Sequence[_Values]) -> list[_Values] | None:
+        """As `Rates`; `None` if a counter fell or leapt."""
+        before, passed = self._seconds.counts, self._at - self._seconds.at
+        rates: list[_Values] = []
+        for now, then, unit, most in zip(counts, before, self._units, self._most_per_s, strict=True):
+            if now is self._nothing:
+                rates.append(now)
+            elif now == then:
+                rates.append(self._zeros)
+            elif None in then:
+                return None
+            else:
+                a_second = unit / passed
+                risen = [int(rise * a_second + 0.5) for rise in map(sub, now, then)]
+                if min(risen) < 0 or max(risen) > most:
+                    return None
+                rates.append(risen)
+        return rates
+
+    def _shares(self) -> list[_Values] | None:
+        """GPM's, as `Sieve.share`; `None` if one failed or is none."""
+        if not self._kind.gpm:
+            return [self._nothing] * len(NO_SHARES)
+        found: list[_Values] = []
+        flat = self._sweep.compared(self._taken % 2)
+        for place in range(0, _GPM_VALUES, 2):
+            codes, values = flat[place::_GPM_VALUES], flat[place + 1 :: _GPM_VALUES]
+            most = max(values)
+            # What is no number at all is in the sum.
+            if any(codes) or not (
+                min(values) >= 0
+                and most < sieve.PERCENT + _HAIR
+                and sum(values) < len(values) * (sieve.PERCENT + _HAIR)
+            ):
+                return None
+            shares = [int(10 * value + 0.5) / 10 for value in values]
+            found.append(shares if most <= sieve.PERCENT else [min(share, 100.0) for share in shares])
+        return found
+
+    def _told(self, columns: Sequence[_Values], spreads: Sequence[dict[str, Spread]]) -> Sequence[_Values]:
+        """As `Fresh`, a column for each."""
+        _, _, free, used, energy, reasons, busy, memory_busy, power, celsius, sm, memory = columns[:PLAIN_VALUES]
+        seconds, count = self._seconds, len(self._members)
+        throttle = list(map(throttle_of, reasons))
+        *moved, power_rate, heat_rate = seconds.rates
+        if power_rate is self._zeros and heat_rate is self._zeros:
+            throttled: _Values = self._zeros
+        else:
+            *_, power_ns, heat_ns = seconds.counts
+            throttled = list(map(throttled_percent, power_ns, heat_ns, power_rate, heat_rate, throttle))
+        return (
+            self.indexes,
+            [self._at] * count,
+            self._nothing,
+            [self._now] * count,
+            used,
+            free,
+            busy,
+            power,
+            celsius,
+            seconds.memory_celsius,
+            sm,
+            memory,
+            memory_busy,
+            *self._coding,
+            throttle,
+            throttled,
+            *moved,
+            *seconds.shares,
+            spreads,
+            energy,
+            [brief.parts.sieve.dropped for brief in self._members],
+        )
