@@ -23,6 +23,7 @@ from licensing.errors import StoreError
 from licensing.store_seats import Forked as Forked
 from licensing.store_seats import Grant as Grant
 from licensing.store_seats import SeatRows
+from licensing.tables import bring_up_to_date
 
 _high_water = msgspec.json.Decoder(HighWater)
 
@@ -103,7 +104,7 @@ class Ledger(SeatRows):
             check = self._conn.execute("PRAGMA quick_check(1)").fetchone()[0]
             if check != "ok":
                 raise sqlite3.DatabaseError(check)
-            _bring_up_to_date(self._conn)
+            bring_up_to_date(self._conn)
         except sqlite3.Error as error:
             self.close()
             raise StoreError(self._explain(error)) from error
@@ -367,18 +368,6 @@ class Ledger(SeatRows):
             "from the backup, or without one move it away; start the hub, and then: stoker-license activate FILE, or "
             "for a licence that answered a request: stoker-license export-request --want activate"
         )
-
-
-def _bring_up_to_date(conn: sqlite3.Connection) -> None:
-    """Imported here: the commands have this module too, and are spared the database tools: 300 ms of their start."""
-    from sqlite_utils import Database
-
-    from licensing.hardware_schema import migrations as hardware_migrations
-    from licensing.store_schema import migrations
-    from licensing.usage_schema import migrations as usage_migrations
-
-    for each in (migrations, usage_migrations, hardware_migrations):
-        each.apply(Database(conn))
 
 
 _LICENCE = "SELECT id, rev, text, activated_at, doubted, report_by FROM licence"
