@@ -488,6 +488,7 @@ def test_a_ledger_of_before_gets_its_tables(tmp_path: Path) -> None:
     for table in ("enrolled", "doubt", "drift"):
         hub.site._ledger.run(f"DROP TABLE hardware_{table}")
     hub.site._ledger.run("DELETE FROM _sqlite_migrations WHERE migration_set = 'hardware'")
+    hub.site._ledger.run("PRAGMA user_version = 0")
     hub.site.close()
     ledger = Ledger(tmp_path / "state/licence.db")
     ledger.open()

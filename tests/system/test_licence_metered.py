@@ -237,7 +237,9 @@ def test_pay_per_use_from_the_jobs_to_the_receipt_and_back(trade: Trade) -> None
         trade.clock.ahead(5 * HOUR)
         wait_until(lambda: counted_ms(agent) >= 36_000_000, "ten GPU-hours are counted")
         counted = counted_ms(agent)
-        wait_until(lambda: counted_ms(agent) > counted, "and more: no end is believed before the last heartbeat but one")
+        wait_until(
+            lambda: counted_ms(agent) > counted, "and more: no end is believed before the last heartbeat but one"
+        )
         gate.write_text("\n")
         assert wait_final(hub, long.id).state is JobState.COMPLETED
         first_due = hub.licence().report_by
