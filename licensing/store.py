@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from licensing.errors import StoreError
 from licensing.store_seats import Forked as Forked
 from licensing.store_seats import Grant as Grant
 from licensing.store_seats import SeatRows
+from licensing.tables import bring_up_to_date
 
 _high_water = msgspec.json.Decoder(HighWater)
 
@@ -105,7 +105,7 @@ class Ledger(SeatRows):
             check = self._conn.execute("PRAGMA quick_check(1)").fetchone()[0]
             if check != "ok":
                 raise sqlite3.DatabaseError(check)
-            _bring_up_to_date(self._conn)
+            bring_up_to_date(self._conn)
         except sqlite3.Error as error:
             self.close()
             raise StoreError(self._explain(error)) from error
@@ -386,40 +386,6 @@ class Ledger(SeatRows):
             "from the backup, or without one move it away; start the hub, and then: stoker-license activate FILE, or "
             "for a licence that answered a request: stoker-license export-request --want activate"
         )
-
-
-SCHEMA = 9
-"""Migrations there are. A file that has them all says so in its header, and is opened without the database tools."""
-
-
-def _bring_up_to_date(conn: sqlite3.Connection) -> None:
-    """The database tools are imported here: with NumPy they are 300 ms of a command's start and 11 MB of a daemon."""
-    if conn.execute("PRAGMA user_version").fetchone()[0] >= SCHEMA:
-        return
-    with _without_numpy():
-        from sqlite_utils import Database
-
-        from licensing.hardware_schema import migrations as hardware_migrations
-        from licensing.store_schema import migrations
-        from licensing.usage_schema import migrations as usage_migrations
-
-    for each in (migrations, usage_migrations, hardware_migrations):
-        each.apply(Database(conn))
-    with suppress(sqlite3.Error):  # a disk that is full keeps no hub from starting whose tables are all there
-        conn.execute(f"PRAGMA user_version = {SCHEMA}")
-
-
-@contextmanager
-def _without_numpy() -> Iterator[None]:
-    """sqlite-utils loads NumPy, where it is installed, only to know its number types."""
-    hidden = "numpy" not in sys.modules
-    if hidden:
-        sys.modules["numpy"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if hidden:
-            del sys.modules["numpy"]
 
 
 _ADD_AUDIT = "INSERT INTO audit (n, at, event, subject, detail, prev, hash) VALUES (?, ?, ?, ?, ?, ?, ?)"

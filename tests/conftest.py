@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from functools import cache
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SharedFix
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts into the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that are tested would ignore it as well
     if os.environ.get("STOKER_FORBID_SKIPS") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(SkipWatch(), "stoker-skip-watch")
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlite_utils import Database, Migrations
-
 from licensing.errors import StoreError
+from licensing.tables import without_numpy
+
+with without_numpy():
+    from sqlite_utils import Database, Migrations
 
 _migrations = Migrations("desk")
 

@@ -91,9 +91,10 @@ def test_where_no_stoker_can_be_nothing_is_waited_for(tmp_path: Path) -> None:
         UnixTransport(tmp_path / "no" / "folder" / "a.sock").open(1)
     assert not isinstance(caught.value, AwayError)
     env = {**os.environ, "STOKER_SOCKET": str(tmp_path / "no" / "a.sock")}
-    code = "import sys; from tui.__main__ import main; sys.exit(main(['jobs']))"
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, "may be restarting" in done.stderr) == (1, False)
+    for words in (["jobs"], ["gpus", "--follow", "--csv"]):
+        code = f"import sys; from tui.__main__ import main; sys.exit(main({words!r}))"
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
 
 
 @pytest.mark.parametrize("left", ["socket", "folder"])

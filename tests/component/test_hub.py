@@ -82,7 +82,7 @@ class TestCluster:
         try:
             began = time.monotonic()
             wait_until(lambda: cluster.link("n1").link is LinkState.STALE)
-            assert 1.5 < time.monotonic() - began < 6
+            assert 1.5 < time.monotonic() - began < 15
             ages = [cluster.link("n2").age_s for _ in range(20)]
             assert max(ages) < 2.5
             assert cluster.link("n2").link is LinkState.UP

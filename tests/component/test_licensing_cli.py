@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.api.errors import ConnectError
 from agent.gate import HubLicence, as_licence_errors
 from agent.hub.metrics import of_licence
 from licensing import cli, roots
 from licensing.keys import public_hex
+from tests.fakes.nohub import NoHub
 from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
 
 
@@ -60,34 +60,6 @@ class LocalHub:
 
     def metrics(self, config: Path | None = None) -> str:
         return of_licence(self.state.status(self.now))
-
-
-class NoHub:
-    """Nothing answers; the vendor's verbs must not even ask."""
-
-    def licence(self, config: Path | None = None) -> dict[str, Any]:
-        with as_licence_errors():
-            raise ConnectError("no hub answers at /run/stoker/hub.sock; start it: systemctl start stoker-hub")
-
-    def activate(self, text: str, config: Path | None = None) -> dict[str, Any]:
-        return self.licence()
-
-    def state_dir(self, config: Path | None = None) -> Path:
-        raise AssertionError("nobody's ledger is looked for")
-
-    def request(self, want: str, config: Path | None = None) -> dict[str, Any]:
-        return self.licence()
-
-    def release(self, to: str | None, config: Path | None = None) -> dict[str, Any]:
-        return self.licence()
-
-    def order(
-        self, verb: str, subject: str, *, days: int = 0, force: bool = False, config: Path | None = None
-    ) -> dict[str, Any]:
-        return self.licence()
-
-    def metrics(self, config: Path | None = None) -> str:
-        return str(self.licence())
 
 
 def plain(licence: Any) -> dict[str, Any]:

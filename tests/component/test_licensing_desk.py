@@ -1,4 +1,4 @@
-"""The vendor's desk by its own verbs, against real sites: keys, terms, answers, moves, revocations, usage."""
+"""The vendor's desk by its own verbs, against real sites: keys, terms, answers, looking things up."""
 
 from __future__ import annotations
 
@@ -8,114 +8,26 @@ import json
 import re
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from licensing import armour, cli, keys, plans, roots, usage_check, verify
-from licensing.armour import Label
-from licensing.document import Licence, sign
-from licensing.errors import KeyFileError, LicenceError
+from licensing import keys, plans, verify
+from licensing.document import sign
+from licensing.errors import KeyFileError
 from licensing.exchange import Request, Want
 from licensing.hardware import Reader
-from licensing.site import Site
 from licensing.stage import Stage
 from licensing.vendor import end_of_day
 from licensing.vendor.sign import load_signer
-from tests.component.test_licensing_cli import NoHub
 from tests.fakes import papers
+from tests.fakes.desk import Place, Vendor
+from tests.fakes.desk import clock as clock
+from tests.fakes.desk import places as places
+from tests.fakes.desk import vendor as vendor
 from tests.fakes.head import HEAD
-from tests.fakes.papers import USAGE
-from tests.fakes.vendor import DAY, NOW, SITE, Boot, changed
-
-SITE_KEY = keys.public_hex(SITE)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The time at the desk; tests move it."""
-    now = [NOW]
-    monkeypatch.setattr("licensing.cli.time.time", lambda: now[0])
-    return now
-
-
-class Vendor:
-    """A desk in a folder, used by its command line."""
-
-    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self._capsys, self._made = folder, capsys, 0
-        self.err = ""
-        self.run("keys", "root", "--name", "ACME", "-o", folder)
-        self.run(
-            "keys", "issuer", "--name", "issuer", "--root-key", self.root, "--delegate", "--perpetual", "-o", folder
-        )
-        self.roots = roots.parse((folder / "ACME-roots.json").read_bytes(), "test")
-
-    @property
-    def root(self) -> Path:
-        return self.folder / "ACME-root-current.key"
-
-    def run(self, *words: object, code: int = 0, desk: bool = False) -> str:
-        """One verb; gives what it printed."""
-        argv = ["vendor", *map(str, words), *(["--desk", str(self.folder)] if desk else [])]
-        assert cli.main(argv, NoHub()) == code, self._capsys.readouterr().err
-        out, self.err = self._capsys.readouterr()
-        return out
-
-    def file(self, *words: object, code: int = 0) -> Path:
-        """One verb of the desk that writes a file."""
-        self._made += 1
-        path = self.folder / f"out-{self._made}"
-        self.run(*words, "-o", path, code=code, desk=True)
-        return path
-
-    def voucher(self, *words: object, id_: str = "lic-1", plan: str = "yearly") -> Path:
-        return self.file(
-            "issue", "--voucher", "--customer", "X", "--plan", plan, "--seats", 8, "--days", 365, "--id", id_, *words
-        )
-
-    def licence(self, path: Path) -> Licence:
-        return verify.licence_file(path.read_text(), self.roots).licence
-
-
-@pytest.fixture
-def vendor(tmp_path: Path, clock: list[int], capsys: pytest.CaptureFixture[str]) -> Vendor:
-    return Vendor(tmp_path, capsys)
-
-
-class Place:
-    """A buyer's site, and its requests as files."""
-
-    def __init__(self, folder: Path, trusted: roots.Roots) -> None:
-        folder.mkdir()
-        self.folder, self.boot = folder, Boot()
-        self.site = Site(folder / "hub", "test", trusted, self.boot, built_at=NOW)
-        self.site.open()
-        self.site.see(Reader(HEAD.build(folder / "machine")).read(), NOW)
-
-    def request(self, want: Want, name: str = "request", now: int = NOW) -> Path:
-        path = self.folder / name
-        path.write_text(self.site.request(want, now).file)
-        return path
-
-    def release(self, now: int = NOW, to: Path | None = None) -> Path:
-        path = self.folder / "release"
-        path.write_text(self.site.release(now, to.read_text() if to else None).file)
-        return path
-
-    def install(self, path: Path, now: int = NOW) -> Stage:
-        return self.site.activate(path.read_text(), now).standing.stage
-
-
-@pytest.fixture
-def places(tmp_path: Path, vendor: Vendor) -> Iterator[list[Place]]:
-    made = [Place(tmp_path / f"place-{number}", vendor.roots) for number in range(4)]
-    yield made
-    for place in made:
-        place.site.close()
-
+from tests.fakes.vendor import DAY, NOW, SITE, changed
 
 # --- limits of nodes and admins ---
 
@@ -418,164 +330,6 @@ def test_the_vendors_desk_refuses_every_bad_file_and_notes_nothing(vendor: Vendo
     assert vendor.run("list", desk=True) == before
 
 
-# --- moves ---
-
-
-def test_a_licence_moves_with_its_tombstone_twice_a_year(vendor: Vendor, places: list[Place], clock: list[int]) -> None:
-    places[0].install(vendor.voucher())
-    places[0].install(vendor.file("activate", places[0].request(Want.ACTIVATE)))
-    for old, new in ((places[0], places[1]), (places[1], places[2])):
-        moved = vendor.file("transfer", old.release(to=new.request(Want.TRANSFER)))
-        assert new.install(moved) is Stage.ACTIVE
-        assert old.site.report(NOW).standing.code == "LIC-409"
-    assert vendor.licence(moved).generation == 2
-    third = places[2].release(to=places[3].request(Want.TRANSFER))
-    vendor.file("transfer", third, code=7)
-    assert "moved 2 times in the last 365 days" in vendor.err
-    clock[0] += 366 * DAY
-    assert vendor.licence(vendor.file("transfer", third)).generation == 3
-
-
-def test_one_move_more_is_the_vendors_to_grant(vendor: Vendor, places: list[Place]) -> None:
-    places[0].install(vendor.voucher())
-    places[0].install(vendor.file("activate", places[0].request(Want.ACTIVATE)))
-    for old, new in ((places[0], places[1]), (places[1], places[2])):
-        new.install(vendor.file("transfer", old.release(to=new.request(Want.TRANSFER))))
-    release, request = places[2].release(), places[3].request(Want.TRANSFER)
-    vendor.file("transfer", release, code=64)
-    assert "--request FILE" in vendor.err
-    moved = vendor.file("transfer", release, "--request", request, "--beyond", "board burnt")
-    assert places[3].install(moved) is Stage.ACTIVE
-    assert vendor.file("transfer", release, "--request", request).read_text() == moved.read_text()
-
-
-def test_an_old_tombstone_moves_nothing(vendor: Vendor, places: list[Place]) -> None:
-    places[0].install(vendor.voucher())
-    places[0].install(vendor.file("activate", places[0].request(Want.ACTIVATE)))
-    old = places[0].release()
-    places[1].install(vendor.file("transfer", old, "--request", places[1].request(Want.TRANSFER)))
-    vendor.file("transfer", old, "--request", places[2].request(Want.TRANSFER), code=7)
-    assert "gives back generation 0" in vendor.err
-
-
-# --- revocation ---
-
-
-def test_a_revoked_licence_and_the_list_in_every_later_file(vendor: Vendor, places: list[Place]) -> None:
-    bad, good = vendor.voucher(id_="lic-bad"), None
-    places[0].install(bad)
-    assert "vendor crl -o FILE" in vendor.run("revoke", "lic-bad", "--reason", "unpaid", desk=True)
-    vendor.file("renew", "lic-bad", "--days", 400, code=5)
-    assert "was revoked" in vendor.err
-    first = vendor.file("crl")
-    assert vendor.file("crl").read_text() == first.read_text(), "nothing new, nothing numbered"
-    good = vendor.voucher(id_="lic-good")
-    assert good.read_text().count("BEGIN STOKER CRL") == 1
-    places[1].install(good)
-    with pytest.raises(LicenceError, match="unpaid"):
-        places[1].site.activate(bad.read_text(), NOW)
-    assert places[0].install(first) is Stage.RESTRICTED
-
-
-def test_a_stolen_issuer_key_is_revoked_by_a_root_with_what_it_truly_signed(
-    vendor: Vendor, places: list[Place], tmp_path: Path
-) -> None:
-    places[0].install(vendor.voucher(id_="lic-true"))
-    signing = ["--issuer-key", tmp_path / "issuer.key", "--issuer-cert", tmp_path / "issuer.cert"]
-    forged = tmp_path / "forged"
-    vendor.run("issue", "--voucher", "--customer", "Thief", "--plan", "yearly", "--seats", 8, "--days", 9,
-               "--id", "lic-forged", *signing, "-o", forged)  # fmt: skip
-    places[1].install(forged)
-    key = keys.public_hex(keys.load(tmp_path / "issuer.key"))
-    assert "crl --root-key FILE" in vendor.run("revoke", key, "--reason", "stolen", desk=True)
-    stolen = vendor.file("crl", "--root-key", vendor.root)
-    assert "0 licences, 1 keys" in vendor.run("crl", "--root-key", vendor.root, "-o", tmp_path / "c", desk=True)
-    assert places[0].install(stolen) is Stage.ACTIVE
-    assert places[1].install(stolen) is Stage.RESTRICTED
-    told = vendor.run("inspect", stolen, "--roots", tmp_path / "ACME-roots.json")
-    assert f"key {key}" in told
-    assert "still good: lic-true" in told
-
-
-# --- usage ---
-
-
-def second(**fields: object) -> Any:
-    """A report that continues `USAGE`."""
-    first = usage_check.digest(usage_check.read(papers.usage()))
-    terms: dict[str, object] = {
-        "id": "use-2",
-        "number": 2,
-        "prev": first,
-        "begins": USAGE.ends,
-        "ends": USAGE.ends + 30 * DAY,
-        "iat": USAGE.ends + 31 * DAY,
-        "totals": (changed(USAGE.totals[0], day="2027-02-20"),),
-        "gpu_ms": 3_600_000,
-        "cumulative_gpu_ms": 9_000_000,
-    }
-    return changed(USAGE, **{**terms, **fields})
-
-
-@pytest.fixture
-def billed(vendor: Vendor, clock: list[int], tmp_path: Path) -> Vendor:
-    """A desk whose licence `lic-test` is bound to the site that signs the reports."""
-    vendor.file("issue", "--site", SITE_KEY, "--customer", "X", "--plan", "pay-per-use", "--seats", 8, "--days", 365,
-                "--id", "lic-test")  # fmt: skip
-    clock[0] = NOW + 70 * DAY
-    (tmp_path / "u1").write_text(papers.usage())
-    (tmp_path / "u2").write_text(papers.usage(second()))
-    return vendor
-
-
-def test_reports_that_hold_are_accepted_and_acknowledged(billed: Vendor, tmp_path: Path) -> None:
-    told = billed.run("verify-usage", tmp_path / "u1", tmp_path / "u2", desk=True)
-    assert told.count("GPU-hours") == 2
-    assert "wrong" not in told
-    path = billed.file("receipt", tmp_path / "u1")
-    receipt = verify.receipt_chain(armour.unwrap(Label.RECEIPT, path.read_text()), billed.roots).receipt
-    assert (receipt.site, receipt.number, receipt.report_by) == (SITE_KEY, 1, USAGE.ends + 65 * DAY)
-    assert billed.file("receipt", tmp_path / "u1").read_text() == path.read_text()
-    billed.file("receipt", tmp_path / "u2")
-
-
-@pytest.mark.parametrize(
-    ("fields", "code", "words"),
-    [
-        ({"prev": "ab" * 32}, 7, "does not continue the report number 1"),
-        ({"begins": USAGE.ends + 5}, 5, "and the one before ended"),
-        ({"cumulative_gpu_ms": 9_000_001}, 5, "another sum over all periods"),
-        ({"iat": USAGE.ends + 10 * DAY}, 5, "before its period ended"),
-        ({"iat": NOW + 80 * DAY}, 5, "and here it is"),
-        ({"totals": (changed(USAGE.totals[0], day="2027-04-01"),)}, 5, "after its last day, 2027-03-16"),
-        (
-            {
-                "totals": (changed(USAGE.totals[0], day="2027-02-20", gpu_ms=10 * DAY * 1000),),
-                "gpu_ms": 10 * DAY * 1000,
-                "cumulative_gpu_ms": 10 * DAY * 1000 + 5_400_000,
-            },
-            5,
-            "more GPU-seconds on 2027-02-20 than 9 GPUs can give",
-        ),
-    ],
-)  # fmt: skip
-def test_a_report_that_does_not_hold_gets_no_receipt(
-    billed: Vendor, tmp_path: Path, fields: dict[str, object], code: int, words: str
-) -> None:
-    billed.file("receipt", tmp_path / "u1")
-    (tmp_path / "bad").write_text(papers.usage(second(**fields)))
-    told = billed.run("verify-usage", tmp_path / "bad", desk=True, code=code)
-    assert words in told
-    billed.file("receipt", tmp_path / "bad", code=code)
-    assert words in billed.err
-
-
-def test_two_reports_with_one_number_are_a_fork(billed: Vendor, tmp_path: Path) -> None:
-    billed.file("receipt", tmp_path / "u1")
-    (tmp_path / "other").write_text(papers.usage(changed(USAGE, id="use-1b", peak=None)))
-    assert "another report number 1" in billed.run("verify-usage", tmp_path / "other", desk=True, code=7)
-
-
 # --- looking things up ---
 
 
@@ -635,11 +389,3 @@ def test_a_word_that_cannot_be_signed_is_refused_by_its_options_name(
     )  # fmt: skip
     assert told in vendor.err
     assert not (vendor.folder / "never").exists()
-
-
-def test_a_report_that_cannot_be_read_is_named_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    damaged = tmp_path / "damaged"
-    damaged.write_text("x")
-    for path in (tmp_path / "missing", damaged):
-        assert cli.main(["usage", "verify", str(path)], NoHub()) == 5
-        assert capsys.readouterr().err.count(str(path)) == 1

@@ -14,8 +14,8 @@ import pytest
 from agent.hub.store import PlacementStore
 from agent.jobs.errors import StoreError
 from licensing import cli, doctor
-from tests.component.test_licensing_cli import NoHub
 from tests.fakes.disk import fill, tmpfs
+from tests.fakes.nohub import NoHub
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
 

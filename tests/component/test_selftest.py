@@ -87,6 +87,9 @@ def test_the_cpu_path_says_that_no_gpu_was_tested(on_the_cpu: tuple[Path, subpro
     assert found["CPU: GEMM fp32"] == found["CPU: memory copy"] == "no verdict"
     assert found["CPU: all-reduce, 2 ranks (gloo)"] == found["CPU: burn-in: results"] == "PASS"
     made = report(folder / "report.json")
+    values = {each["name"]: each["value"] for each in made["checks"] if "value" in each}
+    assert {"GEMM fp32", "GEMM bf16", "memory copy", "all-reduce, 2 ranks (gloo)"} <= set(values)
+    assert all(value > 0 for name, value in values.items() if not name.startswith("burn-in")), values
     assert (made["node"]["name"], made["mode"], made["gpus"]) == ("n1", "quick", [])
     assert made["versions"]["torch"] and made["versions"]["stoker"]
 

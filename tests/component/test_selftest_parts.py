@@ -195,22 +195,6 @@ def _figures(answer: Answer) -> dict[str, int | None]:
 
 
 @TORCH
-def test_another_interpreters_torch_really_computes_on_the_cpu() -> None:
-    answer = Torch(python=Path(sys.executable)).rates(Target(name="CPU"), 0.05)
-    assert answer.problem is None and answer.versions is not None and answer.versions.torch
-    assert set(_figures(answer)) == {"gemm fp32", "gemm bf16", "memory"}
-    assert all(value and value > 0 for value in _figures(answer).values())
-
-
-@TORCH
-def test_two_ranks_really_add_up_over_gloo() -> None:
-    answer = Torch().all_reduce([Target(name="CPU")] * 2, 0.05)
-    (told,) = answer.figures
-    assert (told.ranks, told.wrong, told.backend, answer.problem) == (2, 0, "gloo", None)
-    assert (told.value or 0) > 0
-
-
-@TORCH
 def test_a_burn_in_tells_each_wrong_value() -> None:
     """The real task in one process, with a product that goes wrong once: how a bad cell looks."""
     code = (

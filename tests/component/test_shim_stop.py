@@ -67,7 +67,7 @@ def test_row_13_a_cancel_leaves_no_process_however_they_ran_away(bench: Bench, t
     assert ended.swept >= 9
     assert ended.detail is not None
     assert ended.detail.startswith("asked to stop by alice; SIGTERM was ignored for 0.5 s; SIGKILL ended ")
-    assert time.monotonic() - asked < 0.5 + 5
+    assert time.monotonic() - asked < 0.5 + 30
 
 
 def test_row_13_a_normal_end_leaves_no_process_either(bench: Bench, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_row_14_who_ignores_sigterm_is_killed_after_the_grace_and_the_time_is_to
     asked = time.monotonic()
     stop(attempt)
     ended = finish(attempt)
-    assert 0.7 <= time.monotonic() - asked < 0.7 + 5
+    assert 0.7 <= time.monotonic() - asked < 0.7 + 30
     assert (ended.why, ended.signal) == ("cancel", signal.SIGKILL)
     assert (ended.detail or "").startswith("asked to stop by alice; SIGTERM was ignored for 0.7 s; SIGKILL ended ")
 

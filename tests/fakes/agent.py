@@ -1,6 +1,6 @@
 """A small agent for tests of client and hub: the API of one node, kept in memory, in a process of its own.
 
-`python -m tests.fakes.agent SOCKET TRAITS` answers like an agent whose jobs run for ever; it prints `ready`.
+It answers like an agent whose jobs run for ever; its processes are forked from one that is loaded (`nursery`).
 Job 1 exists from the start. `GET /v1/seen` tells which requests came, with the headers that matter. A script may hold
 `fake: refuse STATUS` (it is not stored) or `fake: drop` (it is, and the connection ends without an answer).
 """
@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +42,7 @@ from agent.api.types import (
 )
 from agent.gpu.frames import UNKNOWN_UUID
 from agent.server.stream import STREAMS, NdjsonStream, Streams
+from tests.fakes import nursery
 from tests.fakes.queue import FakeQueue, answer, refuse
 
 BEAT_S = 0.2
@@ -88,6 +87,13 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     log_bytes: int = 1024
     jobs: tuple[Job, ...] = ()
     """Beside job 1."""
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process of it is told."""
+
+    path: str
+    traits: Traits
 
 
 class FakeAgent:
@@ -233,25 +239,21 @@ class FakeAgent:
 
 
 @contextmanager
-def fake_agent(path: Path, name: str = "n1", gpus: int = 8, **more: Any) -> Iterator[subprocess.Popen[str]]:
-    """A fake agent in a child process, listening on `path` when this returns; `more` are `Traits`."""
-    traits = msgspec.json.encode(Traits(name=name, gpus=gpus, **more)).decode()
-    argv = [sys.executable, "-m", "tests.fakes.agent", str(path)]
-    child = subprocess.Popen(
-        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
-    )
+def fake_agent(path: Path, name: str = "n1", gpus: int = 8, **more: Any) -> Iterator[nursery.Child]:
+    """A fake agent in a process of its own, listening on `path` when this returns; `more` are `Traits`."""
+    order = Order(path=str(path), traits=Traits(name=name, gpus=gpus, **more))
+    child = nursery.born(__name__, msgspec.json.encode(order).decode())
     try:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(traits)
-        child.stdin.close()
-        assert child.stdout.readline() == "ready\n"
         yield child
     finally:
         child.kill()
         child.wait(timeout=10)
-        if child.stdout is not None:
-            child.stdout.close()
+        child.close()
+
+
+def live(order: str, ready: Callable[[], None]) -> None:
+    """A fake agent's whole life."""
+    asyncio.run(_live(msgspec.json.decode(order, type=Order), ready))
 
 
 def _as_described(gpu: Gpu, traits: Traits) -> Gpu:
@@ -259,14 +261,10 @@ def _as_described(gpu: Gpu, traits: Traits) -> Gpu:
     return msgspec.structs.replace(gpu, name=traits.gpu_name, uuid=uuid)
 
 
-async def _main(path: str, traits: Traits) -> None:
-    runner = web.AppRunner(FakeAgent(traits).app(), access_log=None, shutdown_timeout=0.1)
+async def _live(order: Order, ready: Callable[[], None]) -> None:
+    runner = web.AppRunner(FakeAgent(order.traits).app(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    Path(path).unlink(missing_ok=True)
-    await web.UnixSite(runner, path).start()
-    print("ready", flush=True)
+    Path(order.path).unlink(missing_ok=True)
+    await web.UnixSite(runner, order.path).start()
+    ready()
     await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], msgspec.json.decode(sys.stdin.buffer.read(), type=Traits)))

@@ -48,7 +48,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield Cluster(tmp_path, stack)
 
 
-def wait_until(true: Callable[[], _T], timeout_s: float = 20) -> _T:
+def wait_until(true: Callable[[], _T], timeout_s: float = 60) -> _T:
     """Ask until the answer is truthy; there is nothing to await on the far side of an API."""
     deadline = time.monotonic() + timeout_s
     while not (answer := true()):

@@ -30,7 +30,7 @@ async def sampling(
         await sampler.stop()
 
 
-async def view_when(sampler: Sampler, wanted: Callable[[GpuView], bool], timeout_s: float = 20.0) -> GpuView:
+async def view_when(sampler: Sampler, wanted: Callable[[GpuView], bool], timeout_s: float = 60.0) -> GpuView:
     """The first view that is as wanted. Looks at each news and 20 times a second, since ages grow without news."""
     until = time.monotonic() + timeout_s
     while True:

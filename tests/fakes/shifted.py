@@ -18,7 +18,10 @@ def _shift(path, wall=time.time, clock=time.clock_gettime):
 _shift({path!r})
 """
 _AGENT = "import agent.engine.usage; agent.engine.usage.BEAT_S = 0.2\n"
-_HUB = "import agent.hub.metering, agent.hub.seats; agent.hub.metering.FETCH_S = agent.hub.seats.OFFER_S = 0.4\n"
+_HUB = """
+import agent.hub.metering, agent.hub.seats
+agent.hub.metering.Metering.__init__.__kwdefaults__["fetch_s"] = agent.hub.seats.OFFER_S = 0.4
+"""
 
 
 class Shifted:

@@ -67,8 +67,9 @@ class Machine:
 
     def tree(self) -> dict[str, str]:
         """Every file that installing could touch: owner, mode, kind, size, time, target. Of the state only its folders,
-        since the services write there at any time."""
-        files = self.box.run("find", *PLACES, "-printf", "%p %U %G %m %y %s %T@ %l\\n", check=False)
+        since the services write there at any time; of a socket no time, since who listens marks it."""
+        told = ("(", "-type", "s", "-printf", "%p %U %G %m %y\\n", ")", "-o", "-printf", "%p %U %G %m %y %s %T@ %l\\n")
+        files = self.box.run("find", *PLACES, *told, check=False)
         folders = self.box.run("find", "/var/lib/stoker", "-type", "d", "-printf", "%p %U %G %m\\n", check=False)
         return dict(line.split(" ", 1) for line in (files.stdout + folders.stdout).splitlines())
 

@@ -7,6 +7,7 @@ import random
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,7 +138,14 @@ def test_no_python_at_all_says_what_to_install(shell: list[str], checkout: Path)
 
 
 def test_a_failing_package_step_shows_the_end_of_its_log(checkout: Path) -> None:
-    """pip's own words are what helps; a lock file that asks for the impossible makes it speak."""
+    """pip's own words are what helps; a lock file that asks for the impossible makes it speak.
+
+    The environment is there already, as at a second try: making one takes most of ten seconds.
+    """
+    python = checkout / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
     (checkout / "requirements.lock").write_text("stoker-no-such-package==1 --hash=sha256:" + "0" * 64 + "\n")
     (checkout / "requirements-train.lock").write_text("")
     done = _run(["dash"], checkout / "install.sh", "demo", PIP_NO_INDEX="1", HOME=str(checkout))

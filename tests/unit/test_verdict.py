@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,11 @@ def usage_of(*curves: Callable[[int], int], seconds: int = 601, **values: object
     return node.usage()
 
 
+def run(*curves: Callable[[int], int], **values: Any) -> Callable[[], JobUsage]:
+    """The same in its test, and not where all tests are only collected."""
+    return lambda: usage_of(*curves, **values)
+
+
 def steady(percent: int) -> Callable[[int], int]:
     return lambda _: percent
 
@@ -31,34 +37,34 @@ def bursts(work_s: int, wait_s: int) -> Callable[[int], int]:
 
 
 @pytest.mark.parametrize(
-    ("usage", "verdict", "words"),
+    ("made", "verdict", "words"),
     [
-        (usage_of(steady(95)), Verdict.FINE, ["Busy 95 %"]),
-        (usage_of(steady(60)), Verdict.FINE, ["Busy 60 %"]),
-        (usage_of(steady(90), memory_used_bytes=8 * GIB), Verdict.FINE, ["10 %", "larger batch"]),
-        (usage_of(steady(0)), Verdict.IDLE, ["Its GPU did next to nothing", "torch.cuda.is_available()"]),
-        (usage_of(*[steady(3)] * 4), Verdict.IDLE, ["All its 4 GPUs"]),
+        (run(steady(95)), Verdict.FINE, ["Busy 95 %"]),
+        (run(steady(60)), Verdict.FINE, ["Busy 60 %"]),
+        (run(steady(90), memory_used_bytes=8 * GIB), Verdict.FINE, ["10 %", "larger batch"]),
+        (run(steady(0)), Verdict.IDLE, ["Its GPU did next to nothing", "torch.cuda.is_available()"]),
+        (run(*[steady(3)] * 4), Verdict.IDLE, ["All its 4 GPUs"]),
         (
-            usage_of(steady(95), *[steady(0)] * 3),
+            run(steady(95), *[steady(0)] * 3),
             Verdict.IDLE,
             ["3 of its 4 GPUs", "ask for 1 GPU,", "--nproc-per-node=4"],
         ),
-        (usage_of(steady(95), steady(95), steady(0)), Verdict.IDLE, ["1 of its 3 GPUs", "ask for 2 GPUs"]),
-        (usage_of(bursts(6, 4)), Verdict.DATA_STARVED, ["in bursts", "40 %", "57 %", "loader workers"]),
-        (usage_of(steady(30)), Verdict.DATA_STARVED, ["30 % of the time", "below a second"]),
+        (run(steady(95), steady(95), steady(0)), Verdict.IDLE, ["1 of its 3 GPUs", "ask for 2 GPUs"]),
+        (run(bursts(6, 4)), Verdict.DATA_STARVED, ["in bursts", "40 %", "57 %", "loader workers"]),
+        (run(steady(30)), Verdict.DATA_STARVED, ["30 % of the time", "below a second"]),
         (
-            usage_of(steady(95), memory_utilization_percent=80, power_mw=400_000),
+            run(steady(95), memory_utilization_percent=80, power_mw=400_000),
             Verdict.MEMORY_BOUND,
             ["memory is the"],
         ),
-        (usage_of(steady(95), memory_utilization_percent=80, power_mw=690_000), Verdict.FINE, []),
-        (usage_of(steady(95), memory_utilization_percent=50, power_mw=100_000), Verdict.FINE, []),
-        (usage_of(steady(0), seconds=60), Verdict.UNKNOWN, ["59 s", "too short"]),
-        (usage_of(lambda second: 0 if second < 150 else 95), Verdict.FINE, ["Busy 71 %"]),  # one wait, at the start
+        (run(steady(95), memory_utilization_percent=80, power_mw=690_000), Verdict.FINE, []),
+        (run(steady(95), memory_utilization_percent=50, power_mw=100_000), Verdict.FINE, []),
+        (run(steady(0), seconds=60), Verdict.UNKNOWN, ["59 s", "too short"]),
+        (run(lambda second: 0 if second < 150 else 95), Verdict.FINE, ["Busy 71 %"]),  # one wait, at the start
     ],
-    ids=lambda value: value.verdict if isinstance(value, JobUsage) else None,
 )
-def test_verdict_and_advice(usage: JobUsage, verdict: Verdict, words: Iterable[str]) -> None:
+def test_verdict_and_advice(made: Callable[[], JobUsage], verdict: Verdict, words: Iterable[str]) -> None:
+    usage = made()
     assert usage.verdict is verdict, usage.sentence
     assert all(word in (usage.sentence or "") for word in words), usage.sentence
 

@@ -18,6 +18,7 @@ from agent.api.errors import StokerError, TransportError
 from agent.api.telemetry import HOST, MetricHistory
 from agent.api.types import Gpu, GpuState, Job, JobUpdate, Node, NodeStatus, NodeUpdate
 from tui import plain, safe
+from tui.client import WatchStream
 from tui.verbs.call import Call
 from tui.verbs.site import Target
 
@@ -148,16 +149,16 @@ def follow(call: Call, targets: Sequence[Target], *, as_csv: bool) -> int:
     told: dict[str, object] = {}
     held: _Jobs = {}
     while True:
+        stream = call.client.watch()  # who cannot be reached again after some seconds ends it
         try:
-            for status in _heard(call, held):
+            for status in _heard(stream, held):
                 _tell(call, rows if as_csv else None, _new(status, targets, told), held)
         except TransportError as error:
             plain.complain(f"{error}; trying again")
 
 
-def _heard(call: Call, held: _Jobs) -> Iterator[NodeStatus]:
+def _heard(stream: WatchStream, held: _Jobs) -> Iterator[NodeStatus]:
     """Nodes as they are told of; `held` is kept up to date meanwhile."""
-    stream = call.client.watch()
     try:
         for message in stream:
             if isinstance(message, JobUpdate):

@@ -641,7 +641,7 @@ nvmlReturn_t nvmlEventSetCreate(nvmlEventSet_t *out) {
     strncpy(path, getenv("STOKER_TEST_NVML") ? getenv("STOKER_TEST_NVML") : "", sizeof path - 1);
     (*out)->folder = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     if ((*out)->folder >= 0) inotify_add_watch((*out)->folder, dirname(path), IN_MOVED_TO);
-    looked_at.tv_sec = 0; /* what changed since the last look, and before the watch, would not wake it */
+    looked_at.tv_sec = 0; /* what came before the watch is seen by the next look, which else is not due for 20 ms */
     return leave(SUCCESS);
 }
 
