@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from licensing import files
+from licensing import files, tpm
 from licensing.fingerprint import Group, Kind, Mark
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ def _boot_id(root: Path) -> str:
 
 
 def platform(root: Path) -> Iterator[Mark]:
-    """SMBIOS by /sys/class/dmi; the endorsement key that a TPM 1.2 shows in /sys."""
+    """SMBIOS by /sys/class/dmi; the endorsement key that a TPM 1.2 shows in /sys, and a 2.0 when it is asked."""
     for kind, name in ((Kind.UUID, "product_uuid"), (Kind.BOARD, "board_serial"), (Kind.CHASSIS, "chassis_serial")):
         yield from _mark(kind, root / "sys/class/dmi/id" / name)
     for folder in _entries(root / "sys/class/tpm"):
@@ -142,6 +142,13 @@ def platform(root: Path) -> Iterator[Mark]:
         if shown and shown.strip():
             yield Kind.TPM, hashlib.sha256(shown.encode()).hexdigest()
             return
+    try:
+        found = tpm.endorsement(root)
+    except tpm.TpmError as error:
+        log.warning("hardware: the TPM is not read: %s", error)
+        return
+    if found is not None:
+        yield Kind.TPM, found
 
 
 def network(root: Path) -> Iterator[Mark]:

@@ -6,7 +6,7 @@
 install_test_means() {
     missing='' policy=/usr/sbin/policy-rc.d
     for pair in sshd:openssh-server ssh-keygen:openssh-client systemctl:systemd dbus-daemon:dbus-daemon cc:gcc \
-        shellcheck:shellcheck busybox:busybox git:git unshare:util-linux mkfs.ext4:e2fsprogs; do
+        shellcheck:shellcheck busybox:busybox swtpm:swtpm git:git unshare:util-linux mkfs.ext4:e2fsprogs; do
         PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
     done
     [ -e /usr/include/stdio.h ] || missing="$missing libc6-dev"
