@@ -1,8 +1,8 @@
 """What tells a TPM 2.0 from every other: the certificate of its endorsement key, else that key.
 
-Four commands of "TPM 2.0 Library, Part 3: Commands", asked over the kernel's resource manager; none changes anything in
-the TPM, none needs a password, and none makes the key anew, which takes a TPM up to a minute. Where the certificates lie
-is said by "TCG EK Credential Profile", 2.2.1.4 and 2.2.1.5, and the keys by "TCG TPM v2.0 Provisioning Guidance", 7.8.
+Commands of "TPM 2.0 Library, Part 3", asked over the kernel's resource manager; none changes anything in the TPM, none
+needs a password, and none makes the key anew, which takes a TPM up to a minute. Where the certificates lie is said by
+"TCG EK Credential Profile", 2.2.1.4 and 2.2.1.5, and the keys by "TCG TPM v2.0 Provisioning Guidance", 7.8.
 """
 
 from __future__ import annotations
