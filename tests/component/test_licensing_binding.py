@@ -3,102 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
-import signal
 import stat
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from licensing import clock, verify
+from licensing import clock
 from licensing.document import open_token
 from licensing.errors import OtherSiteError, StoreError
-from licensing.exchange import Drift, Request, Want
+from licensing.exchange import Drift, Want
 from licensing.fingerprint import Mode, Verdict
-from licensing.hardware import Reader
-from licensing.keys import public_hex
-from licensing.orders import Order, Verb
 from licensing.seats import NoSeat
 from licensing.site import Site
-from licensing.stage import Stage, Standing
+from licensing.stage import Stage
 from licensing.store import Ledger
-from tests.fakes import vendor
+from tests.fakes.bound import BOARD_RMA, IMAGE_ELSEWHERE, IN_TWIN_CHASSIS, KEY, VIRTUAL, Hub
+from tests.fakes.bound import hub as hub
 from tests.fakes.head import HEAD, TWIN, Machine
 from tests.fakes.vendor import DAY, NOW, ROOTS, VOUCHER, Boot, changed, file
-
-KEY = public_hex(vendor.NODE)
-PROJECT = Path(__file__).parent.parent.parent
-BOARD_RMA = HEAD.but(uuid=TWIN.uuid, board=TWIN.board, macs=(*TWIN.macs[:2], HEAD.macs[2]))
-"""Another board, with other onboard NICs: the chassis and the plugged NIC stay."""
-IN_TWIN_CHASSIS = TWIN.but(disk=HEAD.disk, machine_id=HEAD.machine_id)
-IMAGE_ELSEWHERE = TWIN.but(machine_id=HEAD.machine_id)
-VIRTUAL = Machine(uuid=None, board=None, chassis=None, macs=("52:54:00:12:34:56",), gpus=(), disk="vol-0a1b2c3d4e")
-
-
-class Hub:
-    """A hub's state folder, and the machine that it is in."""
-
-    def __init__(self, folder: Path, machine: Machine = HEAD, boot: Boot | None = None) -> None:
-        self.folder, self.boot, self.trees = folder, boot or Boot(), 0
-        self.start(machine)
-
-    def start(self, machine: Machine, now: int = NOW) -> None:
-        self.site = Site(self.folder / "state", "test", ROOTS, self.boot)
-        self.site.open()
-        self.look(machine, now)
-
-    def look(self, machine: Machine, now: int = NOW) -> None:
-        self.trees += 1
-        self.site.see(Reader(machine.build(self.folder / f"tree-{self.trees}")).read(), now)
-
-    def move(self, machine: Machine, now: int = NOW) -> None:
-        """The hub stops, and starts on another machine."""
-        self.site.close()
-        self.start(machine, now)
-
-    def copy(self, folder: Path, machine: Machine, now: int = NOW) -> Hub:
-        """Another machine gets all files of this hub's state folder."""
-        self.site.close()
-        shutil.copytree(self.folder / "state", folder / "state")
-        self.site.open()
-        other = Hub.__new__(Hub)
-        other.folder, other.boot, other.trees = folder, self.boot, 0
-        other.start(machine, now)
-        return other
-
-    def ask(self, now: int = NOW, want: Want = Want.ACTIVATE) -> Request:
-        return verify.site_paper(Request, self.site.request(want, now).token).paper
-
-    def bind(self, now: int = NOW, **fields: object) -> Standing:
-        """Ask, and take the vendor's answer."""
-        licence = self.site.report(now).licence
-        asked = self.ask(now, Want.RENEW if licence and licence.site else Want.ACTIVATE)
-        terms = {"rev": (licence.rev if licence else 0) + 1, "fingerprint": asked.fingerprint, "request": asked.id}
-        return self.install(now, **{**terms, **fields})
-
-    def install(self, now: int = NOW, **fields: object) -> Standing:
-        return self.site.activate(file(changed(VOUCHER, site=self.site.key_hex, **fields)), now).standing
-
-    def at(self, now: int) -> Standing:
-        return self.site.report(self.boot.at(now)).standing
-
-    def leases(self, now: int = NOW) -> bool:
-        return not isinstance(self.site.lease("n1", KEY, ("GPU-0",), 0, now), NoSeat)
-
-    def events(self, name: str) -> list[dict[str, object]]:
-        return [each.detail for each in self.site.history(100) if each.event == name]
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    made = Hub(tmp_path / "a")
-    yield made
-    made.site._ledger.verify_audit()
-    made.site.close()
-
 
 # --- the machine that it is bound to ---
 
@@ -430,88 +352,6 @@ def test_setting_the_clock_back_does_not_stretch_the_grace(hub: Hub) -> None:
     hub.boot.at(NOW + 15 * DAY)
     assert hub.site.report(NOW).standing.code == "LIC-441", "the uptime tells"
     assert clock.read_uptime().seconds > 0
-
-
-# --- what an operator can do meanwhile ---
-
-
-def test_the_emergency_hours_are_there_for_a_machine_that_died(hub: Hub) -> None:
-    hub.bind()
-    assert hub.leases()
-    hub.move(TWIN)
-    standing = hub.site.order(Order(verb=Verb.EXTEND), NOW).standing
-    assert (standing.stage, standing.code) == (Stage.GRACE, "LIC-435")
-    assert hub.leases()
-    assert hub.at(NOW + 3 * DAY + 1).code == "LIC-442"
-
-
-def test_a_standby_that_takes_over_has_14_days_once(hub: Hub, tmp_path: Path) -> None:
-    hub.bind()
-    standby = hub.copy(tmp_path / "b", TWIN)
-    assert standby.at(NOW).code == "LIC-442"
-    standing = standby.site.order(Order(verb=Verb.PROMOTE), NOW).standing
-    assert (standing.stage, standing.code, standing.restricted_at) == (Stage.GRACE, "LIC-440", NOW + 14 * DAY)
-    later = standby.boot.at(NOW + 10 * DAY)
-    assert standby.site.order(Order(verb=Verb.PROMOTE), later).standing.restricted_at == NOW + 14 * DAY
-    assert standby.at(NOW + 14 * DAY).code == "LIC-442"
-    standby.site.close()
-
-
-def test_its_14_days_are_not_given_again_where_all_was_well_in_between(hub: Hub, tmp_path: Path) -> None:
-    hub.bind()
-    standby = hub.copy(tmp_path / "b", TWIN)
-    standby.site.order(Order(verb=Verb.PROMOTE), NOW)
-    standby.move(HEAD, standby.boot.at(NOW + 5 * DAY))
-    assert standby.at(NOW + 5 * DAY).stage is Stage.ACTIVE
-    standby.move(TWIN, standby.boot.at(NOW + 9 * DAY))
-    standing = standby.at(NOW + 9 * DAY)
-    assert (standing.code, standing.restricted_at) == ("LIC-440", NOW + 14 * DAY), "what is left of them"
-    standby.move(HEAD, standby.boot.at(NOW + 20 * DAY))
-    standby.move(TWIN, standby.boot.at(NOW + 30 * DAY))
-    assert standby.at(NOW + 30 * DAY).code == "LIC-442"
-    later = standby.boot.at(NOW + 30 * DAY)
-    assert standby.site.order(Order(verb=Verb.PROMOTE), later).standing.code == "LIC-442"
-    standby.site.close()
-
-
-PROMOTION = """
-import os, signal, sys
-from pathlib import Path
-from licensing.orders import Order, Verb
-from licensing.site import Site
-from tests.fakes.vendor import NOW, ROOTS, Boot
-
-site = Site(Path(sys.argv[1]), "test", ROOTS, Boot())
-site.open()
-
-def die_at(statement):
-    if sys.argv[2] in statement:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-site._ledger._conn.set_trace_callback(die_at)
-site.order(Order(verb=Verb.PROMOTE), NOW)
-"""
-
-
-@pytest.mark.parametrize("at", ["'epoch'", "INTO hardware_taken", "INTO hardware_doubt", "INTO audit", "COMMIT"])
-def test_a_standby_that_dies_while_it_takes_over_did_not(hub: Hub, tmp_path: Path, at: str) -> None:
-    hub.bind()
-    standby = hub.copy(tmp_path / "b", TWIN)
-    standby.site.close()
-    killed = subprocess.run([sys.executable, "-c", PROMOTION, str(tmp_path / "b/state"), at], cwd=PROJECT, timeout=60)
-    assert killed.returncode == -signal.SIGKILL
-    standby.start(TWIN)
-    report = standby.site.report(NOW)
-    assert (report.epoch, report.standing.code, standby.events("epoch")) == (1, "LIC-442", [])
-    done = standby.site.order(Order(verb=Verb.PROMOTE), NOW)
-    assert (done.epoch, done.standing.code, done.standing.restricted_at) == (2, "LIC-440", NOW + 14 * DAY)
-    standby.site._ledger.verify_audit()
-    standby.site.close()
-
-
-def test_promoting_the_same_machine_changes_nothing_about_it(hub: Hub) -> None:
-    hub.bind()
-    assert hub.site.order(Order(verb=Verb.PROMOTE), NOW).standing.stage is Stage.ACTIVE
 
 
 # --- the trail ---

@@ -1,33 +1,22 @@
-"""The ledger under any order of events, under kill -9, and under a hand that edits it."""
+"""The ledger under any order of events."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 import random
 import shutil
-import signal
-import sqlite3
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from licensing import trail, verify
+from licensing import verify
 from licensing.document import Lease, decode, sign
-from licensing.errors import LicenceError, StoreError, WeakKeyError
+from licensing.errors import LicenceError, WeakKeyError
 from licensing.exchange import Release
 from licensing.keys import public_hex
 from licensing.leases import Ask, Outcome
@@ -35,7 +24,6 @@ from licensing.orders import Order, Verb
 from licensing.paseto import split
 from licensing.seats import NoSeat
 from licensing.site import Site
-from licensing.store import Ledger
 from tests.component.test_licensing_restricted import revoking
 from tests.fakes.vendor import DAY, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
 
@@ -50,7 +38,6 @@ CROWD = tuple(f"c{n}" for n in range(8))
 """Nodes that ask in one batch."""
 KEYS = {node: public_hex(seeded(node)) for node in (*NODES, *CROWD)}
 WEAK = Ask(node="weak", key="01" + "00" * 31, gpus=("GPU-0",), seq=0)
-PROJECT = Path(__file__).parent.parent.parent
 
 
 @dataclass
@@ -380,189 +367,3 @@ TestLedger = LedgerMachine.TestCase
 TestLedger.settings = settings(
     max_examples=25, stateful_step_count=30, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck)
 )
-
-
-NURSERY = """
-import os, sys
-from pathlib import Path
-from licensing import store_schema, usage_schema  # once, and not in each child
-from licensing.leases import Ask
-from licensing.site import Site
-from tests.component.test_licensing_ledger import CROWD, KEYS
-from tests.fakes.vendor import NOW, ROOTS, Boot
-
-def lease(folder, turn):
-    site = Site(folder, "test", ROOTS, Boot())
-    site.open()
-    for n in range(100_000):
-        seq = 10_000_000 * turn + n
-        asks = [Ask(node=node, key=KEYS[node], gpus=(f"GPU-{node}-{n % 7}",), seq=seq) for node in CROWD]
-        for node, token in zip(CROWD, site.leases(asks, NOW)):
-            print(node, token, flush=True)
-
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        try:
-            print("pid", os.getpid(), flush=True)
-            lease(Path(sys.argv[1]), int(line))
-        finally:
-            os._exit(1)
-    print("end", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-"""Each turn is one batch, whose nodes ask with another GPU and a higher number, so that each gets a lease. Children are
-forked: a new interpreter for each of 200 would take minutes."""
-
-
-def test_kill_9_in_the_middle_200_times_leaves_no_lease_without_its_row(tmp_path: Path) -> None:
-    site = Site(tmp_path, "test", ROOTS, Boot())
-    site.open()
-    site.activate(file(changed(VOUCHER, site=site.key_hex, seats=SEATS)), NOW)
-    site.close()
-    dice, shown = random.Random(5), set[str]()
-    with nursery(tmp_path) as mother:
-        for turn in range(200):
-            leases = kill_after(mother, turn, lines=dice.randrange(1, 12), pause_s=dice.random() / 500)
-            assert leases
-            shown |= leases
-            if turn % 20 == 19:
-                rows = granted_rows(tmp_path)
-                assert shown <= rows
-                assert len(rows) % len(CROWD) == 0, "a batch is granted as a whole or not at all"
-    ledger = Ledger(tmp_path / "licence.db")
-    ledger.open()
-    assert ledger.verify_audit() >= len(shown)
-    assert len(ledger.holds(NOW)) <= SEATS + OVERDRAFT
-    ledger.close()
-
-
-@contextmanager
-def nursery(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that forks a child for each line it is told."""
-    pipe = subprocess.PIPE
-    mother = subprocess.Popen(
-        [sys.executable, "-c", NURSERY, str(folder)], cwd=PROJECT, stdin=pipe, stdout=pipe, text=True
-    )
-    try:
-        yield mother
-    finally:
-        mother.communicate(timeout=30)
-
-
-def kill_after(mother: subprocess.Popen[str], turn: int, lines: int, pause_s: float) -> set[str]:
-    """Let a child lease until it has shown so many leases, kill it in its tracks; gives the ids of all it showed."""
-    assert mother.stdin is not None
-    assert mother.stdout is not None
-    mother.stdin.write(f"{turn}\n")
-    mother.stdin.flush()
-    word, pid = mother.stdout.readline().split()
-    assert word == "pid"
-    pairs = [mother.stdout.readline().split() for _ in range(lines)]
-    time.sleep(pause_s)  # anywhere in a transaction, not only right after one
-    os.kill(int(pid), signal.SIGKILL)
-    while True:
-        *whole, last = mother.stdout.readline().rpartition("end ")
-        if whole[1]:
-            assert int(last) == -signal.SIGKILL
-            break
-        pairs.append(last.split())
-    return {verify.lease_chain(token, ROOTS, KEYS[node]).lease.id for node, token in pairs}
-
-
-def granted_rows(folder: Path) -> set[str]:
-    """The lease ids that the trail knows, read past the ledger's own code."""
-    conn = sqlite3.connect(folder / "licence.db")
-    rows = conn.execute("SELECT detail FROM audit WHERE event = 'granted'").fetchall()
-    conn.close()
-    return {json.loads(detail)["lease"] for (detail,) in rows}
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        "UPDATE audit SET detail = '{}' WHERE n = 2",
-        "DELETE FROM audit WHERE n = 2",
-        "UPDATE audit SET hash = '" + "0" * 64 + "' WHERE n = 2",
-        "DELETE FROM audit WHERE n = 1",
-    ],
-)
-def test_an_edited_trail_is_noticed(tmp_path: Path, edit: str) -> None:
-    ledger = Ledger(tmp_path / "licence.db")
-    ledger.open()
-    with ledger.transaction():
-        for n in range(4):
-            ledger.audit(NOW, "granted", f"n{n}", asked=n)
-    assert ledger.verify_audit() == 4
-    ledger.close()
-    conn = sqlite3.connect(tmp_path / "licence.db")
-    conn.execute(edit)
-    conn.commit()
-    conn.close()
-    ledger.open()
-    with pytest.raises(StoreError, match="missing or was changed"):
-        ledger.verify_audit()
-    ledger.close()
-
-
-@given(
-    detail=st.dictionaries(
-        st.text(),
-        st.recursive(
-            st.text() | st.integers() | st.booleans() | st.none() | st.sampled_from(Verb),
-            lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(), inner),
-            max_leaves=8,
-        ),
-    ),
-    row=st.tuples(st.integers(), st.integers(), st.text(), st.text()),
-)
-def test_a_trail_of_before_is_read_the_same(detail: dict[str, object], row: tuple[int, int, str, str]) -> None:
-    text = json.dumps(detail, sort_keys=True)
-    assert trail.detail(detail) == text
-    whole = (*row, text)
-    assert trail.digest("ab" * 32, whole) == hashlib.sha256(("ab" * 32 + json.dumps(whole)).encode()).hexdigest()
-
-
-def test_no_row_of_the_trail_stands_without_a_transaction(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "licence.db")
-    ledger.open()
-    with pytest.raises(StoreError, match="given up"):
-        ledger.audit(NOW, "granted", "n1")
-    with pytest.raises(StoreError, match="given up"), ledger.transaction():
-        ledger.audit(NOW, "granted", "n1")
-        ledger._run("ROLLBACK")  # as SQLite does by itself when the disk is full
-    assert ledger.verify_audit() == 0
-    ledger.close()
-
-
-def test_a_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "licence.db")
-    ledger.open()
-    with pytest.raises(RuntimeError), ledger.transaction():
-        ledger.hold("n1", ["GPU-0"], since=NOW, until=NOW + DAY, gen=1)
-        ledger.audit(NOW, "granted", "n1")
-        raise RuntimeError
-    assert ledger.holds(NOW) == []
-    assert ledger.verify_audit() == 0
-    ledger.close()
-
-
-def test_a_file_that_has_all_tables_says_so_and_is_opened_without_the_database_tools(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "licence.db")
-    ledger.open()
-    assert ledger._run("PRAGMA user_version")[0][0] > 0
-    ledger.close()
-    again = (
-        "import sys; from pathlib import Path; from licensing.store import Ledger\n"
-        f"ledger = Ledger(Path({str(tmp_path / 'licence.db')!r}))\n"
-        "ledger.open(); ledger.verify_audit(); ledger.close()\n"
-        "sys.exit('sqlite_utils' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", again], check=True, timeout=60)
-
-
-def test_the_file_is_as_durable_as_promised(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "licence.db")
-    ledger.open()
-    pragmas = ("journal_mode", "synchronous", "locking_mode")
-    assert [ledger._run(f"PRAGMA {name}")[0][0] for name in pragmas] == ["wal", 2, "exclusive"]
-    ledger.close()

@@ -3,131 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
 import json
-import os
-import ssl
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent.api.queue import RequeueRequest
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
-from agent.config import Config, HooksTable, load
 from agent.engine import courier, message, notices
-from agent.engine.courier import Courier
-from agent.engine.message import Notice
-from agent.engine.notices import Notices
-from agent.engine.shelf import Shelf
-from agent.engine.storethread import StoreThread
 from agent.jobs import notice
 from agent.jobs.store import JobStore
 from tests.fakes import engines
 from tests.fakes.engines import ended, engine, make_config, run, submit, who
-
-
-def job(number: int, state: JobState = JobState.PENDING, **more: Any) -> Job:
-    facts = {"name": "train", "user": "ada", "submitted_at": 1000, "work_dir": "/", "mail_types": ("ALL",), **more}
-    return Job(id=number, node="n1", state=state, **facts)
-
-
-class Queue:
-    """The jobs as the engine would tell of them."""
-
-    def __init__(self) -> None:
-        self.jobs: dict[int, Job] = {}
-        self.requeued: set[int] = set()
-
-    async def recent_jobs(self, ids: Collection[int]) -> list[Job]:
-        return [each for each in self.jobs.values() if each.id in ids or not each.state.is_final]
-
-    async def running_jobs(self) -> list[Job]:
-        return [each for each in self.jobs.values() if each.state is JobState.RUNNING]
-
-    async def tasks(self, array_job_id: int) -> list[Job]:
-        return [each for each in self.jobs.values() if each.array_job_id == array_job_id]
-
-    async def requeued_since(self, job_id: int, at: int) -> bool:
-        return job_id in self.requeued
-
-    async def mail_user(self, job_id: int) -> str | None:
-        return "ada@example.org"
-
-
-class Desk:
-    """Notices and courier over one store."""
-
-    def __init__(self, folder: Path, hooks: HooksTable) -> None:
-        self.config: Config = msgspec.structs.replace(load(None, {"HOME": str(folder)}), hooks=hooks)
-        self.queue = Queue()
-        self.store = StoreThread()
-        self.shelf = Shelf(self.store)
-        self.courier = Courier(lambda: self.config, self.shelf)
-        self.notices = Notices(lambda: self.config, self.shelf, self.queue, self.courier)
-
-    def happens(self, *jobs: Job) -> None:
-        for each in jobs:
-            self.queue.jobs[each.id] = each
-            self.notices.observe(each)
-
-    async def kept(self, kind: str) -> list[Notice]:
-        return await self.shelf.all(kind, Notice)
-
-
-@asynccontextmanager
-async def desk(folder: Path, hooks: HooksTable, *jobs: Job) -> AsyncIterator[Desk]:
-    made = Desk(folder, hooks)
-    made.queue.jobs = {each.id: each for each in jobs}
-    await made.store.open(folder / "agent.db", now=0)
-    await made.courier.start()
-    await made.notices.start()
-    try:
-        yield made
-    finally:
-        await made.notices.stop()
-        await made.courier.stop()
-        await made.store.close()
-
-
-async def until(holds: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Another task's work is awaited by asking: it has no event of its own."""
-    end = time.monotonic() + 60
-    while not await holds():
-        assert time.monotonic() < end, what
-        await asyncio.sleep(0.02)
-
-
-def command(folder: Path, body: str) -> HooksTable:
-    path = folder / "notify"
-    path.write_text(f"#!/bin/sh\n{body}\n")
-    path.chmod(0o755)
-    return HooksTable(notify_command=path, timeout_s=60)
-
-
-def _into(folder: Path) -> str:
-    """Shell that keeps a notice as a line, in one write: several are delivered at once."""
-    return f'body=$(cat); printf "%s\\n" "$body" >> {folder}/told'
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+from tests.fakes.notices import Desk, command, desk, into, job, lines, until
 
 
 def test_the_command_gets_each_event_once_and_in_order(tmp_path: Path) -> None:
-    hooks = command(tmp_path, f'{_into(tmp_path)}; echo "$STOKER_EVENT" >> {tmp_path}/env')
+    hooks = command(tmp_path, f'{into(tmp_path)}; echo "$STOKER_EVENT" >> {tmp_path}/env')
 
     async def act() -> None:
         async with desk(tmp_path, hooks) as made:
@@ -158,7 +54,7 @@ async def _empty(made: Desk, kind: str) -> bool:
 
 
 def test_what_happened_while_nobody_told_is_told_after_a_restart(tmp_path: Path) -> None:
-    hooks = command(tmp_path, _into(tmp_path))
+    hooks = command(tmp_path, into(tmp_path))
 
     async def act() -> None:
         async with desk(tmp_path, hooks) as made:
@@ -182,7 +78,7 @@ async def events_told(made: Desk, folder: Path) -> list[str]:
 
 
 def test_an_end_is_not_told_again_after_a_restart_and_a_requeued_job_ends_anew(tmp_path: Path) -> None:
-    hooks = command(tmp_path, _into(tmp_path))
+    hooks = command(tmp_path, into(tmp_path))
     at = int(time.time()) - 10
     ended = job(1, JobState.COMPLETED, attempt=1, started_at=at, ended_at=at + 1)
     again = msgspec.structs.replace(ended, state=JobState.PENDING, started_at=None, ended_at=None)
@@ -208,7 +104,7 @@ def test_an_end_is_not_told_again_after_a_restart_and_a_requeued_job_ends_anew(t
 
 
 def test_a_job_that_is_requeued_after_a_restart_is_told_of_by_the_real_engine(tmp_path: Path) -> None:
-    config = make_config(tmp_path, tables={"hooks": command(tmp_path, _into(tmp_path))})
+    config = make_config(tmp_path, tables={"hooks": command(tmp_path, into(tmp_path))})
 
     def told() -> list[str]:
         return sorted(each["id"] for each in lines(tmp_path / "told"))
@@ -241,7 +137,7 @@ def test_a_share_of_the_time_limit_is_not_told_again_after_a_restart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices, "LOOK_S", 0.02)
-    hooks = command(tmp_path, _into(tmp_path))
+    hooks = command(tmp_path, into(tmp_path))
     facts = {"attempt": 1, "started_at": int(time.time()) - 850, "time_limit_s": 1000}
     runs = job(1, JobState.RUNNING, mail_types=("TIME_LIMIT_80", "TIME_LIMIT_90"), **facts)
 
@@ -268,7 +164,7 @@ def task(number: int, state: JobState, attempt: int = 0, **more: Any) -> Job:
 
 
 def test_an_array_begins_and_ends_once_through_a_restart_and_again_when_a_task_is_requeued(tmp_path: Path) -> None:
-    hooks = command(tmp_path, _into(tmp_path))
+    hooks = command(tmp_path, into(tmp_path))
     done, run, wait = JobState.COMPLETED, JobState.RUNNING, JobState.PENDING
 
     async def act() -> None:
@@ -293,7 +189,7 @@ def test_an_array_begins_and_ends_once_through_a_restart_and_again_when_a_task_i
 
 
 def test_an_array_that_ends_at_a_stroke_is_told_of_once_though_no_task_was_seen_before(tmp_path: Path) -> None:
-    hooks = command(tmp_path, _into(tmp_path))
+    hooks = command(tmp_path, into(tmp_path))
 
     async def act() -> None:
         async with desk(tmp_path, hooks) as made:
@@ -310,7 +206,7 @@ def test_what_a_full_disk_did_not_keep_is_told_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices, "LOOK_S", 0.02)
-    hooks = command(tmp_path, _into(tmp_path))
+    hooks = command(tmp_path, into(tmp_path))
 
     async def act() -> None:
         async with desk(tmp_path, hooks) as made:
@@ -351,7 +247,7 @@ def test_a_job_that_asked_for_nothing_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_an_array_is_told_of_as_one_unless_its_tasks_are_asked_for(tmp_path: Path) -> None:
-    hooks = command(tmp_path, _into(tmp_path))
+    hooks = command(tmp_path, into(tmp_path))
 
     def task(number: int, state: JobState, types: tuple[str, ...] = ("BEGIN", "END")) -> Job:
         begun = {} if state is JobState.PENDING else {"attempt": 1, "started_at": 5}
@@ -372,7 +268,7 @@ def test_an_array_is_told_of_as_one_unless_its_tasks_are_asked_for(tmp_path: Pat
 
 def test_shares_of_the_time_limit_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "LOOK_S", 0.02)
-    hooks = command(tmp_path, _into(tmp_path))
+    hooks = command(tmp_path, into(tmp_path))
     began = int(time.time()) - 85
 
     async def act() -> None:
@@ -393,7 +289,7 @@ def test_time_limits_are_looked_at_while_changes_come_without_pause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(notices, "LOOK_S", 0.02)
-    hooks = command(tmp_path, _into(tmp_path))
+    hooks = command(tmp_path, into(tmp_path))
 
     async def act() -> None:
         async with desk(tmp_path, hooks) as made:
@@ -460,116 +356,3 @@ def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path, monkey
     pid = int((tmp_path / "pid").read_text())
     stat = Path(f"/proc/{pid}/stat")
     assert not stat.exists() or stat.read_text().split(")")[1].split()[0] == "Z"
-
-
-@pytest.mark.parametrize("scheme", ["unix", "http"])
-def test_the_url_is_posted_to(tmp_path: Path, scheme: str) -> None:
-    got: list[dict[str, Any]] = []
-    answers = [500, 302, 204]
-
-    async def take(request: web.Request) -> web.Response:
-        got.append(await request.json())
-        status = answers.pop(0)
-        return web.Response(status=status, text="try later" if status == 500 else "", headers={"Location": "/"})
-
-    async def act() -> None:
-        app = web.Application()
-        app.router.add_post("/", take)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        socket = Path(f"/tmp/stk-notice-{os.getpid()}.sock")
-        site = web.UnixSite(runner, str(socket)) if scheme == "unix" else web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        url = f"unix://{socket}" if scheme == "unix" else f"http://127.0.0.1:{runner.addresses[0][1]}/"
-        hooks, made = HooksTable(notify_url=url, timeout_s=5), message.of_job(job(1), "END", 0)
-        try:
-            with pytest.raises(courier.DeliveryError, match="answered 500: try later"):
-                await courier.send(hooks, made.body("lab"), made)
-            with pytest.raises(courier.DeliveryError, match="answered 302"):
-                await courier.send(hooks, made.body("lab"), made)
-            await courier.send(hooks, made.body("lab"), made)
-        finally:
-            await runner.cleanup()
-            socket.unlink(missing_ok=True)
-
-    asyncio.run(act())
-    assert [each["event"] for each in got] == ["END"] * 3
-
-
-def _certificate(folder: Path) -> ssl.SSLContext:
-    """A server's of 127.0.0.1, which vouches for itself: in `folder / "cert.pem"`."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    made = made.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1))
-    made = made.add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
-    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-    (folder / "cert.pem").write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
-    form = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    (folder / "key.pem").write_bytes(key.private_bytes(serialization.Encoding.PEM, *form))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return context
-
-
-_POST = """
-import asyncio, sys
-from agent.daemon import _import_web
-_import_web()
-from agent.config import HooksTable
-from agent.engine import courier, message
-from tests.component.test_notices import job
-made = message.of_job(job(1), "END", 0)
-try:
-    asyncio.run(courier.send(HooksTable(notify_url=sys.argv[1], timeout_s=20), made.body("lab"), made))
-except courier.DeliveryError as error:
-    sys.exit(str(error))
-"""
-
-
-def test_an_https_url_is_posted_to_where_the_machine_trusts_it_and_else_not(tmp_path: Path) -> None:
-    """In a process that imported aiohttp as the agent does: without the machine's certificates."""
-    got: list[str] = []
-
-    async def take(request: web.Request) -> web.Response:
-        got.append((await request.json())["event"])
-        return web.Response()
-
-    async def post(url: str, **trusted: str) -> tuple[int | None, str]:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", _POST, url, stderr=subprocess.PIPE, env={**os.environ, **trusted}
-        )
-        _, said = await child.communicate()
-        return child.returncode, said.decode()
-
-    async def act() -> None:
-        app = web.Application()
-        app.router.add_post("/", take)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=_certificate(tmp_path)).start()
-        try:
-            url = f"https://127.0.0.1:{runner.addresses[0][1]}/"
-            status, said = await post(url)
-            assert status == 1
-            assert "certificate" in said.lower()
-            assert await post(url, SSL_CERT_FILE=str(tmp_path / "cert.pem")) == (0, "")
-        finally:
-            await runner.cleanup()
-
-    asyncio.run(act())
-    assert got == ["END"]
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "unix:///no/such.sock", "http://no-such-host.invalid/"])
-def test_a_url_that_is_not_there_says_so(url: str) -> None:
-    made = message.of_job(job(1), "END", 0)
-    with pytest.raises(courier.DeliveryError, match=url.split("/")[-2] if "http" in url else "no/such.sock"):
-        asyncio.run(courier.send(HooksTable(notify_url=url, timeout_s=5), made.body("lab"), made))
-
-
-def test_a_command_that_is_not_there_says_so(tmp_path: Path) -> None:
-    made = message.of_job(job(1), "END", 0)
-    with pytest.raises(courier.DeliveryError, match="cannot run /no/such: No such file"):
-        asyncio.run(courier.send(HooksTable(notify_command=Path("/no/such")), made.body("lab"), made))
