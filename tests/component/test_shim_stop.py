@@ -49,6 +49,9 @@ if sys.argv[1] == "stay":
     time.sleep(600)
 """
 
+STAYERS = 5
+"""The others hop from pid to pid: a hopper may be killed with its cgroup between two looks, and is then met by none."""
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
@@ -64,7 +67,7 @@ def test_row_13_a_cancel_leaves_no_process_however_they_ran_away(bench: Bench, t
     ended = finish(attempt)
     assert left(str(script)) == []
     assert (ended.code, ended.signal, ended.why) == (None, signal.SIGTERM, "cancel")
-    assert ended.swept >= 9
+    assert ended.swept >= STAYERS
     assert ended.detail is not None
     assert ended.detail.startswith("asked to stop by alice; SIGTERM was ignored for 0.5 s; SIGKILL ended ")
     assert time.monotonic() - asked < 0.5 + 30
@@ -75,7 +78,7 @@ def test_row_13_a_normal_end_leaves_no_process_either(bench: Bench, tmp_path: Pa
     ended = bench.run([str(script), "go"], grace_s=30)
     assert left(str(script)) == []
     assert (ended.code, ended.why) == (0, None)
-    assert ended.swept >= 9
+    assert ended.swept >= STAYERS
     assert ended.run_s < 10  # the grace is for a job that was asked to stop
 
 
