@@ -77,7 +77,8 @@ class HubLicenceCalls:
 
     def state_dir(self, config: Path | None = None) -> Path:
         """Where the hub keeps its ledger on this machine."""
-        return load(config).hub_state_dir
+        with _as_licensing():
+            return load(config).hub_state_dir
 
     def export_usage(self, month: str | None, *, rows: bool, config: Path | None = None) -> tuple[str, str]:
         """Have the hub close and sign a month's usage; the name of the file, and its text."""

@@ -152,11 +152,16 @@ class Seating:
         self._looked.update((each.node, each.key) for each in new)
 
     def grants(self, ask: Ask) -> list[Grant]:
-        """The last grant of this node, and those that other nodes had under the same key; the newest first."""
+        """The last grant of this node, and those that other nodes had under the same key; the newest first.
+
+        Of two with one number the chain of the key comes first: the lease that the node shows is in it.
+        """
         self.look((ask,))
         nodes = {ask.node, *self._under.get(ask.key, ())}
         found = [self._grants[node] for node in nodes if node in self._grants]
-        return sorted(found, key=lambda grant: grant.seq, reverse=True) if len(found) > 1 else found
+        if len(found) < 2:
+            return found
+        return sorted(found, key=lambda grant: (grant.seq, grant.key == ask.key, grant.node), reverse=True)
 
     def put_grant(self, grant: Grant) -> None:
         """It is the last of its node."""

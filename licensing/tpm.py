@@ -33,6 +33,9 @@ _AUTH_READ = 1 << 18
 _WRITTEN = 1 << 29
 """Attributes of an NV index: its own password, which is empty, reads it; something was written."""
 _HEADER = struct.Struct(">HII")
+_WARNING, _WARNING_BITS = 0x900, 0xF80
+_NOT_LOADED = range(0x910, 0x917)
+"""TPM_RC_REFERENCE_…: warnings too, of what is not there."""
 _ANSWER_MOST = 4096
 _PART = 512
 """Bytes of a certificate read at once: any TPM gives so many."""
@@ -96,7 +99,11 @@ def _certificate(device: int, index: int) -> bytes | None:
 
 
 def _ask(device: int, command: int, words: bytes, tag: int = _NO_SESSIONS) -> bytes | None:
-    """What the TPM answers behind its header; `None` when it refuses, as for what it does not have."""
+    """What the TPM answers behind its header; `None` when it refuses, as for what it does not have.
+
+    Raises:
+        TpmError: it cannot now (locked out, testing itself, interrupted): of what it has nothing is known by that.
+    """
     os.write(device, _HEADER.pack(tag, _HEADER.size + len(words), command) + words)
     until = time.monotonic() + TIMEOUT_S
     answer = _read(device, until)
@@ -105,6 +112,8 @@ def _ask(device: int, command: int, words: bytes, tag: int = _NO_SESSIONS) -> by
     _, size, code = _HEADER.unpack_from(answer)
     if not _HEADER.size <= size == len(answer):
         raise TpmError(f"an answer of {len(answer)} bytes says that it has {size}")
+    if code & _WARNING_BITS == _WARNING and code not in _NOT_LOADED:
+        raise TpmError(f"it cannot answer now (TPM_RC {code:#x})")
     return answer[_HEADER.size :] if code == 0 else None
 
 

@@ -50,6 +50,8 @@ HEAR_ALL_S = 5.0
 """How long the first leases of a hub wait for the other nodes to say what they hold; those that are down do not."""
 _TOLD = ("LIC-421", "LIC-423", "LIC-441", "LIC-442", "LIC-444")
 """What the node hears as well: what its jobs wait for is said by no lease, and an operator must do something about."""
+_NO_EAR = (404, 405)
+"""Answers of an agent that knows no refusals."""
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -88,6 +90,8 @@ class Seats:
         self._all_heard = asyncio.Event()
         self._told: dict[str, str] = {}
         """By which code each node heard why it gets no lease; empty where that is over."""
+        self._of_before: set[str] = set()
+        """Nodes whose agent is of before: that a refusal is over would be one without words there."""
         self._old_keys: dict[str, str] = {}
         """The key that a node was told to replace: nothing is offered while its snapshots still have that one."""
         self._said: dict[str, str] = {}
@@ -395,18 +399,24 @@ class Seats:
         return await self._in_thread(lambda licence: licence.leases(asks, now))
 
     async def _tell_node(self, member: Member, why: NoSeat | None) -> None:
-        """Let a node know why it gets no lease, or that it does again; an agent of before has no ear for it."""
+        """Let a node know why it gets no lease, or that it does again; what it did not hear is said again."""
+        name = member.name
         if why is None or why.code not in _TOLD:
             refusal = LeaseRefusal(code="", message="")
         else:
             refusal = LeaseRefusal(code=why.code, message=why.message, fix=why.fix)
-        if self._told.get(member.name, "") == refusal.code:
+        before = self._told.get(name, "")
+        if before == refusal.code or (not refusal.code and name in self._of_before):
             return
-        self._told[member.name] = refusal.code
+        self._told[name] = refusal.code
         try:
-            await member.calls.call(lambda client: client.refuse_lease(refusal))
+            held = await member.calls.call(lambda client: client.refuse_lease(refusal))
         except ApiError as error:
-            _log.info("node=%s does not hear why it gets no lease: %s", member.name, error)
+            if error.status not in _NO_EAR:
+                self._told[name] = before
+            _log.info("node=%s does not hear why it gets no lease: %s", name, error)
+            return
+        (self._of_before.discard if held.refused == refusal.code else self._of_before.add)(name)
 
     async def _tell(self) -> None:
         try:

@@ -13,7 +13,9 @@ import pytest
 from agent.api.errors import ApiError
 from agent.api.types import LicenceStage
 from agent.gate import Admit, Ask, HubLicence, NodeGate, NoSeat
+from licensing.document import Lease, decode
 from licensing.keys import public_hex
+from licensing.paseto import split
 from tests.fakes.vendor import DAY, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
 
 HOUR = 3600
@@ -233,6 +235,20 @@ def test_lost_replies_never_look_like_a_copy(town: Town, times: int) -> None:
     town.hub.close()
     town.hub = town.hub_in("hub")
     assert town.offer(n1, "n1", "quite", "others") is not None
+
+
+def test_a_machine_that_takes_the_name_of_another_goes_on_in_its_own_chain(tmp_path: Path) -> None:
+    """Both had as many leases, so the number says nothing of which one comes before the next."""
+    town = Town(tmp_path, seats=32)
+    before: dict[str, str | None] = {}
+    for n in range(16):
+        for name in (f"kept{n}", f"gone{n}"):
+            assert town.offer(town.machine(name), name, f"GPU-{name}") == 1
+        machine = town.machine(f"kept{n}")
+        before[f"gone{n}"] = town.ask(machine, f"kept{n}").head
+        assert town.offer(machine, f"gone{n}", f"GPU-kept{n}") == 2
+    leases = {f"gone{n}": town.machine(f"kept{n}").lease_reply(town.now).lease for n in range(16)}
+    assert {name: decode(Lease, split(token or "").payload).prev for name, token in leases.items()} == before
 
 
 def test_a_renamed_node_goes_on_and_its_old_name_is_over(town: Town) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli import HubLicenceCalls
 from agent.hub.store import PlacementStore
 from agent.jobs.errors import StoreError
 from licensing import cli, doctor
@@ -91,3 +92,19 @@ def test_placements_on_a_read_only_disk_are_no_matter_of_rights(tmp_path: Path) 
         with pytest.raises(StoreError, match=r"its disk is read-only.*with the file as it is") as caught:
             PlacementStore.open(disk / "hub.db", 1)
         assert "ermission" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["audit", "verify"], ["status"]], ids=" ".join)
+@pytest.mark.parametrize("text", ["[[[", None], ids=["damaged", "missing"])
+def test_a_configuration_that_cannot_be_read_is_said_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], text: str | None
+) -> None:
+    """The state folder stands in it, which some commands look at without the hub."""
+    config = tmp_path / "stoker.toml"
+    if text is not None:
+        config.write_text(text)
+    assert cli.main(["--config", str(config), *words], HubLicenceCalls()) == 69
+    said = capsys.readouterr()
+    (line,) = (said.out + said.err).splitlines()
+    assert str(config) in line
+    assert ("not valid TOML" if text else "No such file") in line

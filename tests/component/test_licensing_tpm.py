@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pty
+import struct
 import threading
 import tty
 from collections.abc import Callable, Iterator
@@ -55,6 +56,28 @@ def test_an_index_that_nothing_was_written_to_is_passed_over(soft: SoftTpm) -> N
     soft.store(0x01C00002, b"")
     soft.store(0x01C0000A, CERTIFICATE)
     assert tpm.endorsement(soft.root) == hashlib.sha256(CERTIFICATE).hexdigest()
+
+
+@pytest.mark.parametrize("code", [0x921, 0x90A, 0x922], ids=["locked out", "testing", "retry"])
+def test_one_that_cannot_answer_now_is_not_taken_for_another(
+    tmp_path: Path, soft: SoftTpm, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    """Its certificate is refused for a moment: its key alone would be a mark that was never enrolled."""
+    soft.persist_key(0x81010001)
+    soft.store(0x01C00002, CERTIFICATE)
+
+    def busy(command: bytes) -> bytes:
+        reads = command[6:10] == bytes.fromhex("0000014e")
+        return struct.pack(">HII", 0x8001, 10, code) if reads else soft.ask(command)
+
+    slave = _device(tmp_path, busy)
+    with pytest.raises(tpm.TpmError, match=f"cannot answer now .*{code:x}"):
+        tpm.endorsement(tmp_path)
+    HEAD.build(tmp_path)
+    kinds = [kind for kind, _ in hardware.Reader(tmp_path).read()]
+    assert Kind.UUID in kinds
+    assert Kind.TPM not in kinds
+    os.close(slave)
 
 
 def test_it_is_a_mark_of_the_platform(soft: SoftTpm) -> None:

@@ -87,6 +87,8 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     log_bytes: int = 1024
     jobs: tuple[Job, ...] = ()
     """Beside job 1."""
+    says_refused: bool = True
+    """Whether it says what refusal it shows; an agent of before does not, and takes none back."""
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +108,7 @@ class FakeAgent:
         self.keys: dict[str, int] = {}
         self.log = bytes(range(256)) * (traits.log_bytes // 256)
         self.lease_seq = 0
+        self.says_refused = traits.says_refused
         self.refusals: list[LeaseRefusal] = []
         self.seen: list[dict[str, str]] = []
         self.streams = 0
@@ -223,7 +226,7 @@ class FakeAgent:
         return answer(self.lease())
 
     def lease(self) -> LeaseReply:
-        refused = self.refusals[-1].code if self.refusals else ""
+        refused = self.refusals[-1].code if self.refusals and self.says_refused else ""
         return LeaseReply(seq=self.lease_seq, expires_at=None, stage=LicenceStage.ACTIVE, refused=refused)
 
     async def put_refusal(self, request: web.Request) -> web.Response:
