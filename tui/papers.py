@@ -38,8 +38,7 @@ def read(path: Path) -> str:
         raise StokerError(f"cannot read {path}: {error.strerror}; choose a voucher or licence file") from error
     if len(data) > LIMIT:
         raise StokerError(
-            f"{path} has {path.stat().st_size} bytes, and no vendor's file has over {LIMIT}; choose a voucher or "
-            "licence file"
+            f"{path} is larger than {LIMIT} bytes, which no vendor's file is; choose a voucher or licence file"
         )
     if not data.strip():
         raise StokerError(f"{path} is empty; fetch the vendor's file again")
