@@ -1,7 +1,7 @@
 """Rows of the hub's usage ledger that the vendor has acknowledged and that are old enough, forgotten.
 
-Rules kept here: a row goes when the report that told of it, or a later one, has the vendor's receipt, by its digest, and
-that report's month is over for as long as rows are kept (each report carries the digest of the one before it and the
+Rules kept here: a row goes when the report that told of it, or a later one, has the vendor's receipt, by digest, and that
+report's month is over for as long as rows are kept (each report carries the digest of the one before it and the
 sum of all, so who acknowledges it knows what is missing); only from the front, in the order in which rows came, so each
 chain and the hub's own go on from a checkpoint: the head after the last row that is gone. The trail holds the
 checkpoints. Sums, reports and what was counted stay. Used from the thread that owns the ledger.
