@@ -31,6 +31,7 @@ class Database:
         self._depth = 0
         self._said: list[str] = []
         self._then: list[Callable[[], None]] = []
+        self._else: list[Callable[[], None]] = []
         self.read_only: str | None = None
         """Why nothing can be changed, and what to do."""
 
@@ -50,19 +51,23 @@ class Database:
         """
         if self.read_only is not None:
             raise ReadOnlyStoreError(self.read_only)
-        level, said, then = self._depth, len(self._said), len(self._then)
+        level, said, then, otherwise = self._depth, len(self._said), len(self._then), len(self._else)
         self._execute(f"SAVEPOINT part_{level}" if level else "BEGIN IMMEDIATE")
         self._depth += 1
         try:
             yield
             self._execute(f"RELEASE part_{level}" if level else "COMMIT")
         except BaseException:
-            del self._said[said:], self._then[then:]
+            undone = self._else[otherwise:]
+            del self._said[said:], self._then[then:], self._else[otherwise:]
+            for act in undone:
+                act()
             self._undo(level)
             raise
         finally:
             self._depth = level
         if level == 0:
+            self._else.clear()
             self._say()
             self._act()
 
@@ -71,6 +76,10 @@ class Database:
         is undone. What raises OSError is done again after the next transaction.
         """
         self._then.append(act)
+
+    def if_undone(self, act: Callable[[], None]) -> None:
+        """Do something on this thread if what surrounds the call is undone: bring memory back to what is stored."""
+        self._else.append(act)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
