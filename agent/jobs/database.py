@@ -10,12 +10,14 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from agent.jobs.errors import ReadOnlyStoreError, StoreError
 
 logger = logging.getLogger("agent.jobs.store")
+
+_NO_MORE: AbstractContextManager[None] = nullcontext()
 
 MOST_VALUES = 500
 """Values of one statement; SQLite's own limit was 999 for long."""
@@ -81,16 +83,11 @@ class Database:
         """Do something on this thread if what surrounds the call is undone: bring memory back to what is stored."""
         self._else.append(act)
 
-    @contextmanager
-    def whole(self) -> Iterator[None]:
+    def whole(self) -> AbstractContextManager[None]:
         """Make everything inside durable, or part of the transaction that is under way, whose `transaction` then undoes
         it with all else if it fails: for what is whole already, and is not worth a part of its own.
         """
-        if self._depth:
-            yield
-            return
-        with self.transaction():
-            yield
+        return _NO_MORE if self._depth else self.transaction()
 
     # --- for the stores -----------------------------------------------------------------------------------------------
 
