@@ -87,7 +87,7 @@ class Arrivals:
     def _drop(self, watch: int) -> None:
         del self._events[watch]
         if self._fd is not None:
-            _libc().inotify_rm_watch(self._fd, watch)
+            _quick().inotify_rm_watch(self._fd, watch)
 
     def _read(self) -> None:
         assert self._fd is not None, "the reader is removed before the descriptor is closed"
@@ -116,6 +116,12 @@ async def _tick(event: asyncio.Event) -> None:
 @functools.cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
+
+
+@functools.cache
+def _quick() -> ctypes.PyDLL:
+    """For what touches no disk: the loop does not give its turn to another thread, to wait for it afterwards."""
+    return ctypes.PyDLL(None)
 
 
 def _last_error() -> str:

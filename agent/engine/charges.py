@@ -64,7 +64,7 @@ def usage(store: JobStore, config: Config, now: int) -> dict[tuple[str, str], fl
 def _charge(store: JobStore, config: Config, row: JobRow, until: int) -> None:
     """From where the last charge ended."""
     since = row.status.started_at or until
-    known = store.all(SHELF, Charged).get(str(row.id))
+    known = store.one(SHELF, row.id, Charged)
     if known is not None and known.attempt == row.status.attempt:
         since = max(since, known.until)
     gpu_seconds = gpus_of(row, config.jobs.shards_per_gpu) * max(0, until - since)

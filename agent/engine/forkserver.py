@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
-from agent.engine import procs
+from agent.engine import oom, procs
 from agent.engine.cgroup import Home, find
 from agent.engine.folder import Refused
 from agent.engine.lean import load_all, signal
@@ -22,6 +23,7 @@ from agent.engine.supervise import EXIT_CRASHED, run, take
 
 ATTEMPT_MAX_BYTES = 4096
 _SAID_BYTES = 4000
+_ENCODING = sys.getfilesystemencoding()
 
 
 def serve(fd: int) -> None:
@@ -42,6 +44,7 @@ def warm_up() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     load_all()
     procs.boot_id()
+    oom.settle()
     gc.freeze()  # else a collection in a shim writes to, and so copies, every page that it shares with us
 
 
@@ -81,7 +84,7 @@ def _become_shim(ours: list[int], saying: int, path: bytes, home: Home | None) -
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         try:
-            attempt = take(os.fsdecode(path))
+            attempt = take(path.decode(_ENCODING, "surrogateescape"))
         except Refused as refused:
             os.write(saying, f"{refused.status} {refused}".encode("utf-8", "backslashreplace"))
             os._exit(refused.status)

@@ -81,7 +81,8 @@ class Program:
 
     def __init__(self, argv: list[str], env: dict[str, str], work_dir: str, umask: int) -> None:
         self.argv = [raw(each) for each in argv]
-        self.env = {raw(name): raw(value) for name, value in env.items()}
+        utf8, kept = "utf-8", "surrogateescape"  # as `raw`, which is not worth a hundred calls
+        self.env = {name.encode(utf8, kept): value.encode(utf8, kept) for name, value in env.items()}
         self.work_dir = raw(work_dir)
         self.umask = umask
 

@@ -20,6 +20,11 @@ else:
     except ImportError:
         import signal
 
+try:
+    from _json import encode_basestring_ascii, make_encoder, make_scanner
+except ImportError:
+    make_encoder = make_scanner = None  # type: ignore[assignment,misc]
+
 _PR_SET_CHILD_SUBREAPER = 36
 """prctl(2): orphans of ours come back to us instead of going to init."""
 
@@ -39,12 +44,25 @@ class _Strict:
     parse_constant = float  # NaN and Infinity, as json reads them
 
 
+_SCAN = None if make_scanner is None else make_scanner(_Strict)  # type: ignore[arg-type]  # any with these attributes
+_ENCODE = (
+    None
+    if make_encoder is None
+    else make_encoder(None, None, encode_basestring_ascii, None, ": ", ", ", False, False, True)  # type: ignore[arg-type]
+)
+"""What `json.dumps` ends in where nothing is asked for but the default, and no circles are looked for."""
+
+_functions: dict[str, int] = {}
+"""Addresses of functions of libc: looked for once, by whoever makes processes that need them."""
+
+
 def load_all() -> None:
     """Load now what is else loaded where it is needed: for whoever makes processes that will need it."""
     import resource  # noqa: F401
 
     try:
-        import _ctypes  # noqa: F401
+        for name in ("prctl", "syscall"):
+            _function(name)
     except ImportError:
         import ctypes  # noqa: F401
     parse_json(to_json({"a": "b"}))
@@ -100,14 +118,13 @@ def parse_json(data: bytes) -> object:
         ValueError: not UTF-8, not JSON, or something behind the value.
     """
     text = data.decode("utf-8").strip()
-    try:
-        from _json import make_scanner
-
-        value, end = make_scanner(_Strict)(text, 0)  # type: ignore[arg-type]  # any object with these attributes
-        if end == len(text):
-            return value
-    except (ImportError, StopIteration, ValueError, SystemError):
-        pass
+    if _SCAN is not None:
+        try:
+            value, end = _SCAN(text, 0)
+            if end == len(text):
+                return value
+        except (StopIteration, ValueError, SystemError):
+            pass
     import json  # which knows how to say what is wrong
 
     return json.loads(text)
@@ -115,7 +132,11 @@ def parse_json(data: bytes) -> object:
 
 def to_json(fields: dict[str, str | int | float | bool | None]) -> bytes:
     """Write a flat object, one line."""
-    return ("{" + ", ".join(f"{_quote(name)}: {_scalar(value)}" for name, value in fields.items()) + "}\n").encode()
+    if _ENCODE is not None:
+        return "".join([*_ENCODE(fields, 0), "\n"]).encode()
+    import json
+
+    return f"{json.dumps(fields)}\n".encode()
 
 
 def become_subreaper() -> None:
@@ -125,10 +146,9 @@ def become_subreaper() -> None:
         OSError: the kernel refused.
     """
     try:
-        from _ctypes import call_cdeclfunction, dlopen, dlsym
+        from _ctypes import call_cdeclfunction
 
-        library = dlopen(None, 2)  # type: ignore[arg-type]  # None is this process, as dlopen(3) has it
-        failed = call_cdeclfunction(dlsym(library, "prctl"), (_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+        failed = call_cdeclfunction(_function("prctl"), (_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
     except ImportError:
         import ctypes
 
@@ -145,30 +165,24 @@ def fork_into(cgroup: int) -> int:
     Raises:
         OSError: refused: a kernel before 5.7, or a container's filter.
     """
-    from _ctypes import call_cdeclfunction, dlopen, dlsym
+    from _ctypes import call_cdeclfunction
 
     fields = (_CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, cgroup)
     arguments = b"".join(each.to_bytes(8, sys.byteorder) for each in fields)
-    library = dlopen(None, 2)  # type: ignore[arg-type]  # see below
-    pid = int(call_cdeclfunction(dlsym(library, "syscall"), (_SYS_CLONE3, arguments, len(arguments))))
+    pid = int(call_cdeclfunction(_function("syscall"), (_SYS_CLONE3, arguments, len(arguments))))
     if pid < 0:
         raise OSError("clone3(CLONE_INTO_CGROUP) was refused")
     return pid
 
 
-def _scalar(value: str | int | float | bool | None) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return _quote(value)
-    return repr(value)
+def _function(name: str) -> int:
+    """Address of a function of libc.
 
+    Raises:
+        ImportError: this interpreter does not say.
+    """
+    if name not in _functions:
+        from _ctypes import dlopen, dlsym
 
-def _quote(text: str) -> str:
-    try:
-        from _json import encode_basestring_ascii
-    except ImportError:
-        from json.encoder import encode_basestring_ascii
-    return str(encode_basestring_ascii(text))
+        _functions[name] = dlsym(dlopen(None, 2), name)  # type: ignore[arg-type]  # None is this process: dlopen(3)
+    return _functions[name]

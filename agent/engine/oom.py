@@ -14,8 +14,19 @@ _SHIELD = -900
 """oom_score_adj of a shim, as of the agent: its 4 MB are not what the kernel should free."""
 
 
+_inherited: list[tuple[int, tuple[str | None, bool]]] = []
+"""What `shield` and `_events_file` say, once a server that makes shims has asked: a fork has its score and cgroup."""
+
+
+def settle() -> None:
+    """For whoever makes shims, where it is to stay: shield it, and so all of them."""
+    _inherited[:] = [(shield(), _events_file())]
+
+
 def shield() -> int:
     """Ask the kernel to spare us (root only, else without effect); returns the score that the job is to have."""
+    if _inherited:
+        return _inherited[0][0]
     before = int(read_file(SCORE) or "0")
     write_file(SCORE, str(_SHIELD))
     return max(0, before)
@@ -29,7 +40,7 @@ class OomCounter:
     """
 
     def __init__(self) -> None:
-        self._file, self.alone = _events_file()
+        self._file, self.alone = _inherited[0][1] if _inherited else _events_file()
         """`alone`: the cgroup is the job's own unit."""
         self._own = self.alone
         self._before = self._count()

@@ -47,6 +47,9 @@ _COMES_WITHIN_S = 10.0
 _AGAIN_S = 30.0
 """How long a keeper that could not be had is done without."""
 
+_SERVER_ENV = {"LD_BIND_NOW": "1"}
+"""All of a server's environment: the linker looks all functions up once, and not each shim those that it comes to."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -252,7 +255,7 @@ class _Child(_Server):
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                env={},
+                env=_SERVER_ENV,
                 cwd="/",
                 umask=0o077,
                 start_new_session=True,
@@ -333,6 +336,7 @@ def _keeper_unit(stop_s: float) -> dict[str, str]:
     return {
         "Description": "Jobs of Stoker",
         "Delegate": " ".join(CONTROLLERS),
+        "Environment": " ".join(f"{name}={value}" for name, value in _SERVER_ENV.items()),
         "KillMode": "process",  # neither the keeper's death nor a stop makes PID 1 reach for the jobs themselves
         "TasksMax": "infinity",  # each job has its own limit
         "TimeoutStopSec": f"{stop_s + SWEEP_S:.0f}",

@@ -90,12 +90,9 @@ def claim_all(store: JobStore, starts: Sequence[schedule.Start], rows: Mapping[i
     claimed = []
     for start in starts:
         row = rows[start.job_id]
-        try:
-            with store.transaction():
-                attempt, where = row.status.attempt + 1, start.partition
-                claimed.append(
-                    store.claim(row.id, attempt=attempt, gpu_uuids=start.gpu_uuids, now=now, partition=where)
-                )
+        attempt, where = row.status.attempt + 1, start.partition
+        try:  # no part of its own: it is refused before anything is written
+            claimed.append(store.claim(row.id, attempt=attempt, gpu_uuids=start.gpu_uuids, now=now, partition=where))
         except (IllegalMoveError, GpuHeldError) as error:
             logger.info("job=%d is not started: %s", row.id, error)
     metering.mark(store, claimed)
@@ -112,7 +109,7 @@ def apply_events(
         if notes.noted(event):
             before, row = row, ledger.apply(store, config.state_dir, job_id, event, now)
         else:  # the records of the run tell of it: nothing to note, and half the reading
-            before, row = row, store.apply(job_id, event, now)
+            before, row = row, store.follow(row, event, now)
         charges.settle(store, config, event, before, row, now)
         metering.settle(store, config, resources, event, before, row)
         waits = row.status.state is JobState.PENDING

@@ -1,9 +1,9 @@
 """The job store behind the event loop: one named thread owns the SQLite file and makes all calls, in order.
 
 Rules kept here: what a write returned is on disk when its caller hears of it; writes that wait while the disk is busy
-share the next flush (group commit), each a part of its own that can fail alone; when the disk refuses the whole, each
-is made again by itself, so that nobody is told of another's fault; reads are in no transaction, so that they go on
-where nothing can be written any more.
+share the next flush (group commit); when one fails, all are made again, each a part of its own that can fail alone;
+when the disk refuses the whole, each is made again by itself, so that nobody is told of another's fault; reads are in
+no transaction, so that they go on where nothing can be written any more.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ class StoreThread:
     async def call(self, act: Callable[Concatenate[JobStore, _P], _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """`act(store, …)` on the thread, in a transaction. What it raises is raised here, and undone there.
 
-        `act` is made a second time when the disk refused the first: twice must equal once.
+        `act` is made a second time when the disk refused the first, or another one that shared its flush failed: what
+        is undone in the store must leave nothing in memory either (`Database.if_undone`).
         """
         value: _T = await self._ask(lambda: act(self._opened(), *args, **kwargs), writes=True)
         return value
@@ -244,6 +245,14 @@ class StoreThread:
         store = self._opened()
         if len(calls) == 1:
             return [self._write_alone(store, calls[0])]
+        try:
+            with store.transaction():
+                return [_Outcome(value=call.act()) for call in calls]
+        except Exception:  # noqa: BLE001 - whose it is is found out, and told, by making each a part of its own
+            return self._write_in_parts(store, calls)
+
+    def _write_in_parts(self, store: JobStore, calls: Sequence[_Call]) -> list[_Outcome]:
+        """The same where one of them failed, and shall fail alone."""
         outcomes: list[_Outcome] = []
         try:
             with store.transaction():

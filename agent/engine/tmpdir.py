@@ -6,7 +6,7 @@ two descriptors, because a folder's folders are moved up to the top before it is
 what is left then is for the agent's next start (`set_aside`). Cheap imports only (see `lean`).
 """
 
-# ruff: noqa: PTH102, PTH108, PTH119, PTH120
+# ruff: noqa: PTH102, PTH108
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def make(path: str, uid: int | None, gid: int | None) -> None:
 def remove(path: str, timeout_s: float = REMOVE_S) -> str | None:
     """Remove the folder with all that is in it; `None` when nothing is left, else why something is."""
     give_up_at = time.monotonic() + timeout_s
+    above, _, name = path.rpartition("/")
     try:
-        parent = os.open(os.path.dirname(path), _OPEN)
+        parent = os.open(above, _OPEN)
     except FileNotFoundError:
         return None
     except OSError as error:
         return _left(path, error)
-    name = os.path.basename(path)
     try:
         if not _was_empty(parent, name):
             _remove(parent, name, give_up_at)

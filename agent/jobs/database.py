@@ -10,12 +10,14 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from agent.jobs.errors import ReadOnlyStoreError, StoreError
 
 logger = logging.getLogger("agent.jobs.store")
+
+_NO_MORE: AbstractContextManager[None] = nullcontext()
 
 MOST_VALUES = 500
 """Values of one statement; SQLite's own limit was 999 for long."""
@@ -31,6 +33,7 @@ class Database:
         self._depth = 0
         self._said: list[str] = []
         self._then: list[Callable[[], None]] = []
+        self._else: list[Callable[[], None]] = []
         self.read_only: str | None = None
         """Why nothing can be changed, and what to do."""
 
@@ -50,19 +53,23 @@ class Database:
         """
         if self.read_only is not None:
             raise ReadOnlyStoreError(self.read_only)
-        level, said, then = self._depth, len(self._said), len(self._then)
+        level, said, then, otherwise = self._depth, len(self._said), len(self._then), len(self._else)
         self._execute(f"SAVEPOINT part_{level}" if level else "BEGIN IMMEDIATE")
         self._depth += 1
         try:
             yield
             self._execute(f"RELEASE part_{level}" if level else "COMMIT")
         except BaseException:
-            del self._said[said:], self._then[then:]
+            undone = self._else[otherwise:]
+            del self._said[said:], self._then[then:], self._else[otherwise:]
+            for act in undone:
+                act()
             self._undo(level)
             raise
         finally:
             self._depth = level
         if level == 0:
+            self._else.clear()
             self._say()
             self._act()
 
@@ -72,16 +79,15 @@ class Database:
         """
         self._then.append(act)
 
-    @contextmanager
-    def whole(self) -> Iterator[None]:
+    def if_undone(self, act: Callable[[], None]) -> None:
+        """Do something on this thread if what surrounds the call is undone: bring memory back to what is stored."""
+        self._else.append(act)
+
+    def whole(self) -> AbstractContextManager[None]:
         """Make everything inside durable, or part of the transaction that is under way, whose `transaction` then undoes
         it with all else if it fails: for what is whole already, and is not worth a part of its own.
         """
-        if self._depth:
-            yield
-            return
-        with self.transaction():
-            yield
+        return _NO_MORE if self._depth else self.transaction()
 
     # --- for the stores -----------------------------------------------------------------------------------------------
 

@@ -10,8 +10,10 @@ A file that has verified backups is opened by `backup.open_or_restore`.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sqlite3
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -27,6 +29,9 @@ _MAGIC = b"SQLite format 3\0"
 _PARTS = ("", "-wal", "-shm")
 """The file, and what SQLite keeps beside it. The -wal of a lost file must never meet another one: it would be played
 into it."""
+
+_FLOCK = "@hhqqi0q"
+"""`struct flock` of 64-bit Linux: kind, whence, start, length, pid."""
 
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -245,18 +250,19 @@ def _locked(path: Path) -> StoreLockedError:
 
 
 def _holder(path: Path) -> int | None:
-    """The process that holds a lock on the file, from /proc/locks; `None` where that cannot be told."""
+    """The process that holds a lock on the file; `None` where there is none, or none that can be named.
+
+    The kernel is asked about the open file (F_GETLK), and not /proc/locks: that names files by inode number and by a
+    device number which btrfs and overlayfs do not show to stat(2), and files of several disks have one inode number.
+    To close the file drops this process's own locks on it; called only where it has none.
+    """
+    whole_file = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
-        inode = str(path.stat().st_ino)
-        lines = Path("/proc/locks").read_text().splitlines()
+        with path.open("rb") as file:
+            kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, whole_file))
     except OSError:
         return None
-    for line in lines:
-        # 1: POSIX  ADVISORY  WRITE 4711 08:01:131 1073741824 1073742335
-        words = line.split()
-        if len(words) > 5 and words[5].rpartition(":")[2] == inode and int(words[4]) > 0:
-            return int(words[4])
-    return None
+    return pid if kind != fcntl.F_UNLCK and pid > 0 else None  # 0: of another PID namespace, -1: of no process
 
 
 def is_there(path: Path) -> bool:

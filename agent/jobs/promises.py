@@ -59,7 +59,7 @@ class Promises(Shelf):
     def __init__(self, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
         self._kept: list[str] = []
-        """To be dropped with the next one. What a rollback brings back is kept once more at the next start."""
+        """To be dropped with the next one."""
         self._owed: set[int] = set()
         """Folders whose submission could not be written yet."""
         self.put_off: PutOff = _at_once
@@ -76,8 +76,10 @@ class Promises(Shelf):
             StoreError: not stored.
         """
         with self.whole():
-            while self._kept:
-                self.drop(_KIND, self._kept.pop())
+            kept = [self._kept.pop() for _ in range(len(self._kept))]  # the thread of `put_off` appends meanwhile
+            self.if_undone(partial(self._kept.extend, kept))
+            for each in kept:
+                self.drop(_KIND, each)
             # A folder is written once, and every note begins elsewhere: no two promises have the same key.
             key = f"{made.folder_id}:{made.notes[0]}" if made.notes else f"{made.folder_id}"
             self.put(_KIND, key, made)

@@ -39,12 +39,20 @@ class Shelf(Database):
 
         One that this version cannot read is left out, and said so: it stays on the shelf for the version that can.
         """
+        return self._read("SELECT key, body FROM shelf WHERE kind = ? ORDER BY rowid", (kind,), type)
+
+    def one(self, kind: str, key: str | int, type: type[_T]) -> _T | None:
+        """The thing of a kind and key; `None` where there is none, or none that can be read: see `all`."""
+        found = self._read("SELECT key, body FROM shelf WHERE kind = ? AND key = ?", (kind, str(key)), type)
+        return found.get(str(key))
+
+    def _read(self, sql: str, values: tuple[str, ...], type: type[_T]) -> dict[str, _T]:
         found: dict[str, _T] = {}
-        for key, body in self._execute("SELECT key, body FROM shelf WHERE kind = ? ORDER BY rowid", (kind,)):
+        for key, body in self._execute(sql, values):
             try:
                 found[key] = decode(body, type)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                logger.error("the stored %s %r cannot be read and is left out: %s", kind, key, error)
+                logger.error("the stored %s %r cannot be read and is left out: %s", values[0], key, error)
         return found
 
     def drop(self, kind: str, key: str | int) -> bool:

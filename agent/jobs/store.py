@@ -232,6 +232,15 @@ class JobStore(Lookup, Promises, Usage, Meter):
         with self.whole():
             return self._handle(self._look(job_id, revision), event, now)
 
+    def follow(self, row: JobRow, event: Event, now: int) -> JobRow:
+        """As `apply`, to a row that was read in the transaction that is under way, and was not changed in it since.
+
+        Raises:
+            IllegalMoveError, StoreError: as `apply`.
+        """
+        with self.whole():
+            return self._handle(row, event, now)
+
     def amend(
         self, job_id: int, spec: JobSpec, now: int, *, event: str, by: str, revision: int | None = None
     ) -> JobRow:

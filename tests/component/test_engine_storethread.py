@@ -77,6 +77,7 @@ def test_writes_that_wait_share_one_flush_and_are_all_stored(tmp_path: Path) -> 
             await asyncio.sleep(0)
         assert await asyncio.gather(*asked) == list(range(50))
         assert commits.count("COMMIT") == 1
+        assert not any(each.startswith("SAVEPOINT") for each in commits), "a part each only once one has failed"
         assert len(await thread.read(JobStore.all, "thing", Thing)) == 50
 
     run(test, tmp_path)

@@ -22,6 +22,7 @@ from agent.api.refs import JobRef
 from agent.api.types import JobState, SubmitRequest
 from agent.engine import procs
 from agent.engine.records import AttemptDir
+from tests.fakes import disk
 from tests.fakes.daemons import Box, DaemonError, activate_evaluation, wait_final, wait_until
 from tests.fakes.disk import fill
 from tests.fakes.engines import Gate, Gpus, begin, ended, engine, look, make_config, run, submit, until, who
@@ -44,18 +45,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def ext4(tmp_path: Path) -> Iterator[Path]:
     """A state folder on an ext4 of its own, which can be made to fail."""
-    if shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists():
-        pytest.skip("needs mkfs.ext4 and a loop device")
-    folder, image = tmp_path / "state", tmp_path / "image"
-    folder.mkdir()
-    with image.open("wb") as file:
-        file.truncate(16 << 20)
-    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
-    subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
-    try:
+    lacking = disk.why_no_ext4()
+    if lacking is not None:
+        pytest.skip(lacking)
+    with disk.ext4(tmp_path / "state") as folder:
         yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def break_down(folder: Path) -> None:

@@ -5,6 +5,7 @@ The COMMIT fails for real: the process may write no file beyond the size that th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -20,7 +21,7 @@ from agent.api.types import JobState
 from agent.engine.reconcile import reconcile
 from agent.jobs import folder, ledger, notes
 from agent.jobs.durable import change_durably
-from agent.jobs.errors import StoreError
+from agent.jobs.errors import NoSuchJobError, StoreError
 from agent.jobs.folder import is_unconfirmed, job_dir, submissions
 from agent.jobs.machine import CancelAsked, Event, NeverRan, PreemptAsked
 from agent.jobs.promises import Promise
@@ -375,6 +376,20 @@ def test_promises_do_not_pile_up_and_those_of_forgotten_jobs_are_no_fault(place:
     place.submit(SPEC)
     (count,) = place.store._execute("SELECT count(*) FROM shelf WHERE kind = 'promise'").fetchone()
     assert count == 1
+
+
+def test_a_kept_promise_is_dropped_by_a_later_one_where_the_first_to_do_so_was_undone(place: Place) -> None:
+    """Undone in memory as well: else each burst with a fault in it would leave whole submissions in the store."""
+    with place.store.transaction():
+        with contextlib.suppress(NoSuchJobError), place.store.transaction():
+            place.submit(SPEC)
+            place.store.get(12345)
+        assert len(place.store.all("promise", Promise)) == 1, "of the array, which was taken in last"
+    with contextlib.suppress(NoSuchJobError), place.store.transaction():
+        place.submit(SPEC)
+        place.store.get(12345)
+    last = place.submit(SPEC)
+    assert list(place.store.all("promise", Promise)) == [str(last.id)]
 
 
 def test_lines_of_an_older_version_hold(place: Place) -> None:

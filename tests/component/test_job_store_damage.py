@@ -17,6 +17,7 @@ from agent.jobs.folder import Submission, confirm, job_dir, submissions, write_s
 from agent.jobs.schema import SCHEMA
 from agent.jobs.spec import JobSpec
 from agent.jobs.store import JobStore
+from tests.fakes import disk
 
 SPEC = JobSpec(name="marker-name", script_name="s.sh", submit_dir="/", work_dir="/", args=("x" * 300,))
 
@@ -268,6 +269,29 @@ def test_a_file_that_another_agent_is_just_making_is_not_taken_for_damage(tmp_pa
         maker.stdin.close()
         maker.wait(timeout=20)
     assert not list(tmp_path.glob("*.damaged-*"))
+
+
+def test_a_lock_on_a_file_of_another_disk_with_the_same_inode_number_keeps_no_damaged_one(tmp_path: Path) -> None:
+    """Else it would be called in use by a process that has nothing to do with it, and not be brought back."""
+    lacking = disk.why_no_ext4()
+    if lacking is not None:
+        pytest.skip(lacking)
+    with disk.ext4(tmp_path / "one") as one, disk.ext4(tmp_path / "other") as other:
+        damaged, locked = one / "agent.db", other / "else.db"
+        damaged.write_bytes(b"no database" * 1000)
+        with subprocess.Popen(
+            [sys.executable, "-c", MAKING, str(locked)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as maker:
+            assert maker.stdin and maker.stdout
+            assert maker.stdout.readline() == "locked\n"
+            assert damaged.stat().st_ino == locked.stat().st_ino
+            assert f":{locked.stat().st_ino} " in Path("/proc/locks").read_text()
+            JobStore.open(damaged, now=9).close()
+            assert (one / "agent.db.damaged-9").read_bytes() == b"no database" * 1000
+            with pytest.raises(StoreLockedError, match=f"in use by process {maker.pid}"):
+                JobStore.open(locked, now=9)
+            maker.stdin.close()
+            maker.wait(timeout=20)
 
 
 def test_a_file_that_cannot_be_read_is_not_taken_for_damage(tmp_path: Path) -> None:

@@ -93,6 +93,31 @@ def test_nothing_of_the_server_is_open_in_the_shim(bench: Bench) -> None:
     finish(attempt)
 
 
+def test_what_the_server_has_for_its_shims_alone_does_not_reach_the_job(bench: Bench) -> None:
+    """Its environment, and its shelter from the killer for memory where that may be given (CAP_SYS_RESOURCE)."""
+    attempt = bench.attempt("echo READY; exec sleep 60")
+    ours = Path("/proc/self/oom_score_adj")
+    before = ours.read_text()
+    ask = "echo -900 2>/dev/null >/proc/self/oom_score_adj; cat /proc/self/oom_score_adj"
+
+    async def act(launcher: ServedForkLauncher) -> None:
+        await launcher.launch(1, attempt)
+
+    try:
+        ours.write_text("300")
+        asked = subprocess.run(["sh", "-c", ask], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+        with_server(act)
+    finally:
+        ours.write_text(before)
+    who = started(attempt)
+    score = {pid: int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (who.shim_pid, who.job_pid)}
+    assert score == {who.shim_pid: int(asked.stdout), who.job_pid: 300}
+    until(lambda: b"sleep" in Path(f"/proc/{who.job_pid}/cmdline").read_bytes())
+    assert b"LD_BIND_NOW" not in Path(f"/proc/{who.job_pid}/environ").read_bytes()
+    os.kill(who.job_pid, signal.SIGKILL)
+    finish(attempt)
+
+
 def test_an_ended_shim_leaves_no_zombie(bench: Bench) -> None:
     attempt = bench.attempt("exit 0")
 
