@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agent.config import Config
 
+_INTERRUPTED = 130
+"""Ctrl-C among the imports, which are most of a short command: no traceback either."""
+
 
 def agent_main(argv: Sequence[str] | None = None) -> int:
     """`stoker-agent`: the daemon of a node, and the verbs that concern only this node."""
@@ -25,27 +28,39 @@ def agent_main(argv: Sequence[str] | None = None) -> int:
         from agent.gpu import inspect_child
 
         return inspect_child.main(words[1:])
-    from agent import cli
-
+    try:
+        from agent import cli
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     return cli.agent(words, run=_run_agent)
 
 
 def hub_main(argv: Sequence[str] | None = None) -> int:
     """`stoker-hub`: the daemon that sees every node and holds the licence."""
-    from agent import cli
-
+    try:
+        from agent import cli
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     return cli.hub(list(sys.argv[1:] if argv is None else argv), run=_run_hub)
 
 
 def license_main(argv: Sequence[str] | None = None) -> int:
     """`stoker-license`: the buyer's and the vendor's licence verbs; the hub is handed in."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        from agent.api import program
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    return program.run("stoker-license", lambda: _license(words))
+
+
+def _license(words: list[str]) -> int:
     from agent import __version__
-    from agent.api import commandline
     from agent.cli import HubLicenceCalls
     from licensing import cli
 
-    words, hub = list(sys.argv[1:] if argv is None else argv), HubLicenceCalls()
-    return commandline.run("stoker-license", lambda: cli.main(words, hub, version=__version__, export=hub.export_usage))
+    hub = HubLicenceCalls()
+    return cli.main(words, hub, version=__version__, export=hub.export_usage)
 
 
 def _run_agent(config: Config) -> int:

@@ -211,6 +211,10 @@ class Seats:
     async def _take_back(self, node: str) -> Licence:
         """First no further lease, then the node's word, then its seats: none is ever in two hands."""
         member = self._member(node)
+        if member is None and all(node != each.node for each in (await self.licence()).holders):
+            raise ApiError(
+                404, "usage", f"{node!r} is no node of this hub and holds no seats; see: stoker-license status"
+            )
         if member is None or member.link.state is not LinkState.UP:
             message = (
                 f"{node} does not answer, so it cannot give its seats back; they are free when its lease ends, or if "

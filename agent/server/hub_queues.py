@@ -23,6 +23,7 @@ from agent.api.types import CronRequest, LinkState
 from agent.hub.calls import NodeCalls
 from agent.hub.fleet import Fleet
 from agent.server.base import caller_of, json_response, key_of, read_body
+from agent.server.hub_submit import parsed
 from agent.server.passthrough import pass_on
 from agent.server.peer import USER_HEADER
 
@@ -79,7 +80,8 @@ class HubQueues:
 
     async def _add_cron(self, request: web.Request) -> web.StreamResponse:
         asked = await read_body(request, CronRequest)
-        node = asked.request.node or self._only_node("a recurring job stays on one node")
+        named = asked.request.node or next(iter(parsed(asked.request).nodelist), None)
+        node = named or self._only_node("a recurring job stays on one node", "--node NAME, as in --node {}")
         forwarded = msgspec.json.encode(
             msgspec.structs.replace(asked, request=msgspec.structs.replace(asked.request, node=node))
         )
@@ -90,8 +92,8 @@ class HubQueues:
         node = self._only_node("this is of one node")
         return await pass_on(request, self._fleet.calls(node), request.rel_url.raw_path)
 
-    def _only_node(self, why: str) -> str:
-        """The node of a cluster of one.
+    def _only_node(self, why: str, how: str = "") -> str:
+        """The node of a cluster of one; `how` is what names one, with the first of them put into it.
 
         Raises:
             ApiError: there are several, and none was named.
@@ -99,7 +101,8 @@ class HubQueues:
         names = [member.name for member in self._fleet.members()]
         if len(names) == 1:
             return names[0]
-        raise ApiError(400, "which_node", f"{why}, and the cluster has {', '.join(names)}: name one", "$.node")
+        named = f"name one with {how.format(names[0])}" if how and names else "name one"
+        raise ApiError(400, "which_node", f"{why}, and the cluster has {', '.join(names)}: {named}", "$.node")
 
     async def _ask(self, question: Callable[[Client], _T]) -> list[_T]:
         """The answers of the nodes that answer in time.

@@ -92,7 +92,7 @@ class HubSubmit:
     async def plan(self, request: web.Request) -> web.StreamResponse:
         """Serve a dry run: asked of the node that a submit would go to now; nothing is noted."""
         body = await read_body(request, SubmitRequest)
-        node = await self._choose(body, _parsed(body), caller_of(request).user)
+        node = await self._choose(body, parsed(body), caller_of(request).user)
         forwarded = msgspec.json.encode(msgspec.structs.replace(body, node=node))
         return await self._pass_on(request, self._fleet.calls(node), "/v1/jobs/plan", forwarded)
 
@@ -101,7 +101,7 @@ class HubSubmit:
         uid = caller.uid
         node = await self._in_store(lambda store: store.find(uid, key))
         if node is None:
-            spec = _parsed(body)
+            spec = parsed(body)
             chosen = node = await self._choose(body, spec, caller.user)
             if spec.array is not None:
                 await self._judge(chosen, body, caller.user)
@@ -157,7 +157,7 @@ class HubSubmit:
             raise ApiError(503, "not_stored", f"the hub cannot note where the job goes: {error}") from error
 
 
-def _parsed(body: SubmitRequest) -> JobSpec:
+def parsed(body: SubmitRequest) -> JobSpec:
     """The job, as every node will read it.
 
     Raises:

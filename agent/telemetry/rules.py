@@ -85,6 +85,10 @@ def blind(scene: Scene) -> frozenset[str | None]:
     return frozenset(reading.uuid for reading in scene.readings if reading.state is not GpuState.OK)
 
 
+_XID = "see dmesg for its Xid; "
+_HUNG = _XID + "when its jobs cannot be killed either, reboot the node"
+"""What to do about a GPU that hangs; where the reason says the first half already, the second."""
+
 # --- the rules --------------------------------------------------------------------------------------------------------
 
 
@@ -101,7 +105,9 @@ def _state(scene: Scene) -> Iterator[Finding]:
             reading.reason or f"GPU {reading.index} is {reading.state.value}",
             "let its jobs end, reset it or reboot the node; again soon: have it replaced"
             if lost
-            else "see dmesg for its Xid; when its jobs cannot be killed either, reboot the node",
+            else _HUNG[len(_XID) :]
+            if _XID[:-2] in (reading.reason or "")
+            else _HUNG,
         )
 
 

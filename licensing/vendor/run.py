@@ -218,7 +218,8 @@ def _crl(args: argparse.Namespace, now: int) -> int:
         by = keys.load(args.root_key, _passphrase(args)) if args.root_key else _signer(args)
         crl, text = desk.crl(by, now)
     _write(args.out, text)
-    _say(args, f"number {crl.number}: {len(crl.licences)} licences, {len(crl.keys)} keys; every later file carries it")
+    held = f"{counted(len(crl.licences), 'licence')}, {counted(len(crl.keys), 'key')}"
+    _say(args, f"number {crl.number}: {held}; every later file carries it")
     return 0
 
 
@@ -326,7 +327,28 @@ def _signer(args: argparse.Namespace) -> Signer:
         raise UsageError(
             "name who signs: --issuer-key FILE and --issuer-cert FILE; see: stoker-license vendor keys issuer"
         )
+    if args.issuer_key is None and not key.exists() and folder is not None:
+        _tell_other_keys(folder, key)
     return load_signer(key, cert, _passphrase(args))
+
+
+def _tell_other_keys(folder: Path, key: Path) -> None:
+    """Name the key that was made here under another name.
+
+    Raises:
+        KeyFileError: there is one, with its certificate.
+    """
+    others = [each for each in sorted(folder.glob("*.key")) if each.with_suffix(".cert").exists()]
+    if others:
+        raise KeyFileError(
+            f"cannot read the key {key}: No such file or directory; this desk has {others[0].name}: "
+            f"--issuer-key {others[0]} --issuer-cert {others[0].with_suffix('.cert')}"
+        )
+
+
+def counted(number: int, word: str) -> str:
+    """`1 key`, `2 keys`."""
+    return f"{number} {word}{'s' if number != 1 else ''}"
 
 
 def _passphrase(args: argparse.Namespace) -> keys.Passphrase:

@@ -50,3 +50,22 @@ def test_what_to_type_for_a_gpu_that_stays_drained_is_a_command() -> None:
     told = out.partition("still drained: stoker ")[2].split()
     assert told == ["resume", "gpu-a2:7"]
     assert run(cluster, *told)[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["acknowledge", "clear"])
+def test_what_is_no_incident_is_not_called_a_job(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for word in ("x", "3_1"):
+        with pytest.raises(SystemExit) as ended:
+            run(health_lab(), "incidents", verb, word)
+        said = capsys.readouterr().err
+        assert ended.value.code == 2 and f"'{word}' is not the number of an incident" in said and "a job" not in said
+
+
+def test_the_list_of_jobs_names_a_node_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = health_lab()
+    for words in (["jobs"], ["--json", "jobs"], ["jobs", "--all"]):
+        assert run(cluster, *words)[0] == 0
+        assert capsys.readouterr().err.startswith("no answer of gpu-b2: its jobs are listed as last heard, or left out")
+    del cluster.statuses["gpu-b2"]
+    run(cluster, "jobs")
+    assert capsys.readouterr().err == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -344,3 +345,19 @@ def test_shares_partitions_and_notices(desk: Desk) -> None:
 def test_the_path_of_a_name_is_quoted(desk: Desk) -> None:
     desk("reservation", "remove", "../../jobs", code=1)
     assert urllib.parse.quote("../../jobs", safe="") not in desk.err
+
+
+def test_a_report_that_cannot_be_written_whole_leaves_the_older_one(desk: Desk, tmp_path: Path) -> None:
+    page = tmp_path / "r.html"
+    page.write_text("the older one")
+    page.chmod(0o640)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))  # as a disk that is full after a block
+    try:
+        desk("report", "1", "--html", str(page), code=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "name another file" in desk.err and page.read_text() == "the older one"
+    assert [each.name for each in tmp_path.iterdir()] == ["r.html"]
+    desk("report", "1", "--html", str(page))
+    assert "<html" in page.read_text() and page.stat().st_mode & 0o777 == 0o640

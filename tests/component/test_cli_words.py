@@ -420,3 +420,19 @@ def test_a_submit_whose_answer_is_lost_makes_one_job(tmp_path: Path) -> None:
     assert done.stdout.startswith("Submitted job 2 on n1")
     assert "asking again with the same key" in done.stderr
     assert {job["id"] for job in json.loads(jobs)} == {1, 2}
+
+
+@pytest.mark.parametrize("program", ["agent", "hub", "license"])
+def test_ctrl_c_among_the_imports_is_no_traceback(program: str) -> None:
+    entry = f"""
+import sys
+class Pressed:
+    def find_spec(self, name, *_):
+        if name in ("agent.cli", "licensing.cli"):
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Pressed())
+from agent.__main__ import {program}_main
+sys.exit({program}_main(["--version"]))
+"""
+    ended = subprocess.run([sys.executable, "-c", entry], capture_output=True, text=True, timeout=DEADLINE_S)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")

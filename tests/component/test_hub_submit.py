@@ -11,7 +11,7 @@ import pytest
 from agent.api.client import Client
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
-from agent.api.types import Job, LinkState, SubmitRequest
+from agent.api.types import CronRequest, Job, LinkState, SubmitRequest
 from tests.fakes.daemons import Box, wait_until
 from tests.fakes.hub import hub_config, nodes_of, running_hub
 
@@ -90,6 +90,18 @@ def test_an_array_or_a_sweep_is_judged_before_anything_is_noted(pair: Pair) -> N
     assert pair.submit("--array=0-10", "--hold", key="good", node="n2").array_text == "0-10"
     assert pair.is_noted("good")
     assert not pair.is_noted("bad") and not pair.is_noted("again"), "what was refused was written nowhere"
+
+
+def test_a_recurring_job_goes_to_the_node_of_its_nodelist_and_is_told_how_to_name_one(pair: Pair) -> None:
+    def ask(*flags: str, key: str) -> str:
+        body = SubmitRequest(script="#!/bin/sh\n", script_name="a.sh", work_dir="/", flags=flags)
+        return pair.client.add_cron(CronRequest(schedule="0 3 * * 1", request=body), key).node
+
+    assert ask("-w", "n2", key="a") == "n2"
+    with pytest.raises(ApiError, match="has n1, n2: name one with --node NAME, as in --node n1"):
+        ask(key="b")
+    with pytest.raises(ApiError, match="no node 'n9'"):
+        ask("-w", "n9", key="c")
 
 
 def _refused(pair: Pair, *flags: str) -> ApiError:

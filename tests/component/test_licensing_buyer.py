@@ -279,6 +279,13 @@ def test_a_step_of_a_release_cannot_be_ordered_by_itself(tmp_path: Path, step: s
         assert (error.value.status, error.value.code) == (422, "usage")
 
 
+def test_a_release_of_a_node_that_nobody_knows_says_so(tmp_path: Path) -> None:
+    with running_hub(hub_config(tmp_path, ()), ROOTS) as client:
+        with pytest.raises(ApiError, match="'n9' is no node of this hub and holds no seats") as error:
+            client.licence_order(LicenceOrder(order="release", subject="n9"))
+        assert error.value.status == 404
+
+
 # --- requests that nobody waits for ---
 
 

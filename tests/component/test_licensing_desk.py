@@ -67,6 +67,16 @@ def test_an_encrypted_key_signs_only_with_its_passphrase(
         keys.load(key)
 
 
+def test_a_desk_whose_key_has_another_name_says_which_it_has(tmp_path: Path, vendor: Vendor) -> None:
+    folder = tmp_path / "other"
+    vendor.run("keys", "issuer", "--name", "shop", "--root-key", vendor.root, "-o", folder)
+    terms = ["issue", "--voucher", "--customer", "X", "--plan", "yearly", "--seats", "8", "--days", "3"]
+    vendor.run(*terms, "--desk", folder, "-o", tmp_path / "a", code=5)
+    told = vendor.err.partition("this desk has shop.key: ")[2].split()
+    assert told == ["--issuer-key", str(folder / "shop.key"), "--issuer-cert", str(folder / "shop.cert")]
+    vendor.run(*terms, "--desk", folder, *told, "-o", tmp_path / "a")
+
+
 def test_an_encrypted_key_is_openssls(tmp_path: Path) -> None:
     keys.create(tmp_path / "a.key", "pass phrase")
     key = keys.load(tmp_path / "a.key", lambda path: "pass phrase")

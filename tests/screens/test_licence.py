@@ -113,6 +113,20 @@ def test_a_site_without_licence_is_lifted_at_once_from_a_file_of_the_tree(cluste
     act(cluster, scene, LARGE)
 
 
+def test_a_path_that_is_typed_on_the_tree_goes_into_the_line_for_it(cluster: Cluster, in_a_folder: Path) -> None:
+    (in_a_folder / "acme.voucher").write_text(paper())
+
+    async def scene(on: Stage) -> None:
+        await on.press("6", "I")
+        tree = on.app.screen.query_one(FileTree)
+        await on.until(lambda: len(tree.root.children) == 1, "the folder is listed")
+        await on.press(*f"{in_a_folder}/acme.voucher", "enter")
+        await on.until(lambda: on.screen_name == "LicenceScreen", "the form is done")
+        await on.until(lambda: on.sees("● ACTIVE"), "the stage is lifted")
+
+    act(cluster, scene, LARGE)
+
+
 @pytest.mark.parametrize(
     ("machine", "bind", "words"),
     [

@@ -109,3 +109,19 @@ def test_a_home_that_nobody_has_is_a_name_like_any_other(tmp_path: Path, monkeyp
         await on.until(lambda: on.screen_name == "JobScreen", "stored")
 
     assert submitted(play(scene))[0][0].script_name == str(tmp_path / "~nobody-has-it" / "go.sh")
+
+
+def test_a_whole_path_typed_behind_the_folder_counts_and_one_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "go.sh").write_text("#!/bin/sh\n")
+    monkeypatch.chdir(tmp_path)
+
+    async def scene(on: Stage) -> None:
+        await on.press("S", *f"{tmp_path}/elsewhere/no.sh", "enter")
+        assert on.sees("There is no ")
+        await on.press("ctrl+u", *f"x/{tmp_path}/elsewhere/go.sh", "enter", "f2")
+        await on.until(lambda: on.screen_name == "JobScreen", "stored")
+
+    assert submitted(play(scene))[0][0].script_name == str(tmp_path / "elsewhere" / "go.sh")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from agent.api.health import IncidentKind, KnownGpu, Severity
 from agent.api.types import GpuBus, GpuErrors, GpuProcess, GpuReading, GpuState
 from agent.telemetry.rules import HeldBy, Scene, blind, look
@@ -49,6 +51,13 @@ def kinds(found: list[Finding]) -> list[str]:
 def test_a_healthy_node_has_no_findings() -> None:
     assert look(scene(*(gpu(n) for n in range(4)), *(idle(n) for n in range(4, 8)))) == []
     assert look(scene(job=0)) == []
+
+
+@pytest.mark.parametrize("why", [None, "the driver has not answered for GPU 0 within 1.5 s; see dmesg for its Xid"])
+def test_what_to_do_about_a_hung_gpu_is_said_once(why: str | None) -> None:
+    (found,) = look(scene(gpu(0, state=GpuState.HUNG, reason=why)))
+    assert f"{found.what}; {found.advice}".count("see dmesg for its Xid") == 1
+    assert found.advice.endswith("when its jobs cannot be killed either, reboot the node")
 
 
 def test_lost_and_hung_gpus_are_critical_and_name_job_and_user() -> None:

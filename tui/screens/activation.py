@@ -42,6 +42,7 @@ _HINTS = {
     "request": "F5 makes a request. Your vendor answers it with a file; no network is needed.",
 }
 _ANSWER_LINES = 6
+_PATH_BEGINS = ("/", "~", ".")
 _WHITE_ON_BLACK = Style(color="#ffffff", bgcolor="#000000")
 
 
@@ -84,7 +85,8 @@ class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
             with Vertical(id="file", classes="way"):
                 with Horizontal():
                     yield Label("file")
-                    yield Input(value=self._draft.path, placeholder="path, or choose below", id="path", compact=True)
+                    hint = "path, or choose below"
+                    yield Input(self._draft.path, hint, id="path", compact=True, select_on_focus=False)
                 yield FileTree(self._folder, id="tree")
             with Vertical(id="paste", classes="way"):
                 yield PasteArea(self._draft.pasted, id="pasted", compact=True, soft_wrap=False)
@@ -116,6 +118,14 @@ class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
         where = {"file": "#tree", "paste": "#pasted", "request": "#save" if made else None}[name]
         self.set_focus(self.query_one(where) if where else None)
         self.call_after_refresh(self._say, _HINTS[name], Role.DIM)
+
+    def on_key(self, event: events.Key) -> None:
+        """Who begins to type a path on the tree means the line above it."""
+        line = self.query_one("#path", Input)
+        if isinstance(self.focused, FileTree) and event.character in _PATH_BEGINS:
+            event.stop()
+            line.value, line.cursor_position = event.character, 1
+            line.focus()
 
     # --- taking a file ------------------------------------------------------------------------------------------------
 

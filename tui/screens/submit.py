@@ -77,15 +77,22 @@ class SubmitForm(TellsFaults, ModalScreen[Job | None]):
 
     @on(Input.Changed, "#path")
     def list_files(self) -> None:
-        """Show what the path may become."""
+        """Show what the path may become; a whole path that was typed behind another one takes its place."""
+        box = self.query_one("#path", Input)
+        if (at := max(box.value.rfind("//"), box.value.rfind("/~/"))) >= 0:
+            box.value = box.value[at + 1 :]  # which calls this again
+            box.cursor_position = len(box.value)
+            return
         self.query_one("#files", Table).show(_entries(self._path()))
 
     @on(Input.Submitted, "#path")
     def to_flags(self) -> None:
         """Into a folder, or on to the flags."""
-        table = self.query_one("#files", Table)
-        if not self._path().is_file() and table.key is not None:
+        table, path = self.query_one("#files", Table), self._path()
+        if not path.is_file() and table.key is not None:
             self._pick(str(table.key))
+        elif not path.exists():
+            self._say(f"There is no {path}; type on, or choose a script in the list: tab goes there.", Role.WARN)
         else:
             self.query_one("#flags", Input).focus()
 

@@ -134,7 +134,11 @@ def _names(call: Call, node: str | None) -> list[str]:
 
 
 def _incident(text: str) -> tuple[str | None, int]:
-    ref = words.job(text)
-    if ref.task is not None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an incident; write a number such as 3")
+    try:
+        ref = words.job(text)
+    except argparse.ArgumentTypeError:
+        ref = None
+    if ref is None or ref.task is not None:
+        sentence = f"{text!r} is not the number of an incident; write 3, or n1:3; stoker incidents lists them"
+        raise argparse.ArgumentTypeError(sentence)
     return ref.node, ref.id

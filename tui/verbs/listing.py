@@ -10,7 +10,7 @@ import msgspec
 
 from agent.api.commandline import Parser, meant
 from agent.api.errors import StokerError
-from agent.api.types import FINAL_STATES, Job, JobState
+from agent.api.types import FINAL_STATES, Job, JobState, LinkState
 from tui import arrays, pages, plain, printed, safe, words
 from tui.cluster import job_order
 from tui.verbs.call import Call
@@ -100,6 +100,7 @@ def jobs(call: Call, wanted: Wanted | None = None, *, expand: bool = False) -> i
     """Print the queue and what ended last, or a page of the history."""
     asked = wanted or Wanted()
     found, more = _page(call, asked) if asked.history else (_queue(call, asked), None)
+    _tell_silent(call)
     if call.json:
         plain.as_json(found, call.out)
         return 0
@@ -111,6 +112,14 @@ def jobs(call: Call, wanted: Wanted | None = None, *, expand: bool = False) -> i
     if more is not None:
         plain.note(f"more with the same words and {more}")
     return 0
+
+
+def _tell_silent(call: Call) -> None:
+    """Name the nodes whose jobs are listed as they were last heard of, and perhaps not all of them."""
+    silent = [each.name for each in call.client.nodes() if each.link is not LinkState.UP]
+    if silent:
+        whose = "its jobs are" if len(silent) == 1 else "their jobs are"
+        plain.note(f"no answer of {', '.join(silent)}: {whose} listed as last heard, or left out; see stoker nodes")
 
 
 def _queue(call: Call, wanted: Wanted) -> list[Job]:

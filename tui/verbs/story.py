@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
+from pathlib import Path
 
 from agent.api.commandline import Parser, meant
 from agent.api.errors import ApiError, StokerError
@@ -81,6 +83,22 @@ def _history(call: Call, ref: JobRef) -> JobReport | None:
         raise
 
 
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all: on a full disk an older page stays."""
+    if path.exists() and not path.is_file():  # /dev/stdout, a pipe
+        path.write_text(text, encoding="utf-8")
+        return
+    new = path.resolve().with_name(f".stoker-report-{os.getpid()}")
+    try:
+        new.write_text(text, encoding="utf-8")
+        if path.exists():
+            new.chmod(path.stat().st_mode & 0o777)
+        new.replace(path.resolve())
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
 def _write_page(call: Call, told: JobReport, file: str) -> int:
     from tui import reportpage, submit
 
@@ -89,7 +107,7 @@ def _write_page(call: Call, told: JobReport, file: str) -> int:
         call.out.write(text)
         return 0
     try:
-        submit.typed_path(file).write_text(text, encoding="utf-8")
+        _replace(submit.typed_path(file), text)
     except OSError as error:
         raise StokerError(f"cannot write {file}: {error.strerror or error}; name another file") from error
     if call.json:

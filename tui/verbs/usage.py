@@ -62,7 +62,8 @@ def _as_table(call: Call, told: UsageMonth) -> None:
         for each in told.sums
     ]
     plain.table([str(told.by).upper(), *_TITLES], lines, call.out)
-    print(f"{told.month}: {total / _HOUR_MS:.2f} GPU-hours on {len(told.nodes)} nodes", file=call.out)
+    nodes = f"{len(told.nodes)} node{'s' if len(told.nodes) != 1 else ''}"
+    print(f"{told.month}: {total / _HOUR_MS:.2f} GPU-hours on {nodes}", file=call.out)
 
 
 def _percent(part: int, total: int) -> int:
