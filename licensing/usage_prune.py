@@ -1,6 +1,6 @@
 """Rows of the hub's usage ledger that the vendor has acknowledged and that are old enough, forgotten.
 
-Rules kept here: a row goes when the report that told of it, or a later one, has the vendor's receipt, by digest, and that
+Rules kept here: a row goes when the report that told of it, or a later one, has the receipt, by its digest, and that
 report's month is over for as long as rows are kept (each report carries the digest of the one before it and the
 sum of all, so who acknowledges it knows what is missing); only from the front, in the order in which rows came, so each
 chain and the hub's own go on from a checkpoint: the head after the last row that is gone. The trail holds the

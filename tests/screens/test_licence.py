@@ -178,7 +178,7 @@ def _fifo(path: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "binary": (lambda path: path.write_bytes(b"\x7fELF\xff\xfe\0\0"), "is no text"),
-    "huge": (lambda path: os.truncate(_made(path), 100_000_000), "has 100000000 bytes"),
+    "huge": (lambda path: os.truncate(_made(path), 100_000_000), "is larger than "),
     "empty": (lambda path: path.write_text(""), "is empty"),
     "folder": (lambda path: path.mkdir(), "is a folder"),
     "pipe": (_fifo, "is no plain file"),
