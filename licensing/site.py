@@ -16,7 +16,7 @@ from licensing import armour, clock, keys, release, revocation, verify
 from licensing.armour import Label
 from licensing.binding import Binding
 from licensing.document import Licence
-from licensing.errors import ArmourError, OtherSiteError, UsageError
+from licensing.errors import ArmourError, LicenceError, OtherSiteError, UsageError
 from licensing.exchange import Want
 from licensing.fingerprint import Mark
 from licensing.inuse import InUse
@@ -235,6 +235,12 @@ class Site:
         self._in_use.refuse_elsewhere(licence)
         return licence
 
+    def _last_known(self) -> Licence | None:
+        try:
+            return self._last("none")
+        except LicenceError:
+            return None
+
     # --- the machine ---
 
     def see(self, marks: Iterable[Mark], now: int) -> None:
@@ -272,7 +278,7 @@ class Site:
             holds=tuple(self._ledger.holds(mark.time)),
             development=self._roots.development,
             pending=pending,
-            superseded=self._requests.superseded(pending, terms.licence if terms else None),
+            superseded=self._requests.superseded(pending, terms.licence if terms else self._last_known()),
             crl=self._in_use.lists.number,
             issuer=terms.chain.issuer.name if terms else None,
             at=terms.at if terms else mark.time,

@@ -168,4 +168,12 @@ def as_api_error() -> Iterator[None]:
         raise ApiError(403, "unknown_user", str(error)) from error
     except (StokerError, OSError) as error:
         logger.error("the disk refuses, and so do we: %s", error)
-        raise ApiError(503, "not_stored", f"nothing was changed: {error}") from error
+        raise ApiError(503, "not_stored", f"nothing was changed: {_refusal(error)}") from error
+
+
+def _refusal(error: StokerError | OSError) -> str:
+    """The disk's own words, on what, and what to do; a `StokerError` has them."""
+    if isinstance(error, StokerError) or error.strerror is None:
+        return str(error)
+    where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
+    return f"the node's disk under its state folder says: {error.strerror}{where}; free or mend it, and try again"

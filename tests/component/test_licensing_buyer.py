@@ -23,7 +23,7 @@ from licensing.exchange import MAX_REQUEST_CHARS, Release, Request, Want
 from tests.component.test_licensing_cli import LocalHub
 from tests.fakes import papers, vendor
 from tests.fakes.hub import hub_config, running_hub
-from tests.fakes.vendor import DAY, NOW, ROOTS, SITE, VOUCHER, Boot, changed, file
+from tests.fakes.vendor import DAY, NOW, ROOT, ROOTS, SITE, VOUCHER, Boot, changed, file
 
 
 @pytest.fixture
@@ -308,3 +308,12 @@ def test_a_superseded_request_is_history_and_its_answer_is_still_taken(
     assert [each["superseded"] for each in hub.licence()["pending"]] == [True]
     hub.activate(file(changed(VOUCHER, site=site, rev=3, request=first["id"])))
     assert hub.licence()["pending"] == ()
+
+
+def test_what_was_superseded_stays_so_after_a_revocation(hub: LocalHub) -> None:
+    asked = hub.request("activate")
+    hub.activate(file(changed(VOUCHER, iat=NOW + 1, site=hub.licence()["site_key"], rev=2)))
+    hub.activate(armour.wrap(Label.CRL, sign(ROOT, changed(papers.CRL, keys=()))))
+    told = hub.licence()
+    assert told["code"] == "LIC-430"
+    assert [(each["id"], each["superseded"]) for each in told["pending"]] == [(asked["id"], True)]
