@@ -129,7 +129,7 @@ def brief(found: Iterable[Told], clock: Clock) -> list[list[Span]]:
         sign, role = _SEVERITY.get(each.incident.severity, ("?", Role.WARN))
         words = f"{clock.moment(each.incident.opened_at)[:-3]} {each.view.name} {each.incident.what}"
         lines.append([(f" {sign} ", role), (words, Role.TEXT)])
-    return lines or [[(" nothing is wrong", Role.DIM)]]
+    return lines or [[(" none is open", Role.DIM)]]
 
 
 def concerns_inventory(incident: Incident) -> bool:
