@@ -148,7 +148,7 @@ def test_what_holds_leases_back_is_said_at_the_node_and_taken_back_with_the_answ
         with office.on(HEAD):
             office.types("import-response", str(office.answered()))
         with office.on(TWIN):
-            (told,) = wait_until(lambda: refusals(socket))
+            (told,) = wait_until(lambda: seen(socket)["refusals"])
             gate.hear(told["code"], told["message"], told["fix"])
             held = gate.admit(["GPU-n1-0"], int(time.time()))
             assert isinstance(held, Hold)
@@ -161,7 +161,7 @@ def test_what_holds_leases_back_is_said_at_the_node_and_taken_back_with_the_answ
             assert gate.lease_reply(int(time.time())).refused == "LIC-442"
         with office.on(TWIN):  # a hub that was restarted knows what the node was told
             assert office.types("import-response", str(office.answered("anew")))[0] == 0
-            wait_until(lambda: len(refusals(socket)) == 1 and office.types("status")[1].find("8 of 8 GPUs") > 0)
+            wait_until(lambda: len(seen(socket)["refusals"]) == 1 and office.types("status")[1].find("8 of 8 GPUs") > 0)
     gate.hear("", "")
     assert gate.lease_reply(int(time.time())).refused == ""
     still = gate.admit([], int(time.time()))
@@ -176,17 +176,18 @@ def test_a_node_with_a_lease_hears_it_too_and_that_it_is_over_from_a_restarted_h
     with fake_agent(socket, "n1"):
         with office.on(HEAD):
             office.types("import-response", str(office.answered()))
-            wait_until(lambda: "8 of 8 GPUs" in office.types("status")[1])
+            wait_until(lambda: any(each["what"] == "PUT /v1/lease" for each in seen(socket)["seen"]))
         with office.on(TWIN):
-            wait_until(lambda: [each["code"] for each in refusals(socket)] == ["LIC-442"])
+            wait_until(lambda: [each["code"] for each in seen(socket)["refusals"]] == ["LIC-442"])
         with office.on(HEAD):
-            wait_until(lambda: [each["code"] for each in refusals(socket)] == ["LIC-442", ""])
+            wait_until(lambda: [each["code"] for each in seen(socket)["refusals"]] == ["LIC-442", ""])
 
 
-def refusals(path: Path) -> list[dict[str, str]]:
+def seen(path: Path) -> dict[str, list[dict[str, str]]]:
+    """What the agent was asked and told."""
     with Client(UnixTransport(path)) as direct:
         answer = direct.request_raw("GET", "/v1/seen", headers={})
-        told: list[dict[str, str]] = json.loads(b"".join(iter(answer.read, b"")))["refusals"]
+        told: dict[str, list[dict[str, str]]] = json.loads(b"".join(iter(answer.read, b"")))
     return told
 
 
