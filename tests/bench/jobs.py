@@ -1,4 +1,8 @@
-"""500 trivial jobs through the real agent: submitted one by one on one connection, each a script that does nothing."""
+"""500 trivial jobs through the real agent: submitted one by one on one connection, each a script that does nothing.
+
+What a repeat leaves is deleted after the last one: for 5 s after a file is deleted ext4 does not use its inode again,
+and steps over each such one whenever a file is made (`recently_deleted`): 3 ms of the 18 of a job in the next repeat.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,16 @@ REPEATS = 3
 def rows() -> list[Row]:
     """Jobs a second from the first submit to the last outcome, and the submits alone."""
     submits, totals, cpu_ms = [], [], []
-    for _ in range(REPEATS):
-        with tempfile.TemporaryDirectory(prefix="stoker-bench-") as folder, box(Path(folder), hub=True) as made:
-            before_s = _cpu_s(made)
-            submit_s, total_s = _five_hundred(made)
-            submits.append(JOBS / submit_s)
-            totals.append(JOBS / total_s)
-            cpu_ms.append(1000 * (_cpu_s(made) - before_s) / JOBS)
+    with tempfile.TemporaryDirectory(prefix="stoker-bench-") as name:
+        for number in range(REPEATS):
+            folder = Path(name, str(number))
+            folder.mkdir()
+            with box(folder, hub=True) as made:
+                before_s = _cpu_s(made)
+                submit_s, total_s = _five_hundred(made)
+                submits.append(JOBS / submit_s)
+                totals.append(JOBS / total_s)
+                cpu_ms.append(1000 * (_cpu_s(made) - before_s) / JOBS)
     return [
         _row(f"{JOBS} trivial jobs, submitted and finished", totals, "≥ 100"),
         _row(f"{JOBS} submits alone, one connection, while jobs run", submits, ""),
