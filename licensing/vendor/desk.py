@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from licensing import armour, keys, usage_check, usage_file, usage_verify, verify
 from licensing.armour import Label
 from licensing.document import Licence, open_token, short
+from licensing.ed25519 import PrivateKey
 from licensing.errors import ChainError, OtherSiteError, ReplayError, RevokedError, UsageError
 from licensing.exchange import Crl, Receipt, Release, Request, RevokedKey, RevokedLicence, Usage, Want
 from licensing.moments import when
@@ -162,7 +162,7 @@ class Desk:
             self._store.put_revoked(what, subject, now, reason)
         return what
 
-    def crl(self, by: Signer | Ed25519PrivateKey, now: int) -> tuple[Crl, str]:
+    def crl(self, by: Signer | PrivateKey, now: int) -> tuple[Crl, str]:
         """The newest revocation list of an issuer, or of a root's key; numbered anew when something was added.
 
         Gives the list and its file.
@@ -376,9 +376,9 @@ class Desk:
             ),
         )
 
-    def _opened_list(self, by: Signer | Ed25519PrivateKey, chain: str) -> Crl:
+    def _opened_list(self, by: Signer | PrivateKey, chain: str) -> Crl:
         key = by.key if isinstance(by, Signer) else by
-        return open_token(Crl, chain.split(armour.LINK)[-1], key.public_key())
+        return open_token(Crl, chain.split(armour.LINK)[-1], key.public)
 
 
 def _next(licence: Licence, now: int, **terms: object) -> Licence:
