@@ -25,6 +25,7 @@ Passphrase = Callable[[Path], str]
 _PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
 """What stands before the 32 bytes of an Ed25519 key in PKCS#8 without attributes (RFC 8410, section 7)."""
 _MOST_BYTES = 64 * 1024
+_HEX = re.compile(r"[0-9a-f]{64}")
 _PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n")
 
 _P = 2**255 - 19
@@ -117,7 +118,7 @@ def load(path: Path, passphrase: Passphrase | None = None) -> PrivateKey:
 
 
 def _as_we_write(data: bytes) -> PrivateKey | None:
-    """A key in the form of `store_new`: what reads all others takes 2 MiB, and a daemon would keep that for good."""
+    """A key in the form of `store_new`: what reads all others takes 9 MB, and a daemon would keep them for good."""
     found = _PEM.fullmatch(data)
     der = base64.b64decode(found[1]) if found else b""
     return PrivateKey(der[len(_PKCS8) :]) if der.startswith(_PKCS8) else None
@@ -178,6 +179,6 @@ def _is_on_curve(y: int) -> bool:
 
 
 def _y(text: str) -> int:
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
+    if _HEX.fullmatch(text) is None:
         raise WeakKeyError(f"{text[:80]!r} is not a public key; a key is 64 lower-case hex digits")
     return int.from_bytes(bytes.fromhex(text), "little") & (2**255 - 1)

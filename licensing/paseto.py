@@ -15,6 +15,7 @@ from licensing.ed25519 import PrivateKey, PublicKey
 from licensing.errors import SignatureError, TokenError
 
 HEADER = "v4.public."
+_HEADER = HEADER.encode()
 MAX_TOKEN_CHARS = 64 * 1024
 _SIGNATURE_BYTES = 64
 _STANDARD = bytes.maketrans(b"-_+/", b"+/!!")
@@ -33,7 +34,7 @@ class Parts:
 
 def sign(key: PrivateKey, payload: bytes, *, footer: bytes = b"", implicit: bytes = b"") -> str:
     """Make the token. Ed25519 is deterministic: the same call gives the same text."""
-    signature = key.sign(pae(HEADER.encode(), payload, footer, implicit))
+    signature = key.sign(pae(_HEADER, payload, footer, implicit))
     token = HEADER + _encode(payload + signature)
     return f"{token}.{_encode(footer)}" if footer else token
 
@@ -46,7 +47,7 @@ def verify(key: PublicKey, token: str | Parts, *, implicit: bytes = b"") -> byte
         SignatureError: the signature does not hold.
     """
     parts = token if isinstance(token, Parts) else split(token)
-    if not key.has_signed(parts.signature, pae(HEADER.encode(), parts.payload, parts.footer, implicit)):
+    if not key.has_signed(parts.signature, pae(_HEADER, parts.payload, parts.footer, implicit)):
         raise SignatureError("the signature does not hold: the text was changed on its way; fetch the file again")
     return parts.payload
 

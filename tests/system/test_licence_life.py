@@ -52,6 +52,15 @@ def submission(made: Box, text: str) -> SubmitRequest:
     )
 
 
+def test_hub_and_agent_sign_and_verify_without_the_library_of_encrypted_key_files(tmp_path: Path) -> None:
+    """It would be 8 MB of each for as long as they run."""
+    with box(tmp_path) as made:  # its seats are handed out: a lease was signed and verified
+        for daemon in (made.hub, made.agent):
+            files = Path(f"/proc/{daemon.pid}/maps").read_text()
+            assert "/nacl/" in files
+            assert "/cryptography/" not in files
+
+
 @pytest.mark.parametrize("asks", ["--gpus=1", "--job-name=cpu-only"])
 def test_an_expired_voucher_holds_new_jobs_and_leaves_running_ones_alone(unlicensed: Box, asks: str) -> None:
     made, gate = unlicensed, unlicensed.root / "go"
