@@ -228,12 +228,22 @@ class Desk:
             number=usage.number,
             digest=digest,
             report_by=due,
+            first=self._held_from(usage, found),
         )
         file = signer.receipt(receipt, self._lists())
         with self._store.transaction():
             self._store.put_report(licence.id, usage.number, digest, usage.id, now, usage.gpu_ms, report.text)
             self._store.put_receipt(digest, receipt.id, now, due, file)
         return receipt, file
+
+    def _held_from(self, usage: Usage, found: Iterable[Finding]) -> int:
+        """The number from which on nothing is missing up to this report: each is here, by the digest in the next."""
+        bad = {each.report for each in found if each.grade is not Grade.NOTE}
+        stored = [usage_file.read(text).token for text in self._store.reports(usage.licence)]
+        here = {usage_check.digest(each): each.paper for each in stored if each.paper.id not in bad}
+        while usage.prev in here:
+            usage = here[usage.prev]
+        return usage.number
 
     # --- looking things up ---
 

@@ -242,6 +242,13 @@ def _receipt(args: argparse.Namespace, now: int) -> int:
         receipt, text = desk.receipt(_signer(args), usage_cli.text_of(str(args.file)), now, due)
     _write(args.out, text)
     _say(args, f"receipt {receipt.id} for {receipt.usage}; the next report is due {when(receipt.report_by)}")
+    if receipt.first is not None and receipt.first > 1:
+        missing = receipt.first - 1
+        print(
+            f"it is for {receipt.usage} and not for report number {missing}, which this desk has not acknowledged: "
+            "ask the buyer for that file, and write its receipt too",
+            file=sys.stderr,
+        )
     return 0
 
 
