@@ -1,6 +1,7 @@
 """Who uses admin verbs, noticed at the hub as they are answered: the licence counts such persons, and refuses none.
 
-A verb that a node carries out counts by its address, once the node has allowed it.
+A verb that a node carries out counts by its address, once the node has allowed it. Root counts as the account that it
+says was behind `sudo`, where there is such an account: a wrong word changes a count, and nothing that is allowed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def count_admins(app: web.Application, seats: Seats) -> None:
     async def noticed(request: web.Request, handler: _Handler) -> web.StreamResponse:
         answer = await handler(request)
         if answer.status < 400 and is_admin_verb(request.method, request.path):
-            await seats.note_admin(caller_of(request).user)
+            caller = caller_of(request)
+            await seats.note_admin(caller.behind or caller.user)
         return answer
 
     app.middlewares.append(noticed)
