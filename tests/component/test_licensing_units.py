@@ -14,13 +14,14 @@ from pathlib import Path
 import msgspec
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from agent.api.errors import ApiError
 from agent.api.types import SUDO_HEADER, LicenceOrder, LinkState
 from agent.config import Mode
 from agent.server import base
-from agent.server.hub_admins import is_admin_verb
-from agent.server.peer import Access
+from agent.server.admins import KEPT_S, Admins, is_admin_verb
+from agent.server.peer import USER_HEADER, Access
 from licensing import usage_verify
 from licensing.usage_check import Grade
 from tests.component.test_licensing_orders import House
@@ -232,3 +233,16 @@ async def _callers(folder: Path) -> list[tuple[str, str | None]]:
         assert status == 200
     await runner.cleanup()
     return found
+
+
+def test_an_agent_tells_of_its_admins_for_a_day_and_of_nobody_the_hub_acts_for() -> None:
+    now = [0.0]
+    admins = Admins(lambda: now[0])
+    own, passed_on = make_mocked_request("POST", "/v1/drain"), {USER_HEADER: "eve"}
+    asyncio.run(admins.note(own, "cy"))
+    now[0] = KEPT_S - 1
+    asyncio.run(admins.note(own, "ada"))
+    asyncio.run(admins.note(make_mocked_request("POST", "/v1/drain", headers=passed_on), "eve"))
+    assert admins.recent() == ("ada", "cy")
+    now[0] = KEPT_S + 1
+    assert admins.recent() == ("ada",)
