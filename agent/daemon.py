@@ -63,6 +63,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     from agent.gpu.sampler import Sampler
     from agent.jobs import apart
     from agent.server import base
+    from agent.server.admins import Admins, count_admins
     from agent.server.agent_routes import AgentService, Routes
     from agent.server.clerk_routes import ClerkRoutes
     from agent.server.health_routes import HealthRoutes
@@ -106,8 +107,8 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
         stack.callback(log.stop)
     clerks = ClerkRoutes(config.name, cron=engine.clerks.cron, courier=engine.clerks.courier)
     past, health = HistoryRoutes(config.name, history=history, sampler=sampler), HealthRoutes(engine.incidents)
-    contact = HubContact()
-    usage = UsageRoutes(config.name, engine.metering, contact)
+    contact, admins = HubContact(), Admins()
+    usage = UsageRoutes(config.name, engine.metering, contact, admins)
     more: list[Routes] = [clerks, past, health, usage, ReloadRoutes(read_again)]
     service = AgentService(
         config, engine=engine, sampler=sampler, gate=gate, more=more, usage=engine.metering.head, contact=contact
@@ -115,6 +116,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     await service.start()
     stack.push_async_callback(service.stop)
     app = base.make_app(Access(config))
+    count_admins(app, admins.note)
     service.add_routes(app)
     runner = await base.serve(app, config.agent_socket, _inherited_socket())
     stack.push_async_callback(runner.cleanup)

@@ -15,10 +15,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from licensing import clock, files, fingerprint
 from licensing.document import Licence, open_token, sign
+from licensing.ed25519 import PrivateKey
 from licensing.errors import LicenceError, OtherSiteError
 from licensing.exchange import Drift
 from licensing.fingerprint import SALT_BYTES, Group, Hardware, Mark, Match, Mode, Print, Verdict, in_order
@@ -51,7 +50,7 @@ class Binding:
         self._standing: tuple[tuple[object, ...], Hardware | None] | None = None
         """What `hardware` said last, and of what: each lease asks, and it changes with a reading."""
 
-    def open(self, key: Ed25519PrivateKey) -> None:
+    def open(self, key: PrivateKey) -> None:
         """Take up what the ledger holds."""
         self._key = key
         self._doubt = self._rows.doubt()
@@ -309,7 +308,7 @@ class Binding:
 
     def _is_signed(self, row: Enrolled) -> bool:
         try:
-            paper = open_token(Drift, row.signed, self._key.public_key())
+            paper = open_token(Drift, row.signed, self._key.public)
         except LicenceError:
             return False
         return (paper.bound, paper.after) == (row.bound, row.commitment)

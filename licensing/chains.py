@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from licensing import paseto
 from licensing.document import Lease, open_token
+from licensing.ed25519 import PrivateKey
 from licensing.errors import LicenceError
 from licensing.store_seats import Grant
 
@@ -88,12 +87,12 @@ def place(ask: Ask, grants: Sequence[Grant]) -> tuple[Place, Grant | None]:
     return (Place.BACK if _same_machine(ask, chain) else Place.FORKED), chain
 
 
-def shown(ask: Ask, site: Ed25519PrivateKey) -> Lease | None:
+def shown(ask: Ask, site: PrivateKey) -> Lease | None:
     """The lease that a node shows, if this site signed it, for this node's key; `None` for any other."""
     if ask.held is None:
         return None
     try:
-        lease = open_token(Lease, ask.held, site.public_key())
+        lease = open_token(Lease, ask.held, site.public)
     except LicenceError:
         return None
     return lease if lease.key == ask.key else None

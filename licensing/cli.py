@@ -4,7 +4,7 @@ The hub owns the ledger, so the buyer's verbs only talk to it, through the `Hub`
 the vendor's need none. Results go to stdout, refusals to stderr: what failed, on what, what to do next.
 
     exit  0 fine   3 notice or grace   4 restricted   5 bad file   6 other site   7 replayed or old   8 clock
-         64 usage  69 the hub does not answer
+         64 usage  69 the hub does not answer  78 the configuration
 """
 
 from __future__ import annotations

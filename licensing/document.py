@@ -12,10 +12,10 @@ import re
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Meta
 
 from licensing import keys, paseto, strictjson
+from licensing.ed25519 import PrivateKey, PublicKey
 from licensing.errors import ContentError, TokenError
 
 MAX_LEASE_S = 7 * 86400
@@ -24,6 +24,8 @@ PRODUCT = "stoker"
 """The product whose licences this program takes."""
 
 _encoder = msgspec.json.Encoder()
+_PLAIN = bytes(code for code in range(0x20, 0x7F) if code != ord("\\"))
+"""What an encoder leaves as it is: printable ASCII without the one that begins an escape."""
 _FOOTER = re.compile(rb'\{"kid":"(?:([0-9a-f]{64})|([A-Za-z0-9_-]{43}))"\}')
 
 Time = Annotated[int, Meta(ge=0, le=2**40)]
@@ -189,12 +191,12 @@ def learn(*kinds: type[Document]) -> None:
 learn(Issuer, Licence, Lease, Attestation)
 
 
-def sign(key: Ed25519PrivateKey, document: Document) -> str:
+def sign(key: PrivateKey, document: Document) -> str:
     """Make the token of a document."""
     return sign_content(key, type(document), encode(document))
 
 
-def sign_content(key: Ed25519PrivateKey, kind: type[Document], content: bytes, named: bytes | None = None) -> str:
+def sign_content(key: PrivateKey, kind: type[Document], content: bytes, named: bytes | None = None) -> str:
     """Make the token of content that was encoded before, as a grant is: stored first, signed afterwards.
 
     `named` is the footer of that key and kind, from who signs so many that working it out each time is felt.
@@ -202,9 +204,9 @@ def sign_content(key: Ed25519PrivateKey, kind: type[Document], content: bytes, n
     return paseto.sign(key, content, footer=named or footer(key, kind), implicit=kind.kind.encode())
 
 
-def footer(key: Ed25519PrivateKey, kind: type[Document]) -> bytes:
+def footer(key: PrivateKey, kind: type[Document]) -> bytes:
     """What names the key of a token."""
-    named = _b64(key.public_key().public_bytes_raw()) if kind.compact else keys.public_hex(key)
+    named = _b64(key.public.raw) if kind.compact else keys.public_hex(key)
     return f'{{"kid":"{named}"}}'.encode()
 
 
@@ -239,7 +241,7 @@ def short(digest: bytes) -> str:
     return _b64(digest[:16])
 
 
-def open_token(kind: type[D], token: str | paseto.Parts, key: Ed25519PublicKey) -> D:
+def open_token(kind: type[D], token: str | paseto.Parts, key: PublicKey) -> D:
     """Verify a token, then read its document.
 
     Raises:
@@ -265,7 +267,7 @@ def _as_we_write(kind: type[D], content: bytes) -> D | None:
     As strict too: what says a field twice, has a float or a field that is not known is encoded as other bytes. Escapes
     and what is not printable are left to the strict reader, whose rules for texts no encoder knows.
     """
-    if b"\\" in content or not content.isascii() or not content.decode("ascii").isprintable():
+    if content.translate(None, _PLAIN):
         return None
     try:
         document: D = _READERS[kind].decode(content)

@@ -16,7 +16,8 @@
     ├── KeyFileError              5    licence_key_file    a key or certificate file that cannot be used or written
     ├── StoreError                5    licence_store       the seat ledger, or a node's lease, cannot be kept
     ├── UsageError               64    usage               the command line
-    └── HubError                 69    hub_unreachable     the hub did not answer
+    ├── HubError                 69    hub_unreachable     the hub did not answer
+    └── ConfigFileError          78    config              the file that says where the hub is
 
 `exit_code` is what `stoker-license` ends with, `code` is for programs and travels over the wire; both are stable.
 Messages say what failed, on what, and what to do next.
@@ -137,6 +138,13 @@ class HubError(LicenceError):
 
     code = "hub_unreachable"
     exit_code = 69
+
+
+class ConfigFileError(LicenceError):
+    """The configuration, which says where the hub is, cannot be used. 78 is EX_CONFIG of sysexits(3)."""
+
+    code = "config"
+    exit_code = 78
 
 
 _BY_CODE: dict[str, type[LicenceError]] = {

@@ -168,6 +168,8 @@ class Receipt(Document, frozen=True, kw_only=True, omit_defaults=True):
     digest: Digest
     """SHA-256 of its content."""
     report_by: Time
+    first: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    """From this number on its desk has each report up to that one, by the digest in the next; `None`: only that."""
 
 
 class RevokedLicence(msgspec.Struct, frozen=True, kw_only=True):

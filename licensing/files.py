@@ -1,19 +1,23 @@
 """Writing a file so that after a crash it is either the old one or the new one, whole; reading one that was named.
 
-Rules kept here: what a command is given to read is a plain file, or standard input for `-` where the command takes it;
-it is read to a bound and never waited for: a pipe without a writer would make us wait for ever.
+Rules kept here: what a command is given to read is a plain file; where it takes standard input for `-`, also a pipe
+that somebody writes to. All is read to a bound, and a pipe waited for only so long: one without a writer never ends.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 STDIN = "-"
+_PIPE_S = 5.0
+"""How long somebody may take to write all into a pipe."""
 
 
 def read_given(name: str | Path, most: int) -> bytes:
@@ -22,6 +26,25 @@ def read_given(name: str | Path, most: int) -> bytes:
     Raises:
         OSError: it cannot be read; `strerror` says why, also that it is no plain file.
     """
+    return _read(name, most, pipes=False)
+
+
+def read_given_or_stdin(name: str | Path, most: int) -> bytes:
+    """The same, also of a pipe, as `<(…)` of a shell is one; `-` is standard input, which somebody may paste into.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if str(name) != STDIN:
+        return _read(name, most, pipes=True)
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "it is closed")
+    if sys.stdin.isatty():
+        print("paste it, then press Ctrl-D on a line of its own", file=sys.stderr)
+    return sys.stdin.buffer.read(most + 1)
+
+
+def _read(name: str | Path, most: int, *, pipes: bool) -> bytes:
     try:
         handle = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except ValueError as error:  # a NUL in the name
@@ -30,24 +53,31 @@ def read_given(name: str | Path, most: int) -> bytes:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if pipes and stat.S_ISFIFO(mode):
+            return _through_pipe(handle, most)
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, and not a plain file")
         return file.read(most + 1)
 
 
-def read_given_or_stdin(name: str | Path, most: int) -> bytes:
-    """The same; `-` is standard input, which somebody may be about to paste into.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    if str(name) != STDIN:
-        return read_given(name, most)
-    if sys.stdin is None:
-        raise OSError(errno.EBADF, "it is closed")
-    if sys.stdin.isatty():
-        print("paste it, then press Ctrl-D on a line of its own", file=sys.stderr)
-    return sys.stdin.buffer.read(most + 1)
+def _through_pipe(handle: int, most: int) -> bytes:
+    """What comes until the last writer closes it, or one byte more than `most`."""
+    data, until = b"", time.monotonic() + _PIPE_S
+    ready = select.poll()
+    ready.register(handle, select.POLLIN)
+    while len(data) <= most:
+        try:
+            piece = os.read(handle, most + 1 - len(data))
+        except BlockingIOError:
+            if not ready.poll(max(0.0, until - time.monotonic()) * 1000):
+                raise OSError(errno.ETIMEDOUT, f"it is a pipe, and not all was written within {_PIPE_S:g} s") from None
+            continue
+        if not piece:
+            break
+        data += piece
+    if not data:
+        raise OSError(errno.EINVAL, "it is a pipe that nobody writes to, and not a plain file")
+    return data
 
 
 def origin(name: str | Path) -> str:

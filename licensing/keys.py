@@ -1,9 +1,9 @@
 """Ed25519 keys: the files they live in, and which public keys may be enrolled.
 
 A private key file is PKCS#8 PEM, created with mode 0600 and never overwritten; a vendor's may be encrypted. A public
-key is written as 64 lower-case hex digits. OpenSSL verifies forged signatures under small-order public keys, so such a
-key is refused here, where it enters, together with encodings that are not canonical or not a point of the curve
-(RFC 8032, 5.1.3).
+key is written as 64 lower-case hex digits. Anybody can sign under a public key of small order, and some libraries take
+that (OpenSSL does, libsodium does not): such a key is refused here, where it enters, whatever verifies afterwards,
+together with encodings that are not canonical or not a point of the curve (RFC 8032, 5.1.3).
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
+from licensing.ed25519 import PrivateKey, PublicKey
 from licensing.errors import KeyFileError, WeakKeyError
 from licensing.files import create_new, read_given
 
@@ -27,6 +25,7 @@ Passphrase = Callable[[Path], str]
 _PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
 """What stands before the 32 bytes of an Ed25519 key in PKCS#8 without attributes (RFC 8410, section 7)."""
 _MOST_BYTES = 64 * 1024
+_HEX = re.compile(r"[0-9a-f]{64}")
 _PEM = re.compile(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n")
 
 _P = 2**255 - 19
@@ -37,7 +36,7 @@ _SMALL_ORDER_Y = frozenset({0, 1, _P - 1, _Y8, _P - _Y8})
 
 
 @lru_cache(maxsize=256)
-def public_key(text: str) -> Ed25519PublicKey:
+def public_key(text: str) -> PublicKey:
     """Read 64 hex digits as a key that may be trusted to identify somebody.
 
     Raises:
@@ -50,10 +49,10 @@ def public_key(text: str) -> Ed25519PublicKey:
 
 
 @lru_cache(maxsize=256)
-def verifying_key(text: str) -> Ed25519PublicKey:
+def verifying_key(text: str) -> PublicKey:
     """The same for a key that is about to prove itself by a signature, or is held against one that did.
 
-    Under what is no point of the curve nothing verifies, so the costly half of the check is left to OpenSSL.
+    Under what is no point of the curve nothing verifies, so the costly half of the check is left to libsodium.
 
     Raises:
         WeakKeyError: not 64 lower-case hex digits, not canonical, or of small order.
@@ -63,15 +62,15 @@ def verifying_key(text: str) -> Ed25519PublicKey:
         raise WeakKeyError(f"the public key {text} is not in its canonical encoding; make a new key")
     if y in _SMALL_ORDER_Y:
         raise WeakKeyError(f"the public key {text} is of small order: anybody can sign under it; make a new key")
-    return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
+    return PublicKey(bytes.fromhex(text))
 
 
-def public_hex(key: Ed25519PrivateKey) -> str:
+def public_hex(key: PrivateKey) -> str:
     """The public half as 64 hex digits."""
-    return key.public_key().public_bytes_raw().hex()
+    return key.public.raw.hex()
 
 
-def load_or_create(path: Path) -> Ed25519PrivateKey:
+def load_or_create(path: Path) -> PrivateKey:
     """Read the key at `path`, or make one there (0600) if there is none; two processes starting at once get the same.
 
     Raises:
@@ -79,7 +78,7 @@ def load_or_create(path: Path) -> Ed25519PrivateKey:
     """
     if os.path.lexists(path):
         return load(path)
-    key = Ed25519PrivateKey.generate()
+    key = PrivateKey.generate()
     try:
         store_new(path, key)
     except FileExistsError:
@@ -89,13 +88,13 @@ def load_or_create(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def create(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
+def create(path: Path, passphrase: str | None = None) -> PrivateKey:
     """Make a new key at `path` (0600), encrypted where a passphrase is given.
 
     Raises:
         KeyFileError: something is there already, or the folder cannot be written.
     """
-    key = Ed25519PrivateKey.generate()
+    key = PrivateKey.generate()
     try:
         store_new(path, key) if passphrase is None else _store_encrypted(path, key, passphrase)
     except FileExistsError as error:
@@ -105,7 +104,7 @@ def create(path: Path, passphrase: str | None = None) -> Ed25519PrivateKey:
     return key
 
 
-def load(path: Path, passphrase: Passphrase | None = None) -> Ed25519PrivateKey:
+def load(path: Path, passphrase: Passphrase | None = None) -> PrivateKey:
     """Read a private key; `passphrase` is asked where the file is encrypted.
 
     Raises:
@@ -118,15 +117,18 @@ def load(path: Path, passphrase: Passphrase | None = None) -> Ed25519PrivateKey:
     return _as_we_write(data) or _as_others_write(data, path, passphrase)
 
 
-def _as_we_write(data: bytes) -> Ed25519PrivateKey | None:
-    """A key in the form of `store_new`: what reads all others takes 2 MiB, and a daemon would keep that for good."""
+def _as_we_write(data: bytes) -> PrivateKey | None:
+    """A key in the form of `store_new`: what reads all others takes 9 MB, and a daemon would keep them for good."""
     found = _PEM.fullmatch(data)
     der = base64.b64decode(found[1]) if found else b""
-    return Ed25519PrivateKey.from_private_bytes(der[len(_PKCS8) :]) if der.startswith(_PKCS8) else None
+    return PrivateKey(der[len(_PKCS8) :]) if der.startswith(_PKCS8) else None
 
 
-def _as_others_write(data: bytes, path: Path, passphrase: Passphrase | None) -> Ed25519PrivateKey:
+def _as_others_write(data: bytes, path: Path, passphrase: Passphrase | None) -> PrivateKey:
+    """In any other PEM: `cryptography` is here for that and for passphrases, and no daemon has a file that needs it."""
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in data
     if encrypted and passphrase is None:
@@ -140,16 +142,17 @@ def _as_others_write(data: bytes, path: Path, passphrase: Passphrase | None) -> 
         raise KeyFileError(f"{path} is not an Ed25519 private key in PEM; restore it from a backup") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyFileError(f"{path} holds another kind of key; an Ed25519 key is needed")
-    return key
+    return PrivateKey(key.private_bytes_raw())
 
 
-def _store_encrypted(path: Path, key: Ed25519PrivateKey, passphrase: str) -> None:
+def _store_encrypted(path: Path, key: PrivateKey, passphrase: str) -> None:
     """PKCS#8 with what `cryptography` holds for best; openssl reads it too."""
     from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     create_new(
         path,
-        key.private_bytes(
+        Ed25519PrivateKey.from_private_bytes(key.seed).private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
             serialization.BestAvailableEncryption(passphrase.encode()),
@@ -158,14 +161,14 @@ def _store_encrypted(path: Path, key: Ed25519PrivateKey, passphrase: str) -> Non
     )
 
 
-def store_new(path: Path, key: Ed25519PrivateKey) -> None:
+def store_new(path: Path, key: PrivateKey) -> None:
     """Write a key to a file (0600) that did not exist.
 
     Raises:
         FileExistsError: something is there.
         OSError: nothing was changed.
     """
-    body = base64.b64encode(_PKCS8 + key.private_bytes_raw())
+    body = base64.b64encode(_PKCS8 + key.seed)
     create_new(path, b"-----BEGIN PRIVATE KEY-----\n%s\n-----END PRIVATE KEY-----\n" % body, mode=0o600)
 
 
@@ -176,6 +179,6 @@ def _is_on_curve(y: int) -> bool:
 
 
 def _y(text: str) -> int:
-    if not re.fullmatch(r"[0-9a-f]{64}", text):
+    if _HEX.fullmatch(text) is None:
         raise WeakKeyError(f"{text[:80]!r} is not a public key; a key is 64 lower-case hex digits")
     return int.from_bytes(bytes.fromhex(text), "little") & (2**255 - 1)

@@ -11,13 +11,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from licensing import armour, chains, keys, moments, plans
 from licensing.chains import Ask as Ask
 from licensing.chains import Place
 from licensing.clock import SKEW_S
 from licensing.document import MAX_LEASE_S, Lease, decode, encode, footer, sign_content
+from licensing.ed25519 import PrivateKey
 from licensing.errors import StoreError
 from licensing.seating import Overdraft, Seating, Terms, overdraft, term_of
 from licensing.seats import NoSeat
@@ -36,7 +35,7 @@ Outcome = str | NoSeat | Exception | None
 class Leases:
     """The grants of one site. Used from the thread that owns the ledger."""
 
-    def __init__(self, ledger: Ledger, key: Ed25519PrivateKey, cluster: str) -> None:
+    def __init__(self, ledger: Ledger, key: PrivateKey, cluster: str) -> None:
         self._ledger = ledger
         self._key = key
         self._site = keys.public_hex(key)

@@ -11,9 +11,8 @@ import os
 import threading
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from licensing import files, keys
+from licensing.ed25519 import PrivateKey
 from licensing.errors import KeyFileError
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ class NodeKey:
             self._key = keys.load_or_create(path)
         except KeyFileError as error:
             log.error("%s. This node goes on with a new key; its hub hands out a new lease", error)
-            self._key = Ed25519PrivateKey.generate()
+            self._key = PrivateKey.generate()
             self.problem = str(error)
             self._try_at_once()
 
@@ -41,7 +40,7 @@ class NodeKey:
         return keys.public_hex(self._key)
 
     @property
-    def private(self) -> Ed25519PrivateKey:
+    def private(self) -> PrivateKey:
         """The key itself."""
         return self._key
 
@@ -67,7 +66,7 @@ class NodeKey:
             OSError: it cannot be written; the key stays.
         """
         with self._lock:
-            new = Ed25519PrivateKey.generate()
+            new = PrivateKey.generate()
             kept = files.set_aside(self._path) if os.path.lexists(self._path) else None
             try:
                 keys.store_new(self._path, new)

@@ -10,10 +10,9 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from licensing import armour, keys, verify
 from licensing.document import Licence, short, sign
+from licensing.ed25519 import PrivateKey
 from licensing.errors import OtherSiteError, ReplayError, UsageError
 from licensing.exchange import Receipt, Release, Request, Want
 from licensing.moments import when
@@ -45,7 +44,7 @@ class Outgoing:
 class Requests:
     """The requests of one site. Used from the thread that owns the ledger."""
 
-    def __init__(self, ledger: Ledger, key: Ed25519PrivateKey, commitment: Commitment) -> None:
+    def __init__(self, ledger: Ledger, key: PrivateKey, commitment: Commitment) -> None:
         self._ledger = ledger
         self._key = key
         self._hex = keys.public_hex(key)

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from licensing import armour, chains, stage, verify
 from licensing.chains import Ask, Place
 from licensing.document import Held, Lease, decode, encode, sign_content
+from licensing.ed25519 import PrivateKey
 from licensing.errors import LicenceError, StoreError
 from licensing.leases import Outcome
 from licensing.roots import Roots
@@ -37,7 +37,7 @@ _SINCE = "held_since"
 class Restrictions:
     """What the hub tells its nodes of a stage that they cannot see. `at` is the time to sign, Unix seconds."""
 
-    def __init__(self, ledger: Ledger, key: Ed25519PrivateKey, roots: Roots) -> None:
+    def __init__(self, ledger: Ledger, key: PrivateKey, roots: Roots) -> None:
         self._ledger = ledger
         self._key = key
         self._roots = roots

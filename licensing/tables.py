@@ -28,7 +28,10 @@ def bring_up_to_date(conn: sqlite3.Connection) -> None:
 
 @contextmanager
 def without_numpy() -> Iterator[None]:
-    """Import sqlite-utils in here: NumPy would be loaded only to know its number types, 19 MB and 0.2 s."""
+    """Import sqlite-utils in here: NumPy would be loaded only to know its number types, 19 MB and 0.2 s.
+
+    The agent's stores have the same (`agent.jobs.dbfile`): they may not know licensing, and licensing knows nobody.
+    """
     hidden = "numpy" not in sys.modules
     if hidden:
         sys.modules["numpy"] = None  # type: ignore[assignment]

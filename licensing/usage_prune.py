@@ -1,10 +1,13 @@
 """Rows of the hub's usage ledger that the vendor has acknowledged and that are old enough, forgotten.
 
-Rules kept here: a row goes when the report that told of it, or a later one, has the receipt, by its digest, and that
-report's month is over for as long as rows are kept (each report carries the digest of the one before it and the
-sum of all, so who acknowledges it knows what is missing); only from the front, in the order in which rows came, so each
-chain and the hub's own go on from a checkpoint: the head after the last row that is gone. The trail holds the
-checkpoints. Sums, reports and what was counted stay. Used from the thread that owns the ledger.
+Rules kept here: a row goes when the report that told of it and all before it are acknowledged and that report's month
+is over for as long as rows are kept; only from the front, in the order in which rows came, so each chain and the hub's
+own go on from a checkpoint: the head after the last row that is gone. The trail holds the checkpoints. Sums, reports
+and what was counted stay. Used from the thread that owns the ledger.
+
+A receipt acknowledges, by digest, its report and those before it that its desk says it has. A report of a licence that
+is no longer in use goes with the next one, because no receipt of its own would be taken here any more: whoever reads
+the next has its digest and the sum of all, and can ask for it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import hashlib
 import logging
 
 from licensing import usage_file, usage_rows
-from licensing.exchange import Receipt
+from licensing.document import decode
+from licensing.exchange import Receipt, Usage
 from licensing.store import Ledger
 from licensing.usage_book import UsageBook
 
@@ -33,8 +37,20 @@ class Pruning:
     def acknowledge(self, receipt: Receipt) -> None:
         """The vendor has a report. Belongs inside a transaction; one of a report that is not ours changes nothing."""
         row = self._ledger.one("SELECT content FROM usage_report WHERE number = ?", (receipt.number,))
-        if row is not None and hashlib.sha256(row[0]).hexdigest() == receipt.digest:
-            self._ledger.run("UPDATE usage_report SET acknowledged = 1 WHERE number <= ?", (receipt.number,))
+        if row is None or hashlib.sha256(row[0]).hexdigest() != receipt.digest:
+            return
+        first = receipt.first or receipt.number
+        open_ = self._ledger.run(
+            "SELECT number, content FROM usage_report WHERE number <= ? AND acknowledged = 0", (receipt.number,)
+        )
+        self._ledger.run_many(
+            "UPDATE usage_report SET acknowledged = 1 WHERE number = ?",
+            [
+                (number,)
+                for number, content in open_
+                if number >= first or number == receipt.number or decode(Usage, content).licence != receipt.licence
+            ],
+        )
 
     def prune(self, now: int, kept_s: int) -> int:
         """Forget up to `AT_ONCE` rows; how many were.
@@ -43,8 +59,8 @@ class Pruning:
             StoreError: nothing was.
         """
         report = self._ledger.one(
-            "SELECT number, ends, nodes FROM usage_report WHERE acknowledged = 1 AND ends <= ? "
-            "ORDER BY number DESC LIMIT 1",
+            "SELECT number, ends, nodes FROM usage_report WHERE ends <= ? AND NOT EXISTS (SELECT 1 FROM usage_report "
+            "AS open WHERE open.acknowledged = 0 AND open.number <= usage_report.number) ORDER BY number DESC LIMIT 1",
             (now - kept_s,),
         )
         if report is None:

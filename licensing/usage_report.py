@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from licensing import keys, moments, usage_events, usage_file
 from licensing.document import MAX_LEASE_S, Licence, decode, encode, sign_content
+from licensing.ed25519 import PrivateKey
 from licensing.errors import UsageError
 from licensing.exchange import SeatPeak, Usage, UsageTotal
 from licensing.stage import LEASE_TOLERANCE_S
@@ -48,7 +48,7 @@ class _Sums:
 class Reports:
     """The reports of one site. Used from the thread that owns the ledger."""
 
-    def __init__(self, ledger: Ledger, book: UsageBook, units: Units, key: Ed25519PrivateKey) -> None:
+    def __init__(self, ledger: Ledger, book: UsageBook, units: Units, key: PrivateKey) -> None:
         self._ledger = ledger
         self._book = book
         self._units = units

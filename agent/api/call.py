@@ -21,7 +21,7 @@ from agent.api.patience import Patience
 from agent.api.pool import Call, Pool
 from agent.api.stream import SILENCE_S, Stream
 from agent.api.transport import Transport
-from agent.api.types import KEY_HEADER, ErrorBody
+from agent.api.types import KEY_HEADER, SUDO_HEADER, ErrorBody
 from agent.api.wire import Wire, not_ours, read_all, read_some
 
 TIMEOUT_S = 10.0
@@ -51,6 +51,7 @@ class Caller:
         self._silence_s = silence_s
         self._patience = patience
         self._pool = Pool(transport)
+        self._behind = {} if transport.behind is None else {SUDO_HEADER: transport.behind}
 
     def request_raw(
         self, method: str, path: str, *, headers: Mapping[str, str], body: bytes = b"", timeout_s: float | None = None
@@ -104,8 +105,8 @@ class Caller:
         *,
         repeatable: bool = True,
     ) -> tuple[Wire, Answer]:
-        given = {"Content-Type": "application/json"} if body else {}
-        call = Call(method=method, path=path, headers=given | dict(headers or {}), body=body, repeatable=repeatable)
+        given = self._behind | ({"Content-Type": "application/json"} if body else {}) | dict(headers or {})
+        call = Call(method=method, path=path, headers=given, body=body, repeatable=repeatable)
         if self._patience is None:
             return self._try(call)
         # What has a key and may have been sent is asked again by who knows the key, and can name it (`tui.handin`).

@@ -63,6 +63,7 @@ class SshTransport:
         self._host = host
         self._policy = policy
         self._dial = tuple(dial)
+        self.behind = None
         self._connecting = threading.Lock()
         """Held while the connection is made: the others wait for it instead of making their own."""
         self._lock = threading.Lock()

@@ -58,6 +58,11 @@ class Transport(Protocol):
         """The server's place in words, for error sentences: `/run/stoker/hub.sock`, `alice@head1`."""
         ...
 
+    @property
+    def behind(self) -> str | None:
+        """Where this is root by `sudo` on the server's machine: who it was before."""
+        ...
+
     def close(self) -> None:
         """Give up what all streams share; they end too where they depend on it."""
         ...

@@ -53,6 +53,8 @@ MAX_INCIDENTS = 50
 
 KEY_HEADER = "Idempotency-Key"
 """The header of a request that the server must carry out once, however often it comes."""
+SUDO_HEADER = "Stoker-Sudo-User"
+"""The account behind the root that asks, by its own word: for counting persons, and for nothing that is allowed."""
 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import socket
 import stat
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from agent.api.errors import AwayError, ConnectError, DeadlineError
@@ -44,11 +46,17 @@ _WHERE = "node.run_dir of the configuration says where it is"
 """A restart takes seconds; a daemon that was not marked for so long is not just restarting."""
 
 
+def _behind_root(environ: Mapping[str, str]) -> str | None:
+    name = environ.get("SUDO_USER", "") if os.geteuid() == 0 else ""
+    return name if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,255}", name) and name != "root" else None
+
+
 class UnixTransport:
     """The server that listens on `path`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.behind = _behind_root(os.environ)
 
     def open(self, timeout_s: float) -> UnixConn:
         """Connect.

@@ -39,6 +39,8 @@ class UsageRows(Wire, frozen=True, kw_only=True):
     """The head before it; where no row follows, the head at the number that was asked for, empty if there is none."""
     rows: tuple[str, ...] = ()
     """Each as it was hashed: a JSON array of node, number, job, GPU, model, share, start and end."""
+    admins: tuple[str, ...] = ()
+    """Accounts that used an admin verb at the node's own agent within a day: the hub counts them."""
 
 
 class UsageBy(Word):

@@ -43,9 +43,10 @@ def load(path: Path | None = None, environ: dict[str, str] | None = None) -> Con
     try:
         text = _text(found)
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {found}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"cannot read the configuration {found}: {error}") from error
+        raise ConfigError(
+            f"cannot read the configuration {found}: {error.strerror or error}; mend that, or name another file with "
+            "--config or $STOKER_CONFIG"
+        ) from error
     return _resolve(parse(text, str(found)), found, env)
 
 
@@ -58,7 +59,9 @@ def parse(text: str, origin: str) -> File:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{origin}: not valid TOML: {error}") from error
+        raise ConfigError(
+            f"{origin}:{_line_told(str(error), text)}: not valid TOML: {error}; mend that line"
+        ) from error
     try:
         return convert(data, File, dec_hook=_decode)
     except msgspec.ValidationError as error:
@@ -89,7 +92,14 @@ def _text(path: Path) -> str:
     data = read_given(path, _MOST_BYTES)
     if len(data) > _MOST_BYTES:
         raise ConfigError(f"the configuration {path} is larger than {_MOST_BYTES // 1024} KiB, which none is")
-    return data.decode("utf-8")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        raise ConfigError(
+            f"{path}:{line}: the byte 0x{byte:02x} is not UTF-8, so the file is no TOML; save it as UTF-8, or name "
+            "another file with --config or $STOKER_CONFIG"
+        ) from error
 
 
 def _find(path: Path | None, env: dict[str, str]) -> Path | None:
@@ -153,6 +163,12 @@ def _default_dirs(mode: Mode, env: dict[str, str]) -> tuple[Path, Path]:
 
 
 # --- error texts ------------------------------------------------------------------------------------------------------
+
+
+def _line_told(message: str, text: str) -> int:
+    """The line that tomllib's sentence names: `(at line 3, column 5)` or `(at end of document)`."""
+    found = re.search(r"\(at line (\d+), column \d+\)$", message)
+    return int(found.group(1)) if found else max(1, len(text.splitlines()))
 
 
 def _explain(message: str, text: str, origin: str) -> str:

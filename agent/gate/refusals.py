@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agent.api.errors import ApiError, StokerError
-from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, from_code
+from agent.config import ConfigError
+from licensing.errors import ConfigFileError, HubError, LicenceError, OtherSiteError, ReplayError, StoreError, from_code
 
 
 @contextmanager
@@ -14,12 +15,15 @@ def as_licence_errors() -> Iterator[None]:
     """What a client of the hub raises, as `stoker-license` understands it: its exit codes follow from the error's code.
 
     Raises:
-        LicenceError: the hub's refusal made again, or `HubError` when no answer came.
+        LicenceError: the hub's refusal made again, `HubError` when no answer came, or `ConfigFileError` when the file
+            that says where the hub is cannot be used.
     """
     try:
         yield
     except ApiError as error:
         raise from_code(error.code, error.message) from error
+    except ConfigError as error:
+        raise ConfigFileError(str(error)) from error
     except StokerError as error:
         raise HubError(str(error)) from error
 

@@ -109,6 +109,8 @@ class Metering:
         """Fetch until nothing is missing; how many rows came."""
         name, count = member.name, 0
         rows = await member.calls.call(lambda client: client.usage_rows())
+        for user in rows.admins:
+            await self._seats.note_admin(user)
         for _ in range(PAGES_AT_ONCE):
             heads = rows.heads
             wanted = await self._seats.with_licence(lambda each: each.usage_wanted(name, heads, _now()))  # noqa: B023

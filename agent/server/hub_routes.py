@@ -34,9 +34,9 @@ from agent.config import Config
 from agent.hub import metrics
 from agent.hub.fleet import Fleet, Member
 from agent.hub.seats import Seats
+from agent.server.admins import count_admins
 from agent.server.base import caller_of, json_response, metrics_response, query_int, query_states, read_body
 from agent.server.feed import Feed
-from agent.server.hub_admins import count_admins
 from agent.server.hub_find import member_with
 from agent.server.hub_queues import HubQueues
 from agent.server.hub_submit import HubSubmit
@@ -100,7 +100,7 @@ class HubService:
 
     def add_routes(self, app: web.Application) -> None:
         """Put the addresses on `app`, and count who uses those that are for admins."""
-        count_admins(app, self._seats)
+        count_admins(app, lambda _, name: self._seats.note_admin(name))
         app.router.add_get("/v1/hello", self._get_hello)
         app.router.add_get("/v1/nodes", self._get_nodes)
         app.router.add_get("/v1/watch", self._watch)

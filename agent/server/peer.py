@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
 from agent.api.errors import ApiError
+from agent.api.types import SUDO_HEADER
 from agent.config import Config, Mode
 from agent.server.accounts import ADMIN_GROUP, Account, Accounts
 
@@ -33,6 +34,8 @@ class Caller:
     """May act on everybody's jobs and on the node."""
     trusted: bool
     """Is root, the daemon's own account or the hub's: may hand out leases."""
+    behind: str | None = None
+    """An account that root names as its own before `sudo`: its word alone, so persons are counted by it, no more."""
 
     def require_admin(self, what: str) -> None:
         """Refuse an ordinary user.
@@ -81,7 +84,7 @@ class Access:
         named = request.headers.get(USER_HEADER)
         if named is None:
             trusted = peer.uid in (0, self._own_uid) or peer.name in self._act_for
-            return self._caller(peer, trusted=trusted)
+            return replace(self._caller(peer, trusted=trusted), behind=await self._behind(request, peer))
         account = await self._accounts.by_name(named)
         if account is None:
             raise ApiError(
@@ -91,6 +94,16 @@ class Access:
             raise ApiError(403, "forbidden", f"{peer.name} may not act for {named}; node.act_for does not list it")
         # Whoever is acted for gets no more than the account's own rights: leases stay between hub and node.
         return self._caller(account, trusted=False)
+
+    async def _behind(self, request: web.Request, peer: Account) -> str | None:
+        said = request.headers.get(SUDO_HEADER) if peer.uid == 0 else None
+        if said is None:
+            return None
+        try:
+            account = await self._accounts.by_name(said)
+        except ApiError:  # nothing hangs on it
+            return None
+        return None if account is None else account.name
 
     def _caller(self, account: Account, *, trusted: bool) -> Caller:
         own = self._mode is Mode.USER and account.uid == self._own_uid

@@ -8,10 +8,12 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import web
 
 from agent.api.errors import ApiError
 from agent.api.usage import UsageBy, UsageMonth
+from agent.server.admins import Admins
 from agent.server.base import caller_of, json_response, query_int
 from agent.server.hubcontact import HubContact
 from agent.server.months import month_asked, span_of
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 class UsageRoutes:
     """The handlers."""
 
-    def __init__(self, node: str, metering: Metering, contact: HubContact) -> None:
+    def __init__(self, node: str, metering: Metering, contact: HubContact, admins: Admins) -> None:
+        self._admins = admins
         self._contact = contact
         self._node = node
         self._metering = metering
@@ -45,7 +48,8 @@ class UsageRoutes:
             raise ApiError(403, "forbidden", "rows are between the hub and the node; node.act_for names the hub")
         self._contact.heard()
         chain, after = request.query.get("chain", ""), query_int(request, "after", 0)
-        return json_response(await self._metering.rows(chain, after or 0))
+        rows = await self._metering.rows(chain, after or 0)
+        return json_response(msgspec.structs.replace(rows, admins=self._admins.recent()))
 
 
 def by_asked(request: web.Request) -> UsageBy:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from licensing import armour, keys, usage_check, usage_file, usage_verify, verify
 from licensing.armour import Label
 from licensing.document import Licence, open_token, short
+from licensing.ed25519 import PrivateKey
 from licensing.errors import ChainError, OtherSiteError, ReplayError, RevokedError, UsageError
 from licensing.exchange import Crl, Receipt, Release, Request, RevokedKey, RevokedLicence, Usage, Want
 from licensing.moments import when
@@ -162,7 +162,7 @@ class Desk:
             self._store.put_revoked(what, subject, now, reason)
         return what
 
-    def crl(self, by: Signer | Ed25519PrivateKey, now: int) -> tuple[Crl, str]:
+    def crl(self, by: Signer | PrivateKey, now: int) -> tuple[Crl, str]:
         """The newest revocation list of an issuer, or of a root's key; numbered anew when something was added.
 
         Gives the list and its file.
@@ -228,12 +228,22 @@ class Desk:
             number=usage.number,
             digest=digest,
             report_by=due,
+            first=self._held_from(usage, found),
         )
         file = signer.receipt(receipt, self._lists())
         with self._store.transaction():
             self._store.put_report(licence.id, usage.number, digest, usage.id, now, usage.gpu_ms, report.text)
             self._store.put_receipt(digest, receipt.id, now, due, file)
         return receipt, file
+
+    def _held_from(self, usage: Usage, found: Iterable[Finding]) -> int:
+        """The number from which on nothing is missing up to this report: each is here, by the digest in the next."""
+        bad = {each.report for each in found if each.grade is not Grade.NOTE}
+        stored = [usage_file.read(text).token for text in self._store.reports(usage.licence)]
+        here = {usage_check.digest(each): each.paper for each in stored if each.paper.id not in bad}
+        while usage.prev in here:
+            usage = here[usage.prev]
+        return usage.number
 
     # --- looking things up ---
 
@@ -376,9 +386,9 @@ class Desk:
             ),
         )
 
-    def _opened_list(self, by: Signer | Ed25519PrivateKey, chain: str) -> Crl:
+    def _opened_list(self, by: Signer | PrivateKey, chain: str) -> Crl:
         key = by.key if isinstance(by, Signer) else by
-        return open_token(Crl, chain.split(armour.LINK)[-1], key.public_key())
+        return open_token(Crl, chain.split(armour.LINK)[-1], key.public)
 
 
 def _next(licence: Licence, now: int, **terms: object) -> Licence:

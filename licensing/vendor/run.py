@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import json
 import os
 import secrets
 import sys
@@ -34,6 +35,7 @@ from licensing.vendor.sign import (
     read_text,
     write_new,
 )
+from licensing.vendor.store import COLUMNS
 from licensing.vendor_cli import DESK_VARIABLE, MONTHS_MAX
 
 _MONTH_S = 31 * DAY_S
@@ -242,6 +244,13 @@ def _receipt(args: argparse.Namespace, now: int) -> int:
         receipt, text = desk.receipt(_signer(args), usage_cli.text_of(str(args.file)), now, due)
     _write(args.out, text)
     _say(args, f"receipt {receipt.id} for {receipt.usage}; the next report is due {when(receipt.report_by)}")
+    if receipt.first is not None and receipt.first > 1:
+        missing = receipt.first - 1
+        print(
+            f"it is for {receipt.usage} and not for report number {missing}, which this desk has not acknowledged: "
+            "ask the buyer for that file, and write its receipt too",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -254,6 +263,11 @@ def _list(args: argparse.Namespace, now: int) -> int:
             _write(args.csv, desk.export_csv(args.words))
             return 0
         found = desk.search(args.words)
+    if args.json:
+        names = [name for name in COLUMNS if name != "text"]
+        rows = [[None if getattr(each, name) == "" else getattr(each, name) for name in names] for each in found]
+        print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], ensure_ascii=False, indent=2))
+        return 0
     for each in found:
         to = f"site {each.site[:16]}…" if each.site else "voucher"
         print(

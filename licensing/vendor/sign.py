@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from licensing import armour, files, keys, verify
 from licensing.armour import Label
 from licensing.document import Issuer, Licence, sign, signer
+from licensing.ed25519 import PrivateKey
 from licensing.errors import KeyFileError, UsageError
 from licensing.exchange import Crl, Receipt
 from licensing.keys import Passphrase
@@ -32,7 +32,7 @@ class Signer:
     The certificate is trusted as the root's holder gave it: the vendor's own desk may know newer roots than this build.
     """
 
-    key: Ed25519PrivateKey
+    key: PrivateKey
     chain: str
     """Its certificate, behind the one of the issuer above it where it is a reseller's."""
     path: tuple[Issuer, ...]
@@ -83,7 +83,7 @@ def load_signer(key: Path, cert: Path, passphrase: Passphrase | None = None) -> 
     return make_signer(keys.load(key, passphrase), read_text(cert))
 
 
-def make_signer(key: Ed25519PrivateKey, cert: str) -> Signer:
+def make_signer(key: PrivateKey, cert: str) -> Signer:
     """Put a key and its certificate together.
 
     Raises:
@@ -98,7 +98,7 @@ def make_signer(key: Ed25519PrivateKey, cert: str) -> Signer:
     return Signer(key=key, chain=chain, path=path)
 
 
-def sign_root_list(root_key: Ed25519PrivateKey, crl: Crl) -> str:
+def sign_root_list(root_key: PrivateKey, crl: Crl) -> str:
     """A revocation list of a root: it may take back everything."""
     return sign(root_key, crl)
 
@@ -140,14 +140,14 @@ def make_issuer(
     cert, key = folder / f"{terms.name}.cert", folder / f"{terms.name}.key"
     _refuse_existing(cert, key)
     signing, above = (by.key, by.chain) if isinstance(by, Signer) else (keys.load(by, passphrase), None)
-    trial = msgspec.structs.replace(terms, key=keys.public_hex(Ed25519PrivateKey.generate()))
+    trial = msgspec.structs.replace(terms, key=keys.public_hex(PrivateKey.generate()))
     _read_back(_cert(signing, above, trial))
     issuer = msgspec.structs.replace(terms, key=_new_key(key, new_passphrase))
     write_new(cert, _cert(signing, above, issuer))
     return cert
 
 
-def issue(issuer_key: Ed25519PrivateKey, issuer_cert: str, licence: Licence) -> str:
+def issue(issuer_key: PrivateKey, issuer_cert: str, licence: Licence) -> str:
     """Sign a licence or voucher; gives the file's text.
 
     Raises:
@@ -220,7 +220,7 @@ def _text(data: bytes, origin: str) -> str:
         raise KeyFileError(f"{origin} is not text; such a file begins with -----BEGIN STOKER …-----") from error
 
 
-def _cert(key: Ed25519PrivateKey, above: str | None, terms: Issuer) -> str:
+def _cert(key: PrivateKey, above: str | None, terms: Issuer) -> str:
     token = sign(key, terms)
     return armour.wrap(Label.ISSUER, token if above is None else armour.LINK.join((above, token)))
 

@@ -1,4 +1,4 @@
-"""What a command is given to read is a plain file, or `-`: a pipe without a writer never hangs one."""
+"""What a command is given to read is a plain file, `-`, or a pipe with a writer: one without never hangs a command."""
 
 from __future__ import annotations
 
@@ -95,6 +95,41 @@ def test_both_homes_read_to_their_bound_and_refuse_what_is_no_plain_file(tmp_pat
             read(Path("a\0b"), 4)
     with pytest.raises(NotPlainError):
         read_given(Path("/dev/null"), 4)
+
+
+def in_bash(words: str) -> subprocess.CompletedProcess[str]:
+    line = f"{sys.executable} -c '{_PROGRAMS['stoker-license']}' {words}"
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(["bash", "-c", line], check=False, capture_output=True, text=True, timeout=60, env=env)
+
+
+@pytest.mark.parametrize(
+    ("given", "code"), [("<(sleep 0.3; cat FILE)", 0), ("<(true)", 5), ("<(yes | head -c 600000)", 5)]
+)
+def test_a_pipe_that_somebody_writes_to_is_read_to_its_end(given: str, code: int, fifo: Path) -> None:
+    done = in_bash(f"vendor inspect {given.replace('FILE', str(fifo.with_name('x.licence')))}")
+    assert (done.returncode, "lic-evaluation" in done.stdout) == (code, code == 0), done
+    assert "Traceback" not in done.stderr
+
+
+def test_a_key_does_not_come_through_a_pipe(tmp_path: Path) -> None:
+    done = in_bash(f"vendor keys issuer --name x --root-key <(echo x) -o {tmp_path}/d")
+    assert (done.returncode, "not a plain file" in done.stderr) == (5, True), done
+
+
+def test_a_pipe_whose_writer_never_ends_is_given_up(fifo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_PIPE_S", 0.2)
+    read_end = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(fifo, os.O_WRONLY)
+    try:
+        os.write(writer, b"half of it")
+        with pytest.raises(TimeoutError, match=r"not all was written within 0\.2 s"):
+            files.read_given_or_stdin(fifo, 100)
+        os.write(writer, b"more than is read")
+        assert files.read_given_or_stdin(fifo, 4) == b"more "
+    finally:
+        os.close(writer)
+        os.close(read_end)
 
 
 def test_a_paper_is_pasted_to_the_vendor(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_board_that_was_replaced_passes_and_is_noted(hub: Hub) -> None:
     assert hub.at(NOW).stage is Stage.ACTIVE
     (drift,) = hub.events("drift")
     assert drift["changed"] == ["platform", "network"]
-    paper = open_token(Drift, str(drift["signed"]), hub.site._binding._key.public_key())
+    paper = open_token(Drift, str(drift["signed"]), hub.site._binding._key.public)
     assert (paper.changed, paper.after) == (("platform", "network"), drift["commitment"])
     hub.move(BOARD_RMA.but(disk=TWIN.disk))
     assert hub.at(NOW).stage is Stage.ACTIVE, "held against the new board, not the old one"

@@ -362,6 +362,14 @@ def test_the_desk_is_searched_and_exported(vendor: Vendor, places: list[Place]) 
     assert [row["id"] for row in table] == ["lic-a", "lic-b", "lic-a", "lic-c"]
     assert table[3]["customer"] == '\'=HYPERLINK("x")'
     assert "text" not in table[0]
+    rows = json.loads(vendor.run("list", "--json", desk=True))
+    assert [row["id"] for row in rows] == ["lic-a", "lic-b", "lic-a", "lic-c"]
+    assert [row["site"] for row in rows] == [None, None, places[0].site.key_hex, None]
+    assert (rows[1]["reseller"], rows[3]["customer"]) == ("shop_1", '=HYPERLINK("x")')
+    assert (rows[0]["rev"], rows[2]["rev"], rows[0]["seats"]) == (1, 2, 8)
+    assert "text" not in rows[0]
+    assert json.loads(vendor.run("list", "nobody", "--json", desk=True)) == []
+    vendor.run("list", "--json", "--csv", "-", desk=True, code=64)
 
 
 def test_every_kind_can_be_inspected(vendor: Vendor, tmp_path: Path, places: list[Place]) -> None:

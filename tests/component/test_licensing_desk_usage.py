@@ -56,7 +56,17 @@ def test_reports_that_hold_are_accepted_and_acknowledged(billed: Vendor, tmp_pat
     receipt = verify.receipt_chain(armour.unwrap(Label.RECEIPT, path.read_text()), billed.roots).receipt
     assert (receipt.site, receipt.number, receipt.report_by) == (SITE_KEY, 1, USAGE.ends + 65 * DAY)
     assert billed.file("receipt", tmp_path / "u1").read_text() == path.read_text()
-    billed.file("receipt", tmp_path / "u2")
+    path = billed.file("receipt", tmp_path / "u2")
+    receipt = verify.receipt_chain(armour.unwrap(Label.RECEIPT, path.read_text()), billed.roots).receipt
+    assert (receipt.number, receipt.first) == (2, 1), "it is for the first, too: the desk has it"
+    assert billed.err == ""
+
+
+def test_a_receipt_is_not_for_reports_that_the_desk_never_saw(billed: Vendor, tmp_path: Path) -> None:
+    path = billed.file("receipt", tmp_path / "u2")
+    receipt = verify.receipt_chain(armour.unwrap(Label.RECEIPT, path.read_text()), billed.roots).receipt
+    assert (receipt.number, receipt.first) == (2, 2)
+    assert "not for report number 1" in billed.err and "write its receipt too" in billed.err
 
 
 @pytest.mark.parametrize(

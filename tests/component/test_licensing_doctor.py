@@ -103,8 +103,17 @@ def test_a_configuration_that_cannot_be_read_is_said_in_a_line(
     config = tmp_path / "stoker.toml"
     if text is not None:
         config.write_text(text)
-    assert cli.main(["--config", str(config), *words], HubLicenceCalls()) == 69
+    assert cli.main(["--config", str(config), *words], HubLicenceCalls()) == 78
     said = capsys.readouterr()
     (line,) = (said.out + said.err).splitlines()
     assert str(config) in line
-    assert ("not valid TOML" if text else "No such file") in line
+    assert ("stoker.toml:1: not valid TOML" if text else "No such file") in line
+    assert ("mend that line" if text else "--config") in line
+
+
+def test_a_hub_that_is_not_there_is_no_fault_of_the_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "stoker.toml"
+    config.write_text(f'[node]\nrun_dir = "{tmp_path}"\n')
+    assert cli.main(["--config", str(config), "status"], HubLicenceCalls()) == 69

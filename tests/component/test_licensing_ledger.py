@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from licensing import verify
 from licensing.document import Lease, decode, sign
+from licensing.ed25519 import PrivateKey
 from licensing.errors import LicenceError, WeakKeyError
 from licensing.exchange import Release
 from licensing.keys import public_hex
@@ -45,7 +45,7 @@ class Machine:
     """A node as it really is: its key, the lease on its disk, the disks of its past, the cards that are in it."""
 
     name: str
-    private: Ed25519PrivateKey
+    private: PrivateKey
     token: str | None = None
     past: list[str | None] = field(default_factory=list)
     gpus: tuple[str, ...] = ()
@@ -195,7 +195,7 @@ class LedgerMachine(RuleBasedStateMachine):
         machine = self.machines[name]
         report = self.site.report(self.now)
         if report.licence is not None and name in {each.node for each in report.forked}:
-            self.machines[name] = Machine(name, Ed25519PrivateKey.generate(), gpus=machine.gpus)
+            self.machines[name] = Machine(name, PrivateKey.generate(), gpus=machine.gpus)
             assert self.order(Verb.RENEW, name)
 
     @rule()

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import pwd
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from agent.api.errors import ApiError
-from agent.api.types import LicenceOrder, LinkState
-from agent.server.hub_admins import is_admin_verb
+from agent.api.types import SUDO_HEADER, LicenceOrder, LinkState
+from agent.config import Mode
+from agent.server import base
+from agent.server.admins import KEPT_S, Admins, is_admin_verb
+from agent.server.peer import USER_HEADER, Access
 from licensing import usage_verify
 from licensing.usage_check import Grade
 from tests.component.test_licensing_orders import House
@@ -18,6 +30,7 @@ from tests.fakes import vendor
 from tests.fakes.agent import fake_agent
 from tests.fakes.hub import hub_config, nodes_of, running_hub
 from tests.fakes.hub_cluster import wait_until
+from tests.fakes.rawcall import call_as
 from tests.fakes.vendor import DAY, NOW, ROOTS, VOUCHER, changed, file
 
 
@@ -148,3 +161,88 @@ def test_a_hub_counts_its_nodes_and_who_was_allowed_an_admin_verb(tmp_path: Path
         assert 'lic_seats{unit="node",state="total"}' not in metrics
         assert 'lic_seats{unit="admin",state="used"} 1\n' in metrics
         assert 'lic_seats{unit="admin",state="total"} 3\n' in metrics
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which only somebody else can be behind")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [("daemon", "daemon"), ("nobody-has-this-name", "root"), ("root", "root"), ("da\nX: y", "root"), (None, "root")],
+)
+def test_root_is_counted_as_the_account_behind_sudo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, name: str
+) -> None:
+    """By the word of the command, which must name an account."""
+    if said is None:
+        monkeypatch.delenv("SUDO_USER", raising=False)
+    else:
+        monkeypatch.setenv("SUDO_USER", said)
+    now = int(time.time())
+    issuer = changed(vendor.ISSUER_TERMS, iat=now - 9, nbf=now - 9, exp=now + 500 * DAY)
+    terms = changed(VOUCHER, iat=now - 5, nbf=now - 5, exp=now + 300 * DAY)
+    with running_hub(hub_config(tmp_path, nodes_of({"n1": tmp_path / "s"})), ROOTS) as client:
+        client.activate(file(terms, issuer=issuer))
+        wait_until(lambda: [each.names for each in client.licence().units if each.unit == "admin"] == [(name,)])
+
+
+_ASK = """
+import os, sys
+from pathlib import Path
+from agent.api.unix import UnixTransport
+os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[1]))
+print(UnixTransport(Path("/x")).behind)
+"""
+
+
+@needs_root
+@pytest.mark.parametrize(("uid", "said"), [(0, "bin"), (1, "None")])
+def test_only_root_names_somebody_behind_it(uid: int, said: str) -> None:
+    env = os.environ | {"SUDO_USER": "bin"}
+    told = subprocess.run(
+        [sys.executable, "-c", _ASK, str(uid)], capture_output=True, text=True, timeout=60, env=env, check=True
+    )
+    assert told.stdout == f"{said}\n"
+
+
+@needs_root
+def test_a_server_believes_only_root_about_who_is_behind_it() -> None:
+    """Whoever else sends the header is who the kernel says."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own is root's alone
+        Path(folder).chmod(0o755)
+        assert asyncio.run(_callers(Path(folder))) == [("root", "bin"), ("daemon", None)]
+
+
+async def _callers(folder: Path) -> list[tuple[str, str | None]]:
+    access = Access(msgspec.structs.replace(hub_config(folder, ()), mode=Mode.SYSTEM))
+    found = []
+
+    async def answer(request: web.Request) -> web.Response:
+        caller = await access.caller(request)
+        found.append((caller.user, caller.behind))
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = await base.serve(app, folder / "s")
+    (folder / "s").chmod(0o666)
+    for account in ("root", "daemon"):
+        uid = pwd.getpwnam(account).pw_uid
+        status, _ = await asyncio.to_thread(call_as, uid, folder / "s", "GET", "/", None, {SUDO_HEADER: "bin"})
+        assert status == 200
+    await runner.cleanup()
+    return found
+
+
+def test_an_agent_tells_of_its_admins_for_a_day_and_of_nobody_the_hub_acts_for() -> None:
+    now = [0.0]
+    admins = Admins(lambda: now[0])
+    own, passed_on = make_mocked_request("POST", "/v1/drain"), {USER_HEADER: "eve"}
+    asyncio.run(admins.note(own, "cy"))
+    now[0] = KEPT_S - 1
+    asyncio.run(admins.note(own, "ada"))
+    asyncio.run(admins.note(make_mocked_request("POST", "/v1/drain", headers=passed_on), "eve"))
+    assert admins.recent() == ("ada", "cy")
+    now[0] = KEPT_S + 1
+    assert admins.recent() == ("ada",)

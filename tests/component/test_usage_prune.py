@@ -15,7 +15,7 @@ from licensing.errors import UsageError
 from licensing.site import Site
 from licensing.usage_rows import genesis, read
 from tests.component.test_usage_ledger import BEGINS, MONTH, Node, acknowledge, fetch, make_site, report, wrong
-from tests.fakes.vendor import DAY
+from tests.fakes.vendor import DAY, NOW, VOUCHER, changed, file
 
 YEARS = BEGINS + 900 * DAY
 KEPT_S = 800 * DAY
@@ -68,7 +68,9 @@ def test_what_the_vendor_has_goes_and_everything_holds(site: Site, node: Node) -
     assert third.usage.cumulative_gpu_ms == used + 60_000
     assert site._book.verify() == 10
     acknowledge(site, third)
-    assert site._pruning.prune(YEARS, KEPT_S) == 7, "a receipt is for all before it, too"
+    assert site._pruning.prune(YEARS, KEPT_S) == 0, "the vendor never said that it has the second"
+    acknowledge(site, third, first=2)
+    assert site._pruning.prune(YEARS, KEPT_S) == 7
     assert (rows(site), site._book.verify()) == ([], 10)
     node.run(BEGINS + 100 * DAY, 60)
     fetch(site, node)
@@ -85,6 +87,25 @@ def test_nothing_goes_before_its_time_or_without_a_receipt(site: Site) -> None:
     acknowledge(site, first)
     assert site._pruning.prune(BEGINS + MONTH + KEPT_S - 1, KEPT_S) == 0
     assert site._pruning.prune(BEGINS + MONTH + KEPT_S, KEPT_S) == 3
+
+
+def test_a_report_that_the_vendor_has_later_lets_go_what_came_after_it(site: Site, node: Node) -> None:
+    first, second = report(site), report(site, month=1, now=BEGINS + 3 * MONTH)
+    acknowledge(site, second)
+    assert site._pruning.prune(YEARS, KEPT_S) == 0
+    acknowledge(site, first)
+    assert site._pruning.prune(YEARS, KEPT_S) == 6
+    assert (rows(site), site._book.verify()) == ([7, 8, 9], 9)
+
+
+def test_a_report_of_a_licence_that_is_no_longer_in_use_goes_with_the_next(site: Site) -> None:
+    """No receipt for it would be taken any more, and its rows would stay for ever, with all that came after."""
+    report(site)
+    site.activate(file(changed(VOUCHER, id="lic-next", site=site.key_hex)), NOW)
+    second = report(site, month=1, now=BEGINS + 3 * MONTH)
+    assert second.usage.licence == "lic-next"
+    acknowledge(site, second, licence="lic-next")
+    assert site._pruning.prune(YEARS, KEPT_S) == 6
 
 
 def test_it_goes_on_where_it_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.api.decode import decode
 from agent.api.types import (
@@ -42,6 +41,7 @@ from agent.api.types import (
 )
 from agent.gpu.frames import UNKNOWN_UUID
 from agent.server.stream import STREAMS, NdjsonStream, Streams
+from licensing.ed25519 import PrivateKey
 from tests.fakes import nursery
 from tests.fakes.queue import FakeQueue, answer, refuse
 
@@ -71,8 +71,8 @@ def node(name: str, gpus: int = 8, **more: Any) -> Node:
 
 def key_of(name: str) -> str:
     """Every fake agent has a key of its own: two under one key are a clone to the hub."""
-    private = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"fake agent {name}".encode()).digest())
-    return private.public_key().public_bytes_raw().hex()
+    private = PrivateKey(hashlib.sha256(f"fake agent {name}".encode()).digest())
+    return private.public.raw.hex()
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from agent.gate import Admit, Hold, HubLicence, NodeGate
+from licensing import keys
 from tests.fakes import vendor
 from tests.fakes.vendor import ROOTS, Boot
 
@@ -43,10 +43,8 @@ def known(tmp_path: Path, boot: Boot) -> NodeGate:
 def known_gate(tmp_path: Path, boot: Boot | None = None) -> NodeGate:
     folder = tmp_path / "known"
     folder.mkdir(exist_ok=True)
-    pem = vendor.NODE.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "node.key").write_bytes(pem)
+    if not (folder / "node.key").exists():
+        keys.store_new(folder / "node.key", vendor.NODE)
     return NodeGate(folder, ROOTS, boot or Boot())
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 import licensing
 from licensing import armour, keys, paseto
 from licensing.clock import Uptime
 from licensing.document import Document, Issuer, Lease, Licence, encode, sign, sign_content
+from licensing.ed25519 import PrivateKey
 from licensing.roots import Root, Roots
 
 NOW = 1_800_000_000
@@ -29,9 +29,9 @@ EVALUATION_FILE = Path(licensing.__file__).parent / "data" / "evaluation.voucher
 """The voucher that this build ships."""
 
 
-def seeded(name: str) -> Ed25519PrivateKey:
+def seeded(name: str) -> PrivateKey:
     """The private key that belongs to a name in these tests."""
-    return Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"stoker tests: {name}".encode()).digest())
+    return PrivateKey(hashlib.sha256(f"stoker tests: {name}".encode()).digest())
 
 
 ROOT, ISSUER, SITE, NODE = seeded("root"), seeded("issuer"), seeded("site"), seeded("node")
@@ -74,7 +74,7 @@ def changed(document: Any, **fields: Any) -> Any:
     return msgspec.structs.replace(document, **fields)
 
 
-def chain(licence: Licence = VOUCHER, *, issuer: Issuer = ISSUER_TERMS, by: Ed25519PrivateKey = ISSUER) -> str:
+def chain(licence: Licence = VOUCHER, *, issuer: Issuer = ISSUER_TERMS, by: PrivateKey = ISSUER) -> str:
     """Issuer and licence as tokens."""
     return armour.LINK.join((sign(ROOT, issuer), sign(by, licence)))
 
@@ -84,7 +84,7 @@ def file(licence: Licence = VOUCHER, **how: Any) -> str:
     return armour.wrap(armour.Label.LICENCE, chain(licence, **how))
 
 
-def lease(terms: Lease = LEASE, *, licence: Licence = VOUCHER, by: Ed25519PrivateKey = SITE) -> str:
+def lease(terms: Lease = LEASE, *, licence: Licence = VOUCHER, by: PrivateKey = SITE) -> str:
     """A lease with everything above it."""
     return armour.LINK.join((chain(licence), sign(by, terms)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from agent.api.errors import ApiError
+from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from agent.api.types import JobState, LicenceStage, SubmitRequest
 from tests.fakes.daemons import Box, box, wait_final, wait_until
@@ -50,6 +53,29 @@ def submission(made: Box, text: str) -> SubmitRequest:
     return SubmitRequest(
         script=text, script_name="job.sh", work_dir=str(made.work_dir), env={"PATH": os.environ["PATH"]}
     )
+
+
+def test_hub_and_agent_sign_and_verify_without_the_library_of_encrypted_key_files(tmp_path: Path) -> None:
+    """It would be 8 MB of each for as long as they run."""
+    with box(tmp_path) as made:  # its seats are handed out: a lease was signed and verified
+        for daemon in (made.hub, made.agent):
+            files = Path(f"/proc/{daemon.pid}/maps").read_text()
+            assert "/nacl/" in files
+            assert "/cryptography/" not in files
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, which another account can be behind")
+def test_who_asks_a_nodes_own_agent_for_an_admin_verb_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with box(tmp_path) as made, made.hub.client() as hub:
+        monkeypatch.setenv("SUDO_USER", "daemon")
+        with made.agent.client() as agent:
+            agent.drain(DrainRequest(reason="a new fan"))
+        with contextlib.suppress(ApiError):  # no month is over; but the nodes are asked what they have
+            hub.export_usage("2020-01")
+        (names,) = (each.names for each in hub.licence().units if each.unit == "admin")
+        assert names == ("daemon", "root"), "root took the voucher, before"
 
 
 @pytest.mark.parametrize("asks", ["--gpus=1", "--job-name=cpu-only"])

@@ -139,9 +139,18 @@ def test_a_value_that_cannot_hold_is_refused(tmp_path: Path, text: str, says: st
 def test_a_named_file_that_is_missing_or_binary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the configuration"):
         config.load(tmp_path / "none.toml", environ={})
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="cannot read the configuration"):
+    (tmp_path / "binary.toml").write_bytes(b"[node]\n\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary\.toml:2: the byte 0xff is not UTF-8.*--config"):
         config.load(tmp_path / "binary.toml", environ={})
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("a = 1\n[hub\nb = 2\n", 2), ("[hub]\nnodes = [\n", 2), ("[hub]\n\nname = 'a\n", 3), ("=", 1), ("[[[", 1)],
+)
+def test_what_is_no_toml_is_said_with_its_line(tmp_path: Path, text: str, line: int) -> None:
+    with pytest.raises(ConfigError, match=rf"stoker\.toml:{line}: not valid TOML: .*; mend that line$"):
+        load(tmp_path, text)
 
 
 @given(st.text(max_size=200))

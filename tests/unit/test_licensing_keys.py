@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +53,7 @@ def test_texts_that_are_no_keys_are_refused(text: str) -> None:
 @given(st.text(max_size=20))
 def test_every_real_key_is_taken(name: str) -> None:
     text = keys.public_hex(seeded(name))
-    assert keys.public_key(text).public_bytes_raw().hex() == text
+    assert keys.public_key(text).raw.hex() == text
 
 
 def test_a_key_beside_the_curve_is_refused() -> None:
@@ -64,8 +64,7 @@ def test_a_key_beside_the_curve_is_refused() -> None:
 def test_under_a_key_beside_the_curve_nothing_verifies() -> None:
     key = keys.verifying_key((2).to_bytes(32, "little").hex())
     for signature in (seeded("x").sign(b"text"), bytes(64), (1).to_bytes(32, "little") + bytes(32)):
-        with pytest.raises(InvalidSignature):
-            key.verify(signature, b"text")
+        assert not key.has_signed(signature, b"text")
 
 
 @pytest.mark.parametrize("text", [text for y in SMALL_Y for text in encodings(y)])
@@ -84,7 +83,9 @@ def test_a_new_key_is_private_and_stays(tmp_path: Path) -> None:
 
 def test_a_key_is_written_as_openssl_writes_it(tmp_path: Path) -> None:
     key = keys.create(tmp_path / "a.key")
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = Ed25519PrivateKey.from_private_bytes(key.seed).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     assert (tmp_path / "a.key").read_bytes() == pem
 
 
@@ -99,7 +100,7 @@ def test_a_key_that_somebody_else_wrote_is_read(tmp_path: Path) -> None:
 
 def test_a_daemon_with_its_own_key_loads_no_readers_of_other_forms(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from licensing import keys; keys.load_or_create(Path(sys.argv[1]))"
-    look = f"{code}; sys.exit('cryptography.hazmat.primitives.serialization.ssh' in sys.modules)"
+    look = f"{code}; sys.exit('cryptography' in sys.modules)"
     for _ in range(2):
         subprocess.run([sys.executable, "-c", look, str(tmp_path / "node.key")], check=True)
 
