@@ -74,7 +74,7 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     from agent.server.resources import NodeResources
     from agent.server.usage_routes import UsageRoutes
     from agent.telemetry.history import History
-    from agent.telemetry.host import read_boot_id
+    from agent.telemetry.host import HostReader, read_boot_id
     from agent.telemetry.kernellog import KernelLog
     from agent.telemetry.recorder import Recorder
     from agent.telemetry.ringfile import SPANS
@@ -87,12 +87,14 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     stack.push_async_callback(sampler.stop)
     await asyncio.to_thread(apart.make, config.state_dir / "agent.db")
     await sampler.wait_change(FIRST_SAMPLE_S)
+    host = HostReader()
+    stack.callback(host.close)
     history = None
     if config.telemetry.history != "off":
         history = History(config.state_dir / "history", read_boot_id(), SPANS[config.telemetry.history])
         history.start()
         stack.push_async_callback(history.stop)
-        recorder = Recorder(sampler, history, period_s=config.gpu.period_s)
+        recorder = Recorder(sampler, history, host, period_s=config.gpu.period_s)
         stack.callback(asyncio.create_task(recorder.serve(), name="recorder").cancel)
     stop_s = config.jobs.grace_s + 2 * config.hooks.timeout_s
     launcher = choose_launcher(config.jobs.launcher, run_dir=config.run_dir, stop_s=stop_s)
@@ -111,7 +113,14 @@ async def _start_agent(config: Config, stack: AsyncExitStack, read_again: ReadAg
     usage = UsageRoutes(config.name, engine.metering, contact, admins)
     more: list[Routes] = [clerks, past, health, usage, ReloadRoutes(read_again)]
     service = AgentService(
-        config, engine=engine, sampler=sampler, gate=gate, more=more, usage=engine.metering.head, contact=contact
+        config,
+        engine=engine,
+        sampler=sampler,
+        gate=gate,
+        host=host,
+        more=more,
+        usage=engine.metering.head,
+        contact=contact,
     )
     await service.start()
     stack.push_async_callback(service.stop)

@@ -41,6 +41,9 @@ from agent.api.usage import UsageMonth
 class WatchStream(Protocol):
     """An open watch stream."""
 
+    line: bytes
+    """What the last message was read from."""
+
     def __iter__(self) -> Iterator[WatchMessage]: ...
     def close(self) -> None: ...
 

@@ -104,7 +104,7 @@ class Watcher(threading.Thread):
             self._client = self._client or self._opener()
             self._stream = self._client.watch(heartbeats=True)
             for message in self._stream:
-                self._inbox.put(safe.clean(message), self._clock())
+                self._inbox.put(safe.clean_read(message, self._stream.line), self._clock())
                 self._failures = 0
                 if self._ending.is_set():
                     break

@@ -50,6 +50,8 @@ class Stream(Generic[_T]):
         self._rest = bytearray()
         self._lines: deque[bytes] = deque()
         self._closed = False
+        self.line = b""
+        """What the last message was read from."""
         wire.allow(silence_s)
 
     def __iter__(self) -> Self:
@@ -63,7 +65,8 @@ class Stream(Generic[_T]):
             ProtocolError: the stream was cut short, or what came is not ours.
         """
         while True:
-            message = self._decode(self._line())
+            self.line = self._line()
+            message = self._decode(self.line)
             if message is None or (isinstance(message, Heartbeat) and not self._heartbeats):
                 continue
             return message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +20,7 @@ from agent.selftest.errors import SelftestError
 from agent.selftest.expected import Expected, Model
 from agent.selftest.order import Order, compare
 from agent.selftest.report import Report, TestedGpu, TestedNode, Versions
-from agent.telemetry.host import read_host
+from agent.telemetry.host import memory_total_bytes
 from agent.telemetry.kernellog import KMSG
 
 CPU_RANKS = 2
@@ -225,14 +226,13 @@ class Session:
         return Verdict.PASS, f"GPU {names}: {len(self._checks) - open_} checks passed{rest}"
 
     def _node(self, key_hex: str, driver_version: str | None) -> TestedNode:
-        host = read_host()
         return TestedNode(
             name=self._config.name,
             key=key_hex,
             kernel=platform.release(),
             cpu=_cpu_name(),
-            cpus=host.cpu_count,
-            memory_bytes=host.memory_total_bytes,
+            cpus=len(os.sched_getaffinity(0)),
+            memory_bytes=memory_total_bytes(),
             driver_version=driver_version,
         )
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from agent.engine.base import Engine
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
+    from agent.telemetry.host import HostReader
 
 _log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class AgentService:
         engine: Engine,
         sampler: Sampler,
         gate: NodeGate,
+        host: HostReader,
         more: Sequence[Routes] = (),
         usage: Callable[[], Awaitable[UsageHead]] | None = None,
         contact: HubContact | None = None,
@@ -78,7 +80,7 @@ class AgentService:
         self._config = config
         self._engine = engine
         self._gate = gate
-        self._view = NodeView(config, sampler=sampler, gate=gate, engine=engine)
+        self._view = NodeView(config, sampler=sampler, gate=gate, engine=engine, host=host)
         self._feed = Feed()
         self._hello = Hello(api=API_VERSION, version=__version__, server="agent", cluster=config.name)
         self._jobs = JobRoutes(config, engine, self._hello)

@@ -12,19 +12,21 @@ from agent import __version__
 from agent.api.types import MAX_INCIDENTS, Gpu, GpuReading, Node
 from agent.config import Config
 from agent.server.resources import seat_of
-from agent.telemetry.host import read_boot_id, read_host
+from agent.telemetry.host import read_boot_id
 
 if TYPE_CHECKING:
     from agent.engine.base import Engine
     from agent.gate import NodeGate
     from agent.gpu.sampler import Sampler
+    from agent.telemetry.host import HostReader
 
 
 class NodeView:
     """Builds the node's snapshot on demand; reads nothing that could block."""
 
-    def __init__(self, config: Config, *, sampler: Sampler, gate: NodeGate, engine: Engine) -> None:
+    def __init__(self, config: Config, *, sampler: Sampler, gate: NodeGate, engine: Engine, host: HostReader) -> None:
         self._config = config
+        self._host = host
         self._sampler = sampler
         self._gate = gate
         self._engine = engine
@@ -33,7 +35,7 @@ class NodeView:
     def snapshot(self) -> Node:
         """The node now."""
         now = time.time()
-        view, host, held_by = self._sampler.view(), read_host(), self._engine.held_by()
+        view, host, held_by = self._sampler.view(), self._host.read(time.monotonic()), self._engine.held_by()
         pids = self._engine.pids()
         running, pending = self._engine.counts()
         seated, drains = self._gate.seated(int(now)), {each.gpu_uuid: each for each in self._engine.drains()}

@@ -14,7 +14,7 @@ from agent.gate import Hold
 from agent.jobs.meter import Metered
 from agent.jobs.rules import gpu_features
 from agent.jobs.schedule import GpuFacts
-from agent.telemetry.host import read_host
+from agent.telemetry.host import memory_total_bytes
 
 _SLICES = re.compile(r"(\d+)[cg]\.")
 _SLICED = (("A30", 4), ("RTX PRO", 4))
@@ -34,7 +34,7 @@ class NodeResources:
         self._cpus = cpus
         self._sampler = sampler
         self._gate = gate
-        self._memory_total_bytes = read_host().memory_total_bytes
+        self._memory_total_bytes = memory_total_bytes()
         self._known: tuple[object, Resources] | None = None
 
     def resources(self) -> Resources:

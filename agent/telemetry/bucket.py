@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from itertools import chain
 
 Spread = tuple[float, float, float]
 """Least, mean and most of one metric within a stretch."""
@@ -16,38 +16,86 @@ ABSENT: Spread = (math.nan, math.nan, math.nan)
 """Of a metric that was not measured."""
 
 
-@dataclass(slots=True)
 class Bucket:
-    """One stretch of one tier, being filled."""
+    """A stretch of time that is being filled.
 
-    number: int
-    """Unix seconds of its beginning, divided by the tier's width."""
-    seconds: float = 0.0
-    """How much of it was measured; the rest is a gap."""
-    _least: list[float] = field(default_factory=list)
-    _sums: list[float] = field(default_factory=list)
-    """Means times the seconds they stand for."""
-    _weights: list[float] = field(default_factory=list)
-    """Seconds for which each metric was there."""
-    _most: list[float] = field(default_factory=list)
+    What is joined is one number in each of four lists; most buckets are of one sample, which is kept as it came.
+    """
+
+    __slots__ = ("_least", "_most", "_only", "_sums", "_weights", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """How much of it was measured; the rest is a gap."""
+        self._only: Sequence[Spread | None] | None = None
+        """The one sample that there is; the lists are empty as long."""
+        self._least: list[float] = []
+        self._sums: list[float] = []
+        """Means times the seconds they stand for."""
+        self._weights: list[float] = []
+        """Seconds for which each metric was there; where that is none, least and most are no numbers."""
+        self._most: list[float] = []
 
     def add(self, spreads: Sequence[Spread | None], seconds: float) -> None:
         """Take in what was measured over some seconds; the metrics are always the same, in the same order."""
-        if not self._sums:
-            count = len(spreads)
-            self._least, self._most = [math.inf] * count, [-math.inf] * count
-            self._sums, self._weights = [0.0] * count, [0.0] * count
+        if self.seconds == 0:
+            self._only = spreads
+        else:
+            self._unfold(len(spreads))
+            self._fold_in(spreads, seconds)
         self.seconds += seconds
+
+    def join(self, other: Bucket) -> None:
+        """Take in what another one holds."""
+        if other._only is not None:
+            self.add(other._only, other.seconds)
+            return
+        self._unfold(len(other._sums))
+        self.seconds += other.seconds
+        each = zip(other._least, other._sums, other._weights, other._most, strict=True)
+        for index, (least, total, weight, most) in enumerate(each):
+            if weight:
+                self._stretch(index, least, most)
+                self._sums[index] += total
+                self._weights[index] += weight
+
+    def flat(self) -> list[float]:
+        """Least, mean and most of the first metric, of the second and so on, as `ABSENT` where there was nothing."""
+        if self._only is not None:
+            known = [ABSENT if spread is None or spread[1] != spread[1] else spread for spread in self._only]
+            return list(chain.from_iterable(known))
+        flat = [0.0] * (3 * len(self._sums))
+        flat[0::3], flat[2::3] = self._least, self._most
+        each = zip(self._sums, self._weights, strict=True)
+        flat[1::3] = [total / weight if weight else math.nan for total, weight in each]
+        return flat
+
+    def _unfold(self, count: int) -> None:
+        if not self._sums:
+            self._least, self._most = [math.nan] * count, [math.nan] * count
+            self._sums, self._weights = [0.0] * count, [0.0] * count
+        if self._only is not None:
+            only, self._only = self._only, None
+            self._fold_in(only, self.seconds)
+
+    def _fold_in(self, spreads: Sequence[Spread | None], seconds: float) -> None:
+        lows, sums, weights, highs = self._least, self._sums, self._weights, self._most
         for index, spread in enumerate(spreads):
-            if spread is None or spread[1] != spread[1]:
+            if spread is None:
                 continue
             least, mean, most = spread
-            self._least[index] = min(self._least[index], least)
-            self._most[index] = max(self._most[index], most)
-            self._sums[index] += mean * seconds
-            self._weights[index] += seconds
+            if mean != mean:
+                continue
+            if not lows[index] <= least:  # as `_stretch`, but each second: a call, or `min`, is three times this
+                lows[index] = least
+            if not highs[index] >= most:
+                highs[index] = most
+            sums[index] += mean * seconds
+            weights[index] += seconds
 
-    def spreads(self) -> list[Spread]:
-        """Of each metric, `ABSENT` where there was nothing."""
-        each = zip(self._least, self._sums, self._weights, self._most, strict=True)
-        return [(least, total / weight, most) if weight else ABSENT for least, total, weight, most in each]
+    def _stretch(self, index: int, least: float, most: float) -> None:
+        """No number is neither above nor below any."""
+        if not self._least[index] <= least:
+            self._least[index] = least
+        if not self._most[index] >= most:
+            self._most[index] = most

@@ -19,8 +19,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple, TypeVarTuple
 
 from agent.telemetry.bucket import Spread
 from agent.telemetry.lookback import Lookback, look_back
@@ -43,16 +43,23 @@ _THERE_S = 60.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,100}")
 
+_Ts = TypeVarTuple("_Ts")
+
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Sample:
+class Sample(NamedTuple):
+    """What was measured of one series in the `seconds` that end at `at`."""
+
     series: str
+    """A GPU's UUID, or `host`."""
     metrics: tuple[str, ...]
+    """Their names, always the same for a series."""
     at: float
+    """Unix seconds."""
     spreads: Sequence[Spread | None]
-    seconds: float
+    """Of each metric, `None` where it was not measured."""
+    seconds: float = 1.0
 
 
 class History:
@@ -62,7 +69,7 @@ class History:
         self._folder = folder
         self._boot_id = boot_id
         self._tiers = tuple(tiers)
-        self._waiting: deque[_Sample] = deque(maxlen=_WAITING_MOST)
+        self._waiting: deque[Sample] = deque(maxlen=_WAITING_MOST)
         self._some = threading.Condition()
         self._ending = False
         self._thread: threading.Thread | None = None
@@ -92,23 +99,11 @@ class History:
         await asyncio.to_thread(self._thread.join, 2.0)
         self._thread = None
 
-    def note(
-        self, series: str, metrics: tuple[str, ...], spreads: Sequence[Spread | None], at: float, seconds: float = 1.0
-    ) -> None:
-        """Take in what was measured in the `seconds` that end at `at`. Never blocks.
-
-        Args:
-            series: a GPU's UUID, or `host`.
-            metrics: their names, always the same for a series.
-            spreads: of each metric, `None` where it was not measured.
-            at: Unix seconds.
-            seconds: how long that stood for.
-        """
-        if _NAME.fullmatch(series) is None:
-            return  # no file name: the driver told something strange, which the reading itself shows
+    def note(self, samples: Sequence[Sample]) -> None:
+        """Take in what was measured. Never blocks; the thread is woken once for all of them."""
         with self._some:
-            self.dropped += len(self._waiting) == _WAITING_MOST
-            self._waiting.append(_Sample(series, metrics, at, spreads, seconds))
+            self.dropped += max(0, len(self._waiting) + len(samples) - _WAITING_MOST)
+            self._waiting.extend(samples)
             self._some.notify()
 
     def series(self) -> tuple[str, ...]:
@@ -147,7 +142,7 @@ class History:
             _, ring = self._rings.popitem()
             self._try("close", ring.path, ring.close)
 
-    def _next(self) -> list[_Sample]:
+    def _next(self) -> list[Sample]:
         """All that wait; nothing at the end."""
         with self._some:
             while not self._waiting and not self._ending:
@@ -156,16 +151,18 @@ class History:
             self._waiting.clear()
             return samples
 
-    def _keep(self, sample: _Sample) -> None:
+    def _keep(self, sample: Sample) -> None:
         ring = self._ring(sample)
         if ring is not None:
             self._noted_at[sample.series] = time.monotonic()
-            self._try("write", ring.path, lambda: ring.add(sample.at, sample.spreads, sample.seconds))
+            self._try("write", ring.path, ring.add, sample.at, sample.spreads, sample.seconds)
 
-    def _ring(self, sample: _Sample) -> RingFile | None:
+    def _ring(self, sample: Sample) -> RingFile | None:
         ring = self._rings.get(sample.series)
         if ring is not None and ring.metrics == sample.metrics:
             return ring
+        if _NAME.fullmatch(sample.series) is None:
+            return None  # no file name: the driver told something strange, which the reading itself shows
         if time.monotonic() < self._refused.get(sample.series, 0.0):
             return None
         return self._open(sample.series, sample.metrics)
@@ -228,9 +225,9 @@ class History:
         for ring in self._rings.values():
             self._try("sync", ring.path, ring.sync)
 
-    def _try(self, doing: str, path: Path, act: Callable[[], object]) -> None:
+    def _try(self, doing: str, path: Path, act: Callable[[*_Ts], object], *args: *_Ts) -> None:
         try:
-            act()
+            act(*args)
         except OSError as error:
             self._say(f"cannot {doing} the history {path}: {error.strerror}; see its disk")
         else:

@@ -38,7 +38,10 @@ _BOOT_BYTES = 64
 _PIECE_BYTES = 256 * 1024
 _WRITTEN_AT_ONCE = 2
 """Rings whose newest bucket is always on file."""
+_LATER_S = 10
+"""How long the others' buckets, which reach the file with the next `sync`, are not told."""
 _HEAD = struct.Struct("<IIf")  # bucket number, CRC of what follows it, seconds measured
+_NUMBER_CRC = struct.Struct("<II")
 _FORMAT = 1
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -104,8 +107,20 @@ class RingFile:
         """Between who closes and who begins to read on another thread."""
         self._row = row_bytes(len(self.metrics))
         self._values = struct.Struct(f"<{3 * len(self.metrics)}f")
+        self._body = struct.Struct(f"<f{3 * len(self.metrics)}f{self._row - _HEAD.size - 12 * len(self.metrics)}x")
         self._places = _places(self.tiers, self._row)
         self._open: list[Bucket | None] = [None] * len(self.tiers)
+        self._numbers = [0] * len(self.tiers)
+        """Of each open bucket: Unix seconds of its beginning, divided by the ring's width."""
+        self._told_s = [0.0] * len(self.tiers)
+        """Seconds of each open bucket that are on file."""
+        self._blank = [range(0)] * len(self.tiers)
+        """Numbers of which no row is on file: nothing is read for them when their time comes."""
+        self._at_once = min(_WRITTEN_AT_ONCE, len(self.tiers))
+        self._later: list[tuple[Sequence[Spread | None], float]] = []
+        """What the coarse buckets have not had yet."""
+        self._later_numbers, self._later_second = list[int](), 0
+        """To which of them it belongs, and since when it waits."""
 
     @classmethod
     def open(cls, path: Path, metrics: Sequence[str], boot_id: str, tiers: Sequence[Tier] = TIERS) -> RingFile:
@@ -155,9 +170,9 @@ class RingFile:
         Raises:
             OSError: the disk refuses.
         """
-        for index, bucket in enumerate(self._open):
-            if bucket is not None:
-                self._put(index, bucket)
+        self._take_later()
+        for index in range(len(self._open)):
+            self._put(index)
         os.fdatasync(self._fd)
 
     # --- writing ------------------------------------------------------------------------------------------------------
@@ -175,36 +190,70 @@ class RingFile:
         Raises:
             OSError: the disk refuses.
         """
-        for index, tier in enumerate(self.tiers):
-            number = int(at) // tier.width_s
-            bucket = self._open[index]
-            if bucket is None or bucket.number != number:
-                if bucket is not None:
-                    self._put(index, bucket)
-                bucket = self._open[index] = self._resume(index, number)
-            bucket.add(spreads, seconds)
-            if index < _WRITTEN_AT_ONCE:
-                self._put(index, bucket)
+        second = int(at)
+        numbers = [second // tier.width_s for tier in self.tiers]
+        for index in range(self._at_once):
+            self._open_at(index, numbers[index]).add(spreads, seconds)
+            self._put(index)
+        if numbers[self._at_once :] != self._later_numbers or second // _LATER_S != self._later_second // _LATER_S:
+            self._take_later()
+            self._later_numbers, self._later_second = numbers[self._at_once :], second
+        self._later.append((spreads, seconds))
+
+    def _take_later(self) -> None:
+        """What the coarse buckets have not had yet goes into them, at once: each second into each was half the work."""
+        later, self._later = self._later, []
+        if later:
+            together = Bucket()
+            for spreads, seconds in later:
+                together.add(spreads, seconds)
+            for index, number in enumerate(self._later_numbers, start=self._at_once):
+                self._open_at(index, number).join(together)
+
+    def _open_at(self, index: int, number: int) -> Bucket:
+        """A ring's bucket of that number; the one before is put on file."""
+        bucket = self._open[index]
+        if bucket is None or self._numbers[index] != number:
+            if bucket is not None:
+                self._put(index)
+            bucket = self._open[index] = self._resume(index, number)
+            self._numbers[index], self._told_s[index] = number, bucket.seconds
+        return bucket
 
     def _resume(self, index: int, number: int) -> Bucket:
         """The bucket as it was left: after a restart, or where the clock was set back."""
-        bucket = Bucket(number)
-        stored = os.pread(self._fd, self._row, self._place(index, number))
-        if len(stored) == self._row and _is_whole(stored):
-            was, _, seconds = _HEAD.unpack_from(stored)
-            if was == number and seconds > 0:
-                flat = self._values.unpack_from(stored, _HEAD.size)
-                bucket.add(list(zip(flat[::3], flat[1::3], flat[2::3], strict=True)), seconds)
+        bucket, blank = Bucket(), self._blank[index]
+        if number in blank:
+            self._blank[index] = range(number + 1, blank.stop)
+            return bucket
+        stored = os.pread(self._fd, self._row * self._ahead(index, number), self._place(index, number))
+        if len(stored) < self._row:
+            return bucket
+        numbers = memoryview(stored).cast("I")[:: self._row // 4]
+        known = [ahead for ahead in range(1, len(numbers)) if numbers[ahead] == number + ahead]
+        self._blank[index] = range(number + 1, number + (known[0] if known else len(numbers)))
+        row = stored[: self._row]
+        was, _, seconds = _HEAD.unpack_from(row)
+        if was == number and seconds > 0 and _is_whole(row):
+            flat = self._values.unpack_from(row, _HEAD.size)
+            bucket.add(list(zip(flat[::3], flat[1::3], flat[2::3], strict=True)), seconds)
         return bucket
 
-    def _put(self, index: int, bucket: Bucket) -> None:
-        flat = [value for spread in bucket.spreads() for value in spread]
-        os.pwrite(self._fd, self._encoded(bucket.number, bucket.seconds, flat), self._place(index, bucket.number))
+    def _ahead(self, index: int, number: int) -> int:
+        """How many rows are read at once when only one is wanted; what comes next is wanted soon."""
+        rows = self.tiers[index].rows
+        return min(_PAGE_BYTES // self._row, rows - number % rows)
+
+    def _put(self, index: int) -> None:
+        bucket = self._open[index]
+        if bucket is not None and bucket.seconds != self._told_s[index]:
+            number, flat = self._numbers[index], bucket.flat()
+            os.pwrite(self._fd, self._encoded(number, bucket.seconds, flat), self._place(index, number))
+            self._told_s[index] = bucket.seconds
 
     def _encoded(self, number: int, seconds: float, flat: Sequence[float]) -> bytes:
-        body = struct.pack("<f", seconds) + self._values.pack(*flat)
-        body = body.ljust(self._row - 8, b"\0")
-        return struct.pack("<II", number, zlib.crc32(body, number)) + body
+        body = self._body.pack(seconds, *flat)
+        return _NUMBER_CRC.pack(number, zlib.crc32(body, number)) + body
 
     def _place(self, index: int, number: int) -> int:
         return self._places[index] + number % self.tiers[index].rows * self._row

@@ -13,7 +13,7 @@ import pytest
 
 from agent.telemetry import history
 from agent.telemetry.bucket import Spread
-from agent.telemetry.history import History
+from agent.telemetry.history import History, Sample
 from agent.telemetry.lookback import Lookback, look_back
 from agent.telemetry.ringfile import Tier
 
@@ -53,7 +53,7 @@ def test_what_is_noted_is_told_and_outlives_a_stop(tmp_path: Path) -> None:
     async def act() -> None:
         async with kept(tmp_path / "history") as made:
             for second in (2, 3):
-                made.note(GPU, METRICS, (spread, None), T0 + second)
+                made.note([Sample(GPU, METRICS, T0 + second, (spread, None))])
             await until(made, wanted)
         async with kept(tmp_path / "history") as made:
             await until(made, wanted)
@@ -68,8 +68,8 @@ def test_a_name_that_is_no_file_name_is_not_kept(tmp_path: Path) -> None:
     async def act() -> None:
         async with kept(tmp_path / "history") as made:
             for name in ("../evil", "", ".hidden", "a/b", "a\0b", "x" * 200):
-                made.note(name, METRICS, (None, None), T0)
-            made.note(GPU, METRICS, ((1.0, 1.0, 1.0), None), T0)
+                made.note([Sample(name, METRICS, T0, (None, None))])
+            made.note([Sample(GPU, METRICS, T0, ((1.0, 1.0, 1.0), None))])
             await until(made, [(1.0, 1.0, 1.0), *[None] * 9])
             assert made.series() == (GPU,)
 
@@ -85,7 +85,7 @@ def test_a_folder_that_refuses_costs_the_history_and_nothing_else(
     async def act() -> None:
         async with kept(tmp_path / "history") as made:
             for second in range(3):
-                made.note(GPU, METRICS, ((1.0, 1.0, 1.0), None), T0 + second)
+                made.note([Sample(GPU, METRICS, T0 + second, ((1.0, 1.0, 1.0), None))])
             give_up = time.monotonic() + 60
             while made.problem is None and time.monotonic() < give_up:
                 await asyncio.sleep(0.005)
@@ -106,7 +106,7 @@ def test_a_disk_that_hangs_holds_up_nobody_and_what_is_too_much_is_counted(tmp_p
         made.start()
         began = time.monotonic()
         for second in range(5000):
-            made.note(GPU, METRICS, (None, None), T0 + second)
+            made.note([Sample(GPU, METRICS, T0 + second, (None, None))])
         assert time.monotonic() - began < 15
         assert made.dropped >= 5000 - 4096
         await made.stop()
@@ -121,7 +121,7 @@ def test_files_of_gpus_long_gone_make_room(tmp_path: Path, monkeypatch: pytest.M
     async def act() -> None:
         for age, name in enumerate(("GPU-a", "GPU-b", "GPU-c")):
             async with kept(tmp_path / "history") as made:
-                made.note(name, METRICS, (None, None), T0)
+                made.note([Sample(name, METRICS, T0, (None, None))])
             os.utime(tmp_path / "history" / f"{name}.ring", (T0 + age, T0 + age))
         async with kept(tmp_path / "history"):
             pass
@@ -139,12 +139,12 @@ def test_files_make_room_while_the_agent_runs_but_not_those_of_gpus_that_are_the
     async def act() -> None:
         async with kept(folder) as made:
             for name in ("GPU-a", "GPU-b", "GPU-c"):
-                made.note(name, METRICS, ((1.0, 1.0, 1.0), None), T0)
-            made.note(GPU, METRICS, ((1.0, 1.0, 1.0), None), T0)
+                made.note([Sample(name, METRICS, T0, ((1.0, 1.0, 1.0), None))])
+            made.note([Sample(GPU, METRICS, T0, ((1.0, 1.0, 1.0), None))])
             await until(made, [(1.0, 1.0, 1.0), *[None] * 9])
             assert len(made.series()) == 4, "all are there"
             monkeypatch.setattr(history, "_THERE_S", -1.0)
-            made.note("GPU-d", METRICS, ((1.0, 1.0, 1.0), None), T0)
+            made.note([Sample("GPU-d", METRICS, T0, ((1.0, 1.0, 1.0), None))])
             give_up = time.monotonic() + 60
             while "GPU-d" not in made.series() or len(made.series()) > 2:
                 assert time.monotonic() < give_up
@@ -161,7 +161,7 @@ def test_who_looks_back_while_the_file_is_closed_never_reads_another_file(
     async def act() -> list[object]:
         made, closed = History(tmp_path / "history", "boot-1", SMALL), threading.Event()
         made.start()
-        made.note(GPU, METRICS, ((1.0, 1.0, 1.0), None), T0)
+        made.note([Sample(GPU, METRICS, T0, ((1.0, 1.0, 1.0), None))])
         await until(made, [(1.0, 1.0, 1.0), *[None] * 9])
         begun, look = threading.Event(), look_back
 
@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_read_costs_its_own_past_alone(tmp_path: Path, cap
 
     async def act() -> None:
         async with kept(folder) as made:
-            made.note(GPU, METRICS, ((1.0, 1.0, 1.0), None), T0)
+            made.note([Sample(GPU, METRICS, T0, ((1.0, 1.0, 1.0), None))])
             await until(made, [(1.0, 1.0, 1.0), *[None] * 9])
             assert made.series() == (GPU,)
 

@@ -16,6 +16,7 @@ from agent.config import GpuTable
 from agent.gpu.sampler import GpuView, Sampler
 from agent.telemetry.bucket import Spread
 from agent.telemetry.history import History
+from agent.telemetry.host import HostReader
 from agent.telemetry.lookback import look_back
 from agent.telemetry.recorder import Recorder
 from agent.telemetry.ringfile import RingFile, Tier, row_bytes
@@ -47,11 +48,13 @@ def test_a_peak_that_only_the_drivers_ring_saw_is_kept(tmp_path: Path, monkeypat
         history = History(tmp_path / "history", "boot-1", TIERS)
         history.start()
         async with sampling(GpuTable(source="nvml", library=str(nvml.library)), tmp_path) as sampler:
-            task = asyncio.create_task(Recorder(sampler, history, period_s=1.0).serve())
+            host = HostReader()
+            task = asyncio.create_task(Recorder(sampler, history, host, period_s=1.0).serve())
             found = await first_kept(history, "power_mw"), await first_kept(history, "temperature_c")
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+            host.close()
         await history.stop()
         return found
 
@@ -76,11 +79,13 @@ def test_a_clock_that_is_set_back_leaves_no_gap_from_then_on(tmp_path: Path) -> 
         history = History(tmp_path / "history", "boot-1", TIERS)
         history.start()
         readings = Readings()
-        recorder = Recorder(cast("Sampler", readings), history, period_s=1.0)
+        host = HostReader()
+        recorder = Recorder(cast("Sampler", readings), history, host, period_s=1.0)
         for at in (early + 100, early + 101, early + 1, early + 2, early + 3):
             readings.at = at
             recorder.note(at)
             recorder.note(at)  # nothing new
+        host.close()
         await history.stop()
 
     early = 1_800_000_000

@@ -238,3 +238,54 @@ def test_what_is_told_is_what_a_plain_sum_tells(
             assert (spread is None) == (not within)
         if spread is not None and within and found.width_s < 10:
             assert spread == pytest.approx((min(within) - 1, sum(within) / len(within), max(within) + 1))
+
+
+steps = st.tuples(st.integers(-40, 90), st.sampled_from([0.25, 1.0]), st.integers(-50, 50), st.sampled_from("...so"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(steps, min_size=1, max_size=60))
+def test_every_ring_holds_what_a_plain_sum_tells_whatever_clock_and_restarts_do(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, float, int, str]]
+) -> None:
+    path, tiers = (
+        tmp_path_factory.mktemp("ring") / "g.ring",
+        tuple(Tier(width_s=w, rows=8192) for w in (1, 10, 60, 600)),
+    )
+    ring = RingFile.open(path, ("v", "absent"), "b", tiers)
+    at, noted = T0, list[tuple[int, float, int]]()
+    for step, seconds, value, then in steps:
+        at += step
+        ring.add(at + 0.5, [(value - 1.0, float(value), value + 2.0), None], seconds)
+        noted.append((at, seconds, value))
+        if then == "s":
+            ring.sync()
+        elif then == "o":
+            ring.close()
+            ring = RingFile.open(path, ("v", "absent"), "b", tiers)
+    ring.sync()
+    for index, tier in enumerate(tiers):
+        for number in {at // tier.width_s for at, _, _ in noted}:
+            within = [(seconds, value) for at, seconds, value in noted if at // tier.width_s == number]
+            total = sum(seconds for seconds, _ in within)
+            found = ring.columns(index, "v", number, number)
+            assert (found.numbers[0], found.seconds[0]) == (number, total)
+            values = [value for _, value in within]
+            assert (found.least[0], found.most[0]) == (min(values) - 1, max(values) + 2)
+            assert found.mean[0] == pytest.approx(sum(s * v for s, v in within) / total, abs=1e-3)
+            assert math.isnan(ring.columns(index, "absent", number, number).mean[0])
+    assert not ring.torn()
+    ring.close()
+
+
+def test_a_metric_that_comes_and_goes_has_its_own_weight_in_every_ring(tmp_path: Path) -> None:
+    ring = opened(tmp_path / "g.ring")
+    for second in range(600):
+        is_there = second % 60 < 15
+        ring.add(T0 + second, [(1.0, 4.0 if second < 300 else 8.0, 9.0) if is_there else None, (2.0, 3.0, 4.0), None])
+    ring.sync()
+    for index, spread in ((1, (1.0, 4.0, 9.0)), (2, (1.0, 4.0, 9.0)), (3, (1.0, 6.0, 9.0))):
+        found = ring.columns(index, "power_w", T0 // SMALL[index].width_s, T0 // SMALL[index].width_s)
+        assert (found.least[0], found.mean[0], found.most[0]) == spread
+        assert ring.columns(index, "temperature_c", T0 // SMALL[index].width_s, T0 // SMALL[index].width_s).mean[0] == 3
+    ring.close()

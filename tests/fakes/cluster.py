@@ -63,6 +63,9 @@ T = TypeVar("T")
 class Feed(Generic[T]):
     """A stream that the test feeds."""
 
+    line = b"\\"
+    """Messages that never were a line may hold anything."""
+
     def __init__(self, first: list[T]) -> None:
         self._queue: queue.Queue[T | Exception | None] = queue.Queue()
         for message in first:

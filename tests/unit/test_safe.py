@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from agent.api.decode import decode
 from agent.api.types import GpuProcess, GpuReading, Job, JobState, LogChunk
 from tui import safe
 
@@ -134,6 +136,37 @@ def test_clean_keeps_what_needs_nothing() -> None:
     job = Job(id=1, node="n1", name="train", user="a", state=JobState.RUNNING, submitted_at=0, work_dir="/tmp")
     assert safe.clean(job) is job
     assert safe.clean([job, "a\x00"]) == [job, "a�"]
+
+
+def as_read(value: Job | GpuReading, line: bytes) -> tuple[object, object]:
+    """What is made of a line that says it, by either way."""
+    read = decode(line, type(value))
+    return safe.clean_read(read, line), safe.clean(read)
+
+
+@given(anything, anything, st.sampled_from([safe.LIMIT - 1, safe.LIMIT, safe.LIMIT + 1, 3 * safe.LIMIT]))
+def test_what_shows_at_once_that_it_is_harmless_is_what_cleaning_makes_of_it(user: str, key: str, long: int) -> None:
+    job = Job(id=1, node="n1", name="x" * long, user="", state=JobState.RUNNING, gpus=1, submitted_at=1, work_dir="/w")
+    try:
+        lines = [msgspec.json.encode(msgspec.structs.replace(job, user=user, sweep={key: user}))]
+    except UnicodeEncodeError:  # a lone surrogate: as an escape, which JSON may have
+        lines = []
+    lines.append(json.dumps(msgspec.to_builtins(msgspec.structs.replace(job, user=user))).encode("ascii"))
+    for line in lines:
+        if b"\\ud" in line:
+            continue  # no JSON of ours: refused where it is read
+        quick, slow = as_read(job, line)
+        assert quick == slow
+
+
+def test_a_plain_line_is_taken_as_it_is_and_no_other() -> None:
+    job = Job(id=1, node="n1", name="train", user="al", state=JobState.RUNNING, gpus=1, submitted_at=1, work_dir="/w")
+    line = msgspec.json.encode(job)
+    read = decode(line, Job)
+    assert safe.clean_read(read, line) is read
+    for byte in (b"\\u001b", b"\xc2\x9b", "‮".encode(), b"\x7f", b"x" * safe.LIMIT):
+        quick, slow = as_read(job, said := line.replace(b"train", byte + b"train"))
+        assert (quick, quick != decode(said, Job)) == (slow, True)
 
 
 def test_clean_leaves_log_bytes() -> None:

@@ -12,7 +12,6 @@ from typing import ClassVar
 from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import BindingType
-from textual.containers import Container
 from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Input
@@ -23,6 +22,7 @@ from tui.screens.faults import TellsFaults
 from tui.session import Session
 from tui.spans import Role
 from tui.widgets.find import Find
+from tui.widgets.kept import Kept, KeptContainer
 from tui.widgets.keys import bindings
 from tui.widgets.lines import Bar
 from tui.widgets.table import Table
@@ -32,7 +32,7 @@ WIDE = 120
 _SHORT_BELOW = 100
 
 
-class BaseScreen(TellsFaults, Screen[None]):
+class BaseScreen(TellsFaults, Screen[None], Kept):
     """A whole-window screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(Scope.APP)
@@ -52,7 +52,7 @@ class BaseScreen(TellsFaults, Screen[None]):
         """The frame; `body` is what differs."""
         yield Bar(over="bar", id="top")
         yield Bar(id="trouble")
-        with Container(id="body"):
+        with KeptContainer(id="body"):
             yield from self.body()
         yield Find(id="find")
         yield Bar(id="licence")

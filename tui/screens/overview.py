@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.containers import Container, Horizontal, Vertical
+from textual.containers import Container
 
 from agent.api.types import Job, JobState
 from tui import incidents, jobrows, rows, safe, status, units
@@ -15,6 +15,7 @@ from tui.screens.base import BaseScreen, title_with_count
 from tui.screens.jobs import JobActions, OpenGpu, OpenNode
 from tui.spans import Role, Span, bar
 from tui.widgets.chart import Chart
+from tui.widgets.kept import KeptHorizontal, KeptVertical
 from tui.widgets.machines import MachineTable
 from tui.widgets.panel import Panel
 from tui.widgets.table import Table
@@ -36,11 +37,11 @@ class OverviewScreen(JobActions, BaseScreen):
 
     def body(self) -> ComposeResult:
         """Lists at the left, the panels at the right where there is room."""
-        with Horizontal():
-            with Vertical(id="lists"):
+        with KeptHorizontal():
+            with KeptVertical(id="lists"):
                 yield MachineTable(rows.GPU_COLUMNS, empty="no node has been heard of yet", id="gpus")
                 yield Table(jobrows.JOB_COLUMNS, empty="no jobs; S submits one", id="queue")
-            with Vertical(id="side"):
+            with KeptVertical(id="side"):
                 yield Panel(id="alarms")
                 yield Chart(id="load")
                 yield Panel(id="users")

@@ -16,10 +16,10 @@ from textual.content import Content
 from textual.filter import ANSIToTruecolor, LineFilter
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
-from textual.widget import Widget
 
 from tui import safe
 from tui.spans import Cell, Role, Span, fit
+from tui.widgets.kept import Kept
 
 _DRAWN_MOST = 4096
 """Cells that a widget keeps drawn: some screens full of rows."""
@@ -41,7 +41,7 @@ _INKS: dict[Role, tuple[str, bool]] = {
 match against all rules, for every widget and every look at styles; they were up to a third of what a screen costs."""
 
 
-class Styled(Widget):
+class Styled(Kept):
     """Gives spans the colours of the theme."""
 
     def strip(self, spans: Iterable[Span], width: int, over: str | None = None) -> Strip:
