@@ -20,6 +20,7 @@ import pynvml
 from agent.api.types import GpuReading
 from agent.gpu import sieve
 from agent.gpu.base import GpuLostError
+from agent.gpu.frames import SPREAD_NAMES
 from agent.gpu.nvml_batch import Batch
 from agent.gpu.nvml_brief import SECOND_S, Brief, Parts, Second
 from agent.gpu.nvml_call import text_of, words
@@ -31,7 +32,7 @@ from agent.gpu.nvml_instance import MigInstance
 from agent.gpu.nvml_links import LinkSurvey
 from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
-from agent.gpu.nvml_rings import SPREAD_NAMES, RingCall, Spread
+from agent.gpu.nvml_rings import RingCall, Spread
 from agent.gpu.nvml_seldom import Seldom
 from agent.gpu.nvml_sweep import RINGS
 from agent.gpu.nvml_words import FIELD_NAMES, throttle_of

@@ -40,8 +40,6 @@ SAMPLE = 16
 WORD = 4
 _TIME = struct.Struct("=Q")
 
-SPREAD_NAMES = ("power_mw", "utilization_percent", "memory_utilization_percent")
-"""What a reading calls the spread of each ring, in the order of `nvml_sweep.RINGS`."""
 Spread = tuple[float, float, float]
 """Least, mean, most."""
 

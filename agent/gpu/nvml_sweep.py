@@ -31,8 +31,8 @@ USE_ROWS = 64
 """Room for a GPU's samples of who used it."""
 _COUNTS = struct.Struct("=QQQII")
 """Of each ring the samples' type, above it their number; how many processes, how many samples of their use."""
-_SINCE = struct.Struct("=QQQQ")
-"""After which sample each ring is asked, and the use."""
+_SINCE = struct.Struct("=QQQ")
+"""After which sample each ring is asked."""
 
 _Calls = list[Callable[[], int]]
 
@@ -80,7 +80,8 @@ class Sweep:
         self._counts_view = memoryview(self._counts).cast("B")
         self._unpack_counts = struct.Struct("=" + "QQQII" * self._count).unpack_from
         self._since = ctypes.create_string_buffer(_SINCE.size * self._count)
-        self._pack_since = struct.Struct("=" + "QQQQ" * self._count).pack_into
+        self._pack_since = struct.Struct("=" + "QQQ" * self._count).pack_into
+        self._use_since = ctypes.c_ulonglong()
         blank = compare_buffer().raw if kind.gpm else b""
         self._compared = [ctypes.create_string_buffer(blank * self._count or b"\0") for _ in range(2)]
         compared = f"{RESULTS}{len(blank) - struct.calcsize('=' + RESULTS)}x" if kind.gpm else ""
@@ -101,16 +102,22 @@ class Sweep:
         """What each call answered, those of one GPU after those of another."""
         self.is_over = True
 
-    def start(self, *, turn: int | None, since: Sequence[int] = ()) -> None:
-        """Make ready: for the plain questions, or for all. `turn` says which of GPM's samples is taken, and with 1 it
-        is asked who uses the GPUs; `since` is of each GPU the newest sample of each ring, and from when use is told.
+    def prepare(self, since: Sequence[int]) -> None:
+        """Make ready for all questions, once what was answered was looked at. `since` is of each GPU the newest sample
+        of each ring.
+        """
+        self._counts_view[:] = self._fresh_counts
+        self._pack_since(self._since, 0, *since)
+
+    def start(self, *, turn: int | None, use_since: int = 0) -> None:
+        """Begin with the plain questions, or with all. `turn` says which of GPM's samples is taken, and with 1 it is
+        asked who used the GPUs since then (microseconds).
         """
         if turn is None:
             self._row = self._plain_row
         else:
             self._row = self._whole_rows[turn]
-            self._counts_view[:] = self._fresh_counts
-            self._pack_since(self._since, 0, *since)
+            self._use_since.value = use_since
         self._calls, self.codes, self.is_over = iter(self._row), [], False
 
     def ask(self) -> None:
@@ -151,10 +158,13 @@ class Sweep:
         """GPM's codes and values, GPU after GPU."""
         return self._unpack_compared(self._compared[turn])
 
-    def processes(self, gpu: int, count: int) -> bytes:
-        """So many rows of its processes."""
-        start = gpu * self.kind.processes * PROCESS.size
-        return self._processes[start : start + count * PROCESS.size].tobytes()
+    def processes(self, counts: Sequence[int]) -> list[bytes]:
+        """Of each GPU so many rows of its processes."""
+        size, view = self.kind.processes * PROCESS.size, self._processes
+        starts = range(0, size * self._count, size)
+        return [
+            view[start : start + count * PROCESS.size].tobytes() for start, count in zip(starts, counts, strict=True)
+        ]
 
     def uses(self, gpu: int, count: int) -> bytes:
         """So many rows of their use."""
@@ -214,7 +224,8 @@ class Sweep:
         return [take, partial(function_of(self._library, "nvmlGpmMetricsGet"), ctypes.byref(buffer, at))]
 
     def _use(self, gpu: Asked, place: int) -> Callable[[], int]:
-        since = ctypes.c_ulonglong.from_buffer(self._since, place * _SINCE.size + 24)
         rows = ctypes.byref(self._keep[len(RINGS) + 1], place * USE_ROWS * USE.size)
         count = ctypes.byref(self._counts, place * _COUNTS.size + 28)
-        return partial(function_of(self._library, "nvmlDeviceGetProcessUtilization"), gpu.handle, rows, count, since)
+        return partial(
+            function_of(self._library, "nvmlDeviceGetProcessUtilization"), gpu.handle, rows, count, self._use_since
+        )

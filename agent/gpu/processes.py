@@ -15,11 +15,12 @@ import os
 import pwd
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 from agent.api.types import GpuProcess
-from agent.gpu.frames import Renewal, Stamped
+from agent.gpu.frames import News, Renewal, Stamped
 
 CHECK_S = 5.0
 """How often known names are proved; processes that come and go are looked up at once."""
@@ -57,9 +58,12 @@ class ProcessNames:
         self._made: dict[int, tuple[tuple[GpuProcess, ...], dict[int, _Process], tuple[GpuProcess, ...]]] = {}
         """By the identity of what it was made of, which is kept beside it."""
 
-    def look(self, gpus: tuple[Stamped | Renewal, ...], monotonic: float) -> None:
+    def look(self, gpus: Iterable[Stamped | Renewal], monotonic: float) -> None:
         """Have the processes looked up that are on the GPUs now, where that is due. Never blocks."""
-        lists = [gpu.processes if isinstance(gpu, Renewal) else gpu.reading.processes for gpu in gpus]
+        if isinstance(gpus, News):
+            lists = gpus.processes
+        else:
+            lists = [gpu.processes if isinstance(gpu, Renewal) else gpu.reading.processes for gpu in gpus]
         if lists == self._lists and monotonic < self._asked_at + CHECK_S:
             return
         pids = frozenset([process.pid for processes in lists for process in processes])

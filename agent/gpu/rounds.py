@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from agent.api.types import GpuReading, GpuState
@@ -64,7 +64,7 @@ class Rounds:
         count: int,
         *,
         period_s: float,
-        send: Callable[[tuple[Stamped | Renewal, ...]], None],
+        send: Callable[[Iterable[Stamped | Renewal]], None],
         fast_s: float = math.inf,
     ) -> None:
         """`fast_s`: how often a GPU is glanced at between two reads, see `GpuReader.glance`."""
@@ -183,18 +183,19 @@ class Rounds:
         self._sweep_at = self._asking_since = time.monotonic()
         self._sweep = self._reader.sweep(ready, time.time(), self._sweep_at)
         self._swept = None
-        left = ready if self._sweep is None else [index for index in ready if index not in self._sweep.indexes]
-        self._due.extend(left)
-        self._in_full.update(left)
+        if self._sweep is None or self._sweep.indexes is not ready:
+            left = ready if self._sweep is None else [index for index in ready if index not in self._sweep.indexes]
+            self._due.extend(left)
+            self._in_full.update(left)
         return self._sweep is not None
 
     def _end_sweep(self, sweep: Sweep) -> None:
         """Take what came of it; what is not clear is read in full."""
         self._sweep = None
-        renewals = sweep.fold()
-        for index, renewal in zip(sweep.indexes, renewals or (), strict=False):
-            self._board.was_read(index, renewal, ())
-        if renewals is None:
+        news = sweep.fold()
+        if news is not None:
+            self._board.were_read(news)
+        else:
             self._due.extend(sweep.indexes)
             self._in_full.update(sweep.indexes)
 
