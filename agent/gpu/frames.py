@@ -191,7 +191,7 @@ class News:
         spreads: Sequence[Sequence[_Spread | None] | None],
         columns: Sequence[Sequence[Any]],
     ) -> None:
-        """As `Swept`; `columns` are all that follow `sampled_at` there. `bases` is the same list as long as the GPUs are
+        """As `Swept`; `columns` are all that follow `sampled_at` there. `bases` is the same list while the GPUs are
         swept together and each differs from its base in nothing else.
         """
         self.indexes, self.bases, self.processes = indexes, bases, processes
@@ -250,7 +250,13 @@ class _Told:
 class FrameWriter:
     """Makes frames; remembers what was told."""
 
-    def __init__(self, source: GpuSource, driver_version: str | None, name: Name) -> None:
+    def __init__(
+        self, source: GpuSource, driver_version: str | None, name: Name, known: Callable[[], object] = object
+    ) -> None:
+        """`known` returns the same object for as long as `name` would give the same processes the same names."""
+        self._known = known
+        self._named_by: object = None
+        self._processes: list[tuple[GpuProcess, ...]] = []
         self._source, self._driver_version, self._name = source, driver_version, name
         self._told: dict[int, _Told] = {}
         self._shown: tuple[int, ...] = ()
@@ -272,8 +278,11 @@ class FrameWriter:
         """Of those that the frame before told of, and of no others."""
         columns: Sequence[Sequence[Any] | None] = news.columns
         processes: list[tuple[GpuProcess, ...] | None] | None = None
-        named = [self._name(each) if each else () for each in news.processes]
-        if named != self._named:
+        known, named = self._known(), self._named
+        if news.processes is not self._processes or known is not self._named_by:
+            self._processes, self._named_by = news.processes, known
+            named = [self._name(each) if each else () for each in news.processes]
+        if named is not self._named and named != self._named:
             processes = [None if now == then else now for now, then in zip(named, self._named, strict=True)]
             for index, each in zip(news.indexes, named, strict=True):
                 self._told[index].processes = each
@@ -313,6 +322,7 @@ class FrameWriter:
                 told[index] = _Told(new, reading, steady, processes)
         self._bases, self._columns = None, ()
         if isinstance(gpus, News) and not full:
+            self._named_by = None
             self._bases, self._named = gpus.bases, [told[index].processes for index in gpus.indexes]
         return self._frame(full, fresh, tuple(shown))
 

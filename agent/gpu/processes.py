@@ -22,7 +22,7 @@ from queue import SimpleQueue
 from agent.api.types import GpuProcess
 from agent.gpu.frames import News, Renewal, Stamped
 
-CHECK_S = 5.0
+CHECK_S = 10.0
 """How often known names are proved; processes that come and go are looked up at once."""
 _COMMAND_MAX_BYTES = 512
 _MADE_MOST = 256
@@ -83,6 +83,10 @@ class ProcessNames:
             self._made.clear()
         self._made[id(processes)] = (processes, known, named)
         return named
+
+    def known(self) -> object:
+        """The same object for as long as `name` gives the same names."""
+        return self._known
 
     def wait(self, timeout_s: float) -> bool:
         """Return when what was asked for is known; whether that was in time."""

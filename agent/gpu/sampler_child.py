@@ -136,7 +136,7 @@ class Sampling:
 
     def _sample(self, inventory: Inventory) -> None:
         names = ProcessNames()
-        writer = FrameWriter(self._reader.source, inventory.driver_version, names.name)
+        writer = FrameWriter(self._reader.source, inventory.driver_version, names.name, names.known)
 
         def send(gpus: Iterable[Stamped | Renewal]) -> None:
             names.look(gpus, time.monotonic())
