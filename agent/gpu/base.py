@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from agent.api.errors import StokerError
 from agent.api.types import GpuReading, GpuSource
-from agent.gpu.frames import GpuEvent, Renewal
+from agent.gpu.frames import GpuEvent, News
 
 
 class GpuLostError(StokerError):
@@ -56,7 +56,7 @@ class Sweep(Protocol):
     def abandon(self) -> None:
         """Have none asked after the one that is. Each may then be read, that one by the thread that asks it."""
 
-    def fold(self) -> list[Renewal] | None:
+    def fold(self) -> News | None:
         """What is new about each, once all were asked; `None`: read them."""
 
 

@@ -10,6 +10,7 @@ import ctypes
 import math
 import os
 import struct
+from functools import partial
 
 _CLOCK_MONOTONIC, _TFD_CLOEXEC, _TFD_TIMER_ABSTIME = 1, 0o2000000, 1
 _ITIMERSPEC = struct.Struct("llll")  # interval, then the moment: seconds and nanoseconds each
@@ -25,8 +26,8 @@ class Bell:
         self._fd: int = libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "no timer: timerfd_create")
-        self._settime = libc.timerfd_settime
         self._spec = ctypes.create_string_buffer(_ITIMERSPEC.size)
+        self._set = partial(libc.timerfd_settime, self._fd, _TFD_TIMER_ABSTIME, ctypes.byref(self._spec), None)
 
     def set(self, at: float) -> None:
         """Ring at `at` (CLOCK_MONOTONIC seconds) and no longer at the moment before; `inf` is never."""
@@ -46,4 +47,4 @@ class Bell:
 
     def _move(self, when: tuple[int, int, int, int]) -> None:
         _ITIMERSPEC.pack_into(self._spec, 0, *when)
-        self._settime(self._fd, _TFD_TIMER_ABSTIME, self._spec, None)
+        self._set()

@@ -6,12 +6,13 @@ hung or lost keeps its last values beside its state.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import msgspec
 
 from agent.api.types import GpuReading, GpuState
-from agent.gpu.frames import UNKNOWN_UUID, Renewal, Stamped
+from agent.gpu.frames import UNKNOWN_UUID, News, Renewal, Stamped
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,10 +55,13 @@ class Board:
         self._asked: dict[int, float] = {}
         """GPUs of which a read is under way, and since when (monotonic)."""
         self._ill: set[int] = set()
+        self._every = list(range(count))
+        self._news: News | None = None
+        """What is new of all of them, since `_gpus` was; `None` where each has its own."""
 
     def idle(self) -> list[int]:
         """GPUs that may be asked; one whose read is still under way is not asked twice."""
-        return [index for index in range(len(self._gpus)) if index not in self._asked]
+        return [index for index in self._every if index not in self._asked] if self._asked else self._every
 
     def ill(self) -> set[int]:
         """GPUs that hang or are lost."""
@@ -69,6 +73,7 @@ class Board:
 
     def answer(self, answer: Answer, now: float) -> tuple[GpuState, GpuState]:
         """A read ended, well or badly. Returns the state before and after."""
+        self._spread_news()
         gpu = self._gpus[answer.index]
         before, asked_at = gpu.stamped.reading.state, self._asked.pop(answer.index, None)
         if answer.reading is not None:
@@ -82,6 +87,7 @@ class Board:
 
     def was_read(self, index: int, reading: GpuReading | Renewal, instances: tuple[GpuReading, ...]) -> bool:
         """As `answer`, of a GPU that was well and is; `False` where it was not, and nothing is done."""
+        self._spread_news()
         gpu = self._gpus[index]
         if gpu.stamped.reading.state is not GpuState.OK:
             return False
@@ -94,6 +100,16 @@ class Board:
             gpu.instances = tuple([Stamped(reading=each, at=asked_at) for each in instances])
         return True
 
+    def were_read(self, news: News) -> None:
+        """As `was_read`, of all GPUs of a sweep."""
+        if self._news is not None and news.indexes == self._every and not self._asked:
+            self._news = news
+            return
+        for renewal in news:
+            self.was_read(renewal.base.index, renewal, ())
+        if news.indexes == self._every and not self._ill and not any(gpu.instances for gpu in self._gpus):
+            self._news = news
+
     def glanced(self, index: int) -> None:
         """A GPU answered, and was not asked for a reading."""
         self._asked.pop(index, None)
@@ -103,6 +119,8 @@ class Board:
         if not self._asked:
             return []
         late = [index for index, at in self._waited_for().items() if monotonic - at >= self._deadline_s]
+        if late:
+            self._spread_news()
         for index in late:
             reason = f"the driver has not answered for GPU {index} within {self._deadline_s:g} s; see dmesg for its Xid"
             self._gpus[index].mark(GpuState.HUNG, reason, now)
@@ -116,12 +134,18 @@ class Board:
         asked = self._waited_for().values()
         return min(asked) + self._deadline_s if asked else None
 
-    def gpus(self) -> tuple[Stamped | Renewal, ...]:
+    def gpus(self) -> Iterable[Stamped | Renewal]:
         """All of them by index, then their MIG instances."""
-        return (
+        return self._news or (
             *[gpu.renewal or gpu.stamped for gpu in self._gpus],
             *[each for gpu in self._gpus if gpu.instances for each in gpu.instances],
         )
+
+    def _spread_news(self) -> None:
+        """Each GPU has its own from now on."""
+        news, self._news = self._news, None
+        for renewal in news or ():
+            self._gpus[renewal.base.index].renewal = renewal
 
     def _waited_for(self) -> dict[int, float]:
         """Who was asked, has not answered, and is not known to hang."""

@@ -9,7 +9,7 @@ from the wall clock, and a frame that waited in the pipe still tells its true ag
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from operator import attrgetter
@@ -118,6 +118,49 @@ class Fresh(msgspec.Struct, frozen=True, array_like=True):
     dropped: int
 
 
+_Whole = tuple[int | None, ...] | None
+_Share = tuple[float | None, ...] | None
+_Spread = tuple[float, float, float]
+
+
+class Swept(msgspec.Struct, frozen=True, array_like=True):
+    """As `Fresh`, of GPUs that were asked in one go: a column of each value, `None` where all are as they were."""
+
+    indexes: tuple[int, ...]
+    at: float
+    processes: tuple[tuple[GpuProcess, ...] | None, ...] | None
+    spreads: tuple[tuple[_Spread | None, ...] | None, ...]
+    """In the order of `SPREAD_NAMES`, each `None` where nothing is new."""
+    sampled_at: float
+    memory_used_bytes: _Whole
+    memory_free_bytes: _Whole
+    utilization_percent: _Whole
+    power_mw: _Whole
+    temperature_c: _Whole
+    memory_temperature_c: _Whole
+    sm_clock_mhz: _Whole
+    memory_clock_mhz: _Whole
+    memory_utilization_percent: _Whole
+    encoder_percent: _Whole
+    decoder_percent: _Whole
+    throttle: tuple[tuple[str, ...] | None, ...] | None
+    throttled_percent: _Share
+    pcie_rx_bytes_per_s: _Whole
+    pcie_tx_bytes_per_s: _Whole
+    nvlink_rx_bytes_per_s: _Whole
+    nvlink_tx_bytes_per_s: _Whole
+    sm_active_percent: _Share
+    sm_occupancy_percent: _Share
+    tensor_active_percent: _Share
+    dram_active_percent: _Share
+    energy_mj: _Whole
+    dropped: tuple[int, ...] | None
+
+
+SPREAD_NAMES = ("power_mw", "utilization_percent", "memory_utilization_percent")
+"""What a reading calls the spread of each of the driver's rings."""
+
+
 class Renewal:
     """What a reading brings beyond one before it, as it goes into a frame: a whole reading is rarely wanted of it."""
 
@@ -133,6 +176,36 @@ class Renewal:
         return Stamped(reading=msgspec.structs.replace(self.base, processes=self.processes, **values), at=self.row[1])
 
 
+class News:
+    """What a sweep brings about several GPUs: a `Renewal` of each, made only where somebody wants it."""
+
+    __slots__ = ("at", "bases", "columns", "indexes", "processes", "sampled_at", "spreads")
+
+    def __init__(
+        self,
+        indexes: list[int],
+        bases: list[GpuReading],
+        at: float,
+        sampled_at: float,
+        processes: list[tuple[GpuProcess, ...]],
+        spreads: Sequence[Sequence[_Spread | None] | None],
+        columns: Sequence[Sequence[Any]],
+    ) -> None:
+        """As `Swept`; `columns` are all that follow `sampled_at` there. `bases` is the same list while the GPUs are
+        swept together and each differs from its base in nothing else.
+        """
+        self.indexes, self.bases, self.processes = indexes, bases, processes
+        self.at, self.sampled_at, self.spreads, self.columns = at, sampled_at, spreads, columns
+
+    def __iter__(self) -> Iterator[Renewal]:
+        *columns, energy, dropped = self.columns
+        told = zip(*(each or [None] * len(self.indexes) for each in self.spreads), strict=True)
+        spreads = [{name: each for name, each in zip(SPREAD_NAMES, row, strict=True) if each} for row in told]
+        rows = zip(*columns, spreads, energy, dropped, strict=True)
+        for index, base, processes, row in zip(self.indexes, self.bases, self.processes, rows, strict=True):
+            yield Renewal(base, processes, (index, self.at, None, self.sampled_at, *row))
+
+
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
     """A line on the child's standard output, at least one each period."""
 
@@ -145,14 +218,17 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True):
     and ages."""
     fresh: tuple[Fresh, ...] = ()
     """Those of which only the values are new."""
+    swept: Swept | None = None
+    """Likewise, all together."""
     shown: tuple[int, ...] | None = None
-    """Indexes of all GPUs in their order, where they are not as in the frame before; one that is neither in `gpus`
-    nor in `fresh` has nothing new."""
+    """Indexes of all GPUs in their order, where they are not as in the frame before; one that is neither in `gpus`,
+    `fresh` nor `swept` has nothing new."""
     events: tuple[GpuEvent, ...] = ()
     """What was heard since the frame before."""
 
 
 _BEFORE_NAMES = 3
+_SWEPT_COLUMNS = Swept.__struct_fields__[5:]
 FRESH_NAMES = Fresh.__struct_fields__[_BEFORE_NAMES:]
 """Of the values that `Fresh` brings."""
 _STEADY_NAMES = tuple(name for name in GpuReading.__struct_fields__ if name not in FRESH_NAMES and name != "processes")
@@ -174,14 +250,50 @@ class _Told:
 class FrameWriter:
     """Makes frames; remembers what was told."""
 
-    def __init__(self, source: GpuSource, driver_version: str | None, name: Name) -> None:
+    def __init__(
+        self, source: GpuSource, driver_version: str | None, name: Name, known: Callable[[], object] = object
+    ) -> None:
+        """`known` returns the same object for as long as `name` would give the same processes the same names."""
+        self._known = known
+        self._named_by: object = None
+        self._processes: list[tuple[GpuProcess, ...]] = []
         self._source, self._driver_version, self._name = source, driver_version, name
         self._told: dict[int, _Told] = {}
         self._shown: tuple[int, ...] = ()
+        self._bases: list[GpuReading] | None = None
+        """Of the sweep that the last frame told of, in short."""
+        self._columns: Sequence[Sequence[Any] | None] = ()
+        self._named: list[tuple[GpuProcess, ...]] = []
+        """What was told of it."""
         self._encode = msgspec.json.Encoder().encode
 
-    def write(self, gpus: tuple[Stamped | Renewal, ...], events: tuple[GpuEvent, ...] = ()) -> bytes:
+    def write(self, gpus: Iterable[Stamped | Renewal], events: tuple[GpuEvent, ...] = ()) -> bytes:
         """The line that tells what is new about all GPUs there are, and what was heard since the line before."""
+        frame = self._swept(gpus) if isinstance(gpus, News) and gpus.bases is self._bases else self._one_by_one(gpus)
+        if events:
+            frame["events"] = events
+        return self._encode(frame) + b"\n"
+
+    def _swept(self, news: News) -> dict[str, object]:
+        """Of those that the frame before told of, and of no others."""
+        columns: Sequence[Sequence[Any] | None] = news.columns
+        processes: list[tuple[GpuProcess, ...] | None] | None = None
+        known, named = self._known(), self._named
+        if news.processes is not self._processes or known is not self._named_by:
+            self._processes, self._named_by = news.processes, known
+            named = [self._name(each) if each else () for each in news.processes]
+        if named is not self._named and named != self._named:
+            processes = [None if now == then else now for now, then in zip(named, self._named, strict=True)]
+            for index, each in zip(news.indexes, named, strict=True):
+                self._told[index].processes = each
+            self._named = named
+        before, self._columns = self._columns, columns
+        if before:
+            columns = [None if now == then else now for now, then in zip(columns, before, strict=True)]
+        swept = (news.indexes, news.at, processes, news.spreads, news.sampled_at, *columns)
+        return {"source": self._source, "driver_version": self._driver_version, "gpus": (), "swept": swept}
+
+    def _one_by_one(self, gpus: Iterable[Stamped | Renewal]) -> dict[str, object]:
         full, fresh, told, shown = [], [], self._told, []
         for new in gpus:
             if isinstance(new, Renewal):
@@ -208,10 +320,11 @@ class FrameWriter:
             else:
                 full.append(Stamped(reading=msgspec.structs.replace(reading, processes=processes), at=stamped.at))
                 told[index] = _Told(new, reading, steady, processes)
-        frame = self._frame(full, fresh, tuple(shown))
-        if events:
-            frame["events"] = events
-        return self._encode(frame) + b"\n"
+        self._bases, self._columns = None, ()
+        if isinstance(gpus, News) and not full:
+            self._named_by = None
+            self._bases, self._named = gpus.bases, [told[index].processes for index in gpus.indexes]
+        return self._frame(full, fresh, tuple(shown))
 
     def _renewed(self, before: _Told, renewal: Renewal) -> tuple[Any, ...]:
         """A renewal as `Fresh`."""
@@ -247,7 +360,8 @@ class FrameReader:
         """
         if frame.gpus is None:
             return None
-        if not frame.gpus and not frame.fresh and frame.shown is None and frame.reason is not None:
+        is_empty = not (frame.gpus or frame.fresh or frame.swept)
+        if is_empty and frame.shown is None and frame.reason is not None:
             self._known, self._shown = {}, ()
         self._known.update({stamped.reading.index: stamped for stamped in frame.gpus})
         if frame.shown is not None:
@@ -255,10 +369,24 @@ class FrameReader:
         try:
             for fresh in frame.fresh:
                 self._known[fresh.index] = _renewed(self._known[fresh.index].reading, fresh)
+            if frame.swept is not None:
+                self._known.update(self._renewed(frame.swept))
             self._known = {index: self._known[index] for index in self._shown}
         except KeyError as error:
             raise ValueError(f"GPU {error} was never told in full") from error
         return tuple(self._known.values())
+
+    def _renewed(self, swept: Swept) -> Iterator[tuple[int, Stamped]]:
+        told = [(name, column) for name in _SWEPT_COLUMNS if (column := getattr(swept, name)) is not None]
+        for place, index in enumerate(swept.indexes):
+            values: dict[str, Any] = {name: column[place] for name, column in told}
+            rings = zip(SPREAD_NAMES, swept.spreads, strict=True)
+            values["spreads"] = {name: each for name, ring in rings if ring is not None and (each := ring[place])}
+            if swept.processes is not None and (processes := swept.processes[place]) is not None:
+                values["processes"] = processes
+            values["sampled_at"] = swept.sampled_at
+            reading = msgspec.structs.replace(self._known[index].reading, **values)
+            yield index, Stamped(reading=reading, at=swept.at)
 
 
 def _renewed(reading: GpuReading, fresh: Fresh) -> Stamped:

@@ -10,7 +10,6 @@ each hour      limits
 from __future__ import annotations
 
 import ctypes
-import struct
 from collections.abc import Collection, Iterator, Sequence
 from operator import le
 from typing import Any
@@ -18,29 +17,27 @@ from typing import Any
 import msgspec
 import pynvml
 
-from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuReading
-from agent.gpu import nvml_fields as fields
+from agent.api.types import GpuReading
 from agent.gpu import sieve
-from agent.gpu.base import GpuLostError, mig_index, mig_reading
-from agent.gpu.health import CHECK_S, hints
+from agent.gpu.base import GpuLostError
+from agent.gpu.frames import SPREAD_NAMES
 from agent.gpu.nvml_batch import Batch
 from agent.gpu.nvml_brief import SECOND_S, Brief, Parts, Second
-from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, MemoryCall, function_of, text_of, words
-from agent.gpu.nvml_facts import Facts, mig_handles, mig_ids, mig_profile, read_limits
+from agent.gpu.nvml_call import text_of, words
+from agent.gpu.nvml_facts import Facts, mig_handles
 from agent.gpu.nvml_fields import FieldCall
 from agent.gpu.nvml_glance import Glances, fold, throttled_percent
 from agent.gpu.nvml_gpm import GPM_NAMES, GpmCall
+from agent.gpu.nvml_instance import MigInstance
 from agent.gpu.nvml_links import LinkSurvey
 from agent.gpu.nvml_plain import MEMORY, PLAIN_VALUES, plain_questions
 from agent.gpu.nvml_processes import ProcessCall
-from agent.gpu.nvml_rings import SPREAD_NAMES, RingCall, Spread
+from agent.gpu.nvml_rings import RingCall, Spread
+from agent.gpu.nvml_seldom import Seldom
 from agent.gpu.nvml_sweep import RINGS
-from agent.gpu.nvml_words import FIELD_NAMES, bus_of, errors_of, throttle_of
+from agent.gpu.nvml_words import FIELD_NAMES, throttle_of
 from agent.gpu.sieve import Rates, Sieve
 
-SELDOM_S = 10.0
-"""How often a GPU is asked for its errors and links, whether it is divided, and into what."""
-_NO_CODING = (0, 0)
 _NO_SPREADS: dict[str, Spread] = {}
 _THROTTLED_NS = 1.5e9
 """A second in a second; and the driver counts it in steps of 0.1 s, one more of which may fall into this second."""
@@ -68,9 +65,6 @@ class Device:
     """One GPU. Used by one thread at a time."""
 
     def __init__(self, index: int, facts: Facts, handle: Any, library: ctypes.CDLL, survey: LinkSurvey) -> None:
-        def call(name: str, *selector: int, layout: struct.Struct = NUMBER) -> Call:
-            return Call(index, function_of(library, name), handle, *selector, layout=layout)
-
         self.index = index
         self.facts = facts
         self._pci = None if facts.pci is None else "{:04x}:{:02x}:{:02x}".format(*facts.pci)
@@ -79,11 +73,6 @@ class Device:
         self._survey = survey
         self._sieve = Sieve()
         self._plain = Batch(index, plain_questions(library, handle))
-        self._power_limit_mw = call("nvmlDeviceGetEnforcedPowerLimit")
-        self._encoder = Aside(index, library, "nvmlDeviceGetEncoderUtilization", handle)
-        self._decoder = Aside(index, library, "nvmlDeviceGetDecoderUtilization", handle)
-        self._fan = call("nvmlDeviceGetFanSpeed")
-        self._performance_state = call("nvmlDeviceGetPerformanceState")
         self._glances = Glances(index, library, handle)
         self._fields = FieldCall(index, library, handle)
         self._gpm = GpmCall(index, library, handle)
@@ -92,6 +81,7 @@ class Device:
         self._processes = ProcessCall(index, library, handle)
         self._rates = Rates(RATE_MOST, RATE_UNITS)
         self._energy = sieve.Counter()
+        self._seldom = Seldom(index, handle, library, self._fields, self._sieve)
         parts = Parts(
             fields=self._fields,
             gpm=self._gpm,
@@ -102,53 +92,9 @@ class Device:
             sieve=self._sieve,
         )
         self.brief = Brief(index, handle, parts)
-        self._brief_until = 0.0
-        """Till then it may be read in brief."""
         self._surveyed = 0
-        self._pcie_generation = call("nvmlDeviceGetCurrPcieLinkGeneration")
-        self._pcie_width = call("nvmlDeviceGetCurrPcieLinkWidth")
-        # The buffer takes the mode after the next reset, which does not concern us.
-        self._mig_mode = Aside(index, library, "nvmlDeviceGetMigMode", handle)
         self._divided = False
-        self._instances: dict[str, _Instance] = {}
-        self._limit_mw: int | None = None
-        self._most_mw = float(sieve.POWER_MW)
-        self._errors = GpuErrors()
-        self._bus = GpuBus()
-        self._throttled_us: dict[str, int] = {}
-        self._coding: tuple[int | None, int | None] = (None, None)
-        self._fan_percent: int | None = None
-        self._p_state: int | None = None
-        self._seldom: dict[str, Call | Aside] = {
-            "power_limit_mw": self._power_limit_mw,
-            "encoder_percent": self._encoder,
-            "decoder_percent": self._decoder,
-            "fan_percent": self._fan,
-            "performance_state": self._performance_state,
-            "bus.pcie_generation": self._pcie_generation,
-            "bus.pcie_width": self._pcie_width,
-        }
-        self._seldom_calls = (
-            self._power_limit_mw,
-            self._fan,
-            self._performance_state,
-            self._pcie_generation,
-            self._pcie_width,
-            self._mig_mode,
-            self._encoder,
-            self._decoder,
-        )
-        self._said: tuple[int | None, ...] = ()
-        """By those."""
-        self._seldom_failed: frozenset[str] = frozenset()
-        """Of what is not asked for each second."""
-        self._limits_failed: frozenset[str] = frozenset()
-        self._seldom_at = 0.0
-        self._limits = GpuLimits()
-        self._limits_at = 0.0
-        self._judged: GpuErrors | None = None
-        self._ill: tuple[str, ...] = ()
-        self._judge_at = 0.0
+        self._instances: dict[str, MigInstance] = {}
         self._last: GpuReading | None = None
 
     def read(self, now: float, monotonic: float) -> GpuReading:
@@ -167,7 +113,8 @@ class Device:
         if second is None or not 0 <= monotonic - second.at < SECOND_S:
             second = self.brief.second = self._each_second(now, monotonic)
             spreads = second.spreads
-        most_mw = self._most_mw
+        seldom = self._seldom
+        most_mw = seldom.most_mw
         memory_celsius, *counts = second.fields
         pcie_rx_rate, pcie_tx_rate, nvlink_rx_rate, nvlink_tx_rate, power_rate, heat_rate = rates = second.rates
         power_ns, heat_ns = counts[4:]
@@ -197,18 +144,18 @@ class Device:
             memory_reserved_bytes=reserved,
             utilization_percent=busy,
             power_mw=power_mw,
-            power_limit_mw=self._limit_mw,
+            power_limit_mw=seldom.limit_mw,
             temperature_c=celsius,
             memory_temperature_c=memory_celsius,
             sm_clock_mhz=sm_mhz,
             memory_clock_mhz=memory_mhz,
             memory_utilization_percent=memory_busy,
-            encoder_percent=self._coding[0],
-            decoder_percent=self._coding[1],
-            fan_percent=self._fan_percent,
-            performance_state=self._p_state,
+            encoder_percent=seldom.coding[0],
+            decoder_percent=seldom.coding[1],
+            fan_percent=seldom.fan_percent,
+            performance_state=seldom.p_state,
             throttle=throttle,
-            throttled_us=self._throttled_us,
+            throttled_us=seldom.throttled_us,
             throttled_percent=throttled_percent(power_ns, heat_ns, power_rate, heat_rate, throttle, seen),
             pcie_rx_bytes_per_s=pcie_rx_rate,
             pcie_tx_bytes_per_s=pcie_tx_rate,
@@ -220,14 +167,14 @@ class Device:
             dram_active_percent=dram,
             spreads=fold(spreads, seen, most_mw, sieve_) if seen else spreads,
             energy_mj=self._energy.of(energy_mj, monotonic, most_mw, sieve_),
-            errors=self._errors,
-            bus=self._bus,
-            limits=self._limits,
+            errors=seldom.errors,
+            bus=seldom.bus,
+            limits=seldom.limits,
             numa_node=self.facts.numa_node,
             minor=self.facts.minor,
             pci=self._pci,
             divided=self._divided,
-            ill=self._ill,
+            ill=seldom.ill,
             links=self._survey.of(self.facts.uuid),
             processes=second.processes,
             dropped=sieve_.dropped,
@@ -240,7 +187,7 @@ class Device:
         if reading.energy_mj is None and energy_mj is not None:
             cannot_be = {*cannot_be, "energy_mj"}
         failing = self._plain.errors or self._fields.failed or self._gpm.error is not None
-        if cannot_be or self._seldom_failed or failing or dropped != sieve_.dropped:
+        if cannot_be or seldom.failed or failing or dropped != sieve_.dropped:
             reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
         self._last = reading
         unusual = (
@@ -250,9 +197,8 @@ class Device:
             or None in plain
             or seen
             or self._divided
-            or any(self._coding)
+            or any(seldom.coding)
         )
-        self._brief_until = 0.0 if unusual else self._judge_at
         self._surveyed = surveyed
         if unusual:
             self.brief.forget()
@@ -264,8 +210,7 @@ class Device:
         """Whether it may be read in brief now, with no other question before."""
         return (
             self.brief.base is not None
-            and monotonic < self._brief_until
-            and monotonic < self._seldom_at
+            and not self._seldom.is_due(monotonic)
             and self._survey.changes == self._surveyed
             and not self._glances.seen
         )
@@ -273,19 +218,17 @@ class Device:
     @property
     def ready_until(self) -> float:
         """When it will not be ready any more, if nothing else comes."""
-        return min(self._brief_until, self._seldom_at)
+        return self._seldom.due_at
 
     def check(self, monotonic: float) -> bool:
         """See `GpuReader.check`."""
-        if self.brief.base is None or monotonic >= self._brief_until or self._glances.seen:
+        if self.brief.base is None or self._glances.seen:
             return False
         if self._survey.changes != self._surveyed:
             return False
-        if monotonic >= self._seldom_at:
-            if not (self._is_as_before(monotonic) and self._processes.nobody_draws(monotonic)):
-                return False
-            self._seldom_at = monotonic + SELDOM_S
-        return True
+        if not self._seldom.is_due(monotonic):
+            return True
+        return self._seldom.is_as_before(monotonic) and self._processes.nobody_draws(monotonic)
 
     def _each_second(self, now: float, monotonic: float) -> Second:
         """What is read once a second, however often the rest is."""
@@ -294,14 +237,14 @@ class Device:
             at=monotonic,
             fields=found,
             rates=self._rates.of(found[1:], monotonic, self._sieve),
-            spreads=self._spreads(monotonic, self._most_mw),
+            spreads=self._spreads(monotonic, self._seldom.most_mw),
             shares=self._gpm.get(monotonic, self._sieve),
             processes=self._processes.get(now, monotonic, self._sieve),
         )
 
     def _failed(self, reading: GpuReading, cannot_be: Collection[str]) -> tuple[str, ...]:
         """See `GpuReading.failed`."""
-        names = {*cannot_be, *self._seldom_failed, *self._plain.failed()}
+        names = {*cannot_be, *self._seldom.failed, *self._plain.failed()}
         names |= {FIELD_NAMES[number] for number in self._fields.failed if number in FIELD_NAMES}
         if self._gpm.error is not None:
             names.update(GPM_NAMES)
@@ -318,62 +261,30 @@ class Device:
         found = (each.read(self._last, now, monotonic) for each in self._instances.values())
         known = tuple(reading for reading in found if reading is not None)
         if len(known) < len(self._instances):
-            self._seldom_at = 0.0
+            self._seldom.at = 0.0
         return known
 
     # --- what is not asked for each second ----------------------------------------------------------------------------
 
     def _look(self, monotonic: float) -> Sequence[int | None]:
         """The fields of each second, and what else is due."""
-        if monotonic < self._seldom_at and monotonic < self._judge_at:
-            if self._coding != _NO_CODING:
-                self._take_coding(self._encoder.number(monotonic), self._decoder.number(monotonic))
-            return self._fields.often(monotonic)
-        self._seldom_at = monotonic + SELDOM_S
-        said = self._said = self._ask_seldom(monotonic)
-        self._limit_mw, fan, p_state, generation, width, mig, encoder, decoder = said
-        self._check_mig(mig)
-        self._most_mw = float(sieve.POWER_MW) if self._limit_mw is None else sieve.POWER_LIMITS * float(self._limit_mw)
-        self._fan_percent = self._sieve.whole(fan, sieve.FAN_PERCENT)
-        self._p_state = _p_state(p_state)
-        self._take_coding(encoder, decoder)
-        found = self._fields.all(monotonic)
-        names = fields.THROTTLED_NS.items()
-        self._throttled_us = {name: found.one[number] // 1000 for number, name in names if number in found.one}
-        failed = {FIELD_NAMES[number] for number in self._fields.failed if number in FIELD_NAMES}
-        self._errors = errors_of(found)
-        self._bus = bus_of(found, generation, width)
-        if monotonic >= self._judge_at:
-            self._judge_at = monotonic + CHECK_S
-            self._ill, self._judged = hints(self._judged, self._errors), self._errors
-        if monotonic >= self._limits_at:
-            self._limits_at = monotonic + FORGET_S
-            self._limits, self._limits_failed = read_limits(self.index, self.handle)
-        failed.update(name for name, call in self._seldom.items() if call.error is not None)
-        self._seldom_failed = frozenset(failed) | self._limits_failed
-        return [found.one.get(number) for number in fields.OFTEN]
-
-    def _ask_seldom(self, monotonic: float) -> tuple[int | None, ...]:
-        """What has a call of its own, every 10 s."""
-        return tuple([call.number(monotonic) for call in self._seldom_calls])
-
-    def _is_as_before(self, monotonic: float) -> bool:
-        """Whether all that is read every 10 s is as it was: it nearly always is, and need not be told again."""
-        return self._ask_seldom(monotonic) == self._said and self._fields.still(monotonic)
-
-    def _take_coding(self, encoder: int | None, decoder: int | None) -> None:
-        """Encoder and decoder, which most nodes never use: each second only while they are."""
-        self._coding = (self._sieve.whole(encoder, sieve.PERCENT), self._sieve.whole(decoder, sieve.PERCENT))
+        seldom = self._seldom
+        if not seldom.is_due(monotonic):
+            return seldom.often(monotonic)
+        found = seldom.read(monotonic)
+        self._check_mig(seldom.mig_mode)
+        return found
 
     def _check_mig(self, mode: int | None) -> None:
         """See whether the GPU is divided; an instance that is still there keeps its prepared calls."""
         self._divided = mode == pynvml.NVML_DEVICE_MIG_ENABLE
         self._instances = dict(self._find_instances()) if self._divided else {}
 
-    def _find_instances(self) -> Iterator[tuple[str, _Instance]]:
+    def _find_instances(self) -> Iterator[tuple[str, MigInstance]]:
         for slot, handle in mig_handles(self.index, self.handle):
             if uuid := text_of(self.library.nvmlDeviceGetUUID, handle):
-                yield uuid, self._instances.get(uuid) or _Instance(self, slot, uuid, handle)
+                known = self._instances.get(uuid)
+                yield uuid, known or MigInstance(self.index, self.handle, slot, uuid, handle, self.library)
 
     def _spreads(self, monotonic: float, most_mw: float) -> dict[str, Spread]:
         """What the driver noted since the last reading."""
@@ -393,56 +304,6 @@ class Device:
             raise GpuLostError(f"the driver answers about GPU {self.index} only: {words(code)}; see dmesg for its Xid")
 
 
-class _Instance:
-    """One MIG instance. NVML gives it memory and processes; what the silicon shares is its GPU's."""
-
-    def __init__(self, device: Device, slot: int, uuid: str, handle: Any) -> None:
-        parent, library = device.index, device.library
-        self._index = mig_index(parent, slot)
-        self._uuid = uuid
-        self._name = text_of(library.nvmlDeviceGetName, handle) or "MIG"
-        self._profile = mig_profile(parent, self._name, handle)
-        self._gi, self._ci = mig_ids(parent, handle)
-        self._memory = MemoryCall(parent, library, handle)
-        self._processes = ProcessCall(parent, library, handle)
-        self._gpm = None if self._gi is None else GpmCall(parent, library, device.handle, self._gi)
-        self._sieve = Sieve()
-
-    def read(self, parent: GpuReading, now: float, monotonic: float) -> GpuReading | None:
-        """All values; `None` if it is no longer there. Of a part NVML tells no power, and no load but GPM's.
-
-        Raises:
-            DriverGoneError: see `GpuReader.read`.
-        """
-        try:
-            total, used, reserved = self._memory.get(monotonic)
-            processes = self._processes.get(now, monotonic, self._sieve)
-            shares = (None,) * 4 if self._gpm is None else self._gpm.get(monotonic, self._sieve)
-        except GpuLostError:  # its GPU answered just now: it is the instance that went
-            return None
-        if total is None and self._memory.error is not None:
-            return None
-        return mig_reading(
-            parent,
-            index=self._index,
-            uuid=self._uuid,
-            name=self._name,
-            profile=self._profile,
-            memory_total_bytes=total,
-            memory_used_bytes=used if total is None else self._sieve.whole(used, total),
-            memory_free_bytes=None if total is None or used is None else max(0, total - used - (reserved or 0)),
-            memory_reserved_bytes=reserved,
-            sm_active_percent=shares[0],
-            sm_occupancy_percent=shares[1],
-            tensor_active_percent=shares[2],
-            dram_active_percent=shares[3],
-            mig_gi=self._gi,
-            mig_ci=self._ci,
-            processes=processes,
-            dropped=self._sieve.dropped,
-        )
-
-
 def _is_usual(values: tuple[Any, ...], most: tuple[float, ...]) -> bool:
     """Whether all values are there and can be; nearly always they are, and to look at each costs ten times as much."""
     return None not in values and all(map(le, values, most)) and values[_MEMORY_CELSIUS] > 0
@@ -452,8 +313,3 @@ def _is_absent(reading: GpuReading, name: str) -> bool:
     outer, _, inner = name.partition(".")
     value = getattr(reading, outer)
     return value is None or (bool(inner) and getattr(value, inner) is None)
-
-
-def _p_state(number: int | None) -> int | None:
-    """`NVML_PSTATE_UNKNOWN` is 32."""
-    return None if number is None or number == pynvml.NVML_PSTATE_UNKNOWN else number

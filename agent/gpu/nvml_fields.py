@@ -165,7 +165,7 @@ class FieldCall:
         row = self._all
         if self._steady is None or monotonic >= self._refused_until or not row.asked or not row.call.ask(monotonic):
             return False
-        return row.steady() == self._steady
+        return row.is_as_told() or row.steady() == self._steady
 
     def all(self, monotonic: float) -> Fields:
         """All fields; raises as `Call.ask`."""
@@ -180,6 +180,7 @@ class FieldCall:
             self._prepare()
             found = self._ask(self._all, monotonic)
         self._steady = self._all.steady() if found.one else None
+        self._all.tell()
         return found
 
     def _prepare(self) -> None:
@@ -243,6 +244,10 @@ class _Row:
         count = ctypes.c_int32(len(asked))
         self.call = Call(index, function, handle, count, layout=_FIELD, start=start, rows=len(asked))
         self._layout = struct.Struct("=" + ANSWER * len(asked))
+        restless = ASKED.size * self._restless
+        self._rest = struct.Struct(f"={restless}x" + ANSWER * (len(asked) - self._restless))
+        self._told: tuple[int, ...] = ()
+        """All but what is restless, as it lies in the array."""
         self.heads: tuple[int, ...] = ()
         """Types and return codes of the answers that were learnt from; empty before."""
         self.masks: tuple[int, ...] = ()
@@ -257,6 +262,14 @@ class _Row:
         """As `as_before`, without the counters of traffic and what is hot, which change all the time."""
         values = self.as_before()
         return None if values is None else values[self._restless :]
+
+    def tell(self) -> None:
+        """What was answered now is known."""
+        self._told = self._rest.unpack_from(self.call.buffer)
+
+    def is_as_told(self) -> bool:
+        """Whether the same came again, to the last bit; `steady` knows which bits matter, and takes longer."""
+        return self._rest.unpack_from(self.call.buffer) == self._told
 
     def learn(self) -> None:
         """Remember of what types the values are, if all are numbers without a sign and none failed."""

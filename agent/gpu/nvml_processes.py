@@ -201,6 +201,9 @@ class UseCall(Asked):
 
 def _newest(rows: bytes | memoryview, sieve: Sieve) -> dict[int, int]:
     """Of each process its newest share."""
+    if len(rows) == USE.size:  # most GPUs are one process's
+        pid, _, share = USE.unpack(rows)
+        return {} if sieve.whole(share, PERCENT) is None else {pid: share}
     newest: dict[int, tuple[int, int]] = {}
     for pid, at, share in USE.iter_unpack(rows):
         if at > newest.get(pid, (0, 0))[0] and sieve.whole(share, PERCENT) is not None:

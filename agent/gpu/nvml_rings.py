@@ -40,8 +40,9 @@ SAMPLE = 16
 WORD = 4
 _TIME = struct.Struct("=Q")
 
-SPREAD_NAMES = ("power_mw", "utilization_percent", "memory_utilization_percent")
-"""What a reading calls the spread of each ring, in the order of `nvml_sweep.RINGS`."""
+_Unpack = Callable[[Any, int], tuple[Any, ...]]
+Unpackers = tuple[_Unpack, _Unpack]
+"""What takes the values of so many samples of a type, and what takes the first and the last of their times."""
 Spread = tuple[float, float, float]
 """Least, mean, most."""
 
@@ -126,7 +127,7 @@ def news_of(told: int, room: int, buffer: Any, since: int | None, start: int = 0
     `told` has the values' type, above it their number; `room` is how many fit into the buffer, where
     they begin at `start`.
     """
-    unpack = _unpackers(told, room)
+    unpack = unpackers_of(told, room)
     if unpack is None:
         return (), since
     values = unpack[0](buffer, start)
@@ -157,11 +158,8 @@ def spread_of(values: Sequence[float], sieve: Sieve, most: float) -> Spread | No
     return low, low if low == high else sum(values) / len(values), high
 
 
-_Unpack = Callable[[Any, int], tuple[Any, ...]]
-
-
 @lru_cache(maxsize=256)
-def _unpackers(told: int, room: int) -> tuple[_Unpack, _Unpack] | None:
+def unpackers_of(told: int, room: int) -> Unpackers | None:
     """What takes the values of so many samples of this type, and what takes the first and the last of their times."""
     kind, count = told & 0xFFFF_FFFF, min(told >> 32, room)
     if not count or kind not in _CASTS:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from operator import call, length_hint
 from typing import Any
 
@@ -31,8 +32,8 @@ USE_ROWS = 64
 """Room for a GPU's samples of who used it."""
 _COUNTS = struct.Struct("=QQQII")
 """Of each ring the samples' type, above it their number; how many processes, how many samples of their use."""
-_SINCE = struct.Struct("=QQQQ")
-"""After which sample each ring is asked, and the use."""
+_SINCE = 8
+"""Bytes of the moment after which a ring is asked: of a ring GPU after GPU."""
 
 _Calls = list[Callable[[], int]]
 
@@ -79,8 +80,9 @@ class Sweep:
         self._counts = ctypes.create_string_buffer(self._fresh_counts, len(self._fresh_counts))
         self._counts_view = memoryview(self._counts).cast("B")
         self._unpack_counts = struct.Struct("=" + "QQQII" * self._count).unpack_from
-        self._since = ctypes.create_string_buffer(_SINCE.size * self._count)
-        self._pack_since = struct.Struct("=" + "QQQQ" * self._count).pack_into
+        self._since = ctypes.create_string_buffer(_SINCE * len(RINGS) * self._count)
+        self._pack_since = struct.Struct(f"={len(RINGS) * self._count}Q").pack_into
+        self._use_since = ctypes.c_ulonglong()
         blank = compare_buffer().raw if kind.gpm else b""
         self._compared = [ctypes.create_string_buffer(blank * self._count or b"\0") for _ in range(2)]
         compared = f"{RESULTS}{len(blank) - struct.calcsize('=' + RESULTS)}x" if kind.gpm else ""
@@ -101,16 +103,22 @@ class Sweep:
         """What each call answered, those of one GPU after those of another."""
         self.is_over = True
 
-    def start(self, *, turn: int | None, since: Sequence[int] = ()) -> None:
-        """Make ready: for the plain questions, or for all. `turn` says which of GPM's samples is taken, and with 1 it
-        is asked who uses the GPUs; `since` is of each GPU the newest sample of each ring, and from when use is told.
+    def prepare(self, since: Sequence[Sequence[int]]) -> None:
+        """Make ready for all questions, once what was answered was looked at. `since` is of each ring the newest sample
+        of each GPU.
+        """
+        self._counts_view[:] = self._fresh_counts
+        self._pack_since(self._since, 0, *chain.from_iterable(since))
+
+    def start(self, *, turn: int | None, use_since: int = 0) -> None:
+        """Begin with the plain questions, or with all. `turn` says which of GPM's samples is taken, and with 1 it is
+        asked who used the GPUs since then (microseconds).
         """
         if turn is None:
             self._row = self._plain_row
         else:
             self._row = self._whole_rows[turn]
-            self._counts_view[:] = self._fresh_counts
-            self._pack_since(self._since, 0, *since)
+            self._use_since.value = use_since
         self._calls, self.codes, self.is_over = iter(self._row), [], False
 
     def ask(self) -> None:
@@ -151,10 +159,13 @@ class Sweep:
         """GPM's codes and values, GPU after GPU."""
         return self._unpack_compared(self._compared[turn])
 
-    def processes(self, gpu: int, count: int) -> bytes:
-        """So many rows of its processes."""
-        start = gpu * self.kind.processes * PROCESS.size
-        return self._processes[start : start + count * PROCESS.size].tobytes()
+    def processes(self, counts: Sequence[int]) -> list[bytes]:
+        """Of each GPU so many rows of its processes."""
+        size, view = self.kind.processes * PROCESS.size, self._processes
+        starts = range(0, size * self._count, size)
+        return [
+            view[start : start + count * PROCESS.size].tobytes() for start, count in zip(starts, counts, strict=True)
+        ]
 
     def uses(self, gpu: int, count: int) -> bytes:
         """So many rows of their use."""
@@ -197,7 +208,7 @@ class Sweep:
         function = function_of(self._library, "nvmlDeviceGetSamples")
         for number, (ring, room) in enumerate(zip(RINGS, kind.rooms, strict=True)):
             if room:
-                last = ctypes.c_ulonglong.from_buffer(self._since, place * _SINCE.size + 8 * number)
+                last = ctypes.c_ulonglong.from_buffer(self._since, _SINCE * (self._count * number + place))
                 at = counts_at + 8 * number
                 told = (ctypes.byref(self._counts, at), ctypes.byref(self._counts, at + 4))
                 samples = ctypes.byref(self.samples[number], place * room * SAMPLE)
@@ -214,7 +225,8 @@ class Sweep:
         return [take, partial(function_of(self._library, "nvmlGpmMetricsGet"), ctypes.byref(buffer, at))]
 
     def _use(self, gpu: Asked, place: int) -> Callable[[], int]:
-        since = ctypes.c_ulonglong.from_buffer(self._since, place * _SINCE.size + 24)
         rows = ctypes.byref(self._keep[len(RINGS) + 1], place * USE_ROWS * USE.size)
         count = ctypes.byref(self._counts, place * _COUNTS.size + 28)
-        return partial(function_of(self._library, "nvmlDeviceGetProcessUtilization"), gpu.handle, rows, count, since)
+        return partial(
+            function_of(self._library, "nvmlDeviceGetProcessUtilization"), gpu.handle, rows, count, self._use_since
+        )

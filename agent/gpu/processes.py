@@ -15,13 +15,14 @@ import os
 import pwd
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from queue import SimpleQueue
 
 from agent.api.types import GpuProcess
-from agent.gpu.frames import Renewal, Stamped
+from agent.gpu.frames import News, Renewal, Stamped
 
-CHECK_S = 5.0
+CHECK_S = 10.0
 """How often known names are proved; processes that come and go are looked up at once."""
 _COMMAND_MAX_BYTES = 512
 _MADE_MOST = 256
@@ -57,9 +58,12 @@ class ProcessNames:
         self._made: dict[int, tuple[tuple[GpuProcess, ...], dict[int, _Process], tuple[GpuProcess, ...]]] = {}
         """By the identity of what it was made of, which is kept beside it."""
 
-    def look(self, gpus: tuple[Stamped | Renewal, ...], monotonic: float) -> None:
+    def look(self, gpus: Iterable[Stamped | Renewal], monotonic: float) -> None:
         """Have the processes looked up that are on the GPUs now, where that is due. Never blocks."""
-        lists = [gpu.processes if isinstance(gpu, Renewal) else gpu.reading.processes for gpu in gpus]
+        if isinstance(gpus, News):
+            lists = gpus.processes
+        else:
+            lists = [gpu.processes if isinstance(gpu, Renewal) else gpu.reading.processes for gpu in gpus]
         if lists == self._lists and monotonic < self._asked_at + CHECK_S:
             return
         pids = frozenset([process.pid for processes in lists for process in processes])
@@ -79,6 +83,10 @@ class ProcessNames:
             self._made.clear()
         self._made[id(processes)] = (processes, known, named)
         return named
+
+    def known(self) -> object:
+        """The same object for as long as `name` gives the same names."""
+        return self._known
 
     def wait(self, timeout_s: float) -> bool:
         """Return when what was asked for is known; whether that was in time."""

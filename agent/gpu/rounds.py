@@ -15,7 +15,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from agent.api.types import GpuReading, GpuState
@@ -41,8 +41,6 @@ class _Ready(NamedTuple):
 
 
 _Answer = _Good | Answer | DriverGoneError
-_ALL = -1
-"""In place of a GPU: all that are ready."""
 
 
 def deadline_s(period_s: float) -> float:
@@ -64,7 +62,7 @@ class Rounds:
         count: int,
         *,
         period_s: float,
-        send: Callable[[tuple[Stamped | Renewal, ...]], None],
+        send: Callable[[Iterable[Stamped | Renewal]], None],
         fast_s: float = math.inf,
     ) -> None:
         """`fast_s`: how often a GPU is glanced at between two reads, see `GpuReader.glance`."""
@@ -175,26 +173,40 @@ class Rounds:
             what = answer.reason or "it answers again"
             log.warning("gpu=%d %s -> %s: %s", answer.index, before, after, what, exc_info=answer.error)
 
-    def _start_sweep(self) -> bool:
-        """Make ready to ask all that are ready; whether there are any."""
+    def _choose(self) -> int | Sweep | None:
+        """Who is asked now: GPU by GPU, then all that are ready; nobody at the end of the round."""
+        if not self._due:
+            if (sweep := self._start_sweep()) is not None:
+                return sweep
+            if not self._due:
+                self._end_round()
+                return None
+        index = self._due.popleft()
+        self._asking_since = time.monotonic()
+        self._board.ask(index, self._asking_since)
+        return index
+
+    def _start_sweep(self) -> Sweep | None:
+        """Make ready to ask all that are ready; `None` where none is."""
         ready, self._ready = self._ready, []
         if not ready:
-            return False
+            return None
         self._sweep_at = self._asking_since = time.monotonic()
         self._sweep = self._reader.sweep(ready, time.time(), self._sweep_at)
         self._swept = None
-        left = ready if self._sweep is None else [index for index in ready if index not in self._sweep.indexes]
-        self._due.extend(left)
-        self._in_full.update(left)
-        return self._sweep is not None
+        if self._sweep is None or self._sweep.indexes is not ready:
+            left = ready if self._sweep is None else [index for index in ready if index not in self._sweep.indexes]
+            self._due.extend(left)
+            self._in_full.update(left)
+        return self._sweep
 
     def _end_sweep(self, sweep: Sweep) -> None:
         """Take what came of it; what is not clear is read in full."""
         self._sweep = None
-        renewals = sweep.fold()
-        for index, renewal in zip(sweep.indexes, renewals or (), strict=False):
-            self._board.was_read(index, renewal, ())
-        if renewals is None:
+        news = sweep.fold()
+        if news is not None:
+            self._board.were_read(news)
+        else:
             self._due.extend(sweep.indexes)
             self._in_full.update(sweep.indexes)
 
@@ -214,7 +226,7 @@ class Rounds:
         """A reader thread's life: it ends when another one leads."""
         me = threading.current_thread()
         try:
-            while self._pass_time(me) and self._read_due(me):
+            while self._pass_time(me) and self._read_due(me, self._begin_round(me)):
                 pass
         except Exception as error:  # noqa: BLE001 - the main thread raises it
             with self._lock:
@@ -238,30 +250,35 @@ class Rounds:
                     return False
             with self._lock:
                 self._wind(time.monotonic())
+        return True
+
+    def _begin_round(self, me: threading.Thread) -> int | Sweep | None:
+        """See who is asked in this round, and how; who is first."""
         with self._lock:
             if self._leader is me and not self._under_way:
                 self._under_way = True
-                idle, ill = self._board.idle(), self._board.ill()
+                board = self._board
+                idle, ill = board.idle(), board.ill()
                 well = [index for index in idle if index not in ill] if ill else idle
                 self._ready = ready = self._reader.ready(well, time.monotonic())
                 if len(ready) < len(idle):
                     self._due.extend(index for index in idle if index not in ready)
                     self._in_full.update(ill)
-            return self._leader is me
+            return self._choose() if self._leader is me else None
 
-    def _read_due(self, me: threading.Thread) -> bool:
+    def _read_due(self, me: threading.Thread, due: int | Sweep | None) -> bool:
         """Read what is due and send it; whether still in the lead."""
-        answer: _Answer | _Ready | Sweep | None = None
-        while (index := self._next(me, answer)) is not None:
-            if index != _ALL:
-                answer = _read(self._reader, index, in_full=self._leader is not me or index in self._in_full)
-            elif (sweep := self._sweep) is not None:
-                sweep.ask()
-                answer = sweep
+        while due is not None:
+            if isinstance(due, int):
+                in_full = self._leader is not me or due in self._in_full
+                due = self._next(me, _read(self._reader, due, in_full=in_full))
+            else:
+                due.ask()
+                due = self._next(me, due)
         return self._leader is me
 
-    def _next(self, me: threading.Thread, answer: _Answer | _Ready | Sweep | None) -> int | None:
-        """Take what a GPU answered, and say which is asked now; `None` at the end of the round, or of the lead."""
+    def _next(self, me: threading.Thread, answer: _Answer | _Ready | Sweep) -> int | Sweep | None:
+        """Take what was answered, and say who is asked now; `None` at the end of the round, or of the lead."""
         with self._lock:
             leads = self._leader is me
             if isinstance(answer, _Ready):
@@ -270,25 +287,16 @@ class Rounds:
                     self._ready = [*self._ready, answer.gpu]
             elif isinstance(answer, (tuple, Answer, DriverGoneError)):
                 self._put(answer)
-            elif answer is not None:
+            else:
                 if not leads:  # its GPU came back: that one is read, and then told
                     return self._left_with.pop(me, None)
                 self._end_sweep(answer)
             if not leads:
                 # Left behind with that GPU: it is told at once where the others have been told of already.
-                if answer is not None and self._leader is not None and not self._under_way:
+                if self._leader is not None and not self._under_way:
                     self._send(self._board.gpus())
                 return None
-            if not self._due:
-                if self._start_sweep():
-                    return _ALL
-                if not self._due:
-                    self._end_round()
-                    return None
-            index = self._due.popleft()
-            self._asking_since = time.monotonic()
-            self._board.ask(index, self._asking_since)
-            return index
+            return self._choose()
 
     def _ask(self, me: threading.Thread, index: int) -> bool:
         """Note that the leader glances at a GPU; not if it no longer leads."""

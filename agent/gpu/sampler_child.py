@@ -20,7 +20,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -35,6 +35,7 @@ from agent.gpu.rounds import Rounds, deadline_s
 from agent.gpu.simulated import SimulatedReader
 from agent.gpu.simulated_layout import Layout
 
+_STDOUT = 1
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0
@@ -135,9 +136,9 @@ class Sampling:
 
     def _sample(self, inventory: Inventory) -> None:
         names = ProcessNames()
-        writer = FrameWriter(self._reader.source, inventory.driver_version, names.name)
+        writer = FrameWriter(self._reader.source, inventory.driver_version, names.name, names.known)
 
-        def send(gpus: tuple[Stamped | Renewal, ...]) -> None:
+        def send(gpus: Iterable[Stamped | Renewal]) -> None:
             names.look(gpus, time.monotonic())
             _write(writer.write(gpus, self._events()))
             if not self._settled:
@@ -149,6 +150,8 @@ class Sampling:
 
     def _events(self) -> tuple[GpuEvent, ...]:
         """Those heard since the last frame, up to a bound: a driver in a rage must not hold up the readings."""
+        if self._heard.empty():
+            return ()
         return tuple(self._heard.get() for _ in range(min(self._heard.qsize(), EVENTS_AT_ONCE)))
 
     def _write_absent(self, reason: str, gpus: tuple[()] | None) -> None:
@@ -158,8 +161,8 @@ class Sampling:
 
 
 def _write(line: bytes) -> None:
-    sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
+    while line := line[os.write(_STDOUT, line) :]:
+        pass
 
 
 def _try_open(reader: GpuReader) -> Inventory | Exception:

@@ -80,9 +80,9 @@ def _acts(device: Device, index: int) -> dict[str, _Act]:
     found["nvmlDeviceGetComputeRunningProcesses"] = lambda: device._processes.compute.get(later)
     found["nvmlDeviceGetGraphicsRunningProcesses"] = lambda: device._processes._graphics.get(later)
     found["nvmlDeviceGetProcessUtilization"] = lambda: device._processes.use._tell(time.time(), later, sieve)
-    for name, call in device._seldom.items():
+    for name, call in device._seldom.named.items():
         found[f"every 10 s: {name}"] = lambda call=call: call.number(later)  # type: ignore[misc]
-    found["every 10 s: nvmlDeviceGetMigMode"] = lambda: device._mig_mode.number(later)
+    found["every 10 s: nvmlDeviceGetMigMode"] = lambda: device._seldom.mig.number(later)
     found["each hour: limits, eleven calls"] = lambda: read_limits(index, device.handle)
     return found
 

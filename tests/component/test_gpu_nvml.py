@@ -15,7 +15,7 @@ from agent.gpu.base import DriverGoneError, GpuLostError, NoGpusError
 from agent.gpu.health import CHECK_S
 from agent.gpu.nvml import NvmlReader
 from agent.gpu.nvml_call import FORGET_S
-from agent.gpu.nvml_device import SELDOM_S
+from agent.gpu.nvml_seldom import SELDOM_S
 from tests.fakes.nvml import CONTROL_VARIABLE, NvmlStandIn, compiled, mig_uuid, uuid
 
 GIB = 1024**3

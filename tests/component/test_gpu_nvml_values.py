@@ -15,7 +15,7 @@ from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuProcess, GpuState
 from agent.gpu.base import GpuLostError
 from agent.gpu.nvml import NvmlReader
 from agent.gpu.nvml_call import FORGET_S
-from agent.gpu.nvml_device import SELDOM_S
+from agent.gpu.nvml_seldom import SELDOM_S
 from tests.fakes.nvml import CONTROL_VARIABLE, NvmlStandIn, compiled
 
 NOW = 1_800_000_000.0

@@ -7,7 +7,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -70,7 +70,7 @@ def running(reader: Scripted, count: int, period_s: float, fast_s: float = math.
     frames: Frames = queue.Queue()
     ended = threading.Event()
 
-    def send(gpus: tuple[Stamped | Renewal, ...]) -> None:
+    def send(gpus: Iterable[Stamped | Renewal]) -> None:
         if ended.is_set():
             raise StopError
         frames.put(tuple(each.stamped() if isinstance(each, Renewal) else each for each in gpus))

@@ -11,9 +11,9 @@ import pytest
 from agent.api.types import GpuReading
 from agent.gpu.base import GpuLostError
 from agent.gpu.nvml import NvmlReader
-from agent.gpu.nvml_device import SELDOM_S
 from agent.gpu.nvml_fields import RECEIVED_PCIE
 from agent.gpu.nvml_herd import Herd
+from agent.gpu.nvml_seldom import SELDOM_S
 from tests.fakes.nvml import NvmlStandIn
 from tests.fakes.sampler import nvml as nvml
 
