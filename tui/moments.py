@@ -36,8 +36,8 @@ def read(text: str, now: float) -> int:
         ) is not None:
             return found
     raise StokerError(
-        f"{text!r} is not a moment; write how long ago (10m, 2h, 3d, 1y), a time (14:30), a day (2026-11-20, yesterday) "
-        "or both (2026-11-20T14:30)"
+        f"{text!r} is not a moment; write how long ago (10m, 2h, 3d, 1y), a time (14:30), a day (2026-11-20, yesterday)"
+        " or both (2026-11-20T14:30)"
     )
 
 
