@@ -175,7 +175,7 @@ class Device:
         seen = self._glances.take(power_mw, busy, reasons)
         sm, occupancy, tensor, dram = second.shares
         values: tuple[Any, ...] = (used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz)
-        cannot_be: Collection[str] = ()
+        cannot_be: set[str] = set()
         most = (sieve.MEMORY_BYTES if total is None else total, *_PERCENTS, most_mw, *_MOST_ELSE)
         if not _is_usual(values, most):
             values = (*values[:_MEMORY_CELSIUS], memory_celsius or None, *values[_MEMORY_CELSIUS + 1 :])
@@ -186,6 +186,9 @@ class Device:
                 for name, said, passed in zip(_NAMES, values, kept, strict=True)
                 if said is not None and passed is None
             }
+            if "memory_used_bytes" in cannot_be:  # and so cannot what is left beside it
+                cannot_be.add("memory_free_bytes")
+                free = None
         reading = GpuReading(
             index=self.index,
             uuid=self.facts.uuid,
@@ -236,9 +239,9 @@ class Device:
             self._refuse_empty()
         if None in rates:
             rows = zip(_RATES, counts[:4], rates[:4], strict=True)
-            cannot_be = {*cannot_be, *(name for name, count, rate in rows if rate is None and count is not None)}
+            cannot_be.update(name for name, count, rate in rows if rate is None and count is not None)
         if reading.energy_mj is None and energy_mj is not None:
-            cannot_be = {*cannot_be, "energy_mj"}
+            cannot_be.add("energy_mj")
         failing = self._plain.errors or self._fields.failed or self._gpm.error is not None
         if cannot_be or self._seldom_failed or failing or dropped != sieve_.dropped:
             reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))
@@ -327,7 +330,9 @@ class Device:
         """The fields of each second, and what else is due."""
         if monotonic < self._seldom_at and monotonic < self._judge_at:
             if self._coding != _NO_CODING:
-                self._take_coding(self._encoder.number(monotonic), self._decoder.number(monotonic))
+                self._seldom_failed |= self._take_coding(
+                    self._encoder.number(monotonic), self._decoder.number(monotonic)
+                )
             return self._fields.often(monotonic)
         self._seldom_at = monotonic + SELDOM_S
         said = self._said = self._ask_seldom(monotonic)
@@ -336,7 +341,7 @@ class Device:
         self._most_mw = float(sieve.POWER_MW) if self._limit_mw is None else sieve.POWER_LIMITS * float(self._limit_mw)
         self._fan_percent = self._sieve.whole(fan, sieve.FAN_PERCENT)
         self._p_state = _p_state(p_state)
-        self._take_coding(encoder, decoder)
+        cannot_be = self._take_coding(encoder, decoder) | _refused(fan_percent=(fan, self._fan_percent))
         found = self._fields.all(monotonic)
         names = fields.THROTTLED_NS.items()
         self._throttled_us = {name: found.one[number] // 1000 for number, name in names if number in found.one}
@@ -350,7 +355,7 @@ class Device:
             self._limits_at = monotonic + FORGET_S
             self._limits, self._limits_failed = read_limits(self.index, self.handle)
         failed.update(name for name, call in self._seldom.items() if call.error is not None)
-        self._seldom_failed = frozenset(failed) | self._limits_failed
+        self._seldom_failed = frozenset(failed) | self._limits_failed | cannot_be
         return [found.one.get(number) for number in fields.OFTEN]
 
     def _ask_seldom(self, monotonic: float) -> tuple[int | None, ...]:
@@ -361,9 +366,10 @@ class Device:
         """Whether all that is read every 10 s is as it was: it nearly always is, and need not be told again."""
         return self._ask_seldom(monotonic) == self._said and self._fields.still(monotonic)
 
-    def _take_coding(self, encoder: int | None, decoder: int | None) -> None:
-        """Encoder and decoder, which most nodes never use: each second only while they are."""
-        self._coding = (self._sieve.whole(encoder, sieve.PERCENT), self._sieve.whole(decoder, sieve.PERCENT))
+    def _take_coding(self, encoder: int | None, decoder: int | None) -> frozenset[str]:
+        """Encoder and decoder, which most nodes never use: each second only while they are; told is what cannot be."""
+        kept = self._coding = (self._sieve.whole(encoder, sieve.PERCENT), self._sieve.whole(decoder, sieve.PERCENT))
+        return _refused(encoder_percent=(encoder, kept[0]), decoder_percent=(decoder, kept[1]))
 
     def _check_mig(self, mode: int | None) -> None:
         """See whether the GPU is divided; an instance that is still there keeps its prepared calls."""
@@ -422,6 +428,8 @@ class _Instance:
             return None
         if total is None and self._memory.error is not None:
             return None
+        most = sieve.MEMORY_BYTES if total is None else total
+        used, said = self._sieve.whole(used, most), used
         return mig_reading(
             parent,
             index=self._index,
@@ -429,7 +437,7 @@ class _Instance:
             name=self._name,
             profile=self._profile,
             memory_total_bytes=total,
-            memory_used_bytes=used if total is None else self._sieve.whole(used, total),
+            memory_used_bytes=used,
             memory_free_bytes=None if total is None or used is None else max(0, total - used - (reserved or 0)),
             memory_reserved_bytes=reserved,
             sm_active_percent=shares[0],
@@ -440,7 +448,13 @@ class _Instance:
             mig_ci=self._ci,
             processes=processes,
             dropped=self._sieve.dropped,
+            failed=tuple(_refused(memory_used_bytes=(said, used), memory_free_bytes=(said, used))),
         )
+
+
+def _refused(**told: tuple[int | None, int | None]) -> frozenset[str]:
+    """Names of what was said and did not pass."""
+    return frozenset(name for name, (said, passed) in told.items() if said is not None and passed is None)
 
 
 def _is_usual(values: tuple[Any, ...], most: tuple[float, ...]) -> bool:
