@@ -8,7 +8,7 @@ import time
 from agent.api.errors import StokerError
 
 _UNITS = {"s": 1, "sec": 1, "second": 1, "m": 60, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "d": 86400,
-          "day": 86400, "w": 604800, "week": 604800}  # fmt: skip
+          "day": 86400, "w": 604800, "week": 604800, "y": 31536000, "year": 31536000}  # fmt: skip
 _FORMS = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d", "%m/%d/%y", "%m/%d/%y-%H:%M")
 _TIMES = ("%H:%M:%S", "%H:%M")
 
@@ -36,8 +36,8 @@ def read(text: str, now: float) -> int:
         ) is not None:
             return found
     raise StokerError(
-        f"{text!r} is not a moment; write how long ago (10m, 2h, 3d), a time (14:30), a day (2026-11-20, yesterday) "
-        "or both (2026-11-20T14:30)"
+        f"{text!r} is not a moment; write how long ago (10m, 2h, 3d, 1y), a time (14:30), a day (2026-11-20, yesterday)"
+        " or both (2026-11-20T14:30)"
     )
 
 

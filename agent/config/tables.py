@@ -183,7 +183,8 @@ class HealthTable(Table, frozen=True, kw_only=True):
 
     policy: dict[str, str] = {}
     """Kind of incident → what a critical one does to its GPU: `drain` until it is over, `hold` until somebody resumes
-    it, `tell` nothing. Without an entry: `agent.engine.incidents.POLICY`."""
+    it, `tell` nothing; of a kind that is never critical, each does it. Without an entry:
+    `agent.engine.incidents.POLICY`."""
     for_s: dict[str, float] = {}
     """Kind of incident → seconds that it must be so to be one. Without an entry: `agent.telemetry.watch.PATIENCE`."""
     clear_s: dict[str, float] = {}

@@ -5,7 +5,8 @@
 
 Rules kept here: an incident is on disk, with what is told of it, before anything is done about it; what was open when
 the agent stopped is open when it starts again, and what was not done for it yet is done then; only a critical one
-drains, as the policy of its kind says, and only a drain of ours is lifted by us; nothing is ever reset by us.
+drains (or one of a kind that never is), as the policy of its kind says, and only a drain of ours is lifted by us;
+nothing is ever reset by us.
 """
 
 from __future__ import annotations
@@ -60,6 +61,18 @@ POLICY: dict[IncidentKind, str] = {
     IncidentKind.MEMORY_LEAKED: "drain",
 }
 """What a critical incident does to its GPU: `drain` until it clears, `hold` until it is resumed; others `tell`."""
+_NEVER_CRITICAL = frozenset(
+    {
+        IncidentKind.GPU_EXCHANGED,
+        IncidentKind.LINK_DEGRADED,
+        IncidentKind.THERMAL_THROTTLE,
+        IncidentKind.POWER_THROTTLE,
+        IncidentKind.HUNG_COLLECTIVE,
+        IncidentKind.HELD_IDLE,
+        IncidentKind.STRAGGLER,
+    }
+)
+"""A site that names one of these in its policy means each of them."""
 
 logger = logging.getLogger(__name__)
 
@@ -331,7 +344,8 @@ class Incidents:
         for key, each in list(self._open.items()):
             if each.drained_at is not None and key not in again:
                 continue
-            if each.severity is not Severity.CRITICAL or each.gpu_uuid is None or self._policy(each.kind) == "tell":
+            grave = each.severity is Severity.CRITICAL or each.kind in _NEVER_CRITICAL
+            if not grave or each.gpu_uuid is None or self._policy(each.kind) == "tell":
                 continue
             reason = f"{each.what}; {each.advice}"
             for uuid in self._whole(each.gpu_uuid):

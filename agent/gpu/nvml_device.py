@@ -122,7 +122,7 @@ class Device:
         seen = self._glances.take(power_mw, busy, reasons)
         sm, occupancy, tensor, dram = second.shares
         values: tuple[Any, ...] = (used, busy, memory_busy, power_mw, celsius, memory_celsius, sm_mhz, memory_mhz)
-        cannot_be: Collection[str] = ()
+        cannot_be: set[str] = set()
         most = (sieve.MEMORY_BYTES if total is None else total, *_PERCENTS, most_mw, *_MOST_ELSE)
         if not _is_usual(values, most):
             values = (*values[:_MEMORY_CELSIUS], memory_celsius or None, *values[_MEMORY_CELSIUS + 1 :])
@@ -133,6 +133,9 @@ class Device:
                 for name, said, passed in zip(_NAMES, values, kept, strict=True)
                 if said is not None and passed is None
             }
+            if "memory_used_bytes" in cannot_be:  # and so cannot what is left beside it
+                cannot_be.add("memory_free_bytes")
+                free = None
         reading = GpuReading(
             index=self.index,
             uuid=self.facts.uuid,
@@ -183,9 +186,9 @@ class Device:
             self._refuse_empty()
         if None in rates:
             rows = zip(_RATES, counts[:4], rates[:4], strict=True)
-            cannot_be = {*cannot_be, *(name for name, count, rate in rows if rate is None and count is not None)}
+            cannot_be.update(name for name, count, rate in rows if rate is None and count is not None)
         if reading.energy_mj is None and energy_mj is not None:
-            cannot_be = {*cannot_be, "energy_mj"}
+            cannot_be.add("energy_mj")
         failing = self._plain.errors or self._fields.failed or self._gpm.error is not None
         if cannot_be or seldom.failed or failing or dropped != sieve_.dropped:
             reading = msgspec.structs.replace(reading, failed=self._failed(reading, cannot_be))

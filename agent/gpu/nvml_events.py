@@ -59,7 +59,8 @@ class EventEar:
         self._free = function_of(library, "nvmlEventSetFree")
         self._register = function_of(library, "nvmlDeviceRegisterEvents")
         self._wait = function_of(library, "nvmlEventSetWait_v2", "nvmlEventSetWait")
-        self._data = ctypes.create_string_buffer(_DATA.size)
+        # The older wait knows no instances, and leaves their room as it is.
+        self._data = ctypes.create_string_buffer(b"\xff" * _DATA.size, _DATA.size)
         self._retired = False
 
     def start(self) -> None:

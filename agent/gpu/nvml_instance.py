@@ -6,12 +6,13 @@ import ctypes
 from typing import Any
 
 from agent.api.types import GpuReading
+from agent.gpu import sieve
 from agent.gpu.base import GpuLostError, mig_index, mig_reading
 from agent.gpu.nvml_call import MemoryCall, text_of
 from agent.gpu.nvml_facts import mig_ids, mig_profile
 from agent.gpu.nvml_gpm import GpmCall
 from agent.gpu.nvml_processes import ProcessCall
-from agent.gpu.sieve import Sieve
+from agent.gpu.sieve import Sieve, refused
 
 
 class MigInstance:
@@ -43,6 +44,8 @@ class MigInstance:
             return None
         if total is None and self._memory.error is not None:
             return None
+        most = sieve.MEMORY_BYTES if total is None else total
+        used, said = self._sieve.whole(used, most), used
         return mig_reading(
             parent,
             index=self._index,
@@ -50,7 +53,7 @@ class MigInstance:
             name=self._name,
             profile=self._profile,
             memory_total_bytes=total,
-            memory_used_bytes=used if total is None else self._sieve.whole(used, total),
+            memory_used_bytes=used,
             memory_free_bytes=None if total is None or used is None else max(0, total - used - (reserved or 0)),
             memory_reserved_bytes=reserved,
             sm_active_percent=shares[0],
@@ -61,4 +64,5 @@ class MigInstance:
             mig_ci=self._ci,
             processes=processes,
             dropped=self._sieve.dropped,
+            failed=tuple(refused(memory_used_bytes=(said, used), memory_free_bytes=(said, used))),
         )

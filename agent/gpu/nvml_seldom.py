@@ -20,7 +20,7 @@ from agent.gpu.nvml_call import FORGET_S, NUMBER, Aside, Call, function_of
 from agent.gpu.nvml_facts import read_limits
 from agent.gpu.nvml_fields import FieldCall
 from agent.gpu.nvml_words import FIELD_NAMES, bus_of, errors_of
-from agent.gpu.sieve import Sieve
+from agent.gpu.sieve import Sieve, refused
 
 SELDOM_S = 10.0
 """How often a GPU is asked for its errors and links, whether it is divided, and into what."""
@@ -100,7 +100,7 @@ class Seldom:
         are. Raises as `Call.ask`.
         """
         if self.coding != _NO_CODING:
-            self._take_coding(self._encoder.number(monotonic), self._decoder.number(monotonic))
+            self.failed |= self._take_coding(self._encoder.number(monotonic), self._decoder.number(monotonic))
         return self._fields.often(monotonic)
 
     def read(self, monotonic: float) -> Sequence[int | None]:
@@ -111,7 +111,7 @@ class Seldom:
         self.most_mw = float(sieve.POWER_MW) if self.limit_mw is None else sieve.POWER_LIMITS * float(self.limit_mw)
         self.fan_percent = self._sieve.whole(fan, sieve.FAN_PERCENT)
         self.p_state = _p_state(p_state)
-        self._take_coding(encoder, decoder)
+        cannot_be = self._take_coding(encoder, decoder) | refused(fan_percent=(fan, self.fan_percent))
         found = self._fields.all(monotonic)
         names = fields.THROTTLED_NS.items()
         self.throttled_us = {name: found.one[number] // 1000 for number, name in names if number in found.one}
@@ -125,15 +125,17 @@ class Seldom:
             self._limits_at = monotonic + FORGET_S
             self.limits, self._limits_failed = read_limits(self._index, self._handle)
         failed.update(name for name, call in self.named.items() if call.error is not None)
-        self.failed = frozenset(failed) | self._limits_failed
+        self.failed = frozenset(failed) | self._limits_failed | cannot_be
         return [found.one.get(number) for number in fields.OFTEN]
 
     def _ask(self, monotonic: float) -> tuple[int | None, ...]:
         """What has a call of its own."""
         return tuple([call.number(monotonic) for call in self._calls])
 
-    def _take_coding(self, encoder: int | None, decoder: int | None) -> None:
-        self.coding = (self._sieve.whole(encoder, sieve.PERCENT), self._sieve.whole(decoder, sieve.PERCENT))
+    def _take_coding(self, encoder: int | None, decoder: int | None) -> frozenset[str]:
+        """Told is what cannot be."""
+        kept = self.coding = (self._sieve.whole(encoder, sieve.PERCENT), self._sieve.whole(decoder, sieve.PERCENT))
+        return refused(encoder_percent=(encoder, kept[0]), decoder_percent=(decoder, kept[1]))
 
 
 def _p_state(number: int | None) -> int | None:

@@ -61,6 +61,11 @@ class Sieve:
         return None
 
 
+def refused(**told: tuple[int | None, int | None]) -> frozenset[str]:
+    """Names of what was said and did not pass."""
+    return frozenset(name for name, (said, passed) in told.items() if said is not None and passed is None)
+
+
 class Rates:
     """The rises a second of several counters that are read together. One that fell began anew and tells nothing until
     the next time.

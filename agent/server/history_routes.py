@@ -45,7 +45,7 @@ class HistoryRoutes:
         known = HOST_METRICS if series == HOST else GPU_METRICS
         metric = _metric(asked.get("metric"), known)
         until = _bounded(request, "to", now, _LAST_MOMENT)
-        since = _bounded(request, "from", max(1, until - _SINCE_S), _LAST_MOMENT)
+        since = _bounded(request, "from", max(0, until - _SINCE_S), _LAST_MOMENT, least=0)
         points = _bounded(request, "points", _POINTS, MAX_POINTS)
         if since >= until:
             raise ApiError(400, "bad_query", f"from={since} is not before to={until}", "from")
@@ -97,8 +97,8 @@ def _metric(asked: str | None, known: Mapping[str, str]) -> str:
     return asked
 
 
-def _bounded(request: web.Request, name: str, default: int, most: int) -> int:
-    value = query_int(request, name, default, least=1)
+def _bounded(request: web.Request, name: str, default: int, most: int, *, least: int = 1) -> int:
+    value = query_int(request, name, default, least=least)
     if value is None or value > most:
         raise ApiError(400, "bad_query", f"{name}={request.query[name][:40]!r} is more than {most}", name)
     return value

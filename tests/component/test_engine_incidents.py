@@ -265,6 +265,24 @@ def test_the_policy_decides(tmp_path: Path) -> None:
     asyncio.run(act())
 
 
+def test_a_kind_that_is_never_critical_drains_where_the_policy_names_it(tmp_path: Path) -> None:
+    async def act() -> None:
+        node = Node()
+        async with watched(tmp_path, node, thermal_throttle="drain", row_remap="drain") as (made, incidents):
+            node.be(0, throttle=("thermal_hw",), errors=GpuErrors(remap_pending=True))
+            node.be(1, throttle=("power_brake",), errors=GpuErrors(remap_pending=True))
+            await node.look(incidents)
+            assert drained(made) == [], "a row that waits for a reset is not the critical one of its kind"
+            await node.look(incidents, 31.0)
+            assert drained(made) == [("GPU-0", "check")]
+            node.be(0, throttle=())
+            await node.look(incidents, 1.0)
+            await node.look(incidents, 61.0)
+            assert drained(made) == []
+
+    asyncio.run(act())
+
+
 def test_acknowledging_is_for_admins_and_is_kept(tmp_path: Path) -> None:
     async def act() -> None:
         node = Node()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,7 +19,7 @@ from agent.gpu.base import GpuLostError
 from agent.gpu.frames import EventKind, GpuEvent
 from agent.gpu.nvml import NvmlReader
 from agent.gpu.simulated import SIMULATED_XID, inject
-from tests.fakes.nvml import NvmlStandIn, compiled, uuid
+from tests.fakes.nvml import CONTROL_VARIABLE, NvmlStandIn, compiled, uuid
 from tests.fakes.sampler import FAST, gpu, sampling, states, view_when, with_library
 from tests.fakes.sampler import nvml as nvml
 
@@ -109,6 +112,26 @@ def test_a_driver_without_events_is_read_all_the_same(tmp_path: Path, nvml: Nvml
             await view_when(sampler, lambda view: states(view) == [GpuState.OK] * 2)
 
     asyncio.run(scenario())
+
+
+def test_an_event_of_a_driver_that_knows_no_instances_is_the_whole_gpus(tmp_path: Path) -> None:
+    """In a process of its own: here the newer library is loaded already, under the same name."""
+    control = tmp_path / "control"
+    control.write_text(event(1, 0, data=31) + "\n")
+    script = (
+        "import sys, queue; from agent.gpu.nvml import NvmlReader; heard = queue.SimpleQueue();"
+        "r = NvmlReader(sys.argv[1]); r.open(); r.listen(heard.put); r.read(0, 0., 0.);"
+        "print((e := heard.get(timeout=50)).code, e.mig_gi)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(compiled(("OLD_EVENTS",)))],
+        env={**os.environ, CONTROL_VARIABLE: str(control)},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    assert done.stdout == "31 None\n", done.stderr
 
 
 def test_what_was_told_before_anybody_listened_is_not_lost(tmp_path: Path) -> None:

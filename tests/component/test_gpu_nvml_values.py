@@ -18,6 +18,7 @@ from agent.gpu.nvml_call import FORGET_S
 from agent.gpu.nvml_seldom import SELDOM_S
 from tests.fakes.nvml import CONTROL_VARIABLE, NvmlStandIn, compiled
 
+GIB = 1 << 30
 NOW = 1_800_000_000.0
 US = int(NOW * 1e6)
 NO_COUNTERS = tuple(f"field gpu=0 id={number} scope=* type=3 code=3 value=0" for number in (74, 75))
@@ -303,6 +304,31 @@ def test_an_old_driver_lacks_all_of_it_and_is_read_all_the_same(tmp_path: Path) 
 
 
 # --- what a value is worth --------------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_is_an_error_and_not_unsupported_however_seldom_it_is_asked(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml, "value gpu=0 encoder=40")
+    assert reader.read(0, NOW, 0.0).encoder_percent == 40
+    absurd = f"value gpu=0 fan=255 encoder=300 decoder=101 used={81 * GIB}"
+    nvml.write(absurd)
+    early = reader.read(0, NOW, 1.0)
+    assert (early.encoder_percent, early.value_state("encoder_percent")) == (None, ValueState.ERROR)
+    for second in (11.0, 12.0):
+        gpu = reader.read(0, NOW, second)
+        for name in ("fan_percent", "encoder_percent", "decoder_percent", "memory_used_bytes", "memory_free_bytes"):
+            assert (getattr(gpu, name), gpu.value_state(name)) == (None, ValueState.ERROR), name
+    nvml.write()
+    gpu = reader.read(0, NOW, 22.0)
+    assert (gpu.fan_percent, gpu.encoder_percent, gpu.memory_free_bytes) == (0, 0, 79 * GIB)
+    assert gpu.failed == ()
+
+
+def test_an_instance_that_uses_more_than_it_has_says_that_this_cannot_be(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml, f"mig gpu=0 slot=1 profile=1g.10gb total={10 * GIB} used={11 * GIB}")
+    reader.read(0, NOW, 0.0)
+    (part,) = reader.instances(0, NOW, 0.0)
+    assert (part.memory_used_bytes, part.memory_free_bytes, part.dropped) == (None, None, 1)
+    assert part.value_state("memory_used_bytes") is part.value_state("memory_free_bytes") is ValueState.ERROR
 
 
 def test_a_value_is_unsupported_failed_or_there(nvml: NvmlStandIn) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from agent.api.decode import decode
 from agent.api.queue import LinkGrade
-from agent.gpu.inspection import Inspection, InspectSpec
+from agent.gpu.inspection import HW_THERMAL, SW_POWER_CAP, Inspection, InspectSpec
 from agent.gpu.nvml_inspect import Inspector
 from agent.selftest.children import Children, Ended, Line
 from agent.selftest.compute import Answer, Target, Torch
@@ -67,6 +67,26 @@ def test_the_inspector_reads_links_counters_and_identity(nvml: NvmlStandIn, tmp_
     assert (second.nvlinks, second.rows_remapped, second.remap_failed, second.pcie_replays) == (17, 3, True, 7)
     assert second.reading.temperature_c == 71
     assert (first.pcie_width, first.pcie_width_max) == (16, 16)
+
+
+def test_the_inspector_reads_who_a_board_is_its_memory_errors_and_what_slows_it(
+    nvml: NvmlStandIn, tmp_path: Path
+) -> None:
+    nvml.write(
+        "gpus 2",
+        "serial gpu=0 1650123456789",
+        "vbios gpu=0 96.00.74.00.01",
+        f"value gpu=0 ecc_corrected=12 ecc_uncorrected=3 reasons={HW_THERMAL | SW_POWER_CAP} slowdown=88",
+        "fail nvmlDeviceGetTotalEccErrors gpu=1 code=3",
+    )
+    inspector = Inspector(str(nvml.library), sysfs=tmp_path)
+    inspector.open()
+    first, second = inspector.read().gpus
+    assert (first.serial, first.vbios, first.slowdown_c) == ("1650123456789", "96.00.74.00.01", 88)
+    assert (first.ecc_corrected, first.ecc_uncorrected) == (12, 3)
+    assert first.throttle == HW_THERMAL | SW_POWER_CAP
+    assert (second.serial, second.vbios, second.throttle) == (None, None, 0)
+    assert (second.ecc_corrected, second.ecc_uncorrected) == (None, None), "ECC is off there"
 
 
 def test_the_first_reading_waits_for_the_ways_between_gpus(nvml: NvmlStandIn, tmp_path: Path) -> None:

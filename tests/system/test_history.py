@@ -95,6 +95,12 @@ def test_wrong_questions_are_answered_with_what_there_is(lab: Box) -> None:
             assert said in str(refused.value)
 
 
+def test_all_there_is_may_be_asked_for_from_the_beginning_of_time_on(lab: Box) -> None:
+    with lab.agent.client() as client:
+        wait_until(lambda: measured(client.history("cpu_percent", since=0, points=3)), "it is kept")
+        assert len(client.history("power_mw", gpu="0", since=0, points=1).mean) == 1
+
+
 def test_a_node_that_keeps_none_says_so(tmp_path: Path) -> None:
     with box(tmp_path, gpus=1, hub=False) as made, made.agent.client() as client:
         with pytest.raises(ApiError, match=r'keeps no history: telemetry\.history is "off"'):

@@ -20,12 +20,6 @@ nvmlReturn_t nvmlDeviceGetPcieThroughput(nvmlDevice_t device, unsigned counter, 
     return leave(SUCCESS);
 }
 
-nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, unsigned type, unsigned counter, unsigned long long *out) {
-    ENTER(device->index);
-    *out = type * 0 + counter * 0;
-    return leave(SUCCESS);
-}
-
 nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major, int *minor) {
     ENTER(device->index);
     *major = 9;

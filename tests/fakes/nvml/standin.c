@@ -21,10 +21,12 @@
        rings                                     all rings and the processes' use go on by themselves
        graphics gpu=0 pid=4711 memory=1024       a process that draws
        use gpu=0 pid=4711 at=1000200000 sm=37    a process's share of the SMs
+       serial gpu=0 1650123456789                no board has one where nothing is said; vbios likewise
        event 7 gpu=0 type=8 data=79 instance=0   an event, once for each number: 7 was not told before; instance is a MIG one's
        gpm gpu=0 metric=2 value=43.5             an nvmlGpmMetricId_t; gpm gpu=0 off: not on this board
 
-   gpu=* is every GPU, and the functions that concern none. -DOLD_DRIVER leaves out what old libraries do not have. */
+   gpu=* is every GPU, and the functions that concern none. -DOLD_DRIVER leaves out what old libraries do not have,
+   -DOLD_EVENTS what events had not before R450. */
 
 #define _GNU_SOURCE
 #include <libgen.h>
@@ -57,15 +59,16 @@ typedef struct { unsigned pid; unsigned long long at; unsigned sm, memory, encod
 typedef struct sample { int gpu; unsigned number; } *nvmlGpmSample_t;
 typedef struct { unsigned id; int code; double value; const char *texts[3]; } nvmlGpmMetric_t;
 typedef struct { unsigned version, count; nvmlGpmSample_t from, to; nvmlGpmMetric_t metrics[]; } nvmlGpmMetricsGet_t;
+typedef struct { unsigned units[6], gpu_slices, compute_slices; unsigned long long memory_mb; } nvmlDeviceAttributes_t;
 typedef struct { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; } nvmlPciInfo_t;
 
 enum key { UTIL, POWER_MW, LIMIT_MW, TEMP, SM_MHZ, MEM_MHZ, TOTAL, USED, MEM_UTIL, ENERGY_MJ, MINOR, REMAPPED, PENDING, FAILED, REPLAYS,
     RESERVED, ENCODER, DECODER, FAN, PSTATE, REASONS, SLOWDOWN, SHUTDOWN, LIMIT_DEFAULT, LIMIT_MIN, LIMIT_MAX, SM_MAX, MEM_MAX,
-    PCIE_GEN, PCIE_WIDTH, PCIE_GEN_MAX, PCIE_WIDTH_MAX, KEYS };
+    PCIE_GEN, PCIE_WIDTH, PCIE_GEN_MAX, PCIE_WIDTH_MAX, ECC_CORRECTED, ECC_UNCORRECTED, KEYS };
 static const char *const KEY_NAMES[KEYS] = {"util", "power_mw", "limit_mw", "temp", "sm_mhz", "mem_mhz", "total", "used",
     "mem_util", "energy_mj", "minor", "remapped", "remap_pending", "remap_failed", "replays",
     "reserved", "encoder", "decoder", "fan", "pstate", "reasons", "slowdown", "shutdown", "limit_default", "limit_min", "limit_max",
-    "sm_max", "mem_max", "pcie_gen", "pcie_width", "pcie_gen_max", "pcie_width_max"};
+    "sm_max", "mem_max", "pcie_gen", "pcie_width", "pcie_gen_max", "pcie_width_max", "ecc_corrected", "ecc_uncorrected"};
 
 struct rule { char function[64]; int gpu, code; };
 struct process { int gpu, slot; unsigned pid; unsigned long long memory; };
@@ -78,7 +81,7 @@ struct instance { char profile[32]; unsigned long long total, used; };
 struct control {
     int gpus;
     char driver[80];
-    char names[GPUS_MAX][256], uuids[GPUS_MAX][64];
+    char names[GPUS_MAX][256], uuids[GPUS_MAX][64], serials[GPUS_MAX][64], firmwares[GPUS_MAX][64];
     unsigned long long values[GPUS_MAX][KEYS];
     struct rule rules[RULES_MAX];
     int rule_count;
@@ -208,6 +211,8 @@ static void take_line(char *line) {
     else if (sscanf(line, "name gpu=%d %n", &code, &taken) == 1 && taken && code >= 0 && code < GPUS_MAX)
         strncpy(control.names[code], line + taken, sizeof control.names[code] - 1);
     else if (sscanf(line, "uuid gpu=%d %63s", &code, word) == 2 && code >= 0 && code < GPUS_MAX) strcpy(control.uuids[code], word);
+    else if (sscanf(line, "serial gpu=%d %63s", &code, word) == 2 && in(code, GPUS_MAX)) strcpy(control.serials[code], word);
+    else if (sscanf(line, "vbios gpu=%d %63s", &code, word) == 2 && in(code, GPUS_MAX)) strcpy(control.firmwares[code], word);
     else if (sscanf(line, "value gpu=%15s %n", gpu, &taken) == 1 && taken)
         for (char *pair = strtok(line + taken, " "); pair; pair = strtok(NULL, " ")) set_value(gpu, pair);
     else if (sscanf(line, "process gpu=%d pid=%u memory=%llu slot=%d", &code, &pid, &memory, &slot) >= 3 && control.process_count < PROCESSES_MAX)
@@ -333,9 +338,28 @@ nvmlReturn_t nvmlSystemGetDriverVersion(char *out, unsigned length) {
     return text(out, length, control.driver);
 }
 
+nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t device, char *out, unsigned length) {
+    ENTER(device->index);
+    if (device->slot != WHOLE || !control.serials[device->index][0]) return leave(NOT_SUPPORTED);
+    return text(out, length, control.serials[device->index]);
+}
+
+nvmlReturn_t nvmlDeviceGetVbiosVersion(nvmlDevice_t device, char *out, unsigned length) {
+    ENTER(device->index);
+    if (device->slot != WHOLE || !control.firmwares[device->index][0]) return leave(NOT_SUPPORTED);
+    return text(out, length, control.firmwares[device->index]);
+}
+
+/* An instance of an old driver has its board's name; its profile is then put together from its attributes. */
+#ifdef OLD_DRIVER
+enum { PARTS_ARE_NAMED = 0 };
+#else
+enum { PARTS_ARE_NAMED = 1 };
+#endif
+
 nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *out, unsigned length) {
     ENTER(device->index);
-    if (device->slot == WHOLE) return text(out, length, control.names[device->index]);
+    if (device->slot == WHOLE || !PARTS_ARE_NAMED) return text(out, length, control.names[device->index]);
     char name[300];
     snprintf(name, sizeof name, "%s MIG %s", control.names[device->index], control.instances[device->index][device->slot].profile);
     return text(out, length, name);
@@ -399,13 +423,26 @@ nvmlReturn_t nvmlDeviceGetMaxClockInfo(nvmlDevice_t device, unsigned clock, unsi
     return leave(SUCCESS);
 }
 
-#ifdef OLD_DRIVER
 nvmlReturn_t nvmlDeviceGetCurrentClocksThrottleReasons(nvmlDevice_t device, unsigned long long *out) {
-#else
-nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device, unsigned long long *out) {
-#endif
     ENTER(device->index);
     *out = control.values[device->index][REASONS];
+    return leave(SUCCESS);
+}
+
+#ifndef OLD_DRIVER
+nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device, unsigned long long *out) {
+    ENTER(device->index);
+    *out = control.values[device->index][REASONS];
+    return leave(SUCCESS);
+}
+#endif
+
+/* Volatile ones; the aggregate ones are fields. */
+nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, unsigned kind, unsigned counter, unsigned long long *out) {
+    ENTER(device->index);
+    if (kind > 1 || counter > 1) return leave(INVALID_ARGUMENT);
+    if (device->slot != WHOLE || counter == 1) return leave(NOT_SUPPORTED);
+    *out = control.values[device->index][kind ? ECC_UNCORRECTED : ECC_CORRECTED];
     return leave(SUCCESS);
 }
 
@@ -502,6 +539,20 @@ nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, unsigned *out) 
     return leave(SUCCESS);
 }
 
+nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device, nvmlDeviceAttributes_t *out) {
+    ENTER(device->index);
+    CHECK_PART(device);
+    if (device->slot == WHOLE) return leave(NOT_SUPPORTED);
+    const struct instance *part = &control.instances[device->index][device->slot];
+    memset(out, 0, sizeof *out);
+    if (sscanf(part->profile, "%uc.%ug.", &out->compute_slices, &out->gpu_slices) != 2) {
+        if (sscanf(part->profile, "%ug.", &out->gpu_slices) != 1) return leave(NOT_SUPPORTED);
+        out->compute_slices = out->gpu_slices;
+    }
+    out->memory_mb = part->total >> 20;
+    return leave(SUCCESS);
+}
+
 /* --- what it does --- */
 
 nvmlReturn_t nvmlDeviceGetTemperature(nvmlDevice_t device, int sensor, unsigned *out) {
@@ -547,6 +598,12 @@ nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, unsigned long long out
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out) {
     ENTER(device->index);
     return processes(device, count, out, control.processes, control.process_count);
+}
+
+nvmlReturn_t nvmlDeviceGetGraphicsRunningProcesses_v2(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *out) {
+    ENTER(device->index);
+    if (device->slot != WHOLE) return leave(NOT_SUPPORTED);
+    return processes(device, count, out, control.graphics, control.graphics_count);
 }
 #else
 nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *out) {
@@ -685,7 +742,12 @@ static unsigned wait_change(const struct set *set, unsigned most_ms) {
     return (to.tv_sec - from.tv_sec) * 1000 + (to.tv_nsec - from.tv_nsec) / 1000000;
 }
 
+/* Before R450 an event had no instances, and the caller's room for them stays as it was. */
+#ifdef OLD_EVENTS
+nvmlReturn_t nvmlEventSetWait(nvmlEventSet_t set, nvmlEventData_t *out, unsigned timeout_ms) {
+#else
 nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *out, unsigned timeout_ms) {
+#endif
     for (unsigned waited = 0;;) {
         int gpu = 0;
         while (gpu < GPUS_MAX - 1 && !set->types[gpu]) gpu++;
@@ -694,7 +756,13 @@ nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t *out, unsig
         if (next) {
             set->told = next->number;
             devices[next->gpu] = (struct device){next->gpu, WHOLE};
-            *out = (nvmlEventData_t){&devices[next->gpu], next->type, next->data, next->instance, ~0u};
+            out->device = &devices[next->gpu];
+            out->type = next->type;
+            out->data = next->data;
+#ifndef OLD_EVENTS
+            out->instance = next->instance;
+            out->compute_instance = ~0u;
+#endif
             return leave(SUCCESS);
         }
         leave(SUCCESS);
