@@ -26,7 +26,12 @@ MOST_METRICS = 12
 def drain_line(node: str, gpu: int | None, drain: Drain) -> list[str]:
     """A drained GPU or node under `DRAIN_TITLES`; `gpu` is the index of one that is still there."""
     what = "all" if drain.gpu_uuid is None else str(gpu) if gpu is not None else drain.gpu_uuid
-    return [node, what, drain.by, drain.owner.value, units.moment(drain.at) or "", drain.reason]
+    return [node, what, drain.by, drain.owner.value, units.moment(drain.at) or "", _reasons(drain)]
+
+
+def _reasons(drain: Drain) -> str:
+    """Its own, and those whose place it took."""
+    return "; ".join([drain.reason, *(f"before by {each.by}: {each.reason}" for each in drain.earlier)])
 
 
 def incident_line(each: Incident) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from agent.api.errors import StokerError
@@ -38,6 +39,26 @@ def test_the_inventory_leaves_out_a_node_that_is_away_and_says_so(capsys: pytest
     code, out = run(health_lab(), "inventory")
     assert (code, sum(line.startswith("gpu-a2") for line in out.splitlines())) == (1, 9)
     assert "gpu-b2 is left out: " in capsys.readouterr().err
+
+
+def test_what_was_accepted_is_said_with_counts_models_and_place() -> None:
+    cluster = health_lab()
+    node = cluster.statuses["gpu-a2"].node
+    assert node is not None
+    models = len({gpu.name for gpu in node.gpus})
+    code, out = run(cluster, "inventory", "gpu-a2", "--accept")
+    first, _, rest = out.partition("\n")
+    assert (code, rest.count("gpu-a2 "), models) == (0, len(node.gpus), 1)
+    assert first.startswith(f"gpu-a2 accepts {len(node.gpus)} GPUs ({len(node.gpus)} x {node.gpus[0].name})")
+    assert first.endswith("1 no longer expected; kept in its agent.db")
+    assert "; nothing is changed; " in run(cluster, "inventory", "gpu-a2", "--accept")[1]
+    without = msgspec.structs.replace(node, gpus=())
+    cluster.statuses["gpu-a2"] = msgspec.structs.replace(cluster.statuses["gpu-a2"], node=without)
+    code, out = run(cluster, "inventory", "gpu-a2", "--accept")
+    many = len(node.gpus)
+    assert out == f"gpu-a2 has no GPU, and none is expected there; the {many} GPUs of before are forgotten\n"
+    code, out = run(cluster, "inventory", "gpu-a2", "--accept")
+    assert (code, out) == (0, "gpu-a2 has no GPU, and none is expected there\n")
 
 
 def test_what_to_type_for_a_gpu_that_stays_drained_is_a_command() -> None:

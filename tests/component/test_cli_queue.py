@@ -311,6 +311,21 @@ def test_nodes_and_gpus_are_drained_for_a_reason_and_resumed(desk: Desk) -> None
     assert desk.json("drains") == []
 
 
+def test_what_a_drain_or_a_resume_found_is_said(desk: Desk) -> None:
+    assert desk("resume", "n1:3") == "n1:3 was not drained; nothing is changed\n"
+    desk("drain", "n1:3", "--reason", "fan\x1b[2J")
+    assert "n1:3 drained: " in (said := desk("drain", "n1:3", "--reason", "power"))
+    assert said.endswith("; was drained by root: fan\n")
+    assert desk("drain", "n1:3", "--reason", "power") == (
+        "n1:3 was drained already by root: power; nothing is changed\n"
+    )
+    said = "n1 was not drained; nothing is changed (1 of the node's GPUs is drained: stoker drains)\n"
+    assert desk("resume", "n1") == said
+    desk("drain", "n1", "--reason", "cleaning")
+    assert desk("resume", "n1:3") == "n1:3 resumed; its node is drained by root: cleaning\n"
+    assert desk("resume", "n1") == "n1 resumed: jobs start there again\n"
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [("n2", "there is n1, and"), ("n1:99", "no GPU '99'"), ("99", "no node and no GPU"), ("n1:", "")],
