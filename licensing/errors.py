@@ -17,6 +17,7 @@
     ├── StoreError                5    licence_store       the seat ledger, or a node's lease, cannot be kept
     ├── UsageError               64    usage               the command line
     └── HubError                 69    hub_unreachable     the hub did not answer
+        └── ConfigurationError   78    configuration       nor was it asked: its configuration cannot be read
 
 `exit_code` is what `stoker-license` ends with, `code` is for programs and travels over the wire; both are stable.
 Messages say what failed, on what, and what to do next.
@@ -24,6 +25,7 @@ Messages say what failed, on what, and what to do next.
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
 
@@ -129,14 +131,21 @@ class UsageError(LicenceError):
     """The command line asks for something that does not exist or cannot be."""
 
     code = "usage"
-    exit_code = 64
+    exit_code = os.EX_USAGE
 
 
 class HubError(LicenceError):
-    """The hub did not answer, so nothing is known of its licence. 69 is EX_UNAVAILABLE of sysexits(3)."""
+    """The hub did not answer, so nothing is known of its licence. 69 in sysexits(3)."""
 
     code = "hub_unreachable"
-    exit_code = 69
+    exit_code = os.EX_UNAVAILABLE
+
+
+class ConfigurationError(HubError):
+    """The configuration that names the hub cannot be read. 78 in sysexits(3), as the daemons end with it."""
+
+    code = "configuration"
+    exit_code = os.EX_CONFIG
 
 
 _BY_CODE: dict[str, type[LicenceError]] = {
@@ -158,6 +167,7 @@ _BY_CODE: dict[str, type[LicenceError]] = {
         StoreError,
         UsageError,
         HubError,
+        ConfigurationError,
     )
 }
 

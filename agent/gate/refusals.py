@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from agent.api.errors import ApiError, StokerError
-from licensing.errors import HubError, LicenceError, OtherSiteError, ReplayError, StoreError, from_code
+from agent.config import ConfigError
+from licensing.errors import (
+    ConfigurationError,
+    HubError,
+    LicenceError,
+    OtherSiteError,
+    ReplayError,
+    StoreError,
+    from_code,
+)
 
 
 @contextmanager
@@ -20,6 +29,8 @@ def as_licence_errors() -> Iterator[None]:
         yield
     except ApiError as error:
         raise from_code(error.code, error.message) from error
+    except ConfigError as error:
+        raise ConfigurationError(str(error)) from error
     except StokerError as error:
         raise HubError(str(error)) from error
 

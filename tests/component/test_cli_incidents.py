@@ -79,7 +79,7 @@ def test_what_is_no_incident_is_not_called_a_job(verb: str, capsys: pytest.Captu
         with pytest.raises(SystemExit) as ended:
             run(health_lab(), "incidents", verb, word)
         said = capsys.readouterr().err
-        assert ended.value.code == 2 and f"'{word}' is not the number of an incident" in said and "a job" not in said
+        assert ended.value.code == 64 and f"'{word}' is not the number of an incident" in said and "a job" not in said
 
 
 def test_the_list_of_jobs_names_a_node_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,7 @@ def test_a_configuration_that_cannot_be_read_is_said_in_a_line(
     config = tmp_path / "stoker.toml"
     if text is not None:
         config.write_text(text)
-    assert cli.main(["--config", str(config), *words], HubLicenceCalls()) == 69
+    assert cli.main(["--config", str(config), *words], HubLicenceCalls()) == 78
     said = capsys.readouterr()
     (line,) = (said.out + said.err).splitlines()
     assert str(config) in line
