@@ -242,7 +242,7 @@ def test_an_arrays_own_number_shows_and_reports_every_task(desk: Desk, tmp_path:
     lines = desk("report", "20").splitlines()
     rows = {line.split()[0]: line.split() for line in lines[1:7]}
     assert list(rows) == ["20_0", "20_1", "20_2", "20_3", "20_4", "total"]
-    assert rows["20_1"][1:] == ["COMPLETED", "00:01", "00:39", "2", "0.50", "GPU", "h", "50%", "0.250", "kWh", "fine"]
+    assert rows["20_1"][1:] == ["COMPLETED", "00:00", "00:39", "0", "0.50", "GPU", "h", "50%", "0.250", "kWh", "fine"]
     assert rows["total"][4:] == ["1.50", "GPU", "h", "83%", "0.750", "kWh"]
     assert lines[-1].startswith("Array 20: 5 tasks, ") and lines[-1].endswith("the account of one: stoker report 20_0")
     reports = desk.json("report", "20")
