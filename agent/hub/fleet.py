@@ -15,11 +15,14 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from agent.api.client import Client
+from agent.api.errors import ApiError
 from agent.api.hostkeys import HostKey, PinnedKey
 from agent.api.sshconfig import HostConfig, Target
 from agent.api.transport import Transport
-from agent.api.types import Hello, Job, JobUpdate, LinkState, Node, NodeStatus, NodeUpdate, Wire
+from agent.api.types import FINAL_STATES, Hello, Job, JobUpdate, LinkState, Node, NodeStatus, NodeUpdate, Wire
 from agent.api.unix import UnixTransport
 from agent.config import Config, HubNode
 from agent.hub.calls import NodeCalls
@@ -27,12 +30,16 @@ from agent.hub.link import NodeLink
 from agent.hub.linkstate import Gone, Heard, Link
 from agent.hub.placement import find, require_answering
 from agent.hub.places import SSH_ROOM, UNIX_ROOM
+from agent.jobs.filters import JobFilter, matches
 
 CALL_TIMEOUT_S = 8.0
 """Below the 10 s of a client of ours, so that it is told which node hangs."""
 TICK_S = 0.5
 JOBS_KEPT = 2000
 """Ended jobs remembered of each node, for watchers and for when it is lost; the node itself has them all."""
+JOBS_RECALLED = 200
+"""Of those, how many are asked for when a node is heard again."""
+_ENDED = ",".join(sorted(FINAL_STATES))
 HANDSHAKES = 8
 """Connections being made at once."""
 
@@ -53,6 +60,11 @@ class Member:
     link: Link
     node: Node | None = None
     jobs: dict[int, Job] = field(default_factory=dict)
+
+    def last_heard(self, wanted: JobFilter) -> list[Job]:
+        """Its jobs as far as they are known here, each with the time from which."""
+        as_of = int(time.time() - self.link.age_s(time.monotonic()))
+        return [replace(job, as_of=as_of) for job in self.jobs.values() if matches(wanted, job)]
 
     def status(self, now: float) -> NodeStatus:
         """The node as watchers see it."""
@@ -78,6 +90,7 @@ class Fleet:
         self._mail_lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticker: asyncio.Task[None] | None = None
+        self._recalls: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Connect to all nodes."""
@@ -90,7 +103,9 @@ class Fleet:
         """Disconnect; running jobs do not notice."""
         if self._ticker is not None:
             self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
+            for each in self._recalls:
+                each.cancel()
+            await asyncio.gather(self._ticker, *self._recalls, return_exceptions=True)
         for member in self._members.values():
             member.thread.stop()
             member.calls.close()
@@ -165,6 +180,9 @@ class Fleet:
         if isinstance(message, Hello):
             # All jobs that have not ended follow; one that is not among them exists no more.
             member.jobs = {id_: job for id_, job in member.jobs.items() if job.state.is_final}
+            task = asyncio.create_task(self._recall(member), name=f"recall {member.name}")
+            self._recalls.add(task)
+            task.add_done_callback(self._recalls.discard)
         elif isinstance(message, NodeUpdate):
             member.node = message.status.node
             self._publish_status(member)
@@ -172,6 +190,16 @@ class Fleet:
             member.jobs.pop(message.job.id, None)  # to the end: the dict is in order of last change
             member.jobs[message.job.id] = message.job
             self._publish(("job", member.name, message.job.id), message)
+
+    async def _recall(self, member: Member) -> None:
+        """Learn what ended there before it was heard: its stream does not tell, and it may be lost the next moment."""
+        try:
+            told = await member.calls.call(lambda client: client.jobs(_ENDED, limit=JOBS_RECALLED))
+        except ApiError as error:
+            _log.debug("node=%s: what ended there before is not known: %s", member.name, error)
+            return
+        before = {job.id: job for job in reversed(told) if job.id not in member.jobs}
+        member.jobs = before | member.jobs  # in order of last change
 
     def _note(self, member: Member, changed: bool) -> None:
         if changed:
