@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from agent.api.client import Client
-from agent.api.errors import ApiError
 from agent.api.hostkeys import HostKey, PinnedKey
 from agent.api.sshconfig import HostConfig, Target
 from agent.api.transport import Transport
-from agent.api.types import FINAL_STATES, Hello, Job, JobUpdate, LinkState, Node, NodeStatus, NodeUpdate, Wire
+from agent.api.types import Hello, Job, JobUpdate, LinkState, Node, NodeStatus, NodeUpdate, Wire
 from agent.api.unix import UnixTransport
 from agent.config import Config, HubNode
 from agent.hub.calls import NodeCalls
@@ -37,9 +36,6 @@ CALL_TIMEOUT_S = 8.0
 TICK_S = 0.5
 JOBS_KEPT = 2000
 """Ended jobs remembered of each node, for watchers and for when it is lost; the node itself has them all."""
-JOBS_RECALLED = 200
-"""Of those, how many are asked for when a node is heard again."""
-_ENDED = ",".join(sorted(FINAL_STATES))
 HANDSHAKES = 8
 """Connections being made at once."""
 
@@ -90,7 +86,6 @@ class Fleet:
         self._mail_lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticker: asyncio.Task[None] | None = None
-        self._recalls: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Connect to all nodes."""
@@ -103,9 +98,7 @@ class Fleet:
         """Disconnect; running jobs do not notice."""
         if self._ticker is not None:
             self._ticker.cancel()
-            for each in self._recalls:
-                each.cancel()
-            await asyncio.gather(self._ticker, *self._recalls, return_exceptions=True)
+            await asyncio.gather(self._ticker, return_exceptions=True)
         for member in self._members.values():
             member.thread.stop()
             member.calls.close()
@@ -180,9 +173,6 @@ class Fleet:
         if isinstance(message, Hello):
             # All jobs that have not ended follow; one that is not among them exists no more.
             member.jobs = {id_: job for id_, job in member.jobs.items() if job.state.is_final}
-            task = asyncio.create_task(self._recall(member), name=f"recall {member.name}")
-            self._recalls.add(task)
-            task.add_done_callback(self._recalls.discard)
         elif isinstance(message, NodeUpdate):
             member.node = message.status.node
             self._publish_status(member)
@@ -190,16 +180,6 @@ class Fleet:
             member.jobs.pop(message.job.id, None)  # to the end: the dict is in order of last change
             member.jobs[message.job.id] = message.job
             self._publish(("job", member.name, message.job.id), message)
-
-    async def _recall(self, member: Member) -> None:
-        """Learn what ended there before it was heard: its stream does not tell, and it may be lost the next moment."""
-        try:
-            told = await member.calls.call(lambda client: client.jobs(_ENDED, limit=JOBS_RECALLED))
-        except ApiError as error:
-            _log.debug("node=%s: what ended there before is not known: %s", member.name, error)
-            return
-        before = {job.id: job for job in reversed(told) if job.id not in member.jobs}
-        member.jobs = before | member.jobs  # in order of last change
 
     def _note(self, member: Member, changed: bool) -> None:
         if changed:

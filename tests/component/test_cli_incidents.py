@@ -86,7 +86,7 @@ def test_the_list_of_jobs_names_a_node_that_does_not_answer(capsys: pytest.Captu
     cluster = health_lab()
     for words in (["jobs"], ["--json", "jobs"], ["jobs", "--all"]):
         assert run(cluster, *words)[0] == 0
-        assert capsys.readouterr().err.startswith("no answer of gpu-b2")
+        assert capsys.readouterr().err.startswith("no answer of gpu-b2: its jobs are listed as last heard, or left out")
     del cluster.statuses["gpu-b2"]
     run(cluster, "jobs")
     assert capsys.readouterr().err == ""

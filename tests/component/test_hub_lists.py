@@ -90,7 +90,7 @@ def test_of_a_node_that_was_killed_what_ended_before_is_listed_as_last_heard(tmp
             ({"before": 8}, [7, 1]),
             ({"user": "nobody"}, []),
         ):
-            found = client.jobs(**asked)  # type: ignore[arg-type]
+            found = client.jobs(**asked)
             assert [each.id for each in found] == ids, asked
             assert all(began <= (each.as_of or 0) <= int(time.time()) for each in found)
         with fake_agent(tmp_path / "n1.sock", "n1", jobs=jobs):
