@@ -20,8 +20,6 @@ from agent.config import Config, load
 
 Run = Callable[[Config], int]
 
-EX_USAGE = 64
-EX_CONFIG = 78
 """sysexits(3)."""
 
 _OWN_STREAMS = ("run", "dial-stdio")
@@ -139,12 +137,8 @@ def _hub_client(config: Path | None) -> Any:
     return Client(UnixTransport(load(config).hub_socket))
 
 
-class _Parser(Parser):
-    usage_code = EX_USAGE
-
-
 def _parser(program: str, description: str) -> tuple[argparse.ArgumentParser, Any]:
-    parser = _Parser(prog=program, description=description)
+    parser = Parser(prog=program, description=description)
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
     _add_config(parser)
     return parser, parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -175,7 +169,7 @@ def _main(parser: argparse.ArgumentParser, argv: Sequence[str], act: Callable[[A
         config = load(getattr(args, "config", None))
     except StokerError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return EX_CONFIG
+        return program.CONFIG
 
     def work() -> int:
         try:
@@ -198,7 +192,7 @@ def _agent_verb(args: Any, config: Config, run: Run) -> int:
             print(inject(config.state_dir, args.index, args.fault, count=count))
         except WordError as error:
             print(f"stoker-agent: {error}", file=sys.stderr)
-            return EX_USAGE
+            return program.USAGE
         return 0
     if args.verb == "selftest":
         from agent.selftest import command

@@ -128,7 +128,7 @@ def _parser(version: str, *, vendor: bool) -> argparse.ArgumentParser:
         description="Install and inspect the licence of this cluster.",
         epilog="The hub is found by the configuration: --config, $STOKER_CONFIG, or where the daemons look for it. "
         "Exit codes: 0 fine, 3 notice or grace, 4 restricted, 5 bad file, 6 other site, 7 replayed or old, "
-        "8 clock, 64 usage, 69 the hub does not answer.",
+        "8 clock, 64 usage, 69 the hub does not answer, 78 its configuration cannot be read.",
     )
     parser.add_argument("--version", action="version", version=f"stoker-license {version}")
     _add_config(parser, None)

@@ -25,6 +25,7 @@ Messages say what failed, on what, and what to do next.
 
 from __future__ import annotations
 
+import os
 from typing import ClassVar
 
 
@@ -130,21 +131,21 @@ class UsageError(LicenceError):
     """The command line asks for something that does not exist or cannot be."""
 
     code = "usage"
-    exit_code = 64
+    exit_code = os.EX_USAGE
 
 
 class HubError(LicenceError):
-    """The hub did not answer, so nothing is known of its licence. 69 is EX_UNAVAILABLE of sysexits(3)."""
+    """The hub did not answer, so nothing is known of its licence. 69 in sysexits(3)."""
 
     code = "hub_unreachable"
-    exit_code = 69
+    exit_code = os.EX_UNAVAILABLE
 
 
 class ConfigFileError(LicenceError):
-    """The configuration, which says where the hub is, cannot be used. 78 is EX_CONFIG of sysexits(3)."""
+    """The configuration, which says where the hub is, cannot be used. 78 in sysexits(3), as the daemons end with it."""
 
     code = "config"
-    exit_code = 78
+    exit_code = os.EX_CONFIG
 
 
 _BY_CODE: dict[str, type[LicenceError]] = {
@@ -166,6 +167,7 @@ _BY_CODE: dict[str, type[LicenceError]] = {
         StoreError,
         UsageError,
         HubError,
+        ConfigFileError,
     )
 }
 

@@ -39,7 +39,7 @@ def _main(words: Sequence[str]) -> int:
         from tui import plain
 
         plain.complain("there is no terminal for the screen; name a command, such as: stoker jobs   (stoker --help)")
-        return cli.USAGE
+        return program.USAGE
     if os.environ.get("TERM") == "dumb":
         return cli.run(args, os.environ)
     return _screen(args)
@@ -52,7 +52,7 @@ def _screen(args: cli.Args) -> int:
     theme = args.theme or os.environ.get("STOKER_THEME") or cli.THEMES[0]
     if theme not in cli.THEMES:
         plain.complain(f"STOKER_THEME is {theme!r}, which is no theme; use {' or '.join(cli.THEMES)}")
-        return cli.USAGE
+        return program.USAGE
     try:
         where = endpoint.choose(args.host, args.socket, os.environ)
     except StokerError as error:

@@ -26,7 +26,7 @@ from agent.api.hostkeys import UnknownHostError
 from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from agent.api.types import Job, Licence
-from tui import actions, safe, units
+from tui import actions, drained, safe, units
 from tui.actions import ACTIONS, JobAction, Target
 from tui.client import ClusterClient
 from tui.cluster import ArrayKey, JobKey, job_key
@@ -290,27 +290,28 @@ class StokerApp(TellsFaults, App[None]):
         if not message.resume:
             jobs = [job for job in self.session.cluster.jobs() if _is_there(job, message.node, message.gpu_uuid)]
             question = questions.ask_drain(message.node, index, jobs, self.session.wall())
-            self.push_screen(question, lambda reason: self._drain(message.node, message.gpu_uuid, reason))
+            self.push_screen(question, lambda reason: self._drain(message.node, message.gpu_uuid, index, reason))
         elif drain is None:
             self.notify("There is nothing to resume: it is not drained.", markup=False)
         else:
             undo = questions.ask_resume(message.node, index, drain_note(drain))
-            self.push_screen(undo, lambda yes: self._resume(message.node, message.gpu_uuid) if yes else None)
+            self.push_screen(undo, lambda yes: self._resume(message.node, message.gpu_uuid, index) if yes else None)
 
-    def _drain(self, node: str, gpu_uuid: str | None, reason: str | None) -> None:
+    def _drain(self, node: str, gpu_uuid: str | None, index: int | None, reason: str | None) -> None:
         if reason:
             request = DrainRequest(gpu=gpu_uuid, reason=reason)
-            self._change_machine(f"{node} takes no new job", lambda client: client.drain(request, node))
+            what = _machine(node, index)
+            self._change_machine(lambda client: drained.drained(what, client.drain(request, node)))
 
-    def _resume(self, node: str, gpu_uuid: str | None) -> None:
-        request = DrainRequest(gpu=gpu_uuid)
-        self._change_machine(f"{node} takes jobs again", lambda client: client.resume(request, node))
+    def _resume(self, node: str, gpu_uuid: str | None, index: int | None) -> None:
+        request, what, gpu = DrainRequest(gpu=gpu_uuid), _machine(node, index), gpu_uuid is not None
+        self._change_machine(lambda client: drained.resumed(what, client.resume(request, node), gpu=gpu))
 
     @work(thread=True, exit_on_error=False, group="calls")
-    def _change_machine(self, done: str, ask: Callable[[ClusterClient], object]) -> None:
-        """Wait for the server, off this thread."""
+    def _change_machine(self, ask: Callable[[ClusterClient], str]) -> None:
+        """Wait for the server, off this thread; what it did is told."""
         try:
-            self.session.ask(ask)
+            done = self.session.ask(ask)
         except StokerError as error:
             self.call_from_thread(self._complain, f"Refused: {error}")
         else:
@@ -397,6 +398,10 @@ class StokerApp(TellsFaults, App[None]):
             except (NotImplementedError, RuntimeError, ValueError):
                 _LOG.debug("no signal handlers outside the main thread")
                 return
+
+
+def _machine(node: str, index: int | None) -> str:
+    return node if index is None else f"{node}:{index}"
 
 
 def _is_there(job: Job, node: str, gpu_uuid: str | None) -> bool:

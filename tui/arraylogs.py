@@ -25,15 +25,8 @@ from tui.outage import Bridge
 if TYPE_CHECKING:
     from tui.client import ClusterClient
 
-PAGE = 1000
 _ROUND_S = 0.5
 """Between two looks at all tasks."""
-
-
-def tasks_of(client: ClusterClient, first: Job) -> list[Job]:
-    """All tasks of an array in order."""
-    found = pages.every(client, PAGE, array=first.array_job_id)
-    return sorted((each for each in found if each.node == first.node), key=lambda each: each.array_task_id or 0)
 
 
 class TaskLogs:
@@ -50,7 +43,7 @@ class TaskLogs:
 
     def copy(self) -> int:
         """Write what all tasks have written so far, one after the other; 1 if one could not be read."""
-        jobs = tasks_of(self._client, self._first)
+        jobs = pages.tasks_of(self._client, self._first)
         _say_which(jobs)
         for job in jobs:
             if job.attempt:
@@ -63,7 +56,7 @@ class TaskLogs:
         bridge = Bridge(f"following array {self._first.array_job_id}")
         told = False
         while True:
-            jobs = bridge.over(lambda: tasks_of(self._client, self._first))
+            jobs = bridge.over(lambda: pages.tasks_of(self._client, self._first))
             if not told:
                 _say_which(jobs)
                 told = True

@@ -1,6 +1,6 @@
 """The headless twin of the screen: `stoker VERB …`, and `stoker` where there is no terminal.
 
-Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted, 141 when whoever read our output has gone;
+Exit codes: 0 done, 1 refused or failed, 64 wrong usage, 130 interrupted, 141 when whoever read our output has gone;
 `wait`, `run` and `submit --wait` end with the job's own. Results on stdout, words about trouble on stderr, where
 `--json` makes the refusal one JSON line too. No Textual in here, and no ssh code unless a host is named.
 """
@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from agent.api import program
 from agent.api.client import Client
 from agent.api.errors import HostKeyError, StokerError
 from agent.api.patience import Patience
 from tui import endpoint, plain, safe
 from tui.verbs.call import Call
 
-USAGE = 2
 VERBS = ("submit", "run")
 """Commands whose words are sbatch's up to the script; argparse does not read them."""
 THEMES = ("dark", "light")
@@ -36,7 +36,7 @@ def run(args: Args, environ: Mapping[str, str]) -> int:
 
 
 def parse(argv: Sequence[str]) -> Args:
-    """Read the command line; wrong usage ends the program with 2, `--help` and `--version` with 0."""
+    """Read the command line; wrong usage ends the program with 64, `--help` and `--version` with 0."""
     args = _args(argv)
     if args.verb in VERBS:
         _read_submit(args)
@@ -61,7 +61,7 @@ def _read_submit(args: Args) -> None:
         said = SubmitWords.read(args.words, args.verb)
     except StokerError as error:
         plain.complain(f"{args.verb}: {error}   (stoker {args.verb} --help)")
-        raise SystemExit(USAGE) from error
+        raise SystemExit(program.USAGE) from error
     if said.help:
         from tui import submithelp
 

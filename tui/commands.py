@@ -24,7 +24,7 @@ examples:
 
 Sockets are looked for in $STOKER_SOCKET, /run/stoker, $XDG_RUNTIME_DIR/stoker and ~/.local/state/stoker/run.
 
-exit codes: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted, 141 the reader of the output has gone;
+exit codes: 0 done, 1 refused or failed, 64 wrong usage, 130 interrupted, 141 the reader of the output has gone;
 wait, run and submit --wait end with the job's own. With --json a failure is the last line of stderr:
 {"error":{"code":"no_such_job","message":"…","field":null}}; stdout then has nothing that is not whole."""
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PAGE = 10_000
 """Jobs of one answer, at most: a server's own bound. Where nobody says how many, it tells a thousand."""
 
+_TASKS = 1000
+
 _Found = dict[tuple[str, int], Job]
 
 
@@ -45,6 +47,12 @@ def newest(client: ClusterClient, most: int, before: int | None = None, **asked:
     if most <= PAGE:
         return client.jobs(**asked, limit=most, before=before)
     return every(client, PAGE, before, **asked)[:most]
+
+
+def tasks_of(client: ClusterClient, first: Job) -> list[Job]:
+    """All tasks of an array in order; `first` is any of them."""
+    found = every(client, _TASKS, array=first.array_job_id)
+    return sorted((each for each in found if each.node == first.node), key=lambda each: each.array_task_id or 0)
 
 
 def nodes(client: ClusterClient) -> list[str]:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 
 from agent.api.health import Incident, KnownGpu
-from agent.api.queue import Cron, DeadLetter, Drain, Partition, Qos, Reservation, Share
-from agent.api.types import TaskResult
-from tui import arrays, units
+from agent.api.queue import Cron, DeadLetter, Drain, JobUsage, Partition, Qos, Reservation, Share
+from agent.api.types import Job, TaskResult
+from tui import arrays, jobrows, units
 
 DRAIN_TITLES = ("NODE", ">GPU", "BY", "OWNER", "SINCE", "REASON")
 RESERVATION_TITLES = ("NAME", "START", "END", "FOR", "GPUS", "BY", "COMMENT")
@@ -19,6 +19,7 @@ CRON_TITLES = (">ID", "NODE", "USER", "SCHEDULE", "NAME", "NEXT", ">LAST JOB", "
 LETTER_TITLES = (">ID", "AT", ">JOB", "EVENT", "TO", ">TRIES", "ERROR")
 INCIDENT_TITLES = (">ID", "NODE", ">GPU", "SEVERITY", "KIND", "SINCE", ">JOB", "USER", "STATE", "WHAT")
 INVENTORY_TITLES = ("NODE", ">GPU", "UUID", "MODEL", "STATE")
+TASK_TITLES = ("TASK", "STATE", ">WAITED", ">RAN", ">GPUS", ">GPU TIME", ">USE", ">ENERGY", "ACCOUNT")
 MOST_METRICS = 12
 """Columns of metrics that a result table has; a job may have told hundreds."""
 
@@ -26,7 +27,12 @@ MOST_METRICS = 12
 def drain_line(node: str, gpu: int | None, drain: Drain) -> list[str]:
     """A drained GPU or node under `DRAIN_TITLES`; `gpu` is the index of one that is still there."""
     what = "all" if drain.gpu_uuid is None else str(gpu) if gpu is not None else drain.gpu_uuid
-    return [node, what, drain.by, drain.owner.value, units.moment(drain.at) or "", drain.reason]
+    return [node, what, drain.by, drain.owner.value, units.moment(drain.at) or "", _reasons(drain)]
+
+
+def _reasons(drain: Drain) -> str:
+    """Its own, and those whose place it took."""
+    return "; ".join([drain.reason, *(f"before by {each.by}: {each.reason}" for each in drain.earlier)])
 
 
 def incident_line(each: Incident) -> list[str]:
@@ -135,6 +141,46 @@ def results(found: Sequence[TaskResult]) -> tuple[list[str], list[list[str]]]:
     metrics = metrics[:MOST_METRICS]
     titles = [">TASK", "STATE", ">TIME", ">DONE", *(f">{name}" for name in (*names, *metrics))]
     return titles, [_result_line(each, [*names, *metrics]) for each in found]
+
+
+def task_line(job: Job, now: float) -> list[str]:
+    """A task of an array under `TASK_TITLES`."""
+    usage, ran = job.usage, jobrows.run_time_s(job, now)
+    return [
+        arrays.label(job),
+        job.state.value,
+        units.elapsed(_waited_s(job, now)),
+        units.elapsed(ran),
+        str(job.gpus),
+        *_account([] if usage is None else [usage]),
+        units.UNKNOWN if usage is None else usage.verdict.value,
+    ]
+
+
+def tasks_line(jobs: Sequence[Job], now: float) -> list[str]:
+    """All tasks together under `TASK_TITLES`: sums, and the use of all GPU time."""
+    waited = sum(_waited_s(job, now) or 0.0 for job in jobs)
+    ran = sum(jobrows.run_time_s(job, now) or 0.0 for job in jobs)
+    account = _account([job.usage for job in jobs if job.usage is not None])
+    return ["total", "", units.elapsed(waited), units.elapsed(ran), str(sum(job.gpus for job in jobs)), *account, ""]
+
+
+def _waited_s(job: Job, now: float) -> float | None:
+    """From the submit, or `--begin` when later, to the start of its last attempt; of one that never ran to its end."""
+    until = job.started_at or job.ended_at or now
+    return max(0.0, until - max(job.submitted_at, job.begin_at or 0))
+
+
+def _account(usages: Sequence[JobUsage]) -> list[str]:
+    """GPU time, its use, and energy."""
+    held = sum(each.gpu_seconds for each in usages)
+    busy = sum(each.gpu_busy_seconds for each in usages)
+    energy = [each.energy_kwh for each in usages if each.energy_kwh is not None]
+    return [
+        f"{held / 3600:.2f} GPU h" if usages else units.UNKNOWN,
+        units.percent(100 * busy / held if held else None),
+        f"{sum(energy):.3f} kWh" if energy else units.UNKNOWN,
+    ]
 
 
 def result_value(result: TaskResult, name: str) -> float | str | bool | None:

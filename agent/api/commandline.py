@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 from agent.api import program
 from agent.api.program import BROKEN_PIPE as BROKEN_PIPE
@@ -21,9 +21,6 @@ from agent.api.program import say as say
 
 class Parser(argparse.ArgumentParser):
     """argparse that suggests; its subparsers do too, each with its own options."""
-
-    usage_code: ClassVar[int] = 2
-    """Exit code of wrong usage."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """As argparse does it, but nothing is left over: what is not known is refused here, where the options are."""
@@ -44,7 +41,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say it in one line and end."""
         say(f"{self.prog}: {printable(message)}   ({self.prog} --help)")
-        raise SystemExit(self.usage_code)
+        raise SystemExit(program.USAGE)
 
     def _refuse_unknown(self, words: Iterable[str]) -> None:
         known = self._option_string_actions

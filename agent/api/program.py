@@ -16,6 +16,11 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 """128 and the signal's number, as a shell says it: SIGINT and SIGPIPE."""
 
+USAGE = os.EX_USAGE
+CONFIG = os.EX_CONFIG
+"""64 for words that are not understood and 78 for a configuration, sysexits(3): the same of all our programs, and other
+than 1 and 2, which jobs end with. What has one of Slurm's names ends as Slurm's does."""
+
 _COLUMNS = 80
 _OBJECTS = 100_000
 """New ones between two searches; Python's own is 700. A search among so many takes 10 ms."""

@@ -159,6 +159,8 @@ class Drain(Wire, frozen=True, kw_only=True):
     by: str
     owner: DrainOwner = DrainOwner.PERSON
     at: int
+    earlier: tuple[Drain, ...] = ()
+    """Whose place it took, the newest first: when two drain the same, no reason is lost."""
 
 
 class DrainRequest(Wire, frozen=True, kw_only=True):
@@ -167,6 +169,17 @@ class DrainRequest(Wire, frozen=True, kw_only=True):
     gpu: str | None = None
     """UUID or index; `None` for the whole node."""
     reason: str | None = None
+    tell: bool = False
+    """Answer with a `DrainChange`; without it, as servers before it did, with all that is drained."""
+
+
+class DrainChange(Wire, frozen=True, kw_only=True):
+    """What a drain or a resume found and left. The same before and after: it was drained for that reason already."""
+
+    before: Drain | None = None
+    after: Drain | None = None
+    drains: tuple[Drain, ...] = ()
+    """All that takes no new job now."""
 
 
 class Reservation(Wire, frozen=True, kw_only=True):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from msgspec.structs import replace
+
 from agent.api.call import Caller, root
 from agent.api.queue import (
     Cron,
     DeadLetter,
     Drain,
+    DrainChange,
     DrainRequest,
     PartitionUpdate,
     QueueRules,
@@ -19,6 +22,8 @@ from agent.api.queue import (
     Share,
 )
 from agent.api.types import KEY_HEADER, CronRequest
+
+_DRAIN_ANSWER: type[DrainChange | list[Drain]] = DrainChange | list[Drain]  # type: ignore[assignment]  # msgspec's way
 
 
 class QueueCalls(Caller):
@@ -32,13 +37,13 @@ class QueueCalls(Caller):
         """The fair share."""
         return self._get(f"{root(node)}/shares", list[Share])
 
-    def drain(self, request: DrainRequest, node: str | None = None) -> list[Drain]:
-        """Give a GPU or the node no new job; the answer is all that is drained."""
-        return self._ask("POST", f"{root(node)}/drain", list[Drain], request, repeatable=True)
+    def drain(self, request: DrainRequest, node: str | None = None) -> DrainChange | None:
+        """Give a GPU or the node no new job. An agent of a version before does not tell what it found."""
+        return self._change_drain(f"{root(node)}/drain", request)
 
-    def resume(self, request: DrainRequest, node: str | None = None) -> list[Drain]:
+    def resume(self, request: DrainRequest, node: str | None = None) -> DrainChange | None:
         """Undo `drain`."""
-        return self._ask("POST", f"{root(node)}/resume", list[Drain], request, repeatable=True)
+        return self._change_drain(f"{root(node)}/resume", request)
 
     def reservations(self, node: str | None = None) -> list[Reservation]:
         """Reservations that are not over."""
@@ -84,3 +89,7 @@ class QueueCalls(Caller):
     def retry_dead_letters(self, node: str | None = None) -> list[DeadLetter]:
         """Try them all again; the answer is what is dead still."""
         return self._ask("POST", f"{root(node)}/notices/retry", list[DeadLetter])
+
+    def _change_drain(self, path: str, request: DrainRequest) -> DrainChange | None:
+        found = self._ask("POST", path, _DRAIN_ANSWER, replace(request, tell=True), repeatable=True)
+        return found if isinstance(found, DrainChange) else None

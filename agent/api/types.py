@@ -254,6 +254,8 @@ class Job(Wire, frozen=True, kw_only=True):
     """Unix seconds at which that is; `None` without a warning."""
     again: str | None = None
     """Of a job that ran and waits again: why, in Slurm's word and a sentence: `Preempted: makes way for job 9; …`."""
+    as_of: int | None = None
+    """Unix seconds: its node does not answer the hub, which knows it from then; `None`: its node tells of it."""
 
 
 class SubmitRequest(Wire, frozen=True, kw_only=True):

@@ -8,7 +8,6 @@ logs remain.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shlex
 import signal
@@ -16,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from types import FrameType
 
+from agent.api.commandline import Parser
 from agent.api.errors import StokerError
 from agent.api.types import JobState
 from agent.demo import children, job
@@ -28,7 +28,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0 only if its job COMPLETED, 130 when it was interrupted."""
-    parser = argparse.ArgumentParser(prog="install.sh demo", description="A real training job on this machine.")
+    parser = Parser(prog="install.sh demo", description="A real training job on this machine.")
     parser.add_argument("--no-tui", action="store_true", help="print progress even on a terminal")
     plain = parser.parse_args(argv).no_tui or not (sys.stdin.isatty() and sys.stdout.isatty())
     for number in _SIGNALS:

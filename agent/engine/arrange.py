@@ -1,16 +1,14 @@
-"""What admins arrange around the queue: drained GPUs or a drained node, and reservations.
+"""What admins arrange around the queue: reservations here, drains in `drains`, partitions' states in `partitions`.
 
 Rules kept here: an arrangement is on the store's shelf before it counts, and in memory a copy of that; what one of them
-is judged by does not change before it is stored, so they are made one at a time; a drain has an owner, and what a
-person drained no check gives back; a reservation is forgotten when it is over, never before.
+is judged by does not change before it is stored, so they are made one at a time; a reservation is forgotten when it is
+over, never before.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -18,17 +16,15 @@ from msgspec.structs import replace
 
 from agent.api.errors import ApiError
 from agent.api.queue import (
-    Drain,
-    DrainOwner,
-    DrainRequest,
     PartitionUpdate,
     Reservation,
     ReservationRequest,
     ReservationUpdate,
 )
 from agent.engine.accept import as_api_error
-from agent.engine.base import Asker
+from agent.engine.base import Asker, require_admin
 from agent.engine.core import Core, now
+from agent.engine.drains import Drains, uuid_of
 from agent.engine.partitions import Partitions
 from agent.engine.rereserve import changed
 from agent.jobs import grammar, times
@@ -36,19 +32,11 @@ from agent.jobs.schedule import GpuFacts, ReservationFacts
 from agent.jobs.schedule.words import moment
 from agent.jobs.store import JobStore
 
-_DRAINS = "drain"
 _RESERVATIONS = "reservation"
-_NODE = "node"
-"""Key of the node's own drain on the shelf."""
-
-_US = "stoker"
 
 _T = TypeVar("_T")
 
-logger = logging.getLogger(__name__)
-
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_REASON_MOST = 1000
 
 
 class Arrangements:
@@ -56,10 +44,9 @@ class Arrangements:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._drains: dict[str, Drain] = {}
         self._reservations: dict[str, Reservation] = {}
-        self._began_at = now()
         self._one_at_a_time = asyncio.Lock()
+        self.drains = Drains(core)
         self.partitions = Partitions(core)
 
     async def load(self) -> None:
@@ -68,20 +55,11 @@ class Arrangements:
         Raises:
             StoreError: it cannot be read.
         """
-        self._drains = await self._core.store.read(JobStore.all, _DRAINS, Drain)
+        await self.drains.load()
         self._reservations = await self._core.store.read(JobStore.all, _RESERVATIONS, Reservation)
         await self.partitions.load()
 
     # --- what the scheduler knows of it -------------------------------------------------------------------------------
-
-    def drained_gpus(self) -> Mapping[str, str]:
-        """UUID → why it takes no new job."""
-        return {each.gpu_uuid: _told(each) for each in self._drains.values() if each.gpu_uuid is not None}
-
-    def node_drained(self) -> str | None:
-        """Why the node takes no new job."""
-        drain = self._node_drain()
-        return None if drain is None else _told(drain)
 
     def reservation_facts(self, at: int) -> list[ReservationFacts]:
         """Those that are not over at a moment."""
@@ -93,103 +71,6 @@ class Arrangements:
         """See `Engine.update_partition`."""
         require_admin(asker, "changing a partition")
         await self.partitions.change(name, request, asker.user, now())
-
-    # --- drains -------------------------------------------------------------------------------------------------------
-
-    def drains(self) -> list[Drain]:
-        """See `Engine.drains`."""
-        node = self._node_drain()
-        gpus = [each for each in self._drains.values() if each.gpu_uuid is not None]
-        return [*([] if node is None else [node]), *sorted(gpus, key=lambda each: each.at)]
-
-    async def drain(self, request: DrainRequest, asker: Asker) -> list[Drain]:
-        """See `Engine.drain`."""
-        require_admin(asker, "draining")
-        reason = (request.reason or "").strip()
-        if not reason:
-            raise ApiError(400, "bad_field", "a drain needs a reason, for whoever finds it drained", "$.reason")
-        if len(reason) > _REASON_MOST:
-            raise ApiError(400, "bad_field", f"the reason is longer than {_REASON_MOST} characters", "$.reason")
-        uuid = None if request.gpu is None else self._uuid(request.gpu)
-        await self.take_out(uuid, reason=reason, by=asker.user, owner=DrainOwner.PERSON)
-        return self.drains()
-
-    async def resume(self, request: DrainRequest, asker: Asker) -> list[Drain]:
-        """See `Engine.resume`. A person's word lifts a check's drain as well."""
-        require_admin(asker, "resuming")
-        key = _NODE if request.gpu is None else self._drained_uuid(request.gpu)
-        async with self._one_at_a_time:
-            await self._give_back(key)
-        return self.drains()
-
-    async def take_out(self, uuid: str | None, *, reason: str, by: str, owner: DrainOwner) -> None:
-        """Drain a GPU, or the node; what a person drained stays theirs.
-
-        Raises:
-            ApiError: 503, not stored.
-        """
-        key = uuid or _NODE
-        async with self._one_at_a_time:
-            before = self._drains.get(key)
-            if before is not None and before.owner is DrainOwner.PERSON and owner is not DrainOwner.PERSON:
-                return
-            drain = Drain(gpu_uuid=uuid, reason=reason, by=by, owner=owner, at=before.at if before else now())
-            with as_api_error():
-                await self._core.store.call(JobStore.put, _DRAINS, key, drain)
-            self._drains[key] = drain
-        self._core.wake()
-
-    async def hook_failed(self, job_id: int, hook: str, problem: str) -> None:
-        """Drain the node because its prolog or epilog failed, as Slurm does; who drained it before is not outdone.
-
-        Only `resume` gives it back: that a later hook would pass, nobody can know while no job starts.
-
-        Raises:
-            StoreError: not stored.
-        """
-        async with self._one_at_a_time:
-            if _NODE in self._drains:
-                return
-            reason = f"{hook} error: job {job_id}: {problem}"[:_REASON_MOST]
-            drain = Drain(gpu_uuid=None, reason=reason, by=_US, owner=DrainOwner.CHECK, at=now())
-            await self._core.store.call(JobStore.put, _DRAINS, _NODE, drain)
-            self._drains[_NODE] = drain
-        logger.error("node=%s is drained: %s; mend the hook, then: stoker resume", self._core.config.name, reason)
-        self._core.wake()
-
-    async def lift(self, uuid: str | None, owner: DrainOwner) -> None:
-        """Take a drain back that is the owner's own."""
-        async with self._one_at_a_time:
-            drain = self._drains.get(uuid or _NODE)
-            if drain is not None and drain.owner is owner:
-                await self._give_back(uuid or _NODE)
-
-    async def _give_back(self, key: str) -> None:
-        with as_api_error():
-            await self._core.store.call(JobStore.drop, _DRAINS, key)
-        self._drains.pop(key, None)
-        self._core.wake()
-
-    def _node_drain(self) -> Drain | None:
-        """The node's own; a store that takes no writes is one, and nobody's to lift."""
-        drain, why = self._drains.get(_NODE), self._core.store.read_only
-        if why is None:
-            return drain
-        reason = why if drain is None else f"{why}; besides: {_told(drain)}"
-        return Drain(gpu_uuid=None, reason=reason, by=_US, owner=DrainOwner.CHECK, at=self._began_at)
-
-    def _uuid(self, text: str) -> str:
-        gpus = self._core.view.resources().gpus
-        for gpu in gpus:
-            if text == gpu.uuid or (text.isascii() and text.isdecimal() and len(text) < 6 and int(text) == gpu.index):
-                return gpu.uuid
-        known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in gpus) or "none"
-        name = self._core.config.name
-        raise ApiError(404, "no_such_gpu", f"{name} has no GPU {text[:80]!r}; it has: {known}", "$.gpu")
-
-    def _drained_uuid(self, text: str) -> str:
-        """Of a GPU that may have left the node since."""
-        return text if text in self._drains else self._uuid(text)
 
     # --- reservations -------------------------------------------------------------------------------------------------
 
@@ -333,7 +214,8 @@ class Arrangements:
         if None in taken:
             raise _overlap(taken[None])
         if asked.startswith("="):
-            chosen = tuple(dict.fromkeys(self._uuid(text.strip()) for text in asked[1:].split(",") if text.strip()))
+            named = [text.strip() for text in asked[1:].split(",") if text.strip()]
+            chosen = tuple(dict.fromkeys(uuid_of(self._core, text) for text in named))
             for uuid in chosen:
                 if uuid in taken:
                     raise _overlap(taken[uuid])
@@ -355,16 +237,6 @@ class Arrangements:
         return tuple(gpu.uuid for gpu in sorted(best, key=lambda gpu: gpu.index))
 
 
-def require_admin(asker: Asker, what: str) -> None:
-    """Refuse an ordinary user.
-
-    Raises:
-        ApiError: 403.
-    """
-    if not asker.admin:
-        raise ApiError(403, "forbidden", f"{what} is for admins, and {asker.user} is none; ask an admin of this node")
-
-
 def _facts(each: Reservation) -> ReservationFacts:
     return ReservationFacts(
         name=each.name,
@@ -375,10 +247,6 @@ def _facts(each: Reservation) -> ReservationFacts:
         gpu_uuids=frozenset(each.gpu_uuids) or None,
         maintenance=each.maintenance,
     )
-
-
-def _told(drain: Drain) -> str:
-    return f"{drain.reason} (by {drain.by}, {time.strftime('%Y-%m-%d %H:%M', time.localtime(drain.at))})"
 
 
 def _overlap(name: str) -> ApiError:

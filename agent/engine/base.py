@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.api.errors import ApiError
 from agent.api.health import Incident
 from agent.api.queue import (
     Drain,
+    DrainChange,
     DrainRequest,
     PartitionUpdate,
     QueueRules,
@@ -39,6 +41,16 @@ class Asker:
     uid: int
     admin: bool = False
     """May act on everybody's jobs and on the node."""
+
+
+def require_admin(asker: Asker, what: str) -> None:
+    """Refuse an ordinary user.
+
+    Raises:
+        ApiError: 403.
+    """
+    if not asker.admin:
+        raise ApiError(403, "forbidden", f"{what} is for admins, and {asker.user} is none; ask an admin of this node")
 
 
 class Engine(Protocol):
@@ -195,11 +207,11 @@ class Engine(Protocol):
         """All that takes no new job."""
         ...
 
-    async def drain(self, request: DrainRequest, asker: Asker) -> list[Drain]:
+    async def drain(self, request: DrainRequest, asker: Asker) -> DrainChange:
         """Give a GPU or the node no new job; for admins."""
         ...
 
-    async def resume(self, request: DrainRequest, asker: Asker) -> list[Drain]:
+    async def resume(self, request: DrainRequest, asker: Asker) -> DrainChange:
         """Undo `drain`; for admins."""
         ...
 

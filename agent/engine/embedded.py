@@ -22,6 +22,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from agent.api.health import Incident
 from agent.api.queue import (
     Drain,
+    DrainChange,
     DrainRequest,
     PartitionUpdate,
     QueueRules,
@@ -102,7 +103,7 @@ class EmbeddedEngine:
             launcher,
             prepare=self._prepare,
             apply=core.apply,
-            hook_failed=self._arrangements.hook_failed,
+            hook_failed=self._arrangements.drains.hook_failed,
         )
         self._facts = Facts(core, self._arrangements, Awaiting(core), Progress(core))
         self._share = FairShare(core, self._facts)
@@ -121,7 +122,7 @@ class EmbeddedEngine:
         """What is counted of GPU time, for the licence and for people."""
         self._accounts = Accounts(core, gpus)
         self._oversight = Oversight(core, self._accounts, self._verbs)
-        self.incidents = Incidents(core, self._arrangements, self._accounts, self.clerks.courier)
+        self.incidents = Incidents(core, self._arrangements.drains, self._accounts, self.clerks.courier)
         """What is wrong with the GPUs."""
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -292,7 +293,7 @@ class EmbeddedEngine:
 
     def rules(self) -> QueueRules:
         """See `Engine.rules`."""
-        resources, drained = self._core.view.resources(), self._arrangements.node_drained()
+        resources, drained = self._core.view.resources(), self._arrangements.drains.node()
         names, states = [gpu.name for gpu in resources.gpus], self._arrangements.partitions.states()
         return queue_rules(self._core.config, names, drained=drained is not None, states=states)
 
@@ -310,15 +311,15 @@ class EmbeddedEngine:
 
     def drains(self) -> list[Drain]:
         """See `Engine.drains`."""
-        return self._arrangements.drains()
+        return self._arrangements.drains.all()
 
-    async def drain(self, request: DrainRequest, asker: Asker) -> list[Drain]:
+    async def drain(self, request: DrainRequest, asker: Asker) -> DrainChange:
         """See `Engine.drain`."""
-        return await self._arrangements.drain(request, asker)
+        return await self._arrangements.drains.drain(request, asker)
 
-    async def resume(self, request: DrainRequest, asker: Asker) -> list[Drain]:
+    async def resume(self, request: DrainRequest, asker: Asker) -> DrainChange:
         """See `Engine.resume`."""
-        return await self._arrangements.resume(request, asker)
+        return await self._arrangements.drains.resume(request, asker)
 
     @property
     def arrangements(self) -> Arrangements:

@@ -76,7 +76,7 @@ class Facts:
             policy=self._rules(resources),
             licence_hold=resources.licence_hold,
             locked=resources.locked,
-            node_drained=self._arrangements.node_drained(),
+            node_drained=self._arrangements.drains.node(),
         )
 
     def waiting_of(self, row: JobRow, hold: tuple[str, str] | None) -> Waiting:
@@ -140,7 +140,7 @@ class Facts:
 
     def _gpus(self, resources: Resources) -> list[GpuFacts]:
         """Readings joined with what is arranged; what runs on a GPU that a job holds is the job's."""
-        holders, drained = self._core.jobs.holders(), self._arrangements.drained_gpus()
+        holders, drained = self._core.jobs.holders(), self._arrangements.drains.gpus()
         shards = self._core.config.jobs.shards_per_gpu
         return [
             replace(

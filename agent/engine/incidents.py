@@ -25,10 +25,10 @@ from agent.api.errors import ApiError, StokerError
 from agent.api.health import Incident, IncidentKind, KnownGpu, Severity
 from agent.api.queue import DrainOwner
 from agent.api.types import GpuReading
-from agent.engine.arrange import Arrangements, require_admin
-from agent.engine.base import Asker
+from agent.engine.base import Asker, require_admin
 from agent.engine.core import Core
 from agent.engine.courier import Courier
+from agent.engine.drains import Drains
 from agent.engine.inventory import Inventory
 from agent.engine.message import IncidentEvent, of_incident, wants, worse
 from agent.engine.shelf import Shelf
@@ -96,10 +96,10 @@ class Seen(Protocol):
 class Incidents:
     """See above. Lives on the event loop."""
 
-    def __init__(self, core: Core, arrangements: Arrangements, seen: Seen, courier: Courier) -> None:
+    def __init__(self, core: Core, drains: Drains, seen: Seen, courier: Courier) -> None:
         self._core = core
         self._courier = courier
-        self._arrangements = arrangements
+        self._drains = drains
         self._shelf = Shelf(core.store)
         self._seen = seen
         self._watch = Watch()
@@ -214,10 +214,14 @@ class Incidents:
         """Take what is there now for right.
 
         Raises:
-            ApiError: 403; 409, a GPU cannot be read.
+            ApiError: 403; 409, a GPU cannot be read, or none was yet.
         """
         require_admin(asker, "accepting the inventory")
-        return await self._inventory.accept(self._seen.readings())
+        readings = self._seen.readings()
+        if not readings and self._seen.none_found() is None:
+            sentence = "the GPUs have not been read yet, so it is not known what is there; ask again in some seconds"
+            raise ApiError(409, "not_readable", sentence)
+        return await self._inventory.accept(readings)
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
@@ -349,7 +353,7 @@ class Incidents:
                 continue
             reason = f"{each.what}; {each.advice}"
             for uuid in self._whole(each.gpu_uuid):
-                await self._arrangements.take_out(uuid, reason=reason, by="stoker", owner=DrainOwner.CHECK)
+                await self._drains.take_out(uuid, reason=reason, by="stoker", owner=DrainOwner.CHECK)
             drained = msgspec.structs.replace(each, drained_at=int(time.time()))
             await self._store([(drained, None)])
             self._open[key] = drained
@@ -360,11 +364,11 @@ class Incidents:
         if uuid is None or self._policy(kind) != "drain" or self._is_held(uuid):
             return
         for each in self._whole(uuid):
-            await self._arrangements.lift(each, DrainOwner.CHECK)
+            await self._drains.lift(each, DrainOwner.CHECK)
 
     def _is_held(self, uuid: str) -> bool:
         """Whether an incident keeps a GPU out of use: one that is open, or one that holds until somebody resumes."""
-        since = next((each.at for each in self._arrangements.drains() if each.gpu_uuid == uuid), None)
+        since = next((each.at for each in self._drains.all() if each.gpu_uuid == uuid), None)
         if since is None:
             return False
         if any(each.gpu_uuid == uuid and each.drained_at is not None for each in self._open.values()):

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from agent.api.client import Client
 from agent.api.hostkeys import HostKey, PinnedKey
 from agent.api.sshconfig import HostConfig, Target
@@ -27,6 +29,7 @@ from agent.hub.link import NodeLink
 from agent.hub.linkstate import Gone, Heard, Link
 from agent.hub.placement import find, require_answering
 from agent.hub.places import SSH_ROOM, UNIX_ROOM
+from agent.jobs.filters import JobFilter, matches
 
 CALL_TIMEOUT_S = 8.0
 """Below the 10 s of a client of ours, so that it is told which node hangs."""
@@ -53,6 +56,11 @@ class Member:
     link: Link
     node: Node | None = None
     jobs: dict[int, Job] = field(default_factory=dict)
+
+    def last_heard(self, wanted: JobFilter) -> list[Job]:
+        """Its jobs as far as they are known here, each with the time from which."""
+        as_of = int(time.time() - self.link.age_s(time.monotonic()))
+        return [replace(job, as_of=as_of) for job in self.jobs.values() if matches(wanted, job)]
 
     def status(self, now: float) -> NodeStatus:
         """The node as watchers see it."""

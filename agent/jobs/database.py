@@ -62,9 +62,11 @@ class Database:
         except BaseException:
             undone = self._else[otherwise:]
             del self._said[said:], self._then[then:], self._else[otherwise:]
-            for act in undone:
-                act()
-            self._undo(level)
+            try:
+                self._undo(level)
+            finally:  # after it: what they look up is what is stored; and where it fails, memory is brought back still
+                for act in undone:
+                    act()
             raise
         finally:
             self._depth = level
@@ -80,7 +82,7 @@ class Database:
         self._then.append(act)
 
     def if_undone(self, act: Callable[[], None]) -> None:
-        """Do something on this thread if what surrounds the call is undone: bring memory back to what is stored."""
+        """Do something on this thread once what surrounds the call is undone: bring memory back to what is stored."""
         self._else.append(act)
 
     def whole(self) -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from agent.api.types import JobState
+from agent.api.types import Job, JobState
 
 PAGE_INDEX = "idx_jobs_page"
 FILTERED = ("state", "user", "name", "account", "partition", "qos", "cron_id", "submitted_at", "ended_at")
@@ -39,6 +39,30 @@ class JobFilter:
     before: int | None = None
     """Ids below this one: the next page begins below the last id of the page before."""
     limit: int | None = None
+
+
+def matches(wanted: JobFilter, job: Job) -> bool:
+    """Whether a job is among them: what `query` asks of the rows, for one that is known without its row."""
+    partitions = set((job.partition or "").split(","))
+    return (
+        (wanted.before is None or job.id < wanted.before)
+        and (wanted.since is None or job.ended_at is None or job.ended_at >= wanted.since)
+        and (wanted.until is None or job.submitted_at <= wanted.until)
+        and wanted.array in (None, job.array_job_id)
+        and wanted.cron in (None, job.cron_id)
+        and (not wanted.partitions or not partitions.isdisjoint(wanted.partitions))
+        and all(
+            not among or value in among
+            for value, among in (
+                (job.state, wanted.states),
+                (job.user, wanted.users),
+                (job.name, wanted.names),
+                (job.account, wanted.accounts),
+                (job.qos, wanted.qos),
+                (job.id, wanted.ids),
+            )
+        )
+    )
 
 
 def query(wanted: JobFilter) -> tuple[str, list[Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from agent.api import program
 from agent.api.client import Client
 from agent.api.errors import ConnectError, StokerError
 from agent.api.health import KnownGpu
@@ -20,7 +21,6 @@ from agent.selftest.errors import SelftestError
 AGENT_TIMEOUT_S = 20.0
 DRIVER_TIMEOUT_S = 90.0
 """A driver without its persistence daemon needs a minute to start eight GPUs."""
-EX_USAGE = 64
 
 
 def ask_agent(config: Config) -> Node | None:
@@ -95,7 +95,7 @@ def choose(gpus: Sequence[GpuInspection], words: str | None) -> list[GpuInspecti
         found = next((each for each in gpus if word in (str(each.reading.index), each.reading.uuid)), None)
         if found is None:
             there = ", ".join(str(each.reading.index) for each in gpus) or "none"
-            raise SelftestError(f"--gpus: there is no GPU {word!r} here; there are: {there}", EX_USAGE)
+            raise SelftestError(f"--gpus: there is no GPU {word!r} here; there are: {there}", program.USAGE)
         if found not in chosen:
             chosen.append(found)
     return chosen

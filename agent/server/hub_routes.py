@@ -35,11 +35,12 @@ from agent.hub import metrics
 from agent.hub.fleet import Fleet, Member
 from agent.hub.seats import Seats
 from agent.server.admins import count_admins
-from agent.server.base import caller_of, json_response, metrics_response, query_int, query_states, read_body
+from agent.server.base import caller_of, json_response, metrics_response, query_int, read_body
 from agent.server.feed import Feed
 from agent.server.hub_find import member_with
 from agent.server.hub_queues import HubQueues
 from agent.server.hub_submit import HubSubmit
+from agent.server.job_routes import query_filter
 from agent.server.passthrough import pass_on
 from agent.server.stream import WRITE_DEADLINE_S, serve_watch
 from agent.telemetry.metrictext import Family, plain
@@ -193,7 +194,7 @@ class HubService:
     async def _get_jobs(self, request: web.Request) -> web.Response:
         limit = min(query_int(request, "limit", LIST_DEFAULT, least=1) or LIST_DEFAULT, LIST_MAX)
         user, states = request.query.get("user"), request.query.get("state")
-        wanted, users = query_states(request), {each for each in (user or "").split(",") if each}
+        wanted = query_filter(request)
         more = {name: request.query[name] for name in JOB_FILTERS if name in request.query}
 
         async def of(member: Member) -> list[Job]:
@@ -203,10 +204,7 @@ class HubService:
                         return await member.calls.call(lambda client: client.jobs(states, user, limit, **more))
                 except (TimeoutError, ApiError):
                     pass  # it stays in the list with what was last heard; its link will show what is wrong
-            if more:
-                return []  # what was last heard of a node is not all of its history, and is not picked through here
-            jobs = member.jobs.values()
-            return [job for job in jobs if (not users or job.user in users) and (not wanted or job.state in wanted)]
+            return member.last_heard(wanted)
 
         lists = await asyncio.gather(*(of(member) for member in self._fleet.members()))
         jobs = [job for each in lists for job in each]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from agent.api.queue import DrainRequest, PartitionUpdate, ReservationRequest, ReservationUpdate
+from agent.api.queue import DrainChange, DrainRequest, PartitionUpdate, ReservationRequest, ReservationUpdate
 from agent.server.base import json_response, read_body
 from agent.server.job_routes import asker_of
 
@@ -58,8 +58,12 @@ class QueueRoutes:
 
     async def _drain(self, request: web.Request) -> web.Response:
         asked = await read_body(request, DrainRequest)
-        return json_response(await self._engine.drain(asked, asker_of(request)))
+        return _changed(asked, await self._engine.drain(asked, asker_of(request)))
 
     async def _resume(self, request: web.Request) -> web.Response:
         asked = await read_body(request, DrainRequest) if request.can_read_body else DrainRequest()
-        return json_response(await self._engine.resume(asked, asker_of(request)))
+        return _changed(asked, await self._engine.resume(asked, asker_of(request)))
+
+
+def _changed(asked: DrainRequest, change: DrainChange) -> web.Response:
+    return json_response(change if asked.tell else change.drains)

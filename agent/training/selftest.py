@@ -18,8 +18,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-EX_USAGE = 64
-
 
 def main(argv: list[str]) -> int:
     """Do the task of one JSON argument."""
@@ -29,7 +27,7 @@ def main(argv: list[str]) -> int:
         task = spec["task"]
     except (ValueError, KeyError, TypeError) as error:
         print(f"one JSON argument with a task is needed: {error}", file=sys.stderr)
-        return EX_USAGE
+        return os.EX_USAGE
     if spec.get("watch_stdin"):
         threading.Thread(target=_end_with_stdin, name="selftest-stdin", daemon=True).start()
     try:

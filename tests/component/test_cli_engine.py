@@ -70,6 +70,10 @@ def test_a_dry_run_then_a_sweep_with_its_results(desk: Desk) -> None:
     assert lines[0].split()[-3:] == ["lr", "bs", "loss"]
     assert lines[1].split()[-3:] == ["0.01", "16", "0.01"]
     assert desk.run("logs", f"{array}_3").stdout == "0.01 32\n"
+    assert [each["array_task_id"] for each in desk.json("show", "--json", array)] == [0, 1, 2, 3]
+    assert [each["job"]["array_task_id"] for each in desk.json("report", "--json", array)] == [0, 1, 2, 3]
+    account = desk.run("report", array, check=True).stdout
+    assert [line.split()[0] for line in account.splitlines()[1:6]] == [f"{array}_{n}" for n in range(4)] + ["total"]
     assert f"{array}_[0-3]" in desk.run("jobs", "--array", array).stdout
     assert desk.run("jobs", "--array", array, "-r").stdout.count("\n") == 5
 

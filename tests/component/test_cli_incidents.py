@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from agent.api.errors import StokerError
@@ -40,6 +41,26 @@ def test_the_inventory_leaves_out_a_node_that_is_away_and_says_so(capsys: pytest
     assert "gpu-b2 is left out: " in capsys.readouterr().err
 
 
+def test_what_was_accepted_is_said_with_counts_models_and_place() -> None:
+    cluster = health_lab()
+    node = cluster.statuses["gpu-a2"].node
+    assert node is not None
+    models = len({gpu.name for gpu in node.gpus})
+    code, out = run(cluster, "inventory", "gpu-a2", "--accept")
+    first, _, rest = out.partition("\n")
+    assert (code, rest.count("gpu-a2 "), models) == (0, len(node.gpus), 1)
+    assert first.startswith(f"gpu-a2 accepts {len(node.gpus)} GPUs ({len(node.gpus)} x {node.gpus[0].name})")
+    assert first.endswith("1 no longer expected; kept in its agent.db")
+    assert "; nothing is changed; " in run(cluster, "inventory", "gpu-a2", "--accept")[1]
+    without = msgspec.structs.replace(node, gpus=())
+    cluster.statuses["gpu-a2"] = msgspec.structs.replace(cluster.statuses["gpu-a2"], node=without)
+    code, out = run(cluster, "inventory", "gpu-a2", "--accept")
+    many = len(node.gpus)
+    assert out == f"gpu-a2 has no GPU, and none is expected there; the {many} GPUs of before are forgotten\n"
+    code, out = run(cluster, "inventory", "gpu-a2", "--accept")
+    assert (code, out) == (0, "gpu-a2 has no GPU, and none is expected there\n")
+
+
 def test_what_to_type_for_a_gpu_that_stays_drained_is_a_command() -> None:
     cluster = health_lab()
     status = cluster.statuses["gpu-a2"]
@@ -58,7 +79,7 @@ def test_what_is_no_incident_is_not_called_a_job(verb: str, capsys: pytest.Captu
         with pytest.raises(SystemExit) as ended:
             run(health_lab(), "incidents", verb, word)
         said = capsys.readouterr().err
-        assert ended.value.code == 2 and f"'{word}' is not the number of an incident" in said and "a job" not in said
+        assert ended.value.code == 64 and f"'{word}' is not the number of an incident" in said and "a job" not in said
 
 
 def test_the_list_of_jobs_names_a_node_that_does_not_answer(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from agent.api.client import Client
-from agent.api.queue import PriorityParts
+from agent.api.queue import JobUsage, PriorityParts, Verdict
 from agent.api.types import Job, JobState
 from agent.api.unix import UnixTransport
 from tests.fakes.agent import fake_agent, job
@@ -33,8 +33,10 @@ JOBS = (
     job(3, "n1", JobState.PENDING, user=NOT_YOURS, name="theirs"),
     *(job(number, "n1", JobState.PENDING, name=f"own-{number}") for number in range(4, 12)),
     job(12, "n1", JobState.FAILED, exit_code=1, started_at=13, ended_at=14, name="old"),
-    task(20, 0, JobState.RUNNING, started_at=21, sweep={"lr": "0.1"}),
-    task(21, 1, JobState.COMPLETED, started_at=21, ended_at=60, exit_code=0, sweep={"lr": "0.01"}),
+    task(20, 0, JobState.RUNNING, started_at=21, sweep={"lr": "0.1"}, usage=JobUsage(gpu_seconds=3600,
+        gpu_busy_seconds=3600, energy_kwh=0.5)),
+    task(21, 1, JobState.COMPLETED, started_at=21, ended_at=60, exit_code=0, sweep={"lr": "0.01"}, usage=JobUsage(
+        gpu_seconds=1800, gpu_busy_seconds=900, energy_kwh=0.25, verdict=Verdict.FINE)),
     *(task(20 + index, index, sweep={"lr": "1e-3"}) for index in (2, 3, 4)),
 )  # fmt: skip
 
@@ -151,10 +153,10 @@ def test_pages_lead_on_by_number_and_by_the_hint(desk: Desk) -> None:
         ("shwo 1", "did you mean show?"),
     ],
 )
-def test_wrong_words_end_with_2_and_say_what_is_meant(
+def test_wrong_words_end_with_64_and_say_what_is_meant(
     words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--socket", str(tmp_path / "none.sock"), *words.split()]) == 2
+    assert main(["--socket", str(tmp_path / "none.sock"), *words.split()]) == 64
     out, err = capsys.readouterr()
     assert out == "" and said in err and err.count("\n") == 1
 
@@ -226,6 +228,27 @@ def test_show_tells_why_it_waits_what_helps_and_the_history(desk: Desk) -> None:
         assert part in said, part
     assert "Array     20, tasks 0-4%2" in desk("show", "20_3").replace("          ", "     ")
     assert "lr=1e-3" in desk("show", "20_3")
+
+
+def test_an_arrays_own_number_shows_and_reports_every_task(desk: Desk, tmp_path: Path) -> None:
+    said = desk("show", "20")
+    assert said.count("tasks 0-4%2") == 5 and said.count("lr=1e-3") == 3
+    assert said.endswith(
+        "\nArray 20: 5 tasks, 1 RUNNING, 1 COMPLETED, 3 PENDING; the history of one: stoker show 20_0\n"
+    )
+    assert [each["array_task_id"] for each in desk.json("show", "20")] == [0, 1, 2, 3, 4]
+    assert desk.json("show", "21")["array_task_id"] == desk.json("show", "20_1")["array_task_id"] == 1
+    assert [each["array_task_id"] for each in desk.json("show", "n1:20")] == [0, 1, 2, 3, 4]
+    lines = desk("report", "20").splitlines()
+    rows = {line.split()[0]: line.split() for line in lines[1:7]}
+    assert list(rows) == ["20_0", "20_1", "20_2", "20_3", "20_4", "total"]
+    assert rows["20_1"][1:] == ["COMPLETED", "00:00", "00:39", "0", "0.50", "GPU", "h", "50%", "0.250", "kWh", "fine"]
+    assert rows["total"][4:] == ["1.50", "GPU", "h", "83%", "0.750", "kWh"]
+    assert lines[-1].startswith("Array 20: 5 tasks, ") and lines[-1].endswith("the account of one: stoker report 20_0")
+    reports = desk.json("report", "20")
+    assert [(each["job"]["array_task_id"], each["wait_s"]) for each in reports] == [(n, 5.0) for n in range(5)]
+    desk("report", "20", "--html", str(tmp_path / "page.html"), code=1)
+    assert "these are 20_[0-4]; write: stoker report 20_0 --html" in desk.err and not list(tmp_path.iterdir())
 
 
 def test_report_gives_the_account(desk: Desk, tmp_path: Path) -> None:
@@ -309,6 +332,21 @@ def test_nodes_and_gpus_are_drained_for_a_reason_and_resumed(desk: Desk) -> None
     assert [each["gpu_index"] for each in desk.json("drains")] == [None, 3, 5]
     assert desk("resume", "n1", "GPU-n1-3", "n1:5").count("resumed") == 3
     assert desk.json("drains") == []
+
+
+def test_what_a_drain_or_a_resume_found_is_said(desk: Desk) -> None:
+    assert desk("resume", "n1:3") == "n1:3 was not drained; nothing is changed\n"
+    desk("drain", "n1:3", "--reason", "fan\x1b[2J")
+    assert "n1:3 drained: " in (said := desk("drain", "n1:3", "--reason", "power"))
+    assert said.endswith("; was drained by root: fan\n")
+    assert desk("drain", "n1:3", "--reason", "power") == (
+        "n1:3 was drained already by root: power; nothing is changed\n"
+    )
+    said = "n1 was not drained; nothing is changed (1 of the node's GPUs is drained: stoker drains)\n"
+    assert desk("resume", "n1") == said
+    desk("drain", "n1", "--reason", "cleaning")
+    assert desk("resume", "n1:3") == "n1:3 resumed; its node is drained by root: cleaning\n"
+    assert desk("resume", "n1") == "n1 resumed: jobs start there again\n"
 
 
 @pytest.mark.parametrize(

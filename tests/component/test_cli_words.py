@@ -80,16 +80,16 @@ WRONG = (
 
 
 @pytest.mark.parametrize("words", WRONG)
-def test_wrong_usage_ends_with_2_and_says_why(words: str, nowhere: dict[str, str]) -> None:
+def test_wrong_usage_ends_with_64_and_says_why(words: str, nowhere: dict[str, str]) -> None:
     done = stoker(*words.split(), env=nowhere)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (64, "")
     assert done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_without_a_terminal_and_a_command_it_names_one(nowhere: dict[str, str]) -> None:
     done = stoker(env=nowhere)
-    assert done.returncode == 2
+    assert done.returncode == 64
     assert "stoker jobs" in done.stderr
 
 
@@ -193,7 +193,7 @@ def test_a_dumb_terminal_gets_a_plain_overview(agent: dict[str, str]) -> None:
 
 def test_a_theme_that_does_not_exist_is_named(agent: dict[str, str]) -> None:
     code, shown = on_terminal(env={**agent, "TERM": "xterm", "STOKER_THEME": "solarized"})
-    assert code == 2
+    assert code == 64
     assert "STOKER_THEME is 'solarized', which is no theme; use dark or light" in shown
     assert stoker("jobs", env={**agent, "STOKER_THEME": "solarized"}).returncode == 0, "no matter to a plain command"
 
@@ -225,7 +225,7 @@ def test_output_that_cannot_be_written_is_one_line(words: str, agent: dict[str, 
 
 
 def test_all_streams_closed_is_no_reason_to_fail_in_another_way(agent: dict[str, str], nowhere: dict[str, str]) -> None:
-    for env, words, code in ((agent, "cancel 1", 1), (nowhere, "jobs", 1), (nowhere, "", 2), (nowhere, "nodse", 2)):
+    for env, words, code in ((agent, "cancel 1", 1), (nowhere, "jobs", 1), (nowhere, "", 64), (nowhere, "nodse", 64)):
         argv = ["sh", "-c", f'exec "$0" -c "$1" {words} <&- >&- 2>&-', sys.executable, ENTRY]
         assert subprocess.run(argv, timeout=DEADLINE_S, env={**os.environ, **env}).returncode == code, words
     assert json.loads(stoker("show", "1", "--json", env=agent).stdout)["state"] == "CANCELLED"
@@ -255,7 +255,7 @@ MEANT = {
 @pytest.mark.parametrize("words", MEANT)
 def test_what_was_probably_meant_is_named(words: str, nowhere: dict[str, str]) -> None:
     done = stoker(*words.split(), env=nowhere)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert (done.returncode, done.stderr.count("\n")) == (64, 1)
     assert f"did you mean {MEANT[words]}?" in done.stderr
 
 
@@ -263,7 +263,7 @@ def test_what_was_probably_meant_is_named(words: str, nowhere: dict[str, str]) -
 def test_one_of_slurms_commands_is_told_where_it_is(words: str, nowhere: dict[str, str]) -> None:
     done = stoker(*words.split(), env=nowhere)
     name = words.split()[0]
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (64, "")
     assert done.stderr == f"stoker: {name} is one of Slurm's commands; write: stoker slurm {name}   (stoker --help)\n"
 
 
@@ -280,7 +280,7 @@ def test_the_daemons_words_are_suggested_too() -> None:
 def test_an_empty_host_is_not_this_machine(words: tuple[str, ...], agent: dict[str, str]) -> None:
     for line in ((*words, "jobs"), ("jobs", *words)):
         done = stoker(*line, env=agent)
-        assert (done.returncode, done.stdout) == (2, "")
+        assert (done.returncode, done.stdout) == (64, "")
         assert "is a variable not set?" in done.stderr
 
 
@@ -420,6 +420,14 @@ def test_a_submit_whose_answer_is_lost_makes_one_job(tmp_path: Path) -> None:
     assert done.stdout.startswith("Submitted job 2 on n1")
     assert "asking again with the same key" in done.stderr
     assert {job["id"] for job in json.loads(jobs)} == {1, 2}
+
+
+@pytest.mark.parametrize("program", ["agent", "hub", "license"])
+def test_wrong_words_end_with_64_as_those_of_stoker_do(program: str) -> None:
+    entry = f"import sys; from agent.__main__ import {program}_main as main; sys.exit(main())"
+    for words in (["colour"], ["--colour"], []):
+        done = subprocess.run([sys.executable, "-c", entry, *words], capture_output=True, text=True, timeout=DEADLINE_S)
+        assert (done.returncode, done.stdout) == (64, ""), (words, done.stderr)
 
 
 @pytest.mark.parametrize("program", ["agent", "hub", "license"])

@@ -82,7 +82,7 @@ def test_a_drained_gpu_takes_no_new_job_and_what_runs_there_runs_on(tmp_path: Pa
                 await made.drain(DrainRequest(gpu="0"), who())
             with pytest.raises(ApiError, match="has no GPU '9'"):
                 await made.drain(DrainRequest(gpu="9", reason="x"), who())
-            drains = await made.drain(DrainRequest(gpu="0", reason="fan"), who("ada"))
+            drains = (await made.drain(DrainRequest(gpu="0", reason="fan"), who("ada"))).drains
             assert [(each.gpu_uuid, each.reason, each.by) for each in drains] == [("GPU-0", "fan", "ada")]
             assert (await look(made, holder.id)).state is JobState.RUNNING
             await gate.open()
@@ -93,15 +93,56 @@ def test_a_drained_gpu_takes_no_new_job_and_what_runs_there_runs_on(tmp_path: Pa
             waits = await until(made, both.id, told("ReqNodeNotAvail"))
             assert "GPU 0 is drained: fan (by ada" in (waits.detail or "")
         async with engine(config) as made:  # a drain outlives the agent
-            await made.arrangements.lift("GPU-0", DrainOwner.CHECK)
+            await made.arrangements.drains.lift("GPU-0", DrainOwner.CHECK)
             assert [each.gpu_uuid for each in made.drains()] == ["GPU-0"], (
                 "a check does not give back what a person took"
             )
             await made.drain(DrainRequest(reason="cleaning"), who())
             waits = await eventually(made, both.id, lambda job: "the node is drained" in (job.detail or ""))
             await made.resume(DrainRequest(gpu="GPU-0"), who())
-            assert await made.resume(DrainRequest(), who()) == []
+            assert (await made.resume(DrainRequest(), who())).drains == ()
             assert (await until(made, both.id, ended)).state is JobState.COMPLETED
+
+    run(test)
+
+
+def test_two_who_drain_one_gpu_hear_of_one_another_and_no_reason_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        config = make_config(tmp_path)
+        caplog.set_level("INFO", "agent.engine.drains")
+        async with engine(config) as made:
+            first = await made.drain(DrainRequest(gpu="0", reason="fan"), who("anna"))
+            assert (first.before, first.after) == (None, made.drains()[0])
+            again = await made.drain(DrainRequest(gpu="GPU-0", reason="fan"), who("bert"))
+            assert again.before == again.after == first.after, "for that reason it is drained already"
+            second = await made.drain(DrainRequest(gpu="0", reason="power"), who("bert"))
+            assert second.before == first.after
+            assert second.after is not None and (second.after.by, second.after.reason) == ("bert", "power")
+            assert "GPU-0 is drained by bert: power; was drained by anna: fan" in caplog.messages[-1]
+        async with engine(config) as made:  # none of it is only in memory
+            assert [each.reason for each in made.drains()[0].earlier] == ["fan"]
+            for count in range(20):
+                await made.drain(DrainRequest(gpu="0", reason=f"reason {count}"), who("carl"))
+            earlier = made.drains()[0].earlier
+            assert (len(earlier), earlier[0].reason, earlier[0].earlier) == (8, "reason 18", ())
+            back = await made.resume(DrainRequest(gpu="0"), who("anna"))
+            assert back.before is not None and (back.before.by, back.before.reason) == ("carl", "reason 19")
+            assert "GPU-0 is resumed by anna; was drained by carl: reason 19" in caplog.messages[-1]
+            assert (await made.resume(DrainRequest(gpu="0"), who("anna"))).before is None
+
+    run(test)
+
+
+def test_a_person_takes_over_what_a_check_drained_for_the_same_reason(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(make_config(tmp_path)) as made:
+            drains = made.arrangements.drains
+            await drains.take_out("GPU-0", reason="hot", by="stoker", owner=DrainOwner.CHECK)
+            await made.drain(DrainRequest(gpu="0", reason="hot"), who("ada"))
+            await drains.lift("GPU-0", DrainOwner.CHECK)
+            assert [(each.by, each.earlier[0].owner) for each in made.drains()] == [("ada", DrainOwner.CHECK)]
 
     run(test)
 
@@ -130,9 +171,9 @@ def test_reservations_asked_for_at_once_are_made_one_after_the_other(tmp_path: P
 def test_a_check_that_comes_with_a_person_takes_nothing_from_them(tmp_path: Path) -> None:
     async def test() -> None:
         async with engine(make_config(tmp_path)) as made:
-            check = made.arrangements.take_out("GPU-0", reason="hot", by="stoker", owner=DrainOwner.CHECK)
+            check = made.arrangements.drains.take_out("GPU-0", reason="hot", by="stoker", owner=DrainOwner.CHECK)
             await asyncio.gather(made.drain(DrainRequest(gpu="0", reason="fan"), who("ada")), check)
-            await made.arrangements.lift("GPU-0", DrainOwner.CHECK)
+            await made.arrangements.drains.lift("GPU-0", DrainOwner.CHECK)
             assert [(each.by, each.owner) for each in made.drains()] == [("ada", DrainOwner.PERSON)]
 
     run(test)

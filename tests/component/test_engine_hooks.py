@@ -49,7 +49,7 @@ def test_a_prolog_that_fails_drains_the_node_and_holds_the_job_until_both_are_gi
             (tmp_path / "mended").touch()
             await made.release(JobRef(id=job.id), who())
             assert (await until(made, job.id, waiting)).reason == waits.reason, "the drain outlives the agent"
-            assert await made.resume(DrainRequest(), who()) == []
+            assert (await made.resume(DrainRequest(), who())).drains == ()
             for each in (job, other):
                 assert (await until(made, each.id, ended)).state is JobState.COMPLETED
 
@@ -71,7 +71,7 @@ def test_an_epilog_that_fails_drains_the_node_and_leaves_the_jobs_outcome_alone(
             )
             await made.resume(DrainRequest(), who())
             await made.drain(DrainRequest(reason="fan"), who("ada"))
-            await made.arrangements.hook_failed(job.id, "Epilog", "again")
+            await made.arrangements.drains.hook_failed(job.id, "Epilog", "again")
             assert [(each.reason, each.owner) for each in made.drains()] == [("fan", DrainOwner.PERSON)]
 
     run(test)

@@ -69,7 +69,7 @@ async def watched(
     tables = {"health": HealthTable(policy=policy), "hooks": hooks or HooksTable()}
     config = make_config(tmp_path, tables=tables)
     async with engine(config) as made:
-        incidents = Incidents(made._core, made.arrangements, node, made.clerks.courier)
+        incidents = Incidents(made._core, made.arrangements.drains, node, made.clerks.courier)
         await incidents.load()
         yield made, incidents
 
@@ -299,6 +299,21 @@ def test_acknowledging_is_for_admins_and_is_kept(tmp_path: Path) -> None:
             assert await incidents.acknowledge(number, ROOT) == told
         async with watched(tmp_path, node) as (_, incidents):
             assert incidents.all()[0].acknowledged_by == "root"
+
+    asyncio.run(act())
+
+
+def test_gpus_that_were_not_read_yet_are_not_accepted_as_none(tmp_path: Path) -> None:
+    async def act() -> None:
+        node = Node()
+        async with watched(tmp_path, node) as (_, incidents):
+            assert len(await incidents.accept(ROOT)) == 2
+            node.gpus = []
+            with pytest.raises(ApiError, match="have not been read yet"):
+                await incidents.accept(ROOT)
+            assert len(incidents.inventory()) == 2
+            node.none = "no NVIDIA driver is loaded"
+            assert await incidents.accept(ROOT) == []
 
     asyncio.run(act())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,11 +15,14 @@ import pytest
 
 from agent.api.client import Client
 from agent.api.errors import ApiError
-from agent.api.types import LinkState
+from agent.api.types import JobState, JobUpdate, LicenceUpdate, LinkState
 from agent.api.unix import UnixTransport
 from agent.hub.calls import NodeCalls
 from agent.hub.fleet import Fleet
 from agent.server.hub_queues import HubQueues, _raw_list
+from tests.fakes.agent import fake_agent, job
+from tests.fakes.hub import hub_config, nodes_of, running_hub
+from tests.fakes.hub_cluster import wait_until
 from tests.fakes.rawserver import http, raw_server, read_request
 
 
@@ -49,6 +53,48 @@ def listed(folder: Path, *answers: bytes) -> list[Any]:
             stack.enter_context(raw_server(path, talk))
             clients.append(stack.enter_context(Client(UnixTransport(path))))
         return asyncio.run(ask(clients))
+
+
+def knows(client: Client) -> set[int]:
+    """The jobs that the hub knows of itself, as it tells a watcher that comes."""
+    found = set[int]()
+    with client.watch() as stream:
+        for message in stream:
+            if isinstance(message, LicenceUpdate):  # stands behind all jobs
+                break
+            if isinstance(message, JobUpdate):
+                found.add(message.job.id)
+    return found
+
+
+def test_of_a_node_that_was_killed_what_ended_before_is_listed_as_last_heard(tmp_path: Path) -> None:
+    ended = {"started_at": 1, "exit_code": 0}
+    jobs = (
+        job(7, "n1", JobState.COMPLETED, name="before", ended_at=60, **ended),
+        job(8, "n1", JobState.COMPLETED, name="after", ended_at=90, **ended),
+        job(9, "n1", JobState.RUNNING, name="now", started_at=5),
+    )
+    with ExitStack() as stack:
+        agent = stack.enter_context(fake_agent(tmp_path / "n1.sock", "n1", jobs=jobs))
+        began = int(time.time())
+        client = stack.enter_context(running_hub(hub_config(tmp_path, nodes_of({"n1": tmp_path / "n1.sock"}))))
+        wait_until(lambda: knows(client) == {1, 7, 8, 9})
+        assert {each.as_of for each in client.jobs()} == {None}, "the node itself tells of them"
+        agent.kill()
+        agent.wait(10)
+        for asked, ids in (
+            ({}, [9, 8, 7, 1]),
+            ({"state": "COMPLETED", "limit": 1}, [8]),
+            ({"name": "before,other"}, [7]),
+            ({"since": 70}, [9, 8, 1]),
+            ({"before": 8}, [7, 1]),
+            ({"user": "nobody"}, []),
+        ):
+            found = client.jobs(**asked)
+            assert [each.id for each in found] == ids, asked
+            assert all(began <= (each.as_of or 0) <= int(time.time()) for each in found)
+        with fake_agent(tmp_path / "n1.sock", "n1", jobs=jobs):
+            wait_until(lambda: {each.as_of for each in client.jobs()} == {None})
 
 
 @pytest.mark.parametrize("nonsense", [b"\x1b[2J{not json", b"\xff\xfe", b"", b'{"a":1}', b"[" * 100_000])

@@ -21,7 +21,7 @@ from agent.jobs.errors import (
     NoSuchJobError,
     StaleJobError,
 )
-from agent.jobs.filters import JobFilter
+from agent.jobs.filters import JobFilter, matches
 from agent.jobs.machine import CancelAsked, Claimed, Ended, Event, Lost, NeverRan, Rebooted, Started, Status, outcome_of
 from agent.jobs.row import JobRow
 from agent.jobs.store import JobStore
@@ -80,6 +80,33 @@ def test_the_queue_keeps_its_order(path: Path, store: JobStore) -> None:
     assert [row.id for row in again.pending()] == [1, 3, 4, 5]
     assert [row.id for row in again.active()] == [2]
     assert again.counts() == {JobState.PENDING: 4, JobState.CONFIGURING: 1}
+
+
+def test_what_is_known_without_its_row_is_chosen_as_rows_are(store: JobStore) -> None:
+    for number in range(6):
+        if number % 2:
+            add(store, user="ada", account="lab", partition="a,main", name="odd")
+        else:
+            add(store, user="bob", qos="high")
+    store.apply(2, CancelAsked(by="ada"), 101)
+    store.apply(5, CancelAsked(by="bob"), 501)
+    told = [to_wire(row, "n1") for row in store.find()]
+    for wanted, count in (
+        (JobFilter(), 6),
+        (JobFilter(users=["ada", "eve"]), 3),
+        (JobFilter(states=[JobState.CANCELLED]), 2),
+        (JobFilter(names=["odd"], accounts=["lab"], partitions=["main", "b"]), 3),
+        (JobFilter(partitions=["mai"]), 0),
+        (JobFilter(qos=["high"]), 3),
+        (JobFilter(since=102), 5),
+        (JobFilter(until=99), 0),
+        (JobFilter(until=100, before=4), 3),
+        (JobFilter(ids=[1, 3, 9]), 2),
+        (JobFilter(array=3), 0),
+        (JobFilter(cron=1), 0),
+    ):
+        rows = [row.id for row in store.find(wanted)]
+        assert ([job.id for job in told if matches(wanted, job)], len(rows)) == (rows, count), wanted
 
 
 def test_finding(store: JobStore) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.jobs.errors import (
@@ -20,6 +21,11 @@ from agent.jobs.store import JobStore
 from tests.fakes.stores import add
 from tests.fakes.stores import path as path
 from tests.fakes.stores import store as store
+
+
+class Named(msgspec.Struct):
+    name: str
+
 
 # --- one process, one thread ------------------------------------------------------------------------------------------
 
@@ -44,6 +50,37 @@ def test_a_second_agent_is_refused_and_told_who_holds_the_store(path: Path) -> N
         holder.stdin.close()
         assert holder.wait(timeout=20) == 0
     JobStore.open(path, now=3).close()
+
+
+def test_memory_is_brought_back_to_what_is_stored_after_it_is_undone(store: JobStore) -> None:
+    found: list[list[str]] = []
+
+    def look() -> None:
+        found.append(sorted(store.all("note", Named)))
+
+    with store.transaction():
+        store.put("note", "kept", Named(name="kept"))
+        with pytest.raises(ZeroDivisionError), store.transaction():
+            store.put("note", "inner", Named(name="inner"))
+            store.if_undone(look)
+            raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        store.put("note", "outer", Named(name="outer"))
+        store.if_undone(look)
+        raise ZeroDivisionError
+    assert found == [["kept"], ["kept"]]
+
+
+def test_memory_is_brought_back_though_the_store_cannot_undo(store: JobStore) -> None:
+    brought_back: list[str] = []
+    with pytest.raises(StoreError, match="no such savepoint"), store.transaction(), store.transaction():
+        store.if_undone(lambda: brought_back.append("inner"))
+        store._execute("RELEASE part_1")
+        raise ZeroDivisionError
+    assert brought_back == ["inner"]
+    with store.transaction():
+        store.put("note", "later", Named(name="later"))
+    assert list(store.all("note", Named)) == ["later"]
 
 
 def test_another_thread_is_refused(store: JobStore) -> None:

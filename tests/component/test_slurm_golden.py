@@ -267,7 +267,9 @@ def test_verbs_reach_the_jobs_they_name(screen: Screen) -> None:
         for ref in ("4", "3_5", "3_6"):
             expected.append((f"jobs/{ref}/{verb}", None if body is None else {"hold": body, "revision": None}))
     expected.append(("jobs/4/update", {"changes": {"TimeLimit": "5", "Nice": "3"}, "revision": None}))
-    expected += [("drain", {"gpu": None, "reason": "fans"}), ("resume", {"gpu": None, "reason": None})]
+    expected += [
+        (verb, {"gpu": None, "reason": why, "tell": True}) for verb, why in (("drain", "fans"), ("resume", None))
+    ]
     cancel = {"reason": None, "revision": None}
     expected += [(f"jobs/{ref}/cancel", cancel) for ref in ("1", "3_5", "3_6")]
     expected.append(("jobs/2/signal", {"signal": "USR1", "batch_only": True}))

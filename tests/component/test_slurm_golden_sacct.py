@@ -37,7 +37,6 @@ def test_sacct_fields_have_the_same_widths_and_values(screen: Screen) -> None:
         "SystemCPU",
         "Flags",
         "SubmitLine",
-        "Cluster",
         "Start",
         "End",
         "Submit",

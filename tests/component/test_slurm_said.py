@@ -388,6 +388,18 @@ def test_exporters_for_prometheus_and_telegraf(screen: Screen) -> None:
     assert "gres/gpu=2" in screen.lines("sacct", *words)[0]
 
 
+def test_whatever_names_the_cluster_names_the_same_one(screen: Screen) -> None:
+    for line in ("squeue --json", "sacct --json -a", "scontrol show job 4 --json", "sinfo --json"):
+        told = msgspec.json.decode(screen.run(*line.split())[1])
+        named = {each["cluster"] for each in told.get("jobs", told.get("sinfo"))}
+        assert (told["meta"]["slurm"]["cluster"], named) == ("lab", {"lab"}), line
+    assert set(screen.lines("squeue", "-h", "-O", "cluster")) == {f"{'lab':<20}"}
+    assert set(screen.lines("sacct", "-anXo", "cluster")) == {f"{'lab':>10} "}
+    assert "Cluster: lab" in screen.lines("seff", "4")
+    assert "CLUSTER: lab" in screen.lines("sinfo", "-M", "all")
+    assert any(line.split() == ["ClusterName", "=", "lab"] for line in screen.lines("scontrol", "show", "config"))
+
+
 def test_json_of_nodes_and_steps(screen: Screen) -> None:
     screen.queue.nodes[:] = [host(features=("h100",))]
     told = msgspec.json.decode(screen.run("sinfo", "--json")[1])["sinfo"][0]

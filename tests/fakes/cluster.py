@@ -20,6 +20,7 @@ from agent.api.queue import (
     Cron,
     DeadLetter,
     Drain,
+    DrainChange,
     DrainRequest,
     Partition,
     QueueRules,
@@ -247,10 +248,10 @@ class FakeClient:
         kind = UsageBy(by or "user")
         return self._cluster.the_usage.get((month or "", kind), UsageMonth(month=month or "2026-11", by=kind))
 
-    def drain(self, request: DrainRequest, node: str | None = None) -> list[Drain]:
+    def drain(self, request: DrainRequest, node: str | None = None) -> DrainChange | None:
         return self._drain("drain", request, node, Drain(reason=request.reason or "", by="root", at=NOW))
 
-    def resume(self, request: DrainRequest, node: str | None = None) -> list[Drain]:
+    def resume(self, request: DrainRequest, node: str | None = None) -> DrainChange | None:
         return self._drain("resume", request, node, None)
 
     def reservations(self, node: str | None = None) -> list[Reservation]:
@@ -407,7 +408,7 @@ class FakeClient:
             self._cluster.say(JobUpdate(job=new))
         return self._cluster.find(ref)
 
-    def _drain(self, verb: str, request: DrainRequest, node: str | None, drain: Drain | None) -> list[Drain]:
+    def _drain(self, verb: str, request: DrainRequest, node: str | None, drain: Drain | None) -> DrainChange:
         self._cluster.calls.append((verb, (node, request)))
         self._refuse()
         status = self._cluster.statuses[node or "n1"]
@@ -416,11 +417,13 @@ class FakeClient:
             msgspec.structs.replace(gpu, drain=drain) if request.gpu in (gpu.uuid, str(gpu.index)) else gpu
             for gpu in status.node.gpus
         ]
+        asked = (gpu.drain for gpu in status.node.gpus if request.gpu in (gpu.uuid, str(gpu.index)))
+        before = status.node.drain if request.gpu is None else next(asked, None)
         whole = {"drain": drain} if request.gpu is None else {"gpus": tuple(gpus)}
         changed = msgspec.structs.replace(status, node=msgspec.structs.replace(status.node, **whole))
         self._cluster.statuses[status.name] = changed
         self._cluster.say(NodeUpdate(status=changed))
-        return [drain] if drain else []
+        return DrainChange(before=before, after=drain, drains=(drain,) if drain else ())
 
     def _refuse(self) -> None:
         if self._cluster.refusal is not None:

@@ -16,6 +16,7 @@ from agent.api.queue import (
     Cron,
     DeadLetter,
     Drain,
+    DrainChange,
     DrainRequest,
     JobEvent,
     JobUsage,
@@ -257,8 +258,14 @@ class FakeQueue:
                 for gpu in node.gpus
             ]
             self.agent.node = msgspec.structs.replace(node, gpus=tuple(gpus))
-        held = [self.agent.node.drain, *(gpu.drain for gpu in self.agent.node.gpus)]
-        return answer([each for each in held if each is not None])
+        held = tuple(each for each in (self.agent.node.drain, *(gpu.drain for gpu in self.agent.node.gpus)) if each)
+        before, after = (
+            each.drain
+            if body.gpu is None
+            else next((gpu.drain for gpu in each.gpus if body.gpu in (gpu.uuid, str(gpu.index))), None)
+            for each in (node, self.agent.node)
+        )
+        return answer(DrainChange(before=before, after=after, drains=held) if body.tell else list(held))
 
     async def get_crons(self, _: web.Request) -> web.Response:
         return answer(list(self.crons.values()))

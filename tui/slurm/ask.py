@@ -29,6 +29,7 @@ class Queue:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self._cluster: str | None = None
 
     @classmethod
     def open(cls, environ: Mapping[str, str] = os.environ) -> Queue:
@@ -99,6 +100,12 @@ class Queue:
                 raise
             return QueueRules(partitions=(Partition(name="main", default=True),))
 
+    def cluster(self) -> str:
+        """The cluster's name, as the server says it: the one source of it, whatever shows it."""
+        if self._cluster is None:
+            self._cluster = safe.text(self.client.hello().cluster)
+        return self._cluster
+
     def check_clusters(self, words: Words, *, header: bool = False) -> None:
         """`--clusters`: there is one, `all` of them or by its name; with `header` its line is printed.
 
@@ -108,7 +115,7 @@ class Queue:
         named = words.listed("clusters", "cluster")
         if not named:
             return
-        ours = safe.text(self.client.hello().cluster)
+        ours = self.cluster()
         for name in named:
             if name not in ("all", ours):
                 raise ToolError(

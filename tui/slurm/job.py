@@ -7,7 +7,7 @@ which stand together as `17_[3-9%2]`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -53,6 +53,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     now: float
     partition: str = "main"
     """The default one, for jobs that name none."""
+    cluster: Callable[[], str] = str
+    """Its name; asked for only where it is shown."""
 
     @property
     def job(self) -> Job:
@@ -237,7 +239,13 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def views(
-    jobs: Sequence[Job], now: float, partition: str, *, one_each: bool = False, gather: Sequence[JobState] = ()
+    jobs: Sequence[Job],
+    now: float,
+    partition: str,
+    *,
+    one_each: bool = False,
+    gather: Sequence[JobState] = (),
+    cluster: Callable[[], str] = str,
 ) -> list[View]:
     """Lines of jobs; waiting tasks of an array that wait for the same thing stand together."""
     gathered: dict[object, list[Job]] = {}
@@ -245,7 +253,7 @@ def views(
         alone = one_each or job.array_job_id is None or job.state not in (gather or (JobState.PENDING,))
         same = (job.node, job.id) if alone else (job.node, job.array_job_id, job.state, job.reason, job.attempt > 0)
         gathered.setdefault(same, []).append(job)
-    return [View(jobs=tuple(group), now=now, partition=partition) for group in gathered.values()]
+    return [View(jobs=tuple(group), now=now, partition=partition, cluster=cluster) for group in gathered.values()]
 
 
 def all_listed(words: Words, facts: Mapping[str, str]) -> bool:

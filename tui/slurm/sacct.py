@@ -132,7 +132,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if "json" in words:
         from tui.slurm import shapes
 
-        shapes.print_json(shapes.jobs(views, "sacct", sys.argv))
+        shapes.print_json(shapes.jobs(views, "sacct", sys.argv, queue.cluster()))
         return 0
     lines = [Line(view) for view in views]
     if "allocations" not in words:
@@ -179,7 +179,7 @@ def _found(queue: ask.Queue, words: Words, now: float) -> list[View]:
         and _within(each, since, until)
         and _fits(each, words, default)
     ]
-    views = job.views(kept, now, default, one_each="array" in words)
+    views = job.views(kept, now, default, one_each="array" in words, cluster=queue.cluster)
     return sorted(views, key=lambda view: view.job.id)
 
 
@@ -362,7 +362,7 @@ FIELDS: tuple[_Field, ...] = (
     _Field("AveCPU", 10, _usage(lambda line: times.full(line.cpu_s, ""))),
     _Field("AveRSS", 10, _usage(_rss)),
     _Field("AveVMSize", 10, lambda line: ""),
-    _Field("Cluster", 10, lambda line: line.job.node),
+    _Field("Cluster", 10, lambda line: line.view.cluster()),
     _Field("Comment", 14, _for_job(lambda view: view.job.comment or "")),
     _Field("Constraints", 19, _for_job(lambda view: "&".join(view.job.features))),
     _Field("ConsumedEnergy", 14, _usage(lambda line: _joules(line))),

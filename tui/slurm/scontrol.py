@@ -186,14 +186,14 @@ def _jobs(queue: ask.Queue, words: Words, named: Sequence[str]) -> int:
             raise ToolError("slurm_load_jobs error: Invalid job id specified", bare=True)
     else:
         found = queue.jobs(jobs_as.ACTIVE)
-    views = jobs_as.views(found, time.time(), queue.default_partition())
+    views = jobs_as.views(found, time.time(), queue.default_partition(), cluster=queue.cluster)
     views.sort(key=lambda view: (view.array_id, not view.pending, -view.job.id if view.job.array_job_id else 0))
     if not views:
         print("No jobs in the system")
     if "json" in words:
         from tui.slurm import shapes
 
-        shapes.print_json(shapes.jobs(views, "scontrol", ["scontrol", *words.rest]))
+        shapes.print_json(shapes.jobs(views, "scontrol", ["scontrol", *words.rest], queue.cluster()))
         return 0
     for view in views:
         _print(show.job(view, detail="details" in words), words)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from agent.api import program
 from agent.api.types import FINAL_STATES, Job
-from tui import safe
 from tui.slurm import ask, times
 from tui.slurm import job as jobs_as
 from tui.slurm.argv import ToolError
@@ -27,7 +26,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     found = queue.named_all(named, "Invalid job id")
     if not found:
         raise ToolError(f"Job not found: {program.printable(' '.join(named))}", bare=True)
-    cluster = safe.text(queue.client.hello().cluster)
+    cluster = queue.cluster()
     partition = queue.default_partition()
     for number, each in enumerate(found):
         if number:

@@ -10,6 +10,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from agent import __version__
 from tui.slurm import job as jobs_as
 from tui.slurm import steps, times
@@ -23,7 +25,7 @@ def print_json(value: object) -> None:
     print(json.dumps(value, ensure_ascii=True, indent=2).replace("\x7f", "\\u007f"))
 
 
-def meta(argv: Sequence[str]) -> dict[str, Any]:
+def meta(argv: Sequence[str], cluster: str) -> dict[str, Any]:
     """Who answers, in which shape."""
     major, _, rest = __version__.partition(".")
     minor, _, micro = rest.partition(".")
@@ -33,16 +35,16 @@ def meta(argv: Sequence[str]) -> dict[str, Any]:
         "slurm": {
             "version": {"major": major, "micro": micro, "minor": minor},
             "release": f"stoker {__version__}",
-            "cluster": "",
+            "cluster": cluster,
         },
     }
 
 
-def jobs(views: Sequence[View], tool: str, argv: Sequence[str]) -> dict[str, Any]:
+def jobs(views: Sequence[View], tool: str, argv: Sequence[str], cluster: str) -> dict[str, Any]:
     """What `squeue --json` and `sacct --json` print."""
     shape = _accounted if tool == "sacct" else _queued
-    listed = [shape(View(jobs=(each,), now=view.now, partition=view.partition)) for view in views for each in view.jobs]
-    return {"jobs": listed, "meta": meta(argv), "errors": [], "warnings": []}
+    listed = [shape(replace(view, jobs=(each,))) for view in views for each in view.jobs]
+    return {"jobs": listed, "meta": meta(argv, cluster), "errors": [], "warnings": []}
 
 
 def number(value: float | None, *, infinite: bool = False) -> dict[str, Any]:
@@ -65,7 +67,7 @@ def _queued(view: View) -> dict[str, Any]:
         "array_task_string": job.array_text or "",
         "batch_flag": True,
         "batch_host": view.nodes,
-        "cluster": job.node,
+        "cluster": view.cluster(),
         "command": view.command,
         "comment": job.comment or "",
         "contiguous": False,
@@ -145,7 +147,7 @@ def _accounted(view: View) -> dict[str, Any]:
             "task_id": number(job.array_task_id),
             "task": job.array_text or "",
         },
-        "cluster": job.node,
+        "cluster": view.cluster(),
         "derived_exit_code": _exit(view),
         "exit_code": _exit(view),
         "group": jobs_as.group(job.user)[0],
@@ -214,12 +216,12 @@ def _step(step: steps.Step) -> dict[str, Any]:
     }
 
 
-def nodes(rows: Sequence[Row], argv: Sequence[str]) -> dict[str, Any]:
+def nodes(rows: Sequence[Row], argv: Sequence[str], cluster: str) -> dict[str, Any]:
     """What `sinfo --json` prints."""
-    return {"sinfo": [_row(row) for row in rows], "meta": meta(argv), "errors": [], "warnings": []}
+    return {"sinfo": [_row(row, cluster) for row in rows], "meta": meta(argv, cluster), "errors": [], "warnings": []}
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, cluster: str) -> dict[str, Any]:
     host, hosts = row.host, row.hosts
     known = [each.node for each in hosts if each.node is not None]
     names = [each.name for each in hosts]
@@ -258,7 +260,7 @@ def _row(row: Row) -> dict[str, Any]:
         "weight": {"minimum": 1, "maximum": 1},
         "features": {"total": features, "active": features},
         "gres": {"total": host.gres if host else "", "used": f"gpu:{sum(each.gpus_used for each in hosts)}"},
-        "cluster": "",
+        "cluster": cluster,
         "comment": "",
         "extra": "",
         "reason": {"time": number(row.reason.at if row.reason else 0),

@@ -81,7 +81,7 @@ def _list(queue: ask.Queue, words: Words, environ: Mapping[str, str]) -> None:
     if "json" in words:
         from tui.slurm import shapes
 
-        shapes.print_json(shapes.nodes(rows, sys.argv))
+        shapes.print_json(shapes.nodes(rows, sys.argv, queue.cluster()))
         return
     header = "noheader" not in words
     if "long" in words and header and "summarize" not in words:

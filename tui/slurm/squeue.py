@@ -61,7 +61,7 @@ def _list(queue: ask.Queue, words: Words) -> int:
     if "json" in words:
         from tui.slurm import shapes
 
-        shapes.print_json(shapes.jobs(views, "squeue", sys.argv))
+        shapes.print_json(shapes.jobs(views, "squeue", sys.argv, queue.cluster()))
         return 0
     if "steps" in words:
         return _steps(views, words)
@@ -101,7 +101,7 @@ def chosen(queue: ask.Queue, words: Words, now: float) -> list[View]:
         states = [JobState.PENDING]
     default = queue.default_partition()
     kept = [each for each in found if each.state in states and _fits(each, words, default)]
-    views = job.views(kept, now, default, one_each="array" in words)
+    views = job.views(kept, now, default, one_each="array" in words, cluster=queue.cluster)
     return _sorted(views, words.last("sort") or ("S" if "start" in words else "P,t,-p"))
 
 

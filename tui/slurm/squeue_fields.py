@@ -84,7 +84,7 @@ NAMED: dict[str, tuple[str, Callable[[View], str]]] = {
     "arraytaskid": LETTERS["K"],
     "batchflag": ("BATCH_FLAG", lambda view: "1"),
     "batchhost": ("EXEC_HOST", lambda view: view.nodes or "n/a"),
-    "cluster": ("CLUSTER", lambda view: view.job.node),
+    "cluster": ("CLUSTER", lambda view: view.cluster()),
     "command": LETTERS["o"],
     "comment": LETTERS["k"],
     "contiguous": LETTERS["O"],

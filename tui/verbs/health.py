@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
 
 import msgspec
 
 from agent.api.commandline import Parser
 from agent.api.errors import ApiError, StokerError
-from agent.api.health import Incident
-from tui import plain, safe, tables, words
+from agent.api.health import Incident, KnownGpu
+from tui import plain, safe, tables, units, words
 from tui.verbs.call import Call
 
 
@@ -64,11 +66,12 @@ def incidents(call: Call, args: argparse.Namespace) -> int:
 def inventory(call: Call, args: argparse.Namespace) -> int:
     """Print the GPUs that each node is known to have, and whether they are there; exit code 1 as for `incidents`."""
     statuses = {each.name: each for each in call.client.nodes()}
-    rows, values = [], []
+    rows, values, said = [], [], []
     failed = False
     for name in _names(call, args.node):
         try:
-            known = call.client.accept_inventory(name) if args.accept else call.client.inventory(name)
+            before = call.client.inventory(name)
+            known = call.client.accept_inventory(name) if args.accept else before
         except ApiError as error:
             plain.refuse(error, json=call.json, about=f"{name} is left out: ")
             failed = True
@@ -77,11 +80,27 @@ def inventory(call: Call, args: argparse.Namespace) -> int:
         there = frozenset(gpu.uuid for gpu in node.gpus) if node is not None else frozenset[str]()
         values += [{"node": name, **msgspec.to_builtins(each), "there": each.uuid in there} for each in known]
         rows += [tables.inventory_line(safe.text(name), each, there) for each in safe.clean(known)]
+        said += [_accepted(safe.text(name), safe.clean(before), safe.clean(known))] if args.accept else []
     if call.json:
         plain.as_json(values, call.out)
-    else:
+        return int(failed)
+    for line in said:
+        print(line, file=call.out)
+    if rows or not (said or failed):
         plain.table(tables.INVENTORY_TITLES, rows, call.out)
     return int(failed)
+
+
+def _accepted(node: str, before: Sequence[KnownGpu], known: Sequence[KnownGpu]) -> str:
+    """What a node takes for right now, and what is other than it was."""
+    if not known:
+        was = f"; the {units.count(len(before), 'GPU')} of before {'is' if len(before) == 1 else 'are'} forgotten"
+        return f"{node} has no GPU, and none is expected there{was if before else ''}"
+    models = ", ".join(f"{number} x {name}" for name, number in Counter(each.name for each in known).items())
+    had, has = {each.uuid for each in before}, {each.uuid for each in known}
+    new = f"; {len(has - had)} new, {len(had - has)} no longer expected" if had and had != has else ""
+    same = "; nothing is changed" if list(before) == list(known) else ""
+    return f"{node} accepts {units.count(len(known), 'GPU')} ({models}){new}{same}; kept in its agent.db"
 
 
 def _acknowledge(call: Call, args: argparse.Namespace) -> int:

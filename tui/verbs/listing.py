@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -100,7 +101,7 @@ def jobs(call: Call, wanted: Wanted | None = None, *, expand: bool = False) -> i
     """Print the queue and what ended last, or a page of the history."""
     asked = wanted or Wanted()
     found, more = _page(call, asked) if asked.history else (_queue(call, asked), None)
-    _tell_silent(call)
+    _tell_silent(call, found)
     if call.json:
         plain.as_json(found, call.out)
         return 0
@@ -114,12 +115,21 @@ def jobs(call: Call, wanted: Wanted | None = None, *, expand: bool = False) -> i
     return 0
 
 
-def _tell_silent(call: Call) -> None:
-    """Name the nodes whose jobs are listed as they were last heard of, and perhaps not all of them."""
-    silent = [each.name for each in call.client.nodes() if each.link is not LinkState.UP]
-    if silent:
-        whose = "its jobs are" if len(silent) == 1 else "their jobs are"
-        plain.note(f"no answer of {', '.join(silent)}: {whose} listed as last heard, or left out; see stoker nodes")
+def _tell_silent(call: Call, found: Sequence[Job]) -> None:
+    """Name the nodes whose jobs are listed as they were last heard of, and perhaps not all of them; and from when.
+
+    One may answer again by now: that what is listed is older, its jobs themselves tell.
+    """
+    heard = {each.node: each.as_of for each in found if each.as_of is not None}
+    away = [each.name for each in call.client.nodes() if each.link is not LinkState.UP or each.name in heard]
+    if away:
+        whose = "its jobs are" if len(away) == 1 else "their jobs are"
+        named = ", ".join(name if name not in heard else f"{name} (since {_at(heard[name])})" for name in away)
+        plain.note(f"no answer of {named}: {whose} listed as last heard, or left out; see stoker nodes")
+
+
+def _at(moment: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(moment))
 
 
 def _queue(call: Call, wanted: Wanted) -> list[Job]:

@@ -11,7 +11,7 @@ from agent.api.commandline import Parser, meant
 from agent.api.errors import ApiError, StokerError
 from agent.api.queue import Drain, DrainRequest, QueueRules, ReservationRequest
 from agent.api.types import Gpu, Node, NodeStatus
-from tui import plain, safe, tables, units, words
+from tui import drained, plain, safe, tables, units, words
 from tui.verbs.call import Call
 
 
@@ -86,24 +86,25 @@ def _ask_drain(call: Call, targets: Sequence[str], *, reason: str | None) -> int
     wanted = [find_target(text, known) for text in targets]
     failed = False
     for target in wanted:
-        request = DrainRequest(gpu=target.gpu, reason=reason)
         try:
-            if reason is None:
-                call.client.resume(request, target.node)
-            else:
-                call.client.drain(request, target.node)
+            said = _change(call, target, reason)
         except ApiError as error:
             plain.refuse(error, json=call.json, about=f"{target} is not {'drained' if reason else 'resumed'}: ")
             failed = True
             continue
         if not call.json:
-            said = (
-                "drained: no new job starts there, what runs runs on" if reason else "resumed: jobs start there again"
-            )
-            print(f"{target} {said}", file=call.out)
+            print(said, file=call.out)
     if call.json:
         _show_drains(call, sorted({target.node for target in wanted}))
     return int(failed)
+
+
+def _change(call: Call, target: Target, reason: str | None) -> str:
+    request = DrainRequest(gpu=target.gpu, reason=reason)
+    if reason is None:
+        change = safe.clean(call.client.resume(request, target.node))
+        return drained.resumed(str(target), change, gpu=target.gpu is not None)
+    return drained.drained(str(target), safe.clean(call.client.drain(request, target.node)))
 
 
 def find_target(text: str, known: Sequence[NodeStatus]) -> Target:
@@ -166,6 +167,7 @@ def _drain_lines(name: str, node: Node) -> list[DrainLine]:
             by=drain.by,
             owner=drain.owner,
             at=drain.at,
+            earlier=drain.earlier,
         )
         for index, drain in (*all_of_it, *gpus)
     ]

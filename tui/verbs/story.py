@@ -12,12 +12,18 @@ from agent.api.errors import ApiError, StokerError
 from agent.api.refs import JobRef
 from agent.api.types import JobReport, TaskResult
 from tui import arrays, plain, printed, safe, tables, words
+from tui.verbs import wholearray
 from tui.verbs.call import Call
 
 
 def options(parser: Parser, name: str) -> None:
     """What they take."""
-    parser.add_argument("job_ref", type=words.job, metavar="JOB", help="17, 17_3, n1:17")
+    parser.add_argument(
+        "job_ref",
+        type=words.job,
+        metavar="JOB",
+        help="17, 17_3, n1:17; of an array, 17 is all its tasks" if name != "sweep" else "17, n1:17",
+    )
     if name == "report":
         parser.add_argument("--html", metavar="FILE", type=words.said, help="write one page with plots; - for stdout")
         parser.set_defaults(work=lambda call, args: report(call, args.job_ref, html=args.html))
@@ -33,8 +39,10 @@ def options(parser: Parser, name: str) -> None:
 
 
 def show(call: Call, ref: JobRef) -> int:
-    """Print everything about one job."""
+    """Print everything about one job, or about each task of an array."""
     job = call.client.job(ref)
+    if tasks := wholearray.tasks(call, ref, job):
+        return wholearray.show(call, tasks)
     if call.json:
         plain.as_json(job, call.out)
         return 0
@@ -47,8 +55,10 @@ def show(call: Call, ref: JobRef) -> int:
 
 
 def report(call: Call, ref: JobRef, *, html: str | None) -> int:
-    """Print the account of one job, or write it as a page."""
+    """Print the account of one job, or of the tasks of an array; or write that of one as a page."""
     told = call.client.report(ref)
+    if tasks := wholearray.tasks(call, ref, told.job):
+        return wholearray.report(call, tasks, html=html is not None)
     if html is not None:
         return _write_page(call, told, html)
     if call.json:
