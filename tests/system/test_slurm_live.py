@@ -61,6 +61,10 @@ def test_what_is_said_of_a_waiting_job(shell: Shell) -> None:
     shell.out("scontrol", "hold", second)
     wait_until(lambda: "(JobHeld" in shell.out("squeue", "-j", second), "it is held")
     shell.out("scontrol", "release", second)
+    third = shell.submit("-d", f"afterany:{first}:{second}", "--wrap", "true")
+    awaited = f"afterany:{first}(unfulfilled),afterany:{second}(unfulfilled)"
+    assert shell.out("squeue", "-h", "-j", third, "-o", "%E %r").split() == [awaited, "Dependency"]
+    assert f"Dependency={awaited}\n" in shell.out("scontrol", "show", "job", third)
     plan = shell.run("sbatch", "--test-only", "-G1", "--wrap", "true")
     assert plan.returncode == 0 or "allocation failure" in plan.stderr
     shell.out("scancel", first)

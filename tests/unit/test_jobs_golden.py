@@ -121,7 +121,6 @@ LOOSER = {
     "mix mem-per-cpu '1T'": "the same",
     "mix cpus 17": "the same",
     "mix gpus word": "a GPU of type two, which check_fits looks for",
-    "mix gpus-per-task no ntasks": "one task is meant",
     "mix wait all nodes bad": "a node that runs a job is up: the word is not looked at",
     "mix constraint empty": "asks for nothing",
 }
