@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.api.errors import StokerError
 from agent.config import Config, Mode
+from agent.engine.address import reachable
 from agent.engine.capabilities import Roots, instances
 from agent.engine.records import AttemptDir, Claim, HookOrders, RecordDiskError
 from agent.jobs import environ
@@ -218,6 +219,7 @@ def _run(config: Config, row: JobRow, grant: Grant) -> environ.Run:
         job_id=row.id,
         attempt=row.status.attempt,
         node=config.name,
+        host=reachable(config.name),
         cluster=config.cluster,
         job_dir=str(files_dir(config.state_dir, row.id)),
         partition=row.status.partition,

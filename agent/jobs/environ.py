@@ -50,6 +50,8 @@ class Run:
     job_id: int
     attempt: int
     node: str
+    host: str
+    """A name by which the job's programs reach the node; where nobody can look `node` up it is another."""
     cluster: str
     job_dir: str
     """The folder the job may write its metrics and checkpoints to."""
@@ -206,14 +208,14 @@ def _of_job(spec: JobSpec, account: Account, run: Run) -> dict[str, str]:
         "SLURM_JOB_CPUS_PER_NODE": cpus,
         "SLURM_JOB_ID": job_id,
         "SLURM_JOB_NAME": spec.name,
-        "SLURM_JOB_NODELIST": node,
+        "SLURM_JOB_NODELIST": run.host,
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_JOB_UID": str(account.uid),
         "SLURM_JOB_USER": account.name,
         "SLURM_LOCALID": "0",
         "SLURM_NNODES": "1",
         "SLURM_NODEID": "0",
-        "SLURM_NODELIST": node,
+        "SLURM_NODELIST": run.host,
         "SLURM_NPROCS": tasks,
         "SLURM_NTASKS": tasks,
         "SLURM_NTASKS_PER_NODE": tasks,
