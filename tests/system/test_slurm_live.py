@@ -113,6 +113,18 @@ scontrol show job $SLURM_JOB_ID | head -n 1
     wait_until(lambda: text(shell.folder / "inner") == "from inside\n", f"job {inner} runs too")
 
 
+def test_a_job_requeues_itself_and_exits(shell: Shell) -> None:
+    """How Lightning and many a trap for USR1 end: the script has exited before anybody could stop it."""
+    (shell.folder / "again.sh").write_text(
+        "#!/bin/bash\n#SBATCH -o again-%j --open-mode=append\necho run $SLURM_RESTART_COUNT\n"
+        "[ $SLURM_RESTART_COUNT = 1 ] || scontrol requeue $SLURM_JOB_ID\nexit 0\n"
+    )
+    done = shell.run("sbatch", "--wait", "again.sh")
+    number = done.stdout.removeprefix("Submitted batch job ").strip()
+    assert (done.returncode, shell.state(number)) == (0, "COMPLETED")
+    assert text(shell.folder / f"again-{number}") == "run 0\nrun 1\n"
+
+
 def test_srun_from_outside(shell: Shell) -> None:
     done = shell.run("srun", "-n2", "-l", "sh", "-c", "echo $SLURM_PROCID $SLURM_NTASKS; exit $((SLURM_PROCID * 4))")
     assert done.returncode == 4, done.stderr
