@@ -98,15 +98,18 @@ def test_names_inside_of_a_job(shell: Shell) -> None:
 #!/bin/sh
 #SBATCH -o inside
 scontrol show hostnames
-squeue -h -j $SLURM_JOB_ID -o %t
+squeue -h -j $SLURM_JOB_ID -w $SLURM_JOB_NODELIST -o %t
 inner=$(sbatch --parsable -o inner --wrap 'echo from inside')
 echo $inner
 scontrol show job $SLURM_JOB_ID | head -n 1
+scontrol show node $SLURM_JOB_NODELIST | head -n 1
+sinfo -h -n $SLURM_JOB_NODELIST -o %n
 """
     (shell.folder / "job.sh").write_text(script)
     done = shell.run("sbatch", "--wait", "job.sh", STOKER_SOCKET=shell.env["STOKER_SOCKET"])
     assert done.returncode == 0, text(shell.folder / "inside")
-    host, state, inner, shown = text(shell.folder / "inside").splitlines()
+    host, state, inner, shown, node, named = text(shell.folder / "inside").splitlines()
+    assert (node.split()[0], named) == ("NodeName=n1", "n1")
     assert state == "R"
     assert socket.getaddrinfo(host, None), "torchrun can be told it as its MASTER_ADDR"
     assert shown.startswith("JobId=")
