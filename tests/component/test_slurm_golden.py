@@ -350,6 +350,8 @@ def test_states_of_a_node(screen: Screen) -> None:
     screen.queue.nodes[:] = [host()]
     screen.queue.jobs.append(job(1, JobState.RUNNING, tasks=8, **RUN))
     assert state() == "alloc allocated 8/0/0/8"
+    screen.queue.jobs[:] = [job(1, JobState.RUNNING, exclusive=True, **RUN)]
+    assert state() == "alloc allocated 8/0/0/8"
     screen.queue.nodes[:] = [NodeStatus(name="n1", link=LinkState.LOST, age_s=20.0, reason="no route")]
     assert state() == "down* down* 0/0/0/0"
     gpu = msgspec.structs.replace(host().node.gpus[0], drain=Drain(gpu_uuid="GPU-n1-0", reason="ECC", by="bob", at=1))  # type: ignore[union-attr]
