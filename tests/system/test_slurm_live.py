@@ -86,6 +86,15 @@ def test_arrays(shell: Shell) -> None:
     assert text(shell.folder / f"o-{number}-2") == "2\n"
 
 
+def test_many_tasks_of_an_array_are_ended_in_one_go(shell: Shell) -> None:
+    number = shell.submit("-H", "-a", "1-60", "-J", "many", "--wrap", "true")
+    shell.out("scancel", f"{number}_[5-40]", f"{number}_[58-70]")
+    left = shell.out("squeue", "-h", "-r", "-n", "many", "-o", "%K").split()
+    assert {int(each) for each in left} == {*range(1, 5), *range(41, 58)}
+    shell.out("scancel", "-n", "many", "-t", "PENDING")
+    assert shell.out("squeue", "-h", "-n", "many") == ""
+
+
 def test_refusals_are_sbatchs(shell: Shell) -> None:
     for words in (["-G99", "--wrap", "true"], ["-p", "nope", "--wrap", "true"], ["--mem=x", "--wrap", "true"]):
         done = shell.run("sbatch", *words)
