@@ -15,6 +15,7 @@ from agent.api.stream import Stream
 from agent.api.types import (
     KEY_HEADER,
     CancelRequest,
+    CancelTasksRequest,
     Job,
     JobReport,
     LogMessage,
@@ -88,6 +89,10 @@ class JobCalls(Caller):
         """Ask a job to end; a job that has ended is left as it is."""
         asked = CancelRequest(reason=reason, revision=revision)
         return self._ask("POST", f"{ref.path}/cancel", Job, asked, repeatable=True)
+
+    def cancel_tasks(self, array: JobRef, tasks: str) -> Job:
+        """Ask some of an array's tasks to end: `3,5-7`. An agent of a version before knows no such address (404)."""
+        return self._ask("POST", f"{array.path}/tasks/cancel", Job, CancelTasksRequest(tasks=tasks), repeatable=True)
 
     def hold(self, ref: JobRef) -> Job:
         """Keep a waiting job from starting."""

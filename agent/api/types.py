@@ -294,6 +294,13 @@ class CancelRequest(Wire, frozen=True, kw_only=True):
     """Only while the job is still as it was when looked at; else 409 with how it is now."""
 
 
+class CancelTasksRequest(CancelRequest, frozen=True, kw_only=True):
+    """What `POST /v1/jobs/ARRAY/tasks/cancel` takes: some of an array's tasks, ended in one go."""
+
+    tasks: str
+    """As `--array` has them: `3,5-7`. Tasks that it does not have, or that have ended, are left as they are."""
+
+
 class Plan(Wire, frozen=True, kw_only=True):
     """What `POST /v1/jobs/plan` answers: what a submit would do. Nothing is stored."""
 

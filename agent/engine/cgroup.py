@@ -47,6 +47,8 @@ class JobCgroup:
         self.path = path
         self.bounds_tasks = False
         """The number of the job's processes is limited."""
+        self.bounds_memory = False
+        """So is its memory, where it asked for some."""
         self._controllers = controllers
 
     def limit(self, memory_bytes: int | None, tasks_max: int | None, cpus: int | None) -> None:
@@ -69,6 +71,8 @@ class JobCgroup:
                 raise OSError(f"the kernel did not take {value} for {self.path}/{name}")
             if name == "pids.max":
                 self.bounds_tasks = taken
+            if name == "memory.max":
+                self.bounds_memory = taken
 
     def fork(self) -> int:
         """As `os.fork`, with the child in it; where that is refused and no limit is promised, the job runs without.

@@ -11,6 +11,7 @@ from typing import Any
 
 from agent.api.errors import StokerError
 from agent.config import Config, Mode
+from agent.engine.address import reachable
 from agent.engine.capabilities import Roots, instances
 from agent.engine.records import AttemptDir, Claim, HookOrders, RecordDiskError
 from agent.jobs import environ
@@ -180,7 +181,7 @@ def build_claim(
         log_head_bytes=limits.log_head_bytes,
         log_tail_bytes=limits.log_tail_bytes,
         output_max_bytes=limits.output_max_bytes,
-        cpus=spec.cpus if spec.cpus_said else None,
+        cpus=spec.cpus if spec.cpus_said and not spec.exclusive else None,
         memory_bytes=spec.memory_bytes,
         tasks_max=TASKS_MAX,
         hidden_devices=_hidden_devices(config, grant, roots),
@@ -218,7 +219,9 @@ def _run(config: Config, row: JobRow, grant: Grant) -> environ.Run:
         job_id=row.id,
         attempt=row.status.attempt,
         node=config.name,
+        host=reachable(config.name),
         cluster=config.cluster,
+        node_cpus=config.cpus,
         job_dir=str(files_dir(config.state_dir, row.id)),
         partition=row.status.partition,
         gpus=[(each.uuid, each.index) for each in grant.gpus],

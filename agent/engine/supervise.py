@@ -21,6 +21,7 @@ from agent.engine.addsteps import AddedSteps
 from agent.engine.asks import Asks
 from agent.engine.ending import Ending
 from agent.engine.folder import Folder, Refused, Scalar
+from agent.engine.footprint import MemoryWatch
 from agent.engine.jobfolder import JobFolder
 from agent.engine.jobproc import JobProcess, StartError
 from agent.engine.lean import become_subreaper, signal
@@ -81,6 +82,7 @@ class Supervisor:
         self._start = procs.start_ticks(os.getpid())
         self._gate_at = self._ended_at = time.monotonic()
         self._swept: set[tuple[int, int]] = set()
+        self._memory = MemoryWatch(None)
 
     def run(self) -> None:
         """Everything, up to the exit record on disk."""
@@ -182,6 +184,8 @@ class Supervisor:
         if self._oom.alone:
             order.surroundings.tasks_max = None  # the unit's TasksMax counts this job's alone
         self._make_cgroup()
+        if not self._oom.alone and (self._cgroup is None or not self._cgroup.bounds_memory):
+            self._memory = MemoryWatch(order.memory_bytes)
 
     def _make_cgroup(self) -> None:
         """What ends everything of the job at once; and limits it, for certain where a home was made for that."""
@@ -248,7 +252,7 @@ class Supervisor:
 
     def _patience_s(self) -> float | None:
         """Seconds until something is due; `None` when only an event can change anything."""
-        due = self._ending.due()
+        due = min(self._ending.due(), self._memory.due())
         return None if due == float("inf") else max(0.0, due - time.monotonic())
 
     def _wait(self, timeout_s: float | None) -> None:
@@ -303,6 +307,9 @@ class Supervisor:
             for ask in self._asks.take():
                 self._obey(ask, now)
         self._ending.act(now)
+        if self._memory.exceeded(now):
+            for each in procs.descendants(os.getpid()):
+                procs.signal_exact(*each, signal.SIGKILL)
 
     def _obey(self, ask: dict[str, object], now: float) -> None:
         """An ask of the agent's; one that we do not understand is a newer agent's, which knows from `hears` that."""
@@ -353,6 +360,9 @@ class Supervisor:
         self._ending.tell(len(met), time.monotonic())
 
     def _oom_happened(self) -> bool:
+        if self._memory.told is not None:
+            self._ending.told.append(self._memory.told)
+            return True
         killed = (
             self._status is not None and os.WIFSIGNALED(self._status) and os.WTERMSIG(self._status) == signal.SIGKILL
         )

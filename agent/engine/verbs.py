@@ -14,14 +14,15 @@ from agent.api import signals
 from agent.api.errors import ApiError
 from agent.api.queue import RequeueRequest, SignalRequest
 from agent.api.refs import JobRef
-from agent.api.types import CancelRequest, Job, JobState
+from agent.api.types import CancelRequest, CancelTasksRequest, Job, JobState
 from agent.engine import watch
 from agent.engine.accept import as_api_error
 from agent.engine.base import Asker
 from agent.engine.core import Core, conflict
 from agent.engine.room import Room
 from agent.engine.runs import Runner
-from agent.jobs import machine
+from agent.jobs import arrays, machine
+from agent.jobs.grammar import GrammarError
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
 
@@ -48,6 +49,9 @@ class Verbs:
         """See `Engine.cancel`."""
         rows = await self.own(ref, asker, request.revision)
         todo = [row for row in rows if not row.status.state.is_final]
+        if isinstance(request, CancelTasksRequest):
+            named = _tasks(request.tasks)
+            todo = [row for row in todo if row.array_task_id in named]
         if not todo:
             return self._core.wire(rows[0])
         event = machine.CancelAsked(by=asker.user, reason=request.reason)
@@ -190,6 +194,18 @@ class Verbs:
 
     def _refusal(self, row: JobRow, why: str) -> ApiError:
         return conflict(row, why)
+
+
+def _tasks(text: str) -> frozenset[int]:
+    """Read `3,5-7`.
+
+    Raises:
+        ApiError: 400, it is no list of tasks.
+    """
+    try:
+        return frozenset(arrays.array(text).tasks)
+    except GrammarError as error:
+        raise ApiError(400, "bad_tasks", f"{text[:40]!r} {error}", "$.tasks") from None
 
 
 def require_owner(row: JobRow, asker: Asker) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from agent.api.client import Client
+from agent.api.errors import ApiError
 from agent.api.hostkeys import HostKey, PinnedKey
 from agent.api.sshconfig import HostConfig, Target
 from agent.api.transport import Transport
@@ -36,6 +37,10 @@ CALL_TIMEOUT_S = 8.0
 TICK_S = 0.5
 JOBS_KEPT = 2000
 """Ended jobs remembered of each node, for watchers and for when it is lost; the node itself has them all."""
+LOOK_S = 1.0
+"""The most that the answer to a change waits for the look at what came of it."""
+ON_ITS_WAY_S = 2.0
+"""A node's word that is older than the last one by less; by more, its clock was set back."""
 HANDSHAKES = 8
 """Connections being made at once."""
 
@@ -138,6 +143,19 @@ class Fleet:
         require_answering(find(name, self.statuses()))
         return self._members[name].calls
 
+    async def look_again(self, name: str) -> None:
+        """Take in how a node is now, so that who has just changed it finds that in the next list of nodes.
+
+        A node that does not say so in time is heard of by its link a second later, as always.
+        """
+        member = self._members[name]
+        try:
+            async with asyncio.timeout(LOOK_S):
+                node = await member.calls.call(Client.node)
+        except (ApiError, TimeoutError):
+            return
+        self._show(member, node)
+
     # --- what the links deliver ---------------------------------------------------------------------------------------
 
     def _deliver(self, name: str, message: Wire | Gone, at: float) -> None:
@@ -174,12 +192,17 @@ class Fleet:
             # All jobs that have not ended follow; one that is not among them exists no more.
             member.jobs = {id_: job for id_, job in member.jobs.items() if job.state.is_final}
         elif isinstance(message, NodeUpdate):
-            member.node = message.status.node
-            self._publish_status(member)
+            self._show(member, message.status.node)
         elif isinstance(message, JobUpdate):
             member.jobs.pop(message.job.id, None)  # to the end: the dict is in order of last change
             member.jobs[message.job.id] = message.job
             self._publish(("job", member.name, message.job.id), message)
+
+    def _show(self, member: Member, node: Node | None) -> None:
+        """What was on its way while somebody looked again is not news."""
+        if node is None or member.node is None or not 0 < member.node.time - node.time < ON_ITS_WAY_S:
+            member.node = node
+        self._publish_status(member)
 
     def _note(self, member: Member, changed: bool) -> None:
         if changed:

@@ -50,7 +50,11 @@ class Run:
     job_id: int
     attempt: int
     node: str
+    host: str
+    """A name by which the job's programs reach the node; where nobody can look `node` up it is another."""
     cluster: str
+    node_cpus: int
+    """Which a job that has the node to itself may use all of, whatever it asked for."""
     job_dir: str
     """The folder the job may write its metrics and checkpoints to."""
     gpus: Sequence[tuple[str, int]] = ()
@@ -99,7 +103,7 @@ def of_hooks(spec: JobSpec, run: Run, *, user: str, uid: int, gid: int) -> dict[
         "PATH": DEFAULT_PATH,
         "CUDA_VISIBLE_DEVICES": ",".join(uuid for uuid, _ in run.gpus),
         "SLURM_CLUSTER_NAME": run.cluster,
-        "SLURM_CPUS_ON_NODE": str(spec.cpus),
+        "SLURM_CPUS_ON_NODE": str(_cpus(spec, run)),
         "SLURM_GPUS": count,
         "SLURM_GPUS_ON_NODE": count,
         "SLURM_JOBID": job_id,
@@ -195,7 +199,7 @@ def _of_sweep(spec: JobSpec, run: Run) -> dict[str, str]:
 
 
 def _of_job(spec: JobSpec, account: Account, run: Run) -> dict[str, str]:
-    job_id, node, cpus, tasks = str(run.job_id), run.node, str(spec.cpus), str(spec.tasks)
+    job_id, node, cpus, tasks = str(run.job_id), run.node, str(_cpus(spec, run)), str(spec.tasks)
     names = {
         "JOB_ATTEMPT": str(run.attempt),
         "JOB_DIR": run.job_dir,
@@ -206,14 +210,14 @@ def _of_job(spec: JobSpec, account: Account, run: Run) -> dict[str, str]:
         "SLURM_JOB_CPUS_PER_NODE": cpus,
         "SLURM_JOB_ID": job_id,
         "SLURM_JOB_NAME": spec.name,
-        "SLURM_JOB_NODELIST": node,
+        "SLURM_JOB_NODELIST": run.host,
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_JOB_UID": str(account.uid),
         "SLURM_JOB_USER": account.name,
         "SLURM_LOCALID": "0",
         "SLURM_NNODES": "1",
         "SLURM_NODEID": "0",
-        "SLURM_NODELIST": node,
+        "SLURM_NODELIST": run.host,
         "SLURM_NPROCS": tasks,
         "SLURM_NTASKS": tasks,
         "SLURM_NTASKS_PER_NODE": tasks,
@@ -236,6 +240,11 @@ def _of_job(spec: JobSpec, account: Account, run: Run) -> dict[str, str]:
     if spec.open_mode is not None:  # for `srun -o`, which may name the script's own file: sbatch.c sets it so
         names["SLURM_OPEN_MODE"] = spec.open_mode[0]
     return names
+
+
+def _cpus(spec: JobSpec, run: Run) -> int:
+    """As in Slurm: `--exclusive` is given every CPU, so that `srun -n 8` finds room without `-n` in the script."""
+    return max(spec.cpus, run.node_cpus) if spec.exclusive else spec.cpus
 
 
 def _of_array(spec: JobSpec, run: Run) -> dict[str, str]:

@@ -56,8 +56,8 @@ def gres(text: str) -> GresRequest:
 
 
 def gpus(text: str) -> GpuRequest:
-    """Read `--gpus`: `2`, `h100:2`, or `h100` for one."""
-    gpu_type, _, count = text.rpartition(":")
+    """Read `--gpus`: `2`, `h100:2` (sbatch takes `h100=2` for it, too), or `h100` for one."""
+    gpu_type, _, count = re.sub(r"^([^:=]+)=", r"\1:", text).rpartition(":")
     if not gpu_type and _GPU_TYPE.fullmatch(text):
         return GpuRequest(count=1, type=text)
     if "," in text:

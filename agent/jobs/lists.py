@@ -53,17 +53,30 @@ def licenses(text: str) -> tuple[tuple[str, int], ...]:
 
 
 def features(text: str) -> tuple[str, ...]:
-    """Read `--constraint`: `h100`, `h100&nvlink` or `h100,nvlink`, of which the node must have all."""
+    """Read `--constraint`: `h100`, `h100&nvlink` or `h100,nvlink`, of which the node must have all.
+
+    One of several is a part with bars: `h100|a100`, `[h100|a100]`, and `(h100|a100)&nvlink` with others.
+    """
     if not text:
         return ()
-    for sign, what in (("|", "one of several features"), ("*", "a number of nodes"), ("[", "groups"), ("(", "groups")):
-        if sign in text:
-            raise GrammarError(f"asks for {what} with {sign!r}; here a job names features that it needs, joined by &")
-    words = re.split(r"[&,]", text)
-    unfit = next((word for word in words if not _FEATURE.fullmatch(word)), None)
-    if unfit is not None:
-        raise GrammarError("is not a list of features; write NAME, or several joined by &")
-    return tuple(dict.fromkeys(words))
+    if "*" in text:
+        raise GrammarError("asks for a number of nodes with '*'; here a job names features that it needs, joined by &")
+    parts = re.split(r"[&,](?![^(\[]*[)\]])", text)
+    return tuple(dict.fromkeys(_either(part, alone=len(parts) == 1) for part in parts))
+
+
+def _either(part: str, *, alone: bool) -> str:
+    """A feature, or several with bars; the brackets around these are needed beside others and are left away."""
+    grouped = re.fullmatch(r"\((.*)\)|\[(.*)\]", part)
+    inside = part if grouped is None else grouped[1] or grouped[2] or ""
+    words = inside.rstrip("|").split("|")  # sbatch takes `h100|` for h100
+    if re.search(r"[()\[\]&,]", inside):
+        raise GrammarError("asks for groups of groups; write features joined by &, and (A|B) for one of two")
+    if not alone and grouped is None and len(words) > 1:
+        raise GrammarError("joins features by & and by |; write (A|B)&C for one of two and a third")
+    if not all(_FEATURE.fullmatch(word) for word in words):
+        raise GrammarError("is not a list of features; write NAME, several joined by &, or one of several by |")
+    return "|".join(dict.fromkeys(words))
 
 
 def partitions(text: str) -> tuple[str, ...]:

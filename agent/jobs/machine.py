@@ -195,7 +195,9 @@ def _start_late(status: Status, event: Started, now: int) -> Status:
 
 
 def _end(status: Status, event: Ended, now: int) -> Status:
-    """A run that ended by itself keeps its own outcome; one that was stopped becomes what was wished."""
+    """A run that ended by itself keeps its own outcome, but where it is to run again; one that was stopped becomes
+    what was wished.
+    """
     outcome = event.outcome
     wish = _wish(status, outcome)
     if wish in ("requeue", "preempt"):
@@ -209,9 +211,13 @@ def _end(status: Status, event: Ended, now: int) -> Status:
 
 
 def _wish(status: Status, outcome: Outcome) -> Wish | None:
-    """Whose will the end was; `None` for its own. The record counts where the wish itself was lost."""
+    """Whose will the end was; `None` for its own. The record counts where the wish itself was lost.
+
+    Who was told that a job is requeued finds it in the queue, however the run ended: a script that saves, calls
+    `scontrol requeue $SLURM_JOB_ID` and exits has mostly ended before it could be stopped.
+    """
     if outcome.why in (None, "start"):
-        return None
+        return "requeue" if status.wish == "requeue" and outcome.why is None else None
     if outcome.why == "limit":
         return None if status.wish == "preempt" else status.wish
     if status.wish is not None:

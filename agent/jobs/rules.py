@@ -215,14 +215,18 @@ def _check_licenses(spec: JobSpec, config: Config) -> None:
 
 
 def _features(spec: JobSpec, config: Config, gpu_names: Iterable[str]) -> tuple[str, ...]:
-    """Features as the node spells them."""
-    known = {each.lower(): each for name in gpu_names for each in gpu_features(name)}
-    exact = set(config.jobs.features)
-    for feature in spec.features:
-        if feature not in exact and feature.lower() not in known:
-            has = _listed([*config.jobs.features, *known])
-            raise SpecError(f"invalid feature specification: {feature}; {config.name} has {has}", "--constraint")
-    return tuple(each if each in exact else known[each.lower()] for each in spec.features)
+    """Features as the node spells them; of several of which one is asked for, the first that it has."""
+    of_gpus = {each.lower(): each for name in gpu_names for each in gpu_features(name)}
+    own = set(config.jobs.features)
+    found: dict[str, None] = {}
+    for wanted in spec.features:
+        spelt = (each if each in own else of_gpus.get(each.lower()) for each in wanted.split("|"))
+        feature = next(filter(None, spelt), None)
+        if feature is None:
+            has = _listed([*config.jobs.features, *of_gpus])
+            raise SpecError(f"invalid feature specification: {wanted}; {config.name} has {has}", "--constraint")
+        found[feature] = None
+    return tuple(found)
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

@@ -127,7 +127,16 @@ def _tasks(said: Said, gpus: _Gpus) -> int:
     if tasks is not None and per_node is not None and tasks > per_node:
         at_most = f"with {said.place('ntasks-per-node')} needs the cluster engine: this node runs jobs of one node"
         raise said.refusal("ntasks", at_most)
+    if gpus.per_task is not None and gpus.per_task.count and gpus.source != "gpus":
+        _check_tasks_are_said(said)
     return tasks or per_node or _tasks_of_gpus(said, gpus)
+
+
+def _check_tasks_are_said(said: Said) -> None:
+    """As sbatch: GPUs of each task are a number only where the tasks are."""
+    if all(said.setting(each) is None for each in ("ntasks", "ntasks-per-node", "nodes")):
+        why = "without either --gpus or -n/--ntasks is not allowed: say how many tasks there are, such as --ntasks=1"
+        raise said.refusal("gpus-per-task", why)
 
 
 def _tasks_of_gpus(said: Said, gpus: _Gpus) -> int:

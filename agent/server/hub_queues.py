@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import msgspec
@@ -29,6 +29,8 @@ from agent.server.peer import USER_HEADER
 
 LIST_WAIT_S = 3.0
 _GARBLED = "not_understood"
+_SHOWN_AT_ONCE = ("/v1/drain", "/v1/resume", "/v1/reload", "/v1/inventory/accept")
+"""Changes of a node that its next line in the list of nodes must show: `stoker drain n1; stoker nodes`."""
 
 _T = TypeVar("_T")
 
@@ -90,7 +92,8 @@ class HubQueues:
 
     async def _of_one_node(self, request: web.Request) -> web.StreamResponse:
         node = self._only_node("this is of one node")
-        return await pass_on(request, self._fleet.calls(node), request.rel_url.raw_path)
+        path = request.rel_url.raw_path
+        return await pass_on(request, self._fleet.calls(node), path, on_status=looking_again(self._fleet, node, path))
 
     def _only_node(self, why: str, how: str = "") -> str:
         """The node of a cluster of one; `how` is what names one, with the first of them put into it.
@@ -119,6 +122,18 @@ class HubQueues:
         refusals = [each for each in found if isinstance(each, ApiError) and each.status < 500]
         refusals += [each for each in found if isinstance(each, ApiError) and each.code == _GARBLED]
         raise refusals[0] if refusals else ApiError(503, "no_node", "no node answers now; see stoker nodes")
+
+
+def looking_again(fleet: Fleet, node: str, path: str) -> Callable[[int], Awaitable[None]] | None:
+    """What the node's answer to `path` calls for, where that changes what the list of nodes shows."""
+    if path not in _SHOWN_AT_ONCE:
+        return None
+
+    async def look(status: int) -> None:
+        if status < 400:
+            await fleet.look_again(node)
+
+    return look
 
 
 async def _answer(calls: NodeCalls, question: Callable[[Client], _T]) -> _T | ApiError:

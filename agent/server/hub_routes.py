@@ -38,7 +38,7 @@ from agent.server.admins import count_admins
 from agent.server.base import caller_of, json_response, metrics_response, query_int, read_body
 from agent.server.feed import Feed
 from agent.server.hub_find import member_with
-from agent.server.hub_queues import HubQueues
+from agent.server.hub_queues import HubQueues, looking_again
 from agent.server.hub_submit import HubSubmit
 from agent.server.job_routes import query_filter
 from agent.server.passthrough import pass_on
@@ -184,10 +184,11 @@ class HubService:
         return json_response(await self._seats.order(body))
 
     async def _node(self, request: web.Request) -> web.StreamResponse:
-        calls = self._fleet.calls(request.match_info["name"])
+        name = request.match_info["name"]
+        calls = self._fleet.calls(name)
         # The path as it was sent, not as it was decoded: /v1/nodes/NAME/REST.
-        rest = request.rel_url.raw_path.split("/", 4)[4]
-        return await self._pass_on(request, calls, f"/v1/{rest}")
+        path = f"/v1/{request.rel_url.raw_path.split('/', 4)[4]}"
+        return await self._pass_on(request, calls, path, on_status=looking_again(self._fleet, name, path))
 
     # --- jobs ---------------------------------------------------------------------------------------------------------
 

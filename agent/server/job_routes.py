@@ -12,7 +12,7 @@ from aiohttp import web
 from agent.api.errors import ApiError, StokerError
 from agent.api.queue import RequeueRequest, SignalRequest, StepRequest, UpdateRequest
 from agent.api.refs import JobRef
-from agent.api.types import CancelRequest, Hello, LogChunk, LogEnd, SubmitReply, SubmitRequest
+from agent.api.types import CancelRequest, CancelTasksRequest, Hello, LogChunk, LogEnd, SubmitReply, SubmitRequest
 from agent.config import Config
 from agent.engine.base import Asker
 from agent.jobs.filters import JobFilter
@@ -56,6 +56,7 @@ class JobRoutes:
         router.add_get(f"{root}/jobs/{_REF}/report", self._report)
         router.add_get(f"{root}/jobs/{_REF}/results", self._results)
         router.add_post(f"{root}/jobs/{_REF}/cancel", self._cancel)
+        router.add_post(f"{root}/jobs/{_REF}/tasks/cancel", self._cancel_tasks)
         router.add_post(f"{root}/jobs/{_REF}/hold", self._hold)
         router.add_post(f"{root}/jobs/{_REF}/release", self._release)
         router.add_post(f"{root}/jobs/{_REF}/requeue", self._requeue)
@@ -144,6 +145,10 @@ class JobRoutes:
 
     async def _cancel(self, request: web.Request) -> web.Response:
         asked = await read_body(request, CancelRequest) if request.can_read_body else CancelRequest()
+        return json_response(await self._engine.cancel(ref_of(request), asker_of(request), asked))
+
+    async def _cancel_tasks(self, request: web.Request) -> web.Response:
+        asked = await read_body(request, CancelTasksRequest)
         return json_response(await self._engine.cancel(ref_of(request), asker_of(request), asked))
 
     async def _hold(self, request: web.Request) -> web.Response:

@@ -28,6 +28,7 @@ class Place:
         if not self.job_id:
             raise StepError("Unable to create step: this is not inside of a job (SLURM_JOB_ID is not set)")
         self.node = env.get("SLURMD_NODENAME") or env.get("SLURM_JOB_NODELIST") or "localhost"
+        self.host = env.get("SLURM_JOB_NODELIST") or self.node
         self.cpus_per_task = words.number("cpus-per-task", 1) or 1
         self.ranks = _ranks(words)
         self._check_room(words, env)
@@ -129,14 +130,14 @@ def variables(place: Place, rank: int) -> dict[str, str]:
         "SLURM_LOCALID": str(rank),
         "SLURM_NNODES": "1",
         "SLURM_NODEID": "0",
-        "SLURM_NODELIST": place.node,
+        "SLURM_NODELIST": place.host,
         "SLURM_NPROCS": ranks,
         "SLURM_NTASKS": ranks,
         "SLURM_PROCID": str(rank),
         "SLURM_SRUN_COMM_HOST": "127.0.0.1",
         "SLURM_STEPID": step,
         "SLURM_STEP_ID": step,
-        "SLURM_STEP_NODELIST": place.node,
+        "SLURM_STEP_NODELIST": place.host,
         "SLURM_STEP_NUM_NODES": "1",
         "SLURM_STEP_NUM_TASKS": ranks,
         "SLURM_STEP_TASKS_PER_NODE": ranks,

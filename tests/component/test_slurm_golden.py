@@ -280,6 +280,16 @@ def test_verbs_reach_the_jobs_they_name(screen: Screen) -> None:
     )
 
 
+def test_many_tasks_are_ended_with_one_call_or_one_by_one_where_that_is_not_known(screen: Screen) -> None:
+    """The stand-in knows no such call, as an agent of a version before."""
+    screen.run("scancel", "3", "3_[3-20]", "4")
+    asked = [(path.removeprefix("/v1/"), body) for _, path, body in screen.queue.seen]
+    assert asked[0] == ("jobs/3/tasks/cancel", {"reason": None, "revision": None, "tasks": "3-20"})
+    assert [path for path, _ in asked[1:]] == [
+        f"jobs/{ref}/cancel" for ref in ("3", *(f"3_{n}" for n in range(3, 21)), "4")
+    ]
+
+
 def test_exact_parts_nodes_that_differ(screen: Screen) -> None:
     sizes = {"n2": 8, "n3": 16}
     screen.queue.nodes = [msgspec.structs.replace(host(cpu_count=count), name=name) for name, count in sizes.items()]
@@ -351,6 +361,8 @@ def test_states_of_a_node(screen: Screen) -> None:
     assert state() == "drain drained 0/0/8/8"
     screen.queue.nodes[:] = [host()]
     screen.queue.jobs.append(job(1, JobState.RUNNING, tasks=8, **RUN))
+    assert state() == "alloc allocated 8/0/0/8"
+    screen.queue.jobs[:] = [job(1, JobState.RUNNING, exclusive=True, **RUN)]
     assert state() == "alloc allocated 8/0/0/8"
     screen.queue.nodes[:] = [NodeStatus(name="n1", link=LinkState.LOST, age_s=20.0, reason="no route")]
     assert state() == "down* down* 0/0/0/0"

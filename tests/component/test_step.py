@@ -27,14 +27,20 @@ TORCH = importlib.util.find_spec("torch") is not None
 def test_each_rank_is_told_its_place(steps: Steps) -> None:
     names = "SLURM_PROCID SLURM_LOCALID SLURM_NTASKS SLURM_NPROCS SLURM_NODEID SLURM_STEP_ID SLURM_STEP_NUM_TASKS"
     names += " SLURM_NODELIST SLURM_LAUNCH_NODE_IPADDR SLURM_TASK_PID"
-    done = steps.run("-l", "sh", "-c", f"for each in {names}; do eval echo $each=\\$$each; done; echo pid=$$")
+    done = steps.run(
+        "-l",
+        "sh",
+        "-c",
+        f"for each in {names}; do eval echo $each=\\$$each; done; echo pid=$$",
+        SLURM_JOB_NODELIST="box",
+    )
     ranks = [
         dict(line[3:].split("=") for line in done.stdout.splitlines() if line.startswith(f"{n}: ")) for n in (0, 1)
     ]
     for number, rank in enumerate(ranks):
         assert rank["SLURM_PROCID"] == rank["SLURM_LOCALID"] == str(number)
         assert rank["SLURM_NTASKS"] == rank["SLURM_NPROCS"] == rank["SLURM_STEP_NUM_TASKS"] == "2"
-        assert (rank["SLURM_NODEID"], rank["SLURM_STEP_ID"], rank["SLURM_NODELIST"]) == ("0", "0", "n1")
+        assert (rank["SLURM_NODEID"], rank["SLURM_STEP_ID"], rank["SLURM_NODELIST"]) == ("0", "0", "box")
         assert rank["SLURM_LAUNCH_NODE_IPADDR"] == "127.0.0.1"
         assert rank["SLURM_TASK_PID"] == rank["pid"]
 

@@ -69,7 +69,7 @@ def the_jobs() -> list[Any]:
         job(9, JobState.RUNNING, array_task_id=3, **array, **RUN | paths[2]),
         job(10, JobState.RUNNING, array_task_id=4, **array, **RUN | paths[3]),
         *(job(6 + task, array_task_id=task, **waits) for task in range(5, 10)),
-        job(4, reason="Dependency", dependency="afterok:2", priority=56),
+        job(4, reason="Dependency", dependency="afterok:2(unfulfilled)", priority=56),
         job(5, name="averyverylongjobname", reason="JobHeldUser", held=True, nice=5, partition="short",
             time_limit_s=600, priority=0),
         job(6, reason="Resources", gpus=8, priority=56),

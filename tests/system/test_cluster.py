@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from agent.api.types import JobState, LinkState
 from tests.fakes.daemons import Box, activate_evaluation, wait_final, wait_until
@@ -101,6 +102,19 @@ def laptop(home: Path, door: Sshd) -> Path:
         f"Host lab\n  HostName 127.0.0.1\n  Port {door.port}\n  User {USER}\n  IdentityFile {door.identity}\n"
     )
     return home
+
+
+def test_who_changes_a_node_finds_it_changed(lab: Lab) -> None:
+    """`scontrol update nodename=n1 state=drain; sinfo`: each list of nodes is asked for at once."""
+    client = lab.n1.hub.client()
+    wait_until(lambda: all(each.link is LinkState.UP for each in client.nodes()), "both nodes are up")
+    for reason in ("fans", "", "dust", "", "cables", ""):
+        for name in ("n1", "n2"):
+            request = DrainRequest(reason=reason or None)
+            (client.drain if reason else client.resume)(request, node=name)
+            node = next(each.node for each in client.nodes() if each.name == name)
+            assert node is not None
+            assert (node.drain.reason if node.drain else "") == reason
 
 
 def all_up(made: Lab) -> bool:

@@ -8,6 +8,7 @@ import re
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -61,6 +62,10 @@ def test_what_is_said_of_a_waiting_job(shell: Shell) -> None:
     shell.out("scontrol", "hold", second)
     wait_until(lambda: "(JobHeld" in shell.out("squeue", "-j", second), "it is held")
     shell.out("scontrol", "release", second)
+    third = shell.submit("-d", f"afterany:{first}:{second}", "--wrap", "true")
+    awaited = f"afterany:{first}(unfulfilled),afterany:{second}(unfulfilled)"
+    assert shell.out("squeue", "-h", "-j", third, "-o", "%E %r").split() == [awaited, "Dependency"]
+    assert f"Dependency={awaited}\n" in shell.out("scontrol", "show", "job", third)
     plan = shell.run("sbatch", "--test-only", "-G1", "--wrap", "true")
     assert plan.returncode == 0 or "allocation failure" in plan.stderr
     shell.out("scancel", first)
@@ -81,6 +86,15 @@ def test_arrays(shell: Shell) -> None:
     assert text(shell.folder / f"o-{number}-2") == "2\n"
 
 
+def test_many_tasks_of_an_array_are_ended_in_one_go(shell: Shell) -> None:
+    number = shell.submit("-H", "-a", "1-60", "-J", "many", "--wrap", "true")
+    shell.out("scancel", f"{number}_[5-40]", f"{number}_[58-70]")
+    left = shell.out("squeue", "-h", "-r", "-n", "many", "-o", "%K").split()
+    assert {int(each) for each in left} == {*range(1, 5), *range(41, 58)}
+    shell.out("scancel", "-n", "many", "-t", "PENDING")
+    assert shell.out("squeue", "-h", "-n", "many") == ""
+
+
 def test_refusals_are_sbatchs(shell: Shell) -> None:
     for words in (["-G99", "--wrap", "true"], ["-p", "nope", "--wrap", "true"], ["--mem=x", "--wrap", "true"]):
         done = shell.run("sbatch", *words)
@@ -93,18 +107,34 @@ def test_names_inside_of_a_job(shell: Shell) -> None:
 #!/bin/sh
 #SBATCH -o inside
 scontrol show hostnames
-squeue -h -j $SLURM_JOB_ID -o %t
+squeue -h -j $SLURM_JOB_ID -w $SLURM_JOB_NODELIST -o %t
 inner=$(sbatch --parsable -o inner --wrap 'echo from inside')
 echo $inner
 scontrol show job $SLURM_JOB_ID | head -n 1
+scontrol show node $SLURM_JOB_NODELIST | head -n 1
+sinfo -h -n $SLURM_JOB_NODELIST -o %n
 """
     (shell.folder / "job.sh").write_text(script)
     done = shell.run("sbatch", "--wait", "job.sh", STOKER_SOCKET=shell.env["STOKER_SOCKET"])
     assert done.returncode == 0, text(shell.folder / "inside")
-    host, state, inner, shown = text(shell.folder / "inside").splitlines()
-    assert (host, state) == ("n1", "R")
+    host, state, inner, shown, node, named = text(shell.folder / "inside").splitlines()
+    assert (node.split()[0], named) == ("NodeName=n1", "n1")
+    assert state == "R"
+    assert socket.getaddrinfo(host, None), "torchrun can be told it as its MASTER_ADDR"
     assert shown.startswith("JobId=")
     wait_until(lambda: text(shell.folder / "inner") == "from inside\n", f"job {inner} runs too")
+
+
+def test_a_job_requeues_itself_and_exits(shell: Shell) -> None:
+    """How Lightning and many a trap for USR1 end: the script has exited before anybody could stop it."""
+    (shell.folder / "again.sh").write_text(
+        "#!/bin/bash\n#SBATCH -o again-%j --open-mode=append\necho run $SLURM_RESTART_COUNT\n"
+        "[ $SLURM_RESTART_COUNT = 1 ] || scontrol requeue $SLURM_JOB_ID\nexit 0\n"
+    )
+    done = shell.run("sbatch", "--wait", "again.sh")
+    number = done.stdout.removeprefix("Submitted batch job ").strip()
+    assert (done.returncode, shell.state(number)) == (0, "COMPLETED")
+    assert text(shell.folder / f"again-{number}") == "run 0\nrun 1\n"
 
 
 def test_srun_from_outside(shell: Shell) -> None:

@@ -77,6 +77,12 @@ def test_a_warning_signal_is_passed_on() -> None:
     assert (made.warn_signal, made.warn_before_s, made.warn_batch_only) == (10, 90, True)
 
 
+def test_a_job_that_has_the_node_to_itself_is_not_held_to_the_cpus_it_named() -> None:
+    made = claim(exclusive=True)
+    assert made.cpus is None
+    assert int(made.env["SLURM_CPUS_ON_NODE"]) >= int(made.env["SLURM_NTASKS"]) * int(made.env["SLURM_CPUS_PER_TASK"])
+
+
 # --- devices ----------------------------------------------------------------------------------------------------------
 
 

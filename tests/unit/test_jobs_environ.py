@@ -15,7 +15,9 @@ RUN = Run(
     job_id=17,
     attempt=2,
     node="n1",
+    host="box",
     cluster="lab",
+    node_cpus=64,
     job_dir="/var/lib/stoker/jobs/17/2",
     gpus=(("GPU-a", 3), ("GPU-b", 5)),
 )
@@ -48,7 +50,7 @@ def test_slurms_variables() -> None:
         "SLURM_JOB_GPUS": "3,5",
         "SLURM_JOB_ID": "17",
         "SLURM_JOB_NAME": "nm",
-        "SLURM_JOB_NODELIST": "n1",
+        "SLURM_JOB_NODELIST": "box",
         "SLURM_JOB_NUM_NODES": "1",
         "SLURM_JOB_UID": "1001",
         "SLURM_JOB_USER": "ada",
@@ -56,7 +58,7 @@ def test_slurms_variables() -> None:
         "SLURM_MEM_PER_NODE": "16384",
         "SLURM_NNODES": "1",
         "SLURM_NODEID": "0",
-        "SLURM_NODELIST": "n1",
+        "SLURM_NODELIST": "box",
         "SLURM_NPROCS": "1",
         "SLURM_NTASKS": "1",
         "SLURM_NTASKS_PER_NODE": "1",
@@ -72,12 +74,18 @@ def test_slurms_variables() -> None:
     }
 
 
+def test_a_job_that_has_the_node_to_itself_has_its_cpus() -> None:
+    env = environ.build(spec(exclusive=True, cpus_per_task=2), {}, ADA, RUN)
+    assert (env["SLURM_CPUS_ON_NODE"], env["SLURM_JOB_CPUS_PER_NODE"], env["SLURM_CPUS_PER_TASK"]) == ("64", "64", "2")
+    assert environ.of_hooks(spec(exclusive=True), RUN, user="ada", uid=1, gid=1)["SLURM_CPUS_ON_NODE"] == "64"
+
+
 def test_without_gpus_none_is_visible() -> None:
     env = environ.build(
         spec(gpus=0),
         {"CUDA_VISIBLE_DEVICES": "0,1"},
         ADA,
-        Run(job_id=1, attempt=1, node="n", cluster="c", job_dir="/j"),
+        Run(job_id=1, attempt=1, node="n", host="n", cluster="c", node_cpus=4, job_dir="/j"),
     )
     assert env["CUDA_VISIBLE_DEVICES"] == ""
     assert env["SLURM_GPUS"] == "0"
@@ -85,7 +93,7 @@ def test_without_gpus_none_is_visible() -> None:
 
 
 def run(**fields: object) -> Run:
-    known = {"job_id": 17, "attempt": 1, "node": "n1", "cluster": "lab", "job_dir": "/j"}
+    known = {"job_id": 17, "attempt": 1, "node": "n1", "host": "n1", "cluster": "lab", "node_cpus": 64, "job_dir": "/j"}
     return Run(**{**known, **fields})  # type: ignore[arg-type]
 
 

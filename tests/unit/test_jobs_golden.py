@@ -76,9 +76,7 @@ STRICTER = {
     "mix dependency 'afterok:-1'": "is no job",
     "mix name long": "is longer than 256 bytes",
     "mix export empty": "is no variable",
-    "mix constraint or": "asks for one of several features",
     "mix constraint count": "asks for a number of nodes",
-    "mix constraint bracket": "asks for one of several features",
     "mix nodes zero": "is not a count",
     "mix nice float": "is not a niceness",
     "mix mail unknown": "of which no mail is sent",
@@ -121,7 +119,6 @@ LOOSER = {
     "mix mem-per-cpu '1T'": "the same",
     "mix cpus 17": "the same",
     "mix gpus word": "a GPU of type two, which check_fits looks for",
-    "mix gpus-per-task no ntasks": "one task is meant",
     "mix wait all nodes bad": "a node that runs a job is up: the word is not looked at",
     "mix constraint empty": "asks for nothing",
 }
@@ -131,6 +128,9 @@ OTHERWISE: dict[str, dict[str, str]] = {
     "cpu -N 1-2": {"NumNodes": "1"},  # one node is enough
     "nodes 1-2": {"NumNodes": "1"},
     "cpu -n 100": {"NumNodes": "1"},  # which the node has not the CPUs for: see below
+    # of one node it is known which of them it has
+    "mix constraint or": {"Features": "h100"},
+    "mix constraint bracket": {"Features": "h100"},
     "licenses matlab": {"Licenses": "matlab:1"},
     # scontrol shows a pattern with a width as it stands, and trips over %%; the job's file has it filled in, as here
     "out-%5j.out": {"StdOut": "/DIR/04711.out", "StdErr": "/DIR/04711.out"},

@@ -42,6 +42,7 @@ def test_gres(text: str, asked: GresRequest) -> None:
     [
         ("2", GpuRequest(count=2)),
         ("h100:2", GpuRequest(count=2, type="h100")),
+        ("h100=2", GpuRequest(count=2, type="h100")),
         ("a100-sxm", GpuRequest(count=1, type="a100-sxm")),
     ],
 )

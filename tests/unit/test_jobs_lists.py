@@ -49,7 +49,18 @@ def test_licenses(text: str, asked: tuple[tuple[str, int], ...]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "features"),
-    [("h100", ("h100",)), ("h100&nvlink", ("h100", "nvlink")), ("a,b,a", ("a", "b")), ("", ())],
+    [
+        ("h100", ("h100",)),
+        ("h100&nvlink", ("h100", "nvlink")),
+        ("a,b,a", ("a", "b")),
+        ("", ()),
+        ("a|b", ("a|b",)),
+        ("[a|b]", ("a|b",)),
+        ("(a)", ("a",)),
+        ("a|", ("a",)),
+        ("(a|b)&c,[d|e|d]", ("a|b", "c", "d|e")),
+        ("(a|b)&(a|b)", ("a|b",)),
+    ],
 )
 def test_features(text: str, features: tuple[str, ...]) -> None:
     assert lists.features(text) == features
@@ -85,10 +96,14 @@ BAD: list[tuple[Callable[[str], Any], str, str]] = [
     (lists.licenses, "matlab=2", "is not a list of licences"),
     (lists.licenses, "a:1|b:1", "one of several"),
     (lists.licenses, "a:" + "9" * 5000, "is not a list of licences"),
-    (lists.features, "a|b", "one of several features"),
+    (lists.features, "a|b&c", "joins features by & and by |"),
+    (lists.features, "a&b|c", "joins features by & and by |"),
+    (lists.features, "|a", "is not a list of features"),
+    (lists.features, "[a|b", "groups of groups"),
+    (lists.features, "((a|b)&c)|d", "groups of groups"),
+    (lists.features, "()", "is not a list of features"),
     (lists.features, "a*2", "a number of nodes"),
-    (lists.features, "[a&b]", "asks for groups"),
-    (lists.features, "(a)", "asks for groups"),
+    (lists.features, "[a&b]", "asks for groups of groups"),
     (lists.features, "!a", "is not a list of features"),
     (lists.features, "a & b", "is not a list of features"),
     (lists.features, "&a", "is not a list of features"),

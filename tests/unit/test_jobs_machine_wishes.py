@@ -71,7 +71,15 @@ def test_a_preempted_run_goes_back_only_if_it_may() -> None:
     assert (back.state, back.reason, back.requeue) == (JobState.PENDING, "Preempted", True)
 
 
-@pytest.mark.parametrize("wish", [REQUEUE, PREEMPT, CancelAsked(by="ada")])
+@pytest.mark.parametrize("code", [0, 3])
+def test_who_asked_for_another_run_gets_it_though_this_one_ended_by_itself(code: int) -> None:
+    """A script that calls `scontrol requeue $SLURM_JOB_ID` and exits, before it could be stopped."""
+    back = after(*RUNS, REQUEUE, ended(None, code=code))
+    assert (back.state, back.reason, back.attempt) == (JobState.PENDING, "Requeued", 1)
+    assert after(CLAIM, REQUEUE, ended("start", code=None)).reason == "JobLaunchFailure"
+
+
+@pytest.mark.parametrize("wish", [PREEMPT, CancelAsked(by="ada")])
 @pytest.mark.parametrize("requeue", [False, True])
 def test_a_run_that_ended_by_itself_keeps_its_outcome(wish: Event, requeue: bool) -> None:
     assert after(*RUNS, wish, ended(None), requeue=requeue).state is JobState.COMPLETED

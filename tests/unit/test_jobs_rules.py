@@ -121,6 +121,10 @@ def test_features_are_spelled_as_the_node_spells_them() -> None:
     names = ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB")
     assert apply("-C", "Fast&H100", gpu_names=names).features == ("Fast", "h100")
     assert apply("-C", "sxm4", gpu_names=names).features == ("sxm4",)
+    assert apply("-C", "v100|A100|h100", gpu_names=names).features == ("a100",)
+    assert apply("-C", "(slow|Fast)&[h100|a100]", gpu_names=names).features == ("Fast", "h100")
+    with pytest.raises(SpecError, match=r"invalid feature specification: v100\|b200; gpu01 has Fast, nvidia, h100"):
+        apply("-C", "v100|b200", gpu_names=names)
     assert rules.gpu_features(names[1]) == ("nvidia", "a100", "sxm4", "40gb")
 
 

@@ -58,7 +58,12 @@ def read(words: str) -> Shape:
         ("--gres=shard:3", {"shards": 3}),
         ("--gres=shard:3 -G 0", {"shards": 3}),
         # per task
-        ("--gpus-per-task=2", {"gpus": 2, "gpus_per_task": 2}),
+        ("-n 1 --gpus-per-task=2", {"gpus": 2, "gpus_per_task": 2}),
+        ("-N 1 --gpus-per-task=2", {"gpus": 2, "gpus_per_task": 2}),
+        (
+            "--ntasks-per-node=2 --gpus-per-task=1",
+            {"tasks": 2, "ntasks_per_node": 2, "cpus_said": True, "gpus": 2, "gpus_per_task": 1},
+        ),
         ("-n 4 --gpus-per-task=2", {"tasks": 4, "cpus_said": True, "gpus": 8, "gpus_per_task": 2}),
         (
             "-n 4 --gpus-per-task=a100:1 -G 4",
@@ -114,8 +119,10 @@ def test_shapes(words: str, fields: dict[str, Any]) -> None:
         ("-G 2 --gpus-per-node=3", "--gpus=2 contradicts --gpus-per-node=3"),
         ("-G h100:2 --gres=gpu:a100:2", "--gpus=h100:2 contradicts --gres=gpu:a100:2"),
         ("-G 2 --gres=shard:2", "--gres=shard:2 contradicts --gpus=2; a job has either whole GPUs or shards"),
-        ("--gpus-per-task=1 --gres=shard:2", "contradicts --gpus-per-task=1; a job has either"),
+        ("-n 1 --gpus-per-task=1 --gres=shard:2", "contradicts --gpus-per-task=1; a job has either"),
         ("-G 3 -n 2 --gpus-per-task=2", "--gpus-per-task=2 contradicts --gpus=3"),
+        ("--gpus-per-task=2", "--gpus-per-task=2 without either --gpus or -n/--ntasks is not allowed: say how many"),
+        ("--gpus-per-node=2 --gpus-per-task=2", "--gpus-per-task=2 without either --gpus or -n/--ntasks is not"),
         ("-G 3 --gpus-per-task=2", "--gpus-per-task=2 contradicts --gpus=3; the one is no multiple of the other"),
         ("--gpus-per-task=1 --ntasks-per-gpu=1", "--ntasks-per-gpu=1 contradicts --gpus-per-task=1; use only one"),
         ("-G 1 --ntasks-per-gpu=1 --ntasks-per-node=1", "--ntasks-per-gpu=1 contradicts --ntasks-per-node=1"),

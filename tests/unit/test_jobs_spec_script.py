@@ -83,7 +83,7 @@ def test_directives_end_at_the_first_command_only() -> None:
         ("--exclusive=user", "train.sh:3: --exclusive=user is not supported"),
         ("--export-file=x", "train.sh:3: --export-file=x is not supported"),
         ("--gpus-per-socket=1", "train.sh:3: --gpus-per-socket=1 is not supported"),
-        ("-C a|b", "train.sh:3: --constraint=a|b asks for one of several features with '|'"),
+        ("-C a*2", "train.sh:3: --constraint=a*2 asks for a number of nodes with '*'"),
         ("-b soon", "train.sh:3: --begin=soon is not a time"),
         ("--deadline=now", "train.sh:3: --deadline=now is over already"),
         ("-b now+2hours --deadline=now+1hour", "--begin=now+2hours contradicts train.sh:3: --deadline=now+1hour"),

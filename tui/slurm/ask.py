@@ -204,16 +204,28 @@ def spread_nodes(words: Words) -> list[str]:
     Raises:
         ToolError: it is none.
     """
-    from agent.api.hostlist import HostListError, expand
+    from agent.api.hostlist import HostListError
 
     texts = words.said.get("nodelist", [])
     try:
-        names = [name for text in texts for name in expand(text)]
+        names = [name for text in texts for name in expand_nodes(text)]
     except HostListError as error:
         raise ToolError(f"Invalid node list: {safe.text(','.join(texts))} {error}") from None
     if texts:
         words.said["nodelist"] = [",".join(names)]
     return names
+
+
+def expand_nodes(text: str) -> list[str]:
+    """Write out a host list. Inside of a job `$SLURM_JOB_NODELIST` may call the node as its machine is called.
+
+    Raises:
+        HostListError: it is none.
+    """
+    from agent.api.hostlist import expand
+
+    here, node = os.environ.get("SLURM_JOB_NODELIST"), os.environ.get("SLURMD_NODENAME")
+    return [node if node and name == here else name for name in expand(text)]
 
 
 def strangers(named: Sequence[str], seen: Collection[str]) -> list[str]:

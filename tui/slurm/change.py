@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from agent.api import program
 from agent.api.errors import ApiError
-from agent.api.hostlist import HostListError, expand
+from agent.api.hostlist import HostListError
 from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from tui import arrays, safe
@@ -135,7 +135,7 @@ def _update_nodes(queue: ask.Queue, named: str, given: Mapping[str, str]) -> int
     state = changes.get("state", "").upper()
     told = {each.name for each in queue.nodes()}
     try:
-        names = sorted(told) if named.upper() == "ALL" else expand(named)
+        names = sorted(told) if named.upper() == "ALL" else ask.expand_nodes(named)
     except HostListError:
         names = [named]
     if not names or any(name not in told for name in names):

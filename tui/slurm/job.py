@@ -219,12 +219,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def dependency(self) -> str:
-        """`afterok:17(unfulfilled)`."""
+        """`afterok:17(unfulfilled)`; the agent says how each stands once it has judged it."""
         text = self.job.dependency
         if not text:
             return "(null)"
         joint = "?" if "?" in text else ","
-        return joint.join(f"{each}(unfulfilled)" for each in text.split(joint))
+        return joint.join(each if each.endswith(")") else f"{each}(unfulfilled)" for each in text.split(joint))
 
     def _task_text(self) -> str:
         if len(self.jobs) == 1:

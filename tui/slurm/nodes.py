@@ -52,7 +52,9 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cpus_used(self) -> int:
-        """CPUs given out."""
+        """CPUs given out; one job that has the node to itself holds them all."""
+        if any(job.exclusive for job in self.jobs):
+            return self.cpus
         return min(self.cpus, sum(job.tasks * job.cpus_per_task for job in self.jobs))
 
     @property

@@ -32,6 +32,8 @@ OPTIONS = Options(
     "account:A= batch:b clusters:M= cron ctld full:f help hurry:H interactive:i jobname= me name:n= nodelist:w= "
     "partition:p= qos:q= quiet:Q reservation:R= sibling=! signal:s= state:t= usage user:u= verbose:v version:V wckey=!"
 )
+MANY = 16
+"""Tasks of one array that are ended with one call."""
 _INVALID = "Invalid job id"
 _FILTERS = ("account", "jobname", "me", "name", "nodelist", "partition", "qos", "reservation", "state", "user")
 
@@ -50,6 +52,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     if filtered or "interactive" in words:
         targets = _chosen(queue, words, targets)
     failed = 0
+    if signal is None and "interactive" not in words:
+        targets = _in_one_go(queue, targets)
     for target in targets:
         if "interactive" not in words or _agreed(queue, target):
             failed += not _end(queue, target, signal, words)
@@ -82,6 +86,31 @@ def _targets(texts: Sequence[str]) -> list[_Target]:
         except StokerError:
             raise ToolError(f"{_INVALID} {program.printable(text)}") from None
     return found
+
+
+def _in_one_go(queue: ask.Queue, targets: Sequence[_Target]) -> list[_Target]:
+    """End the tasks of an array of which many are named with one call each array; what is left to end one by one.
+
+    That is all of them where the call is not understood or refused: each task then tells why.
+    """
+    tasks: dict[JobRef, list[int]] = {}
+    for each in targets:
+        if each.step is None and each.ref.task is not None:
+            tasks.setdefault(_array(each.ref), []).append(each.ref.task)
+    done = set()
+    for array, numbers in tasks.items():
+        if len(numbers) < MANY:
+            continue
+        try:
+            queue.client.cancel_tasks(array, arrays.ranges(numbers))
+        except ApiError:
+            continue
+        done.add(array)
+    return [each for each in targets if each.step is not None or each.ref.task is None or _array(each.ref) not in done]
+
+
+def _array(ref: JobRef) -> JobRef:
+    return msgspec.structs.replace(ref, task=None)
 
 
 def _end(queue: ask.Queue, target: _Target, signal: str | None, words: Words) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agent.api import program
 from agent.api.errors import ApiError
-from agent.api.hostlist import HostListError, compress, expand, shown
+from agent.api.hostlist import HostListError, compress, shown
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
 from tui import safe
@@ -296,7 +296,7 @@ def _all_hosts(queue: ask.Queue) -> list[nodes.Host]:
 
 def _expanded(named: Sequence[str]) -> list[str]:
     try:
-        return [name for text in named for name in expand(text)]
+        return [name for text in named for name in ask.expand_nodes(text)]
     except HostListError as error:
         raise ToolError(f"{program.printable(' '.join(named))} {error}") from None
 

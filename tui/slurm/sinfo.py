@@ -148,10 +148,10 @@ def _rows(words: Words, partitions: Sequence[Partition], hosts: Sequence[Host]) 
 
 def _fits(host: Host, words: Words) -> bool:
     if "nodes" in words:
-        from agent.api.hostlist import HostListError, expand
+        from agent.api.hostlist import HostListError
 
         try:
-            if host.name not in expand(words.last("nodes") or ""):
+            if host.name not in ask.expand_nodes(words.last("nodes") or ""):
                 return False
         except HostListError as error:
             raise ToolError(f"Invalid node list: {program.printable(words.last('nodes') or '')} {error}") from None
