@@ -24,6 +24,7 @@ from licensing.errors import ChainError, OtherSiteError, ReplayError, RevokedErr
 from licensing.exchange import Crl, Receipt, Release, Request, RevokedKey, RevokedLicence, Usage, Want
 from licensing.moments import when
 from licensing.plans import DAY_S, REPORT_DUE_S
+from licensing.requests import refuse_unmoving
 from licensing.usage_check import Finding, Grade
 from licensing.vendor.sign import Signer, own_root, sign_root_list
 from licensing.vendor.store import COLUMNS, Answered, DeskStore, Issued
@@ -125,6 +126,10 @@ class Desk:
         """
         tokens = armour.bare(Label.RELEASE, text).split(armour.LINK)
         stone = verify.site_paper(Release, tokens[0])
+        if len(tokens) > 2:
+            raise ChainError(
+                f"{len(tokens)} signed parts where a release and one request belong; ask for the original file"
+            )
         if stone.paper.node is not None:
             raise UsageError(f"{stone.paper.id} frees the seats of one node; a licence moves by a release of its site")
         if len(tokens) > 1:
@@ -138,6 +143,7 @@ class Desk:
         before = self._answered_before(asked)
         if before is not None:
             return before
+        refuse_unmoving(asked.paper)
         licence = self._current(stone.paper.licence)
         self._refuse_move(licence, stone, now, beyond)
         new = _bound(licence, asked, now, generation=licence.generation + 1)

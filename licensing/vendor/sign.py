@@ -8,7 +8,7 @@ its whole chain, so the buyer needs nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,7 @@ from licensing.document import Issuer, Licence, sign, signer
 from licensing.errors import KeyFileError, UsageError
 from licensing.exchange import Crl, Receipt
 from licensing.keys import Passphrase
+from licensing.plans import DAY_S, NEVER
 from licensing.roots import Root, Roots
 
 ROOT_NAMES = ("current", "next", "spare")
@@ -161,13 +162,16 @@ def end_of_day(date: str) -> int:
     """The last second of a day (`YYYY-MM-DD`) anywhere on Earth: its end at UTC-12, so never before a local midnight.
 
     Raises:
-        UsageError: not a date.
+        UsageError: not a date, or one whose end no calendar has.
     """
     try:
         day = datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError as error:
         raise UsageError(f"{date!r} is not a date; write YYYY-MM-DD") from error
-    return int((day + timedelta(days=1, hours=12)).timestamp())
+    end = int(day.timestamp()) + DAY_S + 12 * 3600
+    if end > NEVER:
+        raise UsageError(f"{date} is over after the year 9999 somewhere on Earth; name an earlier day")
+    return end
 
 
 def write_new(path: Path, text: str) -> None:

@@ -178,6 +178,22 @@ def test_inspect_says_what_an_edition_lacks_or_is_not_known(vendor: Vendor, tmp_
         assert said in vendor.run("inspect", path, "--roots", roots_file)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--date", "9999-12-31"], "9999-12-31 is over after the year 9999"),
+        (["--days", 3_000_000], "would end after the year 9999"),
+        (["--days", 999_999_999_999], "would end after the year 9999"),
+        (["--expires-at", 999_999_999_999], "would end after the year 9999"),
+        (["--days", 9, "--report-by", "9999-12-31"], "after the year 9999"),
+        (["--days", 9, "--report-by", "2020-01-01"], "would have been due 2020-01-02 12:00 UTC; name a later day"),
+    ],
+)
+def test_a_date_that_no_calendar_has_or_that_is_over_is_refused(vendor: Vendor, words: list[object], said: str) -> None:
+    vendor.file("issue", "--voucher", "--customer", "X", "--plan", "pay-per-use", "--seats", 8, *words, code=64)
+    assert said in vendor.err
+
+
 def test_prepaid_hours_are_asked_for(vendor: Vendor) -> None:
     vendor.file("issue", "--voucher", "--customer", "X", "--plan", "prepaid", "--seats", 8, "--days", 9, code=64)
     assert "--gpu-hours N" in vendor.err
