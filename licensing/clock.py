@@ -23,6 +23,8 @@ SKEW_S = 600
 """How far two clocks may differ and still be called the same."""
 JUMP_S = 48 * 3600
 """How far a clock may have moved on between two boots without a doubt."""
+BEHIND_S = 3600
+"""How far a clock may be behind what is known before it is told."""
 CONFIRM_S = 24 * 3600
 """Uptime after which a doubtful clock is trusted."""
 _WRITE_S = 600
@@ -165,8 +167,8 @@ def doubt(mark: HighWater, wall: int) -> str:
 
 
 def is_behind(mark: HighWater, wall: int) -> bool:
-    """Whether the wall clock shows a time that has certainly passed: before the licence was signed, or long before."""
-    return mark.time - wall > JUMP_S
+    """Whether the wall clock shows a time that has certainly passed, by more than what clocks differ and are set."""
+    return mark.time - wall > BEHIND_S
 
 
 def lag(mark: HighWater, wall: int) -> str:

@@ -167,6 +167,20 @@ def test_setting_the_clock_back_gains_nothing(site: Site, boot: Boot) -> None:
     assert isinstance(site.lease("n1", NODE_KEY, ["GPU-0"], 0, NOW), NoSeat)
 
 
+def test_a_clock_behind_by_more_than_an_hour_is_told_and_in_the_trail(
+    site: Site, boot: Boot, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.activate(bound(site), NOW)
+    later = boot.at(NOW + DAY)
+    assert site.report(later - 3600).rollbacks == 0, "clocks differ, and are set"
+    assert [site.report(later - 3601).rollbacks for _ in range(3)] == [1, 1, 1]
+    assert "the clock says 2027-01-16 06:59 UTC, and it is at least 2027-01-16 08:00 UTC" in caplog.text
+    noted = [each for each in site.history(9) if each.event == "clock_back"]
+    assert [(each.at, each.subject, each.detail) for each in noted] == [(later, "lic-test", {"wall": later - 3601})]
+    site.report(later)
+    assert site.report(later - 2 * DAY).rollbacks == 2
+
+
 def test_nor_does_a_restart_with_the_clock_set_back(site: Site, tmp_path: Path, boot: Boot) -> None:
     site.activate(file(EVALUATION), NOW)
     for day in range(15):
