@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from licensing import armour, files, keys, verify
 from licensing.armour import Label
 from licensing.document import Issuer, Licence, sign, signer
-from licensing.errors import KeyFileError, UsageError
+from licensing.errors import ChainError, KeyFileError, UsageError
 from licensing.exchange import Crl, Receipt
 from licensing.keys import Passphrase
 from licensing.plans import DAY_S, NEVER
@@ -140,6 +140,8 @@ def make_issuer(
     """
     cert, key = folder / f"{terms.name}.cert", folder / f"{terms.name}.key"
     _refuse_existing(cert, key)
+    if isinstance(by, Signer) and by.issuer.delegate == 0:
+        raise ChainError(f"{by.issuer.name} may make no further issuers; an issuer may that was made with --delegate")
     signing, above = (by.key, by.chain) if isinstance(by, Signer) else (keys.load(by, passphrase), None)
     trial = msgspec.structs.replace(terms, key=keys.public_hex(Ed25519PrivateKey.generate()))
     _read_back(_cert(signing, above, trial))
