@@ -56,6 +56,8 @@ class Ask:
     """The number of the lease it holds, 0 for none."""
     held: str | None = None
     """The token of that lease; `None` from agents that show none."""
+    contact: bool = False
+    """Whether it was reached just now, after it was not."""
 
     @cached_property
     def head(self) -> str | None:

@@ -12,16 +12,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from licensing.moments import when
+
 SKEW_S = 600
 """How far two clocks may differ and still be called the same."""
 JUMP_S = 48 * 3600
 """How far a clock may have moved on between two boots without a doubt."""
+BEHIND_S = 3600
+"""How far a clock may be behind what is known before it is told."""
 CONFIRM_S = 24 * 3600
 """Uptime after which a doubtful clock is trusted."""
 _WRITE_S = 600
@@ -158,26 +161,22 @@ def is_news(mark: HighWater | None, written: HighWater | None) -> bool:
 def doubt(mark: HighWater, wall: int) -> str:
     """Why the wall clock is not trusted, in words for the log."""
     return (
-        f"the clock says {_day(wall)} UTC, and by the uptime it is {_day(mark.time)} UTC. It is believed after 24 h of "
+        f"the clock says {when(wall)}, and by the uptime it is {when(mark.time)}. It is believed after 24 h of "
         "uptime; if it is wrong run: timedatectl set-ntp true"
     )
 
 
 def is_behind(mark: HighWater, wall: int) -> bool:
-    """Whether the wall clock shows a time that has certainly passed: before the licence was signed, or long before."""
-    return mark.time - wall > JUMP_S
+    """Whether the wall clock shows a time that has certainly passed, by more than what clocks differ and are set."""
+    return mark.time - wall > BEHIND_S
 
 
 def lag(mark: HighWater, wall: int) -> str:
     """What is wrong with a wall clock that is behind, in words for the log."""
     return (
-        f"the clock says {_day(wall)} UTC, and it is at least {_day(mark.time)} UTC, by what was signed and seen. "
+        f"the clock says {when(wall)}, and it is at least {when(mark.time)}, by what was signed and seen. "
         "Leases and licences go by the later time; set the clock: timedatectl set-ntp true"
     )
-
-
-def _day(moment: int) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M}"
 
 
 def _known(mark: HighWater, uptime: Uptime) -> int:

@@ -17,6 +17,7 @@ from msgspec import Meta
 from licensing import keys, paseto, strictjson
 from licensing.ed25519 import PrivateKey, PublicKey
 from licensing.errors import ContentError, TokenError
+from licensing.plans import NEVER
 
 MAX_LEASE_S = 7 * 86400
 """No licence allows a longer lease."""
@@ -28,7 +29,8 @@ _PLAIN = bytes(code for code in range(0x20, 0x7F) if code != ord("\\"))
 """What an encoder leaves as it is: printable ASCII without the one that begins an escape."""
 _FOOTER = re.compile(rb'\{"kid":"(?:([0-9a-f]{64})|([A-Za-z0-9_-]{43}))"\}')
 
-Time = Annotated[int, Meta(ge=0, le=2**40)]
+Time = Annotated[int, Meta(ge=0, le=NEVER)]
+"""Unix seconds that a calendar can show: to the end of the year 9999."""
 Duration = Annotated[int, Meta(ge=1, le=2**33)]
 Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Number = Annotated[int, Meta(ge=0, le=strictjson.MAX_INTEGER)]
@@ -271,7 +273,7 @@ def _as_we_write(kind: type[D], content: bytes) -> D | None:
         return None
     try:
         document: D = _READERS[kind].decode(content)
-    except (KeyError, msgspec.DecodeError):
+    except (KeyError, RecursionError, msgspec.DecodeError):
         return None
     return document if encode(document) == content else None
 

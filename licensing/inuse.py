@@ -123,7 +123,7 @@ class InUse:
         return Facts(
             built_at=self._built_at,
             report_by=(known.report_by if known else 0) or None,
-            gpu_ms_used=self._gpu_ms_used(licence_id),
+            gpu_ms_used=self._gpu_ms_used(licence_id) if known else 0,  # asking begins the count
         )
 
     def _say_notice(self, standing: Standing) -> None:

@@ -163,7 +163,7 @@ class Memory:
             return _decoder.decode(self._path.read_bytes())
         except FileNotFoundError:
             return _State()
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeError, RecursionError) as error:
             log.error("%s cannot be read and is begun anew: %s", self._path, error)
             with suppress(OSError):
                 log.error("the damaged file is kept as %s", files.set_aside(self._path))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from licensing.plans import DAY_S, MS_PER_HOUR
+from licensing.plans import DAY_S, MS_PER_HOUR, NEVER
 
 
 def when(time: int) -> str:
     """A moment for people, in UTC because hub, node and laptop may be in three time zones."""
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"{_moment(time):%Y-%m-%d %H:%M} UTC"
 
 
 def day(time: int) -> str:
     """Its day alone."""
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")
+    return f"{_moment(time):%Y-%m-%d}"
+
+
+def _moment(time: int) -> datetime:
+    """No calendar goes further than the year 9999; a grace that begins there, or a clock that stands there, does."""
+    return datetime.fromtimestamp(min(time, NEVER), UTC)
 
 
 def hours(gpu_ms: int) -> str:

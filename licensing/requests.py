@@ -181,4 +181,18 @@ class Requests:
             raise UsageError(
                 "that request was made by this site itself; export one at the site that the licence goes to"
             )
+        refuse_unmoving(found.paper)
         return found.text
+
+
+def refuse_unmoving(asked: Request) -> None:
+    """Let only a request pass with which a site asks for a licence that another one gives back.
+
+    Raises:
+        UsageError: it asks for something else.
+    """
+    if asked.want not in (Want.TRANSFER, Want.ACTIVATE):
+        raise UsageError(
+            f"the request {asked.id} asks for {asked.want}; make one at the site that the licence goes to: "
+            "stoker-license export-request --want transfer"
+        )

@@ -46,7 +46,7 @@ def parse(data: bytes, origin: str) -> Roots:
     """
     try:
         return _decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise KeyFileError(f"{origin} is not a roots file: {error}") from error
 
 

@@ -61,8 +61,7 @@ class Timekeeper:
             log.warning("%s", clock.doubt(mark, now))
         before_behind, self._behind = self._behind, clock.is_behind(mark, now)
         if self._behind and not before_behind:
-            self.rollbacks += 1
-            log.warning("%s", clock.lag(mark, now))
+            self._note_back(mark, now)
         if not self._is_settled(mark, now):
             return mark
         self._mark = mark
@@ -112,6 +111,17 @@ class Timekeeper:
         self.keep(mark)
         self._reload()
         log.warning("time confirmed: %d, it was %d", mark.time, before.time)
+
+    def _note_back(self, mark: clock.HighWater, now: int) -> None:
+        """Tell, and keep in the trail, that the clock was set back: it gains nothing, and whoever reads on may ask."""
+        self.rollbacks += 1
+        log.warning("%s", clock.lag(mark, now))
+        current = self._in_use.current
+        try:
+            with self._ledger.transaction():
+                self._ledger.audit(mark.time, "clock_back", current.installed.id if current else "site", wall=now)
+        except StoreError as error:
+            log.warning("cannot note in the trail that the clock is behind: %s", error)
 
     def _is_doubted(self) -> bool:
         """Whether something was dated by a clock that certainly stood too early."""

@@ -10,14 +10,13 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from licensing import armour, paseto, verify
 from licensing.clock import SKEW_S
 from licensing.document import Licence
 from licensing.exchange import UnitPeak, Usage
-from licensing.moments import when
+from licensing.moments import day, when
 from licensing.plans import DAY_S
 from licensing.verify import SiteToken
 
@@ -83,7 +82,7 @@ def _alone(usage: Usage, licence: Licence | None, now: int) -> list[Finding]:
         found.append(_finding(Grade.WRONG, usage, f"was exported {when(usage.iat)}, before its period ended"))
     if usage.iat > now + SKEW_S:
         found.append(_finding(Grade.WRONG, usage, f"was exported {when(usage.iat)}, and here it is {when(now)}"))
-    first, last = _day(usage.begins), _day(usage.ends - 1)
+    first, last = day(usage.begins), day(usage.ends - 1)
     ahead = sorted({total.day for total in usage.totals if total.day > last})
     if ahead:
         found.append(_finding(Grade.WRONG, usage, f"has totals of {', '.join(ahead)}, after its last day, {last}"))
@@ -148,7 +147,3 @@ def _chained(usage: Usage, before: dict[str, SiteToken[Usage]] | None) -> list[F
 
 def _finding(grade: Grade, usage: Usage, words: str) -> Finding:
     return Finding(grade=grade, report=usage.id, words=words)
-
-
-def _day(time: int) -> str:
-    return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%d")

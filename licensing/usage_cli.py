@@ -14,8 +14,8 @@ from pathlib import Path
 
 from licensing import files, usage_file, usage_verify, verify
 from licensing.document import Licence
-from licensing.errors import FormatError, LicenceError, UsageError
-from licensing.moments import when
+from licensing.errors import FormatError, KeyFileError, LicenceError
+from licensing.moments import day, when
 from licensing.roots import pinned
 from licensing.usage_check import Finding, Grade, units_told
 from licensing.usage_file import MAX_BYTES, UsageFile
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace, export: Export, *, now: int) -> int:
         licence = verify.licence_file(text_of(args.licence), pinned()).licence if args.licence else None
         return check_files(args.files, licence, now=now, as_json=args.json)
     name, text = export(args.month, rows=args.rows, config=args.config)
-    return _write(args.output or name, text)
+    return _write(args.output or name, text, args.month)
 
 
 def check_files(names: Sequence[str], licence: Licence | None, *, now: int, as_json: bool = False) -> int:
@@ -97,19 +97,38 @@ def text_of(name: str) -> str:
         raise FormatError(f"{origin} is not text; a usage report begins with -----BEGIN STOKER USAGE-----") from error
 
 
-def _write(name: str, text: str) -> int:
+def _write(name: str, text: str, month: str | None) -> int:
+    usage = usage_file.read(text).usage
+    if month is not None and day(usage.begins)[:7] != month:
+        print(f"{month} was not closed by itself; what was used then is in this report", file=sys.stderr)
     if name == "-":
         sys.stdout.write(text)
         return 0
-    try:
-        files.replace(Path(name), text.encode(), mode=0o644)
-    except OSError as error:
-        raise UsageError(f"cannot write {name}: {error.strerror}; choose another place with -o") from error
-    usage = usage_file.read(text).usage
+    _keep(Path(name), text.encode())
     print(
         f"{name}  {_hours(usage.gpu_ms)} GPU-hours, {when(usage.begins)} to {when(usage.ends)}; send it to your vendor"
     )
     return 0
+
+
+def _keep(path: Path, report: bytes) -> None:
+    """Put a report where nothing is, or in place of a report: the same month with its rows has the same name."""
+    try:
+        if not _is_report(path):
+            files.create_new(path, report, mode=0o644)
+        else:
+            files.replace(path, report, mode=0o644)
+    except FileExistsError as error:
+        raise KeyFileError(f"{path} exists and is not overwritten; name another file with -o") from error
+    except OSError as error:
+        raise KeyFileError(f"cannot write {path}: {error.strerror}; choose another place with -o") from error
+
+
+def _is_report(path: Path) -> bool:
+    try:
+        return files.read_given(path, len(usage_file.BEGIN)).startswith(usage_file.BEGIN.encode())
+    except OSError:
+        return False
 
 
 def _line(report: UsageFile) -> str:

@@ -29,7 +29,7 @@ from licensing.exchange import Usage
 from licensing.usage_book import compact, digest
 
 MAX_BYTES = 1024 * 1024 * 1024
-_BEGIN = f"-----BEGIN STOKER {Label.USAGE}-----"
+BEGIN = f"-----BEGIN STOKER {Label.USAGE}-----"
 _END = f"-----END STOKER {Label.USAGE}-----\n"
 _NODES, _ROWS = "nodes", "rows"
 
@@ -97,7 +97,7 @@ def read(text: str) -> UsageFile:
     Raises:
         LicenceError: not a usage report, or changed after it was signed.
     """
-    if not text.lstrip().startswith(_BEGIN):
+    if not text.lstrip().startswith(BEGIN):
         alone = verify.site_paper(Usage, armour.bare(Label.USAGE, text))
         return UsageFile(token=alone, nodes=None, rows=None)
     signed, parts = _cut(text.replace("\r\n", "\n"))
@@ -144,7 +144,7 @@ def decode_lines(lines: Sequence[str]) -> list[NodeLine]:
 def _lines(usage: Usage, lines: Sequence[str]) -> list[NodeLine]:
     try:
         return decode_lines(lines)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise ContentError(f"a node of the usage report {usage.id} cannot be read: {error}; upgrade Stoker") from error
 
 

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from licensing import strictjson
-from licensing.document import GpuUuid, Name
+from licensing.document import GpuUuid, Name, Time
 
 DAY_S = 86_400
 WHOLE = 1000
@@ -36,8 +36,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     gpu: GpuUuid
     sku: Name
     share: Annotated[int, Meta(ge=1, le=WHOLE)]
-    start: Annotated[int, Meta(ge=0, le=2**40)]
-    end: Annotated[int, Meta(ge=0, le=2**40)]
+    start: Time
+    end: Time
 
     @property
     def gpu_ms(self) -> int:
@@ -74,7 +74,7 @@ def read(text: str, seq: int) -> Row | None:
     """A row whose number is expected; `None` when it is no sound row."""
     try:
         row = _decoder.decode(text)
-    except (msgspec.MsgspecError, UnicodeError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
     sound = row.seq == seq and 0 <= row.end - row.start <= MAX_ROW_S
     return row if sound and _encoder.encode(row) == text.encode() else None

@@ -293,10 +293,14 @@ def history_rows(events: Sequence[LicenceEvent], clock: Clock) -> list[Row]:
     ]
 
 
+_MOMENTS = ("until", "since", "report_by", "begins", "ends", "was", "wall")
+"""Fields of the trail that are Unix seconds."""
+
+
 def _said(event: LicenceEvent, clock: Clock) -> str:
     words = []
     for name, value in event.detail.items():
-        if name in ("until", "since", "report_by") and isinstance(value, int) and value > 0:
+        if name in _MOMENTS and isinstance(value, int) and value > 0:
             words.append(f"{name.replace('_', ' ')} {clock.moment(value)}")
         elif name == "gpus" and isinstance(value, list):
             words.append(units.count(len(value), "GPU"))

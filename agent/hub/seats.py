@@ -370,8 +370,9 @@ class Seats:
         Of a refusal that is its code: its words count the hours, and would be news with each offer.
         """
         name, uuids = member.name, _uuids(node)
-        held = self._held.get(name) or await self._heard(member, node)
-        ask = Ask(node=name, key=node.key, gpus=uuids, seq=held.seq, held=held.lease)
+        known = self._held.get(name)
+        held = known or await self._heard(member, node)
+        ask = Ask(node=name, key=node.key, gpus=uuids, seq=held.seq, held=held.lease, contact=known is None)
         token = await self._checkouts.lease(ask)
         if token is None:
             await self._tell_node(member, None)

@@ -24,12 +24,14 @@ from licensing.errors import ChainError, OtherSiteError, ReplayError, RevokedErr
 from licensing.exchange import Crl, Receipt, Release, Request, RevokedKey, RevokedLicence, Usage, Want
 from licensing.moments import when
 from licensing.plans import DAY_S, REPORT_DUE_S
+from licensing.requests import refuse_unmoving
 from licensing.usage_check import Finding, Grade
 from licensing.vendor.sign import Signer, own_root, sign_root_list
 from licensing.vendor.store import COLUMNS, Answered, DeskStore, Issued
 from licensing.verify import SiteToken
 
 TRANSFERS_A_YEAR = 2
+_LEDGER = "desk.db"
 _YEAR_S = 365 * DAY_S
 
 
@@ -45,11 +47,16 @@ class Answer:
     """The request was answered before, with this same file."""
 
 
+def is_desk(folder: Path) -> bool:
+    """Whether it has a ledger, or an issuer's certificate to begin one with."""
+    return (folder / _LEDGER).exists() or next(folder.glob("*.cert"), None) is not None
+
+
 class Desk:
     """One folder's ledger. `now` is Unix seconds."""
 
     def __init__(self, folder: Path) -> None:
-        self._store = DeskStore(folder / "desk.db")
+        self._store = DeskStore(folder / _LEDGER)
 
     def close(self) -> None:
         """Close the ledger."""
@@ -125,6 +132,10 @@ class Desk:
         """
         tokens = armour.bare(Label.RELEASE, text).split(armour.LINK)
         stone = verify.site_paper(Release, tokens[0])
+        if len(tokens) > 2:
+            raise ChainError(
+                f"{len(tokens)} signed parts where a release and one request belong; ask for the original file"
+            )
         if stone.paper.node is not None:
             raise UsageError(f"{stone.paper.id} frees the seats of one node; a licence moves by a release of its site")
         if len(tokens) > 1:
@@ -138,6 +149,7 @@ class Desk:
         before = self._answered_before(asked)
         if before is not None:
             return before
+        refuse_unmoving(asked.paper)
         licence = self._current(stone.paper.licence)
         self._refuse_move(licence, stone, now, beyond)
         new = _bound(licence, asked, now, generation=licence.generation + 1)

@@ -22,9 +22,9 @@ from licensing import keys, plans, usage_cli
 from licensing.document import PRODUCT, Issuer, Licence
 from licensing.errors import KeyFileError, UsageError
 from licensing.moments import when
-from licensing.plans import DAY_S, TRIAL_S, Plan
+from licensing.plans import DAY_S, NEVER, TRIAL_S, Plan
 from licensing.vendor import inspect
-from licensing.vendor.desk import Answer, Desk
+from licensing.vendor.desk import Answer, Desk, is_desk
 from licensing.vendor.sign import (
     Signer,
     end_of_day,
@@ -120,7 +120,7 @@ def _issue(args: argparse.Namespace, now: int) -> int:
         site=args.site,
     )
     signer = _signer(args)
-    licence = msgspec.structs.replace(licence, **_of_plan(args, exp, now), **_tried(args, signer), **_terms(args))
+    licence = msgspec.structs.replace(licence, **_of_plan(args, exp, now), **_tried(args, signer), **_terms(args, now))
     folder = _desk_folder(args)
     if folder is None:
         answer = Answer(licence=licence, text=signer.licence(licence))
@@ -153,7 +153,7 @@ def _tried(args: argparse.Namespace, signer: Signer) -> dict[str, object]:
     return {"features": features, "edition": highest.name if features == highest.features else None}
 
 
-def _terms(args: argparse.Namespace) -> dict[str, object]:
+def _terms(args: argparse.Namespace, now: int) -> dict[str, object]:
     """The fields of a licence that the command line names."""
     terms: dict[str, object] = {
         "seats": args.seats,
@@ -163,7 +163,7 @@ def _terms(args: argparse.Namespace) -> dict[str, object]:
         "vm": args.vm,
         "edition": args.edition,
         "term_s": args.trial_days and args.trial_days * DAY_S,
-        "report_by": args.report_by and end_of_day(args.report_by),
+        "report_by": args.report_by and _due(args.report_by, now),
     }
     edition = plans.edition(args.edition) if args.edition else None
     if edition is not None or args.features is not None:
@@ -178,11 +178,11 @@ def _renew(args: argparse.Namespace, now: int) -> int:
     exp = _end(args, now)
     assert exp is not None
     with _desk(args) as desk:
-        return _hand_out(args, desk.renew(_signer(args), args.id, exp, now, **_terms(args)))
+        return _hand_out(args, desk.renew(_signer(args), args.id, exp, now, **_terms(args, now)))
 
 
 def _amend(args: argparse.Namespace, now: int) -> int:
-    terms, exp = _terms(args), _end(args, now)
+    terms, exp = _terms(args, now), _end(args, now)
     if exp is not None:
         raise UsageError("the end of a licence is moved by: stoker-license vendor renew ID --date YYYY-MM-DD")
     if not terms:
@@ -240,7 +240,7 @@ def _verify_usage(args: argparse.Namespace, now: int) -> int:
 
 def _receipt(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
-        due = end_of_day(args.next_by) if args.next_by else None
+        due = _due(args.next_by, now) if args.next_by else None
         receipt, text = desk.receipt(_signer(args), usage_cli.text_of(str(args.file)), now, due)
     _write(args.out, text)
     _say(args, f"receipt {receipt.id} for {receipt.usage}; the next report is due {when(receipt.report_by)}")
@@ -304,10 +304,20 @@ _VERBS: dict[str, Callable[[argparse.Namespace, int], int]] = {
 def _end(args: argparse.Namespace, now: int) -> int | None:
     if args.expires_at is None and args.date is None and args.days is None:
         return None
+    if (args.expires_at or now + (args.days or 0) * DAY_S) > NEVER:
+        raise UsageError("the licence would end after the year 9999; name an earlier end")
     exp: int = args.expires_at or end_of_day(args.date or when(now + args.days * DAY_S)[:10])
     if exp <= now:
         raise UsageError(f"the licence would have ended {when(exp)}; name a later end")
     return exp
+
+
+def _due(date: str, now: int) -> int:
+    """When a usage report is due: a day that is over would hold new jobs from the start."""
+    due = end_of_day(date)
+    if due <= now:
+        raise UsageError(f"the usage report would have been due {when(due)}; name a later day")
+    return due
 
 
 def _desk_folder(args: argparse.Namespace) -> Path | None:
@@ -320,6 +330,10 @@ def _desk(args: argparse.Namespace) -> Iterator[Desk]:
     folder = _desk_folder(args)
     if folder is None:
         raise UsageError(f"name the folder in which this desk keeps what it issued: --desk DIR, or ${DESK_VARIABLE}")
+    if not is_desk(folder):
+        raise KeyFileError(
+            f"there is no desk in {folder}, neither desk.db nor a certificate; name another one: --desk DIR"
+        )
     with _open_desk(folder) as desk:
         yield desk
 

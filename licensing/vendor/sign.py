@@ -8,7 +8,7 @@ its whole chain, so the buyer needs nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -17,9 +17,10 @@ from licensing import armour, files, keys, verify
 from licensing.armour import Label
 from licensing.document import Issuer, Licence, sign, signer
 from licensing.ed25519 import PrivateKey
-from licensing.errors import KeyFileError, UsageError
+from licensing.errors import ChainError, KeyFileError, UsageError
 from licensing.exchange import Crl, Receipt
 from licensing.keys import Passphrase
+from licensing.plans import DAY_S, NEVER
 from licensing.roots import Root, Roots
 
 ROOT_NAMES = ("current", "next", "spare")
@@ -139,6 +140,8 @@ def make_issuer(
     """
     cert, key = folder / f"{terms.name}.cert", folder / f"{terms.name}.key"
     _refuse_existing(cert, key)
+    if isinstance(by, Signer) and by.issuer.delegate == 0:
+        raise ChainError(f"{by.issuer.name} may make no further issuers; an issuer may that was made with --delegate")
     signing, above = (by.key, by.chain) if isinstance(by, Signer) else (keys.load(by, passphrase), None)
     trial = msgspec.structs.replace(terms, key=keys.public_hex(PrivateKey.generate()))
     _read_back(_cert(signing, above, trial))
@@ -161,13 +164,16 @@ def end_of_day(date: str) -> int:
     """The last second of a day (`YYYY-MM-DD`) anywhere on Earth: its end at UTC-12, so never before a local midnight.
 
     Raises:
-        UsageError: not a date.
+        UsageError: not a date, or one whose end no calendar has.
     """
     try:
         day = datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError as error:
         raise UsageError(f"{date!r} is not a date; write YYYY-MM-DD") from error
-    return int((day + timedelta(days=1, hours=12)).timestamp())
+    end = int(day.timestamp()) + DAY_S + 12 * 3600
+    if end > NEVER:
+        raise UsageError(f"{date} is over after the year 9999 somewhere on Earth; name an earlier day")
+    return end
 
 
 def write_new(path: Path, text: str) -> None:

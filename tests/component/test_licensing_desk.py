@@ -102,6 +102,10 @@ def test_a_reseller_is_made_by_an_issuer_and_stays_within_it(tmp_path: Path, ven
     vendor.run("keys", "issuer", "--name", "big", *by, "--max-seats", 10_001, code=5)
     assert "allows 10001 seats, and issuer may allow 10000" in vendor.err
     assert not (tmp_path / "big.key").exists()
+    below = ["--issuer-key", tmp_path / "shop.key", "--issuer-cert", tmp_path / "shop.cert", "-o", tmp_path]
+    vendor.run("keys", "issuer", "--name", "sub", *below, "--max-seats", 2, code=5)
+    assert "shop may make no further issuers" in vendor.err
+    assert not (tmp_path / "sub.key").exists()
     told = vendor.run("inspect", path, "--roots", tmp_path / "ACME-roots.json")
     assert "reseller  shop" in told
     assert "sold by   Bright GPUs (shop)" in told
@@ -178,6 +182,22 @@ def test_inspect_says_what_an_edition_lacks_or_is_not_known(vendor: Vendor, tmp_
         assert said in vendor.run("inspect", path, "--roots", roots_file)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--date", "9999-12-31"], "9999-12-31 is over after the year 9999"),
+        (["--days", 3_000_000], "would end after the year 9999"),
+        (["--days", 999_999_999_999], "would end after the year 9999"),
+        (["--expires-at", 999_999_999_999], "would end after the year 9999"),
+        (["--days", 9, "--report-by", "9999-12-31"], "after the year 9999"),
+        (["--days", 9, "--report-by", "2020-01-01"], "would have been due 2020-01-02 12:00 UTC; name a later day"),
+    ],
+)
+def test_a_date_that_no_calendar_has_or_that_is_over_is_refused(vendor: Vendor, words: list[object], said: str) -> None:
+    vendor.file("issue", "--voucher", "--customer", "X", "--plan", "pay-per-use", "--seats", 8, *words, code=64)
+    assert said in vendor.err
+
+
 def test_prepaid_hours_are_asked_for(vendor: Vendor) -> None:
     vendor.file("issue", "--voucher", "--customer", "X", "--plan", "prepaid", "--seats", 8, "--days", 9, code=64)
     assert "--gpu-hours N" in vendor.err
@@ -197,6 +217,15 @@ def test_a_desk_is_asked_for_where_one_is_needed(vendor: Vendor, monkeypatch: py
     monkeypatch.setenv("STOKER_DESK", str(vendor.folder))
     vendor.run("revoke", "lic-1", code=6)
     assert "issued no licence lic-1" in vendor.err
+
+
+@pytest.mark.parametrize("words", [["list"], ["revoke", "lic-1"], ["renew", "lic-1", "--days", "9", "-o", "-"]])
+def test_a_desk_that_is_not_there_is_said_and_not_begun(vendor: Vendor, tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "typo", tmp_path / "empty"):
+        vendor.run(*words, "--desk", folder, code=5)
+        assert f"there is no desk in {folder}" in vendor.err
+    assert not (tmp_path / "typo").exists() and not list((tmp_path / "empty").iterdir())
 
 
 def test_renew_and_amend_are_the_next_revision(vendor: Vendor, clock: list[int], places: list[Place]) -> None:

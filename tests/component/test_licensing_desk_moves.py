@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from licensing import keys
+from licensing import armour, keys
 from licensing.errors import LicenceError
 from licensing.exchange import Want
 from licensing.stage import Stage
@@ -54,6 +54,25 @@ def test_an_old_tombstone_moves_nothing(vendor: Vendor, places: list[Place]) -> 
     places[1].install(vendor.file("transfer", old, "--request", places[1].request(Want.TRANSFER)))
     vendor.file("transfer", old, "--request", places[2].request(Want.TRANSFER), code=7)
     assert "gives back generation 0" in vendor.err
+
+
+def test_a_licence_moves_only_to_a_site_that_asks_for_one(vendor: Vendor, places: list[Place]) -> None:
+    for place in places[:2]:
+        place.install(vendor.voucher(id_=place.folder.name))
+        place.install(vendor.file("activate", place.request(Want.ACTIVATE)))
+    other = places[1].request(Want.USAGE)
+    with pytest.raises(LicenceError, match="asks for usage; make one at the site that the licence goes to"):
+        places[0].release(to=other)
+    assert places[0].site.report(NOW).standing.stage is Stage.ACTIVE, "nothing was given back"
+    release = places[0].release()
+    vendor.file("transfer", release, "--request", other, code=64)
+    assert "asks for usage" in vendor.err
+    request = places[1].request(Want.TRANSFER)
+    more = places[0].release(to=request)
+    chain = armour.LINK.join((armour.unwrap(armour.Label.RELEASE, more.read_text()), "v4.public.AAAA"))
+    more.write_text(armour.wrap(armour.Label.RELEASE, chain))
+    vendor.file("transfer", more, code=5)
+    assert "3 signed parts where a release and one request belong" in vendor.err
 
 
 # --- revocation ---

@@ -112,6 +112,19 @@ def test_spent_hours_reach_a_node_in_contact_and_more_of_them_lift_it(place: Pla
     place.site._ledger.verify_audit()
 
 
+def test_hours_count_from_when_a_licence_is_taken_and_not_from_when_it_was_refused(tmp_path: Path) -> None:
+    site = Site(tmp_path, "test", ROOTS, Boot())
+    site.open()
+    prepaid = changed(VOUCHER, id="lic-hours", site=site.key_hex, vm=True, **PREPAID)
+    before = list(site._ledger.run("SELECT * FROM usage_licence"))
+    with pytest.raises(ReplayError, match="answers the request unknown"):
+        site.activate(file(changed(prepaid, request="unknown")), NOW)
+    assert list(site._ledger.run("SELECT * FROM usage_licence")) == before, "refused: nothing was changed"
+    site.activate(file(prepaid), NOW)
+    assert [row[0] for row in site._ledger.run("SELECT licence FROM usage_licence")] == ["lic-hours"]
+    site.close()
+
+
 def test_it_is_told_once_and_says_since_when_after_a_restart_of_the_hub(place: Place) -> None:
     place.site.activate(file(place.licence(**PREPAID)), NOW)
     place.offer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -21,6 +22,7 @@ from licensing.errors import (
     WeakKeyError,
 )
 from licensing.keys import public_hex
+from licensing.leases import RENEW_S, Ask
 from licensing.paseto import split
 from licensing.seats import NoSeat
 from licensing.site import Report, Site
@@ -167,6 +169,20 @@ def test_setting_the_clock_back_gains_nothing(site: Site, boot: Boot) -> None:
     assert isinstance(site.lease("n1", NODE_KEY, ["GPU-0"], 0, NOW), NoSeat)
 
 
+def test_a_clock_behind_by_more_than_an_hour_is_told_and_in_the_trail(
+    site: Site, boot: Boot, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.activate(bound(site), NOW)
+    later = boot.at(NOW + DAY)
+    assert site.report(later - 3600).rollbacks == 0, "clocks differ, and are set"
+    assert [site.report(later - 3601).rollbacks for _ in range(3)] == [1, 1, 1]
+    assert "the clock says 2027-01-16 06:59 UTC, and it is at least 2027-01-16 08:00 UTC" in caplog.text
+    noted = [each for each in site.history(9) if each.event == "clock_back"]
+    assert [(each.at, each.subject, each.detail) for each in noted] == [(later, "lic-test", {"wall": later - 3601})]
+    site.report(later)
+    assert site.report(later - 2 * DAY).rollbacks == 2
+
+
 def test_nor_does_a_restart_with_the_clock_set_back(site: Site, tmp_path: Path, boot: Boot) -> None:
     site.activate(file(EVALUATION), NOW)
     for day in range(15):
@@ -203,9 +219,38 @@ def test_a_lost_reply_is_answered_with_the_same_lease(site: Site) -> None:
 def test_nothing_is_sent_until_it_is_due(site: Site, boot: Boot) -> None:
     site.activate(bound(site), NOW)
     token(site)
-    assert site.lease("n1", NODE_KEY, ["GPU-0"], 1, boot.at(NOW + 8 * 3600 - 1)) is None
-    renewed = read(token(site, seq=1, now=boot.at(NOW + 8 * 3600))).lease
-    assert (renewed.seq, renewed.exp) == (2, NOW + 8 * 3600 + DAY)
+    assert site.lease("n1", NODE_KEY, ["GPU-0"], 1, boot.at(NOW + RENEW_S * 9 // 10 - 1)) is None
+    late = NOW + RENEW_S * 11 // 10
+    renewed = read(token(site, seq=1, now=boot.at(late))).lease
+    assert (renewed.seq, renewed.exp) == (2, late + DAY)
+
+
+def test_nodes_that_began_together_are_renewed_apart(site: Site, boot: Boot) -> None:
+    names = [f"node-{number}" for number in range(40)]
+    site.activate(bound(site, seats=40), NOW)
+    for name in names:
+        assert isinstance(site.lease(name, public_hex(seeded(name)), [f"GPU-{name}"], 0, NOW), str)
+
+    def due(share: float) -> int:
+        at = boot.at(NOW + int(RENEW_S * share))
+        asks = [Ask(node=each, key=public_hex(seeded(each)), gpus=(f"GPU-{each}",), seq=1) for each in names]
+        return sum(isinstance(each, str) for each in site.leases(asks, at))
+
+    assert due(0.899) == 0
+    assert 5 < due(1.0) < 35, "half of them, by their ids"
+    assert due(1.1) == 40
+
+
+@pytest.mark.parametrize(("lease_s", "age"), [(DAY, 2 * 3600), (3600, 300), (7 * DAY, 2 * 3600)])
+def test_a_node_that_is_reached_again_is_renewed_sooner(site: Site, boot: Boot, lease_s: int, age: int) -> None:
+    site.activate(bound(site, lease_s=lease_s), NOW)
+    token(site)
+    ask = Ask(node="n1", key=NODE_KEY, gpus=("GPU-0",), seq=1, contact=True)
+    assert site.leases([ask], boot.at(NOW + age - 1)) == [None]
+    assert site.leases([dataclasses.replace(ask, contact=False)], boot.at(NOW + age)) == [None]
+    (renewed,) = site.leases([ask], boot.at(NOW + age))
+    assert isinstance(renewed, str)
+    assert read(renewed).lease.exp == NOW + age + lease_s
 
 
 def test_each_lease_names_the_one_before(site: Site) -> None:

@@ -22,6 +22,7 @@ from licensing.exchange import (
     Want,
 )
 from tests.fakes.vendor import (
+    AFTER_9999,
     BOUND,
     DAY,
     ISSUER,
@@ -33,6 +34,7 @@ from tests.fakes.vendor import (
     SITE,
     VOUCHER,
     changed,
+    deeper,
     seeded,
 )
 
@@ -224,6 +226,8 @@ BAD_REQUESTS: dict[str, Callable[[], str]] = {
     "escape-in-its-id": lambda: _in(Label.REQUEST, _with(REQUEST, id="a\x1b[2J")),
     "release-shown-as-request": lambda: _in(Label.REQUEST, sign(SITE, RELEASE)),
     "licence-instead": lambda: _in(Label.LICENCE, sign(SITE, REQUEST)),
+    "nested-deeper-than-the-stack": lambda: _in(Label.REQUEST, _edited(REQUEST, deeper)),
+    "made-after-the-year-9999": lambda: request(changed(REQUEST, iat=AFTER_9999)),
     "version-2": lambda: _in(Label.REQUEST, _with(REQUEST, v=2)),
     "longer-than-64-kib": lambda: _in(Label.REQUEST, sign(SITE, REQUEST) + "A" * 66_000),
 }
@@ -234,6 +238,7 @@ BAD_RELEASES: dict[str, Callable[[], str]] = {
     "node-of-another-key": lambda: released(NODE_RELEASE),
     "node-without-key": lambda: _in(Label.RELEASE, sign(NODE, changed(NODE_RELEASE, key=None))),
     "generation-below-zero": lambda: _in(Label.RELEASE, _with(RELEASE, gen=0, generation=-1)),
+    "part-too-many": lambda: _in(Label.RELEASE, LINK.join((sign(SITE, RELEASE), sign(SITE, REQUEST), "v4.public.AA"))),
     "head-cut-short": lambda: _in(Label.RELEASE, _with(RELEASE, head="abc")),
     "request-shown-as-release": lambda: _in(Label.RELEASE, sign(SITE, REQUEST)),
     "site-key-of-small-order": lambda: _in(Label.RELEASE, _forged(changed(RELEASE, site=WEAK))),
@@ -247,6 +252,8 @@ BAD_USAGES: dict[str, Callable[[], str]] = {
     "first-with-a-parent": lambda: usage(changed(USAGE, prev="ab" * 32)),
     "second-without-parent": lambda: usage(changed(USAGE, number=2)),
     "names-another-site": lambda: usage(changed(USAGE, site=keys.public_hex(seeded("x")))),
+    "ends-after-the-year-9999": lambda: usage(changed(USAGE, ends=AFTER_9999)),
+    "nested-deeper-than-the-stack": lambda: _in(Label.USAGE, _edited(USAGE, deeper)),
     "total-below-zero": lambda: _in(
         Label.USAGE, _edited(USAGE, lambda text: text.replace('"gpu_ms":1800000', '"gpu_ms":-1800000'))
     ),
@@ -260,6 +267,7 @@ BAD_RECEIPTS: dict[str, Callable[[], str]] = {
     "without-issuer": lambda: _in(Label.RECEIPT, sign(ISSUER, RECEIPT)),
     "before-its-issuer": lambda: receipt(changed(RECEIPT, iat=ISSUER_TERMS.nbf - 1)),
     "site-key-of-small-order": lambda: receipt(changed(RECEIPT, site=WEAK)),
+    "due-after-the-year-9999": lambda: receipt(changed(RECEIPT, report_by=AFTER_9999)),
     "digest-cut-short": lambda: _in(
         Label.RECEIPT,
         LINK.join((sign(ROOT, ISSUER_TERMS), _edited(RECEIPT, _set("digest", "ab"), ISSUER))),

@@ -115,6 +115,15 @@ def _raw_licence(edit: Callable[[str], str]) -> str:
     return armour.wrap(armour.Label.LICENCE, armour.LINK.join((sign(ROOT, ISSUER_TERMS), token)))
 
 
+def deeper(text: str) -> str:
+    """An object with a field of lists in lists, deeper than a reader that calls itself has room for."""
+    return f'{text[:-1]},"x":{"[" * 10_000}{"]" * 10_000}}}'
+
+
+AFTER_9999 = 253_402_300_800
+"""The first second that no calendar shows."""
+
+
 def _with(**fields: Any) -> str:
     """A properly signed licence with fields of any JSON type."""
     return _raw_licence(lambda text: json.dumps({**json.loads(text), **fields}))
@@ -208,6 +217,9 @@ BAD_LICENCES: dict[str, Callable[[], str]] = {
     "negative-seats": lambda: _with(seats=-1),
     "number-beyond-2-53": lambda: _with(extra=2**53 + 1),
     "nested-too-deep": lambda: _with(extra=[[[[[[[[1]]]]]]]]),
+    "nested-deeper-than-the-stack": lambda: _raw_licence(deeper),
+    "ends-after-the-year-9999": lambda: _with(exp=AFTER_9999),
+    "signed-after-the-year-9999": lambda: _with(iat=AFTER_9999),
     "control-character": lambda: _with(customer="ACME\x1b[2J"),
     "lone-surrogate": lambda: _raw_licence(lambda text: text.replace("ACME", "\\ud800")),
     "not-utf-8": lambda: _raw_licence(lambda text: text.replace("ACME", "\ud800")),
@@ -289,6 +301,7 @@ BAD_LEASES: dict[str, Callable[[], str]] = {
     "number-beyond-2-53": lambda: armour.LINK.join(
         (chain(), sign_content(SITE, Lease, encode(LEASE).replace(b'"seq":5', b'"seq":9007199254740993')))
     ),
+    "ends-after-the-year-9999": lambda: lease(changed(LEASE, exp=AFTER_9999)),
     "digest-of-the-one-before-cut-short": lambda: lease(changed(LEASE, seq=6, prev="0" * 63)),
     "same-number-other-content": lambda: lease(changed(LEASE, gpus=("GPU-7",))),
 }

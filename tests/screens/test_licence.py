@@ -127,6 +127,27 @@ def test_a_path_that_is_typed_on_the_tree_goes_into_the_line_for_it(cluster: Clu
     act(cluster, scene, LARGE)
 
 
+@pytest.mark.parametrize("pasted", [False, True], ids=["typed ahead", "pasted"])
+def test_a_path_that_comes_all_at_once_is_in_the_line_whole(cluster: Cluster, in_a_folder: Path, pasted: bool) -> None:
+    (in_a_folder / "acme.voucher").write_text(paper())
+    path = f"{in_a_folder}/acme.voucher"
+
+    async def scene(on: Stage) -> None:
+        await on.press("6", "I")
+        tree = on.app.screen.query_one(FileTree)
+        await on.until(lambda: len(tree.root.children) == 1, "the folder is listed")
+        if pasted:
+            on.app.post_message(events.Paste(path))
+        else:
+            for char in path:
+                on.app.post_message(events.Key(char, char))
+        on.app.post_message(events.Key("enter", None))
+        await on.until(lambda: on.screen_name == "LicenceScreen", "the form is done")
+        await on.until(lambda: on.sees("● ACTIVE"), "the stage is lifted")
+
+    act(cluster, scene, LARGE)
+
+
 @pytest.mark.parametrize(
     ("machine", "bind", "words"),
     [
@@ -311,7 +332,10 @@ def test_a_request_is_made_saved_shown_as_code_and_its_answer_taken_once(cluster
         await on.until(lambda: "Written:" in said(on), "saved")
         await on.press("f6")
         assert on.screen_name == "CodeScreen" and on.sees("and this terminal 80×24")
-        await on.press("escape", "f2")
+        await on.press("escape", "escape", "I")
+        whole = f"Request {made[0].id} to activate. Its answer is taken"
+        await on.until(lambda: on.sees(whole), "opened again, it is told in the form's whole width")
+        await on.press("f2")
         answer = in_a_folder / "answer"
         site = cluster.client.licence().site_key
         answer.write_text(paper(site=site, request=made[0].id))

@@ -268,3 +268,18 @@ def test_pay_per_use_from_the_jobs_to_the_receipt_and_back(trade: Trade) -> None
         assert wait_final(hub, waiting.id).state is JobState.COMPLETED, "lifted"
         trade.take(receipt)
         assert trade.licence("audit", "verify").returncode == 0
+
+
+def test_a_node_that_comes_back_is_renewed_before_its_eight_hours(trade: Trade) -> None:
+    trade.bind("--plan", "yearly")
+    with trade.box.hub.client() as hub, trade.box.agent.client() as agent:
+        wait_until(lambda: all(gpu.seated for gpu in agent.node().gpus), "seats")
+        before = agent.lease()
+        trade.clock.ahead(3 * HOUR)
+        wait_final(hub, trade.submit(hub, "true").id)
+        assert agent.lease().seq == before.seq, "a third of a day is not over"
+    trade.box.agent.stop()
+    trade.box.agent.start()
+    with trade.box.agent.client() as agent:
+        wait_until(lambda: agent.lease().seq == before.seq + 1, "reached again, it has a newer lease")
+        assert (agent.lease().expires_at or 0) - (before.expires_at or 0) >= 3 * HOUR

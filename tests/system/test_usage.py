@@ -112,12 +112,28 @@ def test_a_month_is_reported_and_the_report_verifies(lab: Box) -> None:
     assert made.returncode == 0, made.stderr
     again = command(lab, "stoker-license", "usage", "export", "--rows", "-o", "-")
     assert again.stdout == report.read_text(), "closed once"
+    without = command(lab, "stoker-license", "usage", "export", "-o", str(report))
+    assert (without.returncode, len(report.read_text()) < len(again.stdout)) == (0, True), "a report is replaced by one"
+    report.write_text(again.stdout)
+    other = lab.root / "acme.licence"
+    other.write_text("another file")
+    refused = command(lab, "stoker-license", "usage", "export", "-o", str(other))
+    assert (refused.returncode, "is not overwritten" in refused.stderr) == (5, True), refused.stderr
+    assert other.read_text() == "another file"
+    early = command(lab, "stoker-license", "usage", "export", "--month", "2026-01", "-o", "-")
+    assert (early.returncode, "2026-01 was not closed by itself" in early.stderr) == (0, True), early.stderr
     checked = command(lab, "stoker-license", "usage", "verify", str(report))
     assert (checked.returncode, checked.stdout.splitlines()[-1]) == (0, "the reports hold")
     report.write_text(report.read_text().replace("nodes", "modes"))
     changed = command(lab, "stoker-license", "usage", "verify", str(report))
     assert changed.returncode == 5
     assert str(report) in changed.stderr
+
+
+@pytest.mark.parametrize("month", ["2026-13", "2026-1", "26-01", "", "2026-01-01"])
+def test_what_is_no_month_is_the_command_lines_fault(lab: Box, month: str) -> None:
+    refused = command(lab, "stoker-license", "usage", "export", "--month", month)
+    assert (refused.returncode, f"{month!r} is no month" in refused.stderr) == (64, True), refused.stderr
 
 
 def test_a_month_that_is_not_over_is_not_closed(lab: Box) -> None:

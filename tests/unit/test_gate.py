@@ -141,6 +141,7 @@ VERDICTS: dict[str, tuple[str, str]] = {
     "more-gpus-than-seats-and-overdraft": ("licence_chain", "covers 10 GPUs"),
     "epoch-lower-than-known": ("licence_replay", "of epoch 0, and this node had one of epoch 1: a standby took over"),
     "number-beyond-2-53": ("licence_content", r"beyond ±2\^53"),
+    "ends-after-the-year-9999": ("licence_content", r"<= 253402300799 - at `\$\.exp`"),
     "digest-of-the-one-before-cut-short": ("licence_content", r"\$\.prev"),
 }
 

@@ -71,7 +71,17 @@ def test_a_damaged_lease_is_said_and_replaced_by_the_next(hub: HubLicence, tmp_p
 
 
 @pytest.mark.parametrize(
-    "damage", [b"", b"{", b"\xff\xfe", b'{"first_start":1e30}', b'{"first_start":99999999999999}', None]
+    "damage",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b'{"vouchers":{"\xff":1}}',
+        b'{"x":' + b"[" * 10_000,
+        b'{"first_start":1e30}',
+        b'{"first_start":99999999999999}',
+        None,
+    ],
 )
 def test_a_damaged_memory_is_kept_aside_and_begun_anew(known: NodeGate, tmp_path: Path, damage: bytes | None) -> None:
     known.accept(lease(), NOW)

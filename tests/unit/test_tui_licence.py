@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC
+from typing import Any
 
-from agent.api.types import ForkedNode, Licence, LicenceStage, LicenceUnit
+from agent.api.types import ForkedNode, Licence, LicenceEvent, LicenceStage, LicenceUnit
 from tui import licence
 from tui.session import Clock
 
@@ -43,3 +44,14 @@ def test_nodes_and_admins_are_counted_and_told_beyond_the_licence() -> None:
     over = LicenceUnit(unit="admin", used=2, limit=1, names=("ada", "bob"), told="2 persons, licence for 1; ask")
     said = text(Licence(stage=LicenceStage.ACTIVE, message="", licence_id="l", units=(over,)))
     assert "admins   2 persons, licence for 1; ask" in said
+
+
+def test_the_times_in_the_trail_are_told_as_times() -> None:
+    clock = Clock(wall=lambda: NOW, zone=UTC)
+    details: list[dict[str, Any]] = [{"begins": NOW - 3600, "ends": NOW}, {"was": NOW, "wall": NOW - 7200}]
+    events = [LicenceEvent(number=n, at=NOW, event="e", subject="s", detail=detail) for n, detail in enumerate(details)]
+    events.append(LicenceEvent(number=9, at=NOW, event="renamed", subject="n2", detail={"was": "n1"}))
+    said = [row.cells[-1] for row in licence.history_rows(events, clock)]
+    assert not any(str(NOW)[:4] in str(each) for each in said), said
+    assert "07:00" in str(said[0]) and "08:00" in str(said[0]) and "06:00" in str(said[1])
+    assert "was n1" in str(said[2])

@@ -66,6 +66,20 @@ class PasteArea(TextArea):
         event.text = "\n".join(safe.text(line, papers.LIMIT) for line in lines)
 
 
+class PathTree(FileTree):
+    """Who begins to type a path on it, or pastes one, means the line above it."""
+
+    def _forward_event(self, event: events.Event) -> None:
+        """Textual's hook, where a key is given to whom it is for: whatever comes behind it then goes to the line."""
+        if isinstance(event, events.Paste) or (isinstance(event, events.Key) and event.character in _PATH_BEGINS):
+            line = self.screen.query_one("#path", Input)
+            line.value = ""
+            self.screen.set_focus(line)
+            line._forward_event(event)
+        else:
+            super()._forward_event(event)
+
+
 class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
     """Ends with the licence as it stands after a file was taken, or with nothing."""
 
@@ -87,7 +101,7 @@ class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
                     yield Label("file")
                     hint = "path, or choose below"
                     yield Input(self._draft.path, hint, id="path", compact=True, select_on_focus=False)
-                yield FileTree(self._folder, id="tree")
+                yield PathTree(self._folder, id="tree")
             with Vertical(id="paste", classes="way"):
                 yield PasteArea(self._draft.pasted, id="pasted", compact=True, soft_wrap=False)
             with Vertical(id="request", classes="way"):
@@ -118,14 +132,6 @@ class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
         where = {"file": "#tree", "paste": "#pasted", "request": "#save" if made else None}[name]
         self.set_focus(self.query_one(where) if where else None)
         self.call_after_refresh(self._say, _HINTS[name], Role.DIM)
-
-    def on_key(self, event: events.Key) -> None:
-        """Who begins to type a path on the tree means the line above it."""
-        line = self.query_one("#path", Input)
-        if isinstance(self.focused, FileTree) and event.character in _PATH_BEGINS:
-            event.stop()
-            line.value, line.cursor_position = event.character, 1
-            line.focus()
 
     # --- taking a file ------------------------------------------------------------------------------------------------
 
@@ -235,14 +241,23 @@ class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
         if made is None:
             self.query_one("#made", Panel).show([[(" No request was made yet: F5 makes one.", Role.DIM)]])
             return
+        if not line.value:
+            line.value = str(self._folder / f"stoker-{made.id[:12]}.request")
+        self.call_after_refresh(self._tell_request, made)
+
+    def on_resize(self) -> None:
+        """What is told of a request is folded to the form's width."""
+        if self._draft.request is not None:
+            self.call_after_refresh(self._tell_request, self._draft.request)
+
+    def _tell_request(self, made: LicenceFile) -> None:
+        """Once the form has its width."""
         until = self._session.clock.date(made.until) if made.until else "it is used"
         code = f" F6 shows it as a QR code of {len(made.qr[0])}×{len(made.qr)} cells." if made.qr else ""
         words = f"Request {made.id} to {self._draft.want}. Its answer is taken until {until}, once, by F2 or F3."
         room = max(20, self.query_one("#box").size.width - 4)
         lines = [*folded(words, room), *folded(f"Save it to send it to your vendor.{code}", room)]
         self.query_one("#made", Panel).show([[(f" {each}", Role.TEXT)] for each in lines])
-        if not line.value:
-            line.value = str(self._folder / f"stoker-{made.id[:12]}.request")
 
     @on(Input.Submitted, "#save")
     def save(self, event: Input.Submitted) -> None:
