@@ -21,20 +21,9 @@ from agent.engine import watch
 from agent.engine.arrivals import Arrivals, Came
 from agent.engine.claims import attempt_dir
 from agent.engine.ends import end_event, told_state
+from agent.engine.found import Ended, Found, Lost, NeverRan, Rebooted, recover
 from agent.engine.launch import Launcher
-from agent.engine.records import (
-    AttemptDir,
-    Ended,
-    Exit,
-    Found,
-    Lost,
-    NeverRan,
-    Rebooted,
-    RecordDiskError,
-    RecordError,
-    Started,
-    recover,
-)
+from agent.engine.records import AttemptDir, Exit, RecordDiskError, RecordError, Started
 from agent.jobs import machine
 from agent.jobs.errors import StoreError
 from agent.jobs.machine import Event

@@ -15,19 +15,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from agent.engine import procs
-from agent.engine.records import (
-    Alive,
-    Ask,
-    AttemptDir,
-    Ended,
-    Lost,
-    NeverRan,
-    Rebooted,
-    RecordError,
-    Started,
-    Stop,
-    recover,
-)
+from agent.engine.found import Alive, Ended, Lost, NeverRan, Rebooted, recover
+from agent.engine.records import Ask, AttemptDir, RecordError, Started, Stop
 
 START_TIMEOUT_S = 10.0
 """How long a launched shim may take to be seen at all. It takes some 15 ms; a machine that swaps takes longer."""

@@ -24,7 +24,7 @@ from agent.step.feed import Feed
 from agent.step.guard import KEY_VARIABLE, Guard, signal, sweep
 from agent.step.output import Files, Sink, pattern_names
 from agent.step.place import Place, say, variables
-from agent.step.words import StepError, Words, read, shown
+from agent.step.words import HELP, StepError, Words, limit_s, read, shown
 
 KILL_WAIT_S = 30.0
 """From SIGTERM to SIGKILL (Slurm's KillWait)."""
@@ -52,7 +52,7 @@ def run(argv: list[str], env: dict[str, str]) -> int:
     try:
         words = read(argv, env)
         if words.flag("help") or words.flag("version"):
-            os.write(1, (_HELP if words.flag("help") else "srun of Stoker\n").encode())
+            os.write(1, (HELP if words.flag("help") else "srun of Stoker\n").encode())
             return 0
         if not words.command:
             say("srun: fatal: No command given to execute.")
@@ -115,8 +115,8 @@ class Step:
         self._feed.register(self._poll)
         self._poll.register(woken, select.POLLIN)
         _thread.start_new_thread(_listen, (wake,))
-        limit_s = _limit_s(self._words)
-        self._limit_at = time.monotonic() + limit_s if limit_s else float("inf")
+        time_s = limit_s(self._words)
+        self._limit_at = time.monotonic() + time_s if time_s else float("inf")
         while self._alive:
             self._turn(woken)
         self._asks.close()
@@ -391,23 +391,6 @@ def _exported(words: Words, env: dict[str, str]) -> dict[str, str]:
     return kept
 
 
-def _limit_s(words: Words) -> int | None:
-    """`--time` in seconds: `M`, `M:S`, `H:M:S`, `D-H[:M[:S]]`."""
-    text = words.text("time")
-    if text is None or text.lower() in ("unlimited", "infinite", "-1", "0"):
-        return None
-    days, dash, rest = text.rpartition("-")
-    parts = rest.split(":")
-    numbers = [days, *parts] if dash else parts
-    if not all(each.isascii() and each.isdigit() and len(each) < 9 for each in numbers) or len(parts) > 3:
-        raise StepError("Invalid --time specification")
-    values = [int(each) for each in parts]
-    if dash:
-        return int(days) * 86400 + sum(each * unit for each, unit in zip(values, (3600, 60, 1), strict=False))
-    units = ((60,), (60, 1), (3600, 60, 1))[len(values) - 1]
-    return sum(each * unit for each, unit in zip(values, units, strict=True))
-
-
 def _code(status: int) -> int:
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
@@ -429,30 +412,6 @@ def _listed(ranks: list[int]) -> str:
             runs.append([rank, rank])
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
-
-_HELP = """\
-usage: srun [OPTIONS] COMMAND [ARGS]
-
-Inside of a job: starts COMMAND as the ranks of a step on this node.
-
-  -n, --ntasks=N               ranks (the job's --ntasks)
-  -c, --cpus-per-task=N        counted against the job's CPUs
-      --exact, --exclusive     CPUs of its own: it waits until enough are in no other such step; --overlap: does not
-      --gpus-per-task=N        each rank sees its own; --gpu-bind=single:N, per_task:N, map_gpu:0,1
-  -G, --gpus=N, --gres=gpu:N   the step sees N; steps side by side get different ones
-  -l, --label                  the rank's number before each line
-  -u, --unbuffered             do not put lines together
-  -o, -e, -i FILE              files; %t is the rank, %j the job, %s the step
-  -K, --kill-on-bad-exit       when one fails, all end
-  -W, --wait=SECONDS           when one has ended, the others have so long
-  -Q, --quiet                  errors only
-  -X, --disable-status         the first Ctrl-C goes to the ranks, else it tells how they stand; a second ends the step
-      --multi-prog             COMMAND is a file of lines RANKS COMMAND: 0-2,5 ./worker %t; * for the rest
-  -t, --time=TIME              the step ends then
-  -D, --chdir=FOLDER   -O, --overcommit   --export=ALL|NONE|NAMES   --open-mode=append|truncate   --pty
-
-Options of sbatch that are the job's own are taken and change nothing; what cannot be honoured is refused by name.
-"""
 
 if __name__ == "__main__":
     main(sys.argv[1:])

@@ -271,3 +271,50 @@ def _of_letter(letter: str) -> str:
     if letter in _SHORT_REFUSED:
         return _SHORT_REFUSED[letter]
     raise StepError(f"invalid option -- '{shown(letter)}'", 255)
+
+
+def limit_s(words: Words) -> int | None:
+    """`--time` in seconds: `M`, `M:S`, `H:M:S`, `D-H[:M[:S]]`; `None`: no limit.
+
+    Raises:
+        StepError: it is no time.
+    """
+    text = words.text("time")
+    if text is None or text.lower() in ("unlimited", "infinite", "-1", "0"):
+        return None
+    days, dash, rest = text.rpartition("-")
+    parts = rest.split(":")
+    numbers = [days, *parts] if dash else parts
+    if not all(each.isascii() and each.isdigit() and len(each) < 9 for each in numbers) or len(parts) > 3:
+        raise StepError("Invalid --time specification")
+    values = [int(each) for each in parts]
+    if dash:
+        return int(days) * 86400 + sum(each * unit for each, unit in zip(values, (3600, 60, 1), strict=False))
+    units = ((60,), (60, 1), (3600, 60, 1))[len(values) - 1]
+    return sum(each * unit for each, unit in zip(values, units, strict=True))
+
+
+HELP = """\
+usage: srun [OPTIONS] COMMAND [ARGS]
+
+Inside of a job: starts COMMAND as the ranks of a step on this node.
+
+  -n, --ntasks=N               ranks (the job's --ntasks)
+  -c, --cpus-per-task=N        counted against the job's CPUs
+      --exact, --exclusive     CPUs of its own: it waits until enough are in no other such step; --overlap: does not
+      --gpus-per-task=N        each rank sees its own; --gpu-bind=single:N, per_task:N, map_gpu:0,1
+  -G, --gpus=N, --gres=gpu:N   the step sees N; steps side by side get different ones
+  -l, --label                  the rank's number before each line
+  -u, --unbuffered             do not put lines together
+  -o, -e, -i FILE              files; %t is the rank, %j the job, %s the step
+  -K, --kill-on-bad-exit       when one fails, all end
+  -W, --wait=SECONDS           when one has ended, the others have so long
+  -Q, --quiet                  errors only
+  -X, --disable-status         the first Ctrl-C goes to the ranks, else it tells how they stand; a second ends the step
+      --multi-prog             COMMAND is a file of lines RANKS COMMAND: 0-2,5 ./worker %t; * for the rest
+  -t, --time=TIME              the step ends then
+  -D, --chdir=FOLDER   -O, --overcommit   --export=ALL|NONE|NAMES   --open-mode=append|truncate   --pty
+
+Options of sbatch that are the job's own are taken and change nothing; what cannot be honoured is refused by name.
+"""
+"""What `srun --help` prints."""

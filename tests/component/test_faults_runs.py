@@ -19,8 +19,9 @@ from agent.api.types import Job, JobState
 from agent.config import Config
 from agent.engine import procs
 from agent.engine.embedded import EmbeddedEngine
+from agent.engine.found import Ended, recover
 from agent.engine.launch import SHIM, ForkLauncher, shim_command
-from agent.engine.records import AttemptDir, Ended, Started, recover
+from agent.engine.records import AttemptDir, Started
 from tests.component.test_shim_oom import HOG, MakeCgroup, make_cgroup  # noqa: F401 - a fixture
 from tests.fakes.attempts import Bench, finish
 from tests.fakes.engines import Gpus, begin, crash, ended, engine, exists, make_config, run, submit, until

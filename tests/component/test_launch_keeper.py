@@ -30,7 +30,8 @@ from pathlib import Path
 sys.path.insert(0, {house!r})
 from agent.engine import procs
 from agent.engine.launch import LaunchError
-from agent.engine.records import AttemptDir, recover
+from agent.engine.found import recover
+from agent.engine.records import AttemptDir
 from agent.engine.served import choose_launcher
 
 async def main():

@@ -26,7 +26,8 @@ from pathlib import Path
 sys.path.insert(0, {house!r})
 from agent.engine import procs, watch
 from agent.engine.launch import LaunchError, SystemdLauncher
-from agent.engine.records import AttemptDir, recover
+from agent.engine.found import recover
+from agent.engine.records import AttemptDir
 verb, attempt, *rest = sys.argv[1], AttemptDir(Path(sys.argv[2])), *sys.argv[3:]
 job_id = int(attempt.path.parent.name)
 try:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from agent.engine import procs, watch
-from agent.engine.records import Alive, AttemptDir, Ended, Exit, Lost, NeverRan, Rebooted, RecordError, Stop, recover
+from agent.engine.found import Alive, Ended, Lost, NeverRan, Rebooted, recover
+from agent.engine.records import AttemptDir, Exit, RecordError, Stop
 from tests.fakes.attempts import Bench, finish, launch, left, program, started, until
 
 FAMILY = """

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from agent.engine import procs, tmpdir
-from agent.engine.records import AttemptDir, Lost, Rebooted, Started, recover
+from agent.engine.found import Lost, Rebooted, recover
+from agent.engine.records import AttemptDir, Started
 from tests.fakes.attempts import Bench, finish, log, started, until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run a job as another user")

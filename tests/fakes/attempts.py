@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from agent.engine import procs, watch
+from agent.engine.found import Ended
 from agent.engine.launch import SHIM, ForkLauncher
-from agent.engine.records import AttemptDir, Claim, Ended, Exit, Started
+from agent.engine.records import AttemptDir, Claim, Exit, Started
 
 T = TypeVar("T")
 

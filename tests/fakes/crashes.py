@@ -26,8 +26,9 @@ import msgspec
 from agent.api.types import JobState
 from agent.engine.claims import attempt_dir
 from agent.engine.ends import end_event
+from agent.engine.found import Alive, Ended, Lost, NeverRan, Rebooted, recover
 from agent.engine.reconcile import reconcile
-from agent.engine.records import Alive, AttemptDir, Claim, Ended, Exit, Lost, NeverRan, Rebooted, Started, Stop, recover
+from agent.engine.records import AttemptDir, Claim, Exit, Started, Stop
 from agent.jobs import ledger, machine
 from agent.jobs.errors import GpuHeldError
 from agent.jobs.machine import Event
