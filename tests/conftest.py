@@ -16,7 +16,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it ships no types
+
+settings.register_profile("no deadline", deadline=None)  # no test is timed: the machine is shared
+settings.load_profile("no deadline")
 
 _OF_THE_FILE = 'scope="module"'
 _TAKEN_OVER = re.compile(r"^from (tests\.fakes\.\w+) import (\w+) as \2$", re.MULTILINE)

@@ -300,6 +300,4 @@ def quiet() -> Iterator[None]:
 
 
 TestNode = Node.TestCase
-TestNode.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestNode.settings = settings(max_examples=40, stateful_step_count=40, suppress_health_check=list(HealthCheck))

@@ -417,7 +417,7 @@ def test_a_full_disk_changes_nothing(place: Place, monkeypatch: pytest.MonkeyPat
     assert notes.read(job_dir(place.state_dir, row.id)) == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.binary(max_size=60), cut=st.integers(0, 400))
 def test_notes_after_any_tear_are_all_that_were_flushed(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, cut: int

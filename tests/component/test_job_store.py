@@ -354,7 +354,7 @@ class StoreWalk(RuleBasedStateMachine):
 TestStoreWalk = StoreWalk.TestCase
 
 
-TestStoreWalk.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
+TestStoreWalk.settings = settings(max_examples=15, stateful_step_count=15)
 
 
 def test_sqlite_is_new_enough() -> None:

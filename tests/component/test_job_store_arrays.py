@@ -171,7 +171,7 @@ def filters(draw: st.DrawFn) -> JobFilter:
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(jobs=JOBS, wanted=filters())
 def test_a_filter_finds_what_python_finds(
     tmp_path_factory: pytest.TempPathFactory, jobs: list[tuple[str, str, str | None, bool, bool]], wanted: JobFilter

@@ -365,5 +365,5 @@ PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 checks measure time, which a busy machine has none of."""
 TestLedger = LedgerMachine.TestCase
 TestLedger.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, phases=PHASES, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=30, phases=PHASES, suppress_health_check=list(HealthCheck)
 )

@@ -238,13 +238,13 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(STEPS)
 def test_what_is_counted_is_what_happened(steps: list[tuple[str, int]]) -> None:
     happen(steps)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32))
 def test_what_is_counted_in_a_long_life_is_what_happened(seed: int) -> None:
     dice = random.Random(seed)

@@ -212,7 +212,7 @@ def test_never_more_buckets_than_asked_for(span: int, ago: int, points: int) -> 
     assert 1 <= count <= points or points == 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     seconds=st.lists(st.integers(0, 300), min_size=1, max_size=60, unique=True),
     since=st.integers(-20, 300),
@@ -243,7 +243,7 @@ def test_what_is_told_is_what_a_plain_sum_tells(
 steps = st.tuples(st.integers(-40, 90), st.sampled_from([0.25, 1.0]), st.integers(-50, 50), st.sampled_from("...so"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=st.lists(steps, min_size=1, max_size=60))
 def test_every_ring_holds_what_a_plain_sum_tells_whatever_clock_and_restarts_do(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, float, int, str]]

@@ -258,7 +258,7 @@ class Merging(RuleBasedStateMachine):
 
 
 TestMerging = Merging.TestCase
-TestMerging.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestMerging.settings = settings(max_examples=25, stateful_step_count=25)
 
 
 # --- what is noticed --------------------------------------------------------------------------------------------------
@@ -383,7 +383,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     node.close()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_any_changed_byte_of_a_report_is_found(exported: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(exported) - 1))
@@ -392,7 +392,7 @@ def test_any_changed_byte_of_a_report_is_found(exported: str, data: st.DataObjec
         usage_file.read(exported[:at] + chr(byte) + exported[at + 1 :])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_report_that_is_cut_is_found(exported: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(exported) - 1))
@@ -408,7 +408,7 @@ def test_line_ends_of_another_system_change_nothing(exported: str) -> None:
     assert usage_file.read(exported.replace("\n", "\r\n")) == usage_file.read(exported)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_any_changed_byte_of_a_stored_row_is_found(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

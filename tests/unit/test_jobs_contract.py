@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.engine.jobfolder import END_S, JobFolder
@@ -167,7 +167,6 @@ values = st.recursive(
 words = st.dictionaries(st.sampled_from(["step", "total", "step_s", "save_s", "phase", "state", "t", "x"]), values)
 
 
-@settings(deadline=None)
 @given(words | values, st.binary(max_size=5))
 def test_whatever_a_job_writes_is_understood_or_refused(
     tmp_path_factory: pytest.TempPathFactory, value: object, tail: bytes

@@ -290,7 +290,7 @@ class Walk(RuleBasedStateMachine):
 TestWalk = Walk.TestCase
 
 
-TestWalk.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestWalk.settings = settings(max_examples=100, stateful_step_count=30)
 
 
 def test_every_final_state_can_be_reached() -> None:

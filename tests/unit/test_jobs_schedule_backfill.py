@@ -180,7 +180,6 @@ def _some_running(facts: Snapshot, seed: int, *, finite: bool) -> list[Running]:
     return [replace(each, ending=dice.random() < 0.1) for each in left.running]
 
 
-@settings(deadline=None)
 @given(snapshots(), st.randoms(use_true_random=False))
 def test_what_holds_for_every_decision(facts: Snapshot, dice: random.Random) -> None:
     decision = decide(facts, NOW)
@@ -227,7 +226,7 @@ def check_node(facts: Snapshot) -> None:
             assert len(each.gpu_uuids) == (1 if each.demand.shards else each.demand.gpus), "all or nothing"
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(snapshots(finite=True))
 def test_nobody_behind_it_delays_the_head(facts: Snapshot) -> None:
     """What the first in line is promised with nobody behind it, it is promised with them, and after they started."""
@@ -248,7 +247,7 @@ def test_nobody_behind_it_delays_the_head(facts: Snapshot) -> None:
     assert decide(later, NOW).expected[head] <= decision.expected[head]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(snapshots(finite=True), st.integers(0, 10**6), st.sampled_from([{}, {"left": 2}, {"left": 3, "right": 2}]))
 def test_every_job_starts_some_day(facts: Snapshot, seed: int, tiers: dict[str, int]) -> None:
     """Jobs end within their limits; whoever can run on this node at all has run at the end."""
@@ -270,7 +269,7 @@ def test_every_job_starts_some_day(facts: Snapshot, seed: int, tiers: dict[str, 
     assert never <= {"ReqNodeNotAvail", "License"}, "what is left can never run here"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.sampled_from([60, 600, HOUR, None])), max_size=10),
     st.lists(st.tuples(st.integers(1, 2), st.sampled_from([60, 1200, HOUR])), max_size=2),

@@ -6,7 +6,7 @@ import time
 from itertools import combinations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.api.queue import LinkGrade
@@ -129,7 +129,6 @@ def nodes(draw: st.DrawFn) -> list[GpuFacts]:
     ]
 
 
-@settings(deadline=None)
 @given(nodes(), st.data())
 def test_the_weakest_link_is_the_best_that_can_be_had(node: list[GpuFacts], data: st.DataObject) -> None:
     free = data.draw(st.lists(st.integers(0, len(node) - 1), unique=True, min_size=1), "free")

@@ -140,7 +140,7 @@ def test_a_node_full_of_small_jobs_is_cleared_in_bounded_time() -> None:
     assert len(freed) == 4 and len(victims(decision)) == 32, "four GPUs, and all that is on them"
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.tuples(

@@ -156,7 +156,7 @@ def test_every_waiting_job_is_shown_its_parts() -> None:
 weights = st.integers(0, 20_000)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.builds(
         plain,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.jobs.schedule import ReservationFacts
@@ -147,7 +147,6 @@ def test_a_reservation_that_a_running_job_overlaps_waits_for_it() -> None:
     assert decision.expected == {1: NOW + 600}
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(-5, 5), st.integers(1, 5), st.sampled_from([None, "0", "01", "23"]), st.booleans()),

@@ -168,7 +168,7 @@ _JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(value=_JSON, other=_JSON)
 def test_two_values_have_one_digest_only_if_they_are_one(value: object, other: object) -> None:
     same = json.dumps(value, sort_keys=True) == json.dumps(other, sort_keys=True)

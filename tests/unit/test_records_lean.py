@@ -9,14 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.engine import lean
 from agent.engine.order import Order
 from agent.engine.records import AttemptDir, Claim, Exit, RecordError
-
-relaxed = settings(deadline=None)  # files are written, on disks that may be busy
 
 HOUSE = Path(lean.__file__).parents[2]
 
@@ -28,13 +26,11 @@ values = st.recursive(
 )
 
 
-@relaxed
 @given(values)
 def test_parse_json_agrees_with_json(value: object) -> None:
     assert lean.parse_json(json.dumps(value).encode() + b"\n") == value
 
 
-@relaxed
 @given(st.binary(max_size=40))
 def test_parse_json_refuses_what_json_refuses(data: bytes) -> None:
     try:
@@ -53,7 +49,6 @@ def test_parse_json_says_what_is_wrong(text: str) -> None:
         lean.parse_json(text.encode())
 
 
-@relaxed
 @given(
     st.dictionaries(
         texts, st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
@@ -89,7 +84,6 @@ raw_words = st.binary(max_size=20).map(lambda raw: raw.replace(b"\0", b"").decod
 names = words.filter(lambda name: bool(name) and "=" not in name)
 
 
-@relaxed
 @given(
     st.lists(words | raw_words, max_size=5),
     st.dictionaries(names, words | raw_words, max_size=5),
@@ -141,7 +135,6 @@ def test_row_54_a_claim_that_no_process_can_be_given_is_refused_before_it_is_sto
     assert not attempt.path.exists()
 
 
-@relaxed
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50), st.integers(0, 255), st.floats(0, 1e9))
 def test_an_exit_record_of_the_shim_is_read_by_the_agent(
     tmp_path_factory: pytest.TempPathFactory, detail: str, code: int, run_s: float

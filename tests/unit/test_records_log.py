@@ -6,14 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.engine import logread
 from agent.engine.output import BoundedLog
 from agent.engine.records import AttemptDir
-
-relaxed = settings(deadline=None)  # files are written, on disks that may be busy
 
 Folder = pytest.TempPathFactory
 
@@ -41,7 +39,6 @@ def _parts(lengths: list[int]) -> list[bytes]:
     return parts
 
 
-@relaxed
 @given(
     head=st.integers(0, 100),
     tail=st.integers(0, 100),
@@ -71,7 +68,6 @@ def test_head_and_tail_are_kept_and_every_offset_means_what_it_says(
     assert again == kept
 
 
-@relaxed
 @given(offset=st.integers(0, 2000), limit=st.integers(0, 2000))
 def test_a_read_from_anywhere_is_what_is_kept_from_there(tmp_path_factory: Folder, offset: int, limit: int) -> None:
     whole = b"".join(_parts([1000]))

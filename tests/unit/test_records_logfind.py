@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.engine import logread, logtimes
@@ -16,8 +16,6 @@ from agent.engine.logtimes import MARK_BYTES, MARKS_MOST, LogTimes, pack, unpack
 from agent.engine.output import BoundedLog
 from agent.engine.records import AttemptDir
 from tests.fakes.attempts import Bench
-
-relaxed = settings(deadline=None)
 
 
 def written(folder: Path, *parts: bytes, head: int = 1 << 20, tail: int = 0) -> AttemptDir:
@@ -100,7 +98,6 @@ def test_the_file_is_bounded_and_no_time_is_ever_lost(tmp_path: Path) -> None:
         assert then - (2 + age / 200) <= offset / 10 <= then
 
 
-@relaxed
 @given(st.lists(st.integers(0, 10**7), min_size=2, max_size=200), st.integers(0, 10**7))
 def test_thinning_joins_and_never_loses(moments: list[int], at: int) -> None:
     """Also where the clock was set back: what is found for a time of a mark is not after that mark."""
@@ -189,7 +186,6 @@ def test_a_search_that_takes_too_long_says_how_far_it_came(tmp_path: Path) -> No
     assert logread.grep(attempt, b"needle", found.end, 1000).end == logread.size(attempt)
 
 
-@relaxed
 @given(
     st.lists(st.sampled_from([b"a", b"b", b"ab", b"\n", b"\r", b"\0"]), max_size=60).map(b"".join),
     st.sampled_from([b"a", b"ab", b"ba", b"\r", b"\0"]),
