@@ -201,14 +201,14 @@ def test_a_stop_that_was_written_is_a_wish(place: Place) -> None:
     assert place.store.get(row.id).status.cancelled_by == "bob"
 
 
-def test_a_run_that_ended_by_itself_after_a_requeue_was_asked_is_not_run_again(place: Place) -> None:
+def test_a_run_that_ended_by_itself_after_a_requeue_was_asked_is_run_again_as_in_slurm(place: Place) -> None:
     row = place.submit()
     place.runs(row.id, 1)
     place.apply(row.id, RequeueAsked(by="ada"))
     place.ends(row.id, 0)
-    assert place.store.get(row.id).status.state is JobState.COMPLETED
+    assert place.store.get(row.id).status.state is JobState.PENDING
     place.lose()
-    assert place.store.get(row.id).status.state is JobState.COMPLETED
+    assert place.store.get(row.id).status.state is JobState.PENDING
 
 
 def test_what_the_job_said_of_itself_still_counts(place: Place) -> None:
