@@ -55,7 +55,9 @@ class KnownGpu(Wire, frozen=True, kw_only=True):
     pcie_width: int | None = None
     """Lanes that it can have."""
     pcie_generation: int | None = None
+    """That it and its slot can both do; the one in use falls while it idles."""
     nvlinks: int | None = None
+    """The most that were up: those of a switch come up some time after the driver."""
 
 
 class Incident(Wire, frozen=True, kw_only=True):

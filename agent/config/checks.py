@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from urllib.parse import urlsplit
 
 from agent.api.health import IncidentKind
+from agent.api.program import meant
 from agent.config.resolved import Config, ConfigError
 from agent.config.tables import HooksTable, MetricsTable
 
@@ -67,14 +68,18 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def check(config: Config, origin: str) -> None:
+def check(config: Config, origin: Callable[[str], str]) -> None:
     """Look at everything.
 
+    Args:
+        config: as it was read.
+        origin: file and line of a key.
+
     Raises:
-        ConfigError: with `origin`, the key, its value and what to write.
+        ConfigError: with that, the key, its value and what to write.
     """
     for found in _all(config):
-        raise ConfigError(f"{origin}: {found}")
+        raise ConfigError(f"{origin(found.split(' ', 1)[0])}: {found}")
 
 
 def _all(config: Config) -> Iterator[str]:
@@ -143,13 +148,13 @@ def _health(config: Config) -> Iterator[str]:
     known = [kind.value for kind in IncidentKind]
     for kind, action in config.health.policy.items():
         if kind not in known:
-            yield f"health.policy: {kind!r} is no kind of incident; use {_or(known)}"
+            yield f"health.policy.{_shown(kind)} is no kind of incident{meant(kind, known)}; use {_or(known)}"
         if action not in ("drain", "hold", "tell"):
             yield f"health.policy.{kind} = {action!r}; use drain, hold or tell"
     for table, patience in (("for_s", config.health.for_s), ("clear_s", config.health.clear_s)):
         for kind, seconds in patience.items():
             if kind not in known:
-                yield f"health.{table}: {kind!r} is no kind of incident; use {_or(known)}"
+                yield f"health.{table}.{_shown(kind)} is no kind of incident{meant(kind, known)}; use {_or(known)}"
             elif not 0 <= seconds <= 86400:
                 yield f"health.{table}.{kind} = {seconds:g}; use 0 to 86400 seconds"
 
@@ -242,6 +247,11 @@ def _hub_nodes(config: Config) -> Iterator[str]:
 def _seconds(key: str, value: int | None) -> Iterator[str]:
     if value is not None and value < 1:
         yield f"{key} = {value}; use seconds, or leave it out"
+
+
+def _shown(key: str) -> str:
+    """A key of the site's own choice: TOML takes any text for one."""
+    return key if re.fullmatch(r"[\w-]+", key, re.ASCII) else repr(key[:80])
 
 
 def _or(words: Iterable[str]) -> str:

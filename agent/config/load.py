@@ -47,7 +47,7 @@ def load(path: Path | None = None, environ: dict[str, str] | None = None) -> Con
             f"cannot read the configuration {found}: {error.strerror or error}; mend that, or name another file with "
             "--config or $STOKER_CONFIG"
         ) from error
-    return _resolve(parse(text, str(found)), found, env)
+    return _resolve(parse(text, str(found)), found, env, text)
 
 
 def parse(text: str, origin: str) -> File:
@@ -65,7 +65,7 @@ def parse(text: str, origin: str) -> File:
     try:
         return convert(data, File, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), text, origin)) from error
+        raise ConfigError(_explain(str(error), text, data, origin)) from error
 
 
 def merged(running: Config, changed: Config) -> tuple[Config, list[str]]:
@@ -110,7 +110,7 @@ def _find(path: Path | None, env: dict[str, str]) -> Path | None:
     return next((each for each in (SYSTEM_CONFIG, home) if each.exists()), None)
 
 
-def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
+def _resolve(file: File, path: Path | None, env: dict[str, str], text: str = "") -> Config:
     node = file.node
     system = path == SYSTEM_CONFIG
     mode = node.mode or (Mode.SYSTEM if system and os.geteuid() == 0 else Mode.USER)
@@ -135,7 +135,7 @@ def _resolve(file: File, path: Path | None, env: dict[str, str]) -> Config:
         qos=file.qos or (QosTable(name="normal"),),
         **{name: getattr(file, name) for name in PlainTables.__struct_fields__},
     )
-    check(config, origin)
+    check(config, lambda key: origin + _place(text, key))
     if not config.hub_nodes:
         return msgspec.structs.replace(config, hub_nodes=(HubNode(name=name, socket=config.agent_socket),))
     return config
@@ -171,10 +171,19 @@ def _line_told(message: str, text: str) -> int:
     return int(found.group(1)) if found else max(1, len(text.splitlines()))
 
 
-def _explain(message: str, text: str, origin: str) -> str:
+def _place(text: str, key: str) -> str:
+    """`:7`, where a key such as `jobs.grace_s` is set; nothing if it is not in the file, or in a table of several."""
+    table, _, last = key.rpartition(".")
+    line = _line_of(text, table, last)
+    there = text.splitlines()[line - 1 : line]
+    is_set = there and re.match(rf"\s*[\"']?{re.escape(last)}[\"']?\s*[.=]", there[0])
+    return f":{line}" if is_set and f"[[{table}]]" not in text else ""
+
+
+def _explain(message: str, text: str, data: dict[str, Any], origin: str) -> str:
     """Turn msgspec's sentence (``… - at `$.node.name` ``) into file, line and advice."""
     where = re.search(r" - at `\$\.?([^`]*)`$", message)
-    path = where.group(1) if where else ""
+    path = _named(where.group(1) if where else "", message, data)
     what = message[: where.start()] if where else message
     unknown = re.search(r"unknown field `([^`]*)`", what)
     if unknown:
@@ -186,6 +195,18 @@ def _explain(message: str, text: str, origin: str) -> str:
     if "enum value" in what:  # the only enum of the file
         what += f"; use {' or '.join(Mode)}"
     return f"{origin}:{_line_of(text, table, key)}: {_dotted(table, key)}: {what[:1].lower()}{what[1:]}"
+
+
+def _named(path: str, message: str, data: Any) -> str:
+    """`health.for_s.ecc` for `health.for_s[...]`: where the keys are the site's own, msgspec does not name the key."""
+    got = re.search(r"got `([^`]*)`", message)
+    for part in path.removesuffix("[...]").split("."):
+        data = data.get(part) if isinstance(data, dict) else None
+    if not path.endswith("[...]") or got is None or not isinstance(data, dict):
+        return path
+    kinds = {str: "str", int: "int", float: "float", bool: "bool", list: "array", dict: "object"}
+    key = next((key for key, value in data.items() if kinds.get(type(value), "datetime") == got[1]), None)
+    return path if key is None else f"{path.removesuffix('[...]')}.{key}"
 
 
 def _dotted(table: str, key: str) -> str:

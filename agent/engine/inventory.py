@@ -43,14 +43,15 @@ class Inventory:
         return sorted(self._known.values(), key=lambda each: each.index)
 
     async def settle(self, readings: Sequence[GpuReading]) -> None:
-        """Remember a new node's GPUs once they have been the same for some looks, and all well.
+        """Remember a new node's GPUs once they have been the same for some looks, and all well; later, what came up.
 
         Raises:
             StoreError: not stored.
         """
-        if self._known:
-            return
         whole = _whole(readings)
+        if self._known:
+            await self._grow(whole)
+            return
         uuids = frozenset(each.uuid for each in whole if each.state is GpuState.OK)
         before, looks = self._settling
         self._settling = (uuids, looks + 1 if uuids == before and len(uuids) == len(whole) else 0)
@@ -80,6 +81,16 @@ class Inventory:
             return reading
         known = next((each for each in self._known.values() if each.index == reading.index), None)
         return reading if known is None else msgspec.structs.replace(reading, uuid=known.uuid, name=known.name)
+
+    async def _grow(self, readings: Sequence[GpuReading]) -> None:
+        """NVLinks that were not up yet when the GPU was remembered; fewer are the rules' to tell."""
+        for each in readings:
+            known, up = self._known.get(each.uuid), None if each.bus is None else each.bus.nvlinks_active
+            if known is None or up is None or each.state is not GpuState.OK or up <= (known.nvlinks or 0):
+                continue
+            better = msgspec.structs.replace(known, nvlinks=up)
+            await self._shelf.change([(_KIND, each.uuid, better)], [])
+            self._known[each.uuid] = better
 
     async def _remember(self, readings: Sequence[GpuReading]) -> None:
         known = {each.uuid: _known(each) for each in readings}

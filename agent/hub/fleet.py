@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import pwd
+import random
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -27,7 +28,7 @@ from agent.api.unix import UnixTransport
 from agent.config import Config, HubNode
 from agent.hub.calls import NodeCalls
 from agent.hub.link import NodeLink
-from agent.hub.linkstate import Gone, Heard, Link
+from agent.hub.linkstate import RETRY_HERE_S, RETRY_MAX_S, Backoff, Gone, Heard, Link
 from agent.hub.placement import find, require_answering
 from agent.hub.places import SSH_ROOM, UNIX_ROOM
 from agent.jobs.filters import JobFilter, matches
@@ -244,7 +245,7 @@ class Fleet:
         return Member(
             name=node.name,
             calls=NodeCalls(node.name, clients, room),
-            thread=NodeLink(node.name, clients[0], hang_up, self._deliver, admission),
+            thread=NodeLink(node.name, clients[0], hang_up, self._deliver, admission, backoff_of(node)),
             link=Link(now),
         )
 
@@ -252,6 +253,12 @@ class Fleet:
         deadline = time.monotonic() + _JOIN_S
         for member in self._members.values():
             member.thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def backoff_of(node: HubNode) -> Backoff:
+    """How long a node is left alone between attempts."""
+    jitter = random.Random()  # noqa: S311 — spreads load, keeps no secret
+    return Backoff(jitter, max_s=RETRY_HERE_S if node.ssh is None else RETRY_MAX_S)
 
 
 def _mail_key(name: str, message: Wire | Gone) -> Hashable:

@@ -7,7 +7,6 @@ time, to whoever keeps the state (the fleet). It ends within moments of `stop`, 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +36,7 @@ class NodeLink:
         hang_up: Callable[[], None],
         deliver: Deliver,
         admission: threading.Semaphore,
+        backoff: Backoff,
     ) -> None:
         self._name = name
         self._client = client
@@ -45,7 +45,7 @@ class NodeLink:
         self._deliver = deliver
         self._admission = admission
         """Held while connecting: sshd turns away what is over its MaxStartups, and handshakes cost CPU."""
-        self._backoff = Backoff(random.Random())  # noqa: S311 — spreads load, keeps no secret
+        self._backoff = backoff
         self._stop = threading.Event()
         self._stream: Stream[WatchMessage] | None = None
         self._thread = threading.Thread(target=self._run, name=f"link {name}", daemon=True)

@@ -16,6 +16,8 @@ from agent.api.types import LinkState
 
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 60.0
+RETRY_HERE_S = 4.0
+"""Where the node's socket is on this machine: an attempt costs nothing, and whoever started its agent waits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

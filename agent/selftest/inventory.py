@@ -34,6 +34,7 @@ def compare(known: Sequence[KnownGpu], found: Sequence[GpuInspection]) -> Iterat
 def _links(known: KnownGpu, found: GpuInspection) -> Iterator[Check]:
     for name, before, now in (
         ("PCIe lanes as at install", known.pcie_width, found.pcie_width),
+        ("PCIe generation as at install", known.pcie_generation, found.pcie_generation_max),
         ("NVLinks as at install", known.nvlinks, found.nvlinks),
     ):
         if before is not None and now is not None and now < before:

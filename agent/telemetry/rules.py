@@ -151,7 +151,9 @@ def _none_left(scene: Scene) -> Iterator[Finding]:
 
 
 def _links(scene: Scene) -> Iterator[Finding]:
-    """Narrower, or fewer NVLinks, than at install. The generation is no sign: an idle GPU lowers it."""
+    """Narrower, slower, or fewer NVLinks, than at install. The generation in use is no sign, as an idle GPU lowers it:
+    what GPU and slot can both do is.
+    """
     known = {each.uuid: each for each in scene.known}
     for reading in _readable(scene):
         before, bus = known.get(reading.uuid), reading.bus
@@ -161,9 +163,19 @@ def _links(scene: Scene) -> Iterator[Finding]:
         if before.pcie_width and bus.pcie_width and bus.pcie_width < before.pcie_width:
             what = f"GPU {reading.index} has {bus.pcie_width} PCIe lanes, and had {before.pcie_width} at install"
             yield _of(scene, reading, IncidentKind.LINK_DEGRADED, Severity.WARNING, what, advice)
+        elif before.pcie_generation and (_fastest(reading) or before.pcie_generation) < before.pcie_generation:
+            what = (
+                f"GPU {reading.index} and its slot can do PCIe generation {_fastest(reading)}, and could do "
+                f"{before.pcie_generation} at install"
+            )
+            yield _of(scene, reading, IncidentKind.LINK_DEGRADED, Severity.WARNING, what, f"look at the BIOS; {advice}")
         elif before.nvlinks and bus.nvlinks_active is not None and bus.nvlinks_active < before.nvlinks:
             what = f"GPU {reading.index} has {bus.nvlinks_active} NVLinks up, and had {before.nvlinks} at install"
             yield _of(scene, reading, IncidentKind.LINK_DEGRADED, Severity.WARNING, what, advice)
+
+
+def _fastest(reading: GpuReading) -> int | None:
+    return None if reading.limits is None else reading.limits.pcie_generation_max
 
 
 def _memory(scene: Scene) -> Iterator[Finding]:

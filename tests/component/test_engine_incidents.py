@@ -16,7 +16,7 @@ from agent.api.errors import ApiError, StokerError
 from agent.api.health import IncidentKind, Severity
 from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
-from agent.api.types import CancelRequest, GpuErrors, GpuReading, GpuState
+from agent.api.types import CancelRequest, GpuBus, GpuErrors, GpuReading, GpuState
 from agent.config.tables import HealthTable, HooksTable
 from agent.engine import accounts
 from agent.engine import incidents as module
@@ -314,6 +314,26 @@ def test_gpus_that_were_not_read_yet_are_not_accepted_as_none(tmp_path: Path) ->
             assert len(incidents.inventory()) == 2
             node.none = "no NVIDIA driver is loaded"
             assert await incidents.accept(ROOT) == []
+
+    asyncio.run(act())
+
+
+def test_nvlinks_that_come_up_after_the_install_are_remembered_and_missed_when_they_go(tmp_path: Path) -> None:
+    async def act() -> None:
+        node = Node()
+        async with watched(tmp_path, node) as (_, incidents):
+            for _ in range(12):
+                await node.look(incidents)
+            assert [each.nvlinks for each in incidents.inventory()] == [None, None]
+            node.be(0, bus=GpuBus(nvlinks_active=18))
+            await node.look(incidents)
+            node.be(0, bus=GpuBus(nvlinks_active=17))
+            await node.look(incidents)
+        async with watched(tmp_path, node) as (_, incidents):
+            assert [each.nvlinks for each in incidents.inventory()] == [18, None]
+            await node.look(incidents)
+            await node.look(incidents, 61.0)
+            assert [each.what for each in incidents.all()] == ["GPU 0 has 17 NVLinks up, and had 18 at install"]
 
     asyncio.run(act())
 

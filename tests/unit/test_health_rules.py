@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from agent.api.health import IncidentKind, KnownGpu, Severity
-from agent.api.types import GpuBus, GpuErrors, GpuProcess, GpuReading, GpuState
+from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuProcess, GpuReading, GpuState
 from agent.telemetry.rules import HeldBy, Scene, blind, look
 from agent.telemetry.watch import Finding
 
@@ -122,7 +122,7 @@ def test_the_odd_one_of_a_job() -> None:
 
 
 def test_what_the_driver_counts_and_says() -> None:
-    known = (KnownGpu(uuid="GPU-0", index=0, name="H100", pcie_width=16, nvlinks=18),)
+    known = (KnownGpu(uuid="GPU-0", index=0, name="H100", pcie_width=16, pcie_generation=5, nvlinks=18),)
 
     def found(**more: Any) -> list[str]:
         return kinds(look(scene(gpu(0, **more), job=1, known=known)))
@@ -133,6 +133,9 @@ def test_what_the_driver_counts_and_says() -> None:
     assert found(errors=GpuErrors(remap_pending=True)) == ["row_remap"]
     assert found(bus=GpuBus(pcie_width=8)) == ["link_degraded"]
     assert found(bus=GpuBus(pcie_width=16, pcie_generation=1, nvlinks_active=17)) == ["link_degraded"]
+    idle = GpuBus(pcie_width=16, pcie_generation=1, nvlinks_active=18)
+    assert found(bus=idle) == found(bus=idle, limits=GpuLimits(pcie_generation_max=5)) == []
+    assert found(bus=idle, limits=GpuLimits(pcie_generation_max=3)) == ["link_degraded"]
     assert found(throttle=("thermal_sw", "power_cap")) == ["thermal_throttle"]
     assert found(throttle=("power_brake",)) == ["power_throttle"]
     assert found(throttle=("power_brake", "hw_slowdown")) == ["power_throttle"]

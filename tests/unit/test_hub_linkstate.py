@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.api.types import LinkState
+from agent.config import HubNode
+from agent.hub.fleet import backoff_of
 from agent.hub.linkstate import Backoff, Gone, Heard, Link
 
 
@@ -93,6 +96,12 @@ def test_waits_are_below_a_ceiling_that_doubles_to_sixty_seconds(seed: int, trie
         assert 0 <= backoff.next_s() <= min(60.0, 2.0**attempt)
     backoff.reset()
     assert backoff.next_s() <= 1.0
+
+
+def test_an_agent_on_this_machine_is_found_within_seconds_of_its_start_however_long_it_was_away() -> None:
+    here, there = backoff_of(HubNode(name="n1", socket=Path("/x"))), backoff_of(HubNode(name="n2", ssh="u@h"))
+    assert max(here.next_s() for _ in range(200)) <= 4.0
+    assert max(there.next_s() for _ in range(200)) > 30.0
 
 
 def test_waits_are_spread() -> None:

@@ -49,6 +49,8 @@ def test_fewer_lanes_or_links_than_at_install_fail_and_more_or_unknown_ones_do_n
         "GPU 0: NVLinks as at install": "17",
     }
     assert bad(inventory.compare([known(0)], [gpu(0, pcie_width=None, nvlinks=20)])) == {}
+    slow = inventory.compare([known(0, pcie_generation=5)], [gpu(0, pcie_generation_max=3)])
+    assert bad(slow) == {"GPU 0: PCIe generation as at install": "3"}
 
 
 def test_an_xid_fails_the_gpu_it_hit_and_no_other() -> None:

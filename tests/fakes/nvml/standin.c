@@ -437,11 +437,11 @@ nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device, unsigne
 }
 #endif
 
-/* Volatile ones; the aggregate ones are fields. */
+/* Of the board's life as many as since the driver was loaded. */
 nvmlReturn_t nvmlDeviceGetTotalEccErrors(nvmlDevice_t device, unsigned kind, unsigned counter, unsigned long long *out) {
     ENTER(device->index);
     if (kind > 1 || counter > 1) return leave(INVALID_ARGUMENT);
-    if (device->slot != WHOLE || counter == 1) return leave(NOT_SUPPORTED);
+    if (device->slot != WHOLE) return leave(NOT_SUPPORTED);
     *out = control.values[device->index][kind ? ECC_UNCORRECTED : ECC_CORRECTED];
     return leave(SUCCESS);
 }
