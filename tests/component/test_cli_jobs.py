@@ -185,6 +185,13 @@ def test_waiting_and_following_outlive_a_crash_of_the_agent(desk: Desk) -> None:
     assert out.startswith(f"job {number}: FAILED") and said == ""
 
 
+def test_many_tasks_of_an_array_are_cancelled_in_one_go(desk: Desk) -> None:
+    desk.run("submit", "--hold", "-a", "1-40", "-J", "many", "--wrap", "true")
+    said = desk.run("cancel", "--name", "many", "--yes").stdout
+    assert (said.startswith("job "), said.endswith("_[1-40]: asked to end\n"), said.count("\n")) == (True, True, 1)
+    assert "nothing is cancelled" in desk.run("cancel", "--name", "many", "--yes").stderr
+
+
 def test_one_refusal_does_not_keep_others_from_being_cancelled(desk: Desk) -> None:
     number = str(desk.json("submit", "--json", desk.script("exec sleep 600"))["id"])
     done = desk.run("cancel", "999999", number)

@@ -204,6 +204,9 @@ class FakeClient:
     def cancel(self, ref: JobRef, reason: str | None = None, *, revision: int | None = None) -> Job:
         return self._change("cancel", ref, state=JobState.CANCELLED, ended_at=NOW)
 
+    def cancel_tasks(self, array: JobRef, tasks: str) -> Job:
+        return self._change(f"cancel {tasks}", array, state=JobState.CANCELLED, ended_at=NOW)
+
     def hold(self, ref: JobRef) -> Job:
         return self._change("hold", ref, held=True, reason="JobHeldUser", priority=0)
 

@@ -15,7 +15,7 @@ from agent.api import program
 from agent.api.errors import ApiError, StokerError
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState
-from tui import arrays, safe
+from tui import arrays, inonego, safe
 from tui.slurm import ask
 from tui.slurm import job as jobs_as
 from tui.slurm.argv import Options, ToolError, Words
@@ -32,8 +32,6 @@ OPTIONS = Options(
     "account:A= batch:b clusters:M= cron ctld full:f help hurry:H interactive:i jobname= me name:n= nodelist:w= "
     "partition:p= qos:q= quiet:Q reservation:R= sibling=! signal:s= state:t= usage user:u= verbose:v version:V wckey=!"
 )
-MANY = 16
-"""Tasks of one array that are ended with one call."""
 _INVALID = "Invalid job id"
 _FILTERS = ("account", "jobname", "me", "name", "nodelist", "partition", "qos", "reservation", "state", "user")
 
@@ -89,28 +87,13 @@ def _targets(texts: Sequence[str]) -> list[_Target]:
 
 
 def _in_one_go(queue: ask.Queue, targets: Sequence[_Target]) -> list[_Target]:
-    """End the tasks of an array of which many are named with one call each array; what is left to end one by one.
-
-    That is all of them where the call is not understood or refused: each task then tells why.
-    """
-    tasks: dict[JobRef, list[int]] = {}
-    for each in targets:
-        if each.step is None and each.ref.task is not None:
-            tasks.setdefault(_array(each.ref), []).append(each.ref.task)
-    done = set()
-    for array, numbers in tasks.items():
-        if len(numbers) < MANY:
-            continue
-        try:
-            queue.client.cancel_tasks(array, arrays.ranges(numbers))
-        except ApiError:
-            continue
-        done.add(array)
-    return [each for each in targets if each.step is not None or each.ref.task is None or _array(each.ref) not in done]
-
-
-def _array(ref: JobRef) -> JobRef:
-    return msgspec.structs.replace(ref, task=None)
+    """End many tasks of an array with one call; what is left to end one by one."""
+    done = inonego.end_tasks(queue.client, [each.ref for each in targets if each.step is None])
+    return [
+        each
+        for each in targets
+        if each.step is not None or each.ref.task is None or inonego.array_of(each.ref) not in done
+    ]
 
 
 def _end(queue: ask.Queue, target: _Target, signal: str | None, words: Words) -> bool:

@@ -11,7 +11,7 @@ from agent.api.commandline import Parser
 from agent.api.errors import StokerError
 from agent.api.refs import JobRef
 from agent.api.types import FINAL_STATES, Job, JobState
-from tui import arrays, plain, printed, safe, words
+from tui import arrays, inonego, plain, printed, safe, words
 from tui.verbs.call import Call, each
 from tui.verbs.listing import Wanted, states
 
@@ -137,7 +137,11 @@ def _cancel(call: Call, args: argparse.Namespace) -> int:
     if not args.yes and not _agreed(call, found):
         plain.complain("nothing is cancelled")
         return 1
-    return cancel(call, [arrays.ref(job) for job in found])
+    refs = [arrays.ref(job) for job in found]
+    done = {} if call.json else inonego.end_tasks(call.client, refs)
+    for array, tasks in done.items():
+        print(f"job {array}_[{arrays.ranges(tasks)}]: asked to end", file=call.out)
+    return cancel(call, [ref for ref in refs if ref.task is None or inonego.array_of(ref) not in done])
 
 
 def _named_or_filtered(parser: Parser, args: argparse.Namespace) -> None:
