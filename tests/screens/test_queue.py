@@ -10,7 +10,7 @@ from agent.api.errors import ApiError
 from agent.api.queue import DrainRequest
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, JobUpdate
-from tests.fakes.cluster import FakeCluster
+from tests.fakes.cluster import FakeClient, FakeCluster
 from tests.fakes.lab import queue_lab
 from tests.fakes.values import NOW, evaluation, gpu, job, node, up
 from tests.screens.stage import LARGE, Stage, play
@@ -248,6 +248,17 @@ def test_a_node_is_drained_from_the_list_and_says_so_everywhere() -> None:
 
     calls = changes(play(scene, queue_lab(), size=LARGE))
     assert calls == [("drain", ("gpu-a1", DrainRequest(reason="power")))]
+
+
+def test_who_drained_it_meanwhile_is_told() -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("2", "D", *"power")
+        FakeClient(on.cluster).drain(DrainRequest(reason="fan"), "gpu-a1")
+        await on.press("enter")
+        notices = on.app._notifications  # as said: on the screen it is folded
+        await on.until(lambda: any("; was drained by root: fan" in each.message for each in notices), "the one before")
+
+    play(scene, queue_lab(), size=LARGE)
 
 
 def test_a_refused_drain_says_why() -> None:
