@@ -248,7 +248,9 @@ def _edition_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _seat_lines(licence: dict[str, Any]) -> Iterator[tuple[str, str]]:
     beyond, away = licence.get("seats_overdraft"), licence.get("seats_borrowed")
-    more = f", {beyond} of them overdrawn until {when(licence['overdraft_until'])}" if beyond else ""
+    until = licence.get("overdraft_until")  # None: held since before the licence had so few
+    beyond_words = f"overdrawn until {when(until)}" if until else "more than the licence has, until their leases end"
+    more = f", {beyond} of them {beyond_words}" if beyond else ""
     lent = f", {away} borrowed" if away else ""
     yield "seats", f"{licence['seats_used']} of {licence['seats_total']} GPUs{more}{lent}"
     for holder in licence.get("holders", ()):

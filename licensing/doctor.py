@@ -191,8 +191,9 @@ def _seats(licence: Mapping[str, Any]) -> Iterator[Look]:
         return
     used, total = licence["seats_used"], licence["seats_total"]
     if licence.get("seats_overdraft"):
-        until = when(licence["overdraft_until"])
-        yield _WARN, "seats", f"{used} of {total} GPUs are held; the overdraft is until {until}. For more: {FIX}"
+        until = licence.get("overdraft_until")
+        why = f"the overdraft is until {when(until)}" if until else "what is beyond them ends with its lease"
+        yield _WARN, "seats", f"{used} of {total} GPUs are held; {why}. For more: {FIX}"
         return
     full = f"; no seat is left for more GPUs. For more: {FIX}" if used >= total else ""
     yield _WARN if full else _OK, "seats", f"{used} of {total} GPUs are held{full}"

@@ -31,7 +31,6 @@ from licensing.vendor.store import COLUMNS, Answered, DeskStore, Issued
 from licensing.verify import SiteToken
 
 TRANSFERS_A_YEAR = 2
-_LEDGER = "desk.db"
 _YEAR_S = 365 * DAY_S
 
 
@@ -47,16 +46,11 @@ class Answer:
     """The request was answered before, with this same file."""
 
 
-def is_desk(folder: Path) -> bool:
-    """Whether it has a ledger, or an issuer's certificate to begin one with."""
-    return (folder / _LEDGER).exists() or next(folder.glob("*.cert"), None) is not None
-
-
 class Desk:
     """One folder's ledger. `now` is Unix seconds."""
 
     def __init__(self, folder: Path) -> None:
-        self._store = DeskStore(folder / _LEDGER)
+        self._store = DeskStore(folder / "desk.db")
 
     def close(self) -> None:
         """Close the ledger."""

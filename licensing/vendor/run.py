@@ -24,7 +24,7 @@ from licensing.errors import KeyFileError, UsageError
 from licensing.moments import when
 from licensing.plans import DAY_S, NEVER, TRIAL_S, Plan
 from licensing.vendor import inspect
-from licensing.vendor.desk import Answer, Desk, is_desk
+from licensing.vendor.desk import Answer, Desk
 from licensing.vendor.sign import (
     Signer,
     end_of_day,
@@ -330,10 +330,8 @@ def _desk(args: argparse.Namespace) -> Iterator[Desk]:
     folder = _desk_folder(args)
     if folder is None:
         raise UsageError(f"name the folder in which this desk keeps what it issued: --desk DIR, or ${DESK_VARIABLE}")
-    if not is_desk(folder):
-        raise KeyFileError(
-            f"there is no desk in {folder}, neither desk.db nor a certificate; name another one: --desk DIR"
-        )
+    if not folder.is_dir():
+        raise KeyFileError(f"there is no desk {folder}: no such folder; name another one: --desk DIR")
     with _open_desk(folder) as desk:
         yield desk
 

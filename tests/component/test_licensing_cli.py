@@ -22,7 +22,7 @@ from agent.hub.metrics import of_licence
 from licensing import cli, roots
 from licensing.keys import public_hex
 from tests.fakes.nohub import NoHub
-from tests.fakes.vendor import DAY, FOLDER, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
+from tests.fakes.vendor import DAY, FOLDER, FOR_EVER, NOW, ROOTS, VOUCHER, Boot, changed, file, seeded
 
 
 class LocalHub:
@@ -366,6 +366,22 @@ def test_seats_are_borrowed_released_pinned_and_shown(hub: LocalHub, capsys: pyt
     )
     assert cli.main(["doctor"], hub) == 3
     assert "warn seats     11 of 10 GPUs are held; the overdraft is until 2027-02-14" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("plan", [{}, {"plan": "perpetual", "updates_until": NOW + DAY}], ids=["yearly", "perpetual"])
+def test_a_licence_with_fewer_seats_than_are_held_is_taken_and_told(
+    hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], plan: dict[str, object]
+) -> None:
+    bought = changed(VOUCHER, site=hub.licence()["site_key"], vm=True)
+    hub.activate(file(bought))
+    hold_seats(hub, "n1", 8)
+    (tmp_path / "fewer").write_text(file(changed(bought, rev=2, seats=3, **plan), issuer=FOR_EVER))
+    cli.main(["activate", str(tmp_path / "fewer")], hub)
+    assert "seats      8 of 3 GPUs, 5 of them more than the licence has, until their leases end\n" in (
+        capsys.readouterr().out
+    )
+    cli.main(["doctor"], hub)
+    assert "8 of 3 GPUs are held; what is beyond them ends with its lease" in capsys.readouterr().out
 
 
 def test_nodes_and_admins_are_shown_and_told_beyond_the_licence(

@@ -18,7 +18,7 @@ import pytest
 from agent.api.client import Client
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, LicenceStage, LinkState, SubmitRequest
-from licensing import usage_file
+from licensing import paseto, usage_file
 from tests.fakes.daemons import Box, wait_final, wait_until
 from tests.fakes.shifted import Shifted
 
@@ -270,10 +270,16 @@ def test_pay_per_use_from_the_jobs_to_the_receipt_and_back(trade: Trade) -> None
         assert trade.licence("audit", "verify").returncode == 0
 
 
+def content(agent: Client) -> bytes:
+    """What was signed of the lease that a node holds."""
+    return paseto.split((agent.lease().lease or "").split("~")[-1]).payload
+
+
 def test_a_node_that_comes_back_is_renewed_before_its_eight_hours(trade: Trade) -> None:
     trade.bind("--plan", "yearly")
     with trade.box.hub.client() as hub, trade.box.agent.client() as agent:
         wait_until(lambda: all(gpu.seated for gpu in agent.node().gpus), "seats")
+        wait_until(lambda: b'"rev":2' in content(agent), "the lease is that of the bound licence")
         before = agent.lease()
         trade.clock.ahead(3 * HOUR)
         wait_final(hub, trade.submit(hub, "true").id)
@@ -283,3 +289,31 @@ def test_a_node_that_comes_back_is_renewed_before_its_eight_hours(trade: Trade) 
     with trade.box.agent.client() as agent:
         wait_until(lambda: agent.lease().seq == before.seq + 1, "reached again, it has a newer lease")
         assert (agent.lease().expires_at or 0) - (before.expires_at or 0) >= 3 * HOUR
+
+
+def test_who_looks_at_the_nodes_is_told_that_the_licence_ends(trade: Trade) -> None:
+    trade.bind("--plan", "yearly")
+
+    def said(*more: str) -> str:
+        env = {**os.environ, "STOKER_SOCKET": str(trade.box.hub.socket)}
+        code = "import sys; from tui.__main__ import main; sys.exit(main())"
+        ran = subprocess.run(
+            [sys.executable, "-c", code, "nodes", *more],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        assert "n1" in ran.stdout
+        return ran.stderr
+
+    with trade.box.hub.client() as hub:
+        assert said() == ""
+        for days, stage, code in ((280, LicenceStage.NOTICE, "LIC-402"), (25, LicenceStage.GRACE, "LIC-403")):
+            trade.clock.ahead(days * DAY)
+            stands(hub, stage, code)
+            line = said()
+            assert line.startswith(f"stoker: licence {stage} {code}: "), line
+            assert (line.count("\n"), "Run: stoker-license activate FILE" in line) == (1, True)
+        assert said("--json") == "", "a program asks for the licence itself"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ from agent.api import program
 from agent.api.commandline import Parser
 from agent.api.decode import convert
 from agent.api.errors import StokerError
-from agent.api.types import FINAL_STATES, Gpu, GpuSource, JobState, NodeStatus, NodeUpdate
+from agent.api.types import FINAL_STATES, Gpu, GpuSource, JobState, LicenceStage, NodeStatus, NodeUpdate
 from tui import plain, printed, safe
 from tui.cluster import Cluster, NodeView
 from tui.verbs import exported, past
@@ -64,6 +65,8 @@ def nodes(call: Call, args: argparse.Namespace | None = None) -> int:
         plain.as_json(found, call.out)
         return 0
     plain.table(printed.NODE_TITLES, [printed.node_line(view) for view in _views(found)], call.out, fold=True)
+    if args is not None:
+        _tell_ending(call)
     return 0
 
 
@@ -97,6 +100,16 @@ def licence(call: Call, _: argparse.Namespace | None = None) -> int:
         for line in printed.licence_lines(safe.clean(held), time.time(), program.columns(call.out)):
             print(line, file=call.out)
     return 0
+
+
+def _tell_ending(call: Call) -> None:
+    """A line on stderr where the licence is about to end, or runs in its grace; all else is for `stoker license`."""
+    with contextlib.suppress(StokerError):  # who asks for the nodes is told of them, whatever the licence
+        held = safe.clean(call.client.licence())
+        if held.stage in (LicenceStage.NOTICE, LicenceStage.GRACE):
+            code = f" {held.code}" if held.code else ""
+            fix = f" Run: {held.fix}" if held.fix else ""
+            plain.complain(f"licence {held.stage}{code}: {held.message}{fix}")
 
 
 def _named(args: argparse.Namespace | None, found: Sequence[NodeStatus]) -> Sequence[NodeStatus]:
