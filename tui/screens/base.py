@@ -83,7 +83,9 @@ class BaseScreen(TellsFaults, Screen[None], Kept):
 
     def update(self) -> None:
         """Draw everything from the state."""
-        if not self.is_mounted or not self.query("#top"):  # on its way in or out: its lines are not there
+        if not self.is_mounted or all(
+            each.id != "top" for each in self.children
+        ):  # on its way in or out: its lines are not there
             return
         session, now = self.session, self.session.clock.monotonic()
         link = session.cluster.link(now)
