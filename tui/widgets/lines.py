@@ -20,7 +20,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from tui import safe
-from tui.spans import Cell, Role, Span, fit
+from tui.spans import Cell, Role, Span, fit, folded
 from tui.widgets.kept import Kept
 
 _DRAWN_MOST = 4096
@@ -169,3 +169,20 @@ class Bar(Styled):
         room = self.line_width
         kept = min(room, sum(safe.width(value) for value, _ in self._right))
         return self.strip([*fit(self._left, room - kept), *fit(self._right, kept)], room, self._over)
+
+
+class Sentence(Styled):
+    """Words in as many lines as it takes."""
+
+    _words: Span = ("", Role.TEXT)
+
+    def show(self, words: str, role: Role) -> None:
+        """Set the words."""
+        self._words = words, role
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """Textual's hook: one line."""
+        words, role = self._words
+        lines = folded(words, self.line_width - 1)
+        return self.strip([(f" {lines[y]}", role)] if y < len(lines) else (), self.line_width)
