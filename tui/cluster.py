@@ -150,6 +150,8 @@ class Cluster:
         self._epoch = 0
         self._beats = 0
         self._totals: tuple[float, Totals] | None = None
+        self._sorted: list[Job] | None = None
+        """All jobs in their order; nothing after one has changed."""
 
     def apply(self, message: WatchMessage | LinkDown, arrived: float) -> bool:
         """Take in one message that arrived at `arrived`; whether it is more than new readings of what is known."""
@@ -169,6 +171,7 @@ class Cluster:
             self._nodes[message.status.name] = _Heard(message.status, arrived, self._epoch)
         elif isinstance(message, JobUpdate):
             self._jobs[job_key(message.job)] = message.job, self._epoch
+            self._sorted = None
             self._forget_old_jobs()
         elif isinstance(message, LicenceUpdate):
             self.licence = message.licence
@@ -201,7 +204,9 @@ class Cluster:
 
     def jobs(self) -> list[Job]:
         """All jobs: those that run, then those that wait, then the ended, newest first."""
-        return sorted((job for job, _ in self._jobs.values()), key=job_order)
+        if self._sorted is None:
+            self._sorted = sorted((job for job, _ in self._jobs.values()), key=job_order)
+        return list(self._sorted)
 
     def job(self, key: JobKey) -> Job | None:
         """One job."""
@@ -267,6 +272,7 @@ class Cluster:
         if self._beats != 2:
             return
         self._nodes = {name: heard for name, heard in self._nodes.items() if heard.epoch == self._epoch}
+        self._sorted = None
         self._jobs = {key: pair for key, pair in self._jobs.items() if pair[1] == self._epoch}
 
     def _forget_old_jobs(self) -> None:

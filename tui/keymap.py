@@ -92,6 +92,8 @@ KEYS: tuple[Key, ...] = (
         help="who uses the GPUs of all nodes, and which job", footer=True, palette=True),
     Key(scope=Scope.APP, keys="6", action="show('licence')", label="Licence", brief="Lic",
         help="stage, seats and who holds them, history", footer=True, palette=True),
+    Key(scope=Scope.APP, keys="7", action="usage", label="Usage", footer=True, palette=True,
+        help="the month's GPU time by user and model; prepaid hours left"),
     Key(scope=Scope.LIST, keys="enter", action="open", label="open", help="open the row under the cursor",
         footer=True),
     Key(scope=Scope.LIST, keys="j,down", action="move(1)", label="down", help="one row down", shown="j ↓"),
@@ -203,7 +205,7 @@ KEYS: tuple[Key, ...] = (
     Key(scope=Scope.LOG, keys="g,home", action="top", label="top", help="to the first line", shown="g"),
     Key(scope=Scope.LOG, keys="G,end", action="bottom", label="end", help="to the last line, and follow", shown="G"),
     Key(scope=Scope.JOB, keys="i", action="story", label="details", footer=True, palette=True,
-        help="why it waits or was warned, what it used, its history; again: the log"),
+        help="why it waits, what it used, its history; again: the log"),
     Key(scope=Scope.JOB, keys="X", action="cancel", label="cancel", help="cancel this job; asks first", footer=True,
         palette=True),
     *_on_jobs(Scope.JOB, "it"),
@@ -242,8 +244,6 @@ KEYS: tuple[Key, ...] = (
         spare=True, palette=True),
     Key(scope=Scope.APP, keys="I", action="activate", label="import licence", palette=True,
         help="activate a licence: file, paste, or a request to the vendor"),
-    Key(scope=Scope.APP, keys="7", action="usage", label="usage", palette=True,
-        help="the GPU time of the month: by user, account and model; prepaid hours left"),
     Key(scope=Scope.APP, keys="tab", action="focus_next", label="next pane", help="to the next pane"),
     Key(scope=Scope.APP, keys="escape", action="leave", label="back", help="back to where you came from",
         shown="esc"),
@@ -287,7 +287,7 @@ def _labelled(keys: Iterable[Key], *, brief: bool = False) -> list[tuple[str, st
 
 
 def _is_main(key: Key, detail: bool) -> bool:
-    return detail and key.action.startswith("show(")
+    return detail and (key.action.startswith("show(") or key.action == "usage")
 
 
 def as_markdown() -> str:

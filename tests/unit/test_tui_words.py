@@ -18,6 +18,7 @@ from tui import arrays, jobrows, printed, rows, safe, status, story, units
 from tui import plain as printing
 from tui.cluster import Cluster, Freshness, LinkView
 from tui.keymap import KEYS, Scope, as_markdown, footer, keys_of
+from tui.screens.dialogs import help_lines
 from tui.session import Clock
 from tui.spans import GAP, Column, Role, Row, bar, cell, fit, lay_out, plain, spark
 from tui.theme import THEMES
@@ -145,7 +146,13 @@ def test_footers_fit_the_smallest_terminal() -> None:
         for width in (80, 160):
             line = plain(status.keys_line(footer(scopes, detail=detail), width))
             assert safe.width(line) <= width and "quit" in line
-        assert "4 Incid" in line or detail
+        assert detail or ("4 Incid" in line and "7 Usage" in line)
+        assert detail or "1-7 screens" in plain(status.keys_line(footer(scopes), 80))
+
+
+def test_the_help_fits_the_smallest_terminal() -> None:
+    room = int(80 * 0.96) - 4  # the box's frame and its scroll bar
+    assert [line for line in map(plain, help_lines()) if safe.width(line) > room] == []
 
 
 def test_the_key_table_is_what_the_readme_shows() -> None:

@@ -1,7 +1,7 @@
 """What all screens share: the top line, the trouble line, the licence, the keys, and the smallest size.
 
 Rules kept here: a screen draws from the session's state when told to (`update`), it never asks the server by itself;
-below 80 by 24 one line says what size is needed, and the data goes on meanwhile.
+below 80 by 24 a sentence says what size is needed, and the data goes on meanwhile.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tui.spans import Role
 from tui.widgets.find import Find
 from tui.widgets.kept import Kept, KeptContainer
 from tui.widgets.keys import bindings
-from tui.widgets.lines import Bar
+from tui.widgets.lines import Bar, Sentence
 from tui.widgets.table import Table
 
 LEAST_WIDTH, LEAST_HEIGHT = 80, 24
@@ -57,7 +57,7 @@ class BaseScreen(TellsFaults, Screen[None], Kept):
         yield Find(id="find")
         yield Bar(id="licence")
         yield Bar(over="bar", id="keys")
-        yield Bar(id="small")
+        yield Sentence(id="small")
 
     def body(self) -> ComposeResult:
         """The widgets of this screen."""
@@ -83,7 +83,9 @@ class BaseScreen(TellsFaults, Screen[None], Kept):
 
     def update(self) -> None:
         """Draw everything from the state."""
-        if not self.is_mounted or not self.query("#top"):  # on its way in or out: its lines are not there
+        if not self.is_mounted or all(
+            each.id != "top" for each in self.children
+        ):  # on its way in or out: its lines are not there
             return
         session, now = self.session, self.session.clock.monotonic()
         link = session.cluster.link(now)
@@ -125,8 +127,8 @@ class BaseScreen(TellsFaults, Screen[None], Kept):
         width, height = event.size
         small = width < LEAST_WIDTH or height < LEAST_HEIGHT
         self.set_class(small, "-small")
-        words = f" {width}×{height} is too small; Stoker needs {LEAST_WIDTH}×{LEAST_HEIGHT} (q quits)"
-        self.query_one("#small", Bar).show([(words, Role.WARN)])
+        words = f"{width}×{height} is too small; Stoker needs {LEAST_WIDTH}×{LEAST_HEIGHT} (q quits)"
+        self.query_one("#small", Sentence).show(words, Role.WARN)
         self.call_after_refresh(self.update)
 
     @on(Table.FilterWanted)

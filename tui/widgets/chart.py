@@ -43,7 +43,7 @@ class Chart(Styled):
         """Textual's hook: one line of the area with its scale."""
         label = {0: "100 ┤", self.size.height - 1: "  0 ┤"}.get(y, _LABEL)
         spans: list[Span] = [(label, Role.DIM), (self._drawn[y] if y < len(self._drawn) else "", Role.LOAD)]
-        return self.strip(spans, self.size.width)
+        return self.strip(spans, self.line_width)
 
     def on_resize(self) -> None:
         """Another picture."""

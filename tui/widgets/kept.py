@@ -20,9 +20,9 @@ _KEEPS = hasattr(Widget, "_set_dirty")
 class _Inside(NamedTuple):
     """Where a widget's own lines stand between its borders."""
 
+    outer_width: int
     top: int
     height: int
-    width: int
     left: bool
     right: bool
 
@@ -34,10 +34,13 @@ class Kept(Widget):
     """What was asked for last, how it was drawn, and how a line of it is put together, where that is simple."""
     _stale_lines: frozenset[int] = frozenset()
     """Lines of it that are to be drawn anew."""
+    line_width = 0
+    """Cells of each line that is being drawn: Textual works a widget's size out anew whenever it is asked for."""
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Textual's hook: all lines."""
         if self._kept_lines is None or self._kept_lines[0] != crop or not _KEEPS:
+            self.line_width = self.size.width
             lines = super().render_lines(crop)
             self._kept_lines = crop, lines, self._between_borders()
         elif self._stale_lines:
@@ -49,6 +52,10 @@ class Kept(Widget):
             self._kept_lines = crop, lines, inside
         self._stale_lines = frozenset()
         return self._kept_lines[1]
+
+    def refresh_row(self, y: int, count: int = 1) -> None:
+        """Have lines that the widget says drawn anew, and their frame: a cut costs more than it saves."""
+        self.refresh(Region(-self.content_offset.x, y, self.outer_size.width, count))
 
     def notify_style_update(self) -> None:
         """Textual's hook: another theme, or another state of the widget."""
@@ -65,23 +72,23 @@ class Kept(Widget):
 
     def _anew(self, y: int, before: Strip, inside: _Inside | None) -> Strip:
         """A line within the frame is what the widget says between the borders that stood there before."""
-        if inside is None or not 0 <= y - inside.top < inside.height or before.cell_length != self.outer_size.width:
+        if inside is None or not 0 <= y - inside.top < inside.height or before.cell_length != inside.outer_width:
             return super().render_lines(Region(0, y, before.cell_length, 1))[0]
         said = self.render_line(y - inside.top)
-        if said.cell_length != inside.width:
-            said = said.adjust_cell_length(inside.width, self.rich_style)
+        if said.cell_length != self.line_width:
+            said = said.adjust_cell_length(self.line_width, self.rich_style)
         edges = list(before)
         return Strip([*edges[: inside.left], *said, *edges[len(edges) - inside.right :]], before.cell_length)
 
     def _between_borders(self) -> _Inside | None:
         """Nothing where more lies around its lines than borders, or something over them."""
-        styles, size = self.styles, self.content_region.size
+        styles = self.styles
         is_veiled = self.opacity != 1 or styles.text_opacity != 1 or styles.tint.a or styles.has_rule("hatch")
         has_outline = any(kind for kind, _ in styles.outline)
         if is_veiled or has_outline or styles.padding != Spacing() or self.get_line_filters():
             return None
         _, (right, _), _, (left, _) = styles.border
-        return _Inside(styles.gutter.top, size.height, size.width, bool(left), bool(right))
+        return _Inside(self.outer_size.width, styles.gutter.top, self.size.height, bool(left), bool(right))
 
 
 class KeptContainer(Container, Kept):

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 from rich.segment import Segment
 from rich.style import Style
 from textual.content import Content
 from textual.filter import ANSIToTruecolor, LineFilter
+from textual.geometry import Region
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from tui import safe
-from tui.spans import Cell, Role, Span, fit
+from tui.spans import Cell, Role, Span, fit, folded
 from tui.widgets.kept import Kept
 
 _DRAWN_MOST = 4096
@@ -102,17 +104,28 @@ class Styled(Kept):
     def entitle(self, title: str, subtitle: str = "") -> None:
         """Set the words in the frame. As `Content`, because a plain string would be read as markup.
 
-        Only when they are others: Textual draws the whole widget anew for a title, also for the same one.
+        Only when they are others, and without the lines within: Textual draws the whole widget, also for the same ones.
         """
         if (title, subtitle) == self._frame_words:
             return
         before, self._frame_words = self._frame_words, (title, subtitle)
+        self._only_frame = bool(self.size)
         if title != before[0]:
             self.border_title = Content(title)
         if subtitle != before[1]:
             self.border_subtitle = Content(subtitle)
+        self._only_frame = False
+
+    def refresh(self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False) -> Self:
+        """Textual's hook: of a title, only the lines of the frame."""
+        if self._only_frame and not regions:
+            offset, size = self.content_offset, self.outer_size
+            top, bottom = (Region(-offset.x, y - offset.y, size.width, 1) for y in (0, size.height - 1))
+            regions = top, bottom
+        return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
 
     _frame_words: tuple[str, str] = ("", "")
+    _only_frame = False
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """Textual's hook: what makes colours of ansi names is not needed, since ours are all hex (`theme`)."""
@@ -123,6 +136,14 @@ class Lines(ScrollView, Styled, can_focus=True):
     """A scrolling widget of lines."""
 
     DEFAULT_CSS = "Lines { scrollbar-size-vertical: 1; overflow-x: hidden; overflow-y: auto; }"
+
+    def refresh_lines(self, y_start: int, line_count: int = 1) -> None:
+        """Textual's hook: lines counted from the top of all there are."""
+        self.refresh_row(y_start - self.scroll_offset.y, line_count)
+
+    def refresh_line(self, y: int) -> None:
+        """Likewise, one."""
+        self.refresh_lines(y)
 
 
 class Bar(Styled):
@@ -141,10 +162,27 @@ class Bar(Styled):
         new = tuple(left), tuple(right)
         if new != (self._left, self._right):
             self._left, self._right = new
-            self.refresh()
+            self.refresh_row(0)
 
     def render_line(self, y: int) -> Strip:
         """Textual's hook: the one line."""
-        room = self.size.width
+        room = self.line_width
         kept = min(room, sum(safe.width(value) for value, _ in self._right))
         return self.strip([*fit(self._left, room - kept), *fit(self._right, kept)], room, self._over)
+
+
+class Sentence(Styled):
+    """Words in as many lines as it takes."""
+
+    _words: Span = ("", Role.TEXT)
+
+    def show(self, words: str, role: Role) -> None:
+        """Set the words."""
+        self._words = words, role
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """Textual's hook: one line."""
+        words, role = self._words
+        lines = folded(words, self.line_width - 1)
+        return self.strip([(f" {lines[y]}", role)] if y < len(lines) else (), self.line_width)

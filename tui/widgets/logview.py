@@ -101,11 +101,11 @@ class LogView(Lines):
         """Textual's hook: one row of a line."""
         index = y + self.scroll_offset.y
         if index >= len(self._pieces):
-            return self.strip((), self.size.width)
+            return self.strip((), self.line_width)
         number, piece = self._pieces[index]
         shown = piece if self.wrapped else piece[self._shift :]
         note = number < len(self._lines) and self._lines[number].note
-        return self.strip(self._marked(shown, Role.WARN if note else Role.TEXT), self.size.width)
+        return self.strip(self._marked(shown, Role.WARN if note else Role.TEXT), self.line_width)
 
     @on(events.MouseScrollUp)
     @on(events.MouseScrollDown)

@@ -34,4 +34,4 @@ class Panel(Styled):
 
     def render_line(self, y: int) -> Strip:
         """Textual's hook: one line."""
-        return self.strip(self._lines[y] if y < len(self._lines) else (), self.size.width)
+        return self.strip(self._lines[y] if y < len(self._lines) else (), self.line_width)

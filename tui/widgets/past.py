@@ -69,7 +69,7 @@ class Past(Styled):
 
     def render_line(self, y: int) -> Strip:
         """Textual's hook: one line."""
-        return self.strip(self._drawn[y] if y < len(self._drawn) else (), self.size.width)
+        return self.strip(self._drawn[y] if y < len(self._drawn) else (), self.line_width)
 
     def on_resize(self) -> None:
         """Another picture."""

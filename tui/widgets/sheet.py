@@ -38,7 +38,7 @@ class Sheet(Lines):
     def render_line(self, y: int) -> Strip:
         """Textual's hook: one line."""
         index = y + self.scroll_offset.y
-        return self.strip(self._shown[index] if index < len(self._shown) else (), self.size.width)
+        return self.strip(self._shown[index] if index < len(self._shown) else (), self.line_width)
 
     def action_scroll(self, lines: int) -> None:
         """By lines."""

@@ -101,7 +101,7 @@ class Table(Lines):
 
     def render_line(self, y: int) -> Strip:
         """Textual's hook: the titles in line 0, then the rows."""
-        width = self.size.width
+        width = self.line_width
         if y == 0:
             return self._line(tuple(cell(column.title, Role.HEAD) for column in self._columns), (" ", Role.HEAD), None)
         index = y - 1 + self.scroll_offset.y
@@ -215,7 +215,7 @@ class Table(Lines):
                     taken += GAP
                 line += self.segments(content, width, over, right=column.right)
                 taken += width
-        room = self.size.width
+        room = self.line_width
         if taken > room:
             kept = list(Strip(line, taken).crop(0, room - 1))
             return Strip([*kept, Segment(safe.ELLIPSIS, kept[-1].style)] if kept else [], room)
