@@ -27,7 +27,7 @@ from agent.gpu.nvml_gpm import NO_SHARES
 from agent.gpu.nvml_plain import PLAIN_VALUES
 from agent.gpu.nvml_processes import WINDOW_US
 from agent.gpu.nvml_rings import SAMPLE, SILENT_S, Spread, Unpackers, news_of, spread_of, unpackers_of
-from agent.gpu.nvml_sweep import Asked, Sweep
+from agent.gpu.nvml_sweep import ASKED_IN_TURN, RINGS, Asked, Sweep
 from agent.gpu.nvml_words import throttle_of
 
 _Values = Sequence[Any]
@@ -38,8 +38,7 @@ _HAIR = 1
 """By which a share may be over 100, see `Sieve.share`."""
 _QUIET = (0, pynvml.NVML_ERROR_NOT_FOUND)
 """What rings and use may answer, which have no news at times."""
-_Spreads = Sequence[Sequence[Spread | None] | None]
-_NO_NEWS: _Spreads = (None, None, None)
+_Spreads = Sequence[Sequence[Spread | None]]
 """Of each ring what each GPU has new in it."""
 _ALL_BITS = 2**64 - 1
 
@@ -113,6 +112,8 @@ class Herd:
         """Till then its GPUs are ready without a look at each; set by who looks."""
         self._taken = 0
         """GPM's samples, each GPU's."""
+        self._spreads: _Spreads = [self._nothing] * len(rings)
+        """What the rings told when they were asked last."""
         self._unpackers: dict[int, Unpackers] = {}
         """By what an answer of a ring told of its type and number, all with the same room."""
         self._throttle: tuple[_Values, _Values] = ((), ())
@@ -202,7 +203,7 @@ class Herd:
         columns = [flat[place::width] for place in range(width)]
         if not self._can_be(columns):
             return None
-        spreads: _Spreads = _NO_NEWS
+        spreads: _Spreads = [self._nothing] * len(RINGS)
         if self._whole:
             counts = self._sweep.counts()
             rings = self._rings(counts)
@@ -210,6 +211,7 @@ class Herd:
             if seconds is None or rings is None:
                 return None
             self._seconds, (spreads, self._since, self._heard_at) = seconds, rings
+            self._spreads = spreads
             self._taken += 1
             self._prepare()
         self._energy, self._energy_at = columns[4], self._at
@@ -218,8 +220,9 @@ class Herd:
 
     def _is_quiet(self) -> bool:
         """Whether only those calls failed that have no news at times."""
+        may_be = self._sweep.may_be_quiet()
         return all(
-            code == 0 or (code in _QUIET and place in self._sweep.may_be_quiet)
+            code == 0 or (code in _QUIET and place in may_be)
             for codes in self._sweep.codes_of_each()
             for place, code in enumerate(codes)
         )
@@ -280,15 +283,15 @@ class Herd:
         return before if found == before else found
 
     def _rings(self, counts: Sequence[int]) -> tuple[_Spreads, list[list[int]], list[list[float]]] | None:
-        """Of each GPU what is new in the driver's rings; of each ring up to which sample, and when there was news.
-        `None` if one is not as it should be.
+        """Of each GPU what is new in the driver's rings, what was told last of those that are not asked in this turn; of
+        each ring up to which sample, and when there was news. `None` if one is not as it should be.
         """
-        spreads: list[Sequence[Spread | None] | None] = []
+        spreads: list[Sequence[Spread | None]] = []
         sinces, heard = [], []
         for ring, room in enumerate(self._kind.rooms):
             since, heard_at = self._since[ring], self._heard_at[ring]
-            found: list[Spread | None] | None = None
-            if room:
+            found = self._spreads[ring]
+            if room and ring in ASKED_IN_TURN[self._taken % 2]:
                 found, newest = self._ring(ring, room, counts[ring::_COUNTS], since)
                 if any(map(gt, since, newest)):
                     return None  # a clock went back
