@@ -118,6 +118,8 @@ class Herd:
         """By what an answer of a ring told of its type and number, all with the same room."""
         self._throttle: tuple[_Values, _Values] = ((), ())
         """Of each GPU what it said holds its clocks down, and that in words."""
+        self._compared: tuple[Any, ...] = ()
+        """GPM's answer that the last shares were made of."""
         self._listed: list[bytes] = [b""] * count
         """The processes of each GPU, as they were answered last."""
         self._whole = False
@@ -274,16 +276,21 @@ class Herd:
         asked = self._kind.use and self._taken % 2 == 1
         if not asked and listed == self._listed and self._taken:
             return before
-        self._listed, codes = listed, sweep.codes_of_each() if asked else ()
-        uses = [b"" if each[-1] else sweep.uses(place, counts[_COUNTS * place + 4]) for place, each in enumerate(codes)]
+        codes = sweep.codes_of_each() if asked else ()
+        uses = [
+            sweep.uses(place, 0 if each[-1] else counts[_COUNTS * place + 4]) for place, each in enumerate(codes)
+        ] or self._nothing
         found = [
-            brief.parts.processes.put(rows, use, self._at, brief.parts.sieve)
-            for brief, rows, use in zip(self._members, listed, uses or self._nothing, strict=True)
+            then
+            if rows == rows_then and self._taken and (use is None or brief.parts.processes.use.is_told(use))
+            else brief.parts.processes.put(rows, use, self._at, brief.parts.sieve)
+            for brief, then, rows, rows_then, use in zip(self._members, before, listed, self._listed, uses, strict=True)
         ]
+        self._listed = listed
         return before if found == before else found
 
     def _rings(self, counts: Sequence[int]) -> tuple[_Spreads, list[list[int]], list[list[float]]] | None:
-        """Of each GPU what is new in the driver's rings, what was told last of those that are not asked in this turn; of
+        """Of each GPU what is new in the driver's rings, or was told last of those that are not asked in this turn; of
         each ring up to which sample, and when there was news. `None` if one is not as it should be.
         """
         spreads: list[Sequence[Spread | None]] = []
@@ -377,6 +384,8 @@ class Herd:
         if not self._kind.gpm:
             return [self._nothing] * len(NO_SHARES)
         flat = self._sweep.compared(self._taken % 2)
+        if flat == self._compared:  # of GPUs that do nothing, each second
+            return list(self._seconds.shares)
         values = flat[1::2]
         most = max(values)
         # What is no number at all is in the sum.
@@ -387,6 +396,7 @@ class Herd:
         shares: list[float] = [int(10 * value + 0.5) / 10 for value in values]
         if most > sieve.PERCENT:
             shares = [min(share, 100.0) for share in shares]
+        self._compared = flat
         return [shares[place :: len(NO_SHARES)] for place in range(len(NO_SHARES))]
 
     def _told(self, columns: Sequence[_Values]) -> Sequence[_Values]:
