@@ -197,9 +197,9 @@ class GpuReading(Wire, frozen=True, kw_only=True):
     dram_active_percent: float | None = None
     """Memory bandwidth used, of the most there is."""
     spreads: dict[str, tuple[float, float, float]] = msgspec.field(default_factory=dict)
-    """Least, mean and most since the last reading, of values that the driver itself notes many times a second: a peak
-    of power that lasts 20 ms is in it. Keyed `power_mw`, `utilization_percent`, `memory_utilization_percent`.
-    NVML `nvmlDeviceGetSamples`."""
+    """Least, mean and most since the last reading, of load in up to two seconds, of values that the driver itself notes
+    many times a second: a peak of power that lasts 20 ms is in it. Keyed `power_mw`, `utilization_percent`,
+    `memory_utilization_percent`. NVML `nvmlDeviceGetSamples`."""
     energy_mj: int | None = None
     """Energy since the driver was loaded. NVML `nvmlDeviceGetTotalEnergyConsumption`; a fall means a reload."""
     errors: GpuErrors | None = None

@@ -130,7 +130,7 @@ class Swept(msgspec.Struct, frozen=True, array_like=True):
     at: float
     processes: tuple[tuple[GpuProcess, ...] | None, ...] | None
     spreads: tuple[tuple[_Spread | None, ...] | None, ...]
-    """In the order of `SPREAD_NAMES`, each `None` where nothing is new."""
+    """A column for each of `SPREAD_NAMES`."""
     sampled_at: float
     memory_used_bytes: _Whole
     memory_free_bytes: _Whole
@@ -188,7 +188,7 @@ class News:
         at: float,
         sampled_at: float,
         processes: list[tuple[GpuProcess, ...]],
-        spreads: Sequence[Sequence[_Spread | None] | None],
+        spreads: Sequence[Sequence[_Spread | None]],
         columns: Sequence[Sequence[Any]],
     ) -> None:
         """As `Swept`; `columns` are all that follow `sampled_at` there. `bases` is the same list while the GPUs are
@@ -199,8 +199,10 @@ class News:
 
     def __iter__(self) -> Iterator[Renewal]:
         *columns, energy, dropped = self.columns
-        told = zip(*(each or [None] * len(self.indexes) for each in self.spreads), strict=True)
-        spreads = [{name: each for name, each in zip(SPREAD_NAMES, row, strict=True) if each} for row in told]
+        spreads = [
+            {name: each for name, each in zip(SPREAD_NAMES, row, strict=True) if each}
+            for row in zip(*self.spreads, strict=True)
+        ]
         rows = zip(*columns, spreads, energy, dropped, strict=True)
         for index, base, processes, row in zip(self.indexes, self.bases, self.processes, rows, strict=True):
             yield Renewal(base, processes, (index, self.at, None, self.sampled_at, *row))
@@ -276,7 +278,7 @@ class FrameWriter:
 
     def _swept(self, news: News) -> dict[str, object]:
         """Of those that the frame before told of, and of no others."""
-        columns: Sequence[Sequence[Any] | None] = news.columns
+        columns: Sequence[Sequence[Any] | None]
         processes: list[tuple[GpuProcess, ...] | None] | None = None
         known, named = self._known(), self._named
         if news.processes is not self._processes or known is not self._named_by:
@@ -287,10 +289,12 @@ class FrameWriter:
             for index, each in zip(news.indexes, named, strict=True):
                 self._told[index].processes = each
             self._named = named
+        columns = (*news.spreads, *news.columns)
         before, self._columns = self._columns, columns
         if before:
             columns = [None if now == then else now for now, then in zip(columns, before, strict=True)]
-        swept = (news.indexes, news.at, processes, news.spreads, news.sampled_at, *columns)
+        rings = len(SPREAD_NAMES)
+        swept = (news.indexes, news.at, processes, columns[:rings], news.sampled_at, *columns[rings:])
         return {"source": self._source, "driver_version": self._driver_version, "gpus": (), "swept": swept}
 
     def _one_by_one(self, gpus: Iterable[Stamped | Renewal]) -> dict[str, object]:
@@ -378,10 +382,14 @@ class FrameReader:
 
     def _renewed(self, swept: Swept) -> Iterator[tuple[int, Stamped]]:
         told = [(name, column) for name in _SWEPT_COLUMNS if (column := getattr(swept, name)) is not None]
+        rings = [(name, ring) for name, ring in zip(SPREAD_NAMES, swept.spreads, strict=True) if ring is not None]
         for place, index in enumerate(swept.indexes):
             values: dict[str, Any] = {name: column[place] for name, column in told}
-            rings = zip(SPREAD_NAMES, swept.spreads, strict=True)
-            values["spreads"] = {name: each for name, ring in rings if ring is not None and (each := ring[place])}
+            values["spreads"] = spreads = dict(self._known[index].reading.spreads)
+            for name, ring in rings:
+                spreads.pop(name, None)
+                if (spread := ring[place]) is not None:
+                    spreads[name] = spread
             if swept.processes is not None and (processes := swept.processes[place]) is not None:
                 values["processes"] = processes
             values["sampled_at"] = swept.sampled_at

@@ -27,7 +27,7 @@ from agent.gpu.nvml_gpm import NO_SHARES
 from agent.gpu.nvml_plain import PLAIN_VALUES
 from agent.gpu.nvml_processes import WINDOW_US
 from agent.gpu.nvml_rings import SAMPLE, SILENT_S, Spread, Unpackers, news_of, spread_of, unpackers_of
-from agent.gpu.nvml_sweep import Asked, Sweep
+from agent.gpu.nvml_sweep import ASKED_IN_TURN, RINGS, Asked, Sweep
 from agent.gpu.nvml_words import throttle_of
 
 _Values = Sequence[Any]
@@ -38,8 +38,7 @@ _HAIR = 1
 """By which a share may be over 100, see `Sieve.share`."""
 _QUIET = (0, pynvml.NVML_ERROR_NOT_FOUND)
 """What rings and use may answer, which have no news at times."""
-_Spreads = Sequence[Sequence[Spread | None] | None]
-_NO_NEWS: _Spreads = (None, None, None)
+_Spreads = Sequence[Sequence[Spread | None]]
 """Of each ring what each GPU has new in it."""
 _ALL_BITS = 2**64 - 1
 
@@ -113,10 +112,14 @@ class Herd:
         """Till then its GPUs are ready without a look at each; set by who looks."""
         self._taken = 0
         """GPM's samples, each GPU's."""
+        self._spreads: _Spreads = [self._nothing] * len(rings)
+        """What the rings told when they were asked last."""
         self._unpackers: dict[int, Unpackers] = {}
         """By what an answer of a ring told of its type and number, all with the same room."""
         self._throttle: tuple[_Values, _Values] = ((), ())
         """Of each GPU what it said holds its clocks down, and that in words."""
+        self._compared: tuple[Any, ...] = ()
+        """GPM's answer that the last shares were made of."""
         self._listed: list[bytes] = [b""] * count
         """The processes of each GPU, as they were answered last."""
         self._whole = False
@@ -202,7 +205,7 @@ class Herd:
         columns = [flat[place::width] for place in range(width)]
         if not self._can_be(columns):
             return None
-        spreads: _Spreads = _NO_NEWS
+        spreads: _Spreads = [self._nothing] * len(RINGS)
         if self._whole:
             counts = self._sweep.counts()
             rings = self._rings(counts)
@@ -210,6 +213,7 @@ class Herd:
             if seconds is None or rings is None:
                 return None
             self._seconds, (spreads, self._since, self._heard_at) = seconds, rings
+            self._spreads = spreads
             self._taken += 1
             self._prepare()
         self._energy, self._energy_at = columns[4], self._at
@@ -218,8 +222,9 @@ class Herd:
 
     def _is_quiet(self) -> bool:
         """Whether only those calls failed that have no news at times."""
+        may_be = self._sweep.may_be_quiet()
         return all(
-            code == 0 or (code in _QUIET and place in self._sweep.may_be_quiet)
+            code == 0 or (code in _QUIET and place in may_be)
             for codes in self._sweep.codes_of_each()
             for place, code in enumerate(codes)
         )
@@ -271,24 +276,29 @@ class Herd:
         asked = self._kind.use and self._taken % 2 == 1
         if not asked and listed == self._listed and self._taken:
             return before
-        self._listed, codes = listed, sweep.codes_of_each() if asked else ()
-        uses = [b"" if each[-1] else sweep.uses(place, counts[_COUNTS * place + 4]) for place, each in enumerate(codes)]
+        codes = sweep.codes_of_each() if asked else ()
+        uses = [
+            sweep.uses(place, 0 if each[-1] else counts[_COUNTS * place + 4]) for place, each in enumerate(codes)
+        ] or self._nothing
         found = [
-            brief.parts.processes.put(rows, use, self._at, brief.parts.sieve)
-            for brief, rows, use in zip(self._members, listed, uses or self._nothing, strict=True)
+            then
+            if rows == rows_then and self._taken and (use is None or brief.parts.processes.use.is_told(use))
+            else brief.parts.processes.put(rows, use, self._at, brief.parts.sieve)
+            for brief, then, rows, rows_then, use in zip(self._members, before, listed, self._listed, uses, strict=True)
         ]
+        self._listed = listed
         return before if found == before else found
 
     def _rings(self, counts: Sequence[int]) -> tuple[_Spreads, list[list[int]], list[list[float]]] | None:
-        """Of each GPU what is new in the driver's rings; of each ring up to which sample, and when there was news.
-        `None` if one is not as it should be.
+        """Of each GPU what is new in the driver's rings, or was told last of those that are not asked in this turn; of
+        each ring up to which sample, and when there was news. `None` if one is not as it should be.
         """
-        spreads: list[Sequence[Spread | None] | None] = []
+        spreads: list[Sequence[Spread | None]] = []
         sinces, heard = [], []
         for ring, room in enumerate(self._kind.rooms):
             since, heard_at = self._since[ring], self._heard_at[ring]
-            found: list[Spread | None] | None = None
-            if room:
+            found = self._spreads[ring]
+            if room and ring in ASKED_IN_TURN[self._taken % 2]:
                 found, newest = self._ring(ring, room, counts[ring::_COUNTS], since)
                 if any(map(gt, since, newest)):
                     return None  # a clock went back
@@ -374,6 +384,8 @@ class Herd:
         if not self._kind.gpm:
             return [self._nothing] * len(NO_SHARES)
         flat = self._sweep.compared(self._taken % 2)
+        if flat == self._compared:  # of GPUs that do nothing, each second
+            return list(self._seconds.shares)
         values = flat[1::2]
         most = max(values)
         # What is no number at all is in the sum.
@@ -384,6 +396,7 @@ class Herd:
         shares: list[float] = [int(10 * value + 0.5) / 10 for value in values]
         if most > sieve.PERCENT:
             shares = [min(share, 100.0) for share in shares]
+        self._compared = flat
         return [shares[place :: len(NO_SHARES)] for place in range(len(NO_SHARES))]
 
     def _told(self, columns: Sequence[_Values]) -> Sequence[_Values]:

@@ -187,6 +187,13 @@ class UseCall(Asked):
         """Whether it is worth a question."""
         return monotonic >= self._quiet_until
 
+    def is_told(self, rows: bytes) -> bool:
+        """Whether such an answer, of the one process that most GPUs have, says what is known."""
+        if len(rows) != USE.size:
+            return not rows and self.told == {}
+        pid, _, share = USE.unpack(rows)
+        return self.told == {pid: share}
+
     def put(self, rows: bytes, monotonic: float, sieve: Sieve) -> None:
         """What was answered to another's question."""
         self.error = None

@@ -28,6 +28,8 @@ from agent.gpu.nvml_processes import COMPUTE_FUNCTIONS, PROCESS, USE
 from agent.gpu.nvml_rings import SAMPLE
 
 RINGS = (pynvml.NVML_TOTAL_POWER_SAMPLES, pynvml.NVML_GPU_UTILIZATION_SAMPLES, pynvml.NVML_MEMORY_UTILIZATION_SAMPLES)
+ASKED_IN_TURN = ((0, 1, 2), (0,))
+"""Which of them are asked in a turn. Those of load hold 20 seconds, and are asked every other second."""
 USE_ROWS = 64
 """Room for a GPU's samples of who used it."""
 _COUNTS = struct.Struct("=QQQII")
@@ -92,9 +94,9 @@ class Sweep:
         self._processes = memoryview(self._room(PROCESS.size * kind.processes * self._count)).cast("B")
         self._uses = memoryview(self._room(USE.size * USE_ROWS * self._count)).cast("B")
         rings_at = 8 + bool(kind.fields.asked) + bool(kind.processes)
-        rings_end = rings_at + sum(map(bool, kind.rooms))
-        self.may_be_quiet = {*range(rings_at, rings_end), rings_end + 2 * kind.gpm}
-        """Places of the rings and the use among the calls to one GPU."""
+        ends = [rings_at + sum(bool(kind.rooms[ring]) for ring in rings) for rings in ASKED_IN_TURN]
+        self._may_be_quiet = [{*range(rings_at, end), end + 2 * kind.gpm} for end in ends]
+        """Places of the rings and the use among the calls to one GPU, in each turn."""
         plains, first, second = self._rows(gpus, len(own), len(plain), len(blank))
         self._plain_row, self._whole_rows = plains, (first, second)
         self._row: _Calls = []
@@ -138,9 +140,13 @@ class Sweep:
         deque(self._calls, maxlen=0)
 
     def codes_of_each(self) -> list[list[int]]:
-        """What the calls to each GPU answered; those of `may_be_quiet` have no news at times, the last is of use."""
+        """What the calls to each GPU answered; where it is asked for, use is the last one."""
         calls = len(self._row) // self._count
         return [self.codes[start : start + calls] for start in range(0, len(self.codes), calls)]
+
+    def may_be_quiet(self) -> set[int]:
+        """Which of those have no news at times."""
+        return set() if self._row is self._plain_row else self._may_be_quiet[self._row is self._whole_rows[1]]
 
     @property
     def is_whole(self) -> bool:
@@ -190,7 +196,7 @@ class Sweep:
             plains += plain
             common: _Calls = [*plain, *self._common(gpu, place, view, fields_at)]
             for turn, row in enumerate(rows):
-                row += [*common, *self._compares(gpu, turn, place * compare_size)]
+                row += [*common, *self._rings(gpu, place, turn), *self._compares(gpu, turn, place * compare_size)]
             if self.kind.use:
                 rows[1].append(self._use(gpu, place))
         return plains, rows[0], rows[1]
@@ -205,14 +211,19 @@ class Sweep:
             function = function_of(self._library, *COMPUTE_FUNCTIONS)
             rows = ctypes.byref(self._keep[len(RINGS)], place * kind.processes * PROCESS.size)
             found.append(partial(function, gpu.handle, ctypes.byref(self._counts, counts_at + 24), rows))
+        return found
+
+    def _rings(self, gpu: Asked, place: int, turn: int) -> _Calls:
+        counts_at = place * _COUNTS.size
+        found: _Calls = []
         function = function_of(self._library, "nvmlDeviceGetSamples")
-        for number, (ring, room) in enumerate(zip(RINGS, kind.rooms, strict=True)):
-            if room:
+        for number in ASKED_IN_TURN[turn]:
+            if room := self.kind.rooms[number]:
                 last = ctypes.c_ulonglong.from_buffer(self._since, _SINCE * (self._count * number + place))
                 at = counts_at + 8 * number
                 told = (ctypes.byref(self._counts, at), ctypes.byref(self._counts, at + 4))
                 samples = ctypes.byref(self.samples[number], place * room * SAMPLE)
-                found.append(partial(function, gpu.handle, ring, last, *told, samples))
+                found.append(partial(function, gpu.handle, RINGS[number], last, *told, samples))
         return found
 
     def _compares(self, gpu: Asked, turn: int, at: int) -> _Calls:

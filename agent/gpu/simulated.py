@@ -68,9 +68,11 @@ class SimulatedReader:
     def read(self, index: int, now: float, monotonic: float) -> GpuReading:
         """See `GpuReader`."""
         gpu = self._gpus[index]
-        self._notice(index, now)
-        while (fault := self._faults.of(index)) is Fault.HUNG:
+        fault = self._faults.of(index)
+        self._notice(index, fault, now)
+        while fault is Fault.HUNG:
             time.sleep(_HUNG_POLL_S)
+            fault = self._faults.of(index)
         if fault is Fault.LOST:
             raise GpuLostError(f"simulated GPU {index} is lost; lift it with: stoker-agent simulate gpu {index} ok")
         return gpu.read(now, monotonic, held=self._held, fault=fault)
@@ -101,10 +103,10 @@ class SimulatedReader:
         """See `GpuReader`."""
         self._tell = tell
 
-    def _notice(self, index: int, now: float) -> None:
+    def _notice(self, index: int, fault: Fault | None, now: float) -> None:
         """Tell of an XID that came since the last reading."""
-        before, self._before[index] = self._before[index], self._faults.of(index)
-        if self._before[index] is Fault.XID and before is not Fault.XID:
+        before, self._before[index] = self._before[index], fault
+        if fault is Fault.XID and before is not Fault.XID:
             self._tell(GpuEvent(kind=EventKind.XID, uuid=self._gpus[index].uuid, at=now, code=SIMULATED_XID))
 
 

@@ -9,8 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-
-import msgspec
+from typing import Any
 
 from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuReading
 from agent.gpu.base import mig_reading
@@ -152,6 +151,10 @@ class SimulatedGpu:
     _throttled_us: dict[str, int] = field(default_factory=lambda: {"power": 0, "thermal": 0})
     _last: GpuReading | None = None
     _read_at: float | None = None
+    _bus: GpuBus = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._bus = GpuBus(pcie_generation=5, pcie_width=16, nvlinks_total=NVLINKS, nvlinks_active=self.nvlinks)
 
     def read(self, now: float, monotonic: float, *, held: frozenset[str], fault: Fault | None) -> GpuReading:
         """What it says.
@@ -165,43 +168,41 @@ class SimulatedGpu:
         load, filled = self._follow(held, fault, monotonic)
         # Two incommensurable waves and a phase per GPU: no two curves alike, none ever jumps.
         wave = (math.sin(now / 7 + 1.7 * self.index) + math.sin(now / 2.9 + 0.6 * self.index)) / 2
-        reading = self._steady(now, load, wave, _ERRORS.get(fault, _WELL) if fault is not None else _WELL)
-        self._last = msgspec.structs.replace(reading, **self._moving(load, filled, wave, fault, monotonic))
+        steady = self._steady(now, load, wave, _ERRORS.get(fault, _WELL) if fault is not None else _WELL)
+        self._last = GpuReading(**(steady | self._moving(load, filled, wave, fault, monotonic)))
         return self._last
 
-    def _steady(self, now: float, load: float, wave: float, errors: GpuErrors) -> GpuReading:
+    def _steady(self, now: float, load: float, wave: float, errors: GpuErrors) -> dict[str, Any]:
         """What does not care for faults."""
         temperature_c = round(33 + self.index % 3 + load * (33 + 2 * wave))
-        return GpuReading(
-            index=self.index,
-            uuid=self.uuid,
-            name=NAME,
-            sampled_at=now,
-            memory_total_bytes=_MEMORY_BYTES,
-            memory_reserved_bytes=_RESERVED_BYTES,
-            utilization_percent=None if self.instances else round(load * (92 + 6 * wave)),
-            power_limit_mw=_POWER_LIMIT_MW,
-            temperature_c=temperature_c,
-            memory_temperature_c=temperature_c + 7,
-            memory_clock_mhz=2619,
-            encoder_percent=0,
-            decoder_percent=0,
-            fan_percent=max(30, 2 * temperature_c - 60),
-            performance_state=0,
-            errors=errors,
-            bus=GpuBus(pcie_generation=5, pcie_width=16, nvlinks_total=NVLINKS, nvlinks_active=self.nvlinks),
-            limits=_LIMITS,
-            numa_node=self.numa_node,
-            minor=self.index,
-            pci=f"0000:{0x10 + self.index:02x}:00",
-            divided=bool(self.instances),
-            ill=hints(None, errors),
-            links=self.links,
-        )
+        return {
+            "index": self.index,
+            "uuid": self.uuid,
+            "name": NAME,
+            "sampled_at": now,
+            "memory_total_bytes": _MEMORY_BYTES,
+            "memory_reserved_bytes": _RESERVED_BYTES,
+            "utilization_percent": None if self.instances else round(load * (92 + 6 * wave)),
+            "power_limit_mw": _POWER_LIMIT_MW,
+            "temperature_c": temperature_c,
+            "memory_temperature_c": temperature_c + 7,
+            "memory_clock_mhz": 2619,
+            "encoder_percent": 0,
+            "decoder_percent": 0,
+            "fan_percent": max(30, 2 * temperature_c - 60),
+            "performance_state": 0,
+            "errors": errors,
+            "bus": self._bus,
+            "limits": _LIMITS,
+            "numa_node": self.numa_node,
+            "minor": self.index,
+            "pci": f"0000:{0x10 + self.index:02x}:00",
+            "divided": bool(self.instances),
+            "ill": hints(None, errors),
+            "links": self.links,
+        }
 
-    def _moving(
-        self, load: float, filled: float, wave: float, fault: Fault | None, monotonic: float
-    ) -> dict[str, object]:
+    def _moving(self, load: float, filled: float, wave: float, fault: Fault | None, monotonic: float) -> dict[str, Any]:
         """What does: fields of the reading."""
         reasons, counted, share, pace = _HELD_DOWN.get(fault, ((), "power", 0.0, 1.0))
         share = round(share * load, 1)

@@ -378,6 +378,20 @@ def test_replays_count_while_they_rise_and_a_counter_that_began_anew_does_not(nv
     assert reader.read(0, 0.0, 3 * CHECK_S).ill == ()
 
 
+def test_a_gpu_that_is_judged_as_before_is_not_read_in_full_for_that(nvml: NvmlStandIn) -> None:
+    reader = opened(nvml, "value gpu=0 replays=5000")
+    reader.read(0, 0.0, 0.0)
+    reader.wait_links(10)
+    for at in (SELDOM_S, SELDOM_S + 1):
+        reader.read(0, at, at)
+    assert reader.check(0, CHECK_S) and reader.ready([0], CHECK_S) == [0]
+    nvml.write("value gpu=0 replays=5040")
+    assert not reader.check(0, 2 * CHECK_S)
+    assert "sent 40 packets again" in reader.read(0, 0.0, 2 * CHECK_S).ill[0]
+    assert not reader.check(0, 3 * CHECK_S)  # it says so no longer
+    assert reader.read(0, 0.0, 3 * CHECK_S).ill == ()
+
+
 @pytest.mark.parametrize("code", [3, 13, 999])
 def test_health_that_cannot_be_asked_for_speaks_against_nobody(nvml: NvmlStandIn, code: int) -> None:
     numbers = (143, 94)  # rows remapped, replays

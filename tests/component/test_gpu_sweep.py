@@ -155,3 +155,17 @@ def wait_for(reached: object, timeout_s: float = 10.0) -> None:
     while not reached():  # type: ignore[operator]
         assert time.monotonic() < until, "not reached"
         time.sleep(0.005)
+
+
+def test_the_ring_of_power_is_asked_each_second_and_those_of_load_every_other_one(
+    nvml: NvmlStandIn,
+) -> None:
+    reader = ready(nvml)
+    seen = []
+    for second in range(4):
+        nvml.write(*USUAL, f"value gpu=* util={10 + second} power_mw={300_000 + second}")
+        found = swept(reader, AT + second)
+        assert found is not None
+        spreads = found[0].spreads
+        seen.append((spreads["power_mw"][0], spreads["utilization_percent"][0]))
+    assert seen == [(300_000, 10), (300_001, 10), (300_002, 12), (300_003, 12)]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from agent.api.types import GpuReading, GpuState
 from agent.gpu.board import Answer, Board
-from agent.gpu.frames import FRESH_NAMES, Renewal, Stamped
+from agent.gpu.frames import FRESH_NAMES, News, Renewal, Stamped, Swept
 from agent.gpu.rounds import deadline_s
 
 
@@ -155,3 +155,19 @@ def test_a_gpu_that_hangs_keeps_what_was_new_last() -> None:
     assert (gpu.reading.state, gpu.reading.power_mw, gpu.at) == (GpuState.HUNG, 777, 11.0)
     assert b.ill() == {0}
     assert not b.was_read(0, renewal(base, 14.0, 888), ())
+
+
+def test_one_of_a_sweep_that_hangs_keeps_what_was_new_last_and_the_others_theirs() -> None:
+    b, bases = board(2), [reading(0, power_mw=100), reading(1, power_mw=100)]
+    for base in bases:
+        b.ask(base.index, 10.0)
+        b.answer(Answer(index=base.index, reading=base), 1000.0)
+    for at in (11.0, 12.0):
+        columns = [[getattr(base, name) for base in bases] for name in Swept.__struct_fields__[5:]]
+        columns[3] = [701, 702]
+        b.were_read(News([0, 1], bases, at, at, [(), ()], [[None] * 2] * 3, columns))
+    b.ask(1, 13.0)
+    assert b.judge(14.5, 1003.5) == [1]
+    one, other = shown(b)
+    assert (one.reading.state, one.reading.power_mw, one.at) == (GpuState.OK, 701, 12.0)
+    assert (other.reading.state, other.reading.power_mw, other.at) == (GpuState.HUNG, 702, 12.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 import pytest
 
 from agent.api.decode import decode
 from agent.api.types import GpuErrors, GpuProcess, GpuReading, GpuSource, GpuState
-from agent.gpu.frames import Frame, FrameReader, FrameWriter, Fresh, Stamped
+from agent.gpu.frames import SPREAD_NAMES, Frame, FrameReader, FrameWriter, Fresh, News, Renewal, Stamped, Swept
 
 
 def reading(index: int = 0, second: int = 0, **values: object) -> GpuReading:
@@ -38,6 +40,9 @@ class Pipe:
         self.last: Frame | None = None
 
     def carry(self, *gpus: Stamped) -> tuple[Stamped, ...] | None:
+        return self.carry_all(gpus)
+
+    def carry_all(self, gpus: Iterable[Stamped | Renewal]) -> tuple[Stamped, ...] | None:
         self.last = decode(self.writer.write(gpus), Frame)
         return self.reader.read(self.last)
 
@@ -116,3 +121,72 @@ def test_news_of_a_gpu_nobody_told_of_is_no_frame() -> None:
     line = pipe.writer.write((stamped(0, 1),))
     with pytest.raises(ValueError, match="never told in full"):
         FrameReader().read(decode(line, Frame))
+
+
+# --- GPUs that were asked in one go -----------------------------------------------------------------------------------
+
+COLUMNS = Swept.__struct_fields__[5:]
+BASES = [reading(0), reading(1)]
+USER = GpuProcess(pid=1, sm_percent=5)
+
+
+def news(second: int, *users: GpuProcess, **values: list[object]) -> News:
+    """Of both GPUs; what is not said is as in `BASES`."""
+    columns = [values.get(name, [getattr(base, name) for base in BASES]) for name in COLUMNS]
+    spreads = [[base.spreads.get(name) for base in BASES] for name in SPREAD_NAMES]
+    processes: list[tuple[GpuProcess, ...]] = [(user,) for user in users or (USER, USER)]
+    return News([0, 1], BASES, float(second), 1000.0 + second, processes, spreads, columns)
+
+
+def whole(told: News) -> tuple[Stamped, ...]:
+    return tuple(renewal.stamped() for renewal in told)
+
+
+def test_a_sweep_is_told_column_by_column_and_only_what_changed() -> None:
+    pipe = Pipe()
+    pipe.carry(*(Stamped(reading=base, at=0.0) for base in BASES))
+    powers: list[list[object]] = [[1, 2], [1, 2], [None, 3]]
+    for second, power in enumerate(powers, 1):
+        told = news(second, power_mw=power)
+        assert pipe.carry_all(told) == whole(told)
+    assert pipe.last is not None and pipe.last.swept is not None
+    assert (pipe.last.swept.power_mw, pipe.last.swept.memory_used_bytes) == ((None, 3), None)
+    assert (pipe.told, pipe.last.swept.spreads) == (([], []), (None, None, None))
+
+
+def test_after_a_sweep_each_may_be_told_of_alone_and_then_together_again() -> None:
+    pipe = Pipe()
+    pipe.carry(*(Stamped(reading=base, at=0.0) for base in BASES))
+    pipe.carry_all(news(1))
+    pipe.carry_all(news(2, power_mw=[5, 6]))
+    hung = (stamped(0, 2, power_mw=5, state=GpuState.HUNG), stamped(1, 3, power_mw=7))
+    assert pipe.carry(*hung) == hung
+    well = (Stamped(reading=BASES[0], at=4.0), Stamped(reading=BASES[1], at=4.0))
+    assert pipe.carry(*well) == well
+    for second in (5, 6):
+        told = news(second, power_mw=[5, 6])
+        assert pipe.carry_all(told) == whole(told)
+
+
+def test_names_that_became_known_are_told_of_a_sweep_whose_processes_are_as_before() -> None:
+    named = {"": GpuProcess(pid=1)}
+    writer = FrameWriter(GpuSource.NVML, "550", lambda _: (named[""],), lambda: named[""])
+    reader = FrameReader()
+    reader.read(decode(writer.write([Stamped(reading=base, at=0.0) for base in BASES]), Frame))
+    told = news(1)
+    for user in (None, None, "ada", "ada"):
+        named[""] = msgspec.structs.replace(named[""], user=user) if named[""].user != user else named[""]
+        gpus = reader.read(decode(writer.write(told), Frame))
+        assert gpus is not None and [gpu.reading.processes for gpu in gpus] == [(named[""],)] * 2
+
+
+def test_what_a_ring_told_last_goes_on_until_it_is_asked_again() -> None:
+    pipe = Pipe()
+    pipe.carry(*(Stamped(reading=base, at=0.0) for base in BASES))
+    for second in (1, 2):
+        pipe.carry_all(news(second))
+    told = news(3)
+    told.spreads = ([None, (4.0, 5.0, 6.0)], *told.spreads[1:])
+    gpus = pipe.carry_all(told)
+    assert gpus is not None
+    assert [gpu.reading.spreads for gpu in gpus] == [{}, {"power_mw": (4.0, 5.0, 6.0)}]
