@@ -192,6 +192,12 @@ def test_usage_errors_exit_64(argv: list[str], capsys: pytest.CaptureFixture[str
     assert "--help" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("month", ["2026-13", "2026-1", "26-01", "", "2026-01-01"])
+def test_what_is_no_month_is_the_command_lines_fault(month: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["usage", "export", "--month", month], NoHub()) == 64
+    assert f"{month!r} is no month" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "meant"),
     [(["activat", "f"], "activate"), (["status", "--jsn"], "--json"), (["vendor", "inspct", "f"], "inspect")],
