@@ -24,6 +24,8 @@ from tui.widgets.lines import Lines
 
 _MARGIN = 1
 """Cells left and right of a row: the cursor bar shows that it is one."""
+_EMPTY_AT = 2
+"""The line that says why there are no rows."""
 
 
 class Table(Lines):
@@ -110,7 +112,7 @@ class Table(Lines):
             over = "cursor" if index == self._cursor and self.has_focus else "faded" if row.faded else None
             here = index == self._cursor and self.can_focus
             return self._line(row.cells, ("▌" if here else " ", Role.ACCENT), over)
-        if not self._rows and y == 2:
+        if not self._rows and y == _EMPTY_AT:
             words = f"nothing matches “{self._word}”; esc clears the filter" if self._all else self._empty
             return self.strip([("  " + words, Role.DIM)], width)
         return self.strip((), width)
@@ -170,6 +172,8 @@ class Table(Lines):
             self._widths = widths
             self.refresh()
             return
+        if not self._rows:
+            self.refresh_row(_EMPTY_AT)  # which filter lets nothing through
         # What is out of sight is drawn when it comes; lines that follow each other are drawn in one go.
         top = self.scroll_offset.y
         seen = range(top, min(len(old), top + self.size.height))
