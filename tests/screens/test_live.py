@@ -96,7 +96,7 @@ def test_a_job_that_is_warned_says_so_and_what_comes_next(lab: Box) -> None:
             await on.press("enter")
             await on.until(lambda: on.sees("! RUNNING"), "the job's page")
             await on.press("ctrl+p", *"details")
-            await on.until(lambda: on.sees("why it waits or was warned"), "the palette knows it")
+            await on.until(lambda: on.sees("why it waits, what it used"), "the palette knows it")
             await on.press("enter")
             await on.until(lambda: on.sees("IdleWarned → RUNNING"), "the event")
             assert on.sees("Warned") and on.sees(f"stoker cancel {job.id}"), "and what helps"
