@@ -175,7 +175,8 @@ def lag(mark: HighWater, wall: int) -> str:
     """What is wrong with a wall clock that is behind, in words for the log."""
     return (
         f"the clock says {when(wall)}, and it is at least {when(mark.time)}, by what was signed and seen. "
-        "Leases and licences go by the later time; set the clock: timedatectl set-ntp true"
+        "Leases and licences go by the later time. If the clock is wrong run: timedatectl set-ntp true; if it is right,"
+        " it was ahead before, and there is nothing to do"
     )
 
 

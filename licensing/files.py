@@ -62,7 +62,7 @@ def _read(name: str | Path, most: int, *, pipes: bool) -> bytes:
 
 def _through_pipe(handle: int, most: int) -> bytes:
     """What comes until the last writer closes it, or one byte more than `most`."""
-    data, until = b"", time.monotonic() + _PIPE_S
+    data, until = bytearray(), time.monotonic() + _PIPE_S
     ready = select.poll()
     ready.register(handle, select.POLLIN)
     while len(data) <= most:
@@ -77,7 +77,7 @@ def _through_pipe(handle: int, most: int) -> bytes:
         data += piece
     if not data:
         raise OSError(errno.EINVAL, "it is a pipe that nobody writes to, and not a plain file")
-    return data
+    return bytes(data)
 
 
 def origin(name: str | Path) -> str:

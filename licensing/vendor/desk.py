@@ -243,12 +243,16 @@ class Desk:
         return receipt, file
 
     def _held_from(self, usage: Usage, found: Iterable[Finding]) -> int:
-        """The number from which on nothing is missing up to this report: each is here, by the digest in the next."""
+        """The number from which on nothing is missing up to this report: each is here, by the digest in the next.
+
+        A site numbers on under its next licence, so they may be of others.
+        """
         bad = {each.report for each in found if each.grade is not Grade.NOTE}
-        stored = [usage_file.read(text).token for text in self._store.reports(usage.licence)]
-        here = {usage_check.digest(each): each.paper for each in stored if each.paper.id not in bad}
-        while usage.prev in here:
-            usage = here[usage.prev]
+        while (text := self._store.report(usage.prev)) is not None:
+            before = usage_file.read(text).usage
+            if before.id in bad:
+                break
+            usage = before
         return usage.number
 
     # --- looking things up ---

@@ -222,6 +222,11 @@ class DeskStore:
         """The usage reports that were received for a licence."""
         return [row[0] for row in self._run("SELECT text FROM usage WHERE licence = ? ORDER BY number", (licence_id,))]
 
+    def report(self, digest: str) -> str | None:
+        """The usage report of which this is the digest."""
+        rows = self._run("SELECT text FROM usage WHERE digest = ?", (digest,))
+        return rows[0][0] if rows else None
+
     def put_report(self, licence_id: str, number: int, digest: str, id_: str, at: int, gpu_ms: int, text: str) -> None:
         """Note a usage report; one that is here already stays."""
         self._run(

@@ -69,6 +69,17 @@ def test_a_receipt_is_not_for_reports_that_the_desk_never_saw(billed: Vendor, tm
     assert "not for report number 1" in billed.err and "write its receipt too" in billed.err
 
 
+def test_a_report_of_the_licence_before_is_not_missing(billed: Vendor, clock: list[int], tmp_path: Path) -> None:
+    billed.file("receipt", tmp_path / "u1")
+    billed.file("issue", "--site", SITE_KEY, "--customer", "X", "--plan", "pay-per-use", "--seats", 8, "--days", 365,
+                "--id", "lic-two")  # fmt: skip
+    (tmp_path / "u2").write_text(papers.usage(second(licence="lic-two")))
+    path = billed.file("receipt", tmp_path / "u2")
+    receipt = verify.receipt_chain(armour.unwrap(Label.RECEIPT, path.read_text()), billed.roots).receipt
+    assert (receipt.licence, receipt.number, receipt.first) == ("lic-two", 2, 1)
+    assert billed.err == ""
+
+
 @pytest.mark.parametrize(
     ("fields", "code", "words"),
     [

@@ -38,6 +38,13 @@ def test_nor_does_a_reboot_with_the_clock_set_back() -> None:
     assert at(mark, NOW - 30 * DAY, up(50, "b")) == NOW + 50
 
 
+def test_a_clock_that_was_ahead_and_is_right_now_is_not_told_to_be_set() -> None:
+    """A machine that starts in local time, two hours ahead, until the network tells it better."""
+    mark = clock.advance(clock.advance(settled(), NOW + 2 * 3600, up(10, "b")), NOW + 60, up(70, "b"))
+    assert clock.is_behind(mark, NOW + 60)
+    assert "If the clock is wrong run: timedatectl set-ntp true; if it is right" in clock.lag(mark, NOW + 60)
+
+
 @pytest.mark.parametrize("jump", [clock.SKEW_S + 1, 3600, 47 * 3600, 900 * DAY])
 def test_a_jump_that_uptime_cannot_explain_counts_nowhere(jump: int) -> None:
     mark = clock.advance(settled(), NOW + 60 + jump, up(160))
