@@ -46,9 +46,14 @@ _WHERE = "node.run_dir of the configuration says where it is"
 """A restart takes seconds; a daemon that was not marked for so long is not just restarting."""
 
 
+def is_account_name(text: str) -> bool:
+    """Whether an account may be called so: of names that somebody else tells; domains' accounts have @ or a backslash."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,255}", text) is not None
+
+
 def _behind_root(environ: Mapping[str, str]) -> str | None:
     name = environ.get("SUDO_USER", "") if os.geteuid() == 0 else ""
-    return name if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,255}", name) and name != "root" else None
+    return name if is_account_name(name) and name != "root" else None
 
 
 class UnixTransport:

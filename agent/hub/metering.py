@@ -13,6 +13,8 @@ import time
 
 from agent.api.errors import ApiError
 from agent.api.types import LinkState
+from agent.api.unix import is_account_name
+from agent.api.usage import UsageRows
 from agent.hub.fleet import Fleet, Member
 from agent.hub.seats import Seats
 
@@ -20,7 +22,15 @@ FETCH_S = 60.0
 PAGES_AT_ONCE = 200
 """Pages of rows that one node is asked for in a round; the rest waits for the next."""
 
+ADMINS_AT_ONCE = 100
+"""Names of admins that one node is believed in a round: each is a row of the licence's ledger."""
+
 _log = logging.getLogger(__name__)
+
+
+def admins_of(rows: UsageRows) -> list[str]:
+    """Whom a node names as admins; no more than can be, and nothing that is no account's name."""
+    return [name for name in rows.admins if is_account_name(name)][:ADMINS_AT_ONCE]
 
 
 class Metering:
@@ -109,7 +119,7 @@ class Metering:
         """Fetch until nothing is missing; how many rows came."""
         name, count = member.name, 0
         rows = await member.calls.call(lambda client: client.usage_rows())
-        for user in rows.admins:
+        for user in admins_of(rows):
             await self._seats.note_admin(user)
         for _ in range(PAGES_AT_ONCE):
             heads = rows.heads
