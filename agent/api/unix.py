@@ -47,7 +47,7 @@ _WHERE = "node.run_dir of the configuration says where it is"
 
 
 def is_account_name(text: str) -> bool:
-    """Whether an account may be called so: of names that somebody else tells; domains' accounts have @ or a backslash."""
+    """Whether an account may be called so, of names that others tell; those of a domain have @ or a backslash."""
     return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,255}", text) is not None
 
 
