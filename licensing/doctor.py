@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from licensing.clock import SKEW_S
+from licensing.clock import JUMP_S, SKEW_S
 from licensing.errors import LicenceError
 from licensing.moments import when
 from licensing.plans import DAY_S
@@ -167,8 +167,12 @@ def _clock(licence: Mapping[str, Any], now: int) -> Look:
     if abs(at - now) <= SKEW_S:
         return _OK, "clock", "agrees with what was signed and seen"
     words = f"says {when(now)}, and licences go by {when(at)}; set it: timedatectl set-ntp true"
-    more = ". If it is right, the answer to a request made now sets time back: stoker-license export-request"
-    return _WARN, "clock", words + (more if at > now else ". If it is right: stoker-license clock confirm --yes")
+    if at < now:
+        return _WARN, "clock", f"{words}. If it is right: stoker-license clock confirm --yes"
+    if at - now <= JUMP_S:
+        return _WARN, "clock", f"{words}. If it is right, it was ahead before, and there is nothing to do"
+    more = "the answer to a request made now sets time back: stoker-license export-request"
+    return _WARN, "clock", f"{words}. If it is right, {more}"
 
 
 def _chains(licence: Mapping[str, Any]) -> Iterator[Look]:

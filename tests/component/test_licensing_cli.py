@@ -455,6 +455,9 @@ def test_doctor_tells_of_a_clock_that_jumped_and_it_is_confirmed(
     assert "If it is right: stoker-license clock confirm --yes" in capsys.readouterr().err
     assert cli.main(["clock", "confirm", "--yes"], hub) == 0
     assert "it is 2027-03-16 08:00 UTC, on your word" in capsys.readouterr().out
+    hub.now = NOW + 59 * DAY
+    assert cli.main(["doctor"], hub) == 3
+    assert "If it is right, it was ahead before, and there is nothing to do" in capsys.readouterr().out
     hub.now = NOW
     assert cli.main(["doctor"], hub) == 3
     assert "the answer to a request made now sets time back: stoker-license export-request" in capsys.readouterr().out
