@@ -61,8 +61,21 @@ def features(text: str) -> tuple[str, ...]:
         return ()
     if "*" in text:
         raise GrammarError("asks for a number of nodes with '*'; here a job names features that it needs, joined by &")
-    parts = re.split(r"[&,](?![^(\[]*[)\]])", text)
+    parts = _parts(text)
     return tuple(dict.fromkeys(_either(part, alone=len(parts) == 1) for part in parts))
+
+
+def _parts(text: str) -> list[str]:
+    """What & and , part outside of brackets; in one pass, for to look ahead from each takes seconds of a long text."""
+    parts, inside = [""], False
+    for piece in re.split(r"([&,()\[\]])", text):
+        if piece in ("&", ",") and not inside:
+            parts.append("")
+            continue
+        if piece in ("(", "[", ")", "]"):
+            inside = piece in ("(", "[")
+        parts[-1] += piece
+    return parts
 
 
 def _either(part: str, *, alone: bool) -> str:

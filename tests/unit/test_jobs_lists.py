@@ -66,6 +66,14 @@ def test_features(text: str, features: tuple[str, ...]) -> None:
     assert lists.features(text) == features
 
 
+@pytest.mark.parametrize("sign", [",", "&"])
+def test_a_long_list_of_features_holds_nobody_up(sign: str) -> None:
+    """Where each sign looks through all that follows, this takes an hour."""
+    assert lists.features(sign.join(["a"] * 400_000)) == ("a",)
+    with pytest.raises(GrammarError, match="is not a list of features"):
+        lists.features(sign * 400_000)
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
