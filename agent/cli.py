@@ -20,8 +20,6 @@ from agent.config import Config, load
 
 Run = Callable[[Config], int]
 
-"""sysexits(3)."""
-
 _OWN_STREAMS = ("run", "dial-stdio")
 """Verbs that are no short print: the daemon, and the one whose streams are a connection."""
 

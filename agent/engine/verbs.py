@@ -58,10 +58,10 @@ class Verbs:
         try:
             return await self._wish(todo, event)
         except ApiError as error:
-            left = await self.own(ref, asker)
-            if error.code != "changed" or any(not row.status.state.is_final for row in left):
+            meant, left = {row.id for row in todo}, await self.own(ref, asker)
+            if error.code != "changed" or any(row.id in meant and not row.status.state.is_final for row in left):
                 raise
-            return self._core.wire(left[0])  # it ended at that moment: what was wished is so
+            return self._core.wire(left[0])  # what was meant ended at that moment: what was wished is so
 
     async def requeue(self, ref: JobRef, asker: Asker, request: RequeueRequest) -> Job:
         """See `Engine.requeue`."""

@@ -12,7 +12,7 @@ import pytest
 from agent.api.errors import ApiError
 from agent.api.queue import RequeueRequest
 from agent.api.refs import JobRef
-from agent.api.types import CancelRequest, Job, JobState
+from agent.api.types import CancelRequest, CancelTasksRequest, Job, JobState
 from agent.config.tables import AccountTable, LimitsTable, PartitionTable, SchedulerTable
 from agent.engine.embedded import EmbeddedEngine
 from agent.jobs.filters import JobFilter
@@ -78,6 +78,21 @@ def test_a_sweep_gives_each_task_its_parameters_and_its_results_are_one_table(tm
                 ({"lr": "0.1", "bs": "16"}, {"loss": 0.1}, 1.0),
                 ({"lr": "0.2", "bs": "16"}, {"loss": 0.2}, 1.0),
             ]
+
+    run(test)
+
+
+def test_tasks_that_end_at_the_moment_of_their_cancel_are_cancelled_whatever_the_others_do(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with engine(make_config(tmp_path)) as made:
+            first = await submit(made, "true", "--hold", "--array=0-3")
+            asked = CancelTasksRequest(tasks="1-2")
+            # Both find the tasks waiting, and the second can end none of them any more.
+            both = [made.cancel(JobRef(id=first.id), who(), asked) for _ in range(2)]
+            assert {job.array_job_id for job in await asyncio.gather(*both)} == {first.id}
+            states = {job.array_task_id: job.state for job in await made.jobs(JobFilter(array=first.id))}
+            pending, cancelled = JobState.PENDING, JobState.CANCELLED
+            assert states == {0: pending, 1: cancelled, 2: cancelled, 3: pending}
 
     run(test)
 
