@@ -139,6 +139,7 @@ def _config(folder: Path, port: int, host_keys: Sequence[str]) -> str:
         "KbdInteractiveAuthentication no",
         "PermitRootLogin prohibit-password",
         "LogLevel VERBOSE",
+        f"SetEnv HOME={folder}",  # a session starts without the account's own .bashrc, whatever that does or waits for
     ]
     return "".join(f"{line}\n" for line in lines)
 
@@ -158,4 +159,4 @@ def _await_port(server: Sshd) -> None:
             if sock.recv(4) == b"SSH-":
                 return
         time.sleep(0.02)
-    raise RuntimeError("sshd did not listen within 20 s")
+    raise RuntimeError("sshd did not listen within 60 s")
