@@ -1,7 +1,7 @@
 """The way to a server on another machine: one ssh connection, and a channel of it for each stream. Door to paramiko.
 
-Rules kept here: the host's key is checked before anything of ours is sent; only keys authenticate, never a password;
-every wait is bounded by the caller's deadline, also where paramiko offers none; it logs nowhere, errors are raised.
+Rules kept here: the host's key is checked before anything of ours is sent; every wait is bounded by the caller's
+deadline, also where paramiko offers none; it logs nowhere, errors are raised. Which keys are offered: `sshauth`.
 A channel runs `dial-stdio` on the far machine, which says one line on stderr when it is connected to its daemon.
 The figures behind the settings are in the package's README.
 """
@@ -15,17 +15,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
 
 import paramiko
-from paramiko.agent import AgentKey
 
 from agent.api.bridge import CONNECTED, NO_SOCKET
-from agent.api.errors import AuthError, AwayError, ConnectError, DeadlineError, ProtocolError, TransportError
+from agent.api.errors import AwayError, ConnectError, DeadlineError, ProtocolError, TransportError
 from agent.api.hostkeys import HostKey, HostKeyPolicy, KnownHosts, host_name
 from agent.api.reach import left_s, reach
+from agent.api.sshauth import authenticate
 from agent.api.sshconfig import HostConfig, Target, resolve
 
 DIAL = ("stoker-hub dial-stdio", "stoker-agent dial-stdio")
@@ -49,11 +46,8 @@ _DIGESTS = (
     "hmac-sha2-512",
 )
 _MUTE = "{} accepts connections but does not speak ssh; is its ssh server hung?"
-_AGENT_TIMEOUT_S = 3.0
 _NOT_FOUND = 127
 """sh(1): the command is not there."""
-
-_T = TypeVar("_T")
 
 
 class SshTransport:
@@ -280,7 +274,7 @@ def _connect(host: HostConfig, policy: HostKeyPolicy, where: str, deadline: floa
         _handshake(link, where, deadline)
         shown = link.get_remote_server_key()
         policy.check(name, HostKey(type=shown.get_name(), blob=shown.asbytes()))
-        _authenticate(link, host, where, deadline)
+        authenticate(link, host, where, deadline)
     except BaseException:  # Ctrl-C too: a link that is given to nobody has a thread and a socket that nobody would end
         link.close()
         raise
@@ -325,86 +319,6 @@ def _explain_incompatible(said: str, where: str) -> str:
     )
 
 
-# --- authentication ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Offer:
-    key: paramiko.PKey
-    label: str
-
-
-def _authenticate(link: _Link, host: HostConfig, where: str, deadline: float) -> None:
-    notes: list[str] = []
-    tried: list[str] = []
-    for offer in _offers(host, notes):
-        link.auth_timeout = left_s(deadline)
-        try:
-            needs = link.auth_publickey(host.user, offer.key)
-        except paramiko.BadAuthenticationType as error:
-            raise AuthError(
-                f"{where} does not take keys, only {', '.join(error.allowed_types)}; allow publickey"
-            ) from error
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            tried.append(offer.label)
-            if left_s(deadline) < 0.05:
-                raise DeadlineError(f"{where} does not answer while it checks our keys; try again") from error
-            if not link.is_active():
-                notes.append("the server then ended the connection")
-                break
-            continue
-        if needs:
-            raise AuthError(f"{where} asks for {', '.join(needs)} beside the key, which Stoker does not offer")
-        return
-    raise AuthError(_explain_refused(host, where, tried, notes))
-
-
-def _offers(host: HostConfig, notes: list[str]) -> Iterator[_Offer]:
-    """Keys in OpenSSH's order: the agent's first, then the identity files."""
-    named = {blob for file in host.identity_files if (blob := _public_blob(file)) is not None}
-    for key in _agent_keys(notes):
-        if key.get_name().startswith("sk-"):
-            notes.append("a security key in the agent cannot be used")
-        elif not host.identities_only or key.asbytes() in named:
-            yield _Offer(key=key, label=f"{key.get_name()} {key.comment or ''} of the ssh-agent".replace("  ", " "))
-    for file in host.identity_files:
-        if not file.exists():
-            continue
-        try:
-            yield _Offer(key=paramiko.PKey.from_path(file), label=str(file))
-        except (paramiko.PasswordRequiredException, TypeError):
-            notes.append(f"{file} has a passphrase: ssh-add {file}")
-        except (paramiko.SSHException, ValueError, OSError) as error:
-            notes.append(f"{file} cannot be used: {error}")
-
-
-def _agent_keys(notes: list[str]) -> Sequence[AgentKey]:
-    if not os.environ.get("SSH_AUTH_SOCK"):
-        return ()
-    found = _within(_AGENT_TIMEOUT_S, lambda: paramiko.Agent().get_keys())
-    if found is None:
-        notes.append("the ssh-agent at SSH_AUTH_SOCK does not answer")
-    return found or ()
-
-
-def _public_blob(file: Path) -> bytes | None:
-    try:
-        return HostKey.parse(file.with_name(file.name + ".pub").read_text(encoding="utf-8")).blob
-    except (OSError, UnicodeDecodeError, TransportError):
-        return None
-
-
-def _explain_refused(host: HostConfig, where: str, tried: Sequence[str], notes: Sequence[str]) -> str:
-    also = f" ({'; '.join(notes)})" if notes else ""
-    if not tried:
-        looked = ", ".join(str(file) for file in host.identity_files) or "nowhere"
-        return f"there is no key to offer to {where}: no ssh-agent key, and none of {looked} can be used{also}"
-    return (
-        f"{where} accepted none of our keys; tried: {', '.join(tried)}{also}; "
-        f"add a public key to the authorized keys of {host.user} there"
-    )
-
-
 # --- small tools ------------------------------------------------------------------------------------------------------
 
 
@@ -443,17 +357,3 @@ def _deadline(deadline: float, what: str, give_up: Callable[[], None]) -> Iterat
         raise
     finally:
         timer.cancel()
-
-
-def _within(timeout_s: float, work: Callable[[], _T]) -> _T | None:
-    """The result of a call that takes no timeout, or None when it takes too long or fails."""
-    results: list[_T] = []
-
-    def run() -> None:
-        with contextlib.suppress(paramiko.SSHException, OSError, EOFError):
-            results.append(work())
-
-    thread = threading.Thread(target=run, name="ssh-agent keys", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return results[0] if results else None

@@ -26,6 +26,7 @@ from agent.api.health import Incident, IncidentKind, KnownGpu, Severity
 from agent.api.queue import DrainOwner
 from agent.api.types import GpuReading
 from agent.engine.base import Asker, require_admin
+from agent.engine.cases import finding_of, opened, seen_again
 from agent.engine.core import Core
 from agent.engine.courier import Courier
 from agent.engine.drains import Drains
@@ -124,7 +125,7 @@ class Incidents:
             if each.cleared_at is not None:
                 self._over[each.id] = each
                 continue
-            finding = _finding(each)
+            finding = finding_of(each)
             self._open[finding.key] = each
             self._watch.resume(finding, time.monotonic())
 
@@ -293,11 +294,11 @@ class Incidents:
         put: dict[Key, tuple[Incident, IncidentEvent | None]] = {}
         for finding in changes.opened:
             number = await self._shelf.next_number(KIND)
-            put[finding.key] = _incident(self._core.config.name, number, finding, now), IncidentEvent.OPENED
+            put[finding.key] = opened(self._core.config.name, number, finding, now), IncidentEvent.OPENED
         for finding in changes.again:
             before = self._open[finding.key]
             graver = worse(before.severity, finding.severity)
-            put[finding.key] = _again(before, finding, now), IncidentEvent.WORSE if graver else None
+            put[finding.key] = seen_again(before, finding, now), IncidentEvent.WORSE if graver else None
             if graver:
                 fresh.add(finding.key)
             elif finding.kind is IncidentKind.XID and finding.times:
@@ -401,52 +402,3 @@ class Incidents:
 def _sort(told: Xid | GpuEvent) -> tuple[str | None, str | int]:
     """What floods together: the kernel's log and NVML name a GPU in different ways, so those are two."""
     return (told.uuid, told.kind.value) if isinstance(told, GpuEvent) else (told.uuid or told.pci, told.code)
-
-
-def _incident(node: str, number: int, finding: Finding, now: int) -> Incident:
-    return Incident(
-        id=number,
-        node=node,
-        kind=finding.kind,
-        severity=finding.severity,
-        gpu_uuid=finding.gpu_uuid,
-        gpu_index=finding.gpu_index,
-        job_id=finding.job_id,
-        user=finding.user,
-        pid=finding.pid,
-        code=finding.code,
-        what=finding.what,
-        advice=finding.advice,
-        opened_at=now,
-        seen_at=now,
-        count=max(1, finding.times),
-    )
-
-
-def _again(incident: Incident, finding: Finding, now: int) -> Incident:
-    return msgspec.structs.replace(
-        incident,
-        severity=finding.severity,
-        job_id=finding.job_id,
-        user=finding.user,
-        pid=finding.pid,
-        what=finding.what,
-        advice=finding.advice,
-        seen_at=now,
-        count=incident.count + (finding.times if finding.kind is IncidentKind.XID else 0),
-    )
-
-
-def _finding(incident: Incident) -> Finding:
-    return Finding(
-        kind=incident.kind,
-        severity=incident.severity,
-        what=incident.what,
-        advice=incident.advice,
-        gpu_uuid=incident.gpu_uuid,
-        gpu_index=incident.gpu_index,
-        job_id=incident.job_id,
-        user=incident.user,
-        pid=incident.pid,
-        code=incident.code,
-    )

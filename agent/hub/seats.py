@@ -20,7 +20,6 @@ from typing import TypeVar
 
 from agent.api.errors import ApiError
 from agent.api.types import (
-    LeaseRefusal,
     LeaseReply,
     Licence,
     LicenceEvent,
@@ -37,6 +36,7 @@ from agent.gpu.frames import UNKNOWN_UUID
 from agent.hub.checkouts import Checkouts
 from agent.hub.fleet import Fleet, Member
 from agent.hub.pinning import refuse_unknown
+from agent.hub.refusals import Refusals
 
 _ORDERS = ("borrow", "adopt", "pin", "unpin", "extend", "promote")
 """What is done as it is ordered. The steps of a release are no orders: each alone would go round what it looks at."""
@@ -48,10 +48,6 @@ OFFER_S = 30.0
 """How often leases are offered when nothing happens; they are renewed after hours."""
 HEAR_ALL_S = 5.0
 """How long the first leases of a hub wait for the other nodes to say what they hold; those that are down do not."""
-_TOLD = ("LIC-421", "LIC-423", "LIC-441", "LIC-442", "LIC-444")
-"""What the node hears as well: what its jobs wait for is said by no lease, and an operator must do something about."""
-_NO_EAR = (404, 405)
-"""Answers of an agent that knows no refusals."""
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -88,10 +84,7 @@ class Seats:
         self._unheard = {member.name for member in fleet.members()}
         """Nodes of which it is not known yet, since this hub began, what they hold."""
         self._all_heard = asyncio.Event()
-        self._told: dict[str, str] = {}
-        """By which code each node heard why it gets no lease; empty where that is over."""
-        self._of_before: set[str] = set()
-        """Nodes whose agent is of before: that a refusal is over would be one without words there."""
+        self._refusals = Refusals()
         self._old_keys: dict[str, str] = {}
         """The key that a node was told to replace: nothing is offered while its snapshots still have that one."""
         self._said: dict[str, str] = {}
@@ -262,7 +255,7 @@ class Seats:
     def _forget(self, node: str) -> None:
         """It is asked again what it holds."""
         self._held.pop(node, None)
-        self._told.pop(node, None)
+        self._refusals.forget(node)
 
     async def _do(self, verb: str, subject: str, *, days: int = 0, release: str = "") -> Licence:
         return await self._in_thread(
@@ -375,13 +368,13 @@ class Seats:
         ask = Ask(node=name, key=node.key, gpus=uuids, seq=held.seq, held=held.lease, contact=known is None)
         token = await self._checkouts.lease(ask)
         if token is None:
-            await self._tell_node(member, None)
+            await self._refusals.tell(member, None)
             return None
         if isinstance(token, NoSeat):
-            await self._tell_node(member, token)
+            await self._refusals.tell(member, token)
             return token.code, f"none, {token.code}: {token.message}"
         held = self._held[name] = await member.calls.call(lambda client: client.put_lease(token))
-        self._told.pop(name, None)
+        self._refusals.forget(name)
         if held.usage is not None:
             self.renewed(name)
         text = f"number {held.seq} until {held.expires_at}, stage {held.stage}"
@@ -393,7 +386,7 @@ class Seats:
         held = self._held[name] = await member.calls.call(lambda client: client.lease())
         ask = Ask(node=name, key=node.key, gpus=_uuids(node), seq=held.seq, held=held.lease)
         await self._in_thread(lambda licence: licence.hear(ask, int(time.time())))
-        self._told[name] = held.refused  # by the hub of before, which may have been restarted since
+        self._refusals.note(name, held.refused)  # by the hub of before, which may have been restarted since
         self._unheard.discard(name)
         if not self._unheard:
             self._all_heard.set()
@@ -402,26 +395,6 @@ class Seats:
 
     async def _answer(self, asks: Sequence[Ask], now: int) -> Sequence[str | NoSeat | Exception | None]:
         return await self._in_thread(lambda licence: licence.leases(asks, now))
-
-    async def _tell_node(self, member: Member, why: NoSeat | None) -> None:
-        """Let a node know why it gets no lease, or that it does again; what it did not hear is said again."""
-        name = member.name
-        if why is None or why.code not in _TOLD:
-            refusal = LeaseRefusal(code="", message="")
-        else:
-            refusal = LeaseRefusal(code=why.code, message=why.message, fix=why.fix)
-        before = self._told.get(name, "")
-        if before == refusal.code or (not refusal.code and name in self._of_before):
-            return
-        self._told[name] = refusal.code
-        try:
-            held = await member.calls.call(lambda client: client.refuse_lease(refusal))
-        except ApiError as error:
-            if error.status not in _NO_EAR:
-                self._told[name] = before
-            _log.info("node=%s does not hear why it gets no lease: %s", name, error)
-            return
-        (self._of_before.discard if held.refused == refusal.code else self._of_before.add)(name)
 
     async def _tell(self) -> None:
         try:

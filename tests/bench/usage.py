@@ -17,7 +17,7 @@ from agent.jobs.store import JobStore
 from licensing import usage_file, usage_rows, usage_verify
 from licensing.usage_rows import Page
 from tests.bench.table import Row, repeat, row_of
-from tests.component.test_usage_ledger import BEGINS, MONTH, make_site, tick
+from tests.fakes.usage_ledger import BEGINS, MONTH, make_site, tick
 
 ROWS = 20_000
 JOBS_A_DAY, DAYS = 1000, 31

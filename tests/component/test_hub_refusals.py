@@ -9,10 +9,9 @@ from pathlib import Path
 
 from agent.api.client import Client
 from agent.api.unix import UnixTransport
-from agent.gate import HubLicence, NoSeat
+from agent.gate import NoSeat
 from agent.hub.fleet import Fleet
-from agent.hub.seats import Seats
-from tests.fakes import vendor
+from agent.hub.refusals import Refusals
 from tests.fakes.agent import fake_agent
 from tests.fakes.hub import hub_config, nodes_of
 
@@ -21,16 +20,16 @@ Tell = Callable[[NoSeat | None], Awaitable[None]]
 
 
 def telling(folder: Path, check: Callable[[Tell], Awaitable[None]]) -> None:
-    """Have a hub's seats tell node n1 something; no lease is ever offered."""
+    """Have a hub tell node n1 something; no lease is ever offered."""
     config = hub_config(folder, nodes_of({"n1": folder / "s"}))
 
     async def run() -> None:
         fleet = Fleet(config)
-        seats = Seats(HubLicence(config.hub_state_dir, config.cluster, vendor.ROOTS), fleet, lambda *_: None)
+        refusals = Refusals()
         await fleet.start()
         try:
             (member,) = fleet.members()
-            await check(lambda why: seats._tell_node(member, why))
+            await check(lambda why: refusals.tell(member, why))
         finally:
             await fleet.stop()
 

@@ -20,9 +20,9 @@ from licensing.armour import Label
 from licensing.document import sign
 from licensing.errors import UsageError
 from licensing.exchange import MAX_REQUEST_CHARS, Release, Request, Want
-from tests.component.test_licensing_cli import LocalHub
 from tests.fakes import papers, vendor
 from tests.fakes.hub import hub_config, running_hub
+from tests.fakes.localhub import LocalHub
 from tests.fakes.vendor import DAY, NOW, ROOT, ROOTS, SITE, VOUCHER, Boot, changed, file
 
 

@@ -25,12 +25,12 @@ from agent.server.peer import USER_HEADER, Access
 from licensing import usage_verify
 from licensing.usage_check import Grade
 from tests.component.test_licensing_orders import House
-from tests.component.test_usage_ledger import BEGINS, MONTH, make_site, report
 from tests.fakes import vendor
 from tests.fakes.agent import fake_agent
 from tests.fakes.hub import hub_config, nodes_of, running_hub
 from tests.fakes.hub_cluster import wait_until
 from tests.fakes.rawcall import call_as
+from tests.fakes.usage_ledger import BEGINS, MONTH, make_site, report
 from tests.fakes.vendor import DAY, NOW, ROOTS, VOUCHER, changed, file
 
 

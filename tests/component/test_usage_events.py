@@ -14,8 +14,8 @@ from licensing.orders import Order, Verb
 from licensing.site import Site
 from licensing.usage_check import Grade
 from licensing.usage_events import REPORTED
-from tests.component.test_usage_ledger import BEGINS, MONTH, make_site, report
 from tests.fakes.head import HEAD, TWIN
+from tests.fakes.usage_ledger import BEGINS, MONTH, make_site, report
 from tests.fakes.vendor import DAY, NOW, ROOTS, Boot
 
 

@@ -1,147 +1,40 @@
-"""From the nodes' ledgers to the hub's, and to signed reports that verify: what is lost, told twice, or changed."""
+"""From the nodes' ledgers to the hub's, and to signed reports that verify: what is lost, late or told twice."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from agent.jobs.meter import Metered, Tick
+from agent.jobs.meter import Metered
 from agent.jobs.store import JobStore
-from licensing import usage_file, usage_verify
-from licensing.clock import HighWater
 from licensing.errors import LicenceError
-from licensing.paseto import split
 from licensing.site import Site
-from licensing.timekeeper import Timekeeper
-from licensing.usage_check import Grade
 from licensing.usage_file import UsageFile
-from licensing.usage_rows import Row, Told, read
-from tests.fakes import papers
-from tests.fakes.vendor import DAY, NOW, ROOTS, VOUCHER, Boot, changed, file
-
-BEGINS = NOW - NOW % DAY - 14 * DAY
-"""2027-01-01 00:00 UTC."""
-MONTH = 31 * DAY
-GPUS = ("GPU-0", "GPU-1")
-SKU = "Test GPU"
-
-
-class Node:
-    """A node's real ledger, with a clock that a test moves."""
-
-    def __init__(self, folder: Path, name: str = "n1") -> None:
-        self.name, self.path, self.jobs = name, folder / f"{name}.db", 0
-        self.store = JobStore.open(self.path, now=1)
-        self.store.meter_adopt(name, [], anew=False)
-
-    def run(self, begun: int, seconds: int, gpu: str = "GPU-0", sku: str = SKU) -> None:
-        """A job, from its start to its end."""
-        self.jobs += 1
-        metered = [Metered(gpu=gpu, sku=sku)]
-        with self.store.transaction():
-            self.store.meter_claim([self.jobs], tick(begun))
-            self.store.meter_open(self.jobs, metered, begun, tick(begun), user="ada", account="lab")
-            self.store.meter_close(self.jobs, begun + seconds, tick(begun + seconds))
-
-    def told(self) -> list[Told]:
-        return [
-            Told(chain=each.chain, seq=each.seq, head=each.head, gpu_ms=each.gpu_ms, open_gpu_ms=each.open_gpu_ms)
-            for each in self.store.meter_heads()
-        ]
-
-    def rows(self) -> list[Row]:
-        rows = []
-        for head in self.store.meter_heads():
-            told = self.store.meter_rows(head.chain, 0, 10**9)
-            rows += [read(text, number) for number, text in enumerate(told.rows, told.first)]
-        return [row for row in rows if row is not None]
-
-    def close(self) -> None:
-        self.store.close()
-
-
-def tick(at: int) -> Tick:
-    return Tick(wall=at, uptime=at - BEGINS + DAY, boot="boot-1")
-
-
-def fetch(site: Site, node: Node, *, now: int = NOW, limit: int = 5000) -> None:
-    """As `agent.hub.metering` does."""
-    for _ in range(1000):
-        asks = site.usage_wanted(node.name, node.told(), now)
-        if not asks:
-            return
-        page = node.store.meter_rows(*asks[0], limit)
-        site.usage_merge(node.name, page.chain, page.first, page.before, page.rows, now)
-    raise AssertionError("the hub and the node never agree")
-
-
-def report(site: Site, *, month: int = 0, now: int = BEGINS + MONTH + DAY, rows: bool = True) -> UsageFile:
-    """The signed report of a month, as its reader has it."""
-    begins = BEGINS + month * MONTH
-    _, text = site.usage_export(begins, begins + MONTH, now, rows=rows)
-    return usage_file.read(text)
-
-
-def wrong(*files: UsageFile, now: int = BEGINS + 400 * DAY) -> list[str]:
-    """What a reader would object to."""
-    found = usage_verify.check(files, None, now)
-    return [f"{each.grade}: {each.words}" for each in found if each.grade is not Grade.NOTE]
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    made = make_site(tmp_path)
-    yield made
-    made.close()
-
-
-class AtTime(Timekeeper):
-    """Time whose uptime goes with a clock that is right."""
-
-    def advance(self, now: int) -> HighWater:
-        assert isinstance(self._uptime, Boot)
-        self._uptime.at(now)
-        return super().advance(now)
-
-
-def open_site(folder: Path) -> Site:
-    site = Site(folder, "test", ROOTS)
-    site._time = AtTime(site._ledger, site._in_use, Boot())
-    site.open()
-    return site
-
-
-def make_site(folder: Path) -> Site:
-    site = open_site(folder / "hub")
-    site.activate(file(changed(VOUCHER, site=site.key_hex)), NOW)
-    answer = site.lease("n1", site.key_hex, GPUS, 0, NOW)
-    assert isinstance(answer, str)
-    site.usage_seats(NOW)
-    return site
-
-
-def acknowledge(site: Site, made: UsageFile, **fields: object) -> None:
-    """The vendor's receipt of a report comes."""
-    digest = hashlib.sha256(split(made.token.text).payload).hexdigest()
-    terms = {"site": site.key_hex, "usage": made.usage.id, "number": made.usage.number, "digest": digest, **fields}
-    site.activate(papers.receipt(changed(papers.RECEIPT, **terms)), NOW)
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    made = Node(tmp_path)
-    yield made
-    made.close()
-
+from licensing.usage_rows import Row, read
+from tests.fakes.usage_ledger import (
+    BEGINS,
+    GPUS,
+    MONTH,
+    SKU,
+    Node,
+    acknowledge,
+    fetch,
+    make_site,
+    open_site,
+    report,
+    tick,
+    wrong,
+)
+from tests.fakes.usage_ledger import node as node
+from tests.fakes.usage_ledger import site as site
+from tests.fakes.vendor import DAY, NOW
 
 # --- merging ----------------------------------------------------------------------------------------------------------
 
@@ -366,87 +259,3 @@ def test_gpus_without_a_seat_and_gpus_given_twice_are_noticed(site: Site, node: 
     said = wrong(report(site))
     assert any("GPU-9 was used and had no seat" in each for each in said)
     assert any("GPU-1 was given away more than once" in each for each in said)
-
-
-# --- what was changed -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("exported")
-    site, node = make_site(folder), Node(folder)
-    for number in range(4):
-        node.run(BEGINS + number * DAY, 100 + number)
-    fetch(site, node)
-    yield site.usage_export(BEGINS, BEGINS + MONTH, BEGINS + MONTH + DAY, rows=True)[1]
-    site.close()
-    node.close()
-
-
-@settings(max_examples=300)
-@given(data=st.data())
-def test_any_changed_byte_of_a_report_is_found(exported: str, data: st.DataObject) -> None:
-    at = data.draw(st.integers(0, len(exported) - 1))
-    byte = data.draw(st.integers(0, 127).filter(lambda each: each != ord(exported[at])))
-    with pytest.raises(LicenceError):
-        usage_file.read(exported[:at] + chr(byte) + exported[at + 1 :])
-
-
-@settings(max_examples=60)
-@given(data=st.data())
-def test_a_report_that_is_cut_is_found(exported: str, data: st.DataObject) -> None:
-    at = data.draw(st.integers(0, len(exported) - 1))
-    rows = exported.index("rows\n")
-    cut = exported[:at]
-    if cut == exported[:rows]:
-        return  # a report without its rows is one
-    with pytest.raises(LicenceError):
-        usage_file.read(cut)
-
-
-def test_line_ends_of_another_system_change_nothing(exported: str) -> None:
-    assert usage_file.read(exported.replace("\n", "\r\n")) == usage_file.read(exported)
-
-
-@settings(max_examples=60)
-@given(data=st.data())
-def test_any_changed_byte_of_a_stored_row_is_found(data: st.DataObject) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        site, node = make_site(Path(folder)), Node(Path(folder))
-        try:
-            for number in range(3):
-                node.run(BEGINS + number * DAY, 100)
-            fetch(site, node)
-            ledger, number = site._ledger, data.draw(st.integers(1, 3))
-            text = ledger.run("SELECT line FROM usage_row WHERE n = ?", (number,))[0][0]
-            at = data.draw(st.integers(0, len(text) - 1))
-            byte = data.draw(st.integers(1, 127).filter(lambda each: each != ord(text[at])))
-            changed_text = text[:at] + chr(byte) + text[at + 1 :]
-            ledger.run("UPDATE usage_row SET line = ? WHERE n = ?", (changed_text, number))
-            with pytest.raises(ValueError, match="changed"):
-                site._book.verify()
-            said = wrong(report(site))
-            assert any("do not lead to the head" in each or "its nodes tell of" in each for each in said)
-
-            node.store._execute("UPDATE meter SET line = ? WHERE seq = ?", (changed_text, number))
-            other = make_site(Path(folder) / "other")
-            fetch_once(other, node)
-            assert other.usage_wanted("n1", node.told(), NOW), "its head is not the one that the node tells"
-            other.close()
-        finally:
-            site.close()
-            node.close()
-
-
-def fetch_once(site: Site, node: Node) -> None:
-    page = node.store.meter_rows(*site.usage_wanted("n1", node.told(), NOW)[0], 5000)
-    site.usage_merge("n1", page.chain, page.first, page.before, page.rows, NOW)
-
-
-def test_a_row_that_names_a_user_or_a_path_is_none(node: Node) -> None:
-    """Nothing that leaves the site has a name in it but the node's."""
-    node.run(BEGINS, 100)
-    (text,) = node.store.meter_rows(node.store.meter_head().chain, 0, 9).rows
-    assert "ada" not in text
-    assert "lab" not in text
-    assert read(text.replace('["n1",1,"', '["n1",1,"/home/'), 1) is None

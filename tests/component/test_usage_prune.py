@@ -14,7 +14,7 @@ from licensing import usage_prune
 from licensing.errors import UsageError
 from licensing.site import Site
 from licensing.usage_rows import genesis, read
-from tests.component.test_usage_ledger import BEGINS, MONTH, Node, acknowledge, fetch, make_site, report, wrong
+from tests.fakes.usage_ledger import BEGINS, MONTH, Node, acknowledge, fetch, make_site, report, wrong
 from tests.fakes.vendor import DAY, NOW, VOUCHER, changed, file
 
 YEARS = BEGINS + 900 * DAY

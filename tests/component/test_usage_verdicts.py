@@ -14,8 +14,8 @@ from licensing.document import sign
 from licensing.exchange import UsageTotal
 from licensing.usage_book import digest
 from licensing.usage_file import GpuUse, NodeLine, UsageFile
-from tests.component.test_usage_ledger import BEGINS, GPUS, MONTH, SKU, Node, fetch, make_site, report
 from tests.fakes.nohub import NoHub
+from tests.fakes.usage_ledger import BEGINS, GPUS, MONTH, SKU, Node, fetch, make_site, report
 from tests.fakes.vendor import DAY, changed
 
 _NOW = BEGINS + 5 * MONTH
