@@ -17,9 +17,9 @@ import sys
 
 from agent.engine import oom, procs
 from agent.engine.cgroup import Home, find
+from agent.engine.entry import EXIT_CRASHED, run, take
 from agent.engine.folder import Refused
 from agent.engine.lean import load_all, signal
-from agent.engine.supervise import EXIT_CRASHED, run, take
 
 ATTEMPT_MAX_BYTES = 4096
 _SAID_BYTES = 4000

@@ -14,7 +14,7 @@ With `--serve FD` it is the fork server that makes such shims (`forkserver`), wi
 its own (`keeper`).
 
 Standard library only. This file only finds its modules (they are compiled once, a script is compiled at every start);
-`supervise` is the work.
+`entry` is the way in, `supervise` the work.
 """
 
 # ruff: noqa: PTH100, PTH120
@@ -40,7 +40,7 @@ if __name__ == "__main__":
 
         sys.path.remove(_HOUSE)
         keep(sys.argv[2])
-    from agent.engine.supervise import main
+    from agent.engine.entry import main
 
     sys.path.remove(_HOUSE)
     main(sys.argv[1:])

@@ -20,20 +20,18 @@ from agent.engine import cgroup, procs, tmpdir
 from agent.engine.addsteps import AddedSteps
 from agent.engine.asks import Asks
 from agent.engine.ending import Ending
-from agent.engine.folder import Folder, Refused, Scalar
+from agent.engine.folder import Folder, Scalar
 from agent.engine.footprint import MemoryWatch
 from agent.engine.jobfolder import JobFolder
 from agent.engine.jobproc import JobProcess, StartError
 from agent.engine.lean import become_subreaper, signal
 from agent.engine.oom import OomCounter, shield
-from agent.engine.order import Order, read_order
+from agent.engine.order import Order
 from agent.engine.streams import Streams
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from agent.engine.hooks import SiteHooks
-
-EXIT_CRASHED = 70
 
 EXIT_NOT_STARTED = 1
 """The exit code of a job whose start failed before there was a program to blame (127 and 126 are that)."""
@@ -388,60 +386,6 @@ class Supervisor:
         if self._site is not None and self._site.epilog_problem is not None:
             fields["epilog"] = self._site.epilog_problem[-_EPILOG_MOST:].encode("utf-8", "backslashreplace").decode()
         self._folder.write_exit(fields)
-
-
-def main(arguments: list[str]) -> None:
-    """Run a shim; does not return."""
-    detach, path = arguments[:-1] == ["--detach"], arguments[-1]
-    try:
-        folder, order = take(path)
-    except Refused as refused:
-        os.write(2, f"{refused}\n".encode("utf-8", "backslashreplace"))
-        os._exit(refused.status)
-    if detach:
-        _detach()
-    run(folder, order, cgroup.find())
-
-
-def take(path: str) -> tuple[Folder, Order]:
-    """Take the attempt's lock and read what it asks for.
-
-    Raises:
-        Refused: nothing was done.
-    """
-    folder = Folder(path)
-    return folder, read_order(folder)
-
-
-def run(folder: Folder, order: Order, home: cgroup.Home | None) -> None:
-    """Run an attempt that was taken; does not return. `home`: see `Supervisor`."""
-    try:
-        Supervisor(folder, order, home).run()
-    except BaseException as error:  # noqa: BLE001  (the rim: a crash of ours must be told, and must not look like an end)
-        _tell_crash(folder, error)
-        os._exit(EXIT_CRASHED)
-    os._exit(0)
-
-
-def _detach() -> None:
-    """Leave the launcher: the parent ends with 0, we go on as a child of init and let go of its stderr."""
-    if os.fork():
-        os._exit(0)
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-
-
-def _tell_crash(folder: Folder, error: BaseException) -> None:
-    """Leave a traceback and nobody of the job. There will be no `exit`: the run counts as lost."""
-    import traceback
-
-    give_up_at = time.monotonic() + _DRAIN_S
-    while (left := procs.descendants(os.getpid())) and time.monotonic() < give_up_at:
-        for each in left:
-            procs.signal_exact(*each, signal.SIGKILL)
-    fd = os.open("shim.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=folder.fd)
-    os.write(fd, "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace"))
 
 
 def _hooks_of(folder: Folder, order: Order) -> SiteHooks | None:

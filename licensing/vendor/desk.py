@@ -16,17 +16,17 @@ from pathlib import Path
 
 import msgspec
 
-from licensing import armour, keys, usage_check, usage_file, usage_verify, verify
+from licensing import armour, usage_check, usage_file, usage_verify, verify
 from licensing.armour import Label
-from licensing.document import Licence, open_token, short
-from licensing.ed25519 import PrivateKey
+from licensing.document import Licence, short
 from licensing.errors import ChainError, OtherSiteError, ReplayError, RevokedError, UsageError
-from licensing.exchange import Crl, Receipt, Release, Request, RevokedKey, RevokedLicence, Usage, Want
+from licensing.exchange import Receipt, Release, Request, Usage, Want
 from licensing.moments import when
 from licensing.plans import DAY_S, REPORT_DUE_S
 from licensing.requests import refuse_unmoving
 from licensing.usage_check import Finding, Grade
-from licensing.vendor.sign import Signer, own_root, sign_root_list
+from licensing.vendor.revocations import Revocations
+from licensing.vendor.sign import Signer, own_root
 from licensing.vendor.store import COLUMNS, Answered, DeskStore, Issued
 from licensing.verify import SiteToken
 
@@ -51,6 +51,7 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self._store = DeskStore(folder / "desk.db")
+        self.revocations = Revocations(self._store)
 
     def close(self) -> None:
         """Close the ledger."""
@@ -153,38 +154,6 @@ class Desk:
         gave = self._chain_remarks(stone.key, stone.paper.counter, head)
         return replace(answer, remarks=(*gave, *answer.remarks))
 
-    # --- revocation ---
-
-    def revoke(self, subject: str, reason: str, now: int) -> str:
-        """Take back a licence id, or an issuer's key (64 hex digits); gives which of the two it was.
-
-        Raises:
-            OtherSiteError: no such licence was issued here.
-        """
-        what = "key" if len(subject) == 64 and set(subject) <= set("0123456789abcdef") else "licence"
-        if what == "licence" and self._store.latest(subject) is None:
-            raise OtherSiteError(f"this desk issued no licence {subject}; search it: stoker-license vendor list WORD")
-        with self._store.transaction():
-            self._store.put_revoked(what, subject, now, reason)
-        return what
-
-    def crl(self, by: Signer | PrivateKey, now: int) -> tuple[Crl, str]:
-        """The newest revocation list of an issuer, or of a root's key; numbered anew when something was added.
-
-        Gives the list and its file.
-        """
-        key = keys.public_hex(by.key if isinstance(by, Signer) else by)
-        newest = self._store.newest_list(key)
-        crl = self._list(key, (newest[0] if newest else 0) + 1, now)
-        if newest is not None:
-            old = self._opened_list(by, newest[1])
-            if (old.licences, old.keys) == (crl.licences, crl.keys):
-                return old, armour.wrap(Label.CRL, newest[1])
-        chain = by.crl(crl) if isinstance(by, Signer) else sign_root_list(by, crl)
-        with self._store.transaction():
-            self._store.put_list(key, crl.number, now, chain)
-        return crl, armour.wrap(Label.CRL, chain)
-
     # --- usage ---
 
     def verify_usage(self, texts: Iterable[str], now: int) -> tuple[list[SiteToken[Usage]], list[Finding]]:
@@ -236,7 +205,7 @@ class Desk:
             report_by=due,
             first=self._held_from(usage, found),
         )
-        file = signer.receipt(receipt, self._lists())
+        file = signer.receipt(receipt, self.revocations.newest())
         with self._store.transaction():
             self._store.put_report(licence.id, usage.number, digest, usage.id, now, usage.gpu_ms, report.text)
             self._store.put_receipt(digest, receipt.id, now, due, file)
@@ -323,7 +292,7 @@ class Desk:
         move: tuple[tuple[str, str], str] | None = None,
     ) -> Answer:
         remarks = self._remarks(asked, licence, self._current(licence.id))
-        text = signer.licence(licence, self._lists())
+        text = signer.licence(licence, self.revocations.newest())
         request = asked.paper
         with self._store.transaction():
             self._store.put_issued(_row(signer, licence, why, now, text))
@@ -371,34 +340,10 @@ class Desk:
         return []
 
     def _out(self, signer: Signer, licence: Licence, why: str, now: int) -> Answer:
-        text = signer.licence(licence, self._lists())
+        text = signer.licence(licence, self.revocations.newest())
         with self._store.transaction():
             self._store.put_issued(_row(signer, licence, why, now, text))
         return Answer(licence=licence, text=text)
-
-    def _lists(self) -> tuple[str, ...]:
-        return tuple(self._store.newest_lists()[-armour.MAX_LISTS :])
-
-    def _list(self, signer: str, number: int, now: int) -> Crl:
-        """A root's own key and an issuer's are never on their own list."""
-        return Crl(
-            id=f"crl-{signer[:8]}-{number}",
-            iat=now,
-            number=number,
-            licences=tuple(
-                RevokedLicence(id=subject, at=at, reason=reason)
-                for subject, at, reason in self._store.revoked("licence")
-            ),
-            keys=tuple(
-                RevokedKey(key=subject, at=at, reason=reason, allow=tuple(self._store.ids_signed_by(subject)))
-                for subject, at, reason in self._store.revoked("key")
-                if subject != signer
-            ),
-        )
-
-    def _opened_list(self, by: Signer | PrivateKey, chain: str) -> Crl:
-        key = by.key if isinstance(by, Signer) else by
-        return open_token(Crl, chain.split(armour.LINK)[-1], key.public)
 
 
 def _next(licence: Licence, now: int, **terms: object) -> Licence:

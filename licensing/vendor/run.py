@@ -209,7 +209,7 @@ def _transfer(args: argparse.Namespace, now: int) -> int:
 
 def _revoke(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
-        what = desk.revoke(args.subject, args.reason or "", now)
+        what = desk.revocations.revoke(args.subject, args.reason or "", now)
     by = " --root-key FILE" if what == "key" else ""
     print(f"{what} {args.subject} is revoked at this desk; now write the list: stoker-license vendor crl{by} -o FILE")
     return 0
@@ -218,7 +218,7 @@ def _revoke(args: argparse.Namespace, now: int) -> int:
 def _crl(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
         by = keys.load(args.root_key, _passphrase(args)) if args.root_key else _signer(args)
-        crl, text = desk.crl(by, now)
+        crl, text = desk.revocations.crl(by, now)
     _write(args.out, text)
     held = f"{counted(len(crl.licences), 'licence')}, {counted(len(crl.keys), 'key')}"
     _say(args, f"number {crl.number}: {held}; every later file carries it")

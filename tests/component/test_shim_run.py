@@ -243,7 +243,7 @@ def test_the_shim_imports_nothing_from_outside_the_standard_library(bench: Bench
     finish(attempt)
     assert "site-packages" not in maps
     house = Path(procs.__file__).parents[2]
-    check = f"import sys; sys.path.append({str(house)!r}); import agent.engine.supervise; print(list(sys.modules))"
+    check = f"import sys; sys.path.append({str(house)!r}); import agent.engine.entry; print(list(sys.modules))"
     modules = subprocess.run([sys.executable, "-I", "-S", "-c", check], capture_output=True, text=True).stdout
     for heavy in ("json", "typing", "enum", "re", "ctypes", "msgspec", "pathlib", "subprocess", "dataclasses"):
         assert f"'{heavy}'" not in modules
