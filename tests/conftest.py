@@ -1,4 +1,5 @@
-"""What holds for the whole suite: in CI a test may be skipped only for want of a GPU; what is dear is started once.
+"""What holds for the whole suite: it runs in the same surroundings everywhere (`surroundings`), in CI a test may be
+skipped only for want of a GPU, and what is dear is started once.
 
 `.ci/run` sets STOKER_FORBID_SKIPS. A test that was skipped for another reason then fails the run and is named, so that
 a missing sshd or systemd cannot turn into a suite that tests nothing.
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it ships no types
+
+from tests.fakes.surroundings import leave, settle
 
 settings.register_profile("no deadline", deadline=None)  # no test is timed: the machine is shared
 settings.load_profile("no deadline")
@@ -72,9 +74,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> SharedFix
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what it puts into the background
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that are tested would ignore it as well
-    if os.environ.get("STOKER_FORBID_SKIPS") and not hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
+        return  # its controller has settled what it inherits
+    home = settle()
+    config.add_cleanup(lambda: leave(home))
+    if os.environ.get("STOKER_FORBID_SKIPS"):
         config.pluginmanager.register(SkipWatch(), "stoker-skip-watch")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
+SURROUNDINGS = CONFTEST.parent / "fakes/surroundings.py"
 
 SUITE = {
     "test_passes.py": "def test_it(): pass",
@@ -23,6 +24,7 @@ SUITE = {
 SHARING = {
     "tests/__init__.py": "",
     "tests/fakes/__init__.py": "",
+    "tests/fakes/surroundings.py": SURROUNDINGS.read_text(),
     "tests/fakes/shell.py": """
 import pathlib, pytest
 @pytest.fixture(scope="module")

@@ -48,6 +48,14 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
+@pytest.fixture
+def own() -> Iterator[Path]:
+    """A folder in which the ordinary user may write."""
+    with tempfile.TemporaryDirectory(prefix="stoker-own-") as name:
+        os.chown(name, 54321, 54321)
+        yield Path(name)
+
+
 def run(bench: Bench, dev: Path, script: str, hidden: tuple[str, ...] = ("nvidia1", "nvidia2"), **claim: object) -> str:
     """Run as the ordinary user with some devices hidden; what it said, errors too."""
     paths = tuple(str(dev / each) for each in hidden)
@@ -76,18 +84,17 @@ def test_outside_the_job_nothing_has_changed(bench: Bench, dev: Path) -> None:
 ATTEMPTS = {
     "umount": "umount {dev}/nvidia1; umount -l {dev}/nvidia1; cat {dev}/nvidia1",
     "chmod": "chmod 666 {dev}/nvidia1; chown 54321 {dev}/nvidia1; cat {dev}/nvidia1",
-    "replace": "rm -f {dev}/nvidia1; mv {dev}/nvidia1 /tmp/n$$; cat {dev}/nvidia1 /tmp/n$$",
-    "mknod": "mknod /tmp/n$$ c 1 5; head -c 3 /tmp/n$$ | od -c | grep '\\\\0  \\\\0' && echo {secret}",
-    "hard link": "ln {dev}/nvidia1 /tmp/l$$; cat /tmp/l$$",
+    "replace": "rm -f {dev}/nvidia1; mv {dev}/nvidia1 {own}/n; cat {dev}/nvidia1 {own}/n",
+    "mknod": "mknod {own}/n c 1 5; head -c 3 {own}/n | od -c | grep '\\\\0  \\\\0' && echo {secret}",
+    "hard link": "ln {dev}/nvidia1 {own}/l; cat {own}/l",
     "user namespace": "unshare -r cat {dev}/nvidia1",
     "user namespace, umount": "unshare -rm sh -c 'umount {dev}/nvidia1; umount -l {dev}/nvidia1; cat {dev}/nvidia1'",
     "user namespace, umount all": "unshare -rm sh -c 'umount -l {dev}; umount -l /; cat {dev}/nvidia1'",
     "user namespace, bind without what is mounted in it": (
-        "mkdir /tmp/b$$; unshare -rm sh -c 'mount --bind {dev} /tmp/b'$$'; cat /tmp/b'$$'/nvidia1'"
+        "mkdir {own}/b; unshare -rm sh -c 'mount --bind {dev} {own}/b; cat {own}/b/nvidia1'"
     ),
     "user namespace, bind with it": (
-        "mkdir /tmp/b$$; unshare -rm sh -c 'mount --rbind {dev} /tmp/b'$$'; umount -l /tmp/b'$$'/nvidia1; "
-        "cat /tmp/b'$$'/nvidia1'"
+        "mkdir {own}/b; unshare -rm sh -c 'mount --rbind {dev} {own}/b; umount -l {own}/b/nvidia1; cat {own}/b/nvidia1'"
     ),
     "user namespace, mount over": "unshare -rm sh -c 'mount --move {dev}/nvidia1 /mnt; cat {dev}/nvidia1'",
     "user namespace, mknod": (
@@ -103,17 +110,17 @@ ATTEMPTS = {
     "the root of PID 1": "cat /proc/1/root{dev}/nvidia1",
     "the root of the shim": "cat /proc/$PPID/root{dev}/nvidia1; nsenter -t $PPID -m cat {dev}/nvidia1",
     "an overlay": (
-        "mkdir -p /tmp/o$$/u /tmp/o$$/w /tmp/o$$/m; unshare -rm sh -c 'cd /tmp/o'$$'; "
+        "mkdir -p {own}/o/u {own}/o/w {own}/o/m; unshare -rm sh -c 'cd {own}/o; "
         "mount -t overlay -o lowerdir={dev},upperdir=u,workdir=w o m; cat m/nvidia1'"
     ),
 }
 
 
 @pytest.mark.parametrize("what", ATTEMPTS)
-def test_an_ordinary_user_cannot_undo_it(bench: Bench, dev: Path, what: str) -> None:
+def test_an_ordinary_user_cannot_undo_it(bench: Bench, dev: Path, own: Path, what: str) -> None:
     for tool in ("unshare", "nsenter", "umount", "mknod"):
         assert shutil.which(tool), f"{tool} is not installed, so nothing was tried"
-    script = ATTEMPTS[what].format(dev=dev, secret=SECRET)
+    script = ATTEMPTS[what].format(dev=dev, own=own, secret=SECRET)
     said = run(bench, dev, f"{{ {script}; }} 2>&1; echo tried", env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
     assert said.endswith("tried\n")
     assert said != "tried\n", "nothing was refused: the attempt itself is wrong"

@@ -7,6 +7,8 @@ does.
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -108,6 +110,7 @@ def _no_sshd() -> str | None:
 
 
 def _fetch_packages(wheels: Path) -> None:
+    """By the account's own settings of pip, which may name the only mirror that can be reached."""
     version = subprocess.run(
         [PYTHON, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True
     )
@@ -115,6 +118,7 @@ def _fetch_packages(wheels: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, "-r", "requirements.lock", "-d", str(wheels)],
         cwd=SOURCE,
+        env={**os.environ, "HOME": pwd.getpwuid(os.geteuid()).pw_dir},
         capture_output=True,
         text=True,
         timeout=250,

@@ -39,6 +39,7 @@ KEPT = (
 
 _INIT = r"""
 set -e
+umask 022
 mount --make-rprivate /
 mount -t tmpfs -o mode=0755 stoker-ns "$work"
 mkdir "$work/upper" "$work/work" "$work/root"
