@@ -68,13 +68,16 @@ def say(line: str) -> None:
         _discard(sys.stderr)
 
 
-def columns(stream: TextIO) -> int:
-    """Width of a terminal, as `shutil` tells it, which costs 3 ms; of what is none, 80 unless $COLUMNS says more."""
+def columns(stream: TextIO | None) -> int:
+    """Width of a terminal, as `shutil` tells it, which costs 3 ms; of what is none, 80 unless $COLUMNS says more.
+
+    A program that was started with its stdout closed has `None` there.
+    """
     said = os.environ.get("COLUMNS", "")
     if said.isdecimal() and int(said) > 0:
         return int(said)
     try:
-        return os.get_terminal_size(stream.fileno()).columns or _COLUMNS
+        return (os.get_terminal_size(stream.fileno()).columns or _COLUMNS) if stream else _COLUMNS
     except (OSError, ValueError):
         return _COLUMNS
 

@@ -300,7 +300,7 @@ class TestStreams:
             threading.Timer(0.1, stream.close).start()
             began = time.monotonic()
             assert list(stream) == []
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 12, "that is no silence of 15 s"
 
     def test_silence_is_a_deadline(self, tmp_path: Path) -> None:
         stop = threading.Event()

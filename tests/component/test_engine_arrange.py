@@ -52,7 +52,7 @@ def test_a_plan_says_what_a_submit_would_do_and_stores_nothing(tmp_path: Path) -
             plan = await made.plan(request("--gpus=1"), user="me", uid=os.geteuid())
             assert (plan.job.id, plan.tasks, len(plan.gpu_uuids)) == (0, 1, 1)
             assert plan.sentence.startswith("would start at once on GPU ")
-            assert abs((plan.starts_at or 0) - time.time()) < 5
+            assert abs((plan.starts_at or 0) - time.time()) < 60
             holder = await begin(made, gate.script, "--gpus=2", "--time=60")
             plan = await made.plan(request("--gpus=2", "--array=0-4"), user="me", uid=os.geteuid())
             assert plan.tasks == 5

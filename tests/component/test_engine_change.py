@@ -80,14 +80,15 @@ def test_a_requeued_job_runs_again_as_another_attempt_and_finds_what_the_first_l
 
 def test_a_cancel_wins_over_a_requeue_that_was_asked_before(tmp_path: Path) -> None:
     async def test() -> None:
+        on, go = tmp_path / "on", tmp_path / "go"
         async with engine(make_config(tmp_path, grace_s=30)) as made:
-            job = await submit(
-                made, f"trap 'sleep 0.3; exit 0' TERM; touch {tmp_path}/on; while :; do sleep 0.05; done"
-            )
+            linger = f"while [ ! -e {go} ]; do sleep 0.02; done; exit 0"
+            job = await submit(made, f"trap '{linger}' TERM; touch {on}; while :; do sleep 0.05; done")
             await until(made, job.id, running)
-            await exists(tmp_path / "on")
+            await exists(on)
             await made.requeue(ref(job), who(), RequeueRequest())
             await made.cancel(ref(job), who("ada"), CancelRequest())
+            go.touch()
             after = await until(made, job.id, ended)
             assert (after.state, after.attempt) == (JobState.CANCELLED, 1)
 

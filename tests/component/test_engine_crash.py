@@ -151,7 +151,7 @@ def test_row_4_a_running_job_is_adopted_with_its_code_and_its_whole_log(tmp_path
         began = time.monotonic()
         async with engine(config) as made:
             adopted = await until(made, job.id, running)
-            assert time.monotonic() - began < 10, "2 s on a machine that is not busy"
+            assert time.monotonic() - began < 30, "2 s on a machine that is not busy"
             assert adopted.started_at == begun.started_at
             assert made.held_by() == {adopted.gpu_uuids[0]: (job.id,)}
             await gate.open()

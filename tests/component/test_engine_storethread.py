@@ -33,7 +33,7 @@ def run(test: Callable[[StoreThread], Awaitable[None]], tmp_path: Path) -> None:
         thread = StoreThread()
         await thread.open(tmp_path / "agent.db", now=1)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await test(thread)
         finally:
             await thread.close()
@@ -58,7 +58,7 @@ def busy(thread: StoreThread) -> Iterator[None]:
 
     def hold(_: JobStore) -> None:
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
 
     task = asyncio.ensure_future(thread.read(hold))
     try:

@@ -29,6 +29,7 @@ from agent.api.types import (
     NodeUpdate,
     SubmitRequest,
 )
+from agent.hub.fleet import CALL_TIMEOUT_S
 from tests.fakes import vendor
 from tests.fakes.agent import fake_agent
 from tests.fakes.hub import hub_config, nodes_of, running_hub
@@ -83,20 +84,19 @@ class TestCluster:
             began = time.monotonic()
             wait_until(lambda: cluster.link("n1").link is LinkState.STALE)
             assert 1.5 < time.monotonic() - began < 15
-            ages = [cluster.link("n2").age_s for _ in range(20)]
-            assert max(ages) < 2.5
-            assert cluster.link("n2").link is LinkState.UP
+            wait_until(lambda: cluster.link("n2").age_s < 1.5 and cluster.link("n2").link is LinkState.UP)
+            assert cluster.link("n1").link is not LinkState.UP
             began = time.monotonic()
             jobs = cluster.client.jobs()
             assert {job.node for job in jobs} == {"n1", "n2"}  # of the silent one, what was last heard
-            assert time.monotonic() - began < 3
+            assert time.monotonic() - began < CALL_TIMEOUT_S
         finally:
             os.kill(agent.pid, signal.SIGCONT)
         wait_until(lambda: cluster.link("n1").link is LinkState.UP)
 
     def test_a_killed_node_is_lost_at_once_and_found_again(self, cluster: Cluster) -> None:
         cluster.agents["n1"].kill()
-        cluster.agents["n1"].wait(10)
+        cluster.agents["n1"].wait(60)
         status = wait_until(lambda: (found := cluster.link("n1")).link is LinkState.LOST and found)
         assert isinstance(status, NodeStatus)
         assert status.reason
@@ -314,7 +314,7 @@ class TestSeats:
         cluster.client.activate(self.voucher())
         wait_until(partial(leases_put, cluster, "n1", 1))
         cluster.agents["n1"].kill()
-        cluster.agents["n1"].wait(10)
+        cluster.agents["n1"].wait(60)
         with fake_agent(cluster.sockets["n1"], "n1"):  # an agent that has lost its lease says number 0
             wait_until(partial(leases_put, cluster, "n1", 1))
         assert leases_put(cluster, "n2", 1)

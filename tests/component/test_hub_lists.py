@@ -81,7 +81,7 @@ def test_of_a_node_that_was_killed_what_ended_before_is_listed_as_last_heard(tmp
         wait_until(lambda: knows(client) == {1, 7, 8, 9})
         assert {each.as_of for each in client.jobs()} == {None}, "the node itself tells of them"
         agent.kill()
-        agent.wait(10)
+        agent.wait(60)
         for asked, ids in (
             ({}, [9, 8, 7, 1]),
             ({"state": "COMPLETED", "limit": 1}, [8]),

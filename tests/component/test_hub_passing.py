@@ -109,7 +109,7 @@ class TestPassThrough:
         finally:
             os.kill(cluster.agents["n1"].pid, signal.SIGCONT)
         for thread in blocked:
-            thread.join(20)
+            thread.join(60)
 
 
 def is_hung_up(sock: socket.socket) -> bool:

@@ -18,7 +18,7 @@ from tests.fakes import vendor
 from tests.fakes.agent import fake_agent
 from tests.fakes.hub import hub_config, nodes_of
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 class FaultError(Exception):

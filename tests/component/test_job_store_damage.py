@@ -267,7 +267,7 @@ def test_a_file_that_another_agent_is_just_making_is_not_taken_for_damage(tmp_pa
         with pytest.raises(StoreLockedError, match=f"in use by process {maker.pid}"):
             JobStore.open(path, now=9)
         maker.stdin.close()
-        maker.wait(timeout=20)
+        maker.wait(timeout=60)
     assert not list(tmp_path.glob("*.damaged-*"))
 
 
@@ -291,7 +291,7 @@ def test_a_lock_on_a_file_of_another_disk_with_the_same_inode_number_keeps_no_da
             with pytest.raises(StoreLockedError, match=f"in use by process {maker.pid}"):
                 JobStore.open(locked, now=9)
             maker.stdin.close()
-            maker.wait(timeout=20)
+            maker.wait(timeout=60)
 
 
 def test_a_file_that_cannot_be_read_is_not_taken_for_damage(tmp_path: Path) -> None:

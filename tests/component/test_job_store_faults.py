@@ -48,7 +48,7 @@ def test_a_second_agent_is_refused_and_told_who_holds_the_store(path: Path) -> N
         with pytest.raises(StoreLockedError, match=rf"is in use by process {holder.pid}; only one process"):
             JobStore.open(path, now=2)
         holder.stdin.close()
-        assert holder.wait(timeout=20) == 0
+        assert holder.wait(timeout=60) == 0
     JobStore.open(path, now=3).close()
 
 
@@ -94,7 +94,7 @@ def test_another_thread_is_refused(store: JobStore) -> None:
 
     thread = threading.Thread(target=trespass)
     thread.start()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert len(caught) == 1
     assert "thread" in str(caught[0])
 
@@ -134,7 +134,7 @@ def test_what_was_answered_survives_kill_9(path: Path) -> None:
             os.kill(child.pid, signal.SIGKILL)
             rest = child.stdout.read().split("\n")
             answered = max([answered, *(int(line) for line in rest[:-1])])
-            child.wait(timeout=20)
+            child.wait(timeout=60)
     store = JobStore.open(path, now=2)
     assert store.damaged is None
     ids = [row.id for row in store.pending()]

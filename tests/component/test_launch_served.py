@@ -124,7 +124,7 @@ def test_an_ended_shim_leaves_no_zombie(bench: Bench) -> None:
     async def act(launcher: ServedForkLauncher) -> None:
         await launcher.launch(1, attempt)
         shims = psutil.Process(servers()[0].pid).children()
-        _, alive = await asyncio.to_thread(psutil.wait_procs, shims, timeout=10)
+        _, alive = await asyncio.to_thread(psutil.wait_procs, shims, timeout=60)
         assert alive == [] and procs.children(servers()[0].pid) == []
 
     with_server(act)

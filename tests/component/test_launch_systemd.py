@@ -42,7 +42,7 @@ try:
     if verb == "stop":
         asyncio.run(watch.stop(attempt, "cancel", "alice"))
     if verb == "wait":
-        print(repr(asyncio.run(asyncio.wait_for(watch.wait_end(attempt, procs.boot_id()), 30))))
+        print(repr(asyncio.run(asyncio.wait_for(watch.wait_end(attempt, procs.boot_id()), 60))))
 except LaunchError as error:
     print("LaunchError:", error)
 """
@@ -180,13 +180,15 @@ def test_killing_the_launcher_leaves_the_job_running(box: Systemd, bench: Bench)
 
 RUNAWAY = """
 import os, signal, sys, time
+ready, working = os.pipe()
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
         os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)", sys.argv[0]], {})
     os._exit(0)
-time.sleep(0.3)
+os.close(working)
+os.read(ready, 1)  # ends when it has become another program
 print("READY", flush=True)
 time.sleep(600)
 """

@@ -19,6 +19,7 @@ from tests.fakes.attempts import Bench, finish, launch, left, program, started, 
 
 FAMILY = """
 import os, sys, time
+ready, working = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork():
@@ -26,8 +27,11 @@ if os.fork() == 0:
 elif os.fork() == 0:
     os.setsid()
 else:
-    time.sleep(0.2)
+    os.close(working)
+    os.read(ready, 1)  # ends when both are where they stay
     print("READY", flush=True)
+    time.sleep(600)
+os.close(working)
 time.sleep(600)
 """
 
@@ -102,12 +106,14 @@ needs_cgroup = pytest.mark.skipif(
 
 STRANGER = """
 import os, sys, time
+ready, working = os.pipe()
 if os.fork() == 0:
     os.setsid()
     if os.fork():
         os._exit(0)
     os.execve(sys.executable, [sys.executable, "-c", "import time; time.sleep(600)", sys.argv[0]], {})
-time.sleep(0.3)
+os.close(working)
+os.read(ready, 1)  # ends when it has become another program
 print("READY", flush=True)
 time.sleep(600)
 """
@@ -176,10 +182,13 @@ def test_waiting_for_a_shim_that_never_comes_has_an_end(bench: Bench) -> None:
 
 
 def test_many_waits_at_once_see_one_end(bench: Bench) -> None:
-    attempt = bench.running("echo READY; sleep 0.3; exit 2")
+    attempt = bench.holding(2)
 
     async def wait() -> list[object]:
-        return list(await asyncio.gather(*(watch.wait_end(attempt, procs.boot_id()) for _ in range(5))))
+        waits = [asyncio.ensure_future(watch.wait_end(attempt, procs.boot_id())) for _ in range(5)]
+        await asyncio.sleep(0)  # all of them have begun
+        bench.let_go()
+        return list(await asyncio.gather(*waits))
 
     assert {repr(each) for each in asyncio.run(wait())} == {repr(Ended(finish(attempt)))}
 

@@ -132,7 +132,7 @@ def test_a_gpu_lost_in_between_keeps_its_name_and_says_why(nvml: NvmlStandIn) ->
         assert "GPU 1 is lost" in (seen.gpus[1].error or "")
         assert (seen.gpus[1].reading.uuid, seen.gpus[0].error) == (uuid(1), None)
         end_input(child)
-        assert child.wait(timeout=20) == 0, "it ends with its input"
+        assert child.wait(timeout=60) == 0, "it ends with its input"
     finally:
         child.kill()
         child.communicate()
@@ -249,7 +249,7 @@ def test_it_ends_with_whoever_started_it() -> None:
         assert child.stdout is not None
         assert b'"burn"' in child.stdout.readline()
         end_input(child)
-        assert child.wait(timeout=20) == 0
+        assert child.wait(timeout=60) == 0
     finally:
         child.kill()
         child.communicate()

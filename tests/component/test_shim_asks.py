@@ -21,10 +21,13 @@ import os, signal, sys, time
 name = sys.argv[1]
 for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
     signal.signal(number, lambda n, _: os.write(1, f"{name} {signal.Signals(n).name}\\n".encode()))
+ready, working = os.pipe()
 if name == "batch" and os.fork() == 0:
     name = "step"
+    os.close(working)
 elif name == "batch":
-    time.sleep(0.2)
+    os.close(working)
+    os.read(ready, 1)  # ends when the other has its name
     os.write(1, b"READY\\n")
 end = time.monotonic() + float(sys.argv[2])
 while time.monotonic() < end:
@@ -56,18 +59,18 @@ def test_the_warning_comes_once_before_the_limit_to_those_it_is_for(
 ) -> None:
     """Without `B:` all of the job but its first process, as Slurm's steps without the batch shell."""
     warn = {"warn_signal": int(signal.SIGUSR1), "warn_before_s": 1, "warn_batch_only": batch_only}
-    attempt = bench.running([hearer, "batch", "60"], time_limit_s=2, grace_s=5.0, **warn)
+    attempt = bench.running([hearer, "batch", "60"], time_limit_s=5, grace_s=5.0, **warn)
     ended = finish(attempt)
     assert heard(attempt) == [f"{who} SIGUSR1"]
     assert (ended.why, ended.signal) == ("limit", signal.SIGTERM)
     assert (ended.detail or "").startswith(
-        "signal 10 was sent 1 s before its time limit; reached its time limit of 2 s"
+        "signal 10 was sent 1 s before its time limit; reached its time limit of 5 s"
     )
 
 
 def test_a_job_may_end_well_on_its_warning(bench: Bench) -> None:
     script = "trap 'echo SAVED; exit 0' USR1; echo READY; while :; do sleep 0.05; done"
-    ended = bench.run(script, time_limit_s=60, warn_signal=10, warn_before_s=59, warn_batch_only=True)
+    ended = bench.run(script, time_limit_s=60, warn_signal=10, warn_before_s=57, warn_batch_only=True)
     assert (ended.code, ended.why, log(bench.last)) == (0, None, b"READY\nSAVED\n")
 
 
@@ -93,7 +96,7 @@ def test_a_cancel_does_not_warn(bench: Bench, hearer: str) -> None:
 
 
 def test_signals_reach_whom_they_are_for_in_order_and_do_not_end_the_job(bench: Bench, hearer: str) -> None:
-    attempt = bench.running([hearer, "batch", "1.5"])
+    attempt = bench.running([hearer, "batch", "5"])
     asyncio.run(watch.send_signal(attempt, signal.SIGUSR1))
     until(lambda: heard(attempt) == ["step SIGUSR1"])
     asyncio.run(watch.send_signal(attempt, signal.SIGHUP, batch_only=True))
@@ -122,10 +125,10 @@ def test_many_asks_at_once_from_many_threads_are_each_acted_on_once(bench: Bench
 
 
 def test_a_limit_is_taken_off_extended_and_shortened(bench: Bench) -> None:
-    attempt = bench.running("echo READY; sleep 2; exit 4", time_limit_s=1)
+    attempt = bench.running("echo READY; sleep 5; exit 4", time_limit_s=4)
     asyncio.run(watch.change_limit(attempt, None))
     assert finish(attempt).code == 4
-    attempt = bench.running("echo READY; sleep 2; exit 4", time_limit_s=1)
+    attempt = bench.running("echo READY; sleep 5; exit 4", time_limit_s=4)
     asyncio.run(watch.change_limit(attempt, 60))
     assert finish(attempt).code == 4
     attempt = bench.running("echo READY; exec sleep 60")
@@ -135,16 +138,16 @@ def test_a_limit_is_taken_off_extended_and_shortened(bench: Bench) -> None:
 
 def test_a_longer_limit_is_warned_of_again(bench: Bench, hearer: str) -> None:
     warn = {"warn_signal": int(signal.SIGUSR1), "warn_before_s": 1}
-    attempt = bench.running([hearer, "batch", "60"], time_limit_s=2, **warn)
+    attempt = bench.running([hearer, "batch", "60"], time_limit_s=5, **warn)
     until(lambda: heard(attempt) == ["step SIGUSR1"])
-    asyncio.run(watch.change_limit(attempt, 4))
+    asyncio.run(watch.change_limit(attempt, 10))
     until(lambda: heard(attempt) == ["step SIGUSR1", "step SIGUSR1"])
     assert finish(attempt).why == "limit"
 
 
 def test_row_7_an_ask_outlives_the_agent_that_stored_it_and_told_nobody(bench: Bench, hearer: str) -> None:
     """The agent dies between the two: whoever waits for the run next tells the shim, and it acts once."""
-    attempt = bench.running([hearer, "batch", "1.5"])
+    attempt = bench.running([hearer, "batch", "5"])
     attempt.write_ask(Ask(do="signal", number=int(signal.SIGUSR1)))
     assert finish(attempt).code == 0  # waits as an agent does after its restart
     assert heard(attempt) == ["step SIGUSR1"]
@@ -152,7 +155,7 @@ def test_row_7_an_ask_outlives_the_agent_that_stored_it_and_told_nobody(bench: B
 
 
 def test_an_ask_that_is_told_twice_is_acted_on_once(bench: Bench, hearer: str) -> None:
-    attempt = bench.running([hearer, "batch", "1.5"])
+    attempt = bench.running([hearer, "batch", "5"])
     asyncio.run(watch.send_signal(attempt, signal.SIGUSR1))
     for _ in range(50):
         os.kill(started(attempt).shim_pid, signal.SIGUSR1)
@@ -186,7 +189,7 @@ def test_a_damaged_or_unknown_ask_is_dropped_and_the_next_one_obeyed(bench: Benc
 
 def test_row_48_a_shim_of_an_older_version_is_not_signalled_to_death(bench: Bench) -> None:
     """It knows no SIGUSR1, which would end it. Simulated: its record says nothing of hearing asks."""
-    attempt = bench.running("echo READY; sleep 0.5; exit 6")
+    attempt = bench.holding(6)
     record = json.loads((attempt.path / "started").read_text())
     del record["hears"]
     (attempt.path / "started").write_text(json.dumps(record))
@@ -195,17 +198,19 @@ def test_row_48_a_shim_of_an_older_version_is_not_signalled_to_death(bench: Benc
     with pytest.raises(RecordError, match="older version"):
         asyncio.run(watch.change_limit(attempt, 1))
     attempt.write_ask(Ask(do="signal", number=9))
+    bench.let_go()
     assert finish(attempt).code == 6
 
 
 def test_row_21_an_ask_is_never_told_to_a_stranger(bench: Bench) -> None:
     """The record names a process that lives, with another start time: SIGUSR1 would end it."""
     attempt = bench.running("echo READY; exec sleep 60")
-    stranger = bench.running("echo READY; sleep 0.5; exit 5")
+    stranger = bench.holding(5)
     record = json.loads((attempt.path / "started").read_text())
     changed = {**record, "shim_pid": started(stranger).job_pid}
     (attempt.path / "started").write_text(json.dumps(changed))
     asyncio.run(watch.send_signal(attempt, signal.SIGUSR1))
+    bench.let_go()
     assert finish(stranger).code == 5
     (attempt.path / "started").write_text(json.dumps(record))
     os.kill(record["job_pid"], signal.SIGKILL)

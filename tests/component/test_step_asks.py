@@ -131,12 +131,13 @@ def test_a_step_is_the_users_and_sees_no_other_gpu(tmp_path: Path) -> None:
 def test_a_supervisor_of_an_older_version_is_asked_for_no_step(tmp_path: Path) -> None:
     """It would take the ask and do nothing. Simulated: its record says what the last version's said."""
     bench = Bench(tmp_path)
-    attempt = bench.running("echo READY; sleep 0.5; exit 6")
+    attempt = bench.holding(6)
     record = (attempt.path / "started").read_text()
     (attempt.path / "started").write_text(record.replace('"hears": 2', '"hears": 1'))
     with pytest.raises(RecordError, match="takes no steps"):
         asyncio.run(watch.start_step(attempt, ["/bin/true"]))
     asyncio.run(watch.send_signal(attempt, signal.SIGCONT))
+    bench.let_go()
     assert finish(attempt).code == 6
 
 

@@ -250,7 +250,7 @@ def fake_agent(path: Path, name: str = "n1", gpus: int = 8, **more: Any) -> Iter
         yield child
     finally:
         child.kill()
-        child.wait(timeout=10)
+        child.wait(timeout=60)
         child.close()
 
 

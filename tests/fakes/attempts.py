@@ -70,6 +70,15 @@ class Bench:
         until(lambda: b"READY" in log(attempt))
         return attempt
 
+    def holding(self, code: int, **claim: Any) -> AttemptDir:
+        """Running until `let_go`, and then ended with a code of its own."""
+        self._go = self.path / f"go-{self._jobs + 1}"
+        return self.running(f"echo READY; while [ ! -e {self._go} ]; do sleep 0.02; done; exit {code}", **claim)
+
+    def let_go(self) -> None:
+        """Let the job held last end."""
+        self._go.touch()
+
 
 def launch(attempt: AttemptDir) -> None:
     """By double fork."""

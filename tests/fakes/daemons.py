@@ -77,7 +77,7 @@ class Daemon:
         """Send a signal and wait for the end."""
         assert self.process is not None
         self.process.send_signal(number)
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=60)
 
     def stop(self) -> None:
         """SIGTERM; a second call does nothing."""
@@ -143,7 +143,7 @@ class Box:
         for shim in shims:
             with contextlib.suppress(psutil.NoSuchProcess):
                 shim.terminate()  # it ends its job, and then itself
-        psutil.wait_procs(shims, timeout=15)
+        psutil.wait_procs(shims, timeout=60)
         shutil.rmtree(self.run_dir, ignore_errors=True)
 
     def _is_shim(self, cmdline: list[str]) -> bool:

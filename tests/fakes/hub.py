@@ -82,15 +82,15 @@ def running_hub(
     config.hub_state_dir.mkdir(parents=True, exist_ok=True)
     thread = threading.Thread(target=run, name="hub", daemon=True)
     thread.start()
-    assert started.wait(20)
+    assert started.wait(60)
     try:
         if not failed:
-            with Client(UnixTransport(config.hub_socket), timeout_s=20) as client:
+            with Client(UnixTransport(config.hub_socket), timeout_s=60) as client:
                 yield client
     finally:
         if not failed:
             loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
+        thread.join(60)
     assert not thread.is_alive()
     if failed:
         raise failed[0]

@@ -64,7 +64,7 @@ class Server:
         return bool(_page(f"{self._url}/-/ready"))
 
     def _ask(self, path: str, **query: str) -> Any:
-        with urllib.request.urlopen(f"{self._url}{path}?{urllib.parse.urlencode(query)}", timeout=20) as answer:
+        with urllib.request.urlopen(f"{self._url}{path}?{urllib.parse.urlencode(query)}", timeout=60) as answer:
             told = json.load(answer)
         assert told["status"] == "success", told
         return told["data"]
@@ -90,7 +90,7 @@ def read_by_node_exporter(folder: Path) -> str:
 
 def _page(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return str(answer.read().decode())
     except (urllib.error.URLError, ConnectionError):
         return ""

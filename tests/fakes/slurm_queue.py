@@ -172,7 +172,7 @@ def serving(queue: FakeQueue, path: Path) -> Iterator[Path]:
             yield path
         finally:
             server.shutdown()
-            thread.join(10)
+            thread.join(60)
 
 
 def job(number: int, state: JobState = JobState.PENDING, **more: Any) -> Job:

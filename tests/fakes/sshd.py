@@ -111,7 +111,7 @@ def sshd(
         for pid in reversed(server.pids()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
 
 
 def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> None:

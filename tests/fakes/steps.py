@@ -77,7 +77,7 @@ def gone(pids: list[int]) -> bool:
     for pid in pids:
         with contextlib.suppress(psutil.NoSuchProcess):
             left.append(psutil.Process(pid))
-    _, alive = psutil.wait_procs(left, timeout=10)
+    _, alive = psutil.wait_procs(left, timeout=60)
     return not alive
 
 

@@ -22,7 +22,7 @@ _FOREIGN = re.compile(
     r"|LANGUAGE|COLUMNS|LINES|NO_COLOR|FORCE_COLOR|CLICOLOR(_FORCE)?|COLORTERM|BASH_ENV|ENV|CDPATH|POSIXLY_CORRECT"
     r"|EDITOR|VISUAL|PAGER|SSH_(AUTH_SOCK|CLIENT|CONNECTION|TTY)|NOTIFY_SOCKET|WATCHDOG_(USEC|PID)|LISTEN_(PID|FDS)"
 )
-"""Variables that Stoker, the programs that it starts, or its libraries act on; those that say which GPUs are ours stay."""
+"""What Stoker, the programs that it starts, or its libraries act on. Those that say which GPUs are ours stay."""
 _HEARD = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
 """Ignored by what nohup or a shell's `&` starts, and then by everything below it."""
 

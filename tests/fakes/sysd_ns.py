@@ -146,11 +146,11 @@ class Systemd:
         if self.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
-            self._unshare.wait(timeout=20)
+            self._unshare.wait(timeout=60)
             self.pid = 0
         elif hasattr(self, "_unshare"):
             self._unshare.kill()
-            self._unshare.wait(timeout=20)
+            self._unshare.wait(timeout=60)
         for cgroup in self._cgroups:
             _remove_cgroup(cgroup)
         shutil.rmtree(self._work, ignore_errors=True)

@@ -139,12 +139,12 @@ def test_prometheus_gets_at_all_nodes_where_an_admin_wants_it(working: Machine) 
     assert shipped == ["prometheus.yml", "stoker-dashboard.json", "stoker-rules.yml"]
     box.run("systemctl", "start", METRICS_UNIT)
     try:
-        asked = f"import urllib.request as u; print(u.urlopen('{METRICS}/targets', timeout=20).read().decode())"
+        asked = f"import urllib.request as u; print(u.urlopen('{METRICS}/targets', timeout=60).read().decode())"
         told = wait_until(lambda: box.run(PYTHON, "-c", asked, check=False).stdout, "it answers")
         paths = {each["labels"]["instance"]: each["labels"]["__metrics_path__"] for each in json.loads(told)}
         name = box.run("uname", "-n").stdout.strip().partition(".")[0]
         assert paths == {name: f"/nodes/{name}/metrics", "hub": "/metrics"}
-        asked = f"import urllib.request as u; print(u.urlopen('{METRICS}{paths[name]}', timeout=20).read().decode())"
+        asked = f"import urllib.request as u; print(u.urlopen('{METRICS}{paths[name]}', timeout=60).read().decode())"
         assert "stoker_gpu_power_watts{" in box.run(PYTHON, "-c", asked).stdout
         owner = box.run(
             "ps", "-o", "user=", "-p", box.run("systemctl", "show", "-P", "MainPID", METRICS_UNIT).stdout.strip()

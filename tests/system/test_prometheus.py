@@ -46,7 +46,7 @@ def exporter(lab: Box, *words: str) -> Iterator[str]:
     finally:
         os.close(read_fd)
         process.terminate()
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=60) == 0
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def prometheus(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def get(url: str, accept: str = "") -> tuple[str, str]:
-    with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": accept}), timeout=20) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, headers={"Accept": accept}), timeout=60) as answer:
         return answer.headers["Content-Type"], answer.read().decode()
 
 
@@ -169,7 +169,7 @@ def test_nothing_but_pages_of_metrics_is_passed_on(lab: Box, address: str) -> No
         assert refused(address + path)[0] == 404
     status, said = refused(f"{address}/nodes/n9/metrics")
     assert (status, "n9" in said) == (404, True)
-    host = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+    host = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
     host.request("POST", "/metrics", body="x")
     assert host.getresponse().status == 405
 

@@ -13,7 +13,7 @@ from agent.api.types import LinkState
 from agent.hub.linkstate import Link
 from agent.hub.metering import Metering
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @dataclass
