@@ -46,7 +46,6 @@ class Reader:
 
     def __init__(self, root: Path = Path("/"), collected: Path | None = None, timeout_s: float = TIMEOUT_S) -> None:
         """`collected` is what root read of this machine, where there is such a file."""
-        self._root = root
         self._timeout_s = timeout_s
         self._sources: dict[Group, Callable[[], list[Mark]]] = {
             group: partial(_listed, read, root) for group, read in _SOURCES.items()

@@ -39,11 +39,6 @@ class Timekeeper:
         """Take up what the ledger remembers."""
         self._mark = self._written = self._ledger.clock() if self._ledger.installed() else None
 
-    @property
-    def keeps(self) -> bool:
-        """Whether a time is kept: from the first activation on."""
-        return self._mark is not None
-
     def advance(self, now: int) -> clock.HighWater:
         """The mark now, of which nothing is kept."""
         return clock.advance(self._mark, now, self._uptime())

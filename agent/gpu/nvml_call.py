@@ -24,7 +24,6 @@ FORGET_S = 3600.0
 # Structures of nvml.h, each with the fields we want; x skips the others.
 NUMBER = struct.Struct("I")
 LONG = struct.Struct("Q")
-PAIR = struct.Struct("II")  # nvmlUtilization_t: gpu, memory
 _MEMORY = struct.Struct("Q8xQ")  # total, used; not free
 _MEMORY_V2 = struct.Struct("8xQQ8xQ")  # total, reserved, used; not version, free
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from agent.api.errors import ApiError
 from agent.api.types import LicenceOrder, LicenceStage
-from agent.gate import HubLicence
 from licensing import armour, cli, qr, verify
 from licensing.armour import Label
 from licensing.document import sign
@@ -23,16 +21,8 @@ from licensing.exchange import MAX_REQUEST_CHARS, Release, Request, Want
 from tests.fakes import papers, vendor
 from tests.fakes.hub import hub_config, running_hub
 from tests.fakes.localhub import LocalHub
-from tests.fakes.vendor import DAY, NOW, ROOT, ROOTS, SITE, VOUCHER, Boot, changed, file
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
-    boot = Boot()
-    state = HubLicence(tmp_path / "hub", "test", ROOTS, boot)
-    state.open()
-    yield LocalHub(state, NOW, boot, tmp_path / "hub")
-    state.close()
+from tests.fakes.localhub import hub as hub
+from tests.fakes.vendor import DAY, NOW, ROOT, ROOTS, SITE, VOUCHER, changed, file
 
 
 @pytest.fixture(autouse=True)
