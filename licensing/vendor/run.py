@@ -36,7 +36,7 @@ from licensing.vendor.sign import (
     write_new,
 )
 from licensing.vendor.store import COLUMNS
-from licensing.vendor_cli import DESK_VARIABLE, MONTHS_MAX
+from licensing.vendor_cli import DESK_VARIABLE
 
 _MONTH_S = 31 * DAY_S
 
@@ -65,14 +65,14 @@ def _root_keys(args: argparse.Namespace) -> int:
 
 
 def _issuer_keys(args: argparse.Namespace, now: int) -> int:
-    if args.months > MONTHS_MAX:
+    if args.months > plans.ISSUER_MONTHS:
         raise UsageError(
-            f"--months {args.months} is more than {MONTHS_MAX}; make the next certificate when this one ends"
+            f"--months {args.months} is more than {plans.ISSUER_MONTHS}; make the next certificate when this one ends"
         )
     if (args.root_key is None) == (args.issuer_key is None) or (args.issuer_key is None) != (args.issuer_cert is None):
         raise UsageError("name who signs: --root-key FILE, or --issuer-key FILE with --issuer-cert FILE for a reseller")
     by: Path | Signer = args.root_key or load_signer(args.issuer_key, args.issuer_cert, _passphrase(args))
-    exp = now + args.months * 366 * DAY_S // 12
+    exp = now + args.months * plans.ISSUER_MONTH_S
     terms = Issuer(
         id=f"iss-{secrets.token_hex(6)}",
         iat=now,
