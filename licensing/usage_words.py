@@ -29,7 +29,9 @@ def nowhere(month: str | None, *, rows: bool, config: Path | None = None) -> tup
 def add_verbs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Put the verbs of `usage` on its parser; gives the one that asks a hub."""
     verbs = parser.add_subparsers(dest="what", required=True, metavar="VERB")
-    export: argparse.ArgumentParser = verbs.add_parser("export", help="close a month and write its signed report; again, and it is the same")
+    export: argparse.ArgumentParser = verbs.add_parser(
+        "export", help="close a month and write its signed report; again, and it is the same"
+    )
     export.add_argument("--month", type=_month, metavar="YYYY-MM", help="in UTC; else the last whole month")
     export.add_argument("--rows", action="store_true", help="with every row: node, GPU, salted job, start, end")
     export.add_argument("-o", "--output", metavar="FILE", help="else a name by month and number; - is standard output")

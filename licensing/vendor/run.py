@@ -230,18 +230,19 @@ def _crl(args: argparse.Namespace, now: int) -> int:
 
 def _verify_usage(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
-        reports, findings = desk.verify_usage([usage_cli.text_of(str(path)) for path in args.files], now)
-    for each in reports:
-        usage = each.paper
-        hours = usage.gpu_ms / plans.MS_PER_HOUR
-        print(f"{usage.id}  {usage.licence} number {usage.number}, to {when(usage.ends)}, {hours:.2f} GPU-hours")
-    return usage_cli.tell(findings)
+        given = usage_cli.read_all([str(path) for path in args.files])
+        findings = desk.verify_usage(given.reports, now)
+    for each in given.reports:
+        usage = each.usage
+        hours, file = usage.gpu_ms / plans.MS_PER_HOUR, given.of(usage.id)
+        print(f"{usage.id}  {usage.licence} number {usage.number}, to {when(usage.ends)}, {hours:.2f} GPU-hours{file}")
+    return usage_cli.tell(findings, given)
 
 
 def _receipt(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
         due = _due(args.next_by, now) if args.next_by else None
-        receipt, text = desk.receipt(_signer(args), usage_cli.text_of(str(args.file)), now, due)
+        receipt, text = desk.receipt(_signer(args), usage_cli.read(str(args.file)), now, due)
     _write(args.out, text)
     _say(args, f"receipt {receipt.id} for {receipt.usage}; the next report is due {when(receipt.report_by)}")
     if receipt.first is not None and receipt.first > 1:
