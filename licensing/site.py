@@ -414,10 +414,10 @@ class Site:
         self._units.note_nodes(heard, known, at)
         self._settle_units(at)
 
-    def note_admin(self, user: str, now: int) -> bool:
-        """Note that somebody used an admin verb; whether that was news."""
+    def note_admin(self, user: str, now: int, ago_s: int = 0) -> bool:
+        """Note that somebody used an admin verb, so many seconds before `now`; whether that was news."""
         at = self._time.look(now).time
-        if news := self._units.note_admin(user, at):
+        if news := self._units.note_admin(user, at, at - ago_s):
             self._settle_units(at)
         return news
 

@@ -206,14 +206,14 @@ class HubLicence:
         with translated():
             self._site.note_nodes(heard, known, now)
 
-    def note_admin(self, user: str, now: int) -> bool:
-        """Note that somebody used an admin verb; whether that was news.
+    def note_admin(self, user: str, now: int, ago_s: int = 0) -> bool:
+        """Note that somebody used an admin verb, so many seconds before `now`; whether that was news.
 
         Raises:
             ApiError: the ledger cannot be used.
         """
         with translated():
-            return self._site.note_admin(user, now)
+            return self._site.note_admin(user, now, ago_s)
 
     def usage_prune(self, now: int, kept_s: int) -> int:
         """Forget some rows that the vendor acknowledged and that are older than this; how many were.

@@ -332,10 +332,10 @@ class Seats:
         with contextlib.suppress(ApiError):  # `_tell` says it, and the next round notes them
             await self._in_thread(lambda licence: licence.note_nodes(heard, known, int(time.time())))
 
-    async def note_admin(self, user: str) -> None:
-        """Count somebody who used an admin verb. Never fails: what was done is done."""
+    async def note_admin(self, user: str, ago_s: int = 0) -> None:
+        """Count somebody who used an admin verb so long ago. Never fails: what was done is done."""
         try:
-            if await self._in_thread(lambda licence: licence.note_admin(user, int(time.time()))):
+            if await self._in_thread(lambda licence: licence.note_admin(user, int(time.time()), ago_s)):
                 await self._tell()
         except ApiError as error:
             _log.warning("user=%s used an admin verb and is not counted: %s", user, error)
