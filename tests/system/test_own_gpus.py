@@ -25,7 +25,7 @@ def test_a_hub_without_the_drivers_files_knows_the_gpus_that_its_agent_reads(
     with box(tmp_path / "n1", library=nvml.library, voucher=False) as made, made.hub.client() as hub:
         assert sorted(nvml_uuids(made.agent.socket)) == THREE
         found = wait_until(lambda: hub.licence().hardware, "the hub looked at its machine")
-        assert "gpus" in found.seen
+        assert found is not None and "gpus" in found.seen
     assert nvml_uuids(made.agent.socket) == [], "nobody listens there any more"
 
 
@@ -33,6 +33,7 @@ def test_simulated_gpus_are_no_marks_of_a_machine(tmp_path: Path) -> None:
     with box(tmp_path / "n1", voucher=False) as made, made.hub.client() as hub:
         assert nvml_uuids(made.agent.socket) == []
         found = wait_until(lambda: hub.licence().hardware, "the hub looked at its machine")
+        assert found is not None
         assert "gpus" not in found.seen or Path("/proc/driver/nvidia/gpus").exists()
 
 
