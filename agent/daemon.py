@@ -138,6 +138,7 @@ async def _start_hub(config: Config, stack: AsyncExitStack, _: ReadAgain) -> _Re
     from agent.gate import HardwareReader, HubLicence
     from agent.hub.fleet import Fleet
     from agent.hub.metering import Metering
+    from agent.hub.owngpus import nvml_uuids
     from agent.hub.seats import Seats
     from agent.server import base
     from agent.server.feed import Feed
@@ -148,7 +149,7 @@ async def _start_hub(config: Config, stack: AsyncExitStack, _: ReadAgain) -> _Re
     fleet, feed = Fleet(config), Feed()
     await fleet.start()
     stack.push_async_callback(fleet.stop)
-    reader = HardwareReader(config.run_dir)
+    reader = HardwareReader(config.run_dir, nvml=lambda: nvml_uuids(config.agent_socket))
     seats = Seats(HubLicence(config.hub_state_dir, config.cluster), fleet, feed.publish, reader.read)
     await seats.start()
     stack.push_async_callback(seats.stop)

@@ -143,9 +143,9 @@ def _parser(version: str, *, vendor: bool) -> argparse.ArgumentParser:
         each.add_argument("file", metavar="FILE", help="the file, or - to paste it on standard input")
     audit = audit_cli.add_verbs(verbs.add_parser("audit", help="check the trail of what was done with the licence"))
     usage = verbs.add_parser("usage", help="report the GPU time used, signed, to yourself and your vendor")
-    usage_words.add_verbs(usage)
+    export = usage_words.add_verbs(usage)
     more = (*buyer_cli.add_verbs(verbs), doctor.add_verb(verbs), *seats_cli.add_verbs(verbs))
-    for verb in (status, activate, answer, audit, usage, *more):
+    for verb in (status, activate, answer, audit, export, *more):
         _add_config(verb, argparse.SUPPRESS)
     desk = verbs.add_parser("vendor", help="make keys, sign and inspect licences (vendor, reseller)")
     if vendor:

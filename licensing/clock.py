@@ -64,10 +64,17 @@ class HighWater(msgspec.Struct, frozen=True, kw_only=True):
     """How far it was ahead then; much further ahead is another doubt."""
     settled: bool = False
     """The wall clock of this boot agreed once with what was known: from then on uptime explains every later jump."""
+    behind: bool = False
+    """The wall clock is behind by so much that it is told (`is_behind`): kept, so that no restart tells it anew."""
 
 
 def advance(mark: HighWater | None, wall: int, uptime: Uptime) -> HighWater:
     """Note what the wall clock says, as far as it can be trusted; `time` of the result is the confirmed time."""
+    new = _advanced(mark, wall, uptime)
+    return msgspec.structs.replace(new, behind=True) if is_behind(new, wall) else new
+
+
+def _advanced(mark: HighWater | None, wall: int, uptime: Uptime) -> HighWater:
     if mark is None:
         return HighWater(time=wall, boot_id=uptime.boot_id, uptime=uptime.seconds)
     known = _known(mark, uptime)
@@ -79,7 +86,9 @@ def advance(mark: HighWater | None, wall: int, uptime: Uptime) -> HighWater:
         mark = msgspec.structs.replace(mark, ahead_since=uptime.seconds, ahead_by=ahead)
     if uptime.seconds - (mark.ahead_since or 0) >= CONFIRM_S:
         return _mark(wall, uptime, settled=True)
-    return msgspec.structs.replace(mark, time=known, boot_id=uptime.boot_id, uptime=uptime.seconds, settled=settled)
+    return msgspec.structs.replace(
+        mark, time=known, boot_id=uptime.boot_id, uptime=uptime.seconds, settled=settled, behind=False
+    )
 
 
 def believed(mark: HighWater, wall: int) -> int:
@@ -98,8 +107,8 @@ def trust(mark: HighWater, signed: int, wall: int) -> HighWater:
     """
     if signed > mark.time:
         return msgspec.structs.replace(mark, time=signed, settled=False)
-    agrees = mark.ahead_since is None and signed <= wall and mark.time - wall <= JUMP_S
-    return msgspec.structs.replace(mark, settled=mark.settled or agrees)
+    is_near = mark.ahead_since is None and signed <= wall and mark.time - wall <= JUMP_S
+    return msgspec.structs.replace(mark, settled=mark.settled or is_near)
 
 
 def confirm(mark: HighWater, wall: int) -> HighWater:
@@ -109,7 +118,7 @@ def confirm(mark: HighWater, wall: int) -> HighWater:
 
 def put_back(mark: HighWater, moment: int) -> HighWater:
     """What was known is proven wrong, and it is `moment`: the only way back. `mark` comes fresh from `advance`."""
-    return msgspec.structs.replace(mark, time=moment, ahead_since=None, ahead_by=0, settled=True)
+    return msgspec.structs.replace(mark, time=moment, ahead_since=None, ahead_by=0, settled=True, behind=False)
 
 
 def proven(mark: HighWater, wall: int, *, asked: int, at: int, signed: int) -> int | None:
@@ -154,8 +163,11 @@ def is_news(mark: HighWater | None, written: HighWater | None) -> bool:
     """Whether the mark is worth a write to disk: ten minutes on, another boot, or another opinion of the wall clock."""
     if mark is None or written is None:
         return mark is not written
-    opinion = (mark.boot_id, mark.ahead_since, mark.settled) != (written.boot_id, written.ahead_since, written.settled)
-    return opinion or mark.time - written.time >= _WRITE_S
+    return _opinion(mark) != _opinion(written) or mark.time - written.time >= _WRITE_S
+
+
+def _opinion(mark: HighWater) -> tuple[object, ...]:
+    return mark.boot_id, mark.ahead_since, mark.settled, mark.behind
 
 
 def doubt(mark: HighWater, wall: int) -> str:
@@ -169,6 +181,11 @@ def doubt(mark: HighWater, wall: int) -> str:
 def is_behind(mark: HighWater, wall: int) -> bool:
     """Whether the wall clock shows a time that has certainly passed, by more than what clocks differ and are set."""
     return mark.time - wall > BEHIND_S
+
+
+def agrees(mark: HighWater, wall: int) -> bool:
+    """Whether the wall clock is what is known; `mark` comes fresh from `advance`."""
+    return abs(wall - mark.time) <= SKEW_S
 
 
 def lag(mark: HighWater, wall: int) -> str:

@@ -68,7 +68,7 @@ class Issuer(Document, frozen=True, kw_only=True, omit_defaults=True):
 
     nbf: Time
     exp: Time
-    """No licence of this issuer reaches beyond it."""
+    """No licence of this issuer reaches beyond it; at most 25 months after `nbf` (`verify`)."""
     key: Key
     name: Name
     products: Annotated[tuple[Name, ...], Meta(max_length=32)]

@@ -1,8 +1,10 @@
 """Reading what `fingerprint` wants to know from /sys, /proc and /etc.
 
-Rules kept here: everything below one root, which a test sets; nothing is opened that is no plain file, and no more than
-a page is read of it; what cannot be read is absent. Each group is read in a thread of its own with a deadline, because
-a driver that hangs hangs whoever asks it; such a thread is left to it, and no second one is sent after it.
+Rules kept here: all files below one root, which a test sets; nothing is opened that is no plain file, and no more than
+a page is read of it; what cannot be read is absent. What no file tells comes through the two callables that `Reader`
+takes: the address that a NIC was made with, and the UUIDs that NVML has. Each group is read in a thread of its own with
+a deadline, because a driver that hangs hangs whoever asks it; such a thread is left to it, and no second one is sent
+after it.
 
 Serial numbers of the platform are root's to read, and the hub is not root. What root read at the start of the unit
 lies beside the hub's socket (`collect`), on a file system that ends with the boot: on a disk it would go along with it
@@ -25,7 +27,7 @@ from functools import partial
 from pathlib import Path
 
 from licensing import files, tpm
-from licensing.fingerprint import Group, Kind, Mark
+from licensing.fingerprint import Group, Kind, Mark, cleaned
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +43,34 @@ _INFINIBAND = "32"
 """ARPHRD_INFINIBAND."""
 
 
+PermanentOf = Callable[[str], str | None]
+"""Gives the permanent address of a NIC by its name (`nics.permanent_address`)."""
+NvmlUuids = Callable[[], Iterable[str]]
+"""Gives the UUIDs of this machine's GPUs as NVML has them: the hub asks the agent beside it."""
+
+
 class Reader:
     """Reads all groups, again and again. Used from one thread at a time."""
 
-    def __init__(self, root: Path = Path("/"), collected: Path | None = None, timeout_s: float = TIMEOUT_S) -> None:
-        """`collected` is what root read of this machine, where there is such a file."""
+    def __init__(
+        self,
+        root: Path = Path("/"),
+        collected: Path | None = None,
+        timeout_s: float = TIMEOUT_S,
+        *,
+        permanent: PermanentOf | None = None,
+        nvml: NvmlUuids | None = None,
+    ) -> None:
+        """`collected` is what root read of this machine, where there is such a file.
+
+        `permanent` is asked where a NIC was given another address, `nvml` where the driver's /proc tells not every GPU.
+        """
         self._timeout_s = timeout_s
         self._sources: dict[Group, Callable[[], list[Mark]]] = {
             group: partial(_listed, read, root) for group, read in _SOURCES.items()
         }
+        self._sources[Group.NETWORK] = lambda: list(network(root, permanent))
+        self._sources[Group.GPUS] = lambda: list(gpus(root, nvml))
         if collected is not None:
             self._sources[Group.PLATFORM] = lambda: _merged(platform(root), read_collected(collected, root))
         self._hanging: dict[Group, threading.Thread] = {}
@@ -150,15 +171,17 @@ def platform(root: Path) -> Iterator[Mark]:
         yield Kind.TPM, found
 
 
-def network(root: Path) -> Iterator[Mark]:
+def network(root: Path, permanent: PermanentOf | None = None) -> Iterator[Mark]:
     """Permanent addresses of what has a device behind it; those of a bond's NICs are told by the bond."""
-    permanent = _of_bonds(root)
+    bonded = _of_bonds(root)
     for nic in _entries(root / "sys/class/net"):
         if not _exists(nic / "device"):
             continue
-        address = permanent.get(nic.name)
+        address = bonded.get(nic.name)
         if address is None and (_text(nic / "addr_assign_type") or "").strip() == "0":
             address = (_text(nic / "address") or "").strip()
+        elif address is None and permanent is not None:
+            address = permanent(nic.name)
         if address and (_text(nic / "type") or "").strip() == _INFINIBAND:
             address = _of_port(address)
         if address:
@@ -183,12 +206,20 @@ def _of_bonds(root: Path) -> dict[str, str]:
     return found
 
 
-def gpus(root: Path) -> Iterator[Mark]:
-    """UUIDs as the driver tells them in /proc, which needs no library and no device file."""
-    for folder in _entries(root / "proc/driver/nvidia/gpus"):
+def gpus(root: Path, nvml: NvmlUuids | None = None) -> Iterator[Mark]:
+    """UUIDs as the driver tells them in /proc, which needs no library and no device file; else by NVML.
+
+    /proc has question marks in place of the UUID until a GPU was used once, and in a container it may not be there.
+    """
+    folders = _entries(root / "proc/driver/nvidia/gpus")
+    told = 0
+    for folder in folders:
         found = re.search(r"^GPU UUID:\s*(GPU-\S+)", _text(folder / "information") or "", re.MULTILINE)
-        if found:
+        if found and cleaned(Kind.GPU, found[1]):
+            told += 1
             yield Kind.GPU, found[1]
+    if nvml is not None and (not folders or told < len(folders)):
+        yield from ((Kind.GPU, uuid) for uuid in nvml())
 
 
 def disk(root: Path) -> Iterator[Mark]:

@@ -38,6 +38,10 @@ BORROW_S = 30 * DAY_S
 RECLAIM_PERCENT = 10
 RECLAIM_S = 30 * DAY_S
 """In which so many seats may be taken from nodes before their lease ended."""
+ISSUER_MONTHS = 25
+"""How long an issuer's certificate may live: a stolen key is worth that much less."""
+ISSUER_MONTH_S = 366 * DAY_S // 12
+"""A twelfth of a leap year, as certificates are made: 25 of them are no shorter than any 25 months of the calendar."""
 NEVER = 253_402_300_799
 """The end of the year 9999: when a perpetual licence ends."""
 

@@ -21,6 +21,8 @@ from licensing.store import Asked, Installed, Ledger, Tombstone
 from licensing.verify import LicenceChain, ReceiptChain
 
 PENDING_S = 90 * DAY_S
+_OF_MACHINE = "request-of-machine"
+"""Names the request that the site made by itself, because of its machine."""
 _KEEP = 32
 """Requests that may be pending at once; the oldest make way."""
 
@@ -50,8 +52,11 @@ class Requests:
         self._hex = keys.public_hex(key)
         self._commitment = commitment
 
-    def ask(self, want: Want, licence: Licence | None, crl: int, at: int) -> Outgoing:
-        """Make a request, and keep it as pending."""
+    def ask(self, want: Want, licence: Licence | None, crl: int, at: int, *, about_machine: bool = False) -> Outgoing:
+        """Make a request, and keep it as pending.
+
+        `about_machine`: nobody asked for it but the machine, which is not the one of the licence.
+        """
         counter, head = self._ledger.audit_head()
         request = Request(
             id=secrets.token_hex(12),
@@ -67,6 +72,8 @@ class Requests:
         token, until = sign(self._key, request), at + PENDING_S
         with self._ledger.transaction():
             self._ledger.put_request(Asked(id=request.id, want=want, made_at=at, until=until, text=token), keep=_KEEP)
+            if about_machine:
+                self._ledger.run("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (_OF_MACHINE, request.id))
             self._ledger.audit(at, "requested", request.id, want=want, licence=request.licence)
         return Outgoing(id=request.id, token=token, file=armour.wrap(armour.Label.REQUEST, token), until=until)
 
@@ -79,19 +86,20 @@ class Requests:
                 return Outgoing(id=asked.id, token=asked.text, file=file, until=asked.until)
         return None
 
-    @staticmethod
-    def superseded(pending: Sequence[Asked], licence: Licence | None) -> frozenset[str]:
+    def superseded(self, pending: Sequence[Asked], licence: Licence | None, *, machine_fits: bool) -> frozenset[str]:
         """Those of them (newest first) that nobody waits for any more, though an answer would still be taken.
 
-        A newer one asks for the same, or a licence of this site was signed after they were made.
+        A newer one asks for the same; a licence of this site was signed after they were made; or it was made because
+        of the machine, and the machine fits the licence now, whenever that was signed.
         """
         signed = licence.iat if licence is not None and licence.site is not None else 0
-        found, wants = set(), set[str]()
+        row = self._ledger.one("SELECT value FROM meta WHERE name = ?", (_OF_MACHINE,)) if machine_fits else None
+        found, wants = {row[0]} if row else set[str](), set[str]()
         for each in pending:
             if each.want in wants or (each.want != Want.USAGE and each.made_at < signed):
                 found.add(each.id)
             wants.add(each.want)
-        return frozenset(found)
+        return frozenset(found & {each.id for each in pending})
 
     def release(self, licence: Licence, at: int, to: str | None = None) -> Outgoing:
         """Give the licence back; with `to`, the text of another site's request, ask for it to go there.

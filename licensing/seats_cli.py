@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Protocol
 
+from licensing.clock import SKEW_S
 from licensing.errors import UsageError
 from licensing.moments import when
 
@@ -14,6 +15,9 @@ VERBS = ("borrow", "clock", "extend", "node", "pin", "standby")
 
 class Hub(Protocol):
     """The hub, as far as these verbs need it. Raises `LicenceError`."""
+
+    def licence(self, config: Path | None = None) -> dict[str, Any]:
+        """The licence as it stands."""
 
     def order(
         self, verb: str, subject: str, *, days: int = 0, force: bool = False, config: Path | None = None
@@ -68,8 +72,7 @@ def run(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
         done = hub.order("borrow", args.node, days=args.days, config=args.config)
         return done, f"{args.node} has its seats for {args.days} days, once it heard so from the hub"
     if args.verb == "clock":
-        done = hub.order("clock-confirm", "", force=args.yes, config=args.config)
-        return done, f"it is {when(done['at'])}, on your word; each node hears of it with its next lease"
+        return _confirm_clock(args, hub)
     if args.verb == "extend":
         done = hub.order("extend", "", config=args.config)
         return done, f"new jobs start until {when(done['restricted_at'])}, once in this term"
@@ -83,6 +86,19 @@ def run(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
         done = hub.order("unpin" if args.off else "pin", args.gpu, force=args.force, config=args.config)
         return done, f"{args.gpu} is {'as the others again' if args.off else 'first where seats are short'}"
     return _release(args, hub)
+
+
+def _confirm_clock(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:
+    before = hub.licence(args.config)
+    done = hub.order("clock-confirm", "", force=args.yes, config=args.config)
+    is_known = all(abs((done[time] or 0) - (before[time] or 0)) <= SKEW_S for time in ("at", "confirmed_at"))
+    if is_known and not args.yes:
+        return done, (
+            f"the clock agrees with what was signed and seen ({when(done['at'])}): there is nothing to confirm. "
+            "Where a node's own time is wrong: stoker-license clock confirm --yes"
+        )
+    how = "as was known here" if is_known else "on your word"
+    return done, f"it is {when(done['at'])}, {how}; each node goes by it from its next lease on"
 
 
 def _release(args: argparse.Namespace, hub: Hub) -> tuple[dict[str, Any], str]:

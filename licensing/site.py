@@ -205,13 +205,17 @@ class Site:
             UsageError: there is no licence that it could be about.
             StoreError: the ledger cannot be written.
         """
+        return self._ask(want, now)
+
+    def _ask(self, want: Want, now: int, *, about_machine: bool = False) -> Outgoing:
         licence = self._in_use.current.licence if self._in_use.current else None
         if licence is None and want in (Want.RENEW, Want.USAGE):
             raise UsageError(f"no licence is installed, so there is nothing to {want}; ask for one: --want activate")
         at = clock.believed(self._time.look(now), now)
         self._binding.offer(at)
         ready = self._requests.again(want, licence, at) if licence is not None and self._binding.is_another else None
-        return ready or self._requests.ask(want, licence, self._in_use.lists.number, at)
+        number = self._in_use.lists.number
+        return ready or self._requests.ask(want, licence, number, at, about_machine=about_machine)
 
     def release(self, now: int, to: str | None = None) -> Outgoing:
         """Give the licence back: from now on nothing is leased. `to` is the request of the site that it goes to.
@@ -261,7 +265,7 @@ class Site:
         doubted = clock.is_doubtful(self._in_use.certain(licence), now)
         at = mark.time if doubted else clock.believed(mark, now)
         if self._binding.judge(licence, at, doubted=doubted):
-            self.request(Want.RENEW, now)
+            self._ask(Want.RENEW, now, about_machine=True)
 
     # --- how it stands ---
 
@@ -278,7 +282,9 @@ class Site:
             holds=tuple(self._ledger.holds(mark.time)),
             development=self._roots.development,
             pending=pending,
-            superseded=self._requests.superseded(pending, terms.licence if terms else self._last_known()),
+            superseded=self._requests.superseded(
+                pending, terms.licence if terms else self._last_known(), machine_fits=not self._binding.is_another
+            ),
             crl=self._in_use.lists.number,
             issuer=terms.chain.issuer.name if terms else None,
             at=terms.at if terms else mark.time,
@@ -408,10 +414,10 @@ class Site:
         self._units.note_nodes(heard, known, at)
         self._settle_units(at)
 
-    def note_admin(self, user: str, now: int) -> bool:
-        """Note that somebody used an admin verb; whether that was news."""
+    def note_admin(self, user: str, now: int, ago_s: int = 0) -> bool:
+        """Note that somebody used an admin verb, so many seconds before `now`; whether that was news."""
         at = self._time.look(now).time
-        if news := self._units.note_admin(user, at):
+        if news := self._units.note_admin(user, at, at - ago_s):
             self._settle_units(at)
         return news
 

@@ -54,10 +54,11 @@ class Timekeeper:
             return mark
         if mark.ahead_since is not None and before.ahead_since is None:
             log.warning("%s", clock.doubt(mark, now))
-        before_behind, self._behind = self._behind, clock.is_behind(mark, now)
-        if self._behind and not before_behind:
-            self._note_back(mark, now)
-        if not self._is_settled(mark, now):
+        is_settled, was_behind = self._is_settled(mark, now), self._behind
+        self._behind = mark.behind
+        if mark.behind and not was_behind:
+            self._tell_back(mark, now, is_noted=before.behind, is_settled=is_settled)
+        if not is_settled:
             return mark
         self._mark = mark
         if clock.is_news(mark, self._written):
@@ -78,6 +79,8 @@ class Timekeeper:
     def confirm(self, now: int, subject: str, *, sure: bool) -> None:
         """Take the wall clock for right, on an operator's word; `subject` is whom the trail names.
 
+        A clock that agrees with what is known needs no word; where one is given all the same, nodes go by the hub's.
+
         Raises:
             UsageError: nothing is kept yet, it is behind what is known, or the word is missing.
             StoreError: it cannot be written; nothing was changed.
@@ -85,6 +88,8 @@ class Timekeeper:
         before = self.look(now)
         if self._mark is None:
             raise UsageError("without a licence no time is kept, so there is none to confirm")
+        if clock.agrees(before, now) and not sure:
+            return
         if before.time - now > clock.SKEW_S:
             raise UsageError(
                 f"the clock says {moments.when(now)}, and it is at least {moments.when(before.time)} by what was "
@@ -107,14 +112,21 @@ class Timekeeper:
         self._reload()
         log.warning("time confirmed: %d, it was %d", mark.time, before.time)
 
-    def _note_back(self, mark: clock.HighWater, now: int) -> None:
-        """Tell, and keep in the trail, that the clock was set back: it gains nothing, and whoever reads on may ask."""
+    def _tell_back(self, mark: clock.HighWater, now: int, *, is_noted: bool, is_settled: bool) -> None:
+        """Tell, and keep in the trail, that the clock was set back: it gains nothing, and whoever reads on may ask.
+
+        `is_noted`: the trail has it, of before a restart. `is_settled`: the mark, which says so too, may be kept.
+        """
         self.rollbacks += 1
         log.warning("%s", clock.lag(mark, now))
+        if is_noted:
+            return
         current = self._in_use.current
         try:
             with self._ledger.transaction():
                 self._ledger.audit(mark.time, "clock_back", current.installed.id if current else "site", wall=now)
+                if is_settled:
+                    self._ledger.put_clock(mark)
         except StoreError as error:
             log.warning("cannot note in the trail that the clock is behind: %s", error)
 

@@ -20,8 +20,6 @@ from licensing.store import Ledger
 
 WINDOW_S = 30 * DAY_S
 """How long somebody counts after the last time."""
-_AGAIN_S = DAY_S
-"""How old a note may be before it is written anew: a person who works all day is one write."""
 
 
 class Unit(StrEnum):
@@ -29,6 +27,10 @@ class Unit(StrEnum):
 
     NODE = "node"
     ADMIN = "admin"
+
+
+_AGAIN_S = {Unit.NODE: DAY_S, Unit.ADMIN: 3600}
+"""How old a note may be before it is written anew: a person who works for an hour is one write."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ class Units:
         """
         noted = self._noted(Unit.NODE)
         gone = [name for name in noted if name not in known]
-        due = [name for name in sorted(heard) if noted.get(name, 0) < at + WINDOW_S - _AGAIN_S]
+        due = [name for name in sorted(heard) if noted.get(name, 0) < at + WINDOW_S - _AGAIN_S[Unit.NODE]]
         if gone or due:
             with self._ledger.transaction():
                 for name in gone:
@@ -84,19 +86,19 @@ class Units:
                 for name in due:
                     self._put(Unit.NODE, name, at)
 
-    def note_admin(self, user: str, at: int) -> bool:
-        """Note that somebody used an admin verb; whether that was news.
+    def note_admin(self, user: str, at: int, used_at: int) -> bool:
+        """Note that somebody used an admin verb at `used_at`; whether that was news.
 
         Raises:
             StoreError: not stored.
         """
         until = self._noted(Unit.ADMIN).get(user, 0)
-        if until >= at + WINDOW_S - _AGAIN_S:
+        if until >= used_at + WINDOW_S - _AGAIN_S[Unit.ADMIN]:
             return False
         with self._ledger.transaction():
-            self._put(Unit.ADMIN, user, at)
+            self._put(Unit.ADMIN, user, used_at)
             if until <= at:
-                self._ledger.audit(at, "admin", user, until=at + WINDOW_S)
+                self._ledger.audit(at, "admin", user, until=used_at + WINDOW_S)
         return True
 
     def counts(self, licence: Licence | None, at: int) -> tuple[UnitCount, ...]:

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from licensing import files, usage_file, usage_verify, verify
@@ -38,41 +39,89 @@ def run(args: argparse.Namespace, export: Export, *, now: int) -> int:
     return _write(args.output or name, text, args.month)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """The files that a command names: those that are reports, and why the others are none."""
+
+    reports: tuple[UsageFile, ...]
+    names: tuple[str, ...]
+    """Of the reports, in their order."""
+    refused: tuple[tuple[str, LicenceError], ...] = ()
+
+    def of(self, report: str) -> str:
+        """` (FILE)` of a report's id where several are told of; a report that is not among the files has none."""
+        files = [name for name, each in zip(self.names, self.reports, strict=True) if each.usage.id == report]
+        return f" ({_printable(', '.join(files))})" if files and len(self.names) + len(self.refused) > 1 else ""
+
+
+def read_all(names: Sequence[str]) -> Given:
+    """Read files of reports. What is refused does not keep the others from being told.
+
+    Raises:
+        LicenceError: the only one cannot be read, or was changed after it was signed.
+    """
+    reports: list[UsageFile] = []
+    good: list[str] = []
+    refused: list[tuple[str, LicenceError]] = []
+    for name in names:
+        try:
+            reports.append(read(name))
+            good.append(files.origin(name))
+        except LicenceError as error:
+            if len(names) == 1:
+                raise
+            refused.append((files.origin(name), error))
+    return Given(reports=tuple(reports), names=tuple(good), refused=tuple(refused))
+
+
 def check_files(names: Sequence[str], licence: Licence | None, *, now: int, as_json: bool = False) -> int:
     """Check reports and print what was found; the exit code, see `tell`.
 
     Raises:
-        LicenceError: a file cannot be read, or was changed after it was signed.
+        LicenceError: the only file cannot be read, or was changed after it was signed.
     """
-    reports = [_read(name) for name in names]
-    found = usage_verify.check(reports, licence, now)
+    given = read_all(names)
+    found = usage_verify.check(given.reports, licence, now)
     if as_json:
-        code = _exit(found)
-        print(json.dumps({"sound": not code, "reports": [_told(each) for each in reports], "found": _plain(found)}))
+        code = _exit(found, given)
+        told = [{"file": name, **_told(each)} for name, each in zip(given.names, given.reports, strict=True)]
+        refused = [{"file": name, "code": error.code, "words": error.message} for name, error in given.refused]
+        print(json.dumps({"sound": not code, "reports": told, "found": _plain(found), "refused": refused}))
         return code
-    for report in sorted(reports, key=lambda each: each.usage.number):
-        print(_line(report))
-    return tell(found)
+    for report in sorted(given.reports, key=lambda each: each.usage.number):
+        print(f"{_line(report)}{given.of(report.usage.id)}")
+    return tell(found, given)
 
 
-def tell(found: Sequence[Finding]) -> int:
+def tell(found: Sequence[Finding], given: Given) -> int:
     """Print what was found, for buyer and vendor alike; 0 when nothing is wrong, 5 when something is, 7 for a fork."""
     for each in found:
-        print(f"{each.grade:<6} {each.report} {_printable(each.words)}")
-    code = _exit(found)
-    print("the reports do not hold: talk to the site that signed them" if code else "the reports hold")
-    return code
+        print(f"{each.grade:<6} {each.report}{given.of(each.report)} {_printable(each.words)}")
+    for _, error in given.refused:
+        print(f"{Grade.WRONG:<6} {_printable(error.message)}")  # which names the file
+    words = "the reports do not hold: talk to the site that signed them" if _exit(found) else "the reports hold"
+    if given.refused:
+        count = len(given.refused)
+        are = f"{count} of {count + len(given.reports)} files refused: ask their site for the originals"
+        words = f"{are}; of the others {words}" if given.reports else are
+    print(words)
+    return _exit(found, given)
 
 
-def _exit(found: Sequence[Finding]) -> int:
+def _exit(found: Sequence[Finding], given: Given | None = None) -> int:
     grades = {each.grade for each in found}
     if Grade.FORK in grades:
         return EXIT_FORK
-    return EXIT_WRONG if Grade.WRONG in grades else 0
+    return EXIT_WRONG if Grade.WRONG in grades or (given and given.refused) else 0
 
 
-def _read(name: str) -> UsageFile:
-    text = text_of(name)  # which names it
+def read(name: str) -> UsageFile:
+    """Read a report's file and verify its signature; `-` is standard input.
+
+    Raises:
+        LicenceError: it cannot be read, or was changed after it was signed; the message names the file.
+    """
+    text = text_of(name)
     try:
         return usage_file.read(text)
     except LicenceError as error:

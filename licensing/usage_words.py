@@ -26,10 +26,12 @@ def nowhere(month: str | None, *, rows: bool, config: Path | None = None) -> tup
     raise HubError("this program reaches no hub; run it where stoker-hub runs")
 
 
-def add_verbs(parser: argparse.ArgumentParser) -> None:
-    """Put the verbs of `usage` on its parser."""
+def add_verbs(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Put the verbs of `usage` on its parser; gives the one that asks a hub."""
     verbs = parser.add_subparsers(dest="what", required=True, metavar="VERB")
-    export = verbs.add_parser("export", help="close a month and write its signed report; again, and it is the same")
+    export: argparse.ArgumentParser = verbs.add_parser(
+        "export", help="close a month and write its signed report; again, and it is the same"
+    )
     export.add_argument("--month", type=_month, metavar="YYYY-MM", help="in UTC; else the last whole month")
     export.add_argument("--rows", action="store_true", help="with every row: node, GPU, salted job, start, end")
     export.add_argument("-o", "--output", metavar="FILE", help="else a name by month and number; - is standard output")
@@ -37,6 +39,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     check.add_argument("files", nargs="+", metavar="FILE", help="best all there are: each names the one before it")
     check.add_argument("--licence", metavar="FILE", help="check also that they are of this licence and its site")
     check.add_argument("--json", action="store_true", help="print what was found as one JSON object")
+    return export
 
 
 def _month(text: str) -> str:

@@ -7,11 +7,9 @@ import difflib
 import re
 from pathlib import Path
 
-from licensing.plans import EDITIONS, FEATURES, Plan
+from licensing.plans import EDITIONS, FEATURES, ISSUER_MONTHS, Plan
 
 PLANS = tuple(plan.value for plan in Plan)
-MONTHS_MAX = 25
-"""An issuer's certificate lives two years and a month at most: a stolen key is worth that much less."""
 DESK_VARIABLE = "STOKER_DESK"
 
 
@@ -67,7 +65,9 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
     _add_signing(issuer, desk=None, out=False)
     issuer.add_argument("--max-seats", type=_positive, default=10_000, metavar="N", help="largest licence it may sign")
     issuer.add_argument("--max-days", type=_positive, default=400, metavar="N", help="longest licence it may sign")
-    issuer.add_argument("--months", type=_positive, default=MONTHS_MAX, metavar="N", help=f"its life, <= {MONTHS_MAX}")
+    issuer.add_argument(
+        "--months", type=_positive, default=ISSUER_MONTHS, metavar="N", help=f"its life, <= {ISSUER_MONTHS}"
+    )
     issuer.add_argument("--features", type=_features, default=FEATURES, metavar="A,B", help="default: all of them")
     issuer.add_argument("--perpetual", action="store_true", help="may sign licences that run for ever")
     issuer.add_argument("--delegate", action="store_true", help="may make resellers, within its own limits")

@@ -7,7 +7,8 @@ What time does to it is said in `stage`, what a revocation list does in `revocat
     1  cut the text into its tokens                   5  the licence stays inside its issuer
     2  the issuer's certificate: by a pinned root,    6  the lease: by the licence's site, or a voucher's holder
        a reseller's by an issuer that may delegate    7  the lease stays inside its licence
-    3  it covers this product, with a sound key       8  the lease is made out to this node
+    3  it covers this product, with a sound key,      8  the lease is made out to this node
+       for 25 months at most
     4  the licence: by the last issuer
 
 What a site signs on its own (request, release, usage) is read by `site_paper`: the key it names is the key it proves.
@@ -22,6 +23,7 @@ from licensing import armour, keys, plans, stage
 from licensing.document import PRODUCT, Issuer, Lease, Licence, open_token, signer
 from licensing.errors import ChainError, OtherSiteError, SignatureError, TokenError
 from licensing.exchange import Crl, Receipt, Release, Request, Usage
+from licensing.moments import when
 from licensing.paseto import MAX_TOKEN_CHARS, split
 from licensing.roots import Roots
 
@@ -264,7 +266,7 @@ def _path(tokens: list[str], roots: Roots, kinds: tuple[str, ...]) -> tuple[Issu
     excess = _excess_of_issuer(second, first)
     if excess:
         raise ChainError(f"the certificate of {second.name} {excess}; ask {first.name} for a corrected one")
-    return first, _usable(second)
+    return first, _usable(second, roots)
 
 
 def _issuer(token: str, roots: Roots) -> Issuer:
@@ -275,11 +277,16 @@ def _issuer(token: str, roots: Roots) -> Issuer:
             "the issuer's certificate is not signed by a root key of this build; "
             "ask the vendor for a file for your version"
         )
-    return _usable(open_token(Issuer, parts, keys.verifying_key(root.key)))
+    return _usable(open_token(Issuer, parts, keys.verifying_key(root.key)), roots)
 
 
-def _usable(issuer: Issuer) -> Issuer:
-    """Step 3."""
+def _usable(issuer: Issuer, roots: Roots) -> Issuer:
+    """Step 3. The certificate of this repository, whose key everybody has, lives for as long as its dates say."""
+    if issuer.exp - issuer.nbf > plans.ISSUER_MONTHS * plans.ISSUER_MONTH_S and not roots.development:
+        raise ChainError(
+            f"the certificate of {issuer.name} runs from {when(issuer.nbf)} to {when(issuer.exp)}, longer than the "
+            f"{plans.ISSUER_MONTHS} months that one may; ask the vendor for a file under a certificate of that length"
+        )
     if PRODUCT not in issuer.products:
         raise ChainError(f"the issuer {issuer.name} may not sign for {PRODUCT}, only for {', '.join(issuer.products)}")
     keys.verifying_key(issuer.key)

@@ -41,20 +41,23 @@ _Part = tuple[str, str, Role]
 
 
 def standing(licence: Licence | None, wall: float, clock: Clock, width: int) -> list[list[Span]]:
-    """The stage, why, what is blocked, what works, the command; then what was bought. Folded to `width` cells."""
+    """The stage, what is blocked, what works, the command, why; then what was bought. Folded to `width` cells.
+
+    The reason is the only one that may be long, so it comes last: in 80 columns and 24 lines the others are seen whole.
+    """
     if licence is None:
         return [[(" not known yet", Role.DIM)]]
     glyph, role = SIGNS.get(licence.stage, ("!", Role.WARN))
     stage = f"{glyph} {licence.stage.value}" + (f" {licence.code}" if licence.code else "")
     why, works = _apart(licence.message)
-    parts = [("stage", stage, role), ("why", why, Role.TEXT)]
+    parts = [("stage", stage, role)]
     if licence.stage is not LicenceStage.ACTIVE:
         parts += [
             ("blocked", _blocked(licence, clock, wall), role),
             ("works", works or _WORKS, Role.TEXT),
             ("run", f"{licence.fix}   (here: I)" if licence.fix else "", Role.ACCENT),
         ]
-    parts += [*_notices(licence, clock), *_bought(licence, wall, clock)]
+    parts += [("why", why, Role.TEXT), *_notices(licence, clock), *_bought(licence, wall, clock)]
     return _folded(parts, width)
 
 
@@ -102,7 +105,8 @@ def _blocked(licence: Licence, clock: Clock, wall: float) -> str:
     ends = licence.restricted_at
     from_then = f"; new jobs from {clock.moment(ends)} on, in {units.countdown(ends - wall)}" if ends else ""
     if licence.stage is LicenceStage.GRACE:
-        begun = f" since {clock.moment(licence.expires_at)}" if licence.expires_at else ""
+        since = licence.expires_at or (licence.hardware.since if licence.hardware else None)
+        begun = f" since {clock.moment(since)}" if since else ""
         return f"further GPUs and nodes get no seat{begun}{from_then}"
     spent = ", or a tenth beyond the prepaid hours" if licence.prepaid_gpu_seconds_left is not None else ""
     return f"nothing yet{from_then}{spent}"

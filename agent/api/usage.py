@@ -41,6 +41,8 @@ class UsageRows(Wire, frozen=True, kw_only=True):
     """Each as it was hashed: a JSON array of node, number, job, GPU, model, share, start and end."""
     admins: tuple[str, ...] = ()
     """Accounts that used an admin verb at the node's own agent within a day: the hub counts them."""
+    admins_ago_s: tuple[int, ...] = ()
+    """How many seconds ago each of them last did; empty from an agent that does not tell."""
 
 
 class UsageBy(Word):

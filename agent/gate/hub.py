@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from agent.api.types import Licence, LicenceEvent, LicenceFile
 from agent.api.usage import UsageHead, UsageRows
 from agent.gate.refusals import as_api_error, translated
 from agent.gate.wire import as_file, as_licence, plain
-from licensing import clock, hardware
+from licensing import clock, hardware, nics
 from licensing.chains import Ask as Ask
 from licensing.errors import LicenceError, UsageError
 from licensing.exchange import Want
@@ -206,14 +206,14 @@ class HubLicence:
         with translated():
             self._site.note_nodes(heard, known, now)
 
-    def note_admin(self, user: str, now: int) -> bool:
-        """Note that somebody used an admin verb; whether that was news.
+    def note_admin(self, user: str, now: int, ago_s: int = 0) -> bool:
+        """Note that somebody used an admin verb, so many seconds before `now`; whether that was news.
 
         Raises:
             ApiError: the ledger cannot be used.
         """
         with translated():
-            return self._site.note_admin(user, now)
+            return self._site.note_admin(user, now, ago_s)
 
     def usage_prune(self, now: int, kept_s: int) -> int:
         """Forget some rows that the vendor acknowledged and that are older than this; how many were.
@@ -237,9 +237,14 @@ class HubLicence:
 class HardwareReader:
     """Reads what tells this machine from another. Blocks for 3 s at most, and never fails."""
 
-    def __init__(self, run_dir: Path, root: Path = Path("/")) -> None:
-        """`run_dir` is where the hub listens, and root's own reading lies."""
-        self._reader = hardware.Reader(root, run_dir / hardware.COLLECTED)
+    def __init__(self, run_dir: Path, root: Path = Path("/"), nvml: Callable[[], Iterable[str]] | None = None) -> None:
+        """`run_dir` is where the hub listens, and root's own reading lies; `nvml` gives GPUs that /proc does not."""
+        self._reader = hardware.Reader(
+            root,
+            run_dir / hardware.COLLECTED,
+            permanent=nics.permanent_address if root == Path("/") else None,
+            nvml=nvml,
+        )
 
     def read(self) -> list[Mark]:
         """What could be read now."""

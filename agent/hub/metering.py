@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from itertools import zip_longest
 
 from agent.api.errors import ApiError
 from agent.api.types import LinkState
@@ -28,9 +29,10 @@ ADMINS_AT_ONCE = 100
 _log = logging.getLogger(__name__)
 
 
-def admins_of(rows: UsageRows) -> list[str]:
-    """Whom a node names as admins; no more than can be, and nothing that is no account's name."""
-    return [name for name in rows.admins if is_account_name(name)][:ADMINS_AT_ONCE]
+def admins_of(rows: UsageRows) -> list[tuple[str, int]]:
+    """Whom a node names as admins, and how many seconds ago they were: so many as can be, and only accounts' names."""
+    told = zip_longest(rows.admins, rows.admins_ago_s[: len(rows.admins)], fillvalue=0)
+    return [(str(name), max(0, int(ago_s))) for name, ago_s in told if is_account_name(str(name))][:ADMINS_AT_ONCE]
 
 
 class Metering:
@@ -119,8 +121,8 @@ class Metering:
         """Fetch until nothing is missing; how many rows came."""
         name, count = member.name, 0
         rows = await member.calls.call(lambda client: client.usage_rows())
-        for user in admins_of(rows):
-            await self._seats.note_admin(user)
+        for user, ago_s in admins_of(rows):
+            await self._seats.note_admin(user, ago_s)
         for _ in range(PAGES_AT_ONCE):
             heads = rows.heads
             wanted = await self._seats.with_licence(lambda each: each.usage_wanted(name, heads, _now()))  # noqa: B023

@@ -43,7 +43,7 @@ _ORDERS = ("borrow", "adopt", "pin", "unpin", "extend", "promote")
 LOOK_S = 86_400.0
 """How often the machine is looked at."""
 LOOK_AGAIN_S = 600.0
-"""The same while it is not the one that the licence is bound to: a driver may load late, a file be put back."""
+"""The same while not all is seen that the licence is bound to: a driver may load late, a file be put back."""
 OFFER_S = 30.0
 """How often leases are offered when nothing happens; they are renewed after hours."""
 HEAR_ALL_S = 5.0
@@ -312,7 +312,7 @@ class Seats:
                 marks = await asyncio.to_thread(self._read_hardware)
                 await self._in_thread(lambda licence: licence.see_hardware(marks, int(time.time())))
                 found = (await self.licence()).hardware
-                self._is_known = found is None or found.verdict == "match"
+                self._is_known = found is None or (found.verdict == "match" and set(found.enrolled) <= set(found.seen))
             except ApiError as error:
                 _log.error("hardware: %s; tried again with the next offer", error)
                 return
@@ -325,10 +325,10 @@ class Seats:
         with contextlib.suppress(ApiError):  # `_tell` says it, and the next round notes them
             await self._in_thread(lambda licence: licence.note_nodes(heard, known, int(time.time())))
 
-    async def note_admin(self, user: str) -> None:
-        """Count somebody who used an admin verb. Never fails: what was done is done."""
+    async def note_admin(self, user: str, ago_s: int = 0) -> None:
+        """Count somebody who used an admin verb so long ago. Never fails: what was done is done."""
         try:
-            if await self._in_thread(lambda licence: licence.note_admin(user, int(time.time()))):
+            if await self._in_thread(lambda licence: licence.note_admin(user, int(time.time()), ago_s)):
                 await self._tell()
         except ApiError as error:
             _log.warning("user=%s used an admin verb and is not counted: %s", user, error)

@@ -50,11 +50,11 @@ class Admins:
         if USER_HEADER not in request.headers:
             self._last[name] = self._monotonic()
 
-    def recent(self) -> tuple[str, ...]:
-        """Their names, in order."""
-        since = self._monotonic() - KEPT_S
-        self._last = {name: at for name, at in self._last.items() if at > since}
-        return tuple(sorted(self._last))
+    def recent(self) -> dict[str, int]:
+        """Their names, in order, and how many seconds ago each last did: no clock of a node decides who counts."""
+        now = self._monotonic()
+        self._last = {name: at for name, at in self._last.items() if at > now - KEPT_S}
+        return {name: int(now - at) for name, at in sorted(self._last.items())}
 
 
 def count_admins(app: web.Application, note: Callable[[web.Request, str], Awaitable[None]]) -> None:

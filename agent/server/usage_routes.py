@@ -49,7 +49,9 @@ class UsageRoutes:
         self._contact.heard()
         chain, after = request.query.get("chain", ""), query_int(request, "after", 0)
         rows = await self._metering.rows(chain, after or 0)
-        return json_response(msgspec.structs.replace(rows, admins=self._admins.recent()))
+        admins = self._admins.recent()
+        told = msgspec.structs.replace(rows, admins=tuple(admins), admins_ago_s=tuple(admins.values()))
+        return json_response(told)
 
 
 def by_asked(request: web.Request) -> UsageBy:

@@ -25,6 +25,7 @@ from licensing.moments import when
 from licensing.plans import DAY_S, REPORT_DUE_S
 from licensing.requests import refuse_unmoving
 from licensing.usage_check import Finding, Grade
+from licensing.usage_file import UsageFile
 from licensing.vendor.revocations import Revocations
 from licensing.vendor.sign import Signer, own_root
 from licensing.vendor.store import COLUMNS, Answered, DeskStore, Issued
@@ -156,13 +157,8 @@ class Desk:
 
     # --- usage ---
 
-    def verify_usage(self, texts: Iterable[str], now: int) -> tuple[list[SiteToken[Usage]], list[Finding]]:
-        """Check usage reports, together with those that this desk has of the same licences.
-
-        Raises:
-            LicenceError: one is not genuine.
-        """
-        given = [usage_file.read(text) for text in texts]
+    def verify_usage(self, given: Sequence[UsageFile], now: int) -> list[Finding]:
+        """Check usage reports, together with those that this desk has of the same licences."""
         found: list[Finding] = []
         for licence_id in dict.fromkeys(each.usage.licence for each in given):
             named = {usage_check.digest(each.token) for each in given}
@@ -174,25 +170,25 @@ class Desk:
             said = usage_verify.check([*here, *mine], licence, now)
             about = {each.usage.id for each in mine}
             found += [each for each in said if each.report in about or each.grade is not Grade.NOTE]
-        return [each.token for each in given], found
+        return found
 
-    def receipt(self, signer: Signer, text: str, now: int, report_by: int | None = None) -> tuple[Receipt, str]:
+    def receipt(self, signer: Signer, given: UsageFile, now: int, report_by: int | None = None) -> tuple[Receipt, str]:
         """Accept a usage report; gives the receipt and its file. The next report is due 35 days after a like period.
 
         Raises:
             ReplayError: it contradicts a report that this desk has.
-            LicenceError: it is not genuine, wrong in itself, or of another desk's licence.
+            LicenceError: it is wrong in itself, or of another desk's licence.
         """
-        (report,), found = self.verify_usage([text], now)
+        report, found = given.token, self.verify_usage([given], now)
         bad = [each for each in found if each.grade is not Grade.NOTE and each.report == report.paper.id]
         if bad:
             kind = ReplayError if any(each.grade is Grade.FORK for each in bad) else ChainError
             raise kind(f"no receipt for {report.paper.id}: it {bad[0].words}; talk to the buyer")
         usage, digest = report.paper, usage_check.digest(report)
         licence = self._current(usage.licence)
-        given = self._store.receipt(digest)
-        if given is not None:
-            return verify.receipt_chain(armour.unwrap(Label.RECEIPT, given), signer.trusted).receipt, given
+        before = self._store.receipt(digest)
+        if before is not None:
+            return verify.receipt_chain(armour.unwrap(Label.RECEIPT, before), signer.trusted).receipt, before
         due = report_by or usage.ends + (usage.ends - usage.begins) + REPORT_DUE_S
         receipt = Receipt(
             id=f"rec-{secrets.token_hex(8)}",

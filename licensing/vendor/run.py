@@ -36,7 +36,7 @@ from licensing.vendor.sign import (
     write_new,
 )
 from licensing.vendor.store import COLUMNS
-from licensing.vendor_cli import DESK_VARIABLE, MONTHS_MAX
+from licensing.vendor_cli import DESK_VARIABLE
 
 _MONTH_S = 31 * DAY_S
 
@@ -65,14 +65,14 @@ def _root_keys(args: argparse.Namespace) -> int:
 
 
 def _issuer_keys(args: argparse.Namespace, now: int) -> int:
-    if args.months > MONTHS_MAX:
+    if args.months > plans.ISSUER_MONTHS:
         raise UsageError(
-            f"--months {args.months} is more than {MONTHS_MAX}; make the next certificate when this one ends"
+            f"--months {args.months} is more than {plans.ISSUER_MONTHS}; make the next certificate when this one ends"
         )
     if (args.root_key is None) == (args.issuer_key is None) or (args.issuer_key is None) != (args.issuer_cert is None):
         raise UsageError("name who signs: --root-key FILE, or --issuer-key FILE with --issuer-cert FILE for a reseller")
     by: Path | Signer = args.root_key or load_signer(args.issuer_key, args.issuer_cert, _passphrase(args))
-    exp = now + args.months * 366 * DAY_S // 12
+    exp = now + args.months * plans.ISSUER_MONTH_S
     terms = Issuer(
         id=f"iss-{secrets.token_hex(6)}",
         iat=now,
@@ -230,18 +230,19 @@ def _crl(args: argparse.Namespace, now: int) -> int:
 
 def _verify_usage(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
-        reports, findings = desk.verify_usage([usage_cli.text_of(str(path)) for path in args.files], now)
-    for each in reports:
-        usage = each.paper
-        hours = usage.gpu_ms / plans.MS_PER_HOUR
-        print(f"{usage.id}  {usage.licence} number {usage.number}, to {when(usage.ends)}, {hours:.2f} GPU-hours")
-    return usage_cli.tell(findings)
+        given = usage_cli.read_all([str(path) for path in args.files])
+        findings = desk.verify_usage(given.reports, now)
+    for each in given.reports:
+        usage = each.usage
+        hours, file = usage.gpu_ms / plans.MS_PER_HOUR, given.of(usage.id)
+        print(f"{usage.id}  {usage.licence} number {usage.number}, to {when(usage.ends)}, {hours:.2f} GPU-hours{file}")
+    return usage_cli.tell(findings, given)
 
 
 def _receipt(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
         due = _due(args.next_by, now) if args.next_by else None
-        receipt, text = desk.receipt(_signer(args), usage_cli.text_of(str(args.file)), now, due)
+        receipt, text = desk.receipt(_signer(args), usage_cli.read(str(args.file)), now, due)
     _write(args.out, text)
     _say(args, f"receipt {receipt.id} for {receipt.usage}; the next report is due {when(receipt.report_by)}")
     if receipt.first is not None and receipt.first > 1:

@@ -21,7 +21,7 @@ from licensing.errors import ChainError, KeyFileError, UsageError
 from licensing.exchange import Crl, Receipt
 from licensing.keys import Passphrase
 from licensing.plans import DAY_S, NEVER
-from licensing.roots import Root, Roots
+from licensing.roots import Root, Roots, pinned
 
 ROOT_NAMES = ("current", "next", "spare")
 
@@ -237,8 +237,9 @@ def _read_back(cert: str) -> None:
 
 def own_root(chain: str) -> Roots:
     """The root that a chain names, trusted because this desk keeps the chain."""
-    root = signer(chain.split(armour.LINK)[0])
-    return Roots(development=False, roots=(Root(name="the certificate's own root", key=root),))
+    root, known = signer(chain.split(armour.LINK)[0]), pinned()
+    development = known.development and known.find(root) is not None
+    return Roots(development=development, roots=(Root(name="the certificate's own root", key=root),))
 
 
 def _new_key(path: Path, passphrase: str | None) -> str:

@@ -241,6 +241,34 @@ def test_where_the_licence_does_not_say_so_there_are_14_days(tmp_path: Path) -> 
     hub.site.close()
 
 
+def test_the_request_that_the_machine_made_is_closed_by_what_lifts_it(tmp_path: Path) -> None:
+    """By a licence that was signed before it was made: the desk's clock is behind, or the vendor was told by phone."""
+    hub = Hub(tmp_path, VIRTUAL)
+    hub.leases()
+    hub.bind()
+    by_hand = hub.ask(want=Want.USAGE).id
+    report = hub.site.report(NOW)
+    (made,) = (each.id for each in report.pending if each.id != by_hand)
+    assert report.superseded == frozenset()
+    assert hub.install(rev=3, vm=True, iat=NOW - DAY).stage is Stage.ACTIVE
+    assert hub.site.report(NOW).superseded == {made}, "the one that a person made waits on"
+    hub.move(VIRTUAL)
+    assert hub.site.report(NOW).superseded == {made}
+    assert hub.install(rev=4, vm=True, request=made).stage is Stage.ACTIVE, "its own answer is still taken"
+    assert [each.id for each in hub.site.report(NOW).pending] == [by_hand]
+    hub.site.close()
+
+
+def test_and_is_open_again_when_the_machine_is_another_one_once_more(hub: Hub) -> None:
+    hub.bind()
+    hub.move(TWIN)
+    (made,) = hub.site.report(NOW).pending
+    hub.move(HEAD)
+    assert hub.site.report(NOW).superseded == {made.id}
+    hub.move(TWIN)
+    assert (hub.site.report(NOW).pending, hub.site.report(NOW).superseded) == ((made,), frozenset())
+
+
 def test_a_voucher_works_anywhere(tmp_path: Path) -> None:
     hub = Hub(tmp_path, VIRTUAL)
     assert hub.site.activate(file(), NOW).standing.stage is Stage.ACTIVE

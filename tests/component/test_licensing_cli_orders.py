@@ -132,6 +132,19 @@ def test_doctor_tells_of_a_clock_that_jumped_and_it_is_confirmed(
     assert "time does not run back" in capsys.readouterr().err
 
 
+def test_a_clock_that_agrees_needs_no_word(hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
+    hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"])))
+    before = hub.state.history(9)
+    hub.now = hub.boot.at(NOW + DAY)
+    assert cli.main(["clock", "confirm"], hub) == 0
+    words = "the clock agrees with what was signed and seen (2027-01-16 08:00 UTC): there is nothing to confirm."
+    assert capsys.readouterr().out.startswith(words)
+    assert hub.state.history(9) == before, "and nothing is noted"
+    assert cli.main(["clock", "confirm", "--yes"], hub) == 0
+    out = capsys.readouterr().out
+    assert out == "it is 2027-01-16 08:00 UTC, as was known here; each node goes by it from its next lease on\n"
+
+
 def test_the_standby_leads_and_says_what_to_do(hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:
     hub.activate(file(changed(VOUCHER, site=hub.licence()["site_key"])))
     assert cli.main(["standby", "promote"], hub) == 0

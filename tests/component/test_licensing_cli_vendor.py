@@ -84,6 +84,8 @@ def test_an_issuer_certificate_lives_25_months_at_most(tmp_path: Path) -> None:
     argv = ["vendor", "keys", "issuer", "--name", "long", "--root-key", str(tmp_path / "ACME-root-next.key")]
     assert cli.main([*argv, "--months", "26", "-o", str(tmp_path)], NoHub()) == 64
     assert not (tmp_path / "long.key").exists()
+    argv[4] = "longest"
+    assert cli.main([*argv, "--months", "25", "-o", str(tmp_path)], NoHub()) == 0
 
 
 def test_a_key_that_is_not_the_certificates_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

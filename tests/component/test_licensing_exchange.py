@@ -283,8 +283,8 @@ def test_what_cannot_be_given_back(site: Site) -> None:
 
 TRUE_NOW = NOW + 690 * DAY
 EVALUATION = changed(VOUCHER, id="lic-evaluation", plan="evaluation", term_s=14 * DAY, exp=NOW + 400 * DAY)
-LONG = changed(EVALUATION, exp=NOW + 1000 * DAY)
-LONG_ISSUER = changed(vendor.ISSUER_TERMS, exp=NOW + 2000 * DAY, max_term_s=1500 * DAY)
+LONG = changed(EVALUATION, exp=NOW + 750 * DAY)
+LONG_ISSUER = changed(vendor.ISSUER_TERMS, nbf=NOW, exp=NOW + 760 * DAY, max_term_s=750 * DAY)
 
 
 @pytest.mark.parametrize("slow", [1000, NOW + 30 * DAY], ids=["1970", "after it was signed, years before the build"])

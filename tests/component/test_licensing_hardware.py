@@ -14,6 +14,7 @@ import pytest
 from licensing import fingerprint, hardware
 from licensing.fingerprint import Group, Kind, Mark
 from licensing.hardware import Reader
+from licensing.nics import permanent_address
 from tests.fakes.head import HEAD, link, nic, put
 
 SALT = b"s" * 32
@@ -65,6 +66,41 @@ def test_a_bond_tells_the_addresses_of_its_nics(tmp_path: Path) -> None:
         "Slave Interface: eth1\nMII Status: down\nPermanent HW addr: 3c:ec:ef:00:00:02\nSlave queue ID: 0\n",
     )
     assert values(Reader(tmp_path).read(), Kind.MAC) == ["3c:ec:ef:00:00:01", "3c:ec:ef:00:00:02"]
+
+
+def test_a_nic_with_another_address_counts_by_the_one_it_was_made_with(tmp_path: Path) -> None:
+    nic(tmp_path, "eth0", "3c:ec:ef:00:00:01")
+    nic(tmp_path, "eth1", "3c:ec:ef:00:00:99", assigned=3)
+    nic(tmp_path, "eth2", "3c:ec:ef:00:00:98", assigned=3)
+    nic(tmp_path, "ib0", "80:00:02:08:fe:80:00:00:00:00:00:00:b8:59:9f:03:00:c0:1e:99", assigned=3, kind="32")
+    made = {
+        "eth0": "3c:ec:ef:00:00:77",
+        "eth1": "3c:ec:ef:00:00:02",
+        "ib0": "80:00:02:08:fe:80:00:00:00:00:00:00:b8:59:9f:03:00:c0:1e:3a",
+    }
+    asked = Reader(tmp_path, permanent=made.get).read()
+    assert values(asked, Kind.MAC) == ["3c:ec:ef:00:00:01", "3c:ec:ef:00:00:02", "b8:59:9f:c0:1e:3a"]
+    put(tmp_path / "proc/net/bonding/bond0", "Slave Interface: eth2\nPermanent HW addr: 3c:ec:ef:00:00:03\n")
+    assert "3c:ec:ef:00:00:03" in values(Reader(tmp_path, permanent=made.get).read(), Kind.MAC)
+    assert values(Reader(tmp_path).read(), Kind.MAC) == ["3c:ec:ef:00:00:01", "3c:ec:ef:00:00:03"]
+
+
+def test_the_drivers_of_this_machine_tell_the_addresses_of_its_nics() -> None:
+    folder = Path("/sys/class/net")
+    made = [each for each in folder.iterdir() if (each / "device").exists()
+            and (each / "addr_assign_type").read_text().strip() == "0"]  # fmt: skip
+    if not made:
+        pytest.skip("no NIC here that has the address it was made with")
+    told = {each.name: permanent_address(each.name) for each in made}
+    assert {name: address for name, address in told.items() if address is not None} == {
+        each.name: (each / "address").read_text().strip() for each in made if told[each.name] is not None
+    }
+    assert any(told.values()), told
+
+
+@pytest.mark.parametrize("name", ["lo", "no-such-nic", "a-name-that-is-longer-than-any", "", "ä", "a/b"])
+def test_what_was_made_with_no_address_has_none(name: str) -> None:
+    assert permanent_address(name) is None
 
 
 def test_of_infiniband_the_port_counts(tmp_path: Path) -> None:

@@ -141,6 +141,28 @@ def test_a_clock_behind_by_more_than_an_hour_is_told_and_in_the_trail(
     assert site.report(later - 2 * DAY).rollbacks == 2
 
 
+def test_a_clock_that_stays_behind_is_one_row_however_often_the_hub_starts(tmp_path: Path, boot: Boot) -> None:
+    def start(wall: int) -> int:
+        """Gives how many rows the trail has of it after a start at this time."""
+        site = Site(tmp_path, "test", ROOTS, boot)
+        site.open()
+        assert site.report(wall).rollbacks == (wall < NOW + DAY), "the metric counts from the start"
+        rows = sum(each.event == "clock_back" for each in site.history(99))
+        site.close()
+        return rows
+
+    site = Site(tmp_path, "test", ROOTS, boot)
+    site.open()
+    site.activate(bound(site), NOW)
+    site.report(boot.at(NOW + DAY))
+    site.close()
+    assert [start(NOW + again) for again in range(3)] == [1, 1, 1]
+    boot.boot_id, boot.seconds = "boot-2", 5
+    assert [start(NOW + again) for again in range(3)] == [1, 1, 1], "and however often the machine does"
+    assert start(NOW + DAY + 600) == 1
+    assert [start(NOW), start(NOW)] == [2, 2], "it was right in between"
+
+
 def test_nor_does_a_restart_with_the_clock_set_back(site: Site, tmp_path: Path, boot: Boot) -> None:
     site.activate(file(EVALUATION), NOW)
     for day in range(15):

@@ -50,6 +50,32 @@ def test_who_used_an_admin_verb_counts_for_30_days_and_once(tmp_path: Path) -> N
     assert [subject for _, subject, _ in house.trail("admin")] == ["ada", "bob"]
 
 
+def test_an_admin_of_a_nodes_own_agent_counts_for_30_days_from_then_and_no_longer(tmp_path: Path) -> None:
+    """The agent tells of somebody for a day, and the hub asks each minute."""
+    house = House(tmp_path, 8)
+    used_at = house.now
+    for ago_s in (0, 60, 3600, 12 * 3600, DAY - 60):
+        house.later(used_at + ago_s - house.now)
+        assert house.hub.note_admin("ada", house.now, ago_s) == (ago_s == 0)
+    house.later(used_at + 30 * DAY - 1 - house.now)
+    assert counted(house)["admin"] == (1, None)
+    house.later(1)
+    assert counted(house)["admin"] == (0, None)
+    (row,) = house.trail("admin")
+    assert row[2]["until"] == used_at + 30 * DAY
+
+
+def test_a_day_of_work_counts_from_its_last_hour(tmp_path: Path) -> None:
+    house = House(tmp_path, 8)
+    for _ in range(9):
+        house.hub.note_admin("ada", house.now)
+        house.later(3600)
+    house.later(30 * DAY - 2 * 3600)
+    assert counted(house)["admin"] == (1, None)
+    house.later(3600)
+    assert counted(house)["admin"] == (0, None)
+
+
 def test_a_node_counts_while_it_is_the_hubs_and_was_heard_within_30_days(tmp_path: Path) -> None:
     house = House(tmp_path, 8)
     house.hub.note_nodes({"n1", "n2"}, {"n1", "n2", "n3"}, house.now)
@@ -243,6 +269,6 @@ def test_an_agent_tells_of_its_admins_for_a_day_and_of_nobody_the_hub_acts_for()
     now[0] = KEPT_S - 1
     asyncio.run(admins.note(own, "ada"))
     asyncio.run(admins.note(make_mocked_request("POST", "/v1/drain", headers=passed_on), "eve"))
-    assert admins.recent() == ("ada", "cy")
+    assert admins.recent() == {"ada": 0, "cy": KEPT_S - 1}
     now[0] = KEPT_S + 1
-    assert admins.recent() == ("ada",)
+    assert admins.recent() == {"ada": 2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +65,7 @@ def verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     def said(*words: str) -> tuple[int, list[str]]:
         code = cli.main(words, NoHub())
         out = capsys.readouterr().out.splitlines()
-        return code, [line for line in out if line.split(" ")[0] in ("wrong", "fork", "the")]
+        return code, [line for line in out if line.split(" ")[0] in ("wrong", "fork", "the") or "files refused" in line]
 
     def ask(*files: Path) -> tuple[int, list[str]]:
         """What the buyer is told; the vendor is told the same."""
@@ -110,6 +111,42 @@ def test_a_report_of_another_parent_is_a_fork(signed: Signed, verdict: Asked) ->
     other = signed.write("other", signed.second, prev="ab" * 32)
     code, said = verdict(signed.write("one", signed.first), other)
     assert (code, "does not continue the report number 1" in said[0]) == (7, True)
+
+
+def test_a_file_that_is_refused_is_named_and_the_others_are_told(
+    signed: Signed, verdict: Asked, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = signed.write("one", signed.first), signed.write("two", signed.second)
+    bad, none = signed.folder / "bad", signed.folder / "none"
+    bad.write_text(one.read_text().replace("v4.public.ey", "v4.public.ez", 1))
+    code, said = verdict(one, bad, none, two)
+    assert code == 5
+    assert said == [
+        f"wrong  {bad}: the signature does not hold: the text was changed on its way; fetch the file again",
+        f"wrong  cannot read {none}: No such file or directory; name a usage report",
+        "2 of 4 files refused: ask their site for the originals; of the others the reports hold",
+    ]
+    names = [str(each) for each in (one, bad, two)]
+    cli.main(("usage", "verify", *names), NoHub())
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in told[:2]] == ["report 1", "report 2"]
+    assert [line.endswith(f" ({path})") for line, path in zip(told, (one, two), strict=False)] == [True, True]
+    assert cli.main(("usage", "verify", "--json", *names), NoHub()) == 5
+    found = json.loads(capsys.readouterr().out)
+    assert (found["sound"], [each["file"] for each in found["reports"]]) == (False, [str(one), str(two)])
+    assert [(each["file"], each["code"]) for each in found["refused"]] == [(str(bad), "licence_signature")]
+    assert verdict(bad, none)[1][-1] == "2 of 2 files refused: ask their site for the originals"
+
+
+def test_what_is_found_in_one_of_several_files_names_the_file(signed: Signed, verdict: Asked) -> None:
+    other = signed.write("other", signed.second, prev="ab" * 32)
+    code, said = verdict(signed.write("one", signed.first), other, signed.folder / "none")
+    assert code == 7, "a fork is worse than a file that is not there"
+    assert said[0].startswith(f"fork   {signed.second.usage.id} ({other}) does not continue")
+    assert said[-1] == (
+        "1 of 3 files refused: ask their site for the originals; "
+        "of the others the reports do not hold: talk to the site that signed them"
+    )
 
 
 def test_rows_left_out_in_the_middle_are_missed(signed: Signed, verdict: Asked) -> None:

@@ -7,6 +7,9 @@ import msgspec
 from agent.api.licence import LockedFeature
 from agent.api.types import Licence, LicenceEvent, LicenceStage, SeatHolder
 from agent.api.usage import UsageBy, UsageMonth, UsageSum
+from licensing import stage
+from licensing.fingerprint import Group, Hardware, Mode, Verdict
+from tests.fakes import vendor
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.lab import lab
 from tests.fakes.values import DAY, NOW
@@ -77,6 +80,32 @@ def spent() -> Licence:
     )
 
 
+def moved() -> Licence:
+    """On another machine for 16 days, with its salt lost: the longest reason there is, in the server's own words."""
+    since = NOW - 16 * DAY
+    hardware = Hardware(
+        mode=Mode.HARDWARE,
+        verdict=Verdict.SHORT,
+        seen=tuple(Group),
+        enrolled=tuple(Group),
+        matching=(Group.NETWORK, Group.MACHINE_ID),
+        since=since,
+        grace_until=since + 14 * DAY,
+        is_salt_lost=True,
+    )
+    terms = vendor.changed(vendor.BOUND, id="lic-5f0c8f3a9a1f4e21", iat=since, nbf=since, exp=NOW + 200 * DAY)
+    told = stage.of_licence(terms, since, NOW, stage.Facts(hardware=hardware))
+    return msgspec.structs.replace(
+        prepaid(),
+        stage=LicenceStage(told.stage),
+        code=told.code,
+        message=told.message,
+        fix=told.fix,
+        restricted_at=told.restricted_at,
+        prepaid_gpu_seconds_left=None,
+    )
+
+
 def licence_lab(licence: Licence | None = None) -> FakeCluster:
     """See the module."""
     cluster = lab()
@@ -89,6 +118,11 @@ def licence_lab(licence: Licence | None = None) -> FakeCluster:
 def spent_lab() -> FakeCluster:
     """The same with all hours spent."""
     return licence_lab(spent())
+
+
+def moved_lab() -> FakeCluster:
+    """The same on another machine than the licence's."""
+    return licence_lab(moved())
 
 
 def _history() -> list[LicenceEvent]:

@@ -40,6 +40,8 @@ from tests.fakes.vendor import (
 
 RESELLER = seeded("reseller")
 SITE_KEY, NODE_KEY = keys.public_hex(SITE), keys.public_hex(NODE)
+LONGEST_S = 65_880_000
+"""25 twelfths of a leap year, 762.5 days: the longest that `vendor keys issuer` ever made a certificate for."""
 WEAK = "01" + "00" * 31
 """A key of small order: OpenSSL calls the signature (this point, S = 0) good for every content."""
 
@@ -195,6 +197,7 @@ BAD_CERTS: dict[str, Callable[[], str]] = {
     "key-not-canonical": lambda: cert(changed(ISSUER_TERMS, key="ee" + "ff" * 30 + "7f")),
     "delegates-twice": lambda: _in(Label.ISSUER, _edited(ISSUER_TERMS, _set("delegate", 2), ROOT)),
     "of-another-product": lambda: cert(changed(ISSUER_TERMS, products=("boiler",))),
+    "lives-longer-than-25-months": lambda: cert(changed(ISSUER_TERMS, exp=ISSUER_TERMS.nbf + LONGEST_S + 1)),
     "reseller-of-one-who-may-not": lambda: reseller_cert(above=ISSUER_TERMS),
     "reseller-of-a-reseller": lambda: reseller_cert(changed(RESELLER_TERMS, delegate=1)),
     "reseller-outlives-its-issuer": lambda: reseller_cert(changed(RESELLER_TERMS, exp=NOW + 601 * DAY)),

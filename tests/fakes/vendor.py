@@ -235,6 +235,7 @@ BAD_LICENCES: dict[str, Callable[[], str]] = {
     "feature-beyond-issuer": lambda: file(changed(VOUCHER, features=("slurm", "training"))),
     "other-product": lambda: file(changed(VOUCHER, product="boiler")),
     "issuer-of-other-product": lambda: file(issuer=changed(ISSUER_TERMS, products=("boiler",))),
+    "issuer-lives-longer-than-25-months": lambda: file(issuer=changed(ISSUER_TERMS, nbf=NOW, exp=NOW + 763 * DAY)),
     "ends-before-it-begins": lambda: file(changed(VOUCHER, exp=NOW - 1)),
     "issuer-key-of-small-order": lambda: file(issuer=changed(ISSUER_TERMS, key="00" * 32)),
     "site-key-of-small-order": lambda: file(changed(VOUCHER, site="01" + "00" * 31)),

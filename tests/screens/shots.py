@@ -226,3 +226,5 @@ LICENCE_SHOTS: dict[str, Steps] = {"licence": licence, "usage": usage}
 """Those of a licence in its last tenth (`licence_lab`)."""
 HELD_SHOTS: dict[str, Steps] = {"licence-held": licence, "usage-spent": usage}
 """Those of one that is spent (`spent_lab`)."""
+MOVED_SHOTS: dict[str, Steps] = {"licence-moved": licence}
+"""Those of one on another machine (`moved_lab`): a reason that is longer than its place."""

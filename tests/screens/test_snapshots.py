@@ -7,13 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.fakes.cluster import FakeCluster
 from tests.fakes.lab import health_lab, queue_lab
-from tests.fakes.licences import licence_lab, spent_lab
-from tests.screens.shots import HEALTH_SHOTS, HELD_SHOTS, LICENCE_SHOTS, QUEUE_SHOTS, SHOTS, pictured_lab
+from tests.fakes.licences import licence_lab, moved_lab, spent_lab
+from tests.screens.shots import (
+    HEALTH_SHOTS,
+    HELD_SHOTS,
+    LICENCE_SHOTS,
+    MOVED_SHOTS,
+    QUEUE_SHOTS,
+    SHOTS,
+    licence,
+    pictured_lab,
+)
 from tests.screens.stage import LARGE, SMALL, stage
 
 FOLDER = Path(__file__).parent / "snapshots"
@@ -23,6 +35,7 @@ LABS = (
     (health_lab, HEALTH_SHOTS),
     (licence_lab, LICENCE_SHOTS),
     (spent_lab, HELD_SHOTS),
+    (moved_lab, MOVED_SHOTS),
 )
 ALL = {name: (lab, steps) for lab, shots in LABS for name, steps in shots.items()}
 """Name of a picture: before which cluster, and how to get there."""
@@ -55,3 +68,26 @@ def test_looks_as_before(name: str, size: tuple[int, int]) -> None:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     assert file.read_text(encoding="utf-8").splitlines() == lines
     assert len(lines) == size[1]
+
+
+@pytest.mark.parametrize("held", [moved_lab, spent_lab])
+def test_the_smallest_screen_says_what_is_held_since_when_what_works_and_what_to_run(
+    held: Callable[[], FakeCluster],
+) -> None:
+    """Without scrolling, however long the reason is."""
+
+    async def run() -> str:
+        async with stage(held(), SMALL) as on:
+            await licence(on)
+            return " ".join(line.strip("│ ") for line in on.lines())
+
+    said, told = asyncio.run(run()), held().the_licence
+    assert told is not None
+    for words in (
+        f"RESTRICTED {told.code}",
+        "new jobs wait in the queue with reason License since ",
+        "; nothing else",
+        "Running jobs go on to their end; login, monitoring, logs, export, drain, stop and every licence command work",
+        f"{told.fix} ",
+    ):
+        assert words in re.sub(r"\s+", " ", said), words

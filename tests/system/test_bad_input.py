@@ -154,6 +154,35 @@ def test_half_a_request_and_silence_leave_the_agent_answering(lab: Box, number: 
             each.close()
 
 
+@pytest.mark.parametrize(
+    ("program", "verb"),
+    [
+        *((program, verb) for program in ("agent", "hub") for verb in ("run", "dial-stdio", "config check")),
+        ("agent", "selftest"),
+        ("hub", "hardware"),
+        ("license", "status"),
+        ("license", "doctor"),
+        ("license", "export-request"),
+        ("license", "usage export"),
+        ("license", "audit verify"),
+    ],
+)
+@pytest.mark.parametrize("where", ["before", "behind", "variable"])
+def test_a_configuration_that_is_not_there_ends_each_program_with_its_path(
+    tmp_path: Path, program: str, verb: str, where: str
+) -> None:
+    path = str(tmp_path / "none.toml")
+    option = {"before": ["--config", path, *verb.split()], "behind": [*verb.split(), "--config", path]}
+    entry = f"import sys; from agent.__main__ import {program}_main as main; sys.exit(main())"
+    words = [sys.executable, "-c", entry, *option.get(where, verb.split())]
+    env = os.environ | ({"STOKER_CONFIG": path} if where == "variable" else {})
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=60, env=env)
+    assert ended.returncode == 78
+    (line,) = (ended.stdout + ended.stderr).splitlines()
+    assert f"cannot read the configuration {path}: No such file or directory" in line
+    assert "name another file with --config or $STOKER_CONFIG" in line
+
+
 def test_a_config_typo_stops_the_start_with_file_line_and_meaning(tmp_path: Path) -> None:
     path = tmp_path / "stoker.toml"
     path.write_text('[node]\nname = "n1"\nstate_dri = "/tmp/x"\n')

@@ -76,6 +76,7 @@ BY_THE_FILE_ITSELF: dict[str, tuple[type[LicenceError], str]] = {
     "feature-beyond-issuer": (ChainError, "features its issuer Test issuer may not give: training"),
     "other-product": (ChainError, "for boiler, not for stoker"),
     "issuer-of-other-product": (ChainError, "may not sign for stoker, only for boiler"),
+    "issuer-lives-longer-than-25-months": (ChainError, "Test issuer runs from .*, longer than the 25 months"),
     "ends-before-it-begins": (ChainError, "ends before it begins"),
     "issuer-key-of-small-order": (WeakKeyError, "small order"),
     "site-key-of-small-order": (WeakKeyError, "small order"),

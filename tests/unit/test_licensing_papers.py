@@ -23,6 +23,7 @@ from licensing.errors import (
     WeakKeyError,
 )
 from licensing.exchange import MAX_REQUEST_CHARS, Crl, Receipt, Release, Request, Usage, Want
+from licensing.roots import pinned
 from tests.fakes import papers
 from tests.fakes.papers import (
     BAD_PAPERS,
@@ -35,7 +36,20 @@ from tests.fakes.papers import (
     SITE_KEY,
     USAGE,
 )
-from tests.fakes.vendor import DAY, FOLDER, ISSUER, LEASE, NODE, NOW, ROOT, ROOTS, SITE, VOUCHER, changed
+from tests.fakes.vendor import (
+    DAY,
+    EVALUATION_FILE,
+    FOLDER,
+    ISSUER,
+    LEASE,
+    NODE,
+    NOW,
+    ROOT,
+    ROOTS,
+    SITE,
+    VOUCHER,
+    changed,
+)
 
 READ: dict[str, Callable[[str], Any]] = {
     "cert": lambda text: verify.issuer_file(text, ROOTS).issuer,
@@ -61,6 +75,7 @@ VERDICTS: dict[str, tuple[type[LicenceError], str]] = {
     "key-not-canonical.cert": (WeakKeyError, "canonical"),
     "delegates-twice.cert": (ContentError, r"<= 1 - at `\$\.delegate`"),
     "of-another-product.cert": (ChainError, "may not sign for stoker"),
+    "lives-longer-than-25-months.cert": (ChainError, "Test issuer runs from .*, longer than the 25 months"),
     "reseller-of-one-who-may-not.cert": (ChainError, "2 signed parts where 1 belong"),
     "reseller-of-a-reseller.cert": (ChainError, "may make further issuers"),
     "reseller-outlives-its-issuer.cert": (ChainError, "beyond the dates of Test issuer"),
@@ -281,3 +296,20 @@ def test_a_whole_chain_of_four_is_what_a_node_verifies() -> None:
     text = LINK.join((papers.reseller_chain(VOUCHER), sign(SITE, lease)))
     chain = verify.lease_chain(text, ROOTS, keys.public_hex(NODE))
     assert (len(chain.path), chain.lease) == (2, lease)
+
+
+# --- how long a certificate lives ---
+
+
+def test_the_longest_certificate_that_was_ever_made_is_taken() -> None:
+    longest = changed(papers.DELEGATING, exp=papers.DELEGATING.nbf + papers.LONGEST_S)
+    reseller = changed(RESELLER_TERMS, exp=longest.exp)
+    assert verify.issuer_file(papers.cert(longest), ROOTS).issuer == longest
+    assert verify.licence_file(papers.reseller_file(terms=reseller, above=longest), ROOTS).issuer == reseller
+
+
+def test_only_the_certificate_of_a_development_build_lives_longer() -> None:
+    chain = armour.unwrap(Label.LICENCE, EVALUATION_FILE.read_text())
+    assert verify.licence_chain(chain, pinned()).issuer.name == "DEVELOPMENT-issuer"
+    with pytest.raises(ChainError, match="longer than the 25 months"):
+        verify.licence_chain(chain, changed(pinned(), development=False))
