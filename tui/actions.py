@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from agent.api.refs import JobRef
+from agent.api.tasks import TaskVerb
 from agent.api.types import Job, JobState
-from tui import arrays, units
+from tui import arrays, inonego, safe, units
 from tui.client import ClusterClient
 from tui.cluster import ArrayKey, Key, job_key
 
@@ -41,6 +42,8 @@ class JobAction:
     effect: Callable[[Sequence[Job]], list[str]]
     """What it will do, in lines."""
     ask: Ask
+    together: TaskVerb | None = None
+    """How tasks of one array are asked with one call."""
     asks_for: str | None = None
     """What has to be typed, where a yes is not enough."""
 
@@ -70,6 +73,33 @@ def tasks_of(key: ArrayKey, jobs: Iterable[Job]) -> list[Job]:
 def singly(target: Target, applies: Callable[[Job], bool]) -> list[Target]:
     """Some tasks of an array, each to be asked about by its own name."""
     return [Target(ref=arrays.ref(job), jobs=(job,)) for job in target.jobs if applies(job)]
+
+
+def carry_out(client: ClusterClient, action: JobAction, targets: Iterable[Target], typed: str) -> Iterator[str]:
+    """Ask the server; yields what became of each, `17_[3-9] CANCELLED`. The first refusal ends it.
+
+    Raises:
+        StokerError: the refusal.
+    """
+    refs = [target.ref for target in targets]
+    parts: list[JobRef | inonego.Tasks] = inonego.parts(refs) if action.together else [*refs]
+    while parts:
+        part = parts.pop(0)
+        if isinstance(part, JobRef):
+            yield _became(part.local, action.ask(client, part, typed))
+            continue
+        reply = inonego.ask(client, action.together, part) if action.together else None
+        if reply is None:
+            parts[:0] = part.refs
+            continue
+        for group in reply.done:
+            yield _became(inonego.name(JobRef(id=part.array.id), group.tasks), group.job)
+        for refused in reply.refused:
+            raise inonego.refusal(refused)
+
+
+def _became(label: str, job: Job) -> str:
+    return f"{label} {safe.text(job.state.value)}"
 
 
 def is_waiting(job: Job) -> bool:
@@ -119,6 +149,7 @@ ACTIONS: dict[str, JobAction] = {
             nothing="There is nothing to cancel: the job has ended.",
             effect=_cancelled,
             ask=lambda client, ref, _: client.cancel(ref),
+            together=TaskVerb.CANCEL,
         ),
         JobAction(
             name="hold",
@@ -127,6 +158,7 @@ ACTIONS: dict[str, JobAction] = {
             nothing="There is nothing to hold: only a job that waits, and is not held, can be.",
             effect=lambda jobs: [f"{_it(jobs)} will not start before a release (U)."],
             ask=lambda client, ref, _: client.hold(ref),
+            together=TaskVerb.HOLD,
         ),
         JobAction(
             name="release",
@@ -135,6 +167,7 @@ ACTIONS: dict[str, JobAction] = {
             nothing="There is nothing to release: the job is not held.",
             effect=lambda jobs: [f"{_it(jobs)} may start when the turn comes."],
             ask=lambda client, ref, _: client.release(ref),
+            together=TaskVerb.RELEASE,
         ),
         JobAction(
             name="requeue",
@@ -143,6 +176,7 @@ ACTIONS: dict[str, JobAction] = {
             nothing="There is nothing to requeue: the job waits already.",
             effect=_requeued,
             ask=lambda client, ref, _: client.requeue(ref),
+            together=TaskVerb.REQUEUE,
         ),
         JobAction(
             name="top",

@@ -268,9 +268,7 @@ class StokerApp(TellsFaults, App[None]):
         """Wait for the server, off this thread. The first refusal ends it."""
         done: list[str] = []
         try:
-            for target in targets:
-                job = self.session.ask(lambda client, ref=target.ref: action.ask(client, ref, typed))  # type: ignore[misc]
-                done.append(f"{target.label} {job.state.value}")
+            self.session.ask(lambda client: done.extend(actions.carry_out(client, action, targets, typed)))
         except StokerError as error:
             so_far = f" ({units.count(len(done), 'job')} before it done)" if done else ""
             self.call_from_thread(self._complain, f"{action.title}: refused{so_far}: {error}")

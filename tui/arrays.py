@@ -103,7 +103,12 @@ def refs(text: str) -> list[JobRef]:
     return [JobRef(id=whole.id, task=task, node=whole.node) for task in _tasks(match[2], text)]
 
 
-def _tasks(inside: str, text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """Read what a server wrote: `0-3,6`, `0-30:3`."""
+    return _tasks(text, text, most=None)
+
+
+def _tasks(inside: str, text: str, most: int | None = MOST_TASKS) -> list[int]:
     found: dict[int, None] = {}
     for part in inside.partition("%")[0].split(","):
         match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9})(?::([0-9]{1,9}))?)?", part.strip())
@@ -112,7 +117,7 @@ def _tasks(inside: str, text: str) -> list[int]:
         low, high, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
         if high < low or step < 1:
             raise StokerError(f"{text!r}: {part} counts down or stands still; write the lower number first")
-        if (high - low) // step + len(found) >= MOST_TASKS:
-            raise StokerError(f"{text!r} names more than {MOST_TASKS} tasks; write {text.partition('_')[0]} for all")
+        if most is not None and (high - low) // step + len(found) >= most:
+            raise StokerError(f"{text!r} names more than {most} tasks; write {text.partition('_')[0]} for all")
         found.update(dict.fromkeys(range(low, high + 1, step)))
     return list(found)

@@ -12,10 +12,10 @@ from agent.api.decode import decoder
 from agent.api.queue import RequeueRequest, SignalRequest, StepRequest, UpdateRequest
 from agent.api.refs import JobRef
 from agent.api.stream import Stream
+from agent.api.tasks import TasksReply, TasksRequest, TaskVerb
 from agent.api.types import (
     KEY_HEADER,
     CancelRequest,
-    CancelTasksRequest,
     Job,
     JobReport,
     LogMessage,
@@ -90,9 +90,18 @@ class JobCalls(Caller):
         asked = CancelRequest(reason=reason, revision=revision)
         return self._ask("POST", f"{ref.path}/cancel", Job, asked, repeatable=True)
 
-    def cancel_tasks(self, array: JobRef, tasks: str) -> Job:
-        """Ask some of an array's tasks to end: `3,5-7`. An agent of a version before knows no such address (404)."""
-        return self._ask("POST", f"{array.path}/tasks/cancel", Job, CancelTasksRequest(tasks=tasks), repeatable=True)
+    def ask_tasks(self, verb: TaskVerb, array: JobRef, tasks: str, *, hold: bool = False) -> TasksReply:
+        """Ask the same of some of an array's tasks, `3,5-7`. An agent of a version before knows no such address (404).
+
+        Args:
+            verb: what to ask.
+            array: without a task.
+            tasks: as `--array` has them.
+            hold: of `requeue`: and keep them waiting.
+        """
+        repeatable = verb is not TaskVerb.REQUEUE
+        asked = TasksRequest(tasks=tasks, hold=hold)
+        return self._ask("POST", f"{array.path}/tasks/{verb}", TasksReply, asked, repeatable=repeatable)
 
     def hold(self, ref: JobRef) -> Job:
         """Keep a waiting job from starting."""

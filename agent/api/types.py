@@ -177,6 +177,8 @@ class Job(Wire, frozen=True, kw_only=True):
     """GPUs held, or held last when the job has ended."""
     gpu_indexes: tuple[int, ...] = ()
     cpus_per_task: int = 1
+    cpus: int | None = None
+    """CPUs in all: those asked for, and of a job that has run with `--exclusive` all that its node has."""
     memory_bytes: int | None = None
     memory_per_cpu_bytes: int | None = None
     """As said with `--mem-per-cpu`; `memory_bytes` has it in it."""
@@ -235,7 +237,7 @@ class Job(Wire, frozen=True, kw_only=True):
     mail_types: tuple[str, ...] = ()
     mail_user: str | None = None
     features: tuple[str, ...] = ()
-    """`--constraint`: all of them are needed."""
+    """`--constraint`: all of them are needed; of `h100|a100` one."""
     licenses: dict[str, int] = msgspec.field(default_factory=dict)
     ntasks_per_node: int | None = None
     input_path: str | None = None
@@ -292,13 +294,6 @@ class CancelRequest(Wire, frozen=True, kw_only=True):
     reason: str | None = None
     revision: int | None = None
     """Only while the job is still as it was when looked at; else 409 with how it is now."""
-
-
-class CancelTasksRequest(CancelRequest, frozen=True, kw_only=True):
-    """What `POST /v1/jobs/ARRAY/tasks/cancel` takes: some of an array's tasks, ended in one go."""
-
-    tasks: str
-    """As `--array` has them: `3,5-7`. Tasks that it does not have, or that have ended, are left as they are."""
 
 
 class Plan(Wire, frozen=True, kw_only=True):

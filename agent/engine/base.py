@@ -28,6 +28,7 @@ from agent.api.queue import (
     UpdateRequest,
 )
 from agent.api.refs import JobRef
+from agent.api.tasks import TasksReply, TasksRequest, TaskVerb
 from agent.api.types import CancelRequest, Job, JobReport, JobState, LogChunk, Plan, SubmitRequest, TaskResult
 from agent.jobs.filters import JobFilter
 from agent.jobs.tally import QueueTally
@@ -103,6 +104,15 @@ class Engine(Protocol):
 
     async def requeue(self, ref: JobRef, asker: Asker, request: RequeueRequest) -> Job:
         """Stop a running job and let it wait again, or let an ended one run once more."""
+        ...
+
+    async def ask_tasks(self, verb: TaskVerb, array: JobRef, asker: Asker, request: TasksRequest) -> TasksReply:
+        """Ask the same of some of an array's tasks; what is refused to some is done to the others.
+
+        Raises:
+            ApiError: 404 where there is no such array, 403 for another's, 429 where the queue has no room for those
+                that are to wait again.
+        """
         ...
 
     async def top(self, ref: JobRef, asker: Asker) -> Job:

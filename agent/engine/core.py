@@ -109,14 +109,14 @@ class Core:
         return row
 
     async def amend_each(
-        self, job_ids: Sequence[int], change: Callable[[JobSpec], JobSpec], *, event: str, by: str
+        self, job_ids: Sequence[int], change: Callable[[JobSpec], JobSpec], *, event: str, by: str, waiting: bool = True
     ) -> list[JobRow]:
-        """Change what waiting jobs ask for, alike; one that waits no more is left out.
+        """Change what jobs ask for, alike; with `waiting` one that waits no more is left out.
 
         Raises:
             StoreError: not stored.
         """
-        rows = await self.store.call(steps.amend_each, self.config, job_ids, change, event, by)
+        rows = await self.store.call(steps.amend_each, self.config, job_ids, change, event, by, waiting)
         await self.keep_all(rows)
         return rows
 
@@ -219,6 +219,7 @@ class Core:
             warning=self.warnings.get(row.id),
             steps=steps,
             started_with=self.started_with(row.id),
+            node_cpus=self.config.cpus,
         )
 
     def _holds(self, row: JobRow) -> bool:

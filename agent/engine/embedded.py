@@ -36,6 +36,7 @@ from agent.api.queue import (
     UpdateRequest,
 )
 from agent.api.refs import JobRef
+from agent.api.tasks import TasksReply, TasksRequest, TaskVerb
 from agent.api.types import CancelRequest, Job, JobReport, JobState, Plan, SubmitRequest, TaskResult
 from agent.config import Config
 from agent.engine.accept import ResourceView
@@ -64,6 +65,7 @@ from agent.engine.room import Room
 from agent.engine.runs import Runner
 from agent.engine.share import FairShare
 from agent.engine.stepverbs import StepVerbs
+from agent.engine.taskverbs import TaskVerbs
 from agent.engine.update import Updates
 from agent.engine.upkeep import Upkeep
 from agent.engine.usage import Metering
@@ -110,6 +112,7 @@ class EmbeddedEngine:
         self._queue = Queue(core, self._facts, see_through=self._run, carry_out=self._stop)
         room = Room(core)
         self._verbs = Verbs(core, self._runner, carry_out=self._stop, room=room)
+        self._task_verbs = TaskVerbs(core, self._verbs)
         self._step_verbs = StepVerbs(core, self._runner, self._verbs)
         self._updates = Updates(core, self._verbs, self._runner, self._arrangements)
         self._intake = Intake(core, self._arrangements, room)
@@ -230,6 +233,10 @@ class EmbeddedEngine:
     async def requeue(self, ref: JobRef, asker: Asker, request: RequeueRequest) -> Job:
         """See `Engine.requeue`."""
         return await self._verbs.requeue(ref, asker, request)
+
+    async def ask_tasks(self, verb: TaskVerb, array: JobRef, asker: Asker, request: TasksRequest) -> TasksReply:
+        """See `Engine.ask_tasks`."""
+        return await self._task_verbs.ask(verb, array, asker, request)
 
     async def top(self, ref: JobRef, asker: Asker) -> Job:
         """See `Engine.top`."""

@@ -153,8 +153,9 @@ def amend_each(
     change: Callable[[JobSpec], JobSpec],
     event: str,
     by: str,
+    waiting: bool,
 ) -> list[JobRow]:
-    """Change what many jobs ask for, alike. One that has begun or ended meanwhile is left out."""
-    waiting = [job_id for job_id in job_ids if store.get(job_id).status.state is JobState.PENDING]
+    """Change what many jobs ask for, alike. With `waiting` one that has begun or ended meanwhile is left out."""
+    meant = [each for each in job_ids if not waiting or store.get(each).status.state is JobState.PENDING]
     now = int(time.time())
-    return ledger.amend_each(store, config.state_dir, waiting, change, now, event=event, by=by) if waiting else []
+    return ledger.amend_each(store, config.state_dir, meant, change, now, event=event, by=by) if meant else []

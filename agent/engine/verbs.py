@@ -6,7 +6,7 @@ how it is now; of an array all tasks are asked that it makes sense for, and it i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -14,20 +14,24 @@ from agent.api import signals
 from agent.api.errors import ApiError
 from agent.api.queue import RequeueRequest, SignalRequest
 from agent.api.refs import JobRef
-from agent.api.types import CancelRequest, CancelTasksRequest, Job, JobState
+from agent.api.types import CancelRequest, Job, JobState
 from agent.engine import watch
 from agent.engine.accept import as_api_error
 from agent.engine.base import Asker
 from agent.engine.core import Core, conflict
 from agent.engine.room import Room
 from agent.engine.runs import Runner
-from agent.jobs import arrays, machine
-from agent.jobs.grammar import GrammarError
+from agent.jobs import machine
 from agent.jobs.row import JobRow
 from agent.jobs.spec import JobSpec
 
 AT_ONCE = 500
 """Tasks of an array that are changed in one go: other calls wait for no more than these."""
+
+WAITS = "a waiting job cannot be requeued"
+NOT_HELD = "only a waiting job can be held"
+NOT_RELEASED = "only a waiting job can be released"
+ADMINS_HOLD = "is held by an admin; ask one to release it"
 
 Change = Callable[[JobSpec], JobSpec]
 """What a job asks for from now on."""
@@ -49,14 +53,11 @@ class Verbs:
         """See `Engine.cancel`."""
         rows = await self.own(ref, asker, request.revision)
         todo = [row for row in rows if not row.status.state.is_final]
-        if isinstance(request, CancelTasksRequest):
-            named = _tasks(request.tasks)
-            todo = [row for row in todo if row.array_task_id in named]
         if not todo:
             return self._core.wire(rows[0])
         event = machine.CancelAsked(by=asker.user, reason=request.reason)
         try:
-            return await self._wish(todo, event)
+            return self._first(rows=todo, changed=await self.wished(todo, event))
         except ApiError as error:
             meant, left = {row.id for row in todo}, await self.own(ref, asker)
             if error.code != "changed" or any(row.id in meant and not row.status.state.is_final for row in left):
@@ -68,43 +69,33 @@ class Verbs:
         rows = await self.own(ref, asker, request.revision)
         todo = [row for row in rows if row.status.state is not JobState.PENDING]
         if not todo:
-            raise self._refusal(rows[0], "a waiting job cannot be requeued")
-        ended = sum(row.status.state.is_final for row in todo)
-        user, qos = todo[0].user, todo[0].spec.qos  # of an array: its first task's
-        if ended:
-            self._room.check(ended, user, qos)
-        with self._room.taken(ended, user, qos):
-            if request.hold:
-                with as_api_error():
-                    for row in todo:
-                        held = _hold_by(_holder(row, asker))(row.spec)
-                        await self._core.amend(row.id, held, event="Held", by=asker.user, revision=row.revision)
-            return await self._wish(todo, machine.RequeueAsked(by=asker.user, reason=None))
+            raise conflict(rows[0], WAITS)
+        return self._first(rows=todo, changed=await self.requeued(todo, asker, hold=request.hold))
 
     async def hold(self, ref: JobRef, asker: Asker) -> Job:
         """See `Engine.hold`."""
         rows = await self.own(ref, asker)
         todo = [row for row in rows if row.status.state is JobState.PENDING]
         if not todo:
-            raise self._refusal(rows[0], "only a waiting job can be held")
-        return await self.amend(todo, asker, "Held", _hold_by(_holder(rows[0], asker)))
+            raise conflict(rows[0], NOT_HELD)
+        return await self.amend(todo, asker, "Held", hold_by(rows[0], asker))
 
     async def release(self, ref: JobRef, asker: Asker) -> Job:
         """See `Engine.release`."""
         rows = await self.own(ref, asker)
         todo = [row for row in rows if row.status.state is JobState.PENDING]
         if not todo:
-            raise self._refusal(rows[0], "only a waiting job can be released")
+            raise conflict(rows[0], NOT_RELEASED)
         if not asker.admin and any(row.spec.held == "admin" for row in todo):
-            raise ApiError(403, "forbidden", f"job {todo[0].id} is held by an admin; ask one to release it")
-        return await self.amend(todo, asker, "Released", _released)
+            raise ApiError(403, "forbidden", f"job {todo[0].id} {ADMINS_HOLD}")
+        return await self.amend(todo, asker, "Released", released)
 
     async def top(self, ref: JobRef, asker: Asker) -> Job:
         """See `Engine.top`."""
         rows = await self.own(ref, asker)
         todo = [row for row in rows if row.status.state is JobState.PENDING]
         if not todo:
-            raise self._refusal(rows[0], "only a waiting job can be put on top")
+            raise conflict(rows[0], "only a waiting job can be put on top")
         if asker.admin:
             priority = self._highest() + 1
             return await self.amend(todo, asker, "Top", lambda spec: replace(spec, priority=priority))
@@ -116,7 +107,7 @@ class Verbs:
         rows = await self.own(ref, asker)
         todo = [row for row in rows if row.status.state in (JobState.RUNNING, JobState.COMPLETING)]
         if not todo:
-            raise self._refusal(rows[0], "only a running job can be signalled")
+            raise conflict(rows[0], "only a running job can be signalled")
         with as_api_error():
             for row in todo:
                 await watch.send_signal(self._runner.attempt(row), number, request.batch_only)
@@ -136,7 +127,7 @@ class Verbs:
         if ref.task is None and row.array_job_id == row.id:
             rows = list(self._core.jobs.of_array(row.id)) or await self._core.rows(ref)
         if revision is not None and revision != rows[0].revision:
-            raise self._refusal(rows[0], "it has changed since you looked at it")
+            raise conflict(rows[0], "it has changed since you looked at it")
         return rows
 
     async def amend(self, rows: Sequence[JobRow], asker: Asker, event: str, change: Change) -> Job:
@@ -145,34 +136,61 @@ class Verbs:
         Raises:
             ApiError: 409 when the only one is not as it was.
         """
-        first: JobRow | None = None
+        changed = await self.amended(rows, asker, event, change)
+        return self._core.wire(next(iter(changed), rows[0]))
+
+    async def amended(self, rows: Sequence[JobRow], asker: Asker, event: str, change: Change) -> list[JobRow]:
+        """Change what each asks for, many at a time; one that waits no more is left out.
+
+        Raises:
+            ApiError: 409 when the only one is not as it was.
+        """
+        changed: list[JobRow] = []
         with as_api_error():
             if len(rows) == 1:
-                first, spec = rows[0], change(rows[0].spec)
-                if spec != first.spec:
-                    revision = first.revision
-                    first = await self._core.amend(first.id, spec, event=event, by=asker.user, revision=revision)
-            for begin in range(0, len(rows) if len(rows) > 1 else 0, AT_ONCE):
-                part = [row.id for row in rows[begin : begin + AT_ONCE]]
-                for row in await self._core.amend_each(part, change, event=event, by=asker.user):
-                    first = first or row
+                row, spec = rows[0], change(rows[0].spec)
+                if spec != row.spec:
+                    row = await self._core.amend(row.id, spec, event=event, by=asker.user, revision=row.revision)
+                changed.append(row)
+            for part in _shares(rows if len(rows) > 1 else ()):
+                changed += await self._core.amend_each(part, change, event=event, by=asker.user)
         self._core.wake()
-        return self._core.wire(first or rows[0])
+        return changed
 
-    async def _wish(self, rows: Sequence[JobRow], event: machine.Event) -> Job:
-        """Store what is wished of each, then tell the shims."""
-        first: JobRow | None = None
+    async def requeued(self, rows: Sequence[JobRow], asker: Asker, *, hold: bool) -> list[JobRow]:
+        """Let jobs that do not wait wait again, with `hold` until they are released; the queue must have room for all.
+
+        Raises:
+            ApiError: 429.
+        """
+        ended = sum(row.status.state.is_final for row in rows)
+        user, qos = rows[0].user, rows[0].spec.qos  # of an array: its first task's
+        if ended:
+            self._room.check(ended, user, qos)
+        with self._room.taken(ended, user, qos):
+            if hold:
+                with as_api_error():
+                    for part in _shares(rows):
+                        change = hold_by(rows[0], asker)
+                        await self._core.amend_each(part, change, event="Held", by=asker.user, waiting=False)
+            return await self.wished(rows, machine.RequeueAsked(by=asker.user, reason=None))
+
+    async def wished(self, rows: Sequence[JobRow], event: machine.Event) -> list[JobRow]:
+        """Store what is wished of each, then tell the shims; one to which it cannot happen any more is left out."""
+        changed: list[JobRow] = []
         with as_api_error():
-            for begin in range(0, len(rows), AT_ONCE):
-                part = [row.id for row in rows[begin : begin + AT_ONCE]]
+            for part in _shares(rows):
                 for row in await self._core.apply_each(part, event):
-                    first = first or row
+                    changed.append(row)
                     if row.status.state is JobState.COMPLETING:
                         self._carry_out(row)
-        if first is None:
-            raise self._refusal(rows[0], "it has changed meanwhile, and so have all its tasks")
         self._core.wake()
-        return self._core.wire(first)
+        return changed
+
+    def _first(self, *, rows: Sequence[JobRow], changed: Sequence[JobRow]) -> Job:
+        if not changed:
+            raise conflict(rows[0], "it has changed meanwhile, and so have all its tasks")
+        return self._core.wire(changed[0])
 
     async def _before_own(self, rows: Sequence[JobRow], asker: Asker) -> Job:
         """As `scontrol top` does for a user: what one job gains in nice, the user's others that were before it lose."""
@@ -192,20 +210,11 @@ class Verbs:
         totals = self._core.decision.priorities.values()
         return max((parts.total for parts in totals), default=1)
 
-    def _refusal(self, row: JobRow, why: str) -> ApiError:
-        return conflict(row, why)
 
-
-def _tasks(text: str) -> frozenset[int]:
-    """Read `3,5-7`.
-
-    Raises:
-        ApiError: 400, it is no list of tasks.
-    """
-    try:
-        return frozenset(arrays.array(text).tasks)
-    except GrammarError as error:
-        raise ApiError(400, "bad_tasks", f"{text[:40]!r} {error}", "$.tasks") from None
+def _shares(rows: Sequence[JobRow]) -> Iterator[list[int]]:
+    """Ids, as many as are changed in one go."""
+    for begin in range(0, len(rows), AT_ONCE):
+        yield [row.id for row in rows[begin : begin + AT_ONCE]]
 
 
 def require_owner(row: JobRow, asker: Asker) -> None:
@@ -223,11 +232,14 @@ def _holder(row: JobRow, asker: Asker) -> str:
     return "user" if row.uid == asker.uid else "admin"
 
 
-def _hold_by(who: str) -> Change:
+def hold_by(row: JobRow, asker: Asker) -> Change:
+    """Hold in the asker's name; what an admin holds stays an admin's."""
+    who = _holder(row, asker)
     return lambda spec: spec if spec.held == "admin" else replace(spec, held=who)
 
 
-def _released(spec: JobSpec) -> JobSpec:
+def released(spec: JobSpec) -> JobSpec:
+    """Without a hold."""
     return replace(spec, held=None)
 
 

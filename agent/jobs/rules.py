@@ -15,6 +15,7 @@ import msgspec
 
 from agent.config import Config, PartitionTable, QosTable
 from agent.jobs.errors import SpecError
+from agent.jobs.schedule.facts import MAX_WAYS
 from agent.jobs.schedule.words import clock_span
 from agent.jobs.spec import JobSpec
 
@@ -215,17 +216,22 @@ def _check_licenses(spec: JobSpec, config: Config) -> None:
 
 
 def _features(spec: JobSpec, config: Config, gpu_names: Iterable[str]) -> tuple[str, ...]:
-    """Features as the node spells them; of several of which one is asked for, the first that it has."""
+    """Features as the node spells them. Of several of which one is asked for all are kept: the scheduler takes one."""
     of_gpus = {each.lower(): each for name in gpu_names for each in gpu_features(name)}
     own = set(config.jobs.features)
     found: dict[str, None] = {}
+    ways = 1
     for wanted in spec.features:
-        spelt = (each if each in own else of_gpus.get(each.lower()) for each in wanted.split("|"))
-        feature = next(filter(None, spelt), None)
-        if feature is None:
+        spelt = {each: each if each in own else of_gpus.get(each.lower()) for each in wanted.split("|")}
+        here = {each for each in spelt.values() if each is not None}
+        if not here:
             has = _listed([*config.jobs.features, *of_gpus])
             raise SpecError(f"invalid feature specification: {wanted}; {config.name} has {has}", "--constraint")
-        found[feature] = None
+        ways *= 1 if own & here else len(here)
+        found["|".join(dict.fromkeys(name or typed for typed, name in spelt.items()))] = None
+    if ways > MAX_WAYS:
+        sentence = f"asks for one of {ways:,} combinations of features; at most {MAX_WAYS} are weighed: name fewer"
+        raise SpecError(sentence, "--constraint")
     return tuple(found)
 
 

@@ -110,7 +110,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Alone on the node: `gpus` is then all of them, or 0 where it asked for none (Slurm gives all, and so do we at
     the start: see `schedule`)."""
     features: tuple[str, ...] = ()
-    """`--constraint`, all of which the node or its GPUs must have."""
+    """`--constraint`, all of which the node or its GPUs must have; `h100|a100` is one that the scheduler may choose."""
     memory_per_cpu_bytes: int | None = None
     """As said; `memory_bytes` has it in it. Kept for the job's environment and for what Slurm's commands show."""
     memory_per_gpu_bytes: int | None = None

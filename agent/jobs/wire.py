@@ -56,6 +56,7 @@ def to_wire(
     warning: tuple[str, int] | None = None,
     steps: Sequence[JobStep] = (),
     started_with: int | None = None,
+    node_cpus: int = 1,
 ) -> types.Job:
     """A job as its users see it.
 
@@ -71,6 +72,7 @@ def to_wire(
         warning: what it is stopped for, and when, while it runs.
         steps: what `srun` started in it.
         started_with: the priority that a job which has started had then.
+        node_cpus: CPUs of this node, as of now.
     """
     pending = row.status.state is types.JobState.PENDING
     warned = warning if row.status.state is types.JobState.RUNNING else None
@@ -80,6 +82,7 @@ def to_wire(
         **_place(row, (standing or Standing()) if pending else Standing(), note, started_with),
         node=node,
         partition=row.partition,
+        cpus=max(row.spec.cpus, node_cpus) if row.spec.exclusive and _holds_or_held(row) else row.spec.cpus,
         gpu_indexes=_indexes(row, gpu_indexes or {}),
         output_path=output,
         error_path=error,
@@ -97,6 +100,12 @@ def to_wire(
         stops_at=warned[1] if warned else None,
         again=_again(row),
     )
+
+
+def _holds_or_held(row: JobRow) -> bool:
+    """Whether it was given what it asked for; one that waits to run again was, and is not now."""
+    state = row.status.state
+    return row.status.started_at is not None if state.is_final else state is not types.JobState.PENDING
 
 
 def _place(row: JobRow, standing: Standing, note: str | None, started_with: int | None) -> dict[str, Any]:

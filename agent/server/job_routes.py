@@ -12,7 +12,8 @@ from aiohttp import web
 from agent.api.errors import ApiError, StokerError
 from agent.api.queue import RequeueRequest, SignalRequest, StepRequest, UpdateRequest
 from agent.api.refs import JobRef
-from agent.api.types import CancelRequest, CancelTasksRequest, Hello, LogChunk, LogEnd, SubmitReply, SubmitRequest
+from agent.api.tasks import TasksRequest, TaskVerb
+from agent.api.types import CancelRequest, Hello, LogChunk, LogEnd, SubmitReply, SubmitRequest
 from agent.config import Config
 from agent.engine.base import Asker
 from agent.jobs.filters import JobFilter
@@ -56,7 +57,7 @@ class JobRoutes:
         router.add_get(f"{root}/jobs/{_REF}/report", self._report)
         router.add_get(f"{root}/jobs/{_REF}/results", self._results)
         router.add_post(f"{root}/jobs/{_REF}/cancel", self._cancel)
-        router.add_post(f"{root}/jobs/{_REF}/tasks/cancel", self._cancel_tasks)
+        router.add_post(f"{root}/jobs/{_REF}/tasks/{{verb:{'|'.join(TaskVerb)}}}", self._ask_tasks)
         router.add_post(f"{root}/jobs/{_REF}/hold", self._hold)
         router.add_post(f"{root}/jobs/{_REF}/release", self._release)
         router.add_post(f"{root}/jobs/{_REF}/requeue", self._requeue)
@@ -147,9 +148,9 @@ class JobRoutes:
         asked = await read_body(request, CancelRequest) if request.can_read_body else CancelRequest()
         return json_response(await self._engine.cancel(ref_of(request), asker_of(request), asked))
 
-    async def _cancel_tasks(self, request: web.Request) -> web.Response:
-        asked = await read_body(request, CancelTasksRequest)
-        return json_response(await self._engine.cancel(ref_of(request), asker_of(request), asked))
+    async def _ask_tasks(self, request: web.Request) -> web.Response:
+        asked, verb = await read_body(request, TasksRequest), TaskVerb(request.match_info["verb"])
+        return json_response(await self._engine.ask_tasks(verb, ref_of(request), asker_of(request), asked))
 
     async def _hold(self, request: web.Request) -> web.Response:
         return json_response(await self._engine.hold(ref_of(request), asker_of(request)))

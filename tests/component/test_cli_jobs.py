@@ -188,8 +188,27 @@ def test_waiting_and_following_outlive_a_crash_of_the_agent(desk: Desk) -> None:
 def test_many_tasks_of_an_array_are_cancelled_in_one_go(desk: Desk) -> None:
     desk.run("submit", "--hold", "-a", "1-40", "-J", "many", "--wrap", "true")
     said = desk.run("cancel", "--name", "many", "--yes").stdout
-    assert (said.startswith("job "), said.endswith("_[1-40]: asked to end\n"), said.count("\n")) == (True, True, 1)
+    assert (said.startswith("job "), said.endswith("_[1-40]: CANCELLED\n"), said.count("\n")) == (True, True, 1)
     assert "nothing is cancelled" in desk.run("cancel", "--name", "many", "--yes").stderr
+
+
+def test_a_range_of_tasks_is_one_line_and_those_it_is_refused_to_are_named(desk: Desk) -> None:
+    number = desk.json("submit", "--json", "--hold", "-a", "1-40", "--wrap", "true")["id"]
+    desk.run("cancel", f"{number}_40", check=True)
+    done = desk.run("hold", f"{number}_[2-9,39-41]", str(number), f"{number}_1")
+    assert done.returncode == 1
+    assert done.stdout == (
+        f"job {number}_[1-9,39]: PENDING, held, priority 0\narray {number}: PENDING, held, priority 0\n"
+    )
+    assert f"job {number}_40 is not held: CANCELLED: only a waiting job can be held" in done.stderr
+    assert f"job {number}_41 is not held: the array has no such task" in done.stderr
+    again = desk.run("requeue", "--json", "--hold", f"{number}_[39-40]")
+    assert [(each["array_task_id"], each["held"]) for each in json.loads(again.stdout)] == [(40, True)]
+    assert json.loads(again.stderr)["error"]["code"] == "changed"
+    nobody = desk.run("release", f"{number + 100}_[1-5]")
+    assert (nobody.returncode, nobody.stdout) == (1, "")
+    assert nobody.stderr.count("\n") == 1 and f"job {number + 100}_[1-5] is not released: " in nobody.stderr
+    desk.run("cancel", str(number), check=True)
 
 
 def test_one_refusal_does_not_keep_others_from_being_cancelled(desk: Desk) -> None:

@@ -7,12 +7,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent.api.errors import ApiError
 from agent.api.queue import RequeueRequest
 from agent.api.refs import JobRef
-from agent.api.types import CancelRequest, CancelTasksRequest, Job, JobState
+from agent.api.tasks import TasksRequest, TaskVerb
+from agent.api.types import CancelRequest, Job, JobState
 from agent.config.tables import AccountTable, LimitsTable, PartitionTable, SchedulerTable
 from agent.engine.embedded import EmbeddedEngine
 from agent.jobs.filters import JobFilter
@@ -86,13 +88,32 @@ def test_tasks_that_end_at_the_moment_of_their_cancel_are_cancelled_whatever_the
     async def test() -> None:
         async with engine(make_config(tmp_path)) as made:
             first = await submit(made, "true", "--hold", "--array=0-3")
-            asked = CancelTasksRequest(tasks="1-2")
+            asked, array = TasksRequest(tasks="1-2"), JobRef(id=first.id)
             # Both find the tasks waiting, and the second can end none of them any more.
-            both = [made.cancel(JobRef(id=first.id), who(), asked) for _ in range(2)]
-            assert {job.array_job_id for job in await asyncio.gather(*both)} == {first.id}
+            replies = await asyncio.gather(*(made.ask_tasks(TaskVerb.CANCEL, array, who(), asked) for _ in range(2)))
+            told = [(group.tasks, group.job.state) for reply in replies for group in reply.done]
+            assert (told, [reply.refused for reply in replies]) == ([("1-2", JobState.CANCELLED)] * 2, [(), ()])
             states = {job.array_task_id: job.state for job in await made.jobs(JobFilter(array=first.id))}
             pending, cancelled = JobState.PENDING, JobState.CANCELLED
             assert states == {0: pending, 1: cancelled, 2: cancelled, 3: pending}
+
+    run(test)
+
+
+def test_a_job_alone_on_its_node_holds_all_its_cpus_once_it_runs(tmp_path: Path) -> None:
+    async def test() -> None:
+        config = msgspec.structs.replace(make_config(tmp_path), cpus=6)
+        async with engine(config, Gpus(cpu_count=6)) as made:
+            gate = Gate(tmp_path / "go")
+            waits = await submit(made, f"{gate.script}; echo $SLURM_CPUS_ON_NODE", "--exclusive", "-n2", "--hold")
+            assert (await look(made, waits.id)).cpus == 2
+            await made.release(JobRef(id=waits.id), who())
+            assert (await until(made, waits.id, running)).cpus == 6
+            await gate.open()
+            assert (await until(made, waits.id, ended)).cpus == 6
+            held = await submit(made, "true", "--exclusive", "--hold")
+            await cancel(made, held.id)
+            assert (await look(made, held.id)).cpus == 1, "it was never given any"
 
     run(test)
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from agent.api.queue import Drain, Reservation, Share
+from agent.api.tasks import TasksRefused, TasksReply
 from agent.api.types import ErrorBody, JobState, LinkState, NodeStatus
 from tests.fakes.slurm_queue import job
 from tests.fakes.slurm_screen import RUN, SUBMITTED, Screen, ended_jobs, host, recorded
@@ -264,30 +265,57 @@ def test_verbs_reach_the_jobs_they_name(screen: Screen) -> None:
     asked = [(path.removeprefix("/v1/"), body) for _, path, body in screen.queue.seen]
     expected: list[tuple[str, Any]] = []
     for verb, body in (("hold", None), ("release", None), ("requeue", False), ("requeue", True), ("top", None)):
-        for ref in ("4", "3_5", "3_6"):
-            expected.append((f"jobs/{ref}/{verb}", None if body is None else {"hold": body, "revision": None}))
+        said = None if body is None else {"hold": body, "revision": None}
+        together = [(f"jobs/3/tasks/{verb}", {"tasks": "5-6", "hold": bool(body), "reason": None})]
+        alone = [(f"jobs/{ref}/{verb}", said) for ref in ("3_5", "3_6")]
+        expected += [(f"jobs/4/{verb}", said), *(alone if verb == "top" else together)]
     expected.append(("jobs/4/update", {"changes": {"TimeLimit": "5", "Nice": "3"}, "revision": None}))
     expected += [
         (verb, {"gpu": None, "reason": why, "tell": True}) for verb, why in (("drain", "fans"), ("resume", None))
     ]
     cancel = {"reason": None, "revision": None}
-    expected += [(f"jobs/{ref}/cancel", cancel) for ref in ("1", "3_5", "3_6")]
+    expected += [
+        ("jobs/3/tasks/cancel", {"tasks": "5-6", "hold": False, "reason": None}),
+        ("jobs/1/cancel", cancel),
+    ]
     expected.append(("jobs/2/signal", {"signal": "USR1", "batch_only": True}))
     expected.append(("jobs/2/cancel", cancel))
     assert asked[: len(expected)] == expected
     assert sorted(asked[len(expected) :], key=str) == sorted(
-        [(f"jobs/{ref}/cancel", cancel) for ref in ("1", "2", "3_3", "3_4")], key=str
+        [
+            *((f"jobs/{ref}/cancel", cancel) for ref in ("1", "2")),
+            ("jobs/3/tasks/cancel", {"tasks": "3-4", "hold": False, "reason": None}),
+        ],
+        key=str,
     )
 
 
 def test_many_tasks_are_ended_with_one_call_or_one_by_one_where_that_is_not_known(screen: Screen) -> None:
-    """The stand-in knows no such call, as an agent of a version before."""
+    screen.queue.refuse = ErrorBody(code="not_found", message="/v1/jobs/3/tasks/cancel is no address of this API")
+    screen.queue.status = 404
     screen.run("scancel", "3", "3_[3-20]", "4")
     asked = [(path.removeprefix("/v1/"), body) for _, path, body in screen.queue.seen]
-    assert asked[0] == ("jobs/3/tasks/cancel", {"reason": None, "revision": None, "tasks": "3-20"})
+    assert asked[0] == ("jobs/3/tasks/cancel", {"tasks": "3-20", "hold": False, "reason": None})
     assert [path for path, _ in asked[1:]] == [
         f"jobs/{ref}/cancel" for ref in ("3", *(f"3_{n}" for n in range(3, 21)), "4")
     ]
+
+
+def test_what_is_refused_to_some_tasks_is_said_of_them_together(screen: Screen) -> None:
+    refused = (
+        TasksRefused(tasks="3-4", status=403, code="forbidden", message="is held by an admin; ask one to release it"),
+        TasksRefused(tasks="9", status=404, code="no_such_job", message="the array has no such task"),
+    )
+    screen.queue.tasks = TasksReply(refused=refused)
+    code, out, said = screen.run("scontrol", "release", "3_[3-9]")
+    assert (code, out) == (1, "")
+    assert said == (
+        "Access/permission denied: is held by an admin; ask one to release it for job 3_[3-4]\n"
+        "Invalid job id specified for job 3_9\n"
+    )
+    code, _, said = screen.run("scancel", "3_[3-9]")
+    assert (code, said.count("\n")) == (1, 1), "one that is not there is no failure"
+    assert "Kill job error on job id 3_[3-4]: is held by an admin" in said
 
 
 def test_exact_parts_nodes_that_differ(screen: Screen) -> None:
@@ -369,6 +397,21 @@ def test_states_of_a_node(screen: Screen) -> None:
     gpu = msgspec.structs.replace(host().node.gpus[0], drain=Drain(gpu_uuid="GPU-n1-0", reason="ECC", by="bob", at=1))  # type: ignore[union-attr]
     screen.queue.nodes[:] = [host(gpus=(gpu,))]
     assert "gpu 0: ECC" in screen.lines("sinfo", "-R")[1]
+
+
+def test_a_job_alone_on_its_node_is_shown_with_all_its_cpus_once_it_runs(screen: Screen) -> None:
+    of: dict[str, Any] = {"exclusive": True, "tasks": 2, "cpus_per_task": 1, "memory_bytes": None}
+    screen.queue.jobs[:] = [job(1, JobState.RUNNING, cpus=8, **of, **RUN), job(2, cpus=2, **of), job(3, **of)]
+    assert screen.lines("squeue", "-h", "-S", "i", "-o", "%i %C") == ["1 8", "2 2", "3 2"], (
+        "an older server does not say"
+    )
+    fields = screen.lines("squeue", "-h", "-j", "1", "-O", "NumCPUs,tres-alloc:40,MaxCPUs")[0].split()
+    assert fields == ["8", "cpu=8,node=1,billing=8", "2"]
+    assert screen.lines("sacct", "-X", "-n", "-P", "-j", "1", "-o", "AllocCPUS,ReqCPUS,AllocTRES,ReqTRES") == [
+        "8|2|billing=8,cpu=8,node=1|billing=2,cpu=2,node=1"
+    ]
+    shown = "\n".join(screen.lines("scontrol", "show", "job", "1"))
+    assert "NumCPUs=8 NumTasks=2 CPUs/Task=1" in shown and "TRES=cpu=8,node=1,billing=8" in shown
 
 
 def test_sinfo_lists_what_is_reserved(screen: Screen) -> None:

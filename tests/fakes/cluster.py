@@ -29,6 +29,7 @@ from agent.api.queue import (
     Share,
 )
 from agent.api.refs import JobRef
+from agent.api.tasks import TaskGroup, TasksReply, TaskVerb
 from agent.api.telemetry import MetricHistory
 from agent.api.types import (
     API_VERSION,
@@ -57,6 +58,7 @@ from agent.api.types import (
 )
 from agent.api.usage import UsageBy, UsageMonth
 from tests.fakes.values import DAY, NOW, job
+from tui import arrays
 
 T = TypeVar("T")
 
@@ -204,8 +206,14 @@ class FakeClient:
     def cancel(self, ref: JobRef, reason: str | None = None, *, revision: int | None = None) -> Job:
         return self._change("cancel", ref, state=JobState.CANCELLED, ended_at=NOW)
 
-    def cancel_tasks(self, array: JobRef, tasks: str) -> Job:
-        return self._change(f"cancel {tasks}", array, state=JobState.CANCELLED, ended_at=NOW)
+    def ask_tasks(self, verb: TaskVerb, array: JobRef, tasks: str, *, hold: bool = False) -> TasksReply:
+        self._cluster.calls.append((f"{verb} tasks", (array, tasks)))
+        self._refuse()
+        ask = {"cancel": self.cancel, "hold": self.hold, "release": self.release, "requeue": self.requeue}[verb]
+        known = len(self._cluster.calls)
+        changed = [ask(msgspec.structs.replace(array, task=number)) for number in arrays.numbers(tasks)]
+        del self._cluster.calls[known:]
+        return TasksReply(done=(TaskGroup(tasks=tasks, job=changed[0]),))
 
     def hold(self, ref: JobRef) -> Job:
         return self._change("hold", ref, held=True, reason="JobHeldUser", priority=0)

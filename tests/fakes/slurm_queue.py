@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import msgspec
 
 from agent.api.queue import Drain, Partition, QueueRules, Reloaded, Reservation, ReservationRequest, Share
+from agent.api.tasks import TasksReply
 from agent.api.types import API_VERSION, ErrorBody, Hello, Job, JobState, NodeStatus, Plan, SubmitReply, SubmitRequest
 
 
@@ -43,6 +44,7 @@ class FakeQueue:
         """What the next thing asked of a job or a submit is answered with."""
         self.status = 409
         self.seen: list[tuple[str, str, Any]] = []
+        self.tasks = TasksReply()
         """Method, path and body of everything that was not a question."""
         self.submitted: list[SubmitRequest] = []
 
@@ -99,6 +101,8 @@ class FakeQueue:
         if changed:
             named = next((each for each in self.reservations if each.name == unquote(changed[1])), None)
             return (404, ErrorBody(code="no_such_reservation", message="no")) if named is None else (200, named)
+        if re.fullmatch(r"/v1/jobs/[0-9]+/tasks/\w+", where):
+            return 200, self.tasks
         verb = re.fullmatch(r"/v1/jobs/([0-9_]+)/\w+", where)
         found = self.find(verb[1]) if verb else []
         return (200, found[0]) if found else _not_found()

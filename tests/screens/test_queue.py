@@ -110,7 +110,7 @@ def test_nice_is_typed_and_checked() -> None:
 
 @pytest.mark.parametrize(
     ("key", "asked"),
-    [("a", [JobRef(id=50, node="gpu-a1")]), ("w", [JobRef(id=50, task=n, node="gpu-a1") for n in (2, 3, 4, 5)])],
+    [("a", [JobRef(id=50, node="gpu-a1")]), ("w", [(JobRef(id=50, node="gpu-a1"), "2-5")])],
 )
 def test_cancel_of_an_array_asks_how_many(key: str, asked: list[JobRef]) -> None:
     async def scene(on: Stage) -> None:

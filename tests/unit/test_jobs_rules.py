@@ -121,8 +121,11 @@ def test_features_are_spelled_as_the_node_spells_them() -> None:
     names = ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-40GB")
     assert apply("-C", "Fast&H100", gpu_names=names).features == ("Fast", "h100")
     assert apply("-C", "sxm4", gpu_names=names).features == ("sxm4",)
-    assert apply("-C", "v100|A100|h100", gpu_names=names).features == ("a100",)
-    assert apply("-C", "(slow|Fast)&[h100|a100]", gpu_names=names).features == ("Fast", "h100")
+    assert apply("-C", "v100|A100|h100", gpu_names=names).features == ("v100|a100|h100",), "the scheduler takes one"
+    assert apply("-C", "(slow|Fast)&[h100|a100]", gpu_names=names).features == ("slow|Fast", "h100|a100")
+    many = "&".join(f"(nvidia|h100|{n})" for n in range(5))
+    with pytest.raises(SpecError, match="asks for one of 32 combinations of features; at most 16 are weighed"):
+        apply("-C", many, gpu_names=names)
     with pytest.raises(SpecError, match=r"invalid feature specification: v100\|b200; gpu01 has Fast, nvidia, h100"):
         apply("-C", "v100|b200", gpu_names=names)
     assert rules.gpu_features(names[1]) == ("nvidia", "a100", "sxm4", "40gb")

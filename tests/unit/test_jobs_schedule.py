@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from agent.jobs.schedule import PartitionFacts, QosFacts, Start
+from typing import Any
+
+from agent.jobs.schedule import PartitionFacts, QosFacts, Start, Waiting
 from tests.fakes.facts import GIB, HOUR, NOW, busy, gpu, gpus, job, plain, run, started, words
 
 
@@ -162,6 +164,29 @@ def test_features_are_the_nodes_or_the_gpus() -> None:
     assert run([job(1, 1, features=("fast",))], node, features=known).reasons[1] == (
         "BadConstraints",
         "asks for fast, which neither the node nor a GPU of it has",
+    )
+
+
+def test_of_several_features_it_takes_what_is_free_and_the_same_for_all_its_gpus() -> None:
+    node = [gpu(index, features=("h100",) if index < 2 else ("a100",)) for index in range(4)]
+
+    def of(number: int, count: int, **facts: Any) -> Waiting:
+        return job(number, count, features=("h100|a100",), time_limit_s=HOUR, **facts)
+
+    assert started(run([of(1, 2)], node)) == {1: "01"}, "the first that was named"
+    assert started(run([of(1, 2), of(2, 2)], node)) == {1: "01", 2: "23"}
+    assert started(run([of(1, 1)], node, running=[busy(9, "01")])) == {1: "2"}
+    held = [busy(8, "0", time_limit_s=3 * HOUR), busy(9, "2", time_limit_s=HOUR)]
+    waits = run([of(1, 2), job(2, 1, features=("h100",), time_limit_s=9 * HOUR)], node, running=held)
+    assert waits.expected[1] == NOW + HOUR, "two of one kind, where they are free first"
+    assert started(waits) == {2: "1"}, "whom it does not wait for"
+    assert words(run([of(1, 3)], node)) == {1: "ReqNodeNotAvail"}
+    known = frozenset({"ib"})
+    both = job(1, 2, features=("ib|nvme", "a100|b200"))
+    assert started(run([both], node, features=known)) == {1: "23"}
+    assert run([job(1, 1, features=("b200|v100",))], node).reasons[1] == (
+        "BadConstraints",
+        "asks for b200|v100, which neither the node nor a GPU of it has",
     )
 
 

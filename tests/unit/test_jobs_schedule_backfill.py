@@ -109,10 +109,12 @@ limits = st.one_of(st.none(), st.sampled_from([60, 600, HOUR, 2 * HOUR]))
 def snapshots(draw: st.DrawFn, *, finite: bool = False) -> Snapshot:
     """A node with something on it, consistent in itself, and a queue."""
     count = draw(st.integers(0, 5))
+    models = [draw(st.sampled_from(["h100", "a100"])) for _ in range(count)]
     node = [
         gpu(
             index,
-            name=draw(st.sampled_from(["NVIDIA H100", "NVIDIA A100"])),
+            name=f"NVIDIA {models[index].upper()}",
+            features=(models[index],),
             shards=4,
             healthy=finite or draw(st.integers(0, 9)) > 0,
             seated=finite or draw(st.integers(0, 9)) > 0,
@@ -130,6 +132,7 @@ def snapshots(draw: st.DrawFn, *, finite: bool = False) -> Snapshot:
             memory_bytes=draw(st.integers(0, 4)) * GIB,
             time_limit_s=draw(times),
             gpu_type=draw(st.sampled_from([None, None, "h100"])),
+            features=draw(st.sampled_from([(), (), (), ("a100",), ("h100|a100",), ("b200|a100|h100", "ib|a100")])),
             exclusive=draw(st.integers(0, 9)) == 0,
             licenses=draw(st.sampled_from([(), (), (("m", 1),)])),
             eligible_at=NOW - draw(st.integers(0, 10**6)),
@@ -144,6 +147,7 @@ def snapshots(draw: st.DrawFn, *, finite: bool = False) -> Snapshot:
         cpu_count=8,
         memory_bytes=6 * GIB,
         licenses={"m": 1},
+        features=frozenset({"ib"}),
         policy=Policy(backfill=draw(st.booleans()), partitions=_halves(count)),
     )
     return replace(facts, running=_some_running(facts, draw(st.integers(0, 10**6)), finite=finite))
@@ -222,6 +226,11 @@ def check_node(facts: Snapshot) -> None:
             assert each.partition not in partitions or uuid in (partitions[each.partition].gpu_uuids or ())
             assert found.healthy and found.seated and found.foreign is None
             assert demand.gpu_type is None or matches_type(demand.gpu_type, found.name)
+        for group in each.demand.features if each.gpu_uuids else ():
+            models = {name for uuid in each.gpu_uuids for name in by_uuid[uuid].features}
+            assert "ib" in group or (len(models) == 1 and models <= set(group.split("|"))), (
+                "one choice for all its GPUs"
+            )
         if not each.demand.exclusive:
             assert len(each.gpu_uuids) == (1 if each.demand.shards else each.demand.gpus), "all or nothing"
 
@@ -266,7 +275,36 @@ def test_every_job_starts_some_day(facts: Snapshot, seed: int, tiers: dict[str, 
         facts = replace(facts, running=[each for each in facts.running if ends[each.id] > now])
     never = set(words(decide(facts, now)).values())
     assert not facts.running
-    assert never <= {"ReqNodeNotAvail", "License"}, "what is left can never run here"
+    assert never <= {"ReqNodeNotAvail", "License", "BadConstraints"}, "what is left can never run here"
+
+
+models = st.sampled_from(["h100", "a100", "b200"])
+
+
+@given(
+    st.lists(models, min_size=1, max_size=6),
+    st.lists(models, min_size=1, max_size=3, unique=True),
+    st.integers(1, 3),
+    st.dictionaries(st.integers(0, 5), st.sampled_from([300, HOUR, 2 * HOUR]), max_size=6),
+)
+def test_one_of_several_features_is_as_good_as_the_best_of_them(
+    node: list[str], asked: list[str], count: int, held: dict[int, int]
+) -> None:
+    """It starts, or is planned, as soon as with the one of them alone that is best for it, and never on a mixture."""
+    mixed = [gpu(index, features=(model,)) for index, model in enumerate(node)]
+    running = [busy(100 + on, str(on), time_limit_s=limit) for on, limit in held.items() if on < len(node)]
+
+    def first(*features: str) -> Decision:
+        return run([job(1, count, features=features, time_limit_s=HOUR)], mixed, running=running)
+
+    def begins(decision: Decision) -> int | None:
+        return NOW if decision.starts else decision.expected.get(1)
+
+    decision = first("|".join(asked))
+    alone = [begins(first(model)) for model in asked]
+    assert begins(decision) == min((each for each in alone if each is not None), default=None)
+    taken = {node[int(index)] for index in started(decision).get(1, "")}
+    assert len(taken) <= 1 and taken <= set(asked)
 
 
 @settings(max_examples=60)

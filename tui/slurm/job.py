@@ -146,7 +146,12 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cpus(self) -> int:
-        """CPUs of the whole job."""
+        """CPUs of the whole job: those it holds or held; while it waits, those it asks for."""
+        return self.asked_cpus if self.job.cpus is None else self.job.cpus  # an older server does not say
+
+    @property
+    def asked_cpus(self) -> int:
+        """CPUs that it asks for."""
         return self.job.tasks * self.job.cpus_per_task
 
     @property
@@ -161,10 +166,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         """`cpu=2,mem=100M,node=1,billing=2,gres/gpu=2`."""
         return ",".join(f"{name}={value}" for name, value in self.tres_parts().items())
 
-    def tres_parts(self) -> dict[str, str]:
-        """Trackable resources in squeue's order."""
+    def tres_parts(self, *, asked: bool = False) -> dict[str, str]:
+        """Trackable resources in squeue's order: given, or `asked` for."""
+        cpus = str(self.asked_cpus if asked else self.cpus)
         memory = {"mem": times.size(self.job.memory_bytes)} if self.job.memory_bytes else {}
-        parts = {"cpu": str(self.cpus), **memory, "node": "1", "billing": str(self.cpus)}
+        parts = {"cpu": cpus, **memory, "node": "1", "billing": cpus}
         gpus = {"gres/gpu": str(self.job.gpus)} if self.job.gpus else {}
         return parts | gpus | ({"gres/shard": str(self.job.shards)} if self.job.shards else {})
 
@@ -201,8 +207,8 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def features(self) -> str:
-        """`h100&nvlink`, `(null)`."""
-        return "&".join(self.job.features) or "(null)"
+        """`h100&nvlink`, `h100|a100`, `(h100|a100)&nvlink`, `(null)`."""
+        return constraint(self.job) or "(null)"
 
     @property
     def waits_to_count(self) -> bool:
@@ -254,6 +260,12 @@ def views(
         same = (job.node, job.id) if alone else (job.node, job.array_job_id, job.state, job.reason, job.attempt > 0)
         gathered.setdefault(same, []).append(job)
     return [View(jobs=tuple(group), now=now, partition=partition, cluster=cluster) for group in gathered.values()]
+
+
+def constraint(job: Job) -> str:
+    """What it asked for with `--constraint`; empty when nothing."""
+    grouped = [f"({name})" if "|" in name and len(job.features) > 1 else name for name in job.features]
+    return "&".join(grouped)
 
 
 def all_listed(words: Words, facts: Mapping[str, str]) -> bool:

@@ -113,7 +113,11 @@ class Line(msgspec.Struct, frozen=True):
         parts = self.view.tres_parts()
         if self.step is not None:
             parts["cpu"] = str(self.step.cpus)
-        return ",".join(f"{name}={parts[name]}" for name in sorted(parts) if not self.step or name != "billing")
+        return _sorted({name: part for name, part in parts.items() if not self.step or name != "billing"})
+
+
+def _sorted(parts: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={parts[name]}" for name in sorted(parts))
 
 
 def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -364,7 +368,7 @@ FIELDS: tuple[_Field, ...] = (
     _Field("AveVMSize", 10, lambda line: ""),
     _Field("Cluster", 10, lambda line: line.view.cluster()),
     _Field("Comment", 14, _for_job(lambda view: view.job.comment or "")),
-    _Field("Constraints", 19, _for_job(lambda view: "&".join(view.job.features))),
+    _Field("Constraints", 19, _for_job(lambda view: job.constraint(view.job))),
     _Field("ConsumedEnergy", 14, _usage(lambda line: _joules(line))),
     _Field("ConsumedEnergyRaw", 17, _usage(lambda line: _joules(line))),
     _Field("Container", 19, lambda line: ""),
@@ -394,10 +398,10 @@ FIELDS: tuple[_Field, ...] = (
     _Field("Priority", 10, _for_job(lambda view: "" if view.job.priority is None else str(view.job.priority))),
     _Field("QOS", 10, _for_job(lambda view: view.job.qos or "normal")),
     _Field("Reason", 22, _for_job(lambda view: view.reason)),
-    _Field("ReqCPUS", 8, lambda line: str(line.view.cpus)),
+    _Field("ReqCPUS", 8, lambda line: str(line.view.asked_cpus)),
     _Field("ReqMem", 10, _for_job(lambda view: times.size(view.job.memory_bytes))),
     _Field("ReqNodes", 8, lambda line: "1"),
-    _Field("ReqTRES", 10, _for_job(lambda view: Line(view).tres)),
+    _Field("ReqTRES", 10, _for_job(lambda view: _sorted(view.tres_parts(asked=True)))),
     _Field("Reservation", 20, _for_job(lambda view: view.job.reservation or "")),
     _Field("Reserved", 10, _for_job(lambda view: times.full(_waited_s(view)))),
     _Field("Restarts", 8, _for_job(lambda view: str(max(0, view.job.attempt - 1)))),

@@ -14,6 +14,7 @@ import msgspec
 from agent.api import program
 from agent.api.errors import ApiError, StokerError
 from agent.api.refs import JobRef
+from agent.api.tasks import TaskVerb
 from agent.api.types import Job, JobState
 from tui import arrays, inonego, safe
 from tui.slurm import ask
@@ -51,7 +52,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         targets = _chosen(queue, words, targets)
     failed = 0
     if signal is None and "interactive" not in words:
-        targets = _in_one_go(queue, targets)
+        targets, failed = _in_one_go(queue, targets, words)
     for target in targets:
         if "interactive" not in words or _agreed(queue, target):
             failed += not _end(queue, target, signal, words)
@@ -86,14 +87,25 @@ def _targets(texts: Sequence[str]) -> list[_Target]:
     return found
 
 
-def _in_one_go(queue: ask.Queue, targets: Sequence[_Target]) -> list[_Target]:
-    """End many tasks of an array with one call; what is left to end one by one."""
-    done = inonego.end_tasks(queue.client, [each.ref for each in targets if each.step is None])
-    return [
-        each
-        for each in targets
-        if each.step is not None or each.ref.task is None or inonego.array_of(each.ref) not in done
-    ]
+def _in_one_go(queue: ask.Queue, targets: Sequence[_Target], words: Words) -> tuple[list[_Target], int]:
+    """End the tasks of an array with one call; what is left to end one by one, and how many were refused."""
+    left, failed = [each for each in targets if each.step is not None], 0
+    for part in inonego.parts(each.ref for each in targets if each.step is None):
+        if isinstance(part, JobRef):
+            left.append(_Target(part, None))
+            continue
+        if "verbose" in words:
+            program.say(f"scancel: Terminating job {part}")
+        try:
+            reply = inonego.ask(queue.client, TaskVerb.CANCEL, part)
+            refused = [] if reply is None else [(each.tasks, inonego.refusal(each)) for each in reply.refused]
+        except ApiError as error:
+            reply, refused = None, [(arrays.ranges(part.numbers), error)]
+        else:
+            left += [_Target(ref, None) for ref in part.refs] if reply is None else []
+        for tasks, why in refused:
+            failed += not _passed(inonego.name(part.array, tasks), why, words)
+    return left, failed
 
 
 def _end(queue: ask.Queue, target: _Target, signal: str | None, words: Words) -> bool:
@@ -109,14 +121,21 @@ def _end(queue: ask.Queue, target: _Target, signal: str | None, words: Words) ->
         else:
             queue.client.signal(target.ref, signal, batch_only="batch" in words and "full" not in words)
     except ApiError as error:
-        ended = error.status == 404 if target.step is None else signal is not None and error.code == "step_over"
-        if ended and "verbose" not in words:
-            return True
-        if "quiet" not in words:
-            named = "job id" if target.step is None else "job step id"
-            program.say(f"scancel: error: Kill job error on {named} {target}: {_why(error)}")
-        return False
+        if target.step is None:
+            return _passed(str(target), error, words)
+        return _passed(str(target), error, words, step=True, signalled=signal is not None)
     return True
+
+
+def _passed(named: str, error: ApiError, words: Words, *, step: bool = False, signalled: bool = False) -> bool:
+    """Whether a refusal is none that is told of: what has ended, or is not there, without `-v`."""
+    ended = signalled and error.code == "step_over" if step else error.status == 404
+    if ended and "verbose" not in words:
+        return True
+    if "quiet" not in words:
+        what = "job step id" if step else "job id"
+        program.say(f"scancel: error: Kill job error on {what} {named}: {_why(error)}")
+    return False
 
 
 def _why(error: ApiError) -> str:

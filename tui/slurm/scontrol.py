@@ -12,8 +12,9 @@ from agent.api import program
 from agent.api.errors import ApiError
 from agent.api.hostlist import HostListError, compress, shown
 from agent.api.refs import JobRef
+from agent.api.tasks import TaskVerb
 from agent.api.types import Job, JobState
-from tui import safe
+from tui import inonego, safe
 from tui.slurm import ask, change, nodes, reserve, show, steps, times
 from tui.slurm import job as jobs_as
 from tui.slurm.argv import Options, ToolError, Words
@@ -98,33 +99,51 @@ def _write(queue: ask.Queue, rest: Sequence[str]) -> int:
 # --- verbs on jobs ----------------------------------------------------------------------------------------------------
 
 
-def _requeue(queue: ask.Queue, ref: JobRef, *, hold: bool = False) -> None:
-    """Only what runs or has ended: of a waiting job Slurm says that it waits."""
-    queue.client.requeue(ref, hold=hold)
-
-
 _VERBS: Mapping[str, Callable[[ask.Queue, JobRef], object]] = {
     "hold": lambda queue, ref: queue.client.hold(ref),
     "uhold": lambda queue, ref: queue.client.hold(ref),
     "release": lambda queue, ref: queue.client.release(ref),
-    "requeue": lambda queue, ref: _requeue(queue, ref),
-    "requeuehold": lambda queue, ref: _requeue(queue, ref, hold=True),
+    "requeue": lambda queue, ref: queue.client.requeue(ref),
+    "requeuehold": lambda queue, ref: queue.client.requeue(ref, hold=True),
     "top": lambda queue, ref: queue.client.top(ref),
 }
+_TOGETHER = {
+    "hold": TaskVerb.HOLD,
+    "uhold": TaskVerb.HOLD,
+    "release": TaskVerb.RELEASE,
+    "requeue": TaskVerb.REQUEUE,
+    "requeuehold": TaskVerb.REQUEUE,
+}
+"""What tasks of one array are asked with one call."""
 
 
 def _each(queue: ask.Queue, verb: str, texts: Sequence[str]) -> int:
     """Do it to each job named; one refusal does not keep the others from it."""
-    failed = 0
-    for ref in ask.refs([text.removeprefix("JobId=").removeprefix("jobid=") for text in texts]):
+    refs = ask.refs([text.removeprefix("JobId=").removeprefix("jobid=") for text in texts])
+    parts, failed = (inonego.parts(refs) if verb in _TOGETHER else list(refs)), 0
+    while parts:
+        part = parts.pop(0)
         try:
-            _VERBS[verb](queue, ref)
+            if isinstance(part, JobRef):
+                _VERBS[verb](queue, part)
+                continue
+            reply = inonego.ask(queue.client, _TOGETHER[verb], part, hold=verb == "requeuehold")
         except ApiError as error:
             failed += 1
-            why = change.NO_SUCH if error.status == 404 else change.denied(error)
-            named = why.startswith(f"job {ref} ")
-            program.say(safe.text(why) if named else f"{safe.text(why)} for job {ref}")
+            _refused(str(part), error)
+            continue
+        if reply is None:
+            parts[:0] = part.refs
+            continue
+        for each in reply.refused:
+            failed += 1
+            _refused(inonego.name(part.array, each.tasks), inonego.refusal(each))
     return 1 if failed else 0
+
+
+def _refused(named: str, error: ApiError) -> None:
+    why = change.NO_SUCH if error.status == 404 else change.denied(error)
+    program.say(safe.text(why) if why.startswith(f"job {named} ") else f"{safe.text(why)} for job {named}")
 
 
 # --- show -------------------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def _queued(view: View) -> dict[str, Any]:
         "end_time": number(view.end_at or 0),
         "excluded_nodes": "",
         "exit_code": _exit(view),
-        "features": "&".join(job.features),
+        "features": jobs_as.constraint(job),
         "flags": [],
         "gres_detail": [f"gpu:{job.gpus}(IDX:{','.join(map(str, job.gpu_indexes))})"] if job.gpu_indexes else [],
         "group_id": gid,
@@ -95,7 +95,7 @@ def _queued(view: View) -> dict[str, Any]:
         "licenses": ",".join(f"{name}:{count}" for name, count in job.licenses.items()),
         "mail_type": list(job.mail_types),
         "mail_user": job.mail_user or "",
-        "max_cpus": number(view.cpus),
+        "max_cpus": number(view.asked_cpus),
         "max_nodes": number(1),
         "memory_per_cpu": number(None if job.memory_per_cpu_bytes is None else job.memory_per_cpu_bytes // 2**20),
         "memory_per_node": number(None if job.memory_bytes is None else job.memory_bytes // 2**20),
@@ -126,7 +126,7 @@ def _queued(view: View) -> dict[str, Any]:
         "time_limit": number(limit, infinite=limit is None) | {"set": True},
         "tres_alloc_str": view.tres if view.nodes else "",
         "tres_per_node": "" if view.gres == "N/A" else view.gres,
-        "tres_req_str": view.tres,
+        "tres_req_str": ",".join(f"{name}={part}" for name, part in view.tres_parts(asked=True).items()),
         "user_id": jobs_as.uid(job.user),
         "user_name": job.user,
         "wckey": job.wckey or "",
@@ -136,7 +136,8 @@ def _queued(view: View) -> dict[str, Any]:
 def _accounted(view: View) -> dict[str, Any]:
     job = view.job
     limit = times.whole_minutes(job.time_limit_s)
-    tres = [_tres(name, value) for name, value in view.tres_parts().items()]
+    held = [_tres(name, value) for name, value in view.tres_parts().items()] if view.nodes else []
+    asked = [_tres(name, value) for name, value in view.tres_parts(asked=True).items()]
     return {
         "account": job.account or "",
         "comment": {"administrator": "", "job": job.comment or "", "system": ""},
@@ -158,14 +159,14 @@ def _accounted(view: View) -> dict[str, Any]:
         "priority": number(job.priority),
         "qos": job.qos or "normal",
         "required": {
-            "CPUs": view.cpus,
+            "CPUs": view.asked_cpus,
             "memory_per_node": number(None if job.memory_bytes is None else job.memory_bytes // 2**20),
             "memory_per_cpu": number(None),
         },
         "restart_cnt": max(0, job.attempt - 1),
         "state": {"current": [view.state], "reason": view.reason},
         "steps": [_step(step) for step in steps.of(view)],
-        "constraints": "&".join(job.features),
+        "constraints": jobs_as.constraint(job),
         "licenses": ",".join(f"{name}:{count}" for name, count in job.licenses.items()),
         "kill_request_user": "",
         "flags": [],
@@ -179,7 +180,7 @@ def _accounted(view: View) -> dict[str, Any]:
             "suspended": 0,
             "limit": number(limit, infinite=limit is None) | {"set": True},
         },
-        "tres": {"allocated": tres if view.nodes else [], "requested": tres},
+        "tres": {"allocated": held, "requested": asked},
         "user": job.user,
         "working_directory": job.work_dir,
         "stdout": view.stdout,

@@ -48,7 +48,7 @@ def job(view: View, *, detail: bool = False) -> list[str]:
         f"Socks/Node=* NtasksPerN:B:S:C={each.ntasks_per_node or 0}:0:*:* CoreSpec=*",
         *(_detail(view) if detail and running else []),
         f"MinCPUsNode={each.cpus_per_task} {_memory(view)} MinTmpDiskNode=0",
-        f"Features={_null('&'.join(each.features))} DelayBoot=00:00:00",
+        f"Features={view.features} DelayBoot=00:00:00",
         *([f"Reservation={each.reservation}"] if each.reservation else []),
         f"OverSubscribe={'NO' if each.exclusive else 'OK'} Contiguous=0 Licenses={view.licenses} Network=(null)",
         f"Command={_null(' '.join([view.command, *each.args]) if view.command else '')}",

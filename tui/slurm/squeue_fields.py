@@ -101,7 +101,7 @@ NAMED: dict[str, tuple[str, Callable[[View], str]]] = {
     "jobarrayid": ("JOBID", lambda view: view.id),
     "jobid": LETTERS["A"],
     "licenses": LETTERS["W"],
-    "maxcpus": ("MAX_CPUS", lambda view: str(view.cpus)),
+    "maxcpus": ("MAX_CPUS", lambda view: str(view.asked_cpus)),
     "maxnodes": ("MAX_NODES", lambda view: "1"),
     "mincpus": LETTERS["c"],
     "minmemory": LETTERS["m"],

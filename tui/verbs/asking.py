@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from agent.api.commandline import Parser
 from agent.api.errors import StokerError
 from agent.api.refs import JobRef
+from agent.api.tasks import TasksReply, TaskVerb
 from agent.api.types import FINAL_STATES, Job, JobState
 from tui import arrays, inonego, plain, printed, safe, words
 from tui.verbs.call import Call, each
@@ -76,7 +77,19 @@ def options(parser: Parser, name: str) -> None:
 
 def cancel(call: Call, refs: Sequence[JobRef]) -> int:
     """Ask jobs to end."""
-    return each(call, refs, call.client.cancel, not_done="not cancelled", line=lambda job: job.state.value)
+    ask, line = call.client.cancel, _ended
+    return each(call, refs, ask, not_done="not cancelled", line=line, together=_together(call, "cancel"))
+
+
+def _ended(job: Job) -> str:
+    return job.state.value
+
+
+def _together(call: Call, name: str, *, hold: bool = False) -> Callable[[inonego.Tasks], TasksReply | None] | None:
+    """How tasks of an array are asked with one call, where the server takes the verb for many."""
+    if name not in list(TaskVerb):
+        return None
+    return lambda tasks: inonego.ask(call.client, TaskVerb(name), tasks, hold=hold)
 
 
 def state_line(job: Job) -> str:
@@ -96,7 +109,8 @@ def _plain(name: str) -> Callable[[Call, argparse.Namespace], int]:
 
     def work(call: Call, args: argparse.Namespace) -> int:
         refs = [ref for named in args.job_refs for ref in named]
-        return each(call, refs, lambda ref: ask(call, args, ref), not_done=not_done, line=state_line)
+        together = _together(call, name, hold=getattr(args, "hold", False))
+        return each(call, refs, lambda ref: ask(call, args, ref), not_done=not_done, line=state_line, together=together)
 
     return work
 
@@ -137,11 +151,7 @@ def _cancel(call: Call, args: argparse.Namespace) -> int:
     if not args.yes and not _agreed(call, found):
         plain.complain("nothing is cancelled")
         return 1
-    refs = [arrays.ref(job) for job in found]
-    done = {} if call.json else inonego.end_tasks(call.client, refs)
-    for array, tasks in done.items():
-        print(f"job {array}_[{arrays.ranges(tasks)}]: asked to end", file=call.out)
-    return cancel(call, [ref for ref in refs if ref.task is None or inonego.array_of(ref) not in done])
+    return cancel(call, [arrays.ref(job) for job in found])
 
 
 def _named_or_filtered(parser: Parser, args: argparse.Namespace) -> None:

@@ -11,9 +11,11 @@ import msgspec
 from agent.api.errors import ApiError
 from agent.api.refs import JobRef
 from agent.api.types import Job
-from tui import pages, plain, safe
+from tui import arrays, inonego, pages, plain, safe
+from tui.inonego import Tasks
 
 if TYPE_CHECKING:
+    from agent.api.tasks import TasksReply
     from tui.client import ClusterClient
 
 _T = TypeVar("_T")
@@ -40,7 +42,13 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def each(
-    call: Call, refs: Sequence[JobRef], ask: Callable[[JobRef], Job], *, not_done: str, line: Callable[[Job], str]
+    call: Call,
+    refs: Sequence[JobRef],
+    ask: Callable[[JobRef], Job],
+    *,
+    not_done: str,
+    line: Callable[[Job], str],
+    together: Callable[[Tasks], TasksReply | None] | None = None,
 ) -> int:
     """Ask for the same of several jobs, and print a line about each; 1 when one of them was refused.
 
@@ -50,21 +58,43 @@ def each(
         ask: what to ask for.
         not_done: `job 17 is …: why`, of one that was refused.
         line: what became of a job.
+        together: asks it of the tasks of an array in one call; `None` as its answer: the server knows no such call.
     """
+    parts = inonego.parts(refs) if together else list(refs)
     answers, failed = [], False
-    for ref in refs:
+    while parts:
+        part = parts.pop(0)
         try:
-            job = ask(ref)
+            if isinstance(part, JobRef):
+                job = ask(part)
+                answers.append(job)
+                if not call.json:
+                    print(f"{named(part, job)}: {line(job)}", file=call.out)
+            elif (reply := together(part) if together else None) is None:
+                parts[:0] = part.refs
+            else:
+                answers += _told(call, part, reply, not_done=not_done, line=line)
+                failed = failed or bool(reply.refused)
         except ApiError as error:
-            plain.refuse(error, json=call.json, about=f"job {ref} is {not_done}: ")
+            plain.refuse(error, json=call.json, about=f"job {part} is {not_done}: ")
             failed = True
-            continue
-        answers.append(job)
-        if not call.json:
-            print(f"{named(ref, job)}: {line(job)}", file=call.out)
     if call.json:
         plain.as_json(answers, call.out)
     return int(failed)
+
+
+def _told(call: Call, tasks: Tasks, reply: TasksReply, *, not_done: str, line: Callable[[Job], str]) -> list[Job]:
+    """A line about each group of tasks; for `--json` the jobs themselves."""
+    for refused in reply.refused:
+        about = f"job {inonego.name(tasks.array, refused.tasks)} is {not_done}: "
+        plain.refuse(inonego.refusal(refused), json=call.json, about=about)
+    if not call.json:
+        for group in reply.done:
+            print(f"job {inonego.name(tasks.array, group.tasks)}: {line(group.job)}", file=call.out)
+        return []
+    done = {number for group in reply.done for number in arrays.numbers(group.tasks)}
+    known = pages.tasks_of(call.client, reply.done[0].job) if done else []
+    return [job for job in known if job.array_task_id in done]
 
 
 def named(ref: JobRef, job: Job) -> str:

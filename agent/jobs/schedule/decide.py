@@ -11,8 +11,9 @@ Rules kept here, besides those of the modules that are named:
    would run into a reservation steps aside too, and is planned behind it.
 3. Jobs without GPUs wait for no GPU. CPUs and memory are counted for all alike: whoever makes the `Demand` decides
    whether a GPU job that asked for no CPUs is charged for any.
-4. A job that names several partitions starts in the first of them that has room. Where none has, it is planned in the
-   one with the earliest start, of those whose line has no head yet. Of partitions of different tiers it stands in the
+4. A job that names several partitions starts in the first of them that has room, and one that takes one of several
+   features on GPUs of the first that has. Where none has, it is planned in the one with the earliest start, of those
+   whose line has no head yet. Of partitions of different tiers it stands in the
    line of each: it is planned in a lower one as well if it would start sooner there.
 5. With backfill off nothing starts behind a head of its partition; jobs without GPUs are a line of their own.
 6. A head that may end others (`preempt`) does so only if it could not start otherwise, and as soon. What they hold is
@@ -136,8 +137,8 @@ class _Pass:
 
     def _serve(self, job: Waiting, group: Group) -> bool:
         """Start the job, or make it the head of its line, or let its whole group wait: then the answer is `False`."""
-        kind = self._kinds.of(job)[0]
-        known = kind.head is not None and len(job.partitions) == 1 and not self._limits.concern(job)
+        kind, *others = self._kinds.of(job)
+        known = kind.head is not None and not others and not self._limits.concern(job)
         if known and duration_of(job) > kind.bound_s:
             group.reason, group.in_line = kind.head, True  # as one of its kind before it, which is most of a long queue
             return False
@@ -161,7 +162,7 @@ class _Pass:
         if first:
             return self._wait_first(job, group, self._forecast.soonest(job, first))
         group.reason, group.in_line = self._heads[kinds[0].line], True
-        if job.reservation is None and len(job.partitions) == 1:
+        if job.reservation is None and len(self._kinds.of(job)) == 1:
             kinds[0].head = group.reason
         return False
 
@@ -217,7 +218,8 @@ class _Pass:
         if start is None:
             group.reason = self._reasons.reserved(job, kind.ask, room, self._now + kind.bound_s)
             return False
-        self._lead(job, group, kind, planned_in(reason, kind.partition) if len(kinds) > 1 else reason)
+        several = len({each.partition for each in kinds}) > 1
+        self._lead(job, group, kind, planned_in(reason, kind.partition) if several else reason)
         self._expect(job, start)
         return True
 

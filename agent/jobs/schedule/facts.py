@@ -12,6 +12,9 @@ from operator import attrgetter
 
 from agent.api.queue import PriorityParts
 
+MAX_WAYS = 16
+"""Ways in which one job may be given its GPUs: choices of features, each tried in each of its partitions."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
@@ -28,6 +31,7 @@ class Demand:
     """Alone on the node, and given all its GPUs."""
     licenses: tuple[tuple[str, int], ...] = ()
     features: tuple[str, ...] = ()
+    """All are needed; of `h100|a100` one, the same for all its GPUs."""
 
 
 _DEMAND = attrgetter("gpus", "gpu_type", "shards", "cpus", "memory_bytes", "exclusive", "licenses", "features")

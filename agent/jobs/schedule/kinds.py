@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agent.jobs.schedule.book import licence_counts
 from agent.jobs.schedule.facts import Demand, Snapshot, Waiting
@@ -43,17 +43,27 @@ class Kinds:
         self._found: dict[str, tuple[Kind, ...]] = {}
 
     def of(self, job: Waiting) -> tuple[Kind, ...]:
-        """The job's kind in each partition that it names; the same objects for all of a kind."""
+        """The job's kind in each partition that it names, and there for each choice of features that leads to other
+        GPUs; the same objects for all of a kind.
+        """
         kinds = self._found.get(job.kind)
         if kinds is None:
-            kinds = self._found[job.kind] = tuple(self._in(job, name) for name in job.partitions)
+            demands = self._demands(job.demand)
+            different: dict[tuple[str, int, bool], Kind] = {}
+            for kind in (self._in(job, demand, name) for name in job.partitions for demand in demands):
+                different.setdefault((kind.partition, kind.ask.mask, kind.obstacle is None), kind)
+            kinds = self._found[job.kind] = tuple(different.values())
         return kinds
 
-    def _in(self, job: Waiting, partition: str) -> Kind:
-        key = (job.demand, partition, job.reservation)
+    def _demands(self, demand: Demand) -> list[Demand]:
+        ways = self._node.ways(demand.features)
+        return [demand] if ways == [demand.features] else [replace(demand, features=way) for way in ways]
+
+    def _in(self, job: Waiting, demand: Demand, partition: str) -> Kind:
+        key = (demand, partition, job.reservation)
         kind = self._kinds.get(key)
         if kind is None:
-            kind = self._kinds[key] = self._make(job.demand, partition, job.reservation)
+            kind = self._kinds[key] = self._make(demand, partition, job.reservation)
         return kind
 
     def _make(self, demand: Demand, partition: str, reservation: str | None) -> Kind:

@@ -2,6 +2,7 @@
 
 Rules kept here, of which GPUs a job could be given at all:
 - its type, its partition and its features decide; a feature of the node's own holds for all its GPUs;
+- where it takes one of several features (`h100|a100`) all its GPUs have the same one: each choice is a way of its own;
 - whole GPUs and MIG instances are never mixed: a job that names no profile (`1g.10gb`) is given whole GPUs, and
   instances only where the node (or the partition) has nothing else; one that names a profile is given instances;
 - a GPU can be used if it is healthy, seated and not drained. Foreign processes are waited for, see `book`.
@@ -11,9 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice, product
 
 from agent.jobs.grammar import matches_type
-from agent.jobs.schedule.facts import Demand, GpuFacts, Policy, Snapshot
+from agent.jobs.schedule.facts import MAX_WAYS, Demand, GpuFacts, Policy, Snapshot
 
 _MIG_PROFILE = re.compile(r"\d+g\.\d+gb", re.IGNORECASE)
 
@@ -36,6 +38,7 @@ class Node:
         self.licence_names = tuple(sorted(snapshot.licenses))
         self.licenses = tuple(snapshot.licenses[name] for name in self.licence_names)
         self.features = snapshot.features
+        self._known = self.features.union(*(gpu.features for gpu in self.gpus))
         self._policy = snapshot.policy
         self._instances = self.mask_where(lambda gpu: bool(_MIG_PROFILE.search(gpu.name)))
 
@@ -77,10 +80,22 @@ class Node:
         facts = policy.partitions.get(partition)
         return self.all if facts is None or facts.gpu_uuids is None else self.mask_of(facts.gpu_uuids)
 
+    def ways(self, features: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Every choice of one from each `h100|a100` that is here, in the order they were named; one way where there is
+        nothing to choose. What none of is here stays as it was written.
+        """
+        if not any("|" in name for name in features):
+            return [features]
+        choices = []
+        for name in features:
+            here = [each for each in name.split("|") if each in self._known]
+            if self.features.isdisjoint(here):
+                choices.append(here or [name])
+        return list(islice(product(*choices), MAX_WAYS))
+
     def unknown_features(self, demand: Demand) -> list[str]:
         """Features asked for that neither the node nor any GPU has."""
-        known = self.features.union(*(gpu.features for gpu in self.gpus))
-        return [name for name in demand.features if name not in known]
+        return [name for name in demand.features if self._known.isdisjoint(name.split("|"))]
 
 
 def places(mask: int) -> Iterator[int]:

@@ -260,6 +260,8 @@ def in_none(refusals: Sequence[tuple[str, Reason]]) -> Reason:
     (_, (word, sentence)), *others = refusals
     if all(each == sentence for _, (_, each) in others):
         return word, sentence
+    if len({name for name, _ in refusals}) == 1:  # one partition, and a reason for each choice of features
+        return word, "; ".join(dict.fromkeys(said for _, (_, said) in refusals))
     return word, "; ".join(f"in partition {name} it {said}" for name, (_, said) in refusals)
 
 
