@@ -56,6 +56,8 @@ class KnownGpu(Wire, frozen=True, kw_only=True):
     """Lanes that it can have."""
     pcie_generation: int | None = None
     """That it and its slot can both do; the one in use falls while it idles."""
+    pcie_generation_seen: int | None = None
+    """The highest that it was seen to use."""
     nvlinks: int | None = None
     """The most that were up: those of a switch come up some time after the driver."""
 

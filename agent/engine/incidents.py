@@ -35,7 +35,7 @@ from agent.engine.message import IncidentEvent, of_incident, wants, worse
 from agent.engine.shelf import Shelf
 from agent.gpu.frames import GpuEvent
 from agent.telemetry import rules
-from agent.telemetry.rises import Rises
+from agent.telemetry.rises import Busy, Rises
 from agent.telemetry.rules import HeldBy, Scene
 from agent.telemetry.told import event_finding, is_of, of_event, xid_finding
 from agent.telemetry.watch import Changes, Finding, Key, Watch
@@ -113,6 +113,7 @@ class Incidents:
         """How many of them are of the same GPU and sort."""
         self._inventory = Inventory(self._shelf)
         self._rises = Rises()
+        self._busy = Busy()
 
     async def load(self) -> None:
         """Take up what is on the shelf.
@@ -237,7 +238,7 @@ class Incidents:
         self._told, health = [], self._core.config.health
         self._watch.for_s, self._watch.clear_s = health.for_s, health.clear_s
         findings = [*self._of_events(told, scene), *rules.look(scene)]
-        changes = self._watch.look(findings, monotonic, blind=rules.blind(scene))
+        changes = self._watch.look(findings, monotonic, blind=rules.blind(scene), unsure=rules.unsure(scene))
         try:
             fresh, again = await self._keep(changes, int(now))
         except StokerError:
@@ -268,6 +269,7 @@ class Incidents:
             none_found=self._seen.none_found(),
             sampler_silent_s=self._seen.silent_s(),
             rises=self._rises.look(readings, monotonic),
+            busy_s=self._busy.look(readings, monotonic),
         )
 
     def _of_events(self, told: Sequence[Heard | GpuEvent], scene: Scene) -> list[Finding]:

@@ -83,14 +83,21 @@ class Inventory:
         return reading if known is None else msgspec.structs.replace(reading, uuid=known.uuid, name=known.name)
 
     async def _grow(self, readings: Sequence[GpuReading]) -> None:
-        """NVLinks that were not up yet when the GPU was remembered; fewer are the rules' to tell."""
+        """NVLinks that were not up yet when the GPU was remembered, and the PCIe generation that it had lowered because
+        it was idle; less of either is the rules' to tell.
+        """
         for each in readings:
-            known, up = self._known.get(each.uuid), None if each.bus is None else each.bus.nvlinks_active
-            if known is None or up is None or each.state is not GpuState.OK or up <= (known.nvlinks or 0):
+            known = self._known.get(each.uuid)
+            if known is None or each.bus is None or each.state is not GpuState.OK:
                 continue
-            better = msgspec.structs.replace(known, nvlinks=up)
-            await self._shelf.change([(_KIND, each.uuid, better)], [])
-            self._known[each.uuid] = better
+            better = msgspec.structs.replace(
+                known,
+                nvlinks=_more(known.nvlinks, each.bus.nvlinks_active),
+                pcie_generation_seen=_more(known.pcie_generation_seen, each.bus.pcie_generation),
+            )
+            if better != known:
+                await self._shelf.change([(_KIND, each.uuid, better)], [])
+                self._known[each.uuid] = better
 
     async def _remember(self, readings: Sequence[GpuReading]) -> None:
         known = {each.uuid: _known(each) for each in readings}
@@ -104,6 +111,11 @@ def _whole(readings: Sequence[GpuReading]) -> list[GpuReading]:
     return [each for each in readings if each.mig_parent is None]
 
 
+def _more(before: int | None, now: int | None) -> int | None:
+    """The greater one; an absent one says nothing."""
+    return before if not now or now <= (before or 0) else now
+
+
 def _known(reading: GpuReading) -> KnownGpu:
     bus = reading.bus
     return KnownGpu(
@@ -112,5 +124,6 @@ def _known(reading: GpuReading) -> KnownGpu:
         name=reading.name,
         pcie_width=None if bus is None else bus.pcie_width,
         pcie_generation=None if reading.limits is None else reading.limits.pcie_generation_max,
+        pcie_generation_seen=None if bus is None else bus.pcie_generation,
         nvlinks=None if bus is None else bus.nvlinks_active,
     )

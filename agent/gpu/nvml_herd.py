@@ -114,8 +114,8 @@ class Herd:
         """GPM's samples, each GPU's."""
         self._spreads: _Spreads = [self._nothing] * len(rings)
         """What the rings told when they were asked last."""
-        self._unpackers: dict[int, Unpackers] = {}
-        """By what an answer of a ring told of its type and number, all with the same room."""
+        self._unpackers: list[dict[int, Unpackers]] = [{} for _ in rings]
+        """Of each ring, by what an answer told of its type and number: no two need have the same room."""
         self._throttle: tuple[_Values, _Values] = ((), ())
         """Of each GPU what it said holds its clocks down, and that in words."""
         self._compared: tuple[Any, ...] = ()
@@ -323,7 +323,7 @@ class Herd:
         buffer, start, size = self._sweep.samples[ring], 0, room * SAMPLE
         found: list[Spread | None] = []
         newest = []
-        unpackers = self._unpackers
+        unpackers = self._unpackers[ring]
         for told, since, most, own_sieve in zip(tolds, sinces, self._most_of[ring], self._sieves, strict=True):
             usual = unpackers.get(told)
             if usual is None and (usual := unpackers_of(told, room)):

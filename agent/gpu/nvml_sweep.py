@@ -166,17 +166,18 @@ class Sweep:
         return self._unpack_compared(self._compared[turn])
 
     def processes(self, counts: Sequence[int]) -> list[bytes]:
-        """Of each GPU so many rows of its processes."""
+        """Of each GPU so many rows of its processes, and no more than fit: behind them are another's."""
         size, view = self.kind.processes * PROCESS.size, self._processes
         starts = range(0, size * self._count, size)
         return [
-            view[start : start + count * PROCESS.size].tobytes() for start, count in zip(starts, counts, strict=True)
+            view[start : start + min(count * PROCESS.size, size)].tobytes()
+            for start, count in zip(starts, counts, strict=True)
         ]
 
     def uses(self, gpu: int, count: int) -> bytes:
-        """So many rows of their use."""
+        """So many rows of their use, likewise."""
         start = gpu * USE_ROWS * USE.size
-        return self._uses[start : start + count * USE.size].tobytes()
+        return self._uses[start : start + min(count, USE_ROWS) * USE.size].tobytes()
 
     def _room(self, size: int) -> Any:
         made = ctypes.create_string_buffer(max(size, 1))

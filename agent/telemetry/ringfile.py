@@ -23,10 +23,11 @@ import struct
 import threading
 import zlib
 from array import array
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agent.api.errors import StokerError
 from agent.jobs.durable import sync_folder
@@ -40,6 +41,8 @@ _WRITTEN_AT_ONCE = 2
 """Rings whose newest bucket is always on file."""
 _LATER_S = 10
 """How long the others' buckets, which reach the file with the next `sync`, are not told."""
+_LATER_MOST = 30
+"""So many times that long waits for a disk that refuses: five minutes, beyond which the oldest is lost."""
 _HEAD = struct.Struct("<IIf")  # bucket number, CRC of what follows it, seconds measured
 _NUMBER_CRC = struct.Struct("<II")
 _FORMAT = 1
@@ -74,6 +77,14 @@ SPANS = {"hour": TIERS[:1], "days": TIERS[:2], "month": TIERS[:3], "year": TIERS
 
 class RingFileError(StokerError):
     """The file cannot be made, opened or understood; history goes on without it."""
+
+
+class _Later(NamedTuple):
+    """What was measured within ten seconds, of one bucket of each coarse ring."""
+
+    turn: int
+    numbers: list[int]
+    samples: list[tuple[Sequence[Spread | None], float]]
 
 
 class Columns:
@@ -117,10 +128,8 @@ class RingFile:
         self._blank = [range(0)] * len(self.tiers)
         """Numbers of which no row is on file: nothing is read for them when their time comes."""
         self._at_once = min(_WRITTEN_AT_ONCE, len(self.tiers))
-        self._later: list[tuple[Sequence[Spread | None], float]] = []
-        """What the coarse buckets have not had yet."""
-        self._later_numbers, self._later_second = list[int](), 0
-        """To which of them it belongs, and since when it waits."""
+        self._later: deque[_Later] = deque(maxlen=_LATER_MOST)
+        """What the coarse buckets have not had yet, the oldest first."""
 
     @classmethod
     def open(cls, path: Path, metrics: Sequence[str], boot_id: str, tiers: Sequence[Tier] = TIERS) -> RingFile:
@@ -170,7 +179,7 @@ class RingFile:
         Raises:
             OSError: the disk refuses.
         """
-        self._take_later()
+        self._take_later(0)
         for index in range(len(self._open)):
             self._put(index)
         os.fdatasync(self._fd)
@@ -192,23 +201,31 @@ class RingFile:
         """
         second = int(at)
         numbers = [second // tier.width_s for tier in self.tiers]
+        turn, coarse = second // _LATER_S, numbers[self._at_once :]
+        if not self._later or self._later[-1].turn != turn or self._later[-1].numbers != coarse:
+            self._later.append(_Later(turn, coarse, []))
+        self._later[-1].samples.append((spreads, seconds))
         for index in range(self._at_once):
             self._open_at(index, numbers[index]).add(spreads, seconds)
             self._put(index)
-        if numbers[self._at_once :] != self._later_numbers or second // _LATER_S != self._later_second // _LATER_S:
-            self._take_later()
-            self._later_numbers, self._later_second = numbers[self._at_once :], second
-        self._later.append((spreads, seconds))
+        if len(self._later) > 1:
+            self._take_later(1)
 
-    def _take_later(self) -> None:
-        """What the coarse buckets have not had yet goes into them, at once: each second into each was half the work."""
-        later, self._later = self._later, []
-        if later:
+    def _take_later(self, keep: int) -> None:
+        """What the coarse buckets have not had yet goes into them, at once: each second into each was half the work.
+
+        All of them are opened before any has it, and it is let go of after that: what the disk refuses comes later, and
+        once.
+        """
+        while len(self._later) > keep:
+            later = self._later[0]
+            buckets = [self._open_at(index, number) for index, number in enumerate(later.numbers, start=self._at_once)]
             together = Bucket()
-            for spreads, seconds in later:
+            for spreads, seconds in later.samples:
                 together.add(spreads, seconds)
-            for index, number in enumerate(self._later_numbers, start=self._at_once):
-                self._open_at(index, number).join(together)
+            for bucket in buckets:
+                bucket.join(together)
+            self._later.popleft()
 
     def _open_at(self, index: int, number: int) -> Bucket:
         """A ring's bucket of that number; the one before is put on file."""

@@ -1,4 +1,4 @@
-"""By how much a GPU's error counters rose within the last minute. Pure.
+"""By how much a GPU's error counters rose within the last minute, and for how long it has been at work. Pure.
 
 A counter that fell began anew (another driver, a reset) and tells nothing until it is compared with itself.
 """
@@ -14,6 +14,10 @@ from agent.api.types import GpuErrors, GpuReading, GpuState
 
 WINDOW_S = 60.0
 _COUNTERS = ("nvlink_recoveries", "nvlink_replays", "nvlink_crc")
+
+BUSY_PERCENT = 50
+BUSY_P_STATE = 2
+"""The deepest that a GPU which computes is in; where it is told."""
 
 Risen = Mapping[str, int]
 """Name of a counter of `GpuErrors` → by how much it rose."""
@@ -48,3 +52,20 @@ def _rise(counts: Sequence[int | None]) -> int:
     """The sum of all steps up: one step down in between hides none of them."""
     known = [count for count in counts if count is not None]
     return sum(max(0, after - before) for before, after in pairwise(known))
+
+
+@dataclass(slots=True)
+class Busy:
+    """Since when each GPU has been at work without a pause."""
+
+    _since: dict[str, float] = field(default_factory=dict)
+
+    def look(self, readings: Sequence[GpuReading], monotonic: float) -> Mapping[str, float]:
+        """Take in a look, and tell for how many seconds, by UUID; one that is not at work is left out."""
+        self._since = {each.uuid: self._since.get(each.uuid, monotonic) for each in readings if _works(each)}
+        return {uuid: monotonic - since for uuid, since in self._since.items()}
+
+
+def _works(reading: GpuReading) -> bool:
+    deep = reading.performance_state is not None and reading.performance_state > BUSY_P_STATE
+    return reading.state is GpuState.OK and (reading.utilization_percent or 0) >= BUSY_PERCENT and not deep

@@ -6,6 +6,7 @@ reason for where they are. What needs a value that the driver does not offer fin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,8 @@ _BRAKE = frozenset({"power_brake"})
 NVLINK_MANY, NVLINK_TOO_MANY = 10, 100
 """Links brought up again within a minute, each of which stops all that they carry; beyond the second number the GPU
 spends its time on that. Packets sent again (replays) and wrong checksums count a hundredth: a link mends them."""
+SETTLED_S = 15.0
+"""At work for as long, the PCIe generation told is one of a GPU at work: it is read every 10 s."""
 _ASKED = {
     "gpu_reset": "reset it when its jobs have ended (nvidia-smi --gpu-reset)",
     "drain_and_reset": "let its jobs end, then reset it (nvidia-smi --gpu-reset)",
@@ -71,6 +74,8 @@ class Scene:
     """Since the sampler process was heard of."""
     rises: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """By UUID: by how much counters of errors rose within a minute."""
+    busy_s: Mapping[str, float] = field(default_factory=dict)
+    """By UUID: for how long it has been at work without a pause."""
 
 
 def look(scene: Scene) -> list[Finding]:
@@ -83,6 +88,18 @@ def blind(scene: Scene) -> frozenset[str | None]:
     if not scene.readings:
         return frozenset(known.uuid for known in scene.known)
     return frozenset(reading.uuid for reading in scene.readings if reading.state is not GpuState.OK)
+
+
+def unsure(scene: Scene) -> frozenset[tuple[IncidentKind, str]]:
+    """What may be so, of which GPU, though it is not found: a GPU that rests lowers its PCIe generation, and one whose
+    link is slow does not show it.
+    """
+    seen = {each.uuid: each.pcie_generation_seen for each in scene.known}
+    return frozenset(
+        (IncidentKind.LINK_DEGRADED, each.uuid)
+        for each in _readable(scene)
+        if _generation(each) < (seen.get(each.uuid) or 0) and scene.busy_s.get(each.uuid, 0.0) < SETTLED_S
+    )
 
 
 _XID = "see dmesg for its Xid; "
@@ -151,8 +168,8 @@ def _none_left(scene: Scene) -> Iterator[Finding]:
 
 
 def _links(scene: Scene) -> Iterator[Finding]:
-    """Narrower, slower, or fewer NVLinks, than at install. The generation in use is no sign, as an idle GPU lowers it:
-    what GPU and slot can both do is.
+    """Narrower, slower, or fewer NVLinks, than at install. An idle GPU lowers the generation in use: that of one at
+    work is a sign, and what GPU and slot can both do.
     """
     known = {each.uuid: each for each in scene.known}
     for reading in _readable(scene):
@@ -169,9 +186,24 @@ def _links(scene: Scene) -> Iterator[Finding]:
                 f"{before.pcie_generation} at install"
             )
             yield _of(scene, reading, IncidentKind.LINK_DEGRADED, Severity.WARNING, what, f"look at the BIOS; {advice}")
+        elif (
+            _generation(reading) < (before.pcie_generation_seen or 0)
+            and scene.busy_s.get(reading.uuid, 0.0) >= SETTLED_S
+        ):
+            what = (
+                f"GPU {reading.index} uses PCIe generation {bus.pcie_generation} while it works, and used "
+                f"{before.pcie_generation_seen} before"
+            )
+            advice = f"see dmesg for errors of its PCIe link (AER); {advice}"
+            yield _of(scene, reading, IncidentKind.LINK_DEGRADED, Severity.WARNING, what, advice)
         elif before.nvlinks and bus.nvlinks_active is not None and bus.nvlinks_active < before.nvlinks:
             what = f"GPU {reading.index} has {bus.nvlinks_active} NVLinks up, and had {before.nvlinks} at install"
             yield _of(scene, reading, IncidentKind.LINK_DEGRADED, Severity.WARNING, what, advice)
+
+
+def _generation(reading: GpuReading) -> float:
+    """That is in use; where it is not told, none is too low."""
+    return math.inf if reading.bus is None or not reading.bus.pcie_generation else reading.bus.pcie_generation
 
 
 def _fastest(reading: GpuReading) -> int | None:

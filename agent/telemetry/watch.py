@@ -97,6 +97,8 @@ class _Seen:
     since: float
     last: float
     open: bool
+    doubted: bool = False
+    """The last look could not tell."""
 
 
 @dataclass(slots=True)
@@ -123,19 +125,27 @@ class Watch:
     def is_so(self, key: Key) -> bool:
         """Whether the last look showed it; an event never lasts."""
         seen = self._seen.get(key)
-        return seen is not None and key[0] is not IncidentKind.XID and seen.last == self._at
+        return seen is not None and key[0] is not IncidentKind.XID and seen.last == self._at and not seen.doubted
 
     def drop(self, key: Key) -> None:
         """Forget an incident that somebody cleared."""
         self._seen.pop(key, None)
 
-    def look(self, findings: Iterable[Finding], now: float, *, blind: Collection[str | None] = ()) -> Changes:
+    def look(
+        self,
+        findings: Iterable[Finding],
+        now: float,
+        *,
+        blind: Collection[str | None] = (),
+        unsure: Collection[tuple[IncidentKind, str]] = (),
+    ) -> Changes:
         """Take in what one look showed.
 
         Args:
             findings: all that is wrong now; of one key the gravest counts, and of those the first.
             now: seconds of a clock that never jumps.
             blind: GPUs that could not be looked at; `None` among them stands for the node.
+            unsure: what could not be told, of which GPU: that it is not found does not mean that it is over.
         """
         self._at = now
         opened, again = [], []
@@ -150,13 +160,18 @@ class Watch:
                 continue  # it begins with the next look
             seen = self._seen.setdefault(key, _Seen(finding, now, now, open=False))
             worse = seen.open and (finding.severity, finding.job_id) != (seen.finding.severity, seen.finding.job_id)
-            seen.finding, seen.last = finding, now
+            seen.finding, seen.last, seen.doubted = finding, now, False
             if not seen.open and now - seen.since >= self.for_s.get(finding.kind, PATIENCE[finding.kind].for_s):
                 seen.open = True
                 opened.append(finding)
             elif worse or (seen.open and finding.kind is IncidentKind.XID):
                 again.append(finding)
-        cleared += [key for key in list(self._seen) if key not in found and self._is_over(key, now, blind)]
+        gone = [key for key in self._seen if key not in found]
+        for key in gone:
+            if doubted := key[:2] in unsure:
+                self._seen[key].last = now
+            self._seen[key].doubted = doubted
+        cleared += [key for key in gone if not self._seen[key].doubted and self._is_over(key, now, blind)]
         return Changes(opened=tuple(opened), again=tuple(again), cleared=tuple(cleared))
 
     def _part_with_jobs(self, findings: Iterable[Finding]) -> list[Key]:

@@ -318,6 +318,38 @@ def test_gpus_that_were_not_read_yet_are_not_accepted_as_none(tmp_path: Path) ->
     asyncio.run(act())
 
 
+def test_a_pcie_generation_that_falls_under_load_is_told_of_and_may_be_cleared_while_it_cannot_be_seen(
+    tmp_path: Path,
+) -> None:
+    async def act() -> None:
+        node = Node()
+        async with watched(tmp_path, node) as (_, incidents):
+            node.be(0, bus=GpuBus(pcie_generation=1), utilization_percent=0)
+            for _ in range(12):
+                await node.look(incidents)
+            node.be(0, bus=GpuBus(pcie_generation=4), utilization_percent=90)
+            await node.look(incidents)
+            assert [each.pcie_generation_seen for each in incidents.inventory()] == [4, None]
+        async with watched(tmp_path, node) as (_, incidents):
+            node.be(0, bus=GpuBus(pcie_generation=1), utilization_percent=0)
+            await node.look(incidents)
+            await node.look(incidents, 600.0)
+            assert incidents.all() == [], "it rests"
+            node.be(0, bus=GpuBus(pcie_generation=1), utilization_percent=90)
+            for passed in (1.0, 16.0, 61.0):
+                await node.look(incidents, passed)
+            (slow,) = incidents.all()
+            assert slow.what == "GPU 0 uses PCIe generation 1 while it works, and used 4 before"
+            with pytest.raises(ApiError, match="is not over"):
+                await incidents.clear(slow.id, ROOT)
+            node.be(0, bus=GpuBus(pcie_generation=1), utilization_percent=0)
+            await node.look(incidents, 3600.0)
+            assert [each.id for each in incidents.all()] == [slow.id], "it cannot be seen to be over"
+            assert (await incidents.clear(slow.id, ROOT)).cleared_by == "root"
+
+    asyncio.run(act())
+
+
 def test_nvlinks_that_come_up_after_the_install_are_remembered_and_missed_when_they_go(tmp_path: Path) -> None:
     async def act() -> None:
         node = Node()

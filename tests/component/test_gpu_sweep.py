@@ -169,3 +169,18 @@ def test_the_ring_of_power_is_asked_each_second_and_those_of_load_every_other_on
         spreads = found[0].spreads
         seen.append((spreads["power_mw"][0], spreads["utilization_percent"][0]))
     assert seen == [(300_000, 10), (300_001, 10), (300_002, 12), (300_003, 12)]
+
+
+def test_a_driver_that_tells_of_more_than_fits_has_no_gpu_shown_what_is_anothers(nvml: NvmlStandIn) -> None:
+    """Rings of two sizes answer with the same number: 200 fit into one, and 128 into the other."""
+    much = ("room ring=0 300", "pace ring=0 200", "pace ring=1 200", "overtell")
+    loads = [f"value gpu={index} util={20 + 10 * index}" for index in GPUS]
+    crowd = [f"process gpu=1 pid={5000 + row} memory=1" for row in range(100)]
+    crowd += [f"process gpu=2 pid={6000 + row} memory=1" for row in range(100)]
+    reader = ready(nvml, *much, *loads, *crowd)
+    for second in range(2):
+        found = swept(reader, AT + second)
+        assert found is not None
+        assert [each.spreads["utilization_percent"] for each in found] == [(load,) * 3 for load in (20, 30, 40)]
+        for each in found[1:]:
+            assert {process.pid // 1000 for process in each.processes} <= {4 + each.index, 4 if each.index == 1 else 6}

@@ -159,6 +159,42 @@ def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere").read_bytes() == b"precious"
 
 
+_REFUSED = """
+import resource, sys
+from pathlib import Path
+from tests.component.test_telemetry_ring import T0, opened, steady
+
+ring = opened(Path(sys.argv[1]))
+refused = 0
+# No byte beyond the two finest rings is written: EFBIG, by the kernel, as a disk that is full says ENOSPC.
+limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+for second in range(180):
+    if second in (65, 85):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ring._places[2] if second == 65 else limits[0], limits[1]))
+    try:
+        ring.add(T0 + second, steady(float(second)))
+    except OSError:
+        refused += 1
+ring.close()
+print(refused)
+"""
+
+
+def test_what_a_disk_refuses_to_the_coarse_rings_they_get_later(tmp_path: Path) -> None:
+    """It refuses when the first minute is full and is to be written, for fifteen seconds: no second is lost, none comes
+    twice.
+    """
+    path = tmp_path / "g.ring"
+    done = subprocess.run([sys.executable, "-c", _REFUSED, str(path)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "15\n", "")
+    ring = opened(path)
+    minutes = ring.columns(2, "power_w", T0 // 60, T0 // 60 + 2)
+    assert list(minutes.seconds) == [60, 60, 60]
+    assert (list(minutes.least), list(minutes.most)) == ([-1, 59, 119], [61, 121, 181])
+    (year,) = ring.columns(3, "power_w", T0 // 600, T0 // 600).seconds
+    assert year == 180
+
+
 _WRITER = """
 import sys
 from pathlib import Path

@@ -75,7 +75,7 @@ def address(lab: Box) -> Iterator[str]:
 def prometheus(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     text = (DATA / "prometheus.yml").read_text()
     text = text.replace("http://127.0.0.1:9402", address).replace("15s", "1s")
-    text = text.replace("/opt/stoker/current/monitoring", str(DATA))
+    text = text.replace("- stoker-rules.yml", f"- {DATA / 'stoker-rules.yml'}")
     text = f"global: {{ evaluation_interval: 1s }}\n{text}"
     with server(tmp_path_factory.mktemp("prometheus"), text) as made:
         wait_until(lambda: len(made.query("up == 1")) == 2, "hub and node are scraped")

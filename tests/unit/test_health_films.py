@@ -5,7 +5,7 @@ Rules and patience together, second by second, so that a kind without a rule, or
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -14,7 +14,8 @@ import pytest
 from agent.api.health import IncidentKind, KnownGpu
 from agent.api.types import GpuBus, GpuErrors, GpuState
 from agent.gpu.frames import EventKind, GpuEvent
-from agent.telemetry.rules import Scene, blind, look
+from agent.telemetry.rises import Busy
+from agent.telemetry.rules import Scene, blind, look, unsure
 from agent.telemetry.told import event_finding, of_event, xid_finding
 from agent.telemetry.watch import PATIENCE, Watch
 from agent.telemetry.xidjoin import Heard
@@ -114,3 +115,50 @@ def test_each_event_is_a_finding_that_names_gpu_and_job(kind: EventKind) -> None
     found = event_finding(GpuEvent(kind=kind, uuid="GPU-2", at=1.0), node())
     assert (found.gpu_index, found.job_id) == (2, 17)
     assert found.what.startswith("GPU 2 ")
+
+
+Second = tuple[int, int, int]
+"""Load in percent, P-state, PCIe generation as it was read last."""
+
+
+def generations(film: Iterable[Second]) -> list[tuple[int, str]]:
+    """What is opened and cleared, and when, on a GPU that has used generation 5; a look each second."""
+    watch, busy, told = Watch(), Busy(), []
+    known = (KnownGpu(uuid="GPU-0", index=0, name="H100", pcie_generation=5, pcie_generation_seen=5),)
+    for second, (load, deep, generation) in enumerate(film):
+        bus = GpuBus(pcie_generation=generation)
+        reading = gpu(0, utilization_percent=load, performance_state=deep, bus=bus)
+        now = scene(reading, job=0, known=known, busy_s=busy.look([reading], float(second)))
+        shown = [each for each in look(now) if each.kind is IncidentKind.LINK_DEGRADED]
+        changes = watch.look(shown, float(second), blind=blind(now), unsure=unsure(now))
+        told += [(second, each.what) for each in changes.opened]
+        told += [(second, "over") for _ in changes.cleared]
+    return told
+
+
+REST, WAKING, WORK = (0, 8, 1), (97, 0, 1), (97, 0, 5)
+SLOW, PAUSE = (97, 0, 1), (3, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "film",
+    [
+        3600 * [REST],
+        60 * (20 * [REST] + 9 * [WAKING] + 30 * [WORK]),
+        200 * (5 * [REST] + 10 * [WAKING]),
+        3600 * [(97, 8, 1)],
+        1800 * [(97, 0, 1), (97, 0, 0)],
+        3600 * [(30, 0, 1)],
+    ],
+    ids=["at rest", "wakes, and is read up to ten seconds later", "bursts", "P8", "it fails to say", "a little to do"],
+)
+def test_a_gpu_that_saves_power_has_no_slow_link(film: list[Second]) -> None:
+    assert generations(film) == []
+
+
+def test_a_link_that_is_slow_under_load_is_told_of_through_pauses_and_until_it_is_seen_to_be_well() -> None:
+    film = 100 * [WORK] + 8 * (40 * [SLOW] + 2 * [PAUSE]) + 900 * [REST] + 10 * [WAKING] + 200 * [WORK]
+    (opened, what), *rest = generations(film)
+    assert what == "GPU 0 uses PCIe generation 1 while it works, and used 5 before"
+    assert opened == 160, "after it has been so for a minute"
+    assert rest == [(len(film) - 201 + PATIENCE[IncidentKind.LINK_DEGRADED].clear_s, "over")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,16 @@ def metrics_in(expression: str) -> set[str]:
 
 def test_promtool_accepts_the_rules() -> None:
     assert "SUCCESS" in promtool("check", "rules", str(RULES))
+
+
+def test_prometheus_accepts_its_configuration_where_it_lies_and_finds_the_rules(tmp_path: Path) -> None:
+    """In a checkout, and installed: a copy, which a link leads to."""
+    shutil.copytree(DATA, tmp_path / "1.2.3" / "monitoring")
+    (tmp_path / "current").symlink_to("1.2.3")
+    for folder in (DATA, tmp_path / "current" / "monitoring"):
+        said = promtool("check", "config", str(folder / "prometheus.yml"))
+        assert "1 rule files found" in said
+        assert f"Checking {folder / RULES.name}" in said
 
 
 def test_each_alert_fires_on_its_fault_and_on_nothing_else() -> None:

@@ -19,6 +19,8 @@
        sample gpu=0 ring=0 at=1000100000 value=250000      in an nvmlSamplingType_t's ring, at microseconds
        sampletype 3                              the nvmlValueType_t of all rings
        rings                                     all rings and the processes' use go on by themselves
+       pace ring=1 200                           so many samples a second then; room ring=1 300: how many it says that it holds
+       overtell                                  samples and processes are told with their number, though fewer fitted
        graphics gpu=0 pid=4711 memory=1024       a process that draws
        use gpu=0 pid=4711 at=1000200000 sm=37    a process's share of the SMs
        serial gpu=0 1650123456789                no board has one where nothing is said; vbios likewise
@@ -41,7 +43,7 @@
 #include <unistd.h>
 
 enum { SUCCESS = 0, UNINITIALIZED = 1, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, INSUFFICIENT_SIZE = 7, TIMED_OUT = 10 };
-enum { FIELDS_MAX = 512, SAMPLES_MAX = 2048, METRICS_MAX = 16, EVENTS_MAX = 64, RING_ROOM = 120, POWER_A_SECOND = 50, USE_A_SECOND = 6 };
+enum { FIELDS_MAX = 512, SAMPLES_MAX = 2048, METRICS_MAX = 16, EVENTS_MAX = 64, RINGS = 3, RING_ROOM = 120, POWER_A_SECOND = 50, USE_A_SECOND = 6 };
 enum { GPUS_MAX = 16, RULES_MAX = 64, PROCESSES_MAX = 256, LINKS_MAX = 18, SLOTS_MAX = 7, ANY = -1, HANG = -1 };
 enum { WHOLE = -1, NO_LINK = -3, LINK_OFF = -2, TO_SWITCH = -1, FIRST_BUS = 0x10 };
 enum { VALUE_DOUBLE, VALUE_UINT, VALUE_ULONG, VALUE_ULL, VALUE_SLL, VALUE_INT, VALUE_USHORT };
@@ -92,7 +94,8 @@ struct control {
     struct use uses[PROCESSES_MAX];
     struct metric metrics[METRICS_MAX];
     struct event events[EVENTS_MAX];
-    int field_count, sample_count, use_count, metric_count, event_count, going, gpm_off[GPUS_MAX];
+    int field_count, sample_count, use_count, metric_count, event_count, going, overtells, gpm_off[GPUS_MAX];
+    unsigned ring_pace[RINGS], ring_room[RINGS];
     unsigned sample_type;
     int links[GPUS_MAX][LINKS_MAX], levels[GPUS_MAX][GPUS_MAX], mig[GPUS_MAX];
     struct instance instances[GPUS_MAX][SLOTS_MAX];
@@ -110,6 +113,10 @@ static struct device devices[GPUS_MAX], parts[GPUS_MAX][SLOTS_MAX];
 static void set_defaults(void) {
     memset(&control, 0, sizeof control);
     control.gpus = 1;
+    for (int ring = 0; ring < RINGS; ring++) {
+        control.ring_pace[ring] = ring == 0 ? POWER_A_SECOND : USE_A_SECOND;
+        control.ring_room[ring] = RING_ROOM;
+    }
     strcpy(control.driver, "550.54.15");
     for (int i = 0; i < GPUS_MAX; i++) {
         control.sample_type = VALUE_UINT;
@@ -184,6 +191,9 @@ static int take_readings(const char *line) {
             control.samples[control.sample_count++] = (struct ring_sample){gpu, ring, at, value_of(control.sample_type, value)};
     } else if (sscanf(line, "sampletype %u", &type) == 1) control.sample_type = type;
     else if (strcmp(line, "rings") == 0) control.going = 1;
+    else if (strcmp(line, "overtell") == 0) control.overtells = 1;
+    else if (sscanf(line, "pace ring=%u %u", &id, &type) == 2 && id < RINGS) control.ring_pace[id] = type;
+    else if (sscanf(line, "room ring=%u %u", &id, &type) == 2 && id < RINGS) control.ring_room[id] = type;
     else if (sscanf(line, "graphics gpu=%d pid=%u memory=%llu", &gpu, &pid, &at) == 3) {
         if (control.graphics_count < PROCESSES_MAX) control.graphics[control.graphics_count++] = (struct process){gpu, WHOLE, pid, at};
     } else if (sscanf(line, "use gpu=%d pid=%u at=%llu sm=%u", &gpu, &pid, &at, &id) == 4) {
@@ -583,7 +593,7 @@ static int processes(nvmlDevice_t device, unsigned *count, nvmlProcessInfo_t *ou
         if (all[i].gpu == device->index && (device->slot == WHOLE || all[i].slot == device->slot) && found++ < capacity && out)
             out[found - 1] = (nvmlProcessInfo_t){all[i].pid, all[i].memory, ~0u, ~0u};
     *count = found;
-    return leave(found > capacity ? INSUFFICIENT_SIZE : SUCCESS);
+    return leave(found > capacity && !control.overtells ? INSUFFICIENT_SIZE : SUCCESS);
 }
 
 #ifdef OLD_DRIVER
@@ -824,7 +834,7 @@ nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count, nvmlFieldV
 
 /* While they go on by themselves, the second after the last one seen is full. */
 static unsigned go_on(int gpu, int ring, unsigned long long last, unsigned room, nvmlSample_t *out) {
-    unsigned a_second = ring == 0 ? POWER_A_SECOND : USE_A_SECOND, found = 0;
+    unsigned a_second = control.ring_pace[ring], found = 0;
     for (; found < a_second && found < room; found++) {
         out[found].at = last + (found + 1) * 1000000ULL / a_second;
         out[found].value.u = ring == 0 ? control.values[gpu][POWER_MW] + found : control.values[gpu][ring == 1 ? UTIL : MEM_UTIL];
@@ -834,10 +844,10 @@ static unsigned go_on(int gpu, int ring, unsigned long long last, unsigned room,
 
 nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, unsigned ring, unsigned long long last, unsigned *type, unsigned *count, nvmlSample_t *out) {
     ENTER(device->index);
-    if (ring > 2) return leave(NOT_SUPPORTED);
+    if (ring >= RINGS) return leave(NOT_SUPPORTED);
     *type = control.sample_type;
     if (!out) {
-        *count = RING_ROOM;
+        *count = control.ring_room[ring];
         return leave(SUCCESS);
     }
     unsigned found = control.going ? go_on(device->index, ring, last, *count, out) : 0;
@@ -846,6 +856,7 @@ nvmlReturn_t nvmlDeviceGetSamples(nvmlDevice_t device, unsigned ring, unsigned l
         if (sample->gpu == device->index && sample->ring == (int)ring && sample->at > last)
             out[found++] = (nvmlSample_t){sample->at, sample->value};
     }
+    if (control.overtells && control.going && found == *count) found = control.ring_pace[ring];
     *count = found;
     return leave(found ? SUCCESS : NOT_FOUND);
 }
@@ -861,7 +872,7 @@ nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device, nvmlProcessUti
         if (control.uses[i].gpu == device->index && control.uses[i].at > last && found++ < room)
             out[found - 1] = (nvmlProcessUtilizationSample_t){control.uses[i].pid, control.uses[i].at, control.uses[i].sm, 0, 0, 0};
     *count = found;
-    return leave(found > room ? INSUFFICIENT_SIZE : found ? SUCCESS : NOT_FOUND);
+    return leave(found > room && !control.overtells ? INSUFFICIENT_SIZE : found ? SUCCESS : NOT_FOUND);
 }
 
 #ifdef PEERS
