@@ -20,6 +20,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.ports import free_port
+
 USER = pwd.getpwuid(os.geteuid()).pw_name
 
 
@@ -98,7 +100,7 @@ def sshd(
         make_key(folder / f"host_{kind}", kind)
     make_key(folder / "user_ed25519")
     authorize(folder, forced)
-    port = _free_port()
+    port = free_port()
     config = folder / "sshd_config"
     config.write_text(_config(folder, port, host_keys) + "".join(f"{line}\n" for line in settings))
     argv = [program, "-D", "-f", str(config), "-E", str(folder / "log")]
@@ -142,12 +144,6 @@ def _config(folder: Path, port: int, host_keys: Sequence[str]) -> str:
         f"SetEnv HOME={folder}",  # a session starts without the account's own .bashrc, whatever that does or waits for
     ]
     return "".join(f"{line}\n" for line in lines)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_port(server: Sshd) -> None:
