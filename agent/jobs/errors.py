@@ -6,6 +6,7 @@ StokerError
 ├── FolderError           a job folder cannot be read, or was written by something else
 └── StoreError            the job store refused
     ├── NoSuchJobError        no job has this id
+    │   └── ForgottenJobError     it had: its folder went, and its row is about to
     ├── KeyConflictError      the idempotency key came before, with another request
     ├── StaleJobError         the job changed since the caller looked
     ├── GpuHeldError          another job holds the GPU
@@ -63,6 +64,14 @@ class NoSuchJobError(StoreError):
     def __init__(self, job_id: int | str) -> None:
         super().__init__(f"there is no job {job_id}")
         self.job_id = job_id
+
+
+class ForgottenJobError(NoSuchJobError):
+    """Its folder was removed, for it ended long ago; its row goes with the next round of `retention`."""
+
+    def __init__(self, job_id: int) -> None:
+        super().__init__(job_id)
+        self.args = (f"job {job_id} ended longer ago than jobs are kept, and its script is removed: submit it anew",)
 
 
 class KeyConflictError(StoreError):

@@ -119,6 +119,12 @@ def flush(folders: Sequence[Path]) -> dict[Path, OSError]:
     return refused
 
 
+def is_there(state_dir: Path, job_id: int) -> bool:
+    """Whether a submission's folder holds it, stored or about to be."""
+    where = job_dir(state_dir, job_id)
+    return (where / "spec").exists() or is_unconfirmed(where)
+
+
 def is_unconfirmed(folder: Path) -> bool:
     """Whether a submission was written and does not count yet."""
     return (folder / "spec.new").exists()

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from agent.api.types import JobState
 from agent.jobs import folder, notes
-from agent.jobs.errors import IllegalMoveError
+from agent.jobs.errors import ForgottenJobError, IllegalMoveError
 from agent.jobs.folder import Submission, job_dir
-from agent.jobs.machine import Event
+from agent.jobs.machine import Event, RequeueAsked
 from agent.jobs.notes import Note
 from agent.jobs.promises import Promise
 from agent.jobs.row import JobRow
@@ -79,6 +79,7 @@ def apply(
     """
     with store.transaction():
         before = store.get(job_id)
+        _refuse_forgotten(state_dir, before, event)
         row = store.apply(job_id, event, now, revision=revision)
         if notes.noted(event):
             _note(store, state_dir, [before], event, now)
@@ -98,6 +99,7 @@ def apply_each(store: JobStore, state_dir: Path, job_ids: Iterable[int], event: 
     with store.transaction():
         for job_id in job_ids:
             row = store.get(job_id)
+            _refuse_forgotten(state_dir, row, event)
             try:
                 moved.append(store.apply(job_id, event, now))
             except IllegalMoveError:
@@ -172,6 +174,12 @@ def keep_promises(store: JobStore, state_dir: Path, *, mend: bool = True) -> Non
             is not there may belong to a job that was forgotten since, and must not run again.
     """
     store.keep_promises(partial(_mend if mend else _keep, state_dir))
+
+
+def _refuse_forgotten(state_dir: Path, row: JobRow, event: Event) -> None:
+    """A job whose folder went runs no more: its script is gone, and no lost database would know of the wish."""
+    if isinstance(event, RequeueAsked) and row.status.state.is_final and not folder.is_there(state_dir, row.folder_id):
+        raise ForgottenJobError(row.id)
 
 
 def _write(store: JobStore, state_dir: Path, folder_id: int, written: Sequence[Note]) -> None:

@@ -15,7 +15,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agent.api.types import JobState
@@ -79,10 +79,9 @@ def _opened(folder: Path) -> Iterator[int | None]:
 
 
 def _take_name(jobs: int, job_id: int) -> None:
-    try:
-        os.rename(str(job_id), f"{_GOING}{job_id}", src_dir_fd=jobs, dst_dir_fd=jobs)
-    except FileNotFoundError:
-        return
+    """Under a name of its own each time: what a round left that was cut short may stand at the job's."""
+    with suppress(FileNotFoundError):
+        os.rename(str(job_id), f"{_GOING}{job_id}-{secrets.token_hex(4)}", src_dir_fd=jobs, dst_dir_fd=jobs)
 
 
 def _sweep(jobs: int) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from agent.api.types import FINAL_STATES, JobState
-from agent.jobs.errors import IllegalMoveError
+from agent.jobs.errors import ForgottenJobError, IllegalMoveError
 from agent.jobs.machine import CancelAsked, Event, Expired, PreemptAsked, RequeueAsked
 from agent.jobs.row import JobRow
 from agent.jobs.spec import ArraySpec, JobSpec
@@ -50,6 +50,8 @@ class Node(RuleBasedStateMachine):
         self.used: set[int] = set()
         """Every id ever answered with."""
         self.forgotten: set[int] = set()
+        self.going: set[int] = set()
+        """Their forgetting was cut short: the folder may be gone, and with a lost database all of them."""
         self.ended: dict[int, JobState] = {}
         self.cancelled: dict[int, int] = {}
         """Job → the attempt it had when its cancel was answered."""
@@ -182,6 +184,7 @@ class Node(RuleBasedStateMachine):
         gone = set(due) - self.world.store.ids()
         self.forgotten |= gone
         self.accepted -= gone
+        self.going = (self.going | set(due)) - gone
 
     # --- what befalls the node ----------------------------------------------------------------------------------------
 
@@ -210,6 +213,8 @@ class Node(RuleBasedStateMachine):
             self.world.crash(lose=lose)
         after = {row.id for row in self.world.store.find()}
         assert {row.id for row in before} <= after, "the queue is never silently empty"
+        self.forgotten |= self.going - after
+        self.accepted -= self.going - after
         self.ended = {each: state for each, state in self.ended.items() if each in self.accepted}
         for job_id, state in list(self.ended.items()):
             now = self.world.store.get(job_id).status.state
@@ -278,6 +283,9 @@ class Node(RuleBasedStateMachine):
         try:
             return self.step(lambda: self.world.ask(row.id, event), death, torn)
         except IllegalMoveError:
+            return False
+        except ForgottenJobError:
+            assert row.id in self.going, "what is kept can be requeued"
             return False
 
     def tasks_of(self, row: JobRow) -> Sequence[JobRow]:

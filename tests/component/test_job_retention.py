@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.api.types import JobState
 from agent.engine.reconcile import reconcile
 from agent.jobs import ledger, retention
+from agent.jobs.errors import ForgottenJobError
 from agent.jobs.folder import job_dir
-from agent.jobs.machine import CancelAsked
+from agent.jobs.machine import CancelAsked, RequeueAsked
 from agent.jobs.row import JobRow
 from agent.jobs.spec import ArraySpec, Dependency, DependencySpec, JobSpec
 from agent.jobs.store import JobStore
@@ -51,6 +53,30 @@ def test_what_ended_long_ago_goes_the_rest_stays(tmp_path: Path, store: JobStore
     assert output.exists()
     assert reconcile(store, tmp_path, damaged=True, now=20) == 0, "and nothing brings it back"
     assert submit(store, tmp_path).id == young.id + 1
+
+
+def test_one_whose_forgetting_was_cut_short_is_not_requeued_and_goes_with_the_next_round(
+    tmp_path: Path, store: JobStore
+) -> None:
+    """Its script is gone, and a lost database would know nothing of the wish."""
+    old, _ = ended(store, tmp_path), submit(store, tmp_path)
+    retention.remove_folders(tmp_path, retention.due(store, before=11, limit=50))  # and then the agent was killed
+    said = f"job {old.id} ended longer ago than jobs are kept, and its script is removed: submit it anew"
+    with pytest.raises(ForgottenJobError, match=said):
+        ledger.apply(store, tmp_path, old.id, RequeueAsked(by="ada"), 12)
+    with pytest.raises(ForgottenJobError, match=said):
+        ledger.apply_each(store, tmp_path, [old.id], RequeueAsked(by="ada"), 12)
+    assert store.get(old.id).status.state is JobState.CANCELLED
+    assert forget_old(store, tmp_path, before=11) == [old.id]
+    assert folders(tmp_path) == ["2"]
+
+
+def test_what_a_round_left_does_not_stand_in_the_way_of_the_next(tmp_path: Path, store: JobStore) -> None:
+    old, _ = ended(store, tmp_path), submit(store, tmp_path)
+    for name in (f".forgotten-{old.id}", f".forgotten-{old.id}-0"):
+        (tmp_path / "jobs" / name / "1").mkdir(parents=True)
+    assert forget_old(store, tmp_path, before=11) == [old.id]
+    assert folders(tmp_path) == ["2"]
 
 
 def test_a_job_that_another_waits_for_stays(tmp_path: Path, store: JobStore) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from agent.step import tools
+from tests.fakes.ports import free_port
 from tests.fakes.steps import READY, ROOT, Steps
 from tests.fakes.steps import steps as steps
 
@@ -320,17 +321,11 @@ dist.destroy_process_group()
 """
 
 
-def _free_port() -> str:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return str(sock.getsockname()[1])
-
-
 @pytest.mark.skipif(not TORCH, reason="the train extra is not installed")
 @pytest.mark.parametrize("launcher", ["python", "torchrun"])
 def test_torch_distributed_runs_unchanged(steps: Steps, launcher: str) -> None:
     (steps.folder / "ddp.py").write_text(_DDP)
-    port = _free_port()
+    port = str(free_port())
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
     words = ["-n1", sys.executable, *torchrun] if launcher == "torchrun" else ["-n2", sys.executable]
     env = {"MASTER_PORT": port, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.daemons import wait_until
+from tests.fakes.ports import free_port
 
 _UNPACKED = Path(__file__).parents[2] / ".venv" / "prometheus" / "usr" / "bin"
 DATA = Path(__file__).parents[2] / "agent" / "monitoring"
@@ -72,7 +72,7 @@ class Server:
 
 def read_by_node_exporter(folder: Path) -> str:
     """What node_exporter makes of the textfiles in a folder."""
-    port = _free_port()
+    port = free_port()
     words = [
         program("prometheus-node-exporter"),
         "--collector.disable-defaults",
@@ -96,16 +96,10 @@ def _page(url: str) -> str:
         return ""
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def server(folder: Path, config: str) -> Iterator[Server]:
     """A Prometheus of its own, on a free port of the loopback."""
-    port = _free_port()
+    port = free_port()
     path = folder / "prometheus.yml"
     path.write_text(config, encoding="utf-8")
     words = [
