@@ -62,7 +62,7 @@ def standing(licence: Licence | None, wall: float, clock: Clock, width: int) -> 
 
 
 def _to_run(fix: str | None) -> str:
-    return f"{fix}   (here: I)" if fix and fix.startswith("stoker-license ") else fix or ""
+    return f"{fix} (here: I)" if fix and fix.startswith("stoker-license ") else fix or ""
 
 
 def _notices(licence: Licence, clock: Clock) -> Iterable[_Part]:
