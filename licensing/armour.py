@@ -63,7 +63,11 @@ def unwrap(label: Label, text: str) -> str:
         ArmourError: no such block, more than one document, or characters inside that no token has.
     """
     if _BEGIN not in text[:MAX_FILE_CHARS]:
-        raise ArmourError(f"no {label} block in the file: it starts with {_BEGIN}{label}----- and has an END")
+        what = "the file is empty: no" if not text.strip() else "no"
+        raise ArmourError(
+            f"{what} {label} block in the file, which starts with {_BEGIN}{label}----- and has an END; name the right "
+            "file, or fetch it again as plain text"
+        )
     found = read(text)
     if found.label is not label:
         raise ArmourError(f"the file is of kind {found.label}, not {label}; name the other file")
@@ -90,7 +94,10 @@ def read(text: str) -> Content:
         raise ArmourError(f"the file has {len(text)} characters; at most {MAX_FILE_CHARS} are read")
     blocks = [_content(found) for found in _BLOCK.finditer(text)]
     if len(blocks) != text.count(_BEGIN) or not blocks:
-        raise ArmourError("no whole block in the file: each starts with -----BEGIN STOKER …----- and has an END")
+        raise ArmourError(
+            "no whole block in the file: each starts with -----BEGIN STOKER …----- and has an END; it is cut short or "
+            "was changed on its way, fetch it again"
+        )
     lists = [chain for label, chain in blocks if label is Label.CRL]
     documents = [block for block in blocks if block[0] is not Label.CRL] or [blocks.pop()]
     if len(documents) > 1 or (documents[0][0] is Label.CRL and len(lists) > 1):
@@ -108,7 +115,7 @@ def _block(label: Label, chain: str) -> str:
 
 def _content(found: re.Match[str]) -> tuple[Label, str]:
     if found.group(1) != found.group(3):
-        raise ArmourError(f"the block begins as {found.group(1)} and ends as {found.group(3)}")
+        raise ArmourError(f"the block begins as {found.group(1)} and ends as {found.group(3)}; fetch the file again")
     try:
         label = Label(found.group(1))
     except ValueError as error:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn, Protocol
 
 from licensing import audit_cli, buyer_cli, doctor, files, seats_cli, usage_words, vendor_cli
 from licensing.armour import MAX_FILE_CHARS
-from licensing.errors import FormatError, LicenceError, UsageError
+from licensing.errors import ConfigFileError, FormatError, HubError, LicenceError, StoreError, UsageError
 from licensing.moments import when
 from licensing.words import Stage
 
@@ -58,7 +58,7 @@ def main(
         if args.verb == "status":
             return _status(args, hub)
         if args.verb in ("activate", "import-response"):
-            return _show(hub.activate(read_text(args.file), args.config), as_json=False)
+            return _show(_taken(args.file, hub, args.config), as_json=False)
         if args.verb == "audit":
             return audit_cli.verify(args.file or hub.state_dir(args.config) / audit_cli.LEDGER)
         if args.verb == "usage":
@@ -75,6 +75,17 @@ def main(
     except LicenceError as error:
         print(f"stoker-license: {_plain(error.message)}", file=sys.stderr)
         return error.exit_code
+
+
+def _taken(name: str, hub: Hub, config: Path | None) -> dict[str, Any]:
+    """Have the hub take a file; what is wrong with it names it."""
+    text = read_text(name)
+    try:
+        return hub.activate(text, config)
+    except (HubError, ConfigFileError, StoreError):
+        raise
+    except LicenceError as error:
+        raise type(error)(f"{files.origin(name)}: {error.message}") from error
 
 
 def read_text(name: str) -> str:

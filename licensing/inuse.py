@@ -104,6 +104,9 @@ class InUse:
             hardware=self.binding.hardware(chain.licence, mark, at),
         )
         standing = stage.of_licence(chain.licence, activated_at, at, facts)
+        if at - mark.time > clock.JUMP_S:
+            sure = stage.of_licence(chain.licence, _since(installed, mark, mark.time), mark.time, facts)
+            standing = stage.of_doubt(standing, sure, at, mark.time)
         self._say_notice(standing)
         return Terms(
             chain=chain,

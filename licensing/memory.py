@@ -83,6 +83,12 @@ class Memory:
             return seen
         return seen + at - state.clock.time
 
+    @property
+    def confirmed(self) -> int | None:
+        """The time without what the clock says beyond it, as `look` saw it last."""
+        mark = self._state.clock
+        return mark.time if mark is not None else None
+
     def look(self, now: int) -> int:
         """The time to decide by, where the wall clock says `now`; touches no disk."""
         with self._guard:

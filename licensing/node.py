@@ -174,7 +174,7 @@ class NodeLease:
     def standing(self, now: int) -> Standing:
         """The stage as this node sees it."""
         at = self._memory.look(now)
-        standing = self._standing(self._held, at) if self._held else self._no_lease()
+        standing = self._of_lease(self._held, at) if self._held else self._no_lease()
         refused = self._refused
         if refused is None:
             return standing
@@ -204,6 +204,12 @@ class NodeLease:
     def opened(self) -> tuple[str, ...]:
         """The features that the lease's licence opens."""
         return plans.opened(self._held.licence if self._held else None, development=self._roots.development)
+
+    def _of_lease(self, held: verify.LeaseChain, at: int) -> Standing:
+        standing, confirmed = self._standing(held, at), self._memory.confirmed
+        if confirmed is None or at - confirmed <= clock.JUMP_S:
+            return standing
+        return stage.of_doubt(standing, self._standing(held, confirmed), at, confirmed)
 
     def _standing(self, held: verify.LeaseChain, at: int) -> Standing:
         lease = held.lease

@@ -89,14 +89,16 @@ class Requests:
     def superseded(self, pending: Sequence[Asked], licence: Licence | None, *, machine_fits: bool) -> frozenset[str]:
         """Those of them (newest first) that nobody waits for any more, though an answer would still be taken.
 
-        A newer one asks for the same; a licence of this site was signed after they were made; or it was made because
-        of the machine, and the machine fits the licence now, whenever that was signed.
+        A newer one asks for the same; a licence of this site was signed after they were made, or answers a later
+        one; or it was made because of the machine, and the machine fits the licence now.
         """
         signed = licence.iat if licence is not None and licence.site is not None else 0
+        before = self._before(licence.request) if licence is not None and licence.request else frozenset[str]()
         row = self._ledger.one("SELECT value FROM meta WHERE name = ?", (_OF_MACHINE,)) if machine_fits else None
         found, wants = {row[0]} if row else set[str](), set[str]()
         for each in pending:
-            if each.want in wants or (each.want != Want.USAGE and each.made_at < signed):
+            is_older = each.made_at < signed or each.id in before
+            if each.want in wants or (each.want != Want.USAGE and is_older):
                 found.add(each.id)
             wants.add(each.want)
         return frozenset(found & {each.id for each in pending})
@@ -164,6 +166,11 @@ class Requests:
                 f"the receipt {receipt.id} is of {chain.path[-1].name}, and "
                 f"the licence of {installed.issuer.name}; ask them"
             )
+
+    def _before(self, request_id: str) -> frozenset[str]:
+        """Those that were made before one."""
+        sql = "SELECT id FROM request WHERE rowid < (SELECT rowid FROM request WHERE id = ?)"
+        return frozenset(str(row[0]) for row in self._ledger.run(sql, (request_id,)))
 
     def _bury(self, licence: Licence, at: int) -> Tombstone:
         counter, head = self._ledger.audit_head()

@@ -34,6 +34,7 @@ from licensing.fingerprint import LEAST, Group, Hardware, Verdict
 from licensing.moments import day, hours, span, when
 from licensing.plans import DAY_S, NEVER, Plan
 from licensing.words import FIX as FIX
+from licensing.words import FIX_CLOCK as FIX_CLOCK
 from licensing.words import FIX_HARDWARE as FIX_HARDWARE
 from licensing.words import FIX_REPORT as FIX_REPORT
 from licensing.words import Stage as Stage
@@ -225,6 +226,18 @@ def refused(standing: Standing, code: str, message: str, fix: str | None = None)
         return replace(standing, code=code, message=f"{message}{held} {STILL_WORKS}.", fix=fix)
     worst = standing.stage if standing.stage is not Stage.ACTIVE else Stage.NOTICE
     return replace(standing, stage=worst, code=code, message=f"{message} {standing.message}", fix=fix)
+
+
+def of_doubt(standing: Standing, sure: Standing, at: int, confirmed: int) -> Standing:
+    """The same, where it holds only by a clock that uptime does not explain: that is said first, and how to set it.
+
+    `sure` is how it stands at the `confirmed` time. Only shown: what may start stays as it was.
+    """
+    if not standing.stage.holds or sure.stage.holds:
+        return standing
+    right = f"; if it is right, run: {standing.fix}" if standing.fix else ""
+    doubt = f"The clock says {when(at)}, and uptime explains no more than {when(confirmed)}{right}. By the clock: "
+    return replace(standing, message=doubt + standing.message, fix=FIX_CLOCK)
 
 
 def since(standing: Standing, at: int) -> Standing:

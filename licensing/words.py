@@ -10,6 +10,7 @@ from enum import StrEnum
 FIX = "stoker-license activate FILE"
 FIX_REPORT = "stoker-license usage export"
 FIX_HARDWARE = "stoker-license export-request"
+FIX_CLOCK = "timedatectl set-ntp true"
 
 
 class Stage(StrEnum):

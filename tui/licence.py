@@ -55,10 +55,14 @@ def standing(licence: Licence | None, wall: float, clock: Clock, width: int) -> 
         parts += [
             ("blocked", _blocked(licence, clock, wall), role),
             ("works", works or _WORKS, Role.TEXT),
-            ("run", f"{licence.fix}   (here: I)" if licence.fix else "", Role.ACCENT),
+            ("run", _to_run(licence.fix), Role.ACCENT),
         ]
     parts += [("why", why, Role.TEXT), *_notices(licence, clock), *_bought(licence, wall, clock)]
     return _folded(parts, width)
+
+
+def _to_run(fix: str | None) -> str:
+    return f"{fix} (here: I)" if fix and fix.startswith("stoker-license ") else fix or ""
 
 
 def _notices(licence: Licence, clock: Clock) -> Iterable[_Part]:

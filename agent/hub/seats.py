@@ -46,6 +46,8 @@ LOOK_AGAIN_S = 600.0
 """The same while not all is seen that the licence is bound to: a driver may load late, a file be put back."""
 OFFER_S = 30.0
 """How often leases are offered when nothing happens; they are renewed after hours."""
+HEAR_AGAIN_S = 600.0
+"""How often a node is asked what it holds though nothing is due: another hub may lead by now, and this one not know."""
 HEAR_ALL_S = 5.0
 """How long the first leases of a hub wait for the other nodes to say what they hold; those that are down do not."""
 
@@ -80,6 +82,8 @@ class Seats:
         """What a node was when it was last seen, as far as its lease depends on it."""
         self._held: dict[str, LeaseReply] = {}
         """The lease that each node shows; asked for anew whenever the node is another one or was away."""
+        self._heard_at: dict[str, float] = {}
+        """When each node said so, by the monotonic clock."""
         self._checkouts = Checkouts(self._answer)
         self._unheard = {member.name for member in fleet.members()}
         """Nodes of which it is not known yet, since this hub began, what they hold."""
@@ -364,7 +368,8 @@ class Seats:
         """
         name, uuids = member.name, _uuids(node)
         known = self._held.get(name)
-        held = known or await self._heard(member, node)
+        is_due = time.monotonic() - self._heard_at.get(name, -HEAR_AGAIN_S) >= HEAR_AGAIN_S
+        held = await self._heard(member, node) if known is None or is_due else known
         ask = Ask(node=name, key=node.key, gpus=uuids, seq=held.seq, held=held.lease, contact=known is None)
         token = await self._checkouts.lease(ask)
         if token is None:
@@ -384,6 +389,7 @@ class Seats:
         """What a node holds. It counts before anybody is granted more: this ledger may be older than its leases."""
         name = member.name
         held = self._held[name] = await member.calls.call(lambda client: client.lease())
+        self._heard_at[name] = time.monotonic()
         ask = Ask(node=name, key=node.key, gpus=_uuids(node), seq=held.seq, held=held.lease)
         await self._in_thread(lambda licence: licence.hear(ask, int(time.time())))
         self._refusals.note(name, held.refused)  # by the hub of before, which may have been restarted since

@@ -300,6 +300,18 @@ def test_a_superseded_request_is_history_and_its_answer_is_still_taken(
     assert hub.licence()["pending"] == ()
 
 
+def test_a_request_of_before_the_answered_one_is_history_whatever_the_desks_clock_says(hub: LocalHub) -> None:
+    """One was drawn as a QR code, the other written to a file, and that was sent to a desk whose clock is behind."""
+    drawn, sent = hub.request("activate"), hub.request("activate")
+    site = hub.licence()["site_key"]
+    hub.activate(file(changed(VOUCHER, iat=NOW, site=site, rev=2, request=sent["id"])))
+    later = hub.request("renew")
+    assert {each["id"]: each["superseded"] for each in hub.licence()["pending"]} == {
+        drawn["id"]: True,
+        later["id"]: False,
+    }
+
+
 def test_what_was_superseded_stays_so_after_a_revocation(hub: LocalHub) -> None:
     asked = hub.request("activate")
     hub.activate(file(changed(VOUCHER, iat=NOW + 1, site=hub.licence()["site_key"], rev=2)))

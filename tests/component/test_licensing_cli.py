@@ -7,6 +7,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,28 @@ def test_status_without_a_licence(hub: LocalHub, capsys: pytest.CaptureFixture[s
     assert "RESTRICTED LIC-401: No licence is installed" in out
     assert "stoker-license activate FILE" in out
     assert "site key" in out
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda text: "", "the file is empty: no LICENCE block in the file"),
+        (lambda text: text[:9], "no LICENCE block in the file, which starts with -----BEGIN STOKER LICENCE-----"),
+        (lambda text: text[: len(text) // 2], "no whole block in the file"),
+        (lambda text: text[:-30], "no whole block in the file"),
+        (lambda text: text.replace("END STOKER LICENCE", "END STOKER ISSUER"), "the block begins as LICENCE and ends"),
+    ],
+    ids=["nothing", "its beginning", "half of it", "without its last line", "two halves"],
+)
+def test_a_half_copied_file_is_named_with_what_to_do(
+    hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[str], str], words: str
+) -> None:
+    (tmp_path / "half").write_text(spoil(file()))
+    assert cli.main(["import-response", str(tmp_path / "half")], hub) == 5
+    said = capsys.readouterr().err
+    assert said.startswith(f"stoker-license: {tmp_path / 'half'}: {words}")
+    assert re.search(r"fetch (it|the file) again", said)
+    assert hub.licence()["licence_id"] is None
 
 
 def test_activate_from_a_file(hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

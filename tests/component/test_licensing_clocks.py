@@ -171,6 +171,31 @@ def test_a_machine_that_starts_with_a_wrong_clock_recovers(tmp_path: Path) -> No
     place.site.close()
 
 
+def test_what_is_held_by_a_dead_clock_alone_says_so_and_how_to_set_it(place: Place) -> None:
+    """The battery is empty, and the machine starts in the year 2099: the licence only looks as if it were over."""
+    place.renew()
+    place.ahead = [72 * 365 * DAY] * 2
+    place.reboot(HOUR)
+    hub, node = place.site.report(place.wall(0)).standing, place.nodes[0].standing(place.wall(1))
+    for standing in (hub, node):
+        assert (standing.stage, standing.code, standing.fix) == (
+            Stage.RESTRICTED,
+            "LIC-404",
+            "timedatectl set-ntp true",
+        )
+        assert standing.message.startswith(
+            "The clock says 2098-12-28 09:00 UTC, and uptime explains no more than 2027-01"
+        )
+        assert "; if it is right, run: stoker-license activate FILE. By the clock: The licence" in standing.message
+    place.ahead = [0] * 2
+    place.renew()
+    assert place.works()
+    place.reboot(500 * DAY)
+    assert place.site.report(place.wall(0)).standing.fix == "timedatectl set-ntp true", "nobody knows yet who is right"
+    place.pass_time(DAY)
+    assert place.site.report(place.wall(0)).standing.fix == "stoker-license activate FILE", "and then it is believed"
+
+
 def test_a_clock_wrong_before_the_first_licence_leaves_nothing(tmp_path: Path) -> None:
     boot = Boot()
     site = Site(tmp_path, "test", ROOTS, boot)

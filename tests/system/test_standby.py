@@ -75,6 +75,27 @@ def submission(box: Box, text: str) -> SubmitRequest:
     return SubmitRequest(script=f"#!/bin/sh\n{text}\n", script_name="job.sh", work_dir=str(box.work_dir), env=env)
 
 
+def test_a_hub_that_goes_on_beside_the_one_that_leads_hears_of_it(lab: Lab) -> None:
+    """Nobody stopped it, and none of its leases is due for hours."""
+    lab.a.hub.stop()
+    lab.a.hub.prelude = "import agent.hub.seats as seats; seats.HEAR_AGAIN_S = seats.OFFER_S = 0.3\n"
+    lab.a.hub.start()
+    with lab.a.hub.client() as hub:
+        hub.activate(EVALUATION_FILE.read_text(encoding="ascii"))
+        wait_until(lambda: hub.licence().seats_used == 4, "both nodes have their seats")
+        wait_until(lambda: lab.epochs() == [1, 1], "and their leases")
+        lab.a.hub.stop()
+        shutil.copytree(lab.a.state_dir / "hub", lab.b.state_dir / "hub")
+        lab.a.hub.start()
+        wait_until(lambda: all(each.node for each in hub.nodes()), "it sees them again")
+        lab.b.hub.start()
+        assert license_program(lab.b, "standby", "promote").returncode == 0
+        wait_until(lambda: lab.epochs() == [2, 2], "the nodes have leases of the standby")
+        wait_until(lambda: hub.licence().epoch_heard == 2, "the hub that went on hears that it does not lead")
+        status = license_program(lab.a, "status")
+        assert (status.returncode, "LIC-424: a hub of epoch 2 took over" in status.stdout) == (EXIT_HELD, True)
+
+
 def test_a_standby_takes_over_and_the_hub_before_it_is_not_heard(lab: Lab) -> None:
     gate = lab.a.root / "go"
     os.mkfifo(gate)

@@ -28,6 +28,13 @@ def test_a_copy_is_named_with_the_command_that_helps() -> None:
     )
 
 
+def test_what_the_form_cannot_do_is_not_promised_by_it() -> None:
+    held = Licence(stage=LicenceStage.RESTRICTED, message="Held.", fix="stoker-license activate FILE")
+    assert "stoker-license activate FILE (here: I)" in text(held)
+    clock = Licence(stage=LicenceStage.RESTRICTED, message="Held.", fix="timedatectl set-ntp true")
+    assert "timedatectl set-ntp true" in text(clock) and "here: I" not in text(clock)
+
+
 def test_a_hub_that_does_not_lead_says_so() -> None:
     said = text(Licence(stage=LicenceStage.ACTIVE, message="All is well.", epoch=1, epoch_heard=2))
     assert "epoch 2 took over; this hub speaks with 1 and gives no leases" in said
