@@ -39,7 +39,14 @@ def lab(tmp_path: Path) -> Iterator[Box]:
     made, hook = Box(tmp_path), tmp_path / "notify"
     hook.write_text(NOTIFY.format(told=tmp_path / "told"))
     hook.chmod(0o755)
-    kinds = ("thermal_throttle", "power_throttle", "held_idle", "straggler", "hung_collective", "memory_leaked")
+    kinds: tuple[str, ...] = (
+        "thermal_throttle",
+        "power_throttle",
+        "held_idle",
+        "straggler",
+        "hung_collective",
+        "memory_leaked",
+    )
     kinds += ("gpu_missing", "gpu_exchanged", "link_degraded")
     over = "[health.clear_s]\n" + "".join(
         f"{each} = 2\n" for each in ("gpu_lost", "gpu_hung", "gpu_missing", "gpu_exchanged", "link_degraded")
