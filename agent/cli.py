@@ -28,10 +28,14 @@ def agent(argv: Sequence[str], *, run: Run) -> int:
     """`stoker-agent`; `run` starts the daemon."""
     parser, verbs = _parser("stoker-agent", "The Stoker service of one node.")
     _common_verbs(verbs, "agent")
+    from agent.gpu.simulated_faults import described
+
     simulate = _verb(verbs, "simulate", "inject a fault into the simulated GPUs")
+    simulate.formatter_class = argparse.RawDescriptionHelpFormatter
+    simulate.epilog = f"faults:\n{described()}"
     simulate.add_argument("what", choices=["gpu"])
-    simulate.add_argument("index", help="the GPU's index, from 0")
-    simulate.add_argument("fault", help="lost, hung, hot, xid, ecc, throttled, idle, straggler, or ok to mend it")
+    simulate.add_argument("index", help="the GPU's index, from 0; several: 0,2,3; all")
+    simulate.add_argument("fault", help="one of those below")
     from agent.selftest import options
 
     options.add_options(_verb(verbs, "selftest", "test this machine's GPUs against the order and their data sheets"))
@@ -149,7 +153,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def _verb(verbs: Any, name: str, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=f"{text[:1].upper()}{text[1:]}.")
     _add_config(parser)
     return parser
 

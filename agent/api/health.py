@@ -52,6 +52,8 @@ class KnownGpu(Wire, frozen=True, kw_only=True):
     uuid: str
     index: int
     name: str
+    pci: str | None = None
+    """Its place, which stays when those before it are gone and its index is another."""
     pcie_width: int | None = None
     """Lanes that it can have."""
     pcie_generation: int | None = None

@@ -9,13 +9,14 @@ import msgspec
 
 from agent.api.errors import ApiError
 from agent.api.health import KnownGpu
-from agent.api.types import GpuReading, GpuState
+from agent.api.types import GpuBus, GpuReading, GpuState
 from agent.engine.shelf import Shelf
 from agent.gpu.frames import UNKNOWN_UUID
 
 SETTLED_LOOKS = 10
 """Looks at the same GPUs, all of them well, after which a new node's inventory is remembered."""
 _KIND = "inventory"
+_NO_BUS = GpuBus()
 
 logger = logging.getLogger(__name__)
 
@@ -84,16 +85,18 @@ class Inventory:
 
     async def _grow(self, readings: Sequence[GpuReading]) -> None:
         """NVLinks that were not up yet when the GPU was remembered, and the PCIe generation that it had lowered because
-        it was idle; less of either is the rules' to tell.
+        it was idle; less of either is the rules' to tell. Its place, which older versions did not note.
         """
         for each in readings:
             known = self._known.get(each.uuid)
-            if known is None or each.bus is None or each.state is not GpuState.OK:
+            if known is None or each.state is not GpuState.OK:
                 continue
+            bus = each.bus or _NO_BUS
             better = msgspec.structs.replace(
                 known,
-                nvlinks=_more(known.nvlinks, each.bus.nvlinks_active),
-                pcie_generation_seen=_more(known.pcie_generation_seen, each.bus.pcie_generation),
+                pci=known.pci or each.pci,
+                nvlinks=_more(known.nvlinks, bus.nvlinks_active),
+                pcie_generation_seen=_more(known.pcie_generation_seen, bus.pcie_generation),
             )
             if better != known:
                 await self._shelf.change([(_KIND, each.uuid, better)], [])
@@ -122,6 +125,7 @@ def _known(reading: GpuReading) -> KnownGpu:
         uuid=reading.uuid,
         index=reading.index,
         name=reading.name,
+        pci=reading.pci,
         pcie_width=None if bus is None else bus.pcie_width,
         pcie_generation=None if reading.limits is None else reading.limits.pcie_generation_max,
         pcie_generation_seen=None if bus is None else bus.pcie_generation,

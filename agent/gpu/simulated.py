@@ -17,16 +17,16 @@ from pathlib import Path
 
 from agent.api.errors import StokerError
 from agent.api.types import GpuReading, GpuSource
-from agent.gpu.base import GpuLostError, Inventory, NoGpusError, mig_index
+from agent.gpu.base import DriverGoneError, GpuLostError, Inventory, NoGpusError, mig_index
 from agent.gpu.frames import EventKind, GpuEvent
-from agent.gpu.simulated_gpu import GIB, Fault, Instance, SimulatedGpu
+from agent.gpu.simulated_faults import ALL, BOARDS, OK, Fault
+from agent.gpu.simulated_gpu import GIB, Instance, SimulatedGpu
 from agent.gpu.simulated_layout import MIG_PROFILES, Layout, links, numa_node, nvlinks
 
 log = logging.getLogger(__name__)
 
 FAULTS_FILE = "simulated.json"
 _HUNG_POLL_S = 0.1
-_OK = "ok"
 SIMULATED_XID = 95
 """A memory error that may have hit every program: what the fault `xid` is told as, once, when it is injected."""
 
@@ -38,43 +38,55 @@ class SimulatedReader:
 
     def __init__(self, count: int, *, node_name: str, state_dir: Path, layout: Layout = Layout.NVSWITCH) -> None:
         self._faults = FaultFile(state_dir / FAULTS_FILE)
-        uuids = [simulated_uuid(node_name, index) for index in range(count)]
+        self._faults.look()
+        self._boards = self._faults.boards
+        """What is missing or exchanged; another driver's process sees what changed of that."""
+        slots = [slot for slot in range(count) if self._boards.get(slot) is not Fault.MISSING]
+        uuids = [simulated_uuid(node_name, slot, exchanged=slot in self._boards) for slot in slots]
         self._gpus = [
             SimulatedGpu(
                 index=index,
+                slot=slot,
                 uuid=uuid,
                 links=links(layout, index, uuids),
-                nvlinks=nvlinks(layout, index),
-                numa_node=numa_node(index, count),
-                instances=_instances(node_name, index) if layout.is_divided(index) else (),
+                nvlinks=nvlinks(layout, slot),
+                numa_node=numa_node(slot, count),
+                instances=_instances(node_name, slot) if layout.is_divided(slot) else (),
             )
-            for index, uuid in enumerate(uuids)
+            for index, (slot, uuid) in enumerate(zip(slots, uuids, strict=True))
         ]
         self._held: frozenset[str] = frozenset()
         self._tell: Callable[[GpuEvent], None] = lambda _: None
-        self._before = {index: self._faults.of(index) for index in range(count)}
+        self._before = {slot: self._faults.of(slot) for slot in slots}
         """A fault that is there at the start happened before it: a driver does not tell of an XID again."""
 
     def open(self) -> Inventory:
         """See `GpuReader`.
 
         Raises:
-            NoGpusError: the configuration asks for 0.
+            NoGpusError: the configuration asks for 0, or all are missing.
+            DriverGoneError: one was put in meanwhile.
         """
+        self._faults.look()
+        self._check_boards()
         if not self._gpus:
+            if self._boards:
+                raise NoGpusError("all simulated GPUs are missing; put them in with: stoker-agent simulate gpu all ok")
             raise NoGpusError("no simulated GPUs: gpu.simulated_count is 0; set it to 1 or more")
         return Inventory(count=len(self._gpus), driver_version=None)
 
     def read(self, index: int, now: float, monotonic: float) -> GpuReading:
         """See `GpuReader`."""
         gpu = self._gpus[index]
-        fault = self._faults.of(index)
-        self._notice(index, fault, now)
+        slot = gpu.slot
+        fault = self._faults.of(slot)
+        self._notice(gpu, fault, now)
         while fault is Fault.HUNG:
             time.sleep(_HUNG_POLL_S)
-            fault = self._faults.of(index)
+            fault = self._faults.of(slot)
+        self._check_boards()
         if fault is Fault.LOST:
-            raise GpuLostError(f"simulated GPU {index} is lost; lift it with: stoker-agent simulate gpu {index} ok")
+            raise GpuLostError(f"simulated GPU {slot} is lost; lift it with: stoker-agent simulate gpu {slot} ok")
         return gpu.read(now, monotonic, held=self._held, fault=fault)
 
     def ready(self, indexes: Sequence[int], monotonic: float) -> list[int]:
@@ -103,16 +115,21 @@ class SimulatedReader:
         """See `GpuReader`."""
         self._tell = tell
 
-    def _notice(self, index: int, fault: Fault | None, now: float) -> None:
+    def _notice(self, gpu: SimulatedGpu, fault: Fault | None, now: float) -> None:
         """Tell of an XID that came since the last reading."""
-        before, self._before[index] = self._before[index], fault
+        before, self._before[gpu.slot] = self._before[gpu.slot], fault
         if fault is Fault.XID and before is not Fault.XID:
-            self._tell(GpuEvent(kind=EventKind.XID, uuid=self._gpus[index].uuid, at=now, code=SIMULATED_XID))
+            self._tell(GpuEvent(kind=EventKind.XID, uuid=gpu.uuid, at=now, code=SIMULATED_XID))
+
+    def _check_boards(self) -> None:
+        """As with a real driver, only a fresh process sees other boards than there were when it began."""
+        if self._faults.boards != self._boards:
+            raise DriverGoneError("a simulated GPU was taken out or put in; the driver is loaded anew")
 
 
-def simulated_uuid(node_name: str, index: int) -> str:
+def simulated_uuid(node_name: str, index: int, *, exchanged: bool = False) -> str:
     """`GPU-51a0…`, in the shape of a real one; the prefix lets a person tell (5-1-a-0: "simulated")."""
-    digest = hashlib.sha256(f"{node_name}:{index}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{node_name}:{index}{':exchanged' * exchanged}".encode()).hexdigest()
     return f"GPU-51a0{digest[:4]}-{digest[4:8]}-{digest[8:12]}-{digest[12:16]}-{digest[16:28]}"
 
 
@@ -133,16 +150,23 @@ class FaultFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[tuple[int, int, int] | None, dict[int, Fault]] = (None, {})
+        self._stamp_seen: tuple[int, int, int] | None = None
+        self._faults: dict[int, Fault] = {}
+        self.boards: dict[int, Fault] = {}
+        """Those that are missing or exchanged, as they were at the last look."""
 
-    def of(self, index: int) -> Fault | None:
+    def of(self, slot: int) -> Fault | None:
         """The fault of one GPU, now."""
+        self.look()
+        return self._faults.get(slot)
+
+    def look(self) -> None:
+        """Read the file, if it changed."""
         stamp = self._stamp()
-        seen_stamp, faults = self._seen
-        if stamp != seen_stamp:
-            faults = self._load() if stamp else {}
-            self._seen = (stamp, faults)
-        return faults.get(index)
+        if stamp != self._stamp_seen:
+            self._faults = self._load() if stamp else {}
+            self.boards = {slot: fault for slot, fault in self._faults.items() if fault in BOARDS}
+            self._stamp_seen = stamp
 
     def _stamp(self) -> tuple[int, int, int] | None:
         try:
@@ -168,7 +192,7 @@ def inject(state_dir: Path, index: str, word: str, *, count: int) -> str:
 
     Args:
         state_dir: the agent's state folder.
-        index: as typed.
+        index: as typed: one, several with commas between them, or `all`.
         word: as typed.
         count: how many simulated GPUs the node has; 0 where the source is another.
 
@@ -179,34 +203,36 @@ def inject(state_dir: Path, index: str, word: str, *, count: int) -> str:
         WordError: no such GPU, or no such fault.
         StokerError: the file cannot be written.
     """
-    number = _check_index(index, count)
-    words = [*(fault.value for fault in Fault), _OK]
+    if count == 0:
+        raise WordError('this node has no simulated GPUs; they come with gpu.source = "simulated"')
+    numbers = range(count) if index == ALL else [_check_index(each, count) for each in index.split(",")]
+    words = [*(fault.value for fault in Fault), OK]
     if word not in words:
         raise WordError(f"{word!r} is no simulated fault; use one of: {', '.join(words)}")
     path = state_dir / FAULTS_FILE
     try:
-        _store(path, _changed(path, number, word))
+        _store(path, _changed(path, numbers, word))
     except OSError as error:
         raise StokerError(f"cannot write {path}: {error}; run this as the agent's own account") from error
-    return f"simulated GPU {number} is now {word}"
+    if len(numbers) == 1:
+        return f"simulated GPU {numbers[0]} is now {word}"
+    return f"simulated GPUs {', '.join(map(str, numbers))} are now {word}"
 
 
 def _check_index(index: str, count: int) -> int:
-    if count == 0:
-        raise WordError('this node has no simulated GPUs; they come with gpu.source = "simulated"')
     if not (index.isascii() and index.isdigit() and len(index) <= 4) or int(index) >= count:
         raise WordError(f"there is no simulated GPU {index!r}; this node's are 0 to {count - 1}")
     return int(index)
 
 
-def _changed(path: Path, index: int, word: str) -> dict[int, Fault]:
-    """The file's faults with one changed; a damaged file is replaced, because this command is what repairs it."""
+def _changed(path: Path, indexes: Sequence[int], word: str) -> dict[int, Fault]:
+    """The file's faults with some changed; a damaged file is replaced, because this command is what repairs it."""
     try:
         faults = _load_faults(path)
     except (FileNotFoundError, ValueError):
         faults = {}
-    faults.pop(index, None)
-    return faults if word == _OK else {**faults, index: Fault(word)}
+    others = {index: fault for index, fault in faults.items() if index not in indexes}
+    return others if word == OK else {**others, **dict.fromkeys(indexes, Fault(word))}
 
 
 def _load_faults(path: Path) -> dict[int, Fault]:

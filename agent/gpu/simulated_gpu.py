@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
+
+import msgspec
 
 from agent.api.types import GpuBus, GpuErrors, GpuLimits, GpuReading
 from agent.gpu.base import mig_reading
 from agent.gpu.health import hints
+from agent.gpu.simulated_faults import Fault
 from agent.gpu.simulated_layout import MIG_SLICES, NVLINKS
 
 NAME = "Simulated H100 80GB"
@@ -40,25 +42,6 @@ _LIMITS = GpuLimits(
     pcie_generation_max=5,
     pcie_width_max=16,
 )
-
-
-class Fault(StrEnum):
-    """What can be done to a simulated GPU."""
-
-    LOST = "lost"
-    HUNG = "hung"
-    HOT = "hot"
-    """Throttled at 94 °C, though still answering."""
-    XID = "xid"
-    """Its job's context died: nothing runs, no memory is held, and the driver asks for a reset."""
-    ECC = "ecc"
-    """Memory errors that could not be corrected; a row is to be remapped."""
-    THROTTLED = "throttled"
-    """A power supply failed: the power brake halves its clocks."""
-    IDLE = "idle"
-    """Whoever holds it does nothing: memory taken, no work."""
-    STRAGGLER = "straggler"
-    """As busy as its siblings and slower: lower clocks for no reason that is told."""
 
 
 _WELL = GpuErrors(
@@ -100,6 +83,11 @@ _HELD_DOWN: dict[Fault | None, tuple[tuple[str, ...], str, float, float]] = {
 """Fault → reasons, which counter of time rises, its share in percent, and the part of the clock that is left."""
 
 
+_SPIN_MW = 45_000
+"""What one kernel that waits for others takes over the idle power."""
+_NVLINK_RECOVERIES_PER_S = 0.5
+
+
 @dataclass(slots=True)
 class Load:
     """0 idle to 1 busy, follows the job with `_WARM_UP_S`."""
@@ -139,6 +127,8 @@ class SimulatedGpu:
     """See the module."""
 
     index: int
+    slot: int
+    """Its place in the machine: its index while no other is missing."""
     uuid: str
     links: dict[str, int]
     nvlinks: int
@@ -149,12 +139,21 @@ class SimulatedGpu:
     """Of its memory."""
     _energy_mj: float = 0.0
     _throttled_us: dict[str, int] = field(default_factory=lambda: {"power": 0, "thermal": 0})
+    _recoveries: float = 0.0
+    """Of its NVLinks."""
     _last: GpuReading | None = None
     _read_at: float | None = None
-    _bus: GpuBus = field(init=False)
+    _buses: dict[Fault | None, GpuBus] = field(init=False)
+    """How it is connected, well and ill."""
 
     def __post_init__(self) -> None:
-        self._bus = GpuBus(pcie_generation=5, pcie_width=16, nvlinks_total=NVLINKS, nvlinks_active=self.nvlinks)
+        well = GpuBus(pcie_generation=5, pcie_width=16, nvlinks_total=NVLINKS, nvlinks_active=self.nvlinks)
+        self._buses = {
+            None: well,
+            Fault.NARROW: msgspec.structs.replace(well, pcie_width=8),
+            Fault.SLOW_LINK: msgspec.structs.replace(well, pcie_generation=1),
+            Fault.NVLINK_DOWN: msgspec.structs.replace(well, nvlinks_active=max(0, self.nvlinks - 1)),
+        }
 
     def read(self, now: float, monotonic: float, *, held: frozenset[str], fault: Fault | None) -> GpuReading:
         """What it says.
@@ -163,18 +162,31 @@ class SimulatedGpu:
             now: Unix seconds.
             monotonic: seconds of a clock that never jumps.
             held: UUIDs that jobs hold.
-            fault: what is wrong with it; `lost` and `hung` are its reader's matter.
+            fault: what is wrong with it; what keeps it from answering is its reader's matter.
         """
+        passed = 0.0 if self._read_at is None else max(0.0, monotonic - self._read_at)
+        self._read_at = monotonic
         load, filled = self._follow(held, fault, monotonic)
         # Two incommensurable waves and a phase per GPU: no two curves alike, none ever jumps.
-        wave = (math.sin(now / 7 + 1.7 * self.index) + math.sin(now / 2.9 + 0.6 * self.index)) / 2
-        steady = self._steady(now, load, wave, _ERRORS.get(fault, _WELL) if fault is not None else _WELL)
-        self._last = GpuReading(**(steady | self._moving(load, filled, wave, fault, monotonic)))
+        wave = (math.sin(now / 7 + 1.7 * self.slot) + math.sin(now / 2.9 + 0.6 * self.slot)) / 2
+        steady = self._steady(now, load, wave, self._errors(fault, passed))
+        steady["bus"] = self._buses.get(fault) or self._buses[None]
+        moving = self._spinning(load, filled, wave, passed) if fault is Fault.COLLECTIVE else {}
+        self._last = GpuReading(**(steady | (moving or self._moving(load, filled, wave, fault, passed))))
         return self._last
+
+    def _errors(self, fault: Fault | None, passed: float) -> GpuErrors:
+        """Its counters; what NVLinks counted once it goes on to count."""
+        errors = _WELL if fault is None else _ERRORS.get(fault, _WELL)
+        if fault is Fault.NVLINK_ERRORS:
+            self._recoveries += _NVLINK_RECOVERIES_PER_S * passed
+        if not self._recoveries:
+            return errors
+        return msgspec.structs.replace(errors, nvlink_recoveries=int(self._recoveries))
 
     def _steady(self, now: float, load: float, wave: float, errors: GpuErrors) -> dict[str, Any]:
         """What does not care for faults."""
-        temperature_c = round(33 + self.index % 3 + load * (33 + 2 * wave))
+        temperature_c = round(33 + self.slot % 3 + load * (33 + 2 * wave))
         return {
             "index": self.index,
             "uuid": self.uuid,
@@ -182,7 +194,6 @@ class SimulatedGpu:
             "sampled_at": now,
             "memory_total_bytes": _MEMORY_BYTES,
             "memory_reserved_bytes": _RESERVED_BYTES,
-            "utilization_percent": None if self.instances else round(load * (92 + 6 * wave)),
             "power_limit_mw": _POWER_LIMIT_MW,
             "temperature_c": temperature_c,
             "memory_temperature_c": temperature_c + 7,
@@ -192,33 +203,31 @@ class SimulatedGpu:
             "fan_percent": max(30, 2 * temperature_c - 60),
             "performance_state": 0,
             "errors": errors,
-            "bus": self._bus,
             "limits": _LIMITS,
             "numa_node": self.numa_node,
-            "minor": self.index,
-            "pci": f"0000:{0x10 + self.index:02x}:00",
+            "minor": self.slot,
+            "pci": f"0000:{0x10 + self.slot:02x}:00",
             "divided": bool(self.instances),
             "ill": hints(None, errors),
             "links": self.links,
         }
 
-    def _moving(self, load: float, filled: float, wave: float, fault: Fault | None, monotonic: float) -> dict[str, Any]:
+    def _moving(self, load: float, filled: float, wave: float, fault: Fault | None, passed: float) -> dict[str, Any]:
         """What does: fields of the reading."""
         reasons, counted, share, pace = _HELD_DOWN.get(fault, ((), "power", 0.0, 1.0))
         share = round(share * load, 1)
         power_mw = int(72_000 + 1_500 * wave + load * (510_000 + 40_000 * wave) * (0.3 + 0.7 * pace))
-        passed = 0.0 if self._read_at is None else max(0.0, monotonic - self._read_at)
-        self._read_at = monotonic
         self._energy_mj += power_mw * passed
         self._throttled_us[counted] += int(share * 1e4 * passed)
         memory_busy = None if self.instances else round(load * (44 + 5 * wave) * pace)
         busy = None if self.instances else round(load * (92 + 6 * wave))
         over_nvlink = int(load * pace * self.nvlinks * (9.5e9 + 0.6e9 * wave))
         hot = {"temperature_c": 94, "memory_temperature_c": 101, "fan_percent": 100} if fault is Fault.HOT else {}
-        used_bytes = int((0.5 + filled * (61 + self.index % 4 + wave)) * GIB)
+        used_bytes = int((0.5 + filled * (61 + self.slot % 4 + wave)) * GIB)
         return {
             "memory_used_bytes": used_bytes,
             "memory_free_bytes": _MEMORY_BYTES - _RESERVED_BYTES - used_bytes,
+            "utilization_percent": busy,
             "memory_utilization_percent": memory_busy,
             "power_mw": power_mw,
             "energy_mj": int(self._energy_mj),
@@ -234,6 +243,21 @@ class SimulatedGpu:
             **({} if self.instances else _shares(load * pace, wave)),
             **hot,
         }
+
+    def _spinning(self, load: float, filled: float, wave: float, passed: float) -> dict[str, Any]:
+        """One kernel that does nothing but wait for other GPUs: all of it busy, no work done, hardly any power."""
+        found = self._moving(0.0, filled, wave, None, 0.0)
+        power_mw = found["power_mw"] + int(_SPIN_MW * load)
+        self._energy_mj += power_mw * passed
+        busy = None if self.instances else round(100 * load)
+        found |= {
+            "utilization_percent": busy,
+            "power_mw": power_mw,
+            "energy_mj": int(self._energy_mj),
+            "sm_clock_mhz": round(_IDLE_CLOCK_MHZ + load * (_CLOCK_MHZ - _IDLE_CLOCK_MHZ)),
+            "spreads": _spreads(power_mw, busy, found["memory_utilization_percent"], 0.0),
+        }
+        return found
 
     def read_instances(self) -> Iterator[GpuReading]:
         """Its MIG instances, right after `read`."""
@@ -259,7 +283,8 @@ class SimulatedGpu:
             return sum(loads) / MIG_SLICES, sum(loads) / MIG_SLICES
         is_held = self.uuid in held and fault is not Fault.XID
         works = is_held and fault is not Fault.IDLE
-        return self._load.follow(float(works), monotonic), self._filled.follow(float(is_held), monotonic)
+        full = is_held or fault is Fault.LEAKED
+        return self._load.follow(float(works), monotonic), self._filled.follow(float(full), monotonic)
 
 
 def _shares(work: float, wave: float) -> dict[str, float]:

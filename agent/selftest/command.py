@@ -7,6 +7,7 @@ Nothing is tested before all that could be refused was looked at. No clock, limi
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -58,6 +59,8 @@ def _verify(args: Any) -> int:
 def _test(args: Any, config: Config) -> int:
     if args.key is not None:
         raise SelftestError("--key goes with --verify", 64)
+    if args.python is not None and shutil.which(args.python) is None:
+        raise SelftestError(f"cannot run {args.python}: it is no program; name an interpreter that has torch", 64)
     began = int(time.time())
     order = read_order(args.order) if args.order is not None else None
     path = args.report or Path(time.strftime(f"selftest-{config.name}-%Y%m%d-%H%M%S.json", time.gmtime(began)))

@@ -28,6 +28,8 @@ from agent.telemetry.metrictext import Family, written_for
 
 BODY_DEADLINE_S = 10.0
 SHUTDOWN_S = 2.0
+_DIGITS_MOST = 18
+_SHOWN_MOST = 80
 
 _log = logging.getLogger(__name__)
 _encoder = msgspec.json.Encoder()
@@ -121,12 +123,33 @@ def query_int(request: web.Request, name: str, default: int | None, *, least: in
     Raises:
         ApiError: 400 when it is not one, or below `least`.
     """
-    text = request.query.get(name)
+    text = query_one(request, name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdecimal() or len(text) > 18 or int(text) < least:
-        raise ApiError(400, "bad_query", f"{name}={text!r} is not a whole number of at least {least}", name)
-    return int(text)
+    is_number = text.isascii() and text.isdecimal()
+    digits = text.lstrip("0") or "0"
+    if is_number and len(digits) > _DIGITS_MOST:
+        raise ApiError(400, "bad_query", f"{name}={shown(text)} is too great a number", name)
+    if not is_number or int(digits) < least:
+        raise ApiError(400, "bad_query", f"{name}={shown(text)} is not a whole number of at least {least}", name)
+    return int(digits)
+
+
+def query_one(request: web.Request, name: str) -> str | None:
+    """What the query string says of a name.
+
+    Raises:
+        ApiError: 400 when it is there twice: nobody can tell which is meant.
+    """
+    found = request.query.getall(name, [])
+    if len(found) > 1:
+        raise ApiError(400, "bad_query", f"{name} is given {len(found)} times; give it once", name)
+    return found[0] if found else None
+
+
+def shown(text: str) -> str:
+    """A foreign word for a sentence, cut where it is long."""
+    return repr(text if len(text) <= _SHOWN_MOST else f"{text[: _SHOWN_MOST - 1]}…")
 
 
 def query_states(request: web.Request) -> frozenset[JobState]:

@@ -11,7 +11,7 @@ from aiohttp import web
 from agent.api.errors import ApiError
 from agent.api.program import meant
 from agent.api.telemetry import GPU_METRICS, HOST, HOST_METRICS, MAX_POINTS, MetricHistory
-from agent.server.base import json_response, query_int
+from agent.server.base import json_response, query_int, query_one, shown
 from agent.telemetry.lookback import Lookback
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ class HistoryRoutes:
         if self._history is None:
             sentence = f'{self._node} keeps no history: telemetry.history is "off" in its configuration'
             raise ApiError(404, "no_history", sentence)
-        asked, now = request.query, int(time.time())
-        series = self._series(asked.get("gpu"), self._history)
+        now = int(time.time())
+        series = self._series(query_one(request, "gpu"), self._history)
         known = HOST_METRICS if series == HOST else GPU_METRICS
-        metric = _metric(asked.get("metric"), known)
+        metric = _metric(query_one(request, "metric"), known)
         until = _bounded(request, "to", now, _LAST_MOMENT)
         since = _bounded(request, "from", max(0, until - _SINCE_S), _LAST_MOMENT, least=0)
         points = _bounded(request, "points", _POINTS, MAX_POINTS)
@@ -71,7 +71,7 @@ class HistoryRoutes:
             return gpu  # one that is gone has a past all the same
         if found is None:
             there = ", ".join(str(each.index) for each in readings) or "none"
-            raise ApiError(404, "no_such_gpu", f"{self._node} has no GPU {gpu[:80]!r}; its GPUs: {there}", "gpu")
+            raise ApiError(404, "no_such_gpu", f"{self._node} has no GPU {shown(gpu)}; its GPUs: {there}", "gpu")
         return found
 
     def _told(self, series: str, metric: str, unit: str, found: Lookback | None, since: int) -> MetricHistory:
@@ -91,14 +91,16 @@ class HistoryRoutes:
 
 def _metric(asked: str | None, known: Mapping[str, str]) -> str:
     if asked is None or asked not in known:
-        what = "metric is missing" if asked is None else f"there is no metric {asked[:80]!r}"
+        what = "metric is missing" if asked is None else f"there is no metric {shown(asked)}"
         hint = "" if asked is None else meant(asked, known)
-        raise ApiError(400, "bad_query", f"{what}{hint}; known: {', '.join(known)}", "metric")
+        raise ApiError(
+            400, "bad_query", f"{what}{f'{hint} Known' if hint else '; known'}: {', '.join(known)}", "metric"
+        )
     return asked
 
 
 def _bounded(request: web.Request, name: str, default: int, most: int, *, least: int = 1) -> int:
     value = query_int(request, name, default, least=least)
     if value is None or value > most:
-        raise ApiError(400, "bad_query", f"{name}={request.query[name][:40]!r} is more than {most}", name)
+        raise ApiError(400, "bad_query", f"{name}={shown(request.query[name])} is more than {most}", name)
     return value

@@ -139,7 +139,7 @@ def _inventory(scene: Scene) -> Iterator[Finding]:
     for known in scene.known:
         if known.uuid in there:
             continue
-        successor = next((each for each in strangers if each.index == known.index and each.mig_parent is None), None)
+        successor = next((each for each in strangers if _took_its_place(each, known)), None)
         advice = "stoker inventory --accept takes what is there now for right"
         if successor is None:
             what = f"GPU {known.index} ({known.name}, {known.uuid}) is not there any more; {len(there)} are"
@@ -152,6 +152,15 @@ def _inventory(scene: Scene) -> Iterator[Finding]:
         else:
             what = f"GPU {known.index} is another one than at install: {successor.uuid}, not {known.uuid}"
             yield _of(scene, successor, IncidentKind.GPU_EXCHANGED, Severity.WARNING, what, advice)
+
+
+def _took_its_place(stranger: GpuReading, known: KnownGpu) -> bool:
+    """By the place on PCI where both are known: indexes move up when a GPU is gone."""
+    if stranger.mig_parent is not None:
+        return False
+    if stranger.pci and known.pci:
+        return stranger.pci == known.pci
+    return stranger.index == known.index
 
 
 def _none_left(scene: Scene) -> Iterator[Finding]:

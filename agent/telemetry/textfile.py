@@ -19,6 +19,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from agent.api.givenfile import NotPlainError
+
 _log = logging.getLogger(__name__)
 
 _MODE = 0o644
@@ -80,7 +82,8 @@ class Textfile:
         with self._writing:
             self._ended = True
             with suppress(OSError):
-                self.path.unlink(missing_ok=True)
+                if self.path.is_file():
+                    self.path.unlink()
 
     def _failed(self, sentence: str) -> None:
         self.errors += 1
@@ -101,6 +104,8 @@ def replace(path: Path, text: str) -> None:
     Raises:
         OSError: the old file is still there.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():  # the page would take its place
+        raise NotPlainError
     # A name nobody can foresee: the folder may belong to another account than ours.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
@@ -119,6 +124,7 @@ def _explain(path: Path, error: OSError, setting: str) -> str:
     what = {
         errno.ENOENT: f"there is no folder {folder}: make it, or change {setting}",
         errno.ENOTDIR: f"{folder} is no folder: change {setting}",
+        errno.EINVAL: f"{error.strerror}: {setting} has to name a file, such as {folder / 'stoker.prom'}",
         errno.EISDIR: f"it is a folder: {setting} has to name a file in it, such as {path / 'stoker.prom'}",
         errno.ENOSPC: "its disk is full: make room; it is tried again",
         errno.EDQUOT: "the quota of its disk is used up: make room; it is tried again",

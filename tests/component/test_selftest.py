@@ -159,6 +159,9 @@ def test_full_without_a_gpu_does_not_burn_the_cpu_unasked(tmp_path: Path) -> Non
         (("--order", "none.toml"), 65, "cannot read the order none.toml"),
         (("--report", "nowhere/r.json"), 73, "nowhere is no folder"),
         (("--report", "."), 73, "it is a folder"),
+        (("--report", "pipe"), 73, "it is a pipe, a socket or a device; name a file, and see it with --json"),
+        (("--python", "nope"), 64, "cannot run nope: it is no program; name an interpreter that has torch"),
+        (("--python", "."), 64, "cannot run .: it is no program; name an interpreter that has torch"),
         (("--gpus", "0"), 64, "there is no GPU '0' here; there are: none"),
         (("--burn", "-1"), 64, "invalid number of minutes"),
         (("--burn", "inf"), 64, "invalid number of minutes"),
@@ -169,9 +172,11 @@ def test_full_without_a_gpu_does_not_burn_the_cpu_unasked(tmp_path: Path) -> Non
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, words: tuple[str, ...], code: int, said: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
     done = selftest(config_file(tmp_path, '[gpu]\nsource = "none"\n'), *words)
     assert (done.returncode, done.stdout) == (code, ""), done
     assert said in done.stderr and done.stderr.count("\n") == 1
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_node_key_that_cannot_be_used_stops_it_before_the_test(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,10 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
         ),
         (lambda folder: _put(folder / "file", "").joinpath("x.prom"), "{folder}/file is no folder"),
         (lambda folder: _make(folder / "x.prom"), "it is a folder: metrics.textfile has to name a file in it"),
+        (
+            lambda folder: _pipe(folder / "x.prom"),
+            "a device, and not a plain file: metrics.textfile has to name a file",
+        ),
     ],
 )
 def test_what_cannot_be_written_is_told_once_and_counted(
@@ -116,6 +121,23 @@ def test_what_cannot_be_written_is_told_once_and_counted(
     assert said.format(folder=tmp_path) in caplog.messages[0]
     assert each.errors == 3
     assert not list(tmp_path.glob("**/.*.tmp"))
+
+
+def test_what_is_no_plain_file_is_neither_replaced_nor_taken_away(tmp_path: Path) -> None:
+    """As root `/dev/null` would be, for all programs of the machine."""
+    path = _pipe(tmp_path / "x.prom")
+
+    async def act() -> None:
+        task = asyncio.create_task((each := textfile(path)).serve())
+        async with asyncio.timeout(20):
+            while not each.errors:
+                await asyncio.sleep(0.01)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(act())
+    assert path.is_fifo()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a small disk")
@@ -142,6 +164,11 @@ def test_a_full_disk_keeps_the_old_page_and_is_told_again_when_it_has_room(
 
 def _put(path: Path, text: str) -> Path:
     path.write_text(text)
+    return path
+
+
+def _pipe(path: Path) -> Path:
+    os.mkfifo(path)
     return path
 
 

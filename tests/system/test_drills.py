@@ -39,8 +39,18 @@ def lab(tmp_path: Path) -> Iterator[Box]:
     made, hook = Box(tmp_path), tmp_path / "notify"
     hook.write_text(NOTIFY.format(told=tmp_path / "told"))
     hook.chmod(0o755)
-    kinds = ("thermal_throttle", "power_throttle", "held_idle", "straggler")
-    over = "[health.clear_s]\ngpu_lost = 2\ngpu_hung = 2\n"
+    kinds: tuple[str, ...] = (
+        "thermal_throttle",
+        "power_throttle",
+        "held_idle",
+        "straggler",
+        "hung_collective",
+        "memory_leaked",
+    )
+    kinds += ("gpu_missing", "gpu_exchanged", "link_degraded")
+    over = "[health.clear_s]\n" + "".join(
+        f"{each} = 2\n" for each in ("gpu_lost", "gpu_hung", "gpu_missing", "gpu_exchanged", "link_degraded")
+    )
     with made.config.open("a") as config:
         config.write(
             f'[hooks]\nnotify_command = "{hook}"\n[health.for_s]\n' + "".join(f"{each} = 1\n" for each in kinds) + over
@@ -65,8 +75,8 @@ def stoker(lab: Box, *words: str) -> str:
     return run(lab, "tui.__main__ import main", "--socket", str(lab.hub.socket), *words)
 
 
-def simulate(lab: Box, gpu: int, fault: str) -> None:
-    run(lab, "agent.__main__ import agent_main", "--config", str(lab.config), "simulate", "gpu", str(gpu), fault)
+def simulate(lab: Box, gpu: int | str, fault: str) -> str:
+    return run(lab, "agent.__main__ import agent_main", "--config", str(lab.config), "simulate", "gpu", str(gpu), fault)
 
 
 def incidents(lab: Box) -> list[dict[str, Any]]:
@@ -127,6 +137,35 @@ def test_each_fault_that_is_simulated_is_an_incident_and_mended_by_ok(lab: Box) 
     wait_until(healthy, "all answer, and the one that only hung is given out again", 120)
     with lab.agent.client() as client:
         assert client.job(job).state is JobState.RUNNING, "no fault ended the job"
+
+
+def test_ranks_that_wait_for_one_another_and_memory_that_nobody_holds(lab: Box) -> None:
+    job = begin(lab, 4)
+    with lab.agent.client() as client:
+        gpus = wait_until(lambda: [gpu for gpu in client.node().gpus if gpu.job_id], "it holds GPUs")
+        held = [gpu.index for gpu in gpus]
+    (free, *_) = set(range(8)) - set(held)
+    words = ",".join(map(str, held))
+    assert simulate(lab, words, "collective") == f"simulated GPUs {words.replace(',', ', ')} are now collective\n"
+    simulate(lab, free, "leaked")
+    wanted = {(held[0], "hung_collective"), (free, "memory_leaked")}
+    wait_until(lambda: wanted <= kinds(lab), f"{wanted} are opened", 90)
+    assert {each["job_id"] for each in incidents(lab) if each["kind"] == "hung_collective"} == {job.id}
+
+
+def test_gpus_that_are_gone_or_others_than_at_install(lab: Box) -> None:
+    with lab.agent.client() as client:
+        wait_until(lambda: len(client.inventory()) == 8, "the node's GPUs are remembered")
+        before = {gpu.index: gpu.uuid for gpu in client.node().gpus}
+        simulate(lab, 2, "missing")
+        wait_until(lambda: (2, "gpu_missing") in kinds(lab), "it is missed", 90)
+        simulate(lab, 5, "exchanged")
+        simulate(lab, 7, "narrow")
+        wanted = {(2, "gpu_missing"), (4, "gpu_exchanged"), (6, "link_degraded")}
+        wait_until(lambda: wanted <= kinds(lab), f"{wanted} are opened: those behind the missing one moved up", 90)
+        simulate(lab, "all", "ok")
+        wait_until(lambda: {gpu.index: gpu.uuid for gpu in client.node().gpus} == before, "all are there again", 90)
+    wait_until(lambda: not kinds(lab), "all is over", 150)
 
 
 def test_a_straggler_by_the_file(lab: Box) -> None:

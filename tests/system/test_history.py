@@ -16,6 +16,7 @@ from agent.api.errors import ApiError
 from agent.api.telemetry import GPU_METRICS, HOST_METRICS, MetricHistory
 from agent.telemetry.host import HostReader
 from tests.fakes.daemons import Box, box, wait_until
+from tests.fakes.rawcall import call
 from tests.fakes.shell import stoker
 
 
@@ -81,7 +82,7 @@ def test_it_outlives_the_agent_and_its_death(lab: Box) -> None:
 def test_wrong_questions_are_answered_with_what_there_is(lab: Box) -> None:
     with lab.agent.client() as client:
         for asked, said in (
-            ({"metric": "powr_mw", "gpu": "0"}, "did you mean power_mw"),
+            ({"metric": "powr_mw", "gpu": "0"}, "did you mean power_mw? Known: utilization_percent, "),
             ({"metric": "power_mw", "gpu": "7"}, "has no GPU '7'; its GPUs: 0, 1"),
             ({"metric": "power_mw"}, "there is no metric 'power_mw'"),
             ({"metric": "cpu_percent", "points": 0}, "points='0' is not a whole number of at least 1"),
@@ -93,6 +94,27 @@ def test_wrong_questions_are_answered_with_what_there_is(lab: Box) -> None:
             with pytest.raises(ApiError) as refused:
                 client.history(**asked)
             assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("points=3&points=4", "points is given 2 times; give it once"),
+        ("metric=load_1m", "metric is given 2 times; give it once"),
+        ("gpu=0&gpu=1", "gpu is given 2 times; give it once"),
+        (f"points={'9' * 5000}", f"points='{'9' * 79}…' is too great a number"),
+        ("to=99999999999999", "to='99999999999999' is more than 4294967295"),
+        (f"points={'0' * 5000}", f"points='{'0' * 79}…' is not a whole number of at least 1"),
+        (f"from={'x' * 5000}", f"from='{'x' * 79}…' is not a whole number of at least 0"),
+        ("points=NaN", "points='NaN' is not a whole number of at least 1"),
+        ("from=-1", "from='-1' is not a whole number of at least 0"),
+        ("from=%D9%A1", "from='١' is not a whole number of at least 0"),
+        ("to=", "to='' is not a whole number of at least 1"),
+    ],
+)
+def test_questions_that_nobody_can_answer_are_refused_in_a_short_true_sentence(lab: Box, query: str, said: str) -> None:
+    status, told = call(lab.agent.socket, "GET", f"/v1/history?metric=cpu_percent&{query}")
+    assert (status, told["message"]) == (400, said)
 
 
 def test_all_there_is_may_be_asked_for_from_the_beginning_of_time_on(lab: Box) -> None:

@@ -158,7 +158,7 @@ def test_a_wrong_index_is_refused_and_nothing_is_written(tmp_path: Path, index: 
 
 def test_a_wrong_word_is_refused_and_the_right_ones_named(tmp_path: Path) -> None:
     with pytest.raises(
-        StokerError, match="'dead' is no simulated fault; use one of: lost, hung, hot, xid, ecc, throttled, idle, "
+        StokerError, match="'dead' is no simulated fault; use one of: lost, hung, missing, exchanged, hot, "
     ):
         inject(tmp_path, "1", "dead", count=8)
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent.api.health import IncidentKind, KnownGpu, Severity
@@ -84,6 +85,11 @@ def test_fewer_gpus_and_exchanged_ones() -> None:
     other = idle(2).__class__(**{**{f: getattr(idle(2), f) for f in idle(2).__struct_fields__}, "uuid": "GPU-new"})
     (exchanged,) = look(scene(gpu(0), gpu(1), other, job=2, known=known))
     assert (exchanged.kind, exchanged.gpu_uuid) == (IncidentKind.GPU_EXCHANGED, "GPU-new")
+    places = [KnownGpu(uuid=f"GPU-{n}", index=n, name="H100", pci=f"0000:1{n}:00") for n in range(4)]
+    moved = [msgspec.structs.replace(idle(n - 1, pci=f"0000:1{n}:00"), uuid=f"GPU-{n}") for n in (1, 2)]
+    new = msgspec.structs.replace(idle(2, pci="0000:13:00"), uuid="GPU-new")
+    found = [(each.kind.value, each.gpu_uuid) for each in look(scene(*moved, new, job=0, known=tuple(places)))]
+    assert found == [("gpu_missing", "GPU-0"), ("gpu_exchanged", "GPU-new")], "indexes moved up"
     assert look(scene(gpu(0), gpu(1), idle(2), job=2, known=known)) == []
     assert look(scene(job=0, known=known)) == [], "nobody has looked yet"
     (all_gone,) = look(scene(job=0, known=known, none_found="the driver is not loaded"))

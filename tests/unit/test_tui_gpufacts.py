@@ -21,7 +21,7 @@ CLOCK = Clock(wall=lambda: float(NOW), zone=UTC)
 
 def whole() -> Gpu:
     """One of which everything is known."""
-    made = SimulatedGpu(index=0, uuid="GPU-1", links={}, nvlinks=18, numa_node=0)
+    made = SimulatedGpu(index=0, slot=0, uuid="GPU-1", links={}, nvlinks=18, numa_node=0)
     reading = made.read(float(NOW), 1.0, held=frozenset({"GPU-1"}), fault=None)
     return msgspec.convert(msgspec.structs.asdict(reading), Gpu, from_attributes=True)
 
