@@ -132,7 +132,7 @@ def _columns(words: Words, environ: Mapping[str, str], name_width: int) -> list[
 def _rows(
     words: Words, partitions: Sequence[Partition], hosts: Sequence[Host], shown: Sequence[columns.Column[Row]]
 ) -> list[Row]:
-    """A line each for nodes alike in all that is shown of them; a node of two partitions is one where neither is shown."""
+    """A line each for nodes alike in all that is shown; a node of two partitions is one where neither is shown."""
     if "list-reasons" in words:
         default = partitions[0] if partitions else Partition(name="main")
         return [Row(default, (host,), drain) for host in hosts for drain in host.drains]
