@@ -52,6 +52,8 @@ class Courier:
         self._waiting: dict[str, Notice] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._said: str | None = None
+        """Why the receiver took none, as the log has it; `None`: it took the last one."""
 
     async def start(self) -> None:
         """Take up what was not delivered."""
@@ -105,6 +107,7 @@ class Courier:
             logger.exception("notice=%s could not be sent", each.id)
             await guarded(self._put_off(each, f"{type(error).__name__}: {error}"))
             return
+        self._said = None
         self._waiting.pop(each.id, None)
         await guarded(self._shelf.change([], [("notice", each.id)]))
 
@@ -113,6 +116,9 @@ class Courier:
         pause_s = min(FIRST_PAUSE_S * 2**each.tries, LONGEST_PAUSE_S)
         later = msgspec.structs.replace(each, tries=tries, next_at=int(time.time()) + pause_s, error=error)
         if tries < TRIES:
+            if error != self._said:
+                logger.warning("notice=%s was not taken, and is sent again, for two hours: %s", each.id, error)
+                self._said = error
             self._waiting[each.id] = later
             await self._shelf.change([("notice", each.id, later)], [])
             return

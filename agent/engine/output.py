@@ -18,6 +18,10 @@ import stat
 from agent.engine.jobproc import Account, StartError, raw
 from agent.engine.logtimes import LogTimes
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 TAIL_SEGMENTS = 4
 """The tail rotates by a quarter of its cap: after a rotation three quarters of it are still there."""
 
@@ -125,8 +129,10 @@ class BoundedLog:
 class OutputFile:
     """A file of the user's that the job's output is copied to, up to a cap."""
 
-    def __init__(self, path: str, account: Account, umask: int, *, append: bool, max_bytes: int) -> None:
-        """Open it as the user.
+    def __init__(
+        self, path: str, account: Account, umask: int, *, append: bool, max_bytes: int, may_come: Callable[[], bool]
+    ) -> None:
+        """Open it as the user; tried again for as long as `may_come` says that a missing folder may yet be made.
 
         Raises:
             StartError: as Slurm, which fails a job whose output cannot be opened.
@@ -135,7 +141,9 @@ class OutputFile:
         """Why it is not whole, in a sentence."""
         self._path = path
         self._max_bytes = max_bytes
-        self._fd: int | None = _open_as(account, path, umask)
+        self._fd: int | None = None
+        while self._fd is None:
+            self._fd = _open_as(account, path, umask, may_come)
         if not append and stat.S_ISREG(os.fstat(self._fd).st_mode):
             os.ftruncate(self._fd, 0)
         self._room = max(0, max_bytes - os.fstat(self._fd).st_size)
@@ -197,7 +205,7 @@ def open_input(path: str | None, account: Account) -> int:
     return fd
 
 
-def _open_as(account: Account, path: str, umask: int) -> int:
+def _open_as(account: Account, path: str, umask: int, may_come: Callable[[], bool]) -> int | None:
     # Non-blocking: opening a fifo without a reader would wait for ever.
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     before = os.umask(umask)
@@ -205,6 +213,8 @@ def _open_as(account: Account, path: str, umask: int) -> int:
         account.assume()
         fd = os.open(raw(path), flags, 0o666)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and may_come():
+            return None
         raise StartError(_explain(path, error.strerror, os.path.islink(raw(path)))) from error  # noqa: PTH114
     finally:
         account.leave()

@@ -13,16 +13,27 @@ import time
 from agent.engine.order import Order
 from agent.engine.output import BoundedLog, OutputFile, open_input
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _READ_BYTES = 256 * 1024
 _PIPE_BYTES = 256 * 1024
 """Asked of the kernel for each pipe; less is accepted (an account has a budget for pipes)."""
+_FOLDER_S = 2.0
+"""How long a missing folder of --output is waited for. submitit and scripts like it make `log/JOBID` once sbatch has
+told them the id, and Slurm's scheduler is slow enough for that."""
+_LOOK_S = 0.02
 
 
 class Streams:
     """Pipes from the job to everywhere its output goes."""
 
-    def __init__(self, dir_fd: int, order: Order, poll: select.poll) -> None:
+    def __init__(self, dir_fd: int, order: Order, poll: select.poll, is_asked: Callable[[], bool]) -> None:
+        """`is_asked`: whether the job is to stop."""
         self._order = order
+        self._is_asked = is_asked
+        self._give_up_at: float | None = None
         self._poll = poll
         self._log = BoundedLog(dir_fd, order.log_head_bytes, order.log_tail_bytes)
         self._files: list[OutputFile] = []
@@ -76,12 +87,26 @@ class Streams:
         """What the job wrote, kept or not."""
         return self._log.size
 
+    def _may_come(self) -> bool:
+        """Whether to look again for a folder that is missing; a moment later."""
+        if self._give_up_at is None:
+            self._give_up_at = time.monotonic() + _FOLDER_S
+        if self._is_asked() or time.monotonic() >= self._give_up_at:
+            return False
+        time.sleep(_LOOK_S)
+        return True
+
     def _pipe_to(self, path: str | None) -> int:
         sinks: list[BoundedLog | OutputFile] = [self._log]
         if path is not None:
             order = self._order
             file = OutputFile(
-                path, order.account, order.program.umask, append=order.append, max_bytes=order.output_max_bytes
+                path,
+                order.account,
+                order.program.umask,
+                append=order.append,
+                max_bytes=order.output_max_bytes,
+                may_come=self._may_come,
             )
             self._files.append(file)
             sinks.append(file)

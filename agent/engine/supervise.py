@@ -61,7 +61,7 @@ class Supervisor:
         self._order = order
         self._home = home
         self._poll = select.poll()
-        self._streams = Streams(folder.fd, order, self._poll)
+        self._streams = Streams(folder.fd, order, self._poll, self._is_asked)
         self._oom = OomCounter()
         self._job_folder = JobFolder(order.job_dir, order.account)
         self._ending = Ending(order, self._job_folder)
@@ -97,11 +97,15 @@ class Supervisor:
             self._fork(job_oom_score)
             self._write_started()
         except StartError as error:
-            self._fails(str(error), "start")
+            if not self._is_asked():
+                self._fails(str(error), "start")
+            else:
+                self._note_the_stop()
             self._finish()
             return
         if self._is_asked():
-            self._stop_at_the_gate()
+            self._job.give_up()
+            self._note_the_stop()
         else:
             self._supervise()
         self._finish()
@@ -236,8 +240,7 @@ class Supervisor:
         """Before the gate a stop record counts without a signal: nobody knew whom to send it to."""
         return self._asked or self._folder.exists("stop")
 
-    def _stop_at_the_gate(self) -> None:
-        self._job.give_up()
+    def _note_the_stop(self) -> None:
         self._ending.why, by = self._read_stop()
         self._ending.told.append(f"asked to stop by {by} before it began")
 

@@ -105,6 +105,8 @@ def _problem(script: str) -> str | None:
         return f"is {-(-size // 1024)} KiB long; {limit}: keep data in files and read them from the job"
     if "\0" in script:
         return "holds a NUL byte: it is a binary file, and a job script is text; write a script that runs it"
+    if script.startswith("\ufeff"):
+        return "begins with a byte order mark, which hides its #! line; save it as UTF-8 without one"
     if not script.startswith("#!"):
         return "does not look like a job script: its first line must begin with #! and an interpreter, e.g. #!/bin/bash"
     if not script.partition("\n")[0].removeprefix("#!").strip():

@@ -317,7 +317,7 @@ def test_time_limits_are_looked_at_while_changes_come_without_pause(
 
 
 def test_a_command_that_fails_is_tried_again_then_dead_then_sent_by_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(courier, "FIRST_PAUSE_S", 0)
     monkeypatch.setattr(courier, "LOOK_S", 0.02)
@@ -334,6 +334,9 @@ def test_a_command_that_fails_is_tried_again_then_dead_then_sent_by_hand(
             dead = (await made.courier.dead())[0]
             assert (dead.job_id, dead.event, dead.tries) == (1, "END", 3)
             assert dead.error.endswith("ended with 3: no mail server")
+            told = [each.getMessage() for each in caplog.records if "is sent again" in each.getMessage()]
+            assert len(told) == 1, "the log says at the first failure what is wrong, and does not repeat it"
+            assert told[0].endswith("ended with 3: no mail server")
         assert (tmp_path / "tries").read_text() == "x\n" * 3
         async with desk(tmp_path, hooks) as made:  # it survives a restart
             (tmp_path / "well").touch()

@@ -16,7 +16,7 @@ import pytest
 
 from agent.engine import logread
 from agent.engine.records import AttemptDir
-from tests.fakes.attempts import Bench, finish, left, log, program, started, until
+from tests.fakes.attempts import Bench, crash, finish, left, log, program, started, stop, until
 
 
 @pytest.fixture
@@ -193,6 +193,25 @@ def test_row_52_an_input_is_read_with_the_users_rights(bench: Bench, open_dir: P
         ended = bench.run("cat", input_path=str(open_dir / name), uid=54321, gid=54321, groups=())
         assert (ended.why, b"precious" in log(bench.last)) == ("start", False)
         assert "Permission denied" in (ended.detail or "")
+
+
+def test_a_folder_made_once_the_id_is_known_is_waited_for_as_submitit_needs_it(bench: Bench, tmp_path: Path) -> None:
+    """sbatch's answer is what submitit makes `log/JOBID` from, while the job begins already."""
+    attempt = bench.launched("echo err >&2", output_path=f"{tmp_path}/out", error_path=f"{tmp_path}/17/err")
+    until((tmp_path / "out").exists)  # the other file is next
+    (tmp_path / "17").mkdir()
+    assert (finish(attempt).code, crash(attempt)) == (0, "")
+    assert (tmp_path / "17" / "err").read_text() == "err\n"
+
+
+def test_who_is_asked_to_stop_while_it_waits_for_a_folder_did_not_fail(bench: Bench, tmp_path: Path) -> None:
+    files = {"output_path": f"{tmp_path}/out", "error_path": f"{tmp_path}/none/err"}
+    attempt = bench.launched(f"touch {tmp_path}/ran", **files)
+    until((tmp_path / "out").exists)
+    stop(attempt)
+    ended = finish(attempt)
+    assert (ended.why, "by alice before it began" in (ended.detail or "")) == ("cancel", True)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_missing_folder_of_the_output_is_a_start_failure_as_in_slurm(bench: Bench, tmp_path: Path) -> None:

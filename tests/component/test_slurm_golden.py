@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -376,6 +377,37 @@ def test_sinfo_long_but_for_the_jobs_size(screen: Screen) -> None:
 def test_sinfo_tells_why_a_node_is_drained(screen: Screen, name: str, words: list[str]) -> None:
     screen.queue.nodes[:] = [host(drain=Drain(reason="bad gpu 3", by="root", at=SUBMITTED + 108))]
     assert screen.lines("sinfo", *words)[-2:] == recorded(name)[-2:]
+
+
+def test_sinfo_puts_on_one_line_what_is_alike_in_all_that_is_shown(screen: Screen) -> None:
+    """`sinfo -h -o %C` is the whole cluster's CPUs, of however many partitions and states."""
+    screen.queue.jobs.clear()
+    other = host(drain=Drain(reason="r", by="root", at=1), gpus=())
+    screen.queue.nodes[:] = [host(), msgspec.structs.replace(other, name="n2")]
+    assert screen.lines("sinfo", "-h", "-o", "%C %D %N") == ["0/8/8/16 2 n[1-2]"]
+    assert screen.lines("sinfo", "-h", "-o", "%N %G") == ["n1 gpu:s:8", "n2 (null)"]
+    assert screen.lines("sinfo", "-h", "-o", "%R %D") == ["main 2", "short 2"]
+    assert screen.lines("sinfo", "-h", "-o", "%t %a") == ["idle up", "drain up"]
+    assert screen.lines("sinfo", "-h", "-O", "nodelist:8,nodeaiot:8") == ["n[1-2]  0/1/1/2 "]
+    assert screen.lines("sinfo", "-h", "-t", "down", "-o", "%D %t") == ["0 n/a"]
+    assert len(screen.lines("sinfo", "-h", "-N", "-o", "%N")) == 4
+
+
+@pytest.mark.parametrize("tool", ["sinfo", "squeue"])
+def test_listings_that_are_repeated_say_when_each_was_made(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch, tool: str
+) -> None:
+    made: list[float] = []
+
+    def enough(seconds: float) -> None:
+        made.append(seconds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", enough)
+    code, told, _ = screen.run(tool, "-i", "7")
+    assert (code, made) == (130, [7])
+    assert time.strptime(told.splitlines()[0], "%a %b %d %H:%M:%S %Y")
+    assert not screen.run(tool, "-h", "-i", "7")[1].startswith(told.splitlines()[0][:10])
 
 
 def test_states_of_a_node(screen: Screen) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -122,6 +123,15 @@ def test_a_node_shows_its_features_and_all_lines(screen: Screen) -> None:
     assert screen.lines("sinfo", "-h", "-p", "main", "-o", "%20f %b|%f") == [
         "h100,nvlink          h100,nvlink|h100,nvlink"
     ]
+
+
+def test_a_jobs_gpus_are_told_by_ranges_of_their_indexes_as_slurm_does(screen: Screen) -> None:
+    screen.queue.jobs[:] = [job(1, JobState.RUNNING, gpus=4, **RUN | {"gpu_indexes": (0, 1, 2, 6)})]
+    shown = screen.lines("scontrol", "-d", "show", "job", "1")
+    assert "   JOB_GRES=gpu:4" in shown
+    assert [line.split()[-1] for line in shown if "CPU_IDs=" in line] == ["GRES=gpu:4(IDX:0-2,6)"]
+    told = json.loads("\n".join(screen.lines("squeue", "--json")))
+    assert told["jobs"][0]["gres_detail"] == ["gpu:4(IDX:0-2,6)"]
 
 
 def test_what_a_job_asked_for_is_shown(screen: Screen) -> None:

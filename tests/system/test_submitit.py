@@ -108,6 +108,14 @@ def test_an_array_comes_back(executor: Any) -> None:
     assert all(_ends_as(job, "COMPLETED") for job in jobs)
 
 
+def test_a_folder_that_is_named_by_the_job_is_made_in_time(machine: Box, tmp_path: Path) -> None:
+    """submitit makes it once sbatch has told it the id: by then our job has begun."""
+    named = submitit.SlurmExecutor(folder=tmp_path / "log" / "%j")
+    named.update_parameters(time=5, cpus_per_task=1, array_parallelism=4)
+    submitit.SlurmJob.watcher.clear()
+    assert [job.result() for job in named.map_array(double, [1, 2, 3])] == [2, 4, 6]
+
+
 def test_ranks_and_gpus(executor: Any, machine: Box) -> None:
     executor.update_parameters(ntasks_per_node=2, gpus_per_node=2, nodes=1)
     told = executor.submit(ranks).results()

@@ -18,6 +18,7 @@ from tests.fakes.submissions import NOW, parse, refusal, request
         (" \n\n", "is empty"),
         ("echo hi\n", "does not look like a job script"),
         (" #!/bin/sh\n", "does not look like a job script"),
+        ("\ufeff#!/bin/sh\necho\n", "begins with a byte order mark"),
         ("#!\necho\n", "names no interpreter"),
         ("#!/bin/sh\r\necho\r\n", "DOS line breaks"),
         ("\x7fELF\x02\x01\x01\0\0", "binary file"),
@@ -25,7 +26,7 @@ from tests.fakes.submissions import NOW, parse, refusal, request
         ("#!/bin/sh\n" + "#" * (10 * 2**20), "KiB long; the most is 512 KiB"),
         ("#!/bin/sh\n\ud800", "not UTF-8"),
     ],
-    ids=["empty", "blank", "no-shebang", "late-shebang", "bare-shebang", "dos", "elf", "nul", "10MB", "surrogate"],
+    ids=["empty", "blank", "no-shebang", "late-shebang", "bom", "bare-shebang", "dos", "elf", "nul", "10MB", "surrogate"],
 )
 def test_what_is_no_script(script: str, said: str) -> None:
     error = refusal(script=script)

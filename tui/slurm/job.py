@@ -72,6 +72,11 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
         return self.job.id if self.job.array_job_id is None else self.job.array_job_id
 
     @property
+    def gpu_detail(self) -> str:
+        """`gpu:4(IDX:0-2,6)`: its GPUs by index, where it has some."""
+        return f"gpu:{self.job.gpus}(IDX:{arrays.ranges(self.job.gpu_indexes)})" if self.job.gpu_indexes else ""
+
+    @property
     def task(self) -> str:
         """`3`, `3-9%2`, `N/A`."""
         if self.job.array_task_id is None:

@@ -83,7 +83,7 @@ def _queued(view: View) -> dict[str, Any]:
         "exit_code": _exit(view),
         "features": jobs_as.constraint(job),
         "flags": [],
-        "gres_detail": [f"gpu:{job.gpus}(IDX:{','.join(map(str, job.gpu_indexes))})"] if job.gpu_indexes else [],
+        "gres_detail": [view.gpu_detail] if view.gpu_detail else [],
         "group_id": gid,
         "group_name": group,
         "hold": job.held,

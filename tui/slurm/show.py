@@ -73,9 +73,9 @@ def _memory(view: View) -> str:
 
 def _detail(view: View) -> list[str]:
     """`-d`: which GPUs."""
-    gpus = f"gpu:{view.job.gpus}(IDX:{','.join(map(str, view.job.gpu_indexes))})" if view.job.gpu_indexes else ""
+    gpus = view.gpu_detail
     memory = (view.job.memory_bytes or 0) // 2**20
-    return [f"JOB_GRES={gpus or '(null)'}", f"  Nodes={view.nodes} CPU_IDs= Mem={memory} GRES={gpus}"]
+    return [f"JOB_GRES={gpus.partition('(')[0] or '(null)'}", f"  Nodes={view.nodes} CPU_IDs= Mem={memory} GRES={gpus}"]
 
 
 def step(each: Step) -> list[str]:

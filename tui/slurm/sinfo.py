@@ -12,7 +12,7 @@ from agent.api.queue import Partition, Reservation
 from tui.slurm import ask, columns, nodes, times
 from tui.slurm.argv import Options, ToolError, Words
 from tui.slurm.nodes import Host
-from tui.slurm.sinfo_fields import ALL, LETTERS, NAMED, Row, memory_bytes
+from tui.slurm.sinfo_fields import ALL, LETTERS, NAMED, PARTING, Row, memory_bytes
 
 HELP = """\
 Usage: sinfo [OPTIONS]
@@ -77,17 +77,18 @@ def _list(queue: ask.Queue, words: Words, environ: Mapping[str, str]) -> None:
             raise ToolError(f'sinfo: error: Bad state string: "{program.printable(state)}"\n{known}', bare=True)
     wanted = words.listed("partition") or [name for name in default.split(",") if name]
     partitions = [each for each in rules.partitions if not wanted or each.name in wanted]
-    rows = _rows(words, partitions, [host for host in hosts if _fits(host, words)])
+    widest = max((len(host.name) for host in hosts), default=0)
+    shown = _columns(words, environ, max(9, widest))
+    rows = _rows(words, partitions, [host for host in hosts if _fits(host, words)], shown)
     if "json" in words:
         from tui.slurm import shapes
 
         shapes.print_json(shapes.nodes(rows, sys.argv, queue.cluster()))
         return
     header = "noheader" not in words
-    if "long" in words and header and "summarize" not in words:
+    if header and (("long" in words and "summarize" not in words) or "iterate" in words):
         print(times.headline(now))
-    widest = max((len(host.name) for host in hosts), default=0)
-    for line in columns.lines(_columns(words, environ, max(9, widest)), rows, header=header):
+    for line in columns.lines(shown, rows, header=header):
         print(line)
 
 
@@ -110,6 +111,8 @@ def _list_reservations(words: Words, found: Sequence[tuple[Reservation, list[Hos
 
 
 def _columns(words: Words, environ: Mapping[str, str], name_width: int) -> list[columns.Column[Row]]:
+    if "json" in words:
+        return columns.by_letters("sinfo", "%P%T%G", LETTERS, "node")
     if "Format" in words:
         return columns.by_names("sinfo", words.last("Format") or "", NAMED, "node")
     long = "long" in words
@@ -126,7 +129,10 @@ def _columns(words: Words, environ: Mapping[str, str], name_width: int) -> list[
     return columns.by_letters("sinfo", text, LETTERS, "node")
 
 
-def _rows(words: Words, partitions: Sequence[Partition], hosts: Sequence[Host]) -> list[Row]:
+def _rows(
+    words: Words, partitions: Sequence[Partition], hosts: Sequence[Host], shown: Sequence[columns.Column[Row]]
+) -> list[Row]:
+    """A line each for nodes alike in all that is shown; a node of two partitions is one where neither is shown."""
     if "list-reasons" in words:
         default = partitions[0] if partitions else Partition(name="main")
         return [Row(default, (host,), drain) for host in hosts for drain in host.drains]
@@ -134,16 +140,24 @@ def _rows(words: Words, partitions: Sequence[Partition], hosts: Sequence[Host]) 
         return [Row(each, (host,)) for host in hosts for each in partitions]
     if "summarize" in words:
         return [Row(each, tuple(hosts)) for each in partitions]
-    rows = []
+    found: dict[tuple[object, ...], Row] = {}
     for each in partitions:
-        alike: dict[object, list[Host]] = {}
-        for host in hosts:
-            same = (host.cpus, memory_bytes(host), host.features, host.gres) if "exact" in words else ()
-            alike.setdefault((host.state, host.gres if "Format" in words else None, *same), []).append(host)
-        rows += [Row(each, tuple(group)) for group in alike.values()]
-        if not hosts:
-            rows.append(Row(each, ()))
-    return rows
+        for host in hosts or (None,):
+            alone = Row(each, () if host is None else (host,))
+            same = _parting(alone, words, shown)
+            known = found.setdefault(same, alone)
+            if host is not None and all(one is not host for one in known.hosts):
+                found[same] = Row(known.partition, (*known.hosts, host))
+    return list(found.values())
+
+
+def _parting(alone: Row, words: Words, shown: Sequence[columns.Column[Row]]) -> tuple[object, ...]:
+    """What a node of a partition has in common with all that stand on its line."""
+    said = [each.value(alone) for each in shown if each.value is not None and each.title in PARTING]
+    host = alone.host
+    if host is None or "exact" not in words:
+        return tuple(said)
+    return (*said, host.cpus, memory_bytes(host), host.features, host.gres)
 
 
 def _fits(host: Host, words: Words) -> bool:

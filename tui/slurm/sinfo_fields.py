@@ -183,5 +183,11 @@ NAMED: columns.Fields[Row] = {
 }
 """sinfo(1), `-O`, without dashes and underscores."""
 
+PARTING = frozenset((
+    "ALLOCMEM", "ACTIVE_FEATURES", "AVAIL", "AVAIL_FEATURES", "DEFAULTTIME", "GRES", "GRES_USED", "HOSTNAMES",
+    "NODE_ADDR", "PARTITION", "PRIO_TIER", "REASON", "STATE", "STATECOMPLETE", "TIMELIMIT", "TIMESTAMP", "USER",
+))  # fmt: skip
+"""Titles of what nodes must have in common to stand on one line. Counts are added up, of sizes the least is shown."""
+
 ALL = "abcdefghlmnoprstuvwzABCDEFGHILMNOPRSTUVXYZ"
 """`%all`: every letter, in sinfo's order."""

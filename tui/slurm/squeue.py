@@ -65,7 +65,7 @@ def _list(queue: ask.Queue, words: Words) -> int:
         return 0
     if "steps" in words:
         return _steps(views, words)
-    if "long" in words and "noheader" not in words:
+    if {"long", "iterate"} & words.said.keys() and "noheader" not in words:
         print(times.headline(now))
     found = columns.by_names("squeue", words.last("Format") or "", NAMED) if "Format" in words else _letters(words)
     for line in columns.lines(found, views, header="noheader" not in words):
