@@ -298,13 +298,24 @@ class Ledger(SeatRows):
             self._require_transaction()
             rows, self._unwritten = self._unwritten, []
             self.run_many(_ADD_AUDIT, rows)
+            self._run(_END_TRAIL, (f"{rows[-1][0]} {rows[-1][-1]}",))
 
     def audit_head(self) -> tuple[int, str]:
-        """How many rows the trail has, and the digest of the last; those of the open transaction too."""
+        """How many rows the trail has, and the digest of the last; those of the open transaction too.
+
+        Rows that were cut off its end count: the next one leaves a gap, which `verify_audit` finds.
+        """
         if self._unwritten:
             return self._unwritten[-1][0], self._unwritten[-1][-1]
         row = self._one("SELECT n, hash FROM audit ORDER BY n DESC LIMIT 1")
-        return (row[0], row[1]) if row else (0, trail.GENESIS)
+        last = (row[0], row[1]) if row else (0, trail.GENESIS)
+        return max(self._noted_end(), last, key=lambda end: end[0])
+
+    def _noted_end(self) -> tuple[int, str]:
+        """Number and digest of the row that was written last; a ledger of before this was noted has none."""
+        row = self._one("SELECT value FROM meta WHERE name = 'trail'")
+        number, _, digest = (row[0] if row else f"0 {trail.GENESIS}").partition(" ")
+        return (int(number) if number.isdecimal() else 0), digest
 
     def trail(self, limit: int) -> list[Entry]:
         """The newest rows of the trail, newest first."""
@@ -318,7 +329,7 @@ class Ledger(SeatRows):
         """Walk the trail from its first row; gives the number of rows.
 
         Raises:
-            StoreError: a row is missing or was changed.
+            StoreError: a row is missing, at the end too, or was changed.
         """
         prev, count = trail.GENESIS, 0
         for *row, stored_prev, stored in self.run(
@@ -329,6 +340,12 @@ class Ledger(SeatRows):
                     f"{self.path}: audit row {count + 1} is missing or was changed; keep the file, tell the vendor"
                 )
             prev, count = stored, count + 1
+        end = self._noted_end()
+        if end[0] > count or (end[0] == count > 0 and end[1] != prev):
+            raise StoreError(
+                f"{self.path}: audit rows are missing at the end, or were changed: there are {count}, and "
+                f"{end[0]} were written; keep the file, tell the vendor"
+            )
         return count
 
     # --- for the other tables of the file ---
@@ -388,6 +405,8 @@ class Ledger(SeatRows):
         )
 
 
+_END_TRAIL = "INSERT OR REPLACE INTO meta (name, value) VALUES ('trail', ?)"
+"""A chain does not show what is cut off its end."""
 _ADD_AUDIT = "INSERT INTO audit (n, at, event, subject, detail, prev, hash) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _LICENCE = "SELECT id, rev, text, activated_at, doubted, report_by FROM licence"
 

@@ -117,7 +117,9 @@ def prepare(path: Path) -> None:
     folder = path.parent
     if path.is_dir():
         raise SelftestError(f"cannot write the report {path}: it is a folder; name a file", EX_CANTCREAT)
-    if not os.access(path if path.exists() else folder, os.W_OK) or not os.access(folder, os.W_OK):
+    if os.path.lexists(path):
+        raise SelftestError(f"{path} exists and is not overwritten; name another file with --report", EX_CANTCREAT)
+    if not os.access(folder, os.W_OK):
         why = "may not be written" if folder.is_dir() else "is no folder"
         raise SelftestError(f"cannot write the report {path}: {folder} {why}; name a file with --report", EX_CANTCREAT)
 

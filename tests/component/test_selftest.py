@@ -159,6 +159,7 @@ def test_full_without_a_gpu_does_not_burn_the_cpu_unasked(tmp_path: Path) -> Non
         (("--order", "none.toml"), 65, "cannot read the order none.toml"),
         (("--report", "nowhere/r.json"), 73, "nowhere is no folder"),
         (("--report", "."), 73, "it is a folder"),
+        (("--report", "/dev/null"), 73, "/dev/null exists and is not overwritten"),
         (("--gpus", "0"), 64, "there is no GPU '0' here; there are: none"),
         (("--burn", "-1"), 64, "invalid number of minutes"),
         (("--burn", "inf"), 64, "invalid number of minutes"),
@@ -314,6 +315,11 @@ def test_a_running_agent_is_asked_and_only_drained_gpus_are_tested(
         key = client.node().key
     assert report(tmp_path / "r.json")["node"]["key"] == key, "signed with the key that the agent shows"
     assert selftest(agent.config, "--verify", str(tmp_path / "r.json"), "--key", key).returncode == 0
+    written = (tmp_path / "r.json").read_bytes()
+    again = selftest(agent.config, *python, "--gpus", "0")
+    assert again.returncode == 73 and "r.json exists and is not overwritten" in again.stderr
+    assert (tmp_path / "r.json").read_bytes() == written, "an acceptance report is evidence"
+    (tmp_path / "r.json").unlink()
     agent.agent.stop()
     done = selftest(agent.config, *python)
     assert done.returncode == 3 and "no agent runs here" in done.stderr
