@@ -5,9 +5,9 @@
     …~v4.public.eyJ2Ijo…                 the licence, signed by the issuer
     -----END STOKER LICENCE-----
 
-Inside, only blanks, line ends and the marks of a quoted mail (`> ` before each line) are ignored. Text before and after is ignored too, so a whole mail can be given.
-Beside its document a vendor's file may carry revocation lists, each in a CRL block; two documents in one file are
-refused, because it is not clear which one is meant.
+Inside, only blanks, line ends and the marks of a quoted mail (`> ` before each line) are ignored. Text before and after
+is ignored too, so a whole mail can be given. Beside its document a vendor's file may carry revocation lists, each in a
+CRL block; two documents in one file are refused, because it is not clear which one is meant.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def test_an_edited_trail_is_noticed(tmp_path: Path, edit: str) -> None:
     conn.close()
     ledger.open()
     for _ in range(2):
-        with pytest.raises(StoreError, match="missing .*or w[a-z]+ changed"):
+        with pytest.raises(StoreError, match=r"missing .*or w[a-z]+ changed"):
             ledger.verify_audit()
         with ledger.transaction():
             ledger.audit(NOW, "granted", "later")  # which hides nothing
