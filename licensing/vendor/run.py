@@ -212,8 +212,15 @@ def _transfer(args: argparse.Namespace, now: int) -> int:
 def _revoke(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
         what = desk.revoke(args.subject, args.reason or "", now)
+        good = desk.truly_issued(args.subject) if what == "key" else 0
     by = " --root-key FILE" if what == "key" else ""
     print(f"{what} {args.subject} is revoked at this desk; now write the list: stoker-license vendor crl{by} -o FILE")
+    if what == "key":
+        print(
+            f"note: of the licences that it signed {good} live on, which this desk issued; where the list comes, all "
+            "others hold new jobs, those that a reseller issued at a desk of their own too",
+            file=sys.stderr,
+        )
     return 0
 
 
