@@ -5,9 +5,9 @@
     …~v4.public.eyJ2Ijo…                 the licence, signed by the issuer
     -----END STOKER LICENCE-----
 
-Inside, only blanks and line ends are ignored. Text before and after is ignored too, so a whole mail can be given.
-Beside its document a vendor's file may carry revocation lists, each in a CRL block; two documents in one file are
-refused, because it is not clear which one is meant.
+Inside, only blanks, line ends and the marks of a quoted mail (`> ` before each line) are ignored. Text before and after
+is ignored too, so a whole mail can be given. Beside its document a vendor's file may carry revocation lists, each in a
+CRL block; two documents in one file are refused, because it is not clear which one is meant.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ LINK = "~"
 
 _COLUMNS = 64
 _BEGIN = "-----BEGIN STOKER "
-_BLOCK = re.compile(r"-----BEGIN STOKER ([A-Z]+)-----[ \t]*\r?\n(.*?)-----END STOKER ([A-Z]+)-----", re.DOTALL)
+_QUOTED = re.compile(r"(?:\A|(?<=[\r\n]))[ \t]*(?:>[ \t]*)+")
+_BLOCK = re.compile(r"-----BEGIN STOKER ([A-Z]+)-----(.*?)-----END STOKER ([A-Z]+)-----", re.DOTALL)
 
 
 class Label(StrEnum):
@@ -120,7 +121,11 @@ def _content(found: re.Match[str]) -> tuple[Label, str]:
         label = Label(found.group(1))
     except ValueError as error:
         raise ArmourError(f"the file is of kind {found.group(1)}, which this version does not know; upgrade") from error
-    chain = re.sub(r"[ \t\r\n]+", "", found.group(2))
+    chain = re.sub(r"[ \t\r\n]+", "", _QUOTED.sub("", found.group(2)))
     if not re.fullmatch(r"[A-Za-z0-9_.~-]+", chain):
-        raise ArmourError("the block has characters that do not belong there; fetch the file again as plain text")
+        strange = re.search(r"[^A-Za-z0-9_.~-]", chain)
+        first = f" (the first: U+{ord(strange.group()):04X})" if strange else ""
+        raise ArmourError(
+            f"the block has characters that do not belong there{first}; fetch the file again as plain text"
+        )
     return label, chain

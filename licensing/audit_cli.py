@@ -44,7 +44,8 @@ def verify(path: Path) -> int:
             raise StoreError(error.message.replace(str(ledger.path), str(path))) from error
         finally:
             ledger.close()
-    print(f"{path}: {rows} row{'' if rows == 1 else 's'}, whole and unchanged")
+    said = f"{rows} row{'' if rows == 1 else 's'}, whole and unchanged" if rows else "no rows yet"
+    print(f"{path}: {said}")
     return 0
 
 
@@ -60,10 +61,14 @@ def _copied(path: Path, folder: Path) -> Path:
                 shutil.copyfile(wal, folder / wal.name)
             after = path.stat()
             if (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size):
-                return copy
+                break
+        else:
+            raise StoreError(f"{path} is written all the time; stop the hub, or try again")
     except shutil.SpecialFileError as error:
         raise StoreError(f"cannot read {path}: it is a pipe, and not a plain file; name the ledger's file") from error
     except OSError as error:
         hint = "run it as root, or name a copy" if isinstance(error, PermissionError) else "name the ledger's file"
         raise StoreError(f"cannot read {path}: {error.strerror}; {hint}") from error
-    raise StoreError(f"{path} is written all the time; stop the hub, or try again")
+    if not after.st_size:
+        raise StoreError(f"{path} is empty, and no ledger; put it back from the backup, or name another")
+    return copy

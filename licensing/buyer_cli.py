@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, hub: Hub, read_text: Callable[[str], str]) -> 
 def _export_request(args: argparse.Namespace, hub: Hub) -> int:
     want = args.want or ("renew" if hub.licence(args.config).get("bound") else "activate")
     if args.out is not None:
-        _refuse_existing(args.out)
+        _refuse_target(args.out)
     asked = hub.request(want, args.config)
     if args.qr:
         from licensing import qr
@@ -92,7 +92,7 @@ def _give_back(args: argparse.Namespace, hub: Hub, to: str | None) -> int:
             "on. If that is meant, add: --yes"
         )
     if args.out is not None:
-        _refuse_existing(args.out)
+        _refuse_target(args.out)
     given = hub.release(to, args.config)
     if args.out is not None:
         _write(args.out, given["document"])
@@ -103,10 +103,16 @@ def _give_back(args: argparse.Namespace, hub: Hub, to: str | None) -> int:
     return 0
 
 
-def _refuse_existing(out: str) -> None:
+def _refuse_target(out: str) -> None:
     """Before the hub is asked: what it answers is not to be lost."""
-    if Path(out).exists():
-        raise KeyFileError(f"{out} exists and is not overwritten; name another file")
+    from licensing import files
+
+    try:
+        files.refuse_target(out)
+    except FileExistsError as error:
+        raise KeyFileError(f"{out} exists and is not overwritten; name another file") from error
+    except OSError as error:
+        raise KeyFileError(f"cannot write {out}: {error.strerror}; name another file") from error
 
 
 def _write(out: str, text: str) -> None:

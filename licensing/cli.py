@@ -102,7 +102,7 @@ def read_text(name: str) -> str:
                 f"{origin} is larger than {MAX_FILE_CHARS} bytes, which no licence file is; "
                 "name a voucher or licence file"
             )
-        return data.decode("utf-8")
+        return files.as_text(data)
     except OSError as error:
         raise FormatError(f"cannot read {origin}: {error.strerror}; name a voucher or licence file") from error
     except UnicodeDecodeError as error:

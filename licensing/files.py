@@ -6,6 +6,7 @@ that somebody writes to. All is read to a bound, and a pipe waited for only so l
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import select
@@ -78,6 +79,34 @@ def _through_pipe(handle: int, most: int) -> bytes:
     if not data:
         raise OSError(errno.EINVAL, "it is a pipe that nobody writes to, and not a plain file")
     return bytes(data)
+
+
+def as_text(data: bytes) -> str:
+    """The text of a file that was named: UTF-8, or UTF-16 where a mark says so, as some editors and shells write it.
+
+    Raises:
+        UnicodeDecodeError: it is no text.
+    """
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return data.decode("utf-16")
+    return data.decode("utf-8-sig")
+
+
+def refuse_target(name: str | Path) -> None:
+    """See that a new file can be written there, before anything is done that cannot be undone; `-` always can.
+
+    Raises:
+        OSError: it cannot: something is there, or the folder is none or may not be written.
+    """
+    path = Path(name)
+    if str(name) == STDIN:
+        return
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    if not stat.S_ISDIR(path.parent.stat().st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def origin(name: str | Path) -> str:

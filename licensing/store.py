@@ -91,6 +91,8 @@ class Ledger(SeatRows):
         self._conn: sqlite3.Connection | None = None
         self._unwritten: list[tuple[Any, ...]] = []
         """Audit rows of the open transaction, each with the digest before it and its own."""
+        self._end: tuple[int, str] | None = None
+        """What `_noted_end` read, or the last commit noted."""
 
     def open(self) -> None:
         """Open or create the file, check it, bring its tables up to date.
@@ -114,7 +116,7 @@ class Ledger(SeatRows):
         """Close the file; closing twice is fine."""
         if self._conn is not None:
             self._conn.close()
-            self._conn = None
+            self._conn = self._end = None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -123,7 +125,9 @@ class Ledger(SeatRows):
         try:
             yield
             self._write_trail()
+            end = self._note_end()
             self._run("COMMIT")
+            self._end = end
         except BaseException:
             self._unwritten.clear()
             if self._open.in_transaction:
@@ -299,12 +303,37 @@ class Ledger(SeatRows):
             rows, self._unwritten = self._unwritten, []
             self.run_many(_ADD_AUDIT, rows)
 
+    def _note_end(self) -> tuple[int, str]:
+        """Once a transaction, if it wrote rows. A chain does not show what is cut off its end: this does."""
+        last, noted = self._last_row(), self._noted_end()
+        if last[0] <= noted[0]:
+            return noted
+        self._run("INSERT OR REPLACE INTO meta (name, value) VALUES ('trail', ?)", (f"{last[0]} {last[1]}",))
+        return last
+
     def audit_head(self) -> tuple[int, str]:
-        """How many rows the trail has, and the digest of the last; those of the open transaction too."""
+        """How many rows the trail has, and the digest of the last; those of the open transaction too.
+
+        Rows that were cut off its end count: the next one leaves a gap, which `verify_audit` finds.
+        """
         if self._unwritten:
             return self._unwritten[-1][0], self._unwritten[-1][-1]
+        return max(self._noted_end(), self._last_row(), key=lambda end: end[0])
+
+    def _last_row(self) -> tuple[int, str]:
         row = self._one("SELECT n, hash FROM audit ORDER BY n DESC LIMIT 1")
         return (row[0], row[1]) if row else (0, trail.GENESIS)
+
+    def _noted_end(self) -> tuple[int, str]:
+        """Number and digest of the row that was written last; a ledger of before this was noted has none.
+
+        Read once: this process alone has the file.
+        """
+        if self._end is None:
+            row = self._one("SELECT value FROM meta WHERE name = 'trail'")
+            number, _, digest = (row[0] if row else f"0 {trail.GENESIS}").partition(" ")
+            self._end = (int(number) if number.isdecimal() else 0), digest
+        return self._end
 
     def trail(self, limit: int) -> list[Entry]:
         """The newest rows of the trail, newest first."""
@@ -318,7 +347,7 @@ class Ledger(SeatRows):
         """Walk the trail from its first row; gives the number of rows.
 
         Raises:
-            StoreError: a row is missing or was changed.
+            StoreError: a row is missing, at the end too, or was changed.
         """
         prev, count = trail.GENESIS, 0
         for *row, stored_prev, stored in self.run(
@@ -329,6 +358,12 @@ class Ledger(SeatRows):
                     f"{self.path}: audit row {count + 1} is missing or was changed; keep the file, tell the vendor"
                 )
             prev, count = stored, count + 1
+        end = self._noted_end()
+        if end[0] > count or (end[0] == count > 0 and end[1] != prev):
+            raise StoreError(
+                f"{self.path}: audit rows are missing at the end, or were changed: there are {count}, and "
+                f"{end[0]} were written; keep the file, tell the vendor"
+            )
         return count
 
     # --- for the other tables of the file ---

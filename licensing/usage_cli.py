@@ -139,7 +139,7 @@ def text_of(name: str) -> str:
         data = files.read_given_or_stdin(name, MAX_BYTES)
         if len(data) > MAX_BYTES:
             raise FormatError(f"{origin} is larger than {MAX_BYTES} bytes, which no usage report is; name a report")
-        return data.decode("utf-8")
+        return files.as_text(data)
     except OSError as error:
         raise FormatError(f"cannot read {origin}: {error.strerror}; name a usage report") from error
     except UnicodeDecodeError as error:

@@ -18,7 +18,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="vendor_verb", required=True, metavar="VERB")
     _add_keys(verbs.add_parser("keys", help="make root or issuer keys; files are 0600 and never overwritten"))
     _add_issue(verbs.add_parser("issue", help="sign a voucher, or a licence bound to a site"))
-    renew = verbs.add_parser("renew", help="let a licence run on: the next revision, with a later end")
+    renew = verbs.add_parser("renew", help="let a licence run on: the next revision, with another end")
     amend = verbs.add_parser("amend", help="change a licence in the middle of its term: the next revision")
     for verb, needed in ((renew, True), (amend, False)):
         verb.add_argument("id", metavar="ID", help="the licence")
@@ -164,7 +164,7 @@ def _add_signing(parser: argparse.ArgumentParser, *, desk: bool | None, out: boo
     """`desk`: whether one is needed, may be named, or is of no use."""
     if desk is not None:
         _add_desk(parser)
-    where = "" if desk is None else " (default: issuer.%s of the desk)"
+    where = "" if desk is None else " (default: issuer.%s of the desk, or the only one there)"
     for name, end in (("--issuer-key", "key"), ("--issuer-cert", "cert")):
         parser.add_argument(
             name, type=Path, metavar="FILE", help=f"who signs{where % end if where else ': a reseller'}"

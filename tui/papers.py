@@ -6,6 +6,7 @@ refused at once; nothing is overwritten. What a file says is the hub's to judge.
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from pathlib import Path
@@ -43,7 +44,7 @@ def read(path: Path) -> str:
     if not data.strip():
         raise StokerError(f"{path} is empty; fetch the vendor's file again")
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise _no_text(path) from error
     if "\0" in text:

@@ -120,7 +120,9 @@ def prepare(path: Path) -> None:
     if path.exists() and not path.is_file():  # the report would take its place: /dev/stdout, /dev/null
         what = "it is a pipe, a socket or a device; name a file, and see it with --json"
         raise SelftestError(f"cannot write the report {path}: {what}", EX_CANTCREAT)
-    if not os.access(path if path.exists() else folder, os.W_OK) or not os.access(folder, os.W_OK):
+    if os.path.lexists(path):
+        raise SelftestError(f"{path} exists and is not overwritten; name another file with --report", EX_CANTCREAT)
+    if not os.access(folder, os.W_OK):
         why = "may not be written" if folder.is_dir() else "is no folder"
         raise SelftestError(f"cannot write the report {path}: {folder} {why}; name a file with --report", EX_CANTCREAT)
 

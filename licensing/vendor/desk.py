@@ -82,7 +82,14 @@ class Desk:
         terms = {"nbf": now, "exp": exp, **terms}
         if licence.updates_until is not None:
             terms.setdefault("updates_until", exp)
-        return self._out(signer, _next(licence, now, request=None, **terms), "renew", now)
+        answer = self._out(signer, _next(licence, now, request=None, **terms), "renew", now)
+        if exp >= licence.exp:
+            return answer
+        earlier = (
+            f"rev {answer.licence.rev} ends earlier than rev {licence.rev} did, which is until {when(licence.exp)}; if "
+            "that is not meant, renew it once more before it is sent"
+        )
+        return replace(answer, remarks=(earlier,))
 
     def amend(self, signer: Signer, licence_id: str, now: int, **terms: object) -> Answer:
         """Change a licence in the middle of its term: seats, edition, features.

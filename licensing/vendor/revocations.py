@@ -34,6 +34,10 @@ class Revocations:
             self._store.put_revoked(what, subject, now, reason)
         return what
 
+    def truly_issued(self, key: str) -> int:
+        """How many licences of an issuer's key live on when it is revoked: those that this desk signed with it."""
+        return len(self._store.ids_signed_by(key))
+
     def crl(self, by: Signer | PrivateKey, now: int) -> tuple[Crl, str]:
         """The newest revocation list of an issuer, or of a root's key; numbered anew when something was added.
 

@@ -1,7 +1,7 @@
 """What the vendor's verbs do: from parsed arguments to files. Their words are in `vendor_cli`.
 
-Results go to stdout, remarks to stderr. A file is written last, after the desk noted it; asked again the desk gives the
-same text, so a file that could not be written is no loss.
+Results go to stdout, remarks to stderr. A file is written last, after the desk noted it. That it can be written is seen
+first: a request asked again gets the same text, but a licence that was signed and never written could not be had again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from licensing import keys, plans, usage_cli
+from licensing import files, keys, plans, usage_cli
 from licensing.document import PRODUCT, Issuer, Licence
 from licensing.errors import KeyFileError, UsageError
 from licensing.moments import when
@@ -49,6 +49,8 @@ def run(args: argparse.Namespace, now: int) -> int:
     """
     if args.vendor_verb == "keys":
         return _root_keys(args) if args.keys_verb == "root" else _issuer_keys(args, now)
+    if hasattr(args, "out"):
+        _refuse_target(args.out, new=args.vendor_verb in _MAKING)
     return _VERBS[args.vendor_verb](args, now)
 
 
@@ -210,8 +212,15 @@ def _transfer(args: argparse.Namespace, now: int) -> int:
 def _revoke(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
         what = desk.revocations.revoke(args.subject, args.reason or "", now)
+        good = desk.revocations.truly_issued(args.subject) if what == "key" else 0
     by = " --root-key FILE" if what == "key" else ""
     print(f"{what} {args.subject} is revoked at this desk; now write the list: stoker-license vendor crl{by} -o FILE")
+    if what == "key":
+        print(
+            f"note: of the licences that it signed {good} live on, which this desk issued; where the list comes, all "
+            "others hold new jobs, those that a reseller issued at a desk of their own too",
+            file=sys.stderr,
+        )
     return 0
 
 
@@ -297,6 +306,8 @@ _VERBS: dict[str, Callable[[argparse.Namespace, int], int]] = {
     "list": _list,
     "inspect": _inspect,
 }
+_MAKING = ("issue", "renew", "amend")
+"""Each time they make another text; the others give the one that they gave before."""
 
 
 # --- underneath ---
@@ -354,23 +365,24 @@ def _signer(args: argparse.Namespace) -> Signer:
         raise UsageError(
             "name who signs: --issuer-key FILE and --issuer-cert FILE; see: stoker-license vendor keys issuer"
         )
-    if args.issuer_key is None and not key.exists() and folder is not None:
-        _tell_other_keys(folder, key)
+    if args.issuer_key is None and args.issuer_cert is None and not key.exists() and folder is not None:
+        key, cert = _only_pair(folder) or (key, cert)
     return load_signer(key, cert, _passphrase(args))
 
 
-def _tell_other_keys(folder: Path, key: Path) -> None:
-    """Name the key that was made here under another name.
+def _only_pair(folder: Path) -> tuple[Path, Path] | None:
+    """The issuer's key that was made here under another name, and its certificate.
 
     Raises:
-        KeyFileError: there is one, with its certificate.
+        KeyFileError: there are several.
     """
     others = [each for each in sorted(folder.glob("*.key")) if each.with_suffix(".cert").exists()]
-    if others:
+    if len(others) > 1:
         raise KeyFileError(
-            f"cannot read the key {key}: No such file or directory; this desk has {others[0].name}: "
-            f"--issuer-key {others[0]} --issuer-cert {others[0].with_suffix('.cert')}"
+            f"the desk {folder} has the keys of {', '.join(each.stem for each in others)}, and none is issuer.key; say "
+            f"which: --issuer-key {others[0]} --issuer-cert {others[0].with_suffix('.cert')}"
         )
+    return (others[0], others[0].with_suffix(".cert")) if others else None
 
 
 def counted(number: int, word: str) -> str:
@@ -419,6 +431,16 @@ def _hand_out(args: argparse.Namespace, answer: Answer) -> int:
     for remark in answer.remarks:
         print(f"note: {remark}", file=sys.stderr)
     return 0
+
+
+def _refuse_target(out: str, *, new: bool) -> None:
+    try:
+        files.refuse_target(out)
+    except FileExistsError as error:
+        if new:
+            raise KeyFileError(f"{out} exists and is not overwritten; name another file") from error
+    except OSError as error:
+        raise KeyFileError(f"cannot write {out}: {error.strerror}; name another file") from error
 
 
 def _write(out: str, text: str) -> None:

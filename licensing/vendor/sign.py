@@ -17,7 +17,7 @@ from licensing import armour, files, keys, verify
 from licensing.armour import Label
 from licensing.document import Issuer, Licence, sign, signer
 from licensing.ed25519 import PrivateKey
-from licensing.errors import ChainError, KeyFileError, UsageError
+from licensing.errors import ArmourError, ChainError, KeyFileError, UsageError
 from licensing.exchange import Crl, Receipt
 from licensing.keys import Passphrase
 from licensing.plans import DAY_S, NEVER
@@ -81,7 +81,11 @@ def load_signer(key: Path, cert: Path, passphrase: Passphrase | None = None) -> 
     Raises:
         KeyFileError: one cannot be read, or they do not belong together.
     """
-    return make_signer(keys.load(key, passphrase), read_text(cert))
+    opened, text = keys.load(key, passphrase), read_text(cert)
+    try:
+        return make_signer(opened, text)
+    except ArmourError as error:
+        raise KeyFileError(f"cannot use the certificate {cert}: {error.message}") from error
 
 
 def make_signer(key: PrivateKey, cert: str) -> Signer:
@@ -221,7 +225,7 @@ def _text(data: bytes, origin: str) -> str:
     if len(data) > armour.MAX_FILE_CHARS:
         raise KeyFileError(f"{origin} is larger than {armour.MAX_FILE_CHARS} bytes, which no such file is")
     try:
-        return data.decode("utf-8")
+        return files.as_text(data)
     except UnicodeDecodeError as error:
         raise KeyFileError(f"{origin} is not text; such a file begins with -----BEGIN STOKER …-----") from error
 

@@ -6,6 +6,7 @@ after the other: a writer waits ten seconds for another.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -112,6 +113,8 @@ class DeskStore:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # It has every voucher, which works for whoever reads it; SQLite gives its other files the same mode.
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._conn = sqlite3.connect(path, isolation_level=None, timeout=10)
             for pragma in ("journal_mode=WAL", "synchronous=FULL"):
                 self._conn.execute(f"PRAGMA {pragma}")

@@ -141,3 +141,13 @@ def test_a_paper_is_pasted_to_the_vendor(tmp_path: Path) -> None:
     assert empty.returncode == 5
     large = typed("stoker-license", "vendor", "inspect", "-", text="x" * 600_000)
     assert (large.returncode, "standard input is larger than" in large.stderr) == (5, True), large
+
+
+@pytest.mark.parametrize("code", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_of_an_editor_or_shell_that_writes_marks_is_read(tmp_path: Path, code: str) -> None:
+    (tmp_path / "saved").write_text(EVALUATION_FILE.read_text(), encoding=code, newline="\r\n")
+    shown = typed("stoker-license", "vendor", "inspect", "saved", cwd=tmp_path)
+    assert (shown.returncode, "lic-evaluation" in shown.stdout) == (0, True), shown
+    (tmp_path / "cut").write_bytes(b"\xff\xfe\x00")
+    shown = typed("stoker-license", "vendor", "inspect", "cut", cwd=tmp_path)
+    assert (shown.returncode, "cut is not text" in shown.stderr) == (5, True), shown

@@ -90,10 +90,23 @@ def test_a_file_that_is_there_costs_no_request(hub: LocalHub, tmp_path: Path) ->
 def test_a_file_that_cannot_be_written_is_printed(
     hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["export-request", "-o", str(tmp_path / "no" / "where")], hub) == 5
+    long = "x" * 250  # a fine name, and too long for the file that is written first
+    assert cli.main(["export-request", "-o", str(tmp_path / long)], hub) == 5
     said = capsys.readouterr()
     assert "printed instead" in said.err
     assert verify.site_paper(Request, armour.unwrap(Label.REQUEST, said.out))
+
+
+@pytest.mark.parametrize("verb", [["export-request"], ["release", "--yes"]])
+def test_where_no_file_can_be_the_hub_is_not_asked(
+    hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
+    before = hub.licence()
+    (tmp_path / "file").touch()
+    for where in (tmp_path / "no" / "where", tmp_path / "file" / "where"):
+        assert cli.main([*verb, "-o", str(where)], hub) == 5
+        assert f"cannot write {where}" in capsys.readouterr().err
+    assert hub.licence() == before
 
 
 def test_what_cannot_be_asked(hub: LocalHub, capsys: pytest.CaptureFixture[str]) -> None:

@@ -227,6 +227,9 @@ def test_a_trail_that_was_changed_is_told(hub: LocalHub, tmp_path: Path, capsys:
     assert capsys.readouterr().err == told
     assert cli.main(["audit", "verify", str(tmp_path / "none")], NoHub()) == 5
     assert f"cannot read {tmp_path}/none: No such file or directory; name the ledger's file" in capsys.readouterr().err
+    (tmp_path / "empty").touch()
+    assert cli.main(["audit", "verify", str(tmp_path / "empty")], NoHub()) == 5
+    assert f"{tmp_path}/empty is empty, and no ledger" in capsys.readouterr().err
     (tmp_path / "junk").write_bytes(b"no database" * 999)
     assert cli.main(["audit", "verify", str(tmp_path / "junk")], NoHub()) == 5
     assert f"{tmp_path}/junk" in capsys.readouterr().err

@@ -67,14 +67,43 @@ def test_an_encrypted_key_signs_only_with_its_passphrase(
         keys.load(key)
 
 
-def test_a_desk_whose_key_has_another_name_says_which_it_has(tmp_path: Path, vendor: Vendor) -> None:
+def test_a_desk_signs_with_its_only_key_whatever_its_name_and_with_several_says_which(
+    tmp_path: Path, vendor: Vendor
+) -> None:
     folder = tmp_path / "other"
     vendor.run("keys", "issuer", "--name", "shop", "--root-key", vendor.root, "-o", folder)
     terms = ["issue", "--voucher", "--customer", "X", "--plan", "yearly", "--seats", "8", "--days", "3"]
-    vendor.run(*terms, "--desk", folder, "-o", tmp_path / "a", code=5)
-    told = vendor.err.partition("this desk has shop.key: ")[2].split()
-    assert told == ["--issuer-key", str(folder / "shop.key"), "--issuer-cert", str(folder / "shop.cert")]
-    vendor.run(*terms, "--desk", folder, *told, "-o", tmp_path / "a")
+    vendor.run(*terms, "--desk", folder, "-o", tmp_path / "a")
+    assert stat.S_IMODE((folder / "desk.db").stat().st_mode) == 0o600
+    vendor.run("keys", "issuer", "--name", "other", "--root-key", vendor.root, "-o", folder)
+    vendor.run(*terms, "--desk", folder, "-o", tmp_path / "b", code=5)
+    assert "the keys of other, shop, and none is issuer.key" in vendor.err
+    told = vendor.err.partition("say which: ")[2].split()
+    assert told == ["--issuer-key", str(folder / "other.key"), "--issuer-cert", str(folder / "other.cert")]
+    vendor.run(*terms, "--desk", folder, *told, "-o", tmp_path / "b")
+    (folder / "other.cert").write_text((folder / "other.cert").read_text()[:200])
+    vendor.run(*terms, "--desk", folder, *told, "-o", tmp_path / "c", code=5)
+    assert f"the certificate {folder / 'other.cert'}: no whole block" in vendor.err
+
+
+def test_what_cannot_be_written_is_not_issued(tmp_path: Path, vendor: Vendor) -> None:
+    terms = ["issue", "--voucher", "--customer", "X", "--plan", "yearly", "--seats", "8", "--days", "3", "--id", "a-1"]
+    (tmp_path / "there").write_text("precious")
+    for where in (tmp_path / "there", tmp_path / "no" / "where"):
+        vendor.run(*terms, "-o", where, desk=True, code=5)
+        assert str(where) in vendor.err
+    assert vendor.run("list", "a-1", desk=True) == ""
+    vendor.run(*terms, "-o", tmp_path / "a", desk=True)
+    vendor.run("renew", "a-1", "--days", 9, "-o", tmp_path / "there", desk=True, code=5)
+    assert "rev 2" in vendor.run("renew", "a-1", "--days", 9, "-o", tmp_path / "b", desk=True)
+    assert vendor.err == ""
+    assert (tmp_path / "there").read_text() == "precious"
+
+
+def test_a_renewal_that_ends_earlier_is_told(vendor: Vendor) -> None:
+    vendor.voucher(id_="a-1")
+    vendor.file("renew", "a-1", "--days", 9)
+    assert "rev 2 ends earlier than rev 1 did" in vendor.err
 
 
 def test_an_encrypted_key_is_openssls(tmp_path: Path) -> None:

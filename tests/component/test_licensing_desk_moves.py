@@ -105,6 +105,7 @@ def test_a_stolen_issuer_key_is_revoked_by_a_root_with_what_it_truly_signed(
     places[1].install(forged)
     key = keys.public_hex(keys.load(tmp_path / "issuer.key"))
     assert "crl --root-key FILE" in vendor.run("revoke", key, "--reason", "stolen", desk=True)
+    assert "of the licences that it signed 1 live on, which this desk issued" in vendor.err
     stolen = vendor.file("crl", "--root-key", vendor.root)
     assert "0 licences, 1 key;" in vendor.run("crl", "--root-key", vendor.root, "-o", tmp_path / "c", desk=True)
     assert places[0].install(stolen) is Stage.ACTIVE

@@ -135,6 +135,9 @@ def granted_rows(folder: Path) -> set[str]:
         "DELETE FROM audit WHERE n = 2",
         "UPDATE audit SET hash = '" + "0" * 64 + "' WHERE n = 2",
         "DELETE FROM audit WHERE n = 1",
+        "DELETE FROM audit WHERE n = 4",
+        "DELETE FROM audit",
+        "UPDATE meta SET value = '4 " + "0" * 64 + "' WHERE name = 'trail'",
     ],
 )
 def test_an_edited_trail_is_noticed(tmp_path: Path, edit: str) -> None:
@@ -150,8 +153,30 @@ def test_an_edited_trail_is_noticed(tmp_path: Path, edit: str) -> None:
     conn.commit()
     conn.close()
     ledger.open()
-    with pytest.raises(StoreError, match="missing or was changed"):
-        ledger.verify_audit()
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"missing .*or w[a-z]+ changed"):
+            ledger.verify_audit()
+        with ledger.transaction():
+            ledger.audit(NOW, "granted", "later")  # which hides nothing
+    ledger.close()
+
+
+def test_a_trail_without_a_noted_end_or_with_one_of_an_older_row_goes_on(tmp_path: Path) -> None:
+    """As the version before wrote it, alone or in between."""
+    ledger = Ledger(tmp_path / "licence.db")
+    ledger.open()
+    for forget in ("DELETE FROM meta", "UPDATE meta SET value = ? WHERE name = 'trail'"):
+        with ledger.transaction():
+            ledger.audit(NOW, "granted", "n1")
+        older = ledger.one("SELECT value FROM meta WHERE name = 'trail'")
+        with ledger.transaction():
+            ledger.audit(NOW, "granted", "n2")
+        ledger.run(forget, older or () if "?" in forget else ())
+        ledger.close()
+        ledger.open()
+        with ledger.transaction():
+            ledger.audit(NOW, "granted", "n3")
+    assert ledger.verify_audit() == 6
     ledger.close()
 
 

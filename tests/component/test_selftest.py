@@ -160,6 +160,7 @@ def test_full_without_a_gpu_does_not_burn_the_cpu_unasked(tmp_path: Path) -> Non
         (("--report", "nowhere/r.json"), 73, "nowhere is no folder"),
         (("--report", "."), 73, "it is a folder"),
         (("--report", "pipe"), 73, "it is a pipe, a socket or a device; name a file, and see it with --json"),
+        (("--report", "/dev/null"), 73, "it is a pipe, a socket or a device"),
         (("--python", "nope"), 64, "cannot run nope: it is no program; name an interpreter that has torch"),
         (("--python", "."), 64, "cannot run .: it is no program; name an interpreter that has torch"),
         (("--gpus", "0"), 64, "there is no GPU '0' here; there are: none"),
@@ -319,6 +320,11 @@ def test_a_running_agent_is_asked_and_only_drained_gpus_are_tested(
         key = client.node().key
     assert report(tmp_path / "r.json")["node"]["key"] == key, "signed with the key that the agent shows"
     assert selftest(agent.config, "--verify", str(tmp_path / "r.json"), "--key", key).returncode == 0
+    written = (tmp_path / "r.json").read_bytes()
+    again = selftest(agent.config, *python, "--gpus", "0")
+    assert again.returncode == 73 and "r.json exists and is not overwritten" in again.stderr
+    assert (tmp_path / "r.json").read_bytes() == written, "an acceptance report is evidence"
+    (tmp_path / "r.json").unlink()
     agent.agent.stop()
     done = selftest(agent.config, *python)
     assert done.returncode == 3 and "no agent runs here" in done.stderr

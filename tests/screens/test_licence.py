@@ -300,6 +300,22 @@ def test_a_mangled_paste_is_taken_and_a_refused_one_kept(cluster: Cluster) -> No
     act(cluster, scene)
 
 
+def test_the_ways_are_open_to_the_mouse_and_a_quoted_or_utf_16_file_is_taken(
+    cluster: Cluster, in_a_folder: Path
+) -> None:
+    async def scene(on: Stage) -> None:
+        await on.press("I")
+        shown = on.app.screen.query_one
+        for x, way in ((16, "paste"), (24, "request"), (4, "file"), (70, "file")):
+            await on.pilot.click("#ways", offset=(x, 0))
+            assert [each for each in ("file", "paste", "request") if shown(f"#{each}").display] == [way]
+        (in_a_folder / "saved").write_text("".join(f"> {line}\n" for line in paper().splitlines()), "utf-16")
+        await give(on, in_a_folder / "saved")
+        await on.until(lambda: on.sees("● Licence"), "taken")
+
+    act(cluster, scene)
+
+
 def test_tidy_gives_back_the_lines_of_a_file() -> None:
     good = paper()
     assert papers.tidy(good) == good

@@ -153,6 +153,24 @@ def test_armour_round_trip(chain: str) -> None:
 
 
 @given(
+    chain=st.text("AZaz09-_.~", min_size=1, max_size=400),
+    mark=st.sampled_from(["> ", ">", ">> ", "> > ", "  ", ""]),
+    end=st.sampled_from(["\n", "\r\n", "\r", "  \n"]),
+)
+def test_armour_survives_mail(chain: str, mark: str, end: str) -> None:
+    text = armour.wrap(armour.Label.LICENCE, chain)
+    sent = "".join(f"{mark}{line}{end}" for line in ["Hello,", *text.splitlines(), "Regards"])
+    assert armour.unwrap(armour.Label.LICENCE, sent) == chain
+    assert armour.unwrap(armour.Label.LICENCE, text.replace("\n", " ")) == chain
+
+
+def test_a_mark_within_a_line_is_no_quotation() -> None:
+    text = armour.wrap(armour.Label.LICENCE, "abc>def")
+    with pytest.raises(ArmourError, match=r"do not belong there \(the first: U\+003E\)"):
+        armour.unwrap(armour.Label.LICENCE, text)
+
+
+@given(
     seats=st.integers(0, 1_000_000),
     customer=st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=200),
     term=st.none() | st.integers(1, 2**33),

@@ -80,6 +80,26 @@ class PathTree(FileTree):
             super()._forward_event(event)
 
 
+class Ways(Panel):
+    """The three ways in one line: each with its key, and taken by a click too."""
+
+    def mark(self, name: str) -> None:
+        """Show which one is open."""
+        line: list[Span] = []
+        for each, (key, label) in _MODES.items():
+            line += [(f" {key} ", Role.ACCENT), (f"{label}  ", Role.STRONG if each == name else Role.DIM)]
+        self.show([line])
+
+    async def on_click(self, event: events.Click) -> None:
+        """Open the way that was clicked."""
+        end = 0
+        for each, (key, label) in _MODES.items():
+            end += len(f" {key} {label}  ")
+            if event.x < end:
+                await self.run_action(f"screen.way('{each}')")
+                return
+
+
 class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
     """Ends with the licence as it stands after a file was taken, or with nothing."""
 
@@ -95,7 +115,7 @@ class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
     def compose(self) -> ComposeResult:
         """One of three ways, and the answer."""
         with Vertical(id="box"):
-            yield Panel(id="ways")
+            yield Ways(id="ways")
             with Vertical(id="file", classes="way"):
                 with Horizontal():
                     yield Label("file")
@@ -123,10 +143,7 @@ class ActivationForm(TellsFaults, ModalScreen[Licence | None]):
         self._draft.mode = name
         for each in _MODES:
             self.query_one(f"#{each}").display = each == name
-        ways: list[Span] = []
-        for each, (key, label) in _MODES.items():
-            ways += [(f" {key} ", Role.ACCENT), (f"{label}  ", Role.STRONG if each == name else Role.DIM)]
-        self.query_one("#ways", Panel).show([ways])
+        self.query_one(Ways).mark(name)
         self._show_request()
         made = self._draft.request is not None
         where = {"file": "#tree", "paste": "#pasted", "request": "#save" if made else None}[name]
