@@ -117,7 +117,7 @@ def parse_json(data: bytes) -> object:
     Raises:
         ValueError: not UTF-8, not JSON, or something behind the value.
     """
-    text = data.decode("utf-8").strip()
+    text = data.decode("utf-8").strip(" \t\n\r")  # JSON knows no other white space
     if _SCAN is not None:
         try:
             value, end = _SCAN(text, 0)

@@ -128,9 +128,8 @@ OTHERWISE: dict[str, dict[str, str]] = {
     "cpu -N 1-2": {"NumNodes": "1"},  # one node is enough
     "nodes 1-2": {"NumNodes": "1"},
     "cpu -n 100": {"NumNodes": "1"},  # which the node has not the CPUs for: see below
-    # of one node it is known which of them it has
-    "mix constraint or": {"Features": "h100"},
-    "mix constraint bracket": {"Features": "h100"},
+    # brackets ask for the same feature on all nodes, of which there is one
+    "mix constraint bracket": {"Features": "h100|nvlink"},
     "licenses matlab": {"Licenses": "matlab:1"},
     # scontrol shows a pattern with a width as it stands, and trips over %%; the job's file has it filled in, as here
     "out-%5j.out": {"StdOut": "/DIR/04711.out", "StdErr": "/DIR/04711.out"},
