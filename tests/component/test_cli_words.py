@@ -153,21 +153,6 @@ def test_a_job_that_is_not_there_ends_with_1(agent: dict[str, str]) -> None:
         assert "no such job" in done.stderr
 
 
-@pytest.mark.parametrize("entry", ["agent.__main__ import agent_main as main", "tui.__main__ import main"])
-def test_a_program_whose_output_is_closed_says_what_is_wrong_and_not_where_in_python(
-    entry: str, tmp_path: Path
-) -> None:
-    program = f"import sys; from {entry}; sys.exit(main())"
-    done = subprocess.run(
-        ["/bin/sh", "-c", 'exec "$@" --config /nonexistent --socket 7 >&-', "sh", sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        env={**os.environ, "HOME": str(tmp_path)},
-    )
-    assert (done.returncode, "Traceback" in done.stderr, done.stderr != "") == (64, False, True), done.stderr
-
-
 def test_a_log_in_a_pipe_is_byte_for_byte(agent: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", ENTRY, "logs", "1"], capture_output=True, timeout=DEADLINE_S, env={**os.environ, **agent}
