@@ -26,7 +26,19 @@ from tests.fakes.submissions import NOW, parse, refusal, request
         ("#!/bin/sh\n" + "#" * (10 * 2**20), "KiB long; the most is 512 KiB"),
         ("#!/bin/sh\n\ud800", "not UTF-8"),
     ],
-    ids=["empty", "blank", "no-shebang", "late-shebang", "bom", "bare-shebang", "dos", "elf", "nul", "10MB", "surrogate"],
+    ids=[
+        "empty",
+        "blank",
+        "no-shebang",
+        "late-shebang",
+        "bom",
+        "bare-shebang",
+        "dos",
+        "elf",
+        "nul",
+        "10MB",
+        "surrogate",
+    ],
 )
 def test_what_is_no_script(script: str, said: str) -> None:
     error = refusal(script=script)
