@@ -38,6 +38,8 @@ class Streams:
         self._log = BoundedLog(dir_fd, order.log_head_bytes, order.log_tail_bytes)
         self._files: list[OutputFile] = []
         self._pipes: dict[int, list[BoundedLog | OutputFile]] = {}
+        self._errors: list[BoundedLog | OutputFile] = []
+        """Where standard error goes, whether or not the job has closed it."""
 
     def open(self) -> tuple[int, int, int]:
         """The job's ends of input, output and error; the last two are one when both go to the same place.
@@ -78,6 +80,11 @@ class Streams:
             while time.monotonic() < give_up_at and self.take_in(fd):
                 pass
 
+    def say(self, line: str) -> None:
+        """A line of ours behind the job's own errors, where slurmstepd writes its."""
+        for sink in self._errors:
+            sink.write(line.encode("utf-8", "surrogateescape"))
+
     def problems(self) -> list[str]:
         """Why a file is not whole."""
         return [file.problem for file in self._files if file.problem]
@@ -110,6 +117,7 @@ class Streams:
             )
             self._files.append(file)
             sinks.append(file)
+        self._errors = sinks
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
         _widen(read_end)

@@ -51,6 +51,9 @@ _EPILOG_MOST = 300
 _DRAIN_S = 1.0
 """Limit for what is still in the pipes after the sweep: only a process that is not of the job can still write."""
 
+_DUE = {"limit": " DUE TO TIME LIMIT", "preempt": " DUE TO JOB REQUEUE"}
+"""Slurm's words for why a job was ended; who makes way for another job is preempted."""
+
 
 class Supervisor:
     """One attempt from gate to exit record."""
@@ -75,6 +78,9 @@ class Supervisor:
         """waitpid's, of the job's first process."""
         self._began = False
         """The gate was opened."""
+        self._due: str | None = None
+        self._announced = False
+        """The job's output says that it was ended."""
         self._alone = False
         """Nothing is left below us."""
         self._start = procs.start_ticks(os.getpid())
@@ -303,6 +309,7 @@ class Supervisor:
         if self._asked and self._ending.why is None:
             why, by = self._read_stop()
             self._ending.stop(why, by, f"asked to stop by {by}", now)
+            self._due = " DUE TO PREEMPTION" if why == "preempt" and by.startswith("job ") else None
         if self._poked:
             self._poked = False
             for ask in self._asks.take():
@@ -311,6 +318,18 @@ class Supervisor:
         if self._memory.exceeded(now):
             for each in procs.descendants(os.getpid()):
                 procs.signal_exact(*each, signal.SIGKILL)
+        if self._ending.why is not None and not self._announced:
+            self._announced = True
+            self._announce()
+
+    def _announce(self) -> None:
+        """Slurm's line at the end of the job's output, which people and tools look for there."""
+        env = self._order.program.env
+        job, node = (env.get(name, b"").decode("utf-8", "replace") for name in (b"SLURM_JOB_ID", b"SLURMD_NODENAME"))
+        if job and node:
+            at = time.strftime("%Y-%m-%dT%H:%M:%S")
+            due = self._due or _DUE.get(self._ending.why or "", "")
+            self._streams.say(f"slurmstepd-{node}: error: *** JOB {job} ON {node} CANCELLED AT {at}{due} ***\n")
 
     def _obey(self, ask: dict[str, object], now: float) -> None:
         """An ask of the agent's; one that we do not understand is a newer agent's, which knows from `hears` that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -281,3 +282,27 @@ time.sleep(600)
 
 def _house() -> Path:
     return Path(procs.__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("why", "by", "due"),
+    [
+        ("cancel", "alice", ""),
+        ("limit", "stoker", " DUE TO TIME LIMIT"),
+        ("preempt", "job 18", " DUE TO PREEMPTION"),
+        ("preempt", "alice", " DUE TO JOB REQUEUE"),
+    ],
+)
+def test_the_output_of_a_job_that_is_ended_says_so_in_slurms_words(
+    bench: Bench, tmp_path: Path, why: str, by: str, due: str
+) -> None:
+    """People grep their logs for it. The job has closed its own ends by then."""
+    env = {"PATH": "/usr/bin:/bin", "SLURM_JOB_ID": "17", "SLURMD_NODENAME": "n1"}
+    files = {"output_path": f"{tmp_path}/out", "error_path": f"{tmp_path}/err"}
+    attempt = bench.running("echo READY; exec >&- 2>&-; sleep 600", env=env, **files)
+    stop(attempt, why, by)
+    assert finish(attempt).why == why
+    said = (tmp_path / "err").read_text()
+    assert re.fullmatch(rf"slurmstepd-n1: error: \*\*\* JOB 17 ON n1 CANCELLED AT \d{{4}}-[-\d:T]+{due} \*\*\*\n", said)
+    assert (tmp_path / "out").read_text() == "READY\n"
+    assert log(attempt).decode() == "READY\n" + said
