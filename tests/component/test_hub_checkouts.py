@@ -130,4 +130,4 @@ def test_a_large_batch_asks_the_ledger_no_more_than_a_small_one(hub: tuple[HubLi
     small, large = asked
     assert small["SELECT"] == large["SELECT"]
     assert (large["BEGIN"], large["SAVEPOINT"], large["COMMIT"]) == (1, 1, 1)
-    assert large["INSERT"] == 3 * 60 + 1, "seat, grant and audit row of each, and the time"
+    assert large["INSERT"] == 3 * 60 + 2, "seat, grant and audit row of each, and the time and the trail's end"
