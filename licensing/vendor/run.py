@@ -18,9 +18,10 @@ from pathlib import Path
 
 import msgspec
 
-from licensing import files, keys, plans, usage_cli
+from licensing import armour, files, keys, plans, usage_cli
+from licensing.armour import Label
 from licensing.document import PRODUCT, Issuer, Licence
-from licensing.errors import KeyFileError, UsageError
+from licensing.errors import ArmourError, KeyFileError, UsageError
 from licensing.moments import when
 from licensing.plans import DAY_S, NEVER, TRIAL_S, Plan
 from licensing.vendor import inspect
@@ -195,15 +196,25 @@ def _amend(args: argparse.Namespace, now: int) -> int:
 
 def _activate(args: argparse.Namespace, now: int) -> int:
     with _desk(args) as desk:
-        text = read_paper(args.request)
+        text = _paper(args.request, Label.REQUEST)
         return _hand_out(args, desk.activate(_signer(args), text, now, licence_id=args.licence, exp=_end(args, now)))
 
 
 def _transfer(args: argparse.Namespace, now: int) -> int:
-    request = read_paper(args.request) if args.request else None
+    request = _paper(args.request, Label.REQUEST) if args.request else None
     with _desk(args) as desk:
-        signer, text = _signer(args), read_paper(args.release)
+        signer, text = _signer(args), _paper(args.release, Label.RELEASE)
         return _hand_out(args, desk.transfer(signer, text, now, request=request, beyond=args.beyond))
+
+
+def _paper(path: Path, label: Label) -> str:
+    """The text of a paper of this kind; what cannot be read or is of another kind is refused by its name."""
+    text = read_paper(path)
+    try:
+        armour.bare(label, text)
+    except ArmourError as error:
+        raise ArmourError(f"{files.origin(path)}: {error.message}") from error
+    return text
 
 
 # --- revocation ---

@@ -47,6 +47,18 @@ def test_one_move_more_is_the_vendors_to_grant(vendor: Vendor, places: list[Plac
     assert vendor.file("transfer", release, "--request", request).read_text() == moved.read_text()
 
 
+def test_papers_that_are_mixed_up_are_named(vendor: Vendor, places: list[Place]) -> None:
+    places[0].install(vendor.voucher())
+    places[0].install(vendor.file("activate", places[0].request(Want.ACTIVATE)))
+    release, request = places[0].release(), places[1].request(Want.TRANSFER)
+    vendor.file("transfer", request, "--request", request, code=5)
+    assert f"{request}: the file is of kind REQUEST, not RELEASE; name the other file" in vendor.err
+    vendor.file("transfer", release, "--request", release, code=5)
+    assert f"{release}: the file is of kind RELEASE, not REQUEST" in vendor.err
+    vendor.file("activate", release, code=5)
+    assert f"{release}: the file is of kind RELEASE, not REQUEST" in vendor.err
+
+
 def test_an_old_tombstone_moves_nothing(vendor: Vendor, places: list[Place]) -> None:
     places[0].install(vendor.voucher())
     places[0].install(vendor.file("activate", places[0].request(Want.ACTIVATE)))

@@ -57,12 +57,12 @@ def test_an_admin_of_a_nodes_own_agent_counts_for_30_days_from_then_and_no_longe
     for ago_s in (0, 60, 3600, 12 * 3600, DAY - 60):
         house.later(used_at + ago_s - house.now)
         assert house.hub.note_admin("ada", house.now, ago_s) == (ago_s == 0)
+    assert house.hub.note_admin("bob", house.now, DAY - 60), "the hub was away, and hears of him late"
     house.later(used_at + 30 * DAY - 1 - house.now)
-    assert counted(house)["admin"] == (1, None)
+    assert counted(house)["admin"] == (2, None)
     house.later(1)
     assert counted(house)["admin"] == (0, None)
-    (row,) = house.trail("admin")
-    assert row[2]["until"] == used_at + 30 * DAY
+    assert [row[2]["until"] for row in house.trail("admin")] == [used_at + 30 * DAY] * 2
 
 
 def test_a_day_of_work_counts_from_its_last_hour(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ def test_parse_json_refuses_what_json_refuses(data: bytes) -> None:
         assert got == expected or (isinstance(got, float) and math.isnan(got))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1 2]", '{"a": 1} x', "{'a': 1}", '"\n"', "[1,]", "nul", '{"a"', "\ufeff1", "\v0", "0\xa0"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1 2]", '{"a": 1} x', "{'a': 1}", '"\n"', "[1,]", "nul", '{"a"', "\ufeff1", "\v0", "0\xa0"]
+)
 def test_parse_json_says_what_is_wrong(text: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         lean.parse_json(text.encode())
