@@ -119,8 +119,8 @@ class StokerApp(TellsFaults, App[None]):
     def tick(self) -> None:
         """Take what arrived; draw when something has changed its state, and else once a second."""
         screen = self.base_screen()
-        if not self._mains or not self._mains["overview"].is_mounted:
-            return  # on a busy machine the timer may come before the first screen: its second is not lost
+        if not self.is_running or not self._mains or not self._mains["overview"].is_mounted:
+            return  # on a busy machine the timer may come before the first screen (its second is not lost) or at the end
         changed = self.session.drain() or (screen is not None and screen.has_news)
         now = self.session.clock.monotonic()
         second = int(now)
