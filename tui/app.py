@@ -120,7 +120,7 @@ class StokerApp(TellsFaults, App[None]):
         """Take what arrived; draw when something has changed its state, and else once a second."""
         screen = self.base_screen()
         if not self.is_running or not self._mains or not self._mains["overview"].is_mounted:
-            return  # on a busy machine the timer may come before the first screen (its second is not lost) or at the end
+            return  # the timer may come after the end, on a busy machine before the first screen: no second is lost
         changed = self.session.drain() or (screen is not None and screen.has_news)
         now = self.session.clock.monotonic()
         second = int(now)

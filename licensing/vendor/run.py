@@ -7,13 +7,10 @@ first: a request asked again gets the same text, but a licence that was signed a
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
-import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -25,7 +22,8 @@ from licensing.errors import ArmourError, KeyFileError, UsageError
 from licensing.moments import when
 from licensing.plans import DAY_S, NEVER, TRIAL_S, Plan
 from licensing.vendor import inspect
-from licensing.vendor.desk import Answer, Desk
+from licensing.vendor.desk import Answer
+from licensing.vendor.named import desk_folder, new_passphrase, open_desk, passphrase_asker, the_desk, the_signer
 from licensing.vendor.sign import (
     Signer,
     end_of_day,
@@ -33,7 +31,6 @@ from licensing.vendor.sign import (
     make_issuer,
     make_roots,
     read_paper,
-    read_text,
     write_new,
 )
 from licensing.vendor.store import COLUMNS
@@ -60,7 +57,7 @@ def run(args: argparse.Namespace, now: int) -> int:
 
 def _root_keys(args: argparse.Namespace) -> int:
     _make_folder(args.out)
-    made = make_roots(args.name, args.out, passphrase=_new_passphrase(args))
+    made = make_roots(args.name, args.out, passphrase=new_passphrase(args))
     for root in made.roots:
         print(f"{args.out / (root.name + '.key')}  {root.key}")
     print(f"{args.out / (args.name + '-roots.json')}  build with STOKER_VENDOR_ROOTS naming this file")
@@ -74,7 +71,7 @@ def _issuer_keys(args: argparse.Namespace, now: int) -> int:
         )
     if (args.root_key is None) == (args.issuer_key is None) or (args.issuer_key is None) != (args.issuer_cert is None):
         raise UsageError("name who signs: --root-key FILE, or --issuer-key FILE with --issuer-cert FILE for a reseller")
-    by: Path | Signer = args.root_key or load_signer(args.issuer_key, args.issuer_cert, _passphrase(args))
+    by: Path | Signer = args.root_key or load_signer(args.issuer_key, args.issuer_cert, passphrase_asker(args))
     exp = now + args.months * plans.ISSUER_MONTH_S
     terms = Issuer(
         id=f"iss-{secrets.token_hex(6)}",
@@ -91,7 +88,7 @@ def _issuer_keys(args: argparse.Namespace, now: int) -> int:
         perpetual=args.perpetual,
     )
     _make_folder(args.out)
-    cert = make_issuer(by, args.out, terms, passphrase=_passphrase(args), new_passphrase=_new_passphrase(args))
+    cert = make_issuer(by, args.out, terms, passphrase=passphrase_asker(args), new_passphrase=new_passphrase(args))
     print(f"{cert.with_suffix('.key')}\n{cert}  until {when(terms.exp)}")
     return 0
 
@@ -122,14 +119,14 @@ def _issue(args: argparse.Namespace, now: int) -> int:
         seats=args.seats,
         site=args.site,
     )
-    signer = _signer(args)
+    signer = the_signer(args)
     licence = msgspec.structs.replace(licence, **_of_plan(args, exp, now), **_tried(args, signer), **_terms(args, now))
-    folder = _desk_folder(args)
+    folder = desk_folder(args)
     if folder is None:
         answer = Answer(licence=licence, text=signer.licence(licence))
         print(f"not noted at any desk; name one to renew it later: --desk DIR or ${DESK_VARIABLE}", file=sys.stderr)
     else:
-        with _open_desk(folder) as desk:
+        with open_desk(folder) as desk:
             answer = desk.issue(signer, licence, now)
     return _hand_out(args, answer)
 
@@ -180,8 +177,8 @@ def _terms(args: argparse.Namespace, now: int) -> dict[str, object]:
 def _renew(args: argparse.Namespace, now: int) -> int:
     exp = _end(args, now)
     assert exp is not None
-    with _desk(args) as desk:
-        return _hand_out(args, desk.renew(_signer(args), args.id, exp, now, **_terms(args, now)))
+    with the_desk(args) as desk:
+        return _hand_out(args, desk.renew(the_signer(args), args.id, exp, now, **_terms(args, now)))
 
 
 def _amend(args: argparse.Namespace, now: int) -> int:
@@ -190,20 +187,20 @@ def _amend(args: argparse.Namespace, now: int) -> int:
         raise UsageError("the end of a licence is moved by: stoker-license vendor renew ID --date YYYY-MM-DD")
     if not terms:
         raise UsageError("say what changes: --seats, --edition, --features, --gpu-hours, --brand …")
-    with _desk(args) as desk:
-        return _hand_out(args, desk.amend(_signer(args), args.id, now, **terms))
+    with the_desk(args) as desk:
+        return _hand_out(args, desk.amend(the_signer(args), args.id, now, **terms))
 
 
 def _activate(args: argparse.Namespace, now: int) -> int:
-    with _desk(args) as desk:
+    with the_desk(args) as desk:
         text = _paper(args.request, Label.REQUEST)
-        return _hand_out(args, desk.activate(_signer(args), text, now, licence_id=args.licence, exp=_end(args, now)))
+        return _hand_out(args, desk.activate(the_signer(args), text, now, licence_id=args.licence, exp=_end(args, now)))
 
 
 def _transfer(args: argparse.Namespace, now: int) -> int:
     request = _paper(args.request, Label.REQUEST) if args.request else None
-    with _desk(args) as desk:
-        signer, text = _signer(args), _paper(args.release, Label.RELEASE)
+    with the_desk(args) as desk:
+        signer, text = the_signer(args), _paper(args.release, Label.RELEASE)
         return _hand_out(args, desk.transfer(signer, text, now, request=request, beyond=args.beyond))
 
 
@@ -221,7 +218,7 @@ def _paper(path: Path, label: Label) -> str:
 
 
 def _revoke(args: argparse.Namespace, now: int) -> int:
-    with _desk(args) as desk:
+    with the_desk(args) as desk:
         what = desk.revocations.revoke(args.subject, args.reason or "", now)
         good = desk.revocations.truly_issued(args.subject) if what == "key" else 0
     by = " --root-key FILE" if what == "key" else ""
@@ -236,8 +233,8 @@ def _revoke(args: argparse.Namespace, now: int) -> int:
 
 
 def _crl(args: argparse.Namespace, now: int) -> int:
-    with _desk(args) as desk:
-        by = keys.load(args.root_key, _passphrase(args)) if args.root_key else _signer(args)
+    with the_desk(args) as desk:
+        by = keys.load(args.root_key, passphrase_asker(args)) if args.root_key else the_signer(args)
         crl, text = desk.revocations.crl(by, now)
     _write(args.out, text)
     held = f"{counted(len(crl.licences), 'licence')}, {counted(len(crl.keys), 'key')}"
@@ -249,7 +246,7 @@ def _crl(args: argparse.Namespace, now: int) -> int:
 
 
 def _verify_usage(args: argparse.Namespace, now: int) -> int:
-    with _desk(args) as desk:
+    with the_desk(args) as desk:
         given = usage_cli.read_all([str(path) for path in args.files])
         findings = desk.verify_usage(given.reports, now)
     for each in given.reports:
@@ -260,9 +257,9 @@ def _verify_usage(args: argparse.Namespace, now: int) -> int:
 
 
 def _receipt(args: argparse.Namespace, now: int) -> int:
-    with _desk(args) as desk:
+    with the_desk(args) as desk:
         due = _due(args.next_by, now) if args.next_by else None
-        receipt, text = desk.receipt(_signer(args), usage_cli.read(str(args.file)), now, due)
+        receipt, text = desk.receipt(the_signer(args), usage_cli.read(str(args.file)), now, due)
     _write(args.out, text)
     _say(args, f"receipt {receipt.id} for {receipt.usage}; the next report is due {when(receipt.report_by)}")
     if receipt.first is not None and receipt.first > 1:
@@ -279,7 +276,7 @@ def _receipt(args: argparse.Namespace, now: int) -> int:
 
 
 def _list(args: argparse.Namespace, now: int) -> int:
-    with _desk(args) as desk:
+    with the_desk(args) as desk:
         if args.csv is not None:
             _write(args.csv, desk.export_csv(args.words))
             return 0
@@ -343,93 +340,9 @@ def _due(date: str, now: int) -> int:
     return due
 
 
-def _desk_folder(args: argparse.Namespace) -> Path | None:
-    named = args.desk or os.environ.get(DESK_VARIABLE)
-    return Path(named) if named else None
-
-
-@contextmanager
-def _desk(args: argparse.Namespace) -> Iterator[Desk]:
-    folder = _desk_folder(args)
-    if folder is None:
-        raise UsageError(f"name the folder in which this desk keeps what it issued: --desk DIR, or ${DESK_VARIABLE}")
-    if not folder.is_dir():
-        raise KeyFileError(f"there is no desk {folder}: no such folder; name another one: --desk DIR")
-    with _open_desk(folder) as desk:
-        yield desk
-
-
-@contextmanager
-def _open_desk(folder: Path) -> Iterator[Desk]:
-    desk = Desk(folder)
-    try:
-        yield desk
-    finally:
-        desk.close()
-
-
-def _signer(args: argparse.Namespace) -> Signer:
-    folder = _desk_folder(args)
-    key = args.issuer_key or (folder / "issuer.key" if folder else None)
-    cert = args.issuer_cert or (folder / "issuer.cert" if folder else None)
-    if key is None or cert is None:
-        raise UsageError(
-            "name who signs: --issuer-key FILE and --issuer-cert FILE; see: stoker-license vendor keys issuer"
-        )
-    if args.issuer_key is None and args.issuer_cert is None and not key.exists() and folder is not None:
-        key, cert = _only_pair(folder) or (key, cert)
-    return load_signer(key, cert, _passphrase(args))
-
-
-def _only_pair(folder: Path) -> tuple[Path, Path] | None:
-    """The issuer's key that was made here under another name, and its certificate.
-
-    Raises:
-        KeyFileError: there are several.
-    """
-    others = [each for each in sorted(folder.glob("*.key")) if each.with_suffix(".cert").exists()]
-    if len(others) > 1:
-        raise KeyFileError(
-            f"the desk {folder} has the keys of {', '.join(each.stem for each in others)}, and none is issuer.key; say "
-            f"which: --issuer-key {others[0]} --issuer-cert {others[0].with_suffix('.cert')}"
-        )
-    return (others[0], others[0].with_suffix(".cert")) if others else None
-
-
 def counted(number: int, word: str) -> str:
     """`1 key`, `2 keys`."""
     return f"{number} {word}{'s' if number != 1 else ''}"
-
-
-def _passphrase(args: argparse.Namespace) -> keys.Passphrase:
-    def ask(path: Path) -> str:
-        if args.passphrase_file is not None:
-            return _first_line(args.passphrase_file)
-        if not sys.stdin.isatty():
-            raise KeyFileError(f"{path} is encrypted; give its passphrase with --passphrase-file FILE")
-        return getpass.getpass(f"Passphrase of {path}: ")
-
-    return ask
-
-
-def _new_passphrase(args: argparse.Namespace) -> str | None:
-    if args.new_passphrase_file is not None:
-        return _first_line(args.new_passphrase_file)
-    if not args.encrypt:
-        return None
-    if not sys.stdin.isatty():
-        raise UsageError("--encrypt asks for a passphrase at the terminal; without one: --new-passphrase-file FILE")
-    first = getpass.getpass("New passphrase: ")
-    if not first or first != getpass.getpass("Again: "):
-        raise UsageError("the two passphrases are not the same, or empty; nothing was made")
-    return first
-
-
-def _first_line(path: Path) -> str:
-    line = read_text(path).split("\n", 1)[0].rstrip("\r")
-    if not line:
-        raise UsageError(f"the first line of {path} is empty; it is to hold the passphrase")
-    return line
 
 
 def _hand_out(args: argparse.Namespace, answer: Answer) -> int:
