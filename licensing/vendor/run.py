@@ -286,6 +286,8 @@ def _list(args: argparse.Namespace, now: int) -> int:
         rows = [[None if getattr(each, name) == "" else getattr(each, name) for name in names] for each in found]
         print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], ensure_ascii=False, indent=2))
         return 0
+    if not found:
+        print("no licence that this desk issued has these words", file=sys.stderr)
     for each in found:
         to = f"site {each.site[:16]}…" if each.site else "voucher"
         print(

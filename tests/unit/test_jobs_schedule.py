@@ -102,11 +102,12 @@ def test_too_few_seats_hold_up_nobody_else() -> None:
 
 
 def test_a_lost_or_drained_gpu_holds_up_nobody_else() -> None:
-    decision = run([job(1, 3), job(2, 1)], [gpu(0), gpu(1, healthy=False), gpu(2, drained="fan (ada)")])
+    ill = [gpu(1, healthy=False), gpu(3, healthy=False)]
+    decision = run([job(1, 3), job(2, 1)], [gpu(0), *ill, gpu(2, drained="fan (ada)")])
     assert started(decision) == {2: "0"}
     assert decision.reasons[1] == (
         "ReqNodeNotAvail",
-        "asks for 3 GPUs, and the node has 1 that can be used; GPU 1 needs attention; GPU 2 is drained: fan (ada)",
+        "asks for 3 GPUs, and the node has 1 that can be used; GPUs 1, 3 need attention; GPU 2 is drained: fan (ada)",
     )
 
 

@@ -87,7 +87,9 @@ class Reasons:
 
     def _out_of_use(self, mask: int) -> list[str]:
         ill = mask & ~self._node.healthy
-        said = [f"GPU {', '.join(str(gpu.index) for gpu in self._node.in_mask(ill))} needs attention"] if ill else []
+        indexes = ", ".join(str(gpu.index) for gpu in self._node.in_mask(ill))
+        needy = f"GPUs {indexes} need attention" if ill.bit_count() > 1 else f"GPU {indexes} needs attention"
+        said = [needy] if ill else []
         drained = self._node.in_mask(mask & self._node.healthy)
         return said + [f"GPU {gpu.index} is drained: {gpu.drained}" for gpu in drained]
 
