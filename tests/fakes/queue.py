@@ -32,13 +32,20 @@ from agent.api.queue import (
     UsagePoint,
     Verdict,
 )
+from agent.api.tasks import TaskGroup, TasksReply, TasksRequest
 from agent.api.types import CronRequest, ErrorBody, Job, JobReport, JobState, Plan, SubmitRequest, TaskResult
+from agent.jobs import arrays
 
 if TYPE_CHECKING:
     from tests.fakes.agent import FakeAgent
 
 NOT_YOURS = "root-only"
 _KEYS = {"nice": "nice", "priority": "priority", "comment": "comment", "jobname": "name", "partition": "partition"}
+
+
+def _held(verb: str) -> dict[str, Any]:
+    held = verb == "hold"
+    return {"held": held, "reason": "JobHeldUser" if held else "Priority", "priority": 0 if held else 7}
 
 
 def answer(value: object, status: int = 200) -> web.Response:
@@ -61,6 +68,8 @@ class FakeQueue:
         for root in ("/v1", f"/v1/nodes/{self.agent.name}"):
             for verb in ("hold", "release", "requeue", "top", "signal", "update"):
                 add("POST", root + r"/jobs/{id:\d+(?:_\d+)?}/" + verb, self.change)
+            for verb in ("hold", "release"):
+                add("POST", root + r"/jobs/{id:\d+}/tasks/" + verb, self.change_tasks)
             add("GET", root + r"/jobs/{id:\d+(?:_\d+)?}/report", self.report)
             add("GET", root + r"/jobs/{id:\d+(?:_\d+)?}/results", self.results)
             add("POST", root + "/jobs/plan", self.plan)
@@ -120,8 +129,7 @@ class FakeQueue:
         changed: dict[str, Any] = {}
         body: Any = None
         if verb in ("hold", "release"):
-            held = verb == "hold"
-            changed = {"held": held, "reason": "JobHeldUser" if held else "Priority", "priority": 0 if held else 7}
+            changed = _held(verb)
         elif verb == "requeue":
             body = msgspec.json.decode(raw or b"{}", type=RequeueRequest)
             changed = {"state": JobState.PENDING, "held": body.hold}
@@ -135,8 +143,19 @@ class FakeQueue:
                 return refuse(400, "bad_option", f"{unknown[0]} is not a key; the fake agent knows {', '.join(_KEYS)}")
             changed = {_KEYS[key.lower()]: _typed(key.lower(), value) for key, value in body.changes.items()}
         self.asked.append({"verb": verb, "job": request.match_info["id"], "body": msgspec.to_builtins(body)})
+        return answer(self._change(job, changed))
+
+    async def change_tasks(self, request: web.Request) -> web.Response:
+        asked = msgspec.json.decode(await request.read(), type=TasksRequest)
+        verb, array = request.path.rsplit("/", 1)[1], request.match_info["id"]
+        found = [self.find(f"{array}_{number}") for number in arrays.array(asked.tasks).tasks]
+        done = [self._change(job, _held(verb)) for job in found if job is not None]
+        self.asked.append({"verb": verb, "job": array, "body": msgspec.to_builtins(asked)})
+        return answer(TasksReply(done=(TaskGroup(tasks=asked.tasks, job=done[0]),)))
+
+    def _change(self, job: Job, changed: dict[str, Any]) -> Job:
         self.agent.jobs[job.id] = msgspec.structs.replace(job, revision=job.revision + 1, **changed)
-        return answer(self.agent.jobs[job.id])
+        return self.agent.jobs[job.id]
 
     async def report(self, request: web.Request) -> web.Response:
         job = self.find(request.match_info["id"])
