@@ -57,7 +57,7 @@ def parse(request: SubmitRequest, *, now: int, default_time_s: int | None = None
     )
     array, parameters = _array(said, request.sweep)
     asked = msgspec.structs.replace(asked, array=array, sweep=parameters, **msgspec.structs.asdict(shape.read(said)))
-    asked = _with_place(_with_order(_with_times(asked, said, now, tz), said), said)
+    asked = _with_place(_with_order(_with_times(asked, said, now, tz), said), said, request.env)
     return _with_run(asked, said)
 
 
@@ -89,16 +89,22 @@ def _with_order(spec: JobSpec, said: Said) -> JobSpec:
     )
 
 
-def _with_place(spec: JobSpec, said: Said) -> JobSpec:
+def _with_place(spec: JobSpec, said: Said, env: Mapping[str, str]) -> JobSpec:
     """What it needs of the node besides its size."""
     return msgspec.structs.replace(
         spec,
         exclusive=said.get("exclusive", grammar.exclusive, False),
         features=said.get("constraint", lists.features, ()),
         licenses=said.get("licenses", lists.licenses, ()),
-        nodelist=said.get("nodelist", lists.nodes, ()),
-        exclude=said.get("exclude", lists.nodes, ()),
+        nodelist=_as_configured(said.get("nodelist", lists.nodes, ()), env),
+        exclude=_as_configured(said.get("exclude", lists.nodes, ()), env),
     )
+
+
+def _as_configured(names: Sequence[str], env: Mapping[str, str]) -> tuple[str, ...]:
+    """What a job was told as its node's name, where that cannot be looked up (`engine.address`), is the node's."""
+    told, node = env.get("SLURM_JOB_NODELIST"), env.get("SLURMD_NODENAME")
+    return tuple(dict.fromkeys(node if node and name == told else name for name in names))
 
 
 def _with_run(spec: JobSpec, said: Said) -> JobSpec:

@@ -367,3 +367,17 @@ def test_any_text_as_script_is_read_or_refused(script: str) -> None:
         parse(request(script=script))
     except SpecError as error:
         assert error.field
+
+
+def test_the_name_that_a_job_was_told_of_its_node_is_the_nodes() -> None:
+    """Where the node's name cannot be looked up, `sbatch -w $SLURM_JOB_NODELIST` names the machine."""
+    inside = {"SLURM_JOB_NODELIST": "box.example.org", "SLURMD_NODENAME": "n1"}
+    for asked in (
+        request("-w box.example.org", env=inside),
+        request(env=inside, script="#!/bin/sh\n#SBATCH --nodelist=box.example.org\n"),
+        request("-w box.example.org,n1", env=inside),
+    ):
+        assert parse(asked).nodelist == ("n1",)
+    assert parse(request("-x box.example.org", env=inside)).exclude == ("n1",)
+    assert parse(request("-w n2", env=inside)).nodelist == ("n2",)
+    assert parse(request("-w box.example.org")).nodelist == ("box.example.org",)
