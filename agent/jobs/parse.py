@@ -20,6 +20,9 @@ from agent.jobs.errors import SpecError
 from agent.jobs.said import Said, collect, shown
 from agent.jobs.spec import DEFAULT_ARRAY_OUTPUT, DEFAULT_OUTPUT, ArraySpec, Export, JobSpec
 
+FROM_STDIN = ("stdin", "sbatch")
+"""What `stoker submit -` and sbatch name a script that has no file; that of one that has is a whole path."""
+
 _PATH_MOST = 4096
 """PATH_MAX of limits.h."""
 
@@ -37,9 +40,10 @@ def parse(request: SubmitRequest, *, now: int, default_time_s: int | None = None
         SpecError: it cannot be honoured; the message names the option and the flag, variable or line.
     """
     script_name = _checked("$.script_name", "the script's name", grammar.path, posixpath.basename(request.script_name))
-    script.check(request.script, script_name)
+    origin = "standard input" if request.script_name in FROM_STDIN else script_name
+    script.check(request.script, origin)
     _check_exec(request)
-    said = collect(request, script_name)
+    said = collect(request, origin)
     _check_wrap(said, request.script)
     work_dir = posixpath.join(request.work_dir, said.get("chdir", grammar.path, "")).rstrip("/") or "/"
     asked = JobSpec(

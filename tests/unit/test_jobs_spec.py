@@ -381,3 +381,12 @@ def test_the_name_that_a_job_was_told_of_its_node_is_the_nodes() -> None:
     assert parse(request("-x box.example.org", env=inside)).exclude == ("n1",)
     assert parse(request("-w n2", env=inside)).nodelist == ("n2",)
     assert parse(request("-w box.example.org")).nodelist == ("box.example.org",)
+
+
+@pytest.mark.parametrize("name", ["stdin", "sbatch"])
+def test_a_script_without_a_file_is_called_standard_input_and_its_job_as_sbatch_calls_it(name: str) -> None:
+    told = str(refusal(script="echo hi\n", script_name=name))
+    assert told.startswith("standard input does not look like a job script: ")
+    assert str(refusal("--time=x", script_name=name))[:17] == "standard input:2:"
+    assert str(refusal(script="echo hi\n", script_name=f"/home/ada/{name}")).startswith(f"{name} does not look ")
+    assert parse(request(script_name=name)).name == name
