@@ -7,33 +7,68 @@ that `node.name` calls otherwise (the demo's is `demo`) is told by a name that t
 
 from __future__ import annotations
 
-import functools
 import socket
 import threading
+import time
 
 LOOKUP_S = 2.0
 """A resolver that says nothing for so long does not know the name."""
 
-
-@functools.lru_cache(maxsize=8)
-def reachable(node: str) -> str:
-    """`node` where it is the machine's name or one that can be looked up, else the machine's name, else localhost."""
-    machine = socket.gethostname()
-    if node in (machine, machine.partition(".")[0]):
-        return node
-    return next((name for name in (node, machine) if _is_known(name)), "localhost")
+AGAIN_S = 60.0
+"""For so long an answer stands; then the name is looked up again, behind the back of who asks."""
 
 
-def _is_known(name: str) -> bool:
-    found: list[object] = []
+class Lookups:
+    """What the resolver said of names. Only who asks for a name first waits for it; later the last answer is given
+    while a thread looks again, so a resolver that hangs holds up one start and no other.
+    """
 
-    def look() -> None:
+    def __init__(self, again_s: float = AGAIN_S) -> None:
+        self._again_s = again_s
+        self._lock = threading.Lock()
+        self._looks: dict[str, _Look] = {}
+
+    def reachable(self, node: str) -> str:
+        """`node` if it is the machine's name or one that can be looked up, else the machine's name, else localhost."""
+        machine = socket.gethostname()
+        if node in (machine, machine.partition(".")[0]):
+            return node
+        return next((name for name in (node, machine) if self._is_known(name)), "localhost")
+
+    def _is_known(self, name: str) -> bool:
+        with self._lock:
+            look = self._looks.get(name)
+            if look is None or (look.done.is_set() and time.monotonic() - look.begun >= self._again_s):
+                look = self._looks[name] = _Look(name, look.known if look else None)
+        if look.before is None:
+            look.done.wait(max(0.0, look.begun + LOOKUP_S - time.monotonic()))
+            return look.known
+        return look.known if look.done.is_set() else look.before
+
+
+class _Look:
+    """One question to the resolver, asked in a thread of its own: getaddrinfo(3) has no time limit."""
+
+    def __init__(self, name: str, before: bool | None) -> None:
+        self.before = before
+        """What was known before; `None`: it is asked for the first time."""
+        self.known = False
+        self.begun = time.monotonic()
+        self.done = threading.Event()
+        threading.Thread(target=self._ask, args=(name,), name="name lookup", daemon=True).start()
+
+    def _ask(self, name: str) -> None:
         try:
-            found.extend(socket.getaddrinfo(name, None))
+            self.known = bool(socket.getaddrinfo(name, None))
         except (OSError, UnicodeError):
-            return
+            pass
+        finally:
+            self.done.set()
 
-    asking = threading.Thread(target=look, name="name lookup", daemon=True)
-    asking.start()
-    asking.join(LOOKUP_S)
-    return bool(found)
+
+_lookups = Lookups()
+
+
+def reachable(node: str) -> str:
+    """See `Lookups.reachable`. May wait `LOOKUP_S` for each of two names, once: call it in a thread."""
+    return _lookups.reachable(node)

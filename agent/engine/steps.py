@@ -156,6 +156,6 @@ def amend_each(
     waiting: bool,
 ) -> list[JobRow]:
     """Change what many jobs ask for, alike. With `waiting` one that has begun or ended meanwhile is left out."""
-    meant = [each for each in job_ids if not waiting or store.get(each).status.state is JobState.PENDING]
+    meant = [each for each in job_ids if not waiting or machine.waits(store.get(each).status)]
     now = int(time.time())
     return ledger.amend_each(store, config.state_dir, meant, change, now, event=event, by=by) if meant else []

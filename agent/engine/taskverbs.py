@@ -96,7 +96,7 @@ def _why_not(verb: TaskVerb, row: JobRow | None, asker: Asker) -> _Why | None:
     waits = row.status.state is JobState.PENDING
     if verb is TaskVerb.REQUEUE and waits:
         return _changed(row, verbs.WAITS)
-    if verb in (TaskVerb.HOLD, TaskVerb.RELEASE) and not waits:
+    if verb in (TaskVerb.HOLD, TaskVerb.RELEASE) and not machine.waits(row.status):
         return _changed(row, verbs.NOT_HELD if verb is TaskVerb.HOLD else verbs.NOT_RELEASED)
     if verb is TaskVerb.RELEASE and row.spec.held == "admin" and not asker.admin:
         return 403, "forbidden", verbs.ADMINS_HOLD

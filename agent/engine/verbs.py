@@ -75,7 +75,7 @@ class Verbs:
     async def hold(self, ref: JobRef, asker: Asker) -> Job:
         """See `Engine.hold`."""
         rows = await self.own(ref, asker)
-        todo = [row for row in rows if row.status.state is JobState.PENDING]
+        todo = [row for row in rows if machine.waits(row.status)]
         if not todo:
             raise conflict(rows[0], NOT_HELD)
         return await self.amend(todo, asker, "Held", hold_by(rows[0], asker))
@@ -83,7 +83,7 @@ class Verbs:
     async def release(self, ref: JobRef, asker: Asker) -> Job:
         """See `Engine.release`."""
         rows = await self.own(ref, asker)
-        todo = [row for row in rows if row.status.state is JobState.PENDING]
+        todo = [row for row in rows if machine.waits(row.status)]
         if not todo:
             raise conflict(rows[0], NOT_RELEASED)
         if not asker.admin and any(row.spec.held == "admin" for row in todo):

@@ -62,6 +62,11 @@ class Status:
     """What shall become of a COMPLETING job; kept once it has ended."""
 
 
+def waits(status: Status) -> bool:
+    """It waits, or will as soon as it has stopped: it can be held and released already, as under Slurm."""
+    return status.state is JobState.PENDING or (status.state is JobState.COMPLETING and status.wish == "requeue")
+
+
 # --- events -----------------------------------------------------------------------------------------------------------
 
 

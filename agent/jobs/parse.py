@@ -20,6 +20,9 @@ from agent.jobs.errors import SpecError
 from agent.jobs.said import Said, collect, shown
 from agent.jobs.spec import DEFAULT_ARRAY_OUTPUT, DEFAULT_OUTPUT, ArraySpec, Export, JobSpec
 
+FROM_STDIN = ("stdin", "sbatch")
+"""What `stoker submit -` and sbatch name a script that has no file; that of one that has is a whole path."""
+
 _PATH_MOST = 4096
 """PATH_MAX of limits.h."""
 
@@ -37,9 +40,10 @@ def parse(request: SubmitRequest, *, now: int, default_time_s: int | None = None
         SpecError: it cannot be honoured; the message names the option and the flag, variable or line.
     """
     script_name = _checked("$.script_name", "the script's name", grammar.path, posixpath.basename(request.script_name))
-    script.check(request.script, script_name)
+    origin = "standard input" if request.script_name in FROM_STDIN else script_name
+    script.check(request.script, origin)
     _check_exec(request)
-    said = collect(request, script_name)
+    said = collect(request, origin)
     _check_wrap(said, request.script)
     work_dir = posixpath.join(request.work_dir, said.get("chdir", grammar.path, "")).rstrip("/") or "/"
     asked = JobSpec(
@@ -57,7 +61,7 @@ def parse(request: SubmitRequest, *, now: int, default_time_s: int | None = None
     )
     array, parameters = _array(said, request.sweep)
     asked = msgspec.structs.replace(asked, array=array, sweep=parameters, **msgspec.structs.asdict(shape.read(said)))
-    asked = _with_place(_with_order(_with_times(asked, said, now, tz), said), said)
+    asked = _with_place(_with_order(_with_times(asked, said, now, tz), said), said, request.env)
     return _with_run(asked, said)
 
 
@@ -89,16 +93,22 @@ def _with_order(spec: JobSpec, said: Said) -> JobSpec:
     )
 
 
-def _with_place(spec: JobSpec, said: Said) -> JobSpec:
+def _with_place(spec: JobSpec, said: Said, env: Mapping[str, str]) -> JobSpec:
     """What it needs of the node besides its size."""
     return msgspec.structs.replace(
         spec,
         exclusive=said.get("exclusive", grammar.exclusive, False),
         features=said.get("constraint", lists.features, ()),
         licenses=said.get("licenses", lists.licenses, ()),
-        nodelist=said.get("nodelist", lists.nodes, ()),
-        exclude=said.get("exclude", lists.nodes, ()),
+        nodelist=_as_configured(said.get("nodelist", lists.nodes, ()), env),
+        exclude=_as_configured(said.get("exclude", lists.nodes, ()), env),
     )
+
+
+def _as_configured(names: Sequence[str], env: Mapping[str, str]) -> tuple[str, ...]:
+    """What a job was told as its node's name, where that cannot be looked up (`engine.address`), is the node's."""
+    told, node = env.get("SLURM_JOB_NODELIST"), env.get("SLURMD_NODENAME")
+    return tuple(dict.fromkeys(node if node and name == told else name for name in names))
 
 
 def _with_run(spec: JobSpec, said: Said) -> JobSpec:

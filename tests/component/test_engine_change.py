@@ -78,6 +78,30 @@ def test_a_requeued_job_runs_again_as_another_attempt_and_finds_what_the_first_l
     run(test)
 
 
+def test_what_is_to_be_requeued_can_be_held_and_released_while_it_still_stops(tmp_path: Path) -> None:
+    async def test() -> None:
+        on, go, marks = tmp_path / "on", tmp_path / "go", tmp_path / "marks"
+        async with engine(make_config(tmp_path, grace_s=60)) as made:
+            linger = f"while [ ! -e {go} ]; do sleep 0.02; done; exit 0"
+            again = f"echo $JOB_ATTEMPT $SLURM_ARRAY_TASK_ID >> {marks}; [ $JOB_ATTEMPT = 1 ] || exit 0"
+            job = await submit(made, f"{again}; trap '{linger}' TERM; touch {on}; while :; do sleep 0.05; done")
+            await until(made, job.id, running)
+            with pytest.raises(ApiError, match="only a waiting job can be released"):
+                await made.release(ref(job), who())
+            await exists(on)
+            asked = await made.requeue(ref(job), who(), RequeueRequest(hold=True))
+            assert (asked.state, asked.held) == (JobState.COMPLETING, True)
+            free = await made.release(ref(job), who())
+            assert (free.state, free.held) == (JobState.COMPLETING, False)
+            assert (await made.hold(ref(job), who())).held
+            assert not (await made.release(ref(job), who())).held
+            go.touch()
+            after = await until(made, job.id, ended)
+            assert (after.state, after.attempt) == (JobState.COMPLETED, 2)
+
+    run(test)
+
+
 def test_a_cancel_wins_over_a_requeue_that_was_asked_before(tmp_path: Path) -> None:
     async def test() -> None:
         on, go = tmp_path / "on", tmp_path / "go"

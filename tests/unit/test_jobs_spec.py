@@ -367,3 +367,26 @@ def test_any_text_as_script_is_read_or_refused(script: str) -> None:
         parse(request(script=script))
     except SpecError as error:
         assert error.field
+
+
+def test_the_name_that_a_job_was_told_of_its_node_is_the_nodes() -> None:
+    """Where the node's name cannot be looked up, `sbatch -w $SLURM_JOB_NODELIST` names the machine."""
+    inside = {"SLURM_JOB_NODELIST": "box.example.org", "SLURMD_NODENAME": "n1"}
+    for asked in (
+        request("-w box.example.org", env=inside),
+        request(env=inside, script="#!/bin/sh\n#SBATCH --nodelist=box.example.org\n"),
+        request("-w box.example.org,n1", env=inside),
+    ):
+        assert parse(asked).nodelist == ("n1",)
+    assert parse(request("-x box.example.org", env=inside)).exclude == ("n1",)
+    assert parse(request("-w n2", env=inside)).nodelist == ("n2",)
+    assert parse(request("-w box.example.org")).nodelist == ("box.example.org",)
+
+
+@pytest.mark.parametrize("name", ["stdin", "sbatch"])
+def test_a_script_without_a_file_is_called_standard_input_and_its_job_as_sbatch_calls_it(name: str) -> None:
+    told = str(refusal(script="echo hi\n", script_name=name))
+    assert told.startswith("standard input does not look like a job script: ")
+    assert str(refusal("--time=x", script_name=name))[:17] == "standard input:2:"
+    assert str(refusal(script="echo hi\n", script_name=f"/home/ada/{name}")).startswith(f"{name} does not look ")
+    assert parse(request(script_name=name)).name == name
