@@ -68,7 +68,7 @@ COMMANDS = (
     Command("partitions", "site", "list partitions, QOS, accounts and features that a submit may name"),
     Command("shares", "site", "list who has used how much of the due share"),
     Command("usage", "usage", "sum the GPU time of a month by user, account or model"),
-    Command("notices", "site", "list notices that could not be delivered, or send them again"),
+    Command("notices", "site", "list notices that are not delivered, given up or still tried; or try them now"),
     Command("license", "looks", "print how the licence stands", alias="licence"),
 )
 

@@ -16,6 +16,7 @@ from agent.api.errors import ApiError, TransportError
 from agent.api.refs import JobRef
 from agent.api.types import Job, LinkState, LogChunk, LogEnd
 from tui import arrays, plain, units
+from tui.grep import Choice
 from tui.logtext import LogText
 from tui.outage import Bridge
 
@@ -34,8 +35,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     since: int | None = None
     """What was written from then on, Unix seconds."""
-    grep: str | None = None
-    """Lines that hold this text."""
+    grep: Choice | None = None
+    """These lines alone."""
 
 
 ALL = Wanted()
@@ -137,7 +138,8 @@ class Following:
             StokerError: it could not be opened, or ended before.
         """
         wanted = self._wanted
-        stream = self._client.follow_log(self._ref, self._offset, since=wanted.since, grep=wanted.grep)
+        text = wanted.grep.text if wanted.grep is not None else None  # what a server may leave out; a pattern is ours
+        stream = self._client.follow_log(self._ref, self._offset, since=wanted.since, grep=text)
         try:
             for message in stream:
                 self._bridge.answered()

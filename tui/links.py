@@ -1,8 +1,9 @@
 """The threads that talk to the server for the screen: one that watches, one for each log that is open.
 
 Rules kept here: a link thread puts into its inbox and does nothing else, it never touches a widget and never writes to
-the terminal; every text is made safe before it is put; a broken link is retried with full jitter between 1 s and 30 s,
-for as long as the screen is open; stopping closes the stream, which wakes the thread.
+the terminal; every text is made safe before it is put; a broken link is retried with jitter within `MOST_PAUSE_S`, for
+as long as the screen is open, and only a server that refuses us is left alone for longer; that a try is under way is
+told; stopping closes the stream, which wakes the thread.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from agent.api.errors import ApiError, ConnectError, StokerError
+from agent.api.errors import ApiError, AuthError, ConnectError, HostKeyError, StokerError, VersionError
 from agent.api.hostkeys import UnknownHostError
 from agent.api.refs import JobRef
 from agent.api.types import (
@@ -23,18 +24,27 @@ from tui import safe
 from tui.client import ClusterClient, LogStream, WatchStream
 from tui.cluster import LinkDown
 from tui.inbox import Inbox, LogInbox
+from tui.outage import is_outage
 
 TAIL_BYTES = 512 * 1024
 """How far back the log screen begins in a log that is longer."""
 OPERATOR_WAIT_S = 3600.0
 """How long the link waits for an answer to a question (an unknown host key) before it tries again."""
 
+MOST_PAUSE_S = 5.0
+"""Between two tries of a server that is away."""
+REFUSED_PAUSE_S = 30.0
+"""After a server refused us (a key that it does not take): asked more often, what guards an sshd may lock us out."""
+
 _LOG = logging.getLogger(__name__)
 
 
 def jittered(attempt: int) -> float:
-    """Seconds to wait after failure number `attempt`: full jitter from 1 s up to 30 s."""
-    return random.uniform(0.5, min(30.0, 2.0 ** min(attempt, 5)))  # noqa: S311 - spreads retries, guards nothing
+    """Seconds to wait after failure number `attempt`: jitter from 0.5 s up to `MOST_PAUSE_S`.
+
+    A hub that is back is there for all screens within this: one try costs a server less than a second of a watch does.
+    """
+    return random.uniform(0.5, min(MOST_PAUSE_S, 2.0 ** min(attempt, 5)))  # noqa: S311 - spreads, guards nothing
 
 
 class Watcher(threading.Thread):
@@ -57,6 +67,7 @@ class Watcher(threading.Thread):
         self._ending = threading.Event()
         self._wake = threading.Event()
         self._failures = 0
+        self._refused = False
         self.question: UnknownHostError | None = None
         """A host key that the operator has to judge before the link can go on."""
 
@@ -78,11 +89,18 @@ class Watcher(threading.Thread):
             if self._ending.is_set():
                 return
             self._failures += 1
-            wait_s = OPERATOR_WAIT_S if self.question else self._delay(self._failures)
+            wait_s = self._pause_s()
             now = self._clock()
             self._inbox.put(LinkDown(reason=reason, retry_at=None if self.question else now + wait_s), now)
             self._wake.wait(wait_s)
             self._wake.clear()
+            now = self._clock()  # now, also where the wait was cut short
+            self._inbox.put(LinkDown(reason=reason, retry_at=now), now)
+
+    def _pause_s(self) -> float:
+        if self.question:
+            return OPERATOR_WAIT_S
+        return REFUSED_PAUSE_S if self._refused else self._delay(self._failures)
 
     def retry_now(self) -> None:
         """Cut the present wait short: the operator asked, or answered the question."""
@@ -100,6 +118,7 @@ class Watcher(threading.Thread):
 
     def _watch_once(self) -> str:
         """Follow one stream to its end; why it ended, as a safe sentence."""
+        self._refused = False
         try:
             self._client = self._client or self._opener()
             self._stream = self._client.watch(heartbeats=True)
@@ -112,6 +131,7 @@ class Watcher(threading.Thread):
             self.question = error
             return safe.text(str(error))
         except StokerError as error:
+            self._refused = isinstance(error, AuthError | HostKeyError | VersionError)
             return safe.text(str(error))
         except Exception as error:  # noqa: BLE001 - the rim of a thread: it must not die silently
             _LOG.exception("the watch link failed")
@@ -163,6 +183,8 @@ class Follower(threading.Thread):
         try:
             return self._read(self._client())
         except ApiError as error:
+            if is_outage(error):  # of a hub that has just come back, and is not linked with the job's node yet
+                return safe.text(str(error))
             self._inbox.put(LinkDown(reason=safe.text(str(error)), retry_at=None))
             return None
         except StokerError as error:

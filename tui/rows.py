@@ -270,7 +270,7 @@ def _node_row(view: NodeView, trace: str, short: bool) -> Row:
 
 def node_note(view: NodeView) -> str:
     """What an operator must know of a node, first things first."""
-    retry = f"; next try in {units.age(view.retry_in_s)}" if view.retry_in_s is not None else ""
+    retry = f"; {units.next_try(view.retry_in_s)}" if view.retry_in_s is not None else ""
     if view.freshness is Freshness.LOST:
         return (view.reason or "not heard of") + retry
     if view.freshness is Freshness.STALE:

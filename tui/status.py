@@ -110,7 +110,8 @@ def trouble(link: LinkView, where: str) -> list[Span]:
     if link.freshness is Freshness.CONNECTING and link.reason is None:
         return [(f" … connecting to {where}", Role.WARN)]
     heard = f"last heard {units.age(link.age_s)} ago" if link.age_s is not None else f"no connection to {where}"
-    again = f" · next try in {units.age(link.retry_in_s)}, r tries now" if link.retry_in_s is not None else ""
+    again = f" · {units.next_try(link.retry_in_s)}" if link.retry_in_s is not None else ""
+    again += ", r tries now" if link.retry_in_s else ""
     said = f" · {link.reason}" if link.reason else ""
     return [(f" x {heard}{again}{said}", Role.BAD)]
 

@@ -56,7 +56,9 @@ usage: stoker run [options] [sbatch options] SCRIPT [ARGS...]
 
 Run a script or a command as a job and wait for it: the reason is told while it waits, its output is shown as it comes,
 and the exit code is the job's own, 128 and the number where a signal ended it. The first Ctrl-C asks the job to end,
-the second one stops waiting and leaves it alone. A job outlives this command, its terminal and its link.
+the second one stops waiting and leaves it alone. SIGTERM, and SIGHUP as of a terminal or an ssh session that closes,
+cancel the job, and the exit code is 143 or 129; under nohup SIGHUP does not. The job outlives a lost link to the server
+and a restart of it. For a job that outlives its terminal: stoker submit, then stoker logs -f.
 
 options of ours:
   --wrap 'COMMANDS'  commands for a shell in the place of a script

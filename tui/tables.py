@@ -16,7 +16,7 @@ SHARE_TITLES = ("ACCOUNT", "USER", ">SHARES", ">DUE", ">USED", ">USE", ">FACTOR"
 PARTITION_TITLES = ("PARTITION", "STATE", ">TIMELIMIT", ">DEFAULT", ">TIER", "GPUS")
 QOS_TITLES = ("QOS", ">PRIORITY", "PREEMPTS", ">MAXWALL", ">GPUS/USER", ">JOBS/USER", ">QUEUED/USER")
 CRON_TITLES = (">ID", "NODE", "USER", "SCHEDULE", "NAME", "NEXT", ">LAST JOB", "MISSED", "NOTE")
-LETTER_TITLES = (">ID", "AT", ">JOB", "EVENT", "TO", ">TRIES", "ERROR")
+LETTER_TITLES = (">ID", "AT", ">JOB", "EVENT", "TO", ">TRIES", "NEXT TRY", "ERROR")
 INCIDENT_TITLES = (">ID", "NODE", ">GPU", "SEVERITY", "KIND", "SINCE", ">JOB", "USER", "STATE", "WHAT")
 INVENTORY_TITLES = ("NODE", ">GPU", "UUID", "MODEL", "STATE")
 TASK_TITLES = ("TASK", "STATE", ">WAITED", ">RAN", ">GPUS", ">GPU TIME", ">USE", ">ENERGY", "ACCOUNT")
@@ -121,8 +121,9 @@ def cron_line(each: Cron) -> list[str]:
     ]
 
 
-def letter_line(each: DeadLetter) -> list[str]:
-    """A notice that could not be delivered under `LETTER_TITLES`."""
+def letter_line(each: DeadLetter, now: float) -> list[str]:
+    """A notice that is not delivered under `LETTER_TITLES`."""
+    away = None if each.next_at is None else each.next_at - now
     return [
         str(each.id),
         units.moment(each.at) or "",
@@ -130,6 +131,7 @@ def letter_line(each: DeadLetter) -> list[str]:
         each.event if each.incident_id is None else f"{each.event} {each.incident_id}",
         each.to,
         str(each.tries),
+        "given up" if away is None else f"in {units.countdown(away)}" if away > 0 else "now",
         each.error,
     ]
 

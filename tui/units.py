@@ -6,6 +6,7 @@ in binary units as `nvidia-smi` prints it. All pure.
 
 from __future__ import annotations
 
+import math
 import time
 
 UNKNOWN = "–"
@@ -38,6 +39,11 @@ def age(seconds: float | None) -> str:
     if whole < 2 * _DAY:
         return f"{whole // _HOUR} h"
     return f"{whole // _DAY} d"
+
+
+def next_try(seconds: float) -> str:
+    """When a link is tried again: `next try in 4 s`, and `trying now` once that is over: a try may take its time."""
+    return f"next try in {age(math.ceil(seconds))}" if seconds > 0 else "trying now"
 
 
 def countdown(seconds: float) -> str:

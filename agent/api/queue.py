@@ -397,7 +397,7 @@ class Cron(Wire, frozen=True, kw_only=True):
 
 
 class DeadLetter(Wire, frozen=True, kw_only=True):
-    """A notice that could not be delivered, kept until it is sent again or dropped."""
+    """A notice that its receiver has not taken: given up and kept until it is sent again or dropped, or still tried."""
 
     id: int
     at: int
@@ -408,3 +408,6 @@ class DeadLetter(Wire, frozen=True, kw_only=True):
     to: str
     tries: int
     error: str
+    """Of the last try; empty while there was none."""
+    next_at: int | None = None
+    """Unix seconds of the next try; `None`: it is given up."""

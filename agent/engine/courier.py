@@ -76,12 +76,20 @@ class Courier:
         letters = sorted(await self._shelf.all("dead", Notice), key=lambda each: each.at)
         return [_letter(number, each) for number, each in enumerate(letters, start=1)]
 
+    async def undelivered(self) -> list[DeadLetter]:
+        """What is given up, and then what is still tried, each oldest first."""
+        dead = await self.dead()
+        waiting = sorted(self._waiting.values(), key=lambda each: each.at)
+        return dead + [_letter(number, each, each.next_at) for number, each in enumerate(waiting, start=len(dead) + 1)]
+
     async def retry(self) -> list[DeadLetter]:
-        """Put all dead letters among those to be delivered; the answer is what is dead still."""
+        """Try all now that is not delivered, dead letters as if they were new; the answer is what is tried."""
         again = [msgspec.structs.replace(each, tries=0, next_at=0) for each in await self._shelf.all("dead", Notice)]
         await self._shelf.change([("notice", each.id, each) for each in again], [("dead", each.id) for each in again])
+        # Not on disk: one that is on its way now may have been taken, and must not be put back.
+        self._waiting = {each.id: msgspec.structs.replace(each, next_at=0) for each in self._waiting.values()}
         self.take(again)
-        return await self.dead()
+        return await self.undelivered()
 
     async def _deliver(self) -> None:
         while True:
@@ -206,7 +214,7 @@ async def _connector(where: SplitResult) -> aiohttp.BaseConnector | None:
     return None
 
 
-def _letter(number: int, each: Notice) -> DeadLetter:
+def _letter(number: int, each: Notice, next_at: int | None = None) -> DeadLetter:
     return DeadLetter(
         id=number,
         at=each.at,
@@ -216,4 +224,5 @@ def _letter(number: int, each: Notice) -> DeadLetter:
         to=each.to,
         tries=each.tries,
         error=each.error or "",
+        next_at=next_at,
     )

@@ -1,4 +1,4 @@
-"""Addresses of what runs beside the queue: recurring jobs, and notices that could not be delivered."""
+"""Addresses of what runs beside the queue: recurring jobs, and notices that are not delivered."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ClerkRoutes:
         router.add_get(f"{root}/cron", self._list)
         router.add_post(f"{root}/cron", self._add)
         router.add_delete(f"{root}/cron/{{id:\\d{{1,12}}}}", self._remove)
-        router.add_get(f"{root}/notices", self._dead)
+        router.add_get(f"{root}/notices", self._undelivered)
         router.add_post(f"{root}/notices/retry", self._retry)
 
     async def _list(self, _: web.Request) -> web.Response:
@@ -46,9 +46,9 @@ class ClerkRoutes:
         caller_of(request).require_owner(self._cron.owner(cron_id), f"recurring job {cron_id}")
         return json_response(await self._cron.remove(cron_id))
 
-    async def _dead(self, request: web.Request) -> web.Response:
+    async def _undelivered(self, request: web.Request) -> web.Response:
         caller_of(request).require_admin("reading undelivered notices")
-        return json_response(await self._courier.dead())
+        return json_response(await self._courier.undelivered())
 
     async def _retry(self, request: web.Request) -> web.Response:
         caller_of(request).require_admin("sending notices again")

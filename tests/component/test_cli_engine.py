@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import shlex
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.component.test_cli_jobs import DEADLINE_S, Desk
+from tests.component.test_cli_jobs import DEADLINE_S, ENTRY, Desk
 from tests.fakes.daemons import box, wait_until
 
 
@@ -48,6 +52,49 @@ def test_the_first_interrupt_asks_to_end_and_the_second_leaves_the_job_alone(des
     wait_until(lambda: desk.json("jobs", "--json", "-t", "R", "--name", "sleep"), "it runs")
     gentle.send_signal(signal.SIGINT)
     assert gentle.wait(timeout=DEADLINE_S) == 143, "128 and SIGTERM"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_run_that_is_ended_takes_its_job_with_it(desk: Desk, number: signal.Signals) -> None:
+    for words in (("--", "sleep", "600"), ("--hold", "--", "true")):
+        watched = desk.start("run", *words)
+        name = line_of(watched, " on n1").split()[2]
+        if "sleep" in words:
+            wait_until(lambda: desk.json("jobs", "--json", "-t", "R", "--name", "sleep"), "it runs")
+        watched.send_signal(number)
+        assert watched.wait(timeout=DEADLINE_S) == 128 + number
+        assert f"{number.name}: job {name} is cancelled" in line_of(watched, number.name)
+        assert "CANCELLED" in desk.run("wait", name).stdout
+
+
+def test_a_terminal_that_closes_takes_the_job_of_run_with_it_but_not_under_nohup(desk: Desk) -> None:
+    left = {}
+    for before in ("", "trap '' HUP;"):
+        fd, inner = pty.openpty()
+        words = (sys.executable, "-c", ENTRY, "run", "--wrap", "echo $SLURM_JOB_ID=up; sleep 600")
+        shell = f"{before} exec {shlex.join(words)}"
+        with os.fdopen(fd, "rb", 0) as mine:
+            child = subprocess.Popen(
+                ["sh", "-c", f"exec 3<>{os.ttyname(inner)}; {shell}"],
+                stdin=inner,
+                stdout=inner,
+                stderr=inner,
+                start_new_session=True,  # its first terminal is its controlling one
+                cwd=desk.box.work_dir,
+                env=desk.environ,
+            )
+            os.close(inner)
+            seen = b""
+            while b"=up" not in seen:
+                seen += mine.read(4096)
+        left[before] = child, seen.split(b"=up")[0].split()[-1].decode()
+    child, name = left[""]
+    assert child.wait(timeout=DEADLINE_S) == 128 + signal.SIGHUP
+    assert "CANCELLED" in desk.run("wait", name).stdout
+    child, name = left["trap '' HUP;"]
+    assert desk.json("show", "--json", name)["state"] == "RUNNING"
+    desk.run("cancel", name, check=True)
+    child.wait(timeout=DEADLINE_S)
 
 
 def test_run_tells_why_it_waits_and_an_interrupt_then_cancels_it(desk: Desk) -> None:

@@ -242,6 +242,13 @@ def test_the_logs_of_an_array_are_all_tasks_each_line_with_its_own(desk: Desk) -
     assert err.startswith(f"array {number} has 2 tasks, 3,5") and "one task alone" in err
     assert desk.run("logs", f"{number}_5").stdout == "first\nlast"
     assert desk.run("logs", "--grep", "las", number).stdout == f"{number}_3: last\n{number}_5: last\n"
+    assert desk.run("logs", "-f", "--grep", "^l.*t$", number).stdout == f"{number}_3: last\n{number}_5: last\n"
+    assert desk.run("logs", "--grep", "^l.*t$", f"{number}_5").stdout == "last"
+    assert desk.run("logs", "-f", "--grep", "^l.*t$", f"{number}_5").stdout == "last"
+    assert desk.run("logs", "-F", "--grep", "^l.*t$", f"{number}_5").stdout == ""
+    bad = desk.run("logs", "--grep", "a(b", number)
+    assert (bad.returncode, bad.stdout) == (64, "") and "at character 2" in bad.stderr
+    assert desk.run("logs", "-F", number).returncode == 64
     told = [json.loads(line) for line in desk.run("logs", "--json", number).stdout.splitlines()]
     assert [each["task"] for each in told] == [f"{number}_3", f"{number}_5"]
     waits = str(desk.json("submit", "--json", "--hold", "--array=0-1", script)["id"])

@@ -376,7 +376,9 @@ def test_shares_partitions_and_notices(desk: Desk) -> None:
     said = desk("partitions")
     assert "main*" in said and "10:00" in said and "urgent" in said and "Accounts: lab" in said
     assert desk.json("partitions")["partitions"][0]["default"] is True
-    assert "no route" in desk("notices")
+    given_up, tried = desk("notices").splitlines()[1:]
+    assert "given up  no route" in given_up and "now" in tried and "no route" in tried
+    assert desk("notices", "retry") == "2 notices tried again now; stoker notices shows what is left\n"
     assert desk("notices", "retry") == "All notices are delivered\n"
     assert desk.json("notices") == []
 

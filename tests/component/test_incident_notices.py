@@ -112,7 +112,7 @@ def test_a_server_that_refuses_is_tried_again_then_the_letter_is_dead_then_sent_
                 assert (letter.job_id, letter.incident_id, letter.event) == (None, 1, "INCIDENT_OPENED")
                 assert (letter.to, letter.tries) == ("admins", 3)
                 assert "answered 503: come back later" in letter.error
-                assert await made.clerks.courier.retry() == []
+                assert [each.next_at for each in await made.clerks.courier.retry()] == [0]
                 await until(lambda: _is(len(got) == 4), "it is taken")
                 node.be(0, state=GpuState.OK, reason=None)
                 await node.look(incidents, 60.0)

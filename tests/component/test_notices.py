@@ -340,11 +340,39 @@ def test_a_command_that_fails_is_tried_again_then_dead_then_sent_by_hand(
         assert (tmp_path / "tries").read_text() == "x\n" * 3
         async with desk(tmp_path, hooks) as made:  # it survives a restart
             (tmp_path / "well").touch()
-            assert await made.courier.retry() == []
+            assert [(each.tries, each.next_at) for each in await made.courier.retry()] == [(0, 0)], "tried now"
             await until(lambda: _empty(made, "notice"), "it is taken")
-            assert await made.courier.dead() == []
+            assert await made.courier.undelivered() == []
 
     asyncio.run(act())
+
+
+def test_what_is_still_tried_is_listed_with_its_reason_and_tried_now_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "FIRST_PAUSE_S", 1800)
+    hooks = command(tmp_path, f"[ -e {tmp_path}/well ] && exit 0; echo no mail server >&2; exit 3")
+
+    async def act() -> None:
+        async with desk(tmp_path, hooks) as made:
+            before = int(time.time())
+            made.happens(job(1, JobState.COMPLETED, attempt=1, started_at=5, mail_types=("END",)))
+            await until(lambda: _was_tried(made), "it was refused once")
+            (waiting,) = await made.courier.undelivered()
+            assert (waiting.job_id, waiting.event, waiting.tries) == (1, "END", 1)
+            assert waiting.error.endswith("ended with 3: no mail server")
+            assert waiting.next_at is not None and waiting.next_at >= before + 1800
+            assert await made.courier.dead() == []
+            (tmp_path / "well").touch()
+            assert [each.next_at for each in await made.courier.retry()] == [0]
+            await until(lambda: _empty(made, "notice"), "it is taken")
+            assert await made.courier.undelivered() == []
+
+    asyncio.run(act())
+
+
+async def _was_tried(made: Desk) -> bool:
+    return any(each.tries for each in await made.courier.undelivered())
 
 
 async def _has_dead(made: Desk) -> bool:

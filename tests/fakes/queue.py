@@ -62,6 +62,7 @@ class FakeQueue:
         self.reservations: dict[str, Reservation] = {}
         self.crons: dict[int, Cron] = {}
         self.letters = [DeadLetter(id=1, at=5, job_id=1, event="END", to="a@b", tries=9, error="no \x1b[2Jroute")]
+        self.letters.append(msgspec.structs.replace(self.letters[0], id=2, tries=1, next_at=1))
         self.asked: list[dict[str, Any]] = []
 
     def add_routes(self, add: Callable[..., object]) -> None:
@@ -314,8 +315,9 @@ class FakeQueue:
         return answer(self.letters)
 
     async def retry(self, _: web.Request) -> web.Response:
+        tried = [msgspec.structs.replace(each, next_at=0) for each in self.letters]
         self.letters = []
-        return answer(self.letters)
+        return answer(tried)
 
 
 def _typed(key: str, value: str) -> int | str:

@@ -6,12 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from agent.api.errors import ApiError, ConnectError, DeadlineError
+from agent.api.errors import ApiError, AuthError, ConnectError, DeadlineError
 from agent.api.hostkeys import HostKey, UnknownHostError
 from agent.api.refs import JobRef
 from agent.api.types import Heartbeat, Hello, JobState, JobUpdate, LogChunk, LogEnd, NodeUpdate
 from tests.fakes.cluster import FakeCluster, no_server
 from tests.fakes.values import NOW, gpu, job, node, up
+from tui import status
 from tui.cluster import Cluster, LinkDown
 from tui.inbox import Inbox, LogInbox
 from tui.links import TAIL_BYTES, Follower, Watcher, jittered
@@ -127,6 +128,50 @@ def test_there_is_no_client_before_the_first_connection() -> None:
     watcher.join(SOON)
 
 
+def test_a_try_that_is_under_way_is_told_until_it_ends() -> None:
+    cluster, gate, opened, state, inbox = FakeCluster(), threading.Event(), threading.Event(), Cluster(), Inbox()
+    tries = iter([ConnectError("nobody listens")])
+
+    def opener() -> object:
+        if error := next(tries, None):
+            raise error
+        opened.set()
+        gate.wait(SOON)
+        return cluster.client()
+
+    watcher = Watcher(opener, inbox, time.monotonic, lambda attempt: 3600.0)  # type: ignore[arg-type]
+
+    def words() -> str:
+        for item, arrived in inbox.drain():
+            state.apply(item, arrived)
+        return "".join(text for text, _ in status.trouble(state.link(time.monotonic()), "hub"))
+
+    watcher.start()
+    wait_for(lambda: "next try in 1 h" in words() or "next try in 60 min" in words())
+    watcher.retry_now()
+    assert opened.wait(SOON)
+    wait_for(lambda: "trying now · nobody listens" in words())
+    gate.set()
+    wait_for(lambda: not words())
+    watcher.stop()
+    watcher.join(SOON)
+
+
+def test_who_is_refused_asks_seldom() -> None:
+    def opener() -> object:
+        raise AuthError("no key is taken")
+
+    inbox = Inbox()
+    watcher = Watcher(opener, inbox, lambda: 100.0, lambda attempt: 0.02)  # type: ignore[arg-type]
+    watcher.start()
+    told: list[LinkDown] = []
+    while not told:
+        told = [item for item, _ in inbox.drain() if isinstance(item, LinkDown)]
+    watcher.stop()
+    watcher.join(SOON)
+    assert told[0].retry_at == 130.0
+
+
 def test_a_follower_begins_near_the_end_of_a_long_log() -> None:
     cluster = FakeCluster([], [job(1, JobState.COMPLETED)])
     cluster.logs["n1", 1] = b"x" * (TAIL_BYTES + 1000)
@@ -164,7 +209,7 @@ def test_a_follower_goes_on_after_a_break_without_a_byte_twice() -> None:
 
     wait_for(lambda: taken(b"one"))
     cluster.logs["n1", 1] = b"onetwo"
-    cluster.follows[0].push(ApiError(503, "hub_busy", "try later"))  # a refusal amid the stream is final
+    cluster.follows[0].push(ApiError(403, "refused", "not yours"))  # a refusal amid the stream is final
     follower.join(SOON)
     assert not follower.is_alive()
     again = Follower(cluster.client, JobRef(id=1), inbox, time.monotonic, lambda attempt: 0.02)
@@ -174,6 +219,9 @@ def test_a_follower_goes_on_after_a_break_without_a_byte_twice() -> None:
     cluster.logs["n1", 1] = b"onetwothree"
     cluster.follows[-1].push(None)
     wait_for(lambda: taken(b"onetwothree"))
+    cluster.logs["n1", 1] = b"onetwothreefour"
+    cluster.follows[-1].push(ApiError(503, "no_node", "n1 is not linked yet"))  # of a hub that has just come back
+    wait_for(lambda: taken(b"onetwothreefour"))
     again.stop()
     again.join(SOON)
     assert not again.is_alive()
@@ -207,6 +255,6 @@ def test_a_log_that_nobody_reads_is_bounded() -> None:
 
 def test_retries_spread_and_are_bounded() -> None:
     delays = [jittered(attempt) for attempt in range(1, 200)]
-    assert all(0.5 <= delay <= 30.0 for delay in delays)
+    assert all(0.5 <= delay <= 5.0 for delay in delays)
     assert max(jittered(1) for _ in range(50)) <= 2.0
     assert len(set(delays)) > 100

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.api.types import GpuProcess, GpuState, JobState, Licence, LicenceStage, LicenceUnit, NodeUpdate
 from tests.fakes.lab import lab
@@ -219,6 +220,9 @@ def test_trouble_is_one_line_and_none_when_all_is_well() -> None:
     lost = LinkView(freshness=Freshness.LOST, age_s=30.0, reason="refused", retry_in_s=4.0)
     words = plain(status.trouble(lost, "x"))
     assert "last heard 30 s ago" in words and "refused" in words and "next try in 4 s" in words
+    assert "next try in 1 s" in plain(status.trouble(replace(lost, retry_in_s=0.2), "x"))
+    words = plain(status.trouble(replace(lost, retry_in_s=0.0), "x"))
+    assert "trying now · refused" in words and "next try" not in words
 
 
 def test_rows_of_a_lost_node_show_no_number() -> None:

@@ -136,10 +136,18 @@ def _revoked(job: Job, tell: Callable[[str], None]) -> int:
 def _followed(queue: ask.Queue, job: Job, tell: Callable[[str], None]) -> int:
     """By its log: the job runs where our descriptors are not, or did not begin at all."""
     from tui import follow
+    from tui.endings import EndedError, Endings
     from tui.running import Running
 
     watched = Running(queue.client, job, follow.writer(sys.stdout, json=False), tell)
-    code = watched.to_end()
+    try:
+        with Endings():
+            code = watched.to_end()
+    except EndedError as end:
+        with contextlib.suppress(StokerError):
+            queue.client.cancel(arrays.ref(job))
+        tell("forcing job termination")
+        return end.code
     ended = safe.clean(watched.job)
     if ended.state.is_final and ended.exit_code is None:
         tell(f"error: job {ended.id} {ended.state.value}: {ended.detail or ended.reason or ''}".rstrip(": "))

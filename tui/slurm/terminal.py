@@ -2,7 +2,7 @@
 
 The job's half is `agent.step.attach`, which has the picture. Rules kept here: the socket is in a folder that only we
 may enter, and only our own account is let in; the terminal is put back as it was, whatever happens; while the job waits
-Ctrl-C takes it out of the queue; when we end, the job does.
+Ctrl-C, SIGTERM and SIGHUP take it out of the queue; when we end, the job does.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from agent.api.client import Client
 from agent.api.errors import StokerError
 from agent.api.types import Job, JobState
 from tui import arrays, safe
+from tui.endings import EndedError, Endings
 
 INTERRUPTED = 130
 _ABORT_WITHIN_S = 1.0
@@ -117,31 +118,38 @@ def wait_link(
 
     Raises:
         StokerError: it ended without, and `late_s` is `None`.
-        KeyboardInterrupt: Ctrl-C, and the job is taken out of the queue.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, and the job is taken out of the queue.
     """
+    try:
+        with Endings():
+            return _wait_link(client, job, door, tell, late_s)
+    except (KeyboardInterrupt, EndedError) as end:
+        with contextlib.suppress(StokerError):
+            client.cancel(arrays.ref(job))
+        raise KeyboardInterrupt from end
+
+
+def _wait_link(
+    client: Client, job: Job, door: Door, tell: Callable[[str], None], late_s: float | None
+) -> socket.socket | None:
     name, told, ref = arrays.label(job), False, arrays.ref(job)
     late_at = float("inf")
-    try:
-        while True:
-            link = door.accept(_ASK_S)
-            if link is not None:
-                if told:
-                    tell(f"job {name} has been allocated resources")
-                return link
-            job = safe.clean(client.job(ref))
-            if late_s is not None and job.state not in (JobState.PENDING, JobState.CONFIGURING):
-                late_at = min(late_at, time.monotonic() + late_s)
-                if job.state.is_final or time.monotonic() >= late_at:
-                    return None
-            if job.state.is_final:
-                raise StokerError(f"Job allocation {name} has been revoked: {_why(client, job)}")
-            if job.state is JobState.PENDING and not told:
-                tell(f"job {name} queued and waiting for resources")
-                told = True
-    except KeyboardInterrupt:
-        with contextlib.suppress(StokerError):
-            client.cancel(ref)
-        raise
+    while True:
+        link = door.accept(_ASK_S)
+        if link is not None:
+            if told:
+                tell(f"job {name} has been allocated resources")
+            return link
+        job = safe.clean(client.job(ref))
+        if late_s is not None and job.state not in (JobState.PENDING, JobState.CONFIGURING):
+            late_at = min(late_at, time.monotonic() + late_s)
+            if job.state.is_final or time.monotonic() >= late_at:
+                return None
+        if job.state.is_final:
+            raise StokerError(f"Job allocation {name} has been revoked: {_why(client, job)}")
+        if job.state is JobState.PENDING and not told:
+            tell(f"job {name} queued and waiting for resources")
+            told = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import time
 
 from agent.api.errors import StokerError
@@ -10,6 +12,7 @@ from agent.api.options import scan
 from agent.api.refs import JobRef
 from agent.api.types import Job, JobState, LicenceStage, SubmitRequest
 from tui import arrays, handin, plain, safe, submit, sweep, units
+from tui.endings import EndedError, Endings
 from tui.submitargs import SubmitWords
 from tui.verbs.call import Call
 
@@ -43,12 +46,41 @@ def submit_job(call: Call, words: SubmitWords) -> int:
 
 def run(call: Call, words: SubmitWords) -> int:
     """Hand in a job, pass its output on as it comes, and end with its exit code."""
-    from tui import follow, running
-
     if _is_ours(words):
         words.rest.insert(0, "--output=/dev/null")  # its output is shown; a file of it too is for who asks
-    reply = handin.hand_in(call.client, _request(words), words.key or os.urandom(16).hex())
-    job = safe.clean(reply.job)
+    request = _request(words)
+    with Endings() as endings:
+        with endings.later():
+            reply = handin.hand_in(call.client, request, words.key or os.urandom(16).hex())
+        try:
+            endings.check()
+            return _watch(call, reply.job)
+        except EndedError as ended:
+            return _take_along(call, reply.job, ended)
+        except OSError as error:
+            if error.errno != errno.EIO or not endings.hears(signal.SIGHUP):
+                raise
+            return _take_along(
+                call, reply.job, EndedError(signal.SIGHUP)
+            )  # the terminal is gone, its signal on the way
+
+
+def _take_along(call: Call, job: Job, ended: EndedError) -> int:
+    """Cancel the job of a command that is ended from outside; the command's exit code."""
+    name = arrays.label(job)
+    try:
+        call.client.cancel(arrays.ref(job))
+    except StokerError as error:
+        plain.complain(f"{ended}: job {name} could not be cancelled: {error}; it may still run: stoker cancel {name}")
+    else:
+        plain.complain(f"{ended}: job {name} is cancelled")
+    return ended.code
+
+
+def _watch(call: Call, stored: Job) -> int:
+    from tui import follow, running
+
+    job = safe.clean(stored)
     if job.array_job_id is not None:
         raise StokerError(
             f"{_named(job)} is stored, and an array cannot be watched as one: stoker jobs --array {job.id}, "
@@ -57,7 +89,7 @@ def run(call: Call, words: SubmitWords) -> int:
     plain.complain(f"{_named(job)} on {job.node}, {units.count(job.gpus, 'GPU')}")
     if held := _licence_hold(call, job):
         plain.complain(f"{_named(job)} waits for the licence: {held}")
-    watched = running.Running(call.client, reply.job, follow.writer(call.out, json=call.json))
+    watched = running.Running(call.client, stored, follow.writer(call.out, json=call.json))
     code = watched.to_end()
     if watched.job.state is not JobState.COMPLETED and watched.job.state.is_final:
         from tui import jobrows

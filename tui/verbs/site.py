@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -285,13 +286,16 @@ def partitions(call: Call, args: argparse.Namespace) -> int:
 
 
 def notices(call: Call, args: argparse.Namespace) -> int:
-    """Print notices that could not be delivered, after trying them again if asked to."""
+    """Print notices that are not delivered, given up or still tried; or have all of them tried now."""
     retry = args.what == "retry"
     found = (call.client.retry_dead_letters if retry else call.client.dead_letters)(args.node)
     if call.json:
         plain.as_json(found, call.out)
-    elif found or not retry:
-        plain.table(tables.LETTER_TITLES, [tables.letter_line(each) for each in safe.clean(found)], call.out)
-    else:
+    elif retry and found:
+        print(f"{units.count(len(found), 'notice')} tried again now; stoker notices shows what is left", file=call.out)
+    elif retry:
         print("All notices are delivered", file=call.out)
-    return 1 if retry and found else 0
+    else:
+        now = time.time()
+        plain.table(tables.LETTER_TITLES, [tables.letter_line(each, now) for each in safe.clean(found)], call.out)
+    return 0

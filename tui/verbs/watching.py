@@ -9,7 +9,7 @@ from agent.api.commandline import Parser
 from agent.api.refs import JobRef
 from agent.api.types import Job
 from tui import arrays, follow, jobrows, plain, safe, words
-from tui.grep import Matching
+from tui.grep import Choice, Matching, PatternError
 from tui.running import batch_code
 from tui.verbs.call import Call
 
@@ -23,15 +23,16 @@ def options(parser: Parser, name: str) -> None:
         return
     parser.add_argument("-f", "--follow", action="store_true", help="go on until the job ends")
     parser.add_argument("--since", type=words.moment, metavar="WHEN", help="only from then on: 10m, 14:30, yesterday")
-    parser.add_argument("--grep", type=words.said, metavar="TEXT", help="only lines that hold this text")
+    parser.add_argument("--grep", type=words.said, metavar="PATTERN", help="only lines that match: Python's re")
+    parser.add_argument("-F", "--fixed-strings", action="store_true", help="PATTERN is plain text")
     parser.add_argument("job_ref", type=words.job, metavar="JOB")
-    parser.set_defaults(work=_logs)
+    parser.set_defaults(work=_logs, check=lambda args: _choose(parser, args))
     words.examples(
         parser,
         "stoker logs -f 17                 follow; n1:17 where two nodes have a 17",
         "stoker logs 17                    all tasks, if 17 is an array, each line as  17_3: text",
         "stoker logs --since 10m 17_3      what a task wrote in the last ten minutes",
-        "stoker logs -f --grep loss= 17    only those lines",
+        "stoker logs -f --grep 'loss=0\\.0|nan' 17     only those lines; -F --grep '[rank0]' for plain text",
     )
 
 
@@ -60,7 +61,7 @@ def _tasks(call: Call, ref: JobRef) -> list[JobRef]:
     return [arrays.ref(each) for each in sorted(found, key=lambda each: each.array_task_id or 0)]
 
 
-def logs(call: Call, ref: JobRef, *, follow_on: bool, since: int | None = None, grep: str | None = None) -> int:
+def logs(call: Call, ref: JobRef, *, follow_on: bool, since: int | None = None, grep: Choice | None = None) -> int:
     """Print what a job has written, and with `follow_on` what it goes on to write, until it ends; of an array all."""
     wanted = follow.Wanted(since=since, grep=grep)
     first = _array(call, ref, follow_on=follow_on)
@@ -82,6 +83,18 @@ def _array(call: Call, ref: JobRef, *, follow_on: bool) -> Job | None:
     job = follow.find(call.client, ref, f"following job {ref}") if follow_on else call.client.job(ref)
     several = job.array_job_id == ref.id and job.array_text not in (None, str(job.array_task_id))
     return job if several else None
+
+
+def _choose(parser: Parser, args: argparse.Namespace) -> None:
+    """Read the pattern, which must be one, before anything is asked."""
+    if args.grep is None:
+        if args.fixed_strings:
+            parser.error("--fixed-strings says how --grep PATTERN is meant, and there is none")
+        return
+    try:
+        args.grep = Choice(args.grep, fixed=args.fixed_strings)
+    except PatternError as error:
+        parser.error(f"argument --grep: {error}")
 
 
 def _logs(call: Call, args: argparse.Namespace) -> int:
