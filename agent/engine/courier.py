@@ -79,8 +79,12 @@ class Courier:
     async def undelivered(self) -> list[DeadLetter]:
         """What is given up, and then what is still tried, each oldest first."""
         dead = await self.dead()
+        return dead + self._tried(first=len(dead) + 1)
+
+    def _tried(self, first: int) -> list[DeadLetter]:
+        """What is still tried, numbered from `first` on."""
         waiting = sorted(self._waiting.values(), key=lambda each: each.at)
-        return dead + [_letter(number, each, each.next_at) for number, each in enumerate(waiting, start=len(dead) + 1)]
+        return [_letter(number, each, each.next_at) for number, each in enumerate(waiting, start=first)]
 
     async def retry(self) -> list[DeadLetter]:
         """Try all now that is not delivered, dead letters as if they were new; the answer is what is tried."""
@@ -89,7 +93,7 @@ class Courier:
         # Not on disk: one that is on its way now may have been taken, and must not be put back.
         self._waiting = {each.id: msgspec.structs.replace(each, next_at=0) for each in self._waiting.values()}
         self.take(again)
-        return await self.undelivered()
+        return self._tried(first=1)  # at once: some may be delivered at the next moment
 
     async def _deliver(self) -> None:
         while True:

@@ -63,7 +63,7 @@ def _test(args: Any, config: Config) -> int:
         raise SelftestError(f"cannot run {args.python}: it is no program; name an interpreter that has torch", 64)
     began = int(time.time())
     order = read_order(args.order) if args.order is not None else None
-    path = args.report or Path(time.strftime(f"selftest-{config.name}-%Y%m%d-%H%M%S.json", time.gmtime(began)))
+    path = args.report or reports.unused(time.strftime(f"selftest-{config.name}-%Y%m%d-%H%M%S", time.gmtime(began)))
     reports.prepare(path)
     signature = NodeSignature(config.state_dir)
     session = Session(config, _plan(args, order), Expected(), Torch(python=args.python), _say)

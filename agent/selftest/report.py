@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import tempfile
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def encode(report: Report, signature: NodeSignature, now: int) -> bytes:
     """Signed, as the text of a file."""
     return signature.sign(SUBJECT, _clean(msgspec.to_builtins(report)), now)
+
+
+def unused(stem: str) -> Path:
+    """A file's name in this folder that nothing has: `stem.json`, else `stem-2.json` and so on."""
+    names = (f"{stem}{suffix}.json" for suffix in chain([""], (f"-{number}" for number in count(2))))
+    return next(path for path in map(Path, names) if not os.path.lexists(path))
 
 
 def prepare(path: Path) -> None:

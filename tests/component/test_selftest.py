@@ -24,6 +24,7 @@ from agent.config import load
 from agent.selftest.compute import Torch
 from agent.selftest.expected import Expected
 from agent.selftest.machine import inspect
+from agent.selftest.report import unused
 from agent.selftest.session import Plan, Session
 from tests.fakes.daemons import Box, wait_until
 from tests.fakes.nvml import NvmlStandIn, uuid
@@ -323,6 +324,13 @@ def test_a_running_agent_is_asked_and_only_drained_gpus_are_tested(
     written = (tmp_path / "r.json").read_bytes()
     again = selftest(agent.config, *python, "--gpus", "0")
     assert again.returncode == 73 and "r.json exists and is not overwritten" in again.stderr
+
+
+def test_a_report_without_a_name_takes_nobodys_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.json").touch()
+    Path("run-2.json").symlink_to("nowhere")
+    assert (unused("run"), unused("walk")) == (Path("run-3.json"), Path("walk.json"))
     assert (tmp_path / "r.json").read_bytes() == written, "an acceptance report is evidence"
     (tmp_path / "r.json").unlink()
     agent.agent.stop()
