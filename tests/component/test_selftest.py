@@ -324,13 +324,6 @@ def test_a_running_agent_is_asked_and_only_drained_gpus_are_tested(
     written = (tmp_path / "r.json").read_bytes()
     again = selftest(agent.config, *python, "--gpus", "0")
     assert again.returncode == 73 and "r.json exists and is not overwritten" in again.stderr
-
-
-def test_a_report_without_a_name_takes_nobodys_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("run.json").touch()
-    Path("run-2.json").symlink_to("nowhere")
-    assert (unused("run"), unused("walk")) == (Path("run-3.json"), Path("walk.json"))
     assert (tmp_path / "r.json").read_bytes() == written, "an acceptance report is evidence"
     (tmp_path / "r.json").unlink()
     agent.agent.stop()
@@ -385,3 +378,10 @@ def test_an_xid_of_the_kernels_log_during_the_test_fails_that_gpu(tmp_path: Path
     (told,) = (each for each in made.checks if each.name == "XIDs during the test")
     assert (told.subject, told.found, told.verdict) == ("GPU 1", "48 (1 times)", "FAIL")
     assert made.verdict == "FAIL"
+
+
+def test_a_report_without_a_name_takes_nobodys_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.json").touch()
+    Path("run-2.json").symlink_to("nowhere")
+    assert (unused("run"), unused("walk")) == (Path("run-3.json"), Path("walk.json"))
